@@ -1,0 +1,1 @@
+"""What separate processes must agree on. No torch."""

@@ -1,0 +1,162 @@
+"""Every error of Penstock, and whose fault it is. The status table is in `cluster/status.py`.
+
+PenstockError
+├── CallerError                the request is wrong: never retried
+│   ├── InvalidRequest         a field is wrong (names it)
+│   ├── UnsupportedFeature     a known field that is not supported yet (names it)
+│   ├── UnknownModel
+│   ├── Unauthenticated
+│   └── DuplicateRequest       the same request id is in flight
+├── ResourceError              nothing was executed: retried after `retry_after_s`
+│   ├── Overloaded
+│   ├── Draining
+│   └── NoWorker
+├── PeerError                  another process failed us
+│   ├── WorkerLost             retried elsewhere while nothing has been sent
+│   ├── StreamInterrupted      lost after tokens were sent
+│   └── TransferFailed         a hand-over; decode recomputes
+│       └── DigestMismatch
+├── DeadlineExceeded
+├── StartupError               refused before serving
+│   ├── ConfigError
+│   ├── CheckpointError
+│   └── FingerprintMismatch
+└── InternalError              our bug: an id for the log, nothing else
+"""
+
+import uuid
+from collections.abc import Mapping
+
+
+class PenstockError(Exception):
+    """Base of all. `reason` is stable and UPPER_SNAKE_CASE; the message is a sentence that
+    says what to do."""
+
+    reason = "PENSTOCK"
+
+    def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+
+
+class CallerError(PenstockError):
+    reason = "CALLER"
+
+
+class InvalidRequest(CallerError):
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message, metadata={"field": field})
+        self.field = field
+
+
+class UnsupportedFeature(CallerError):
+    reason = "UNSUPPORTED_FEATURE"
+
+    def __init__(self, feature: str, message: str | None = None) -> None:
+        super().__init__(
+            message or f"'{feature}' is not supported yet: leave it out.",
+            metadata={"feature": feature},
+        )
+        self.feature = feature
+
+
+class UnknownModel(CallerError):
+    reason = "UNKNOWN_MODEL"
+
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(
+            f"Model '{model}' is not served here; served: '{served}'.", metadata={"model": model}
+        )
+        self.model = model
+
+
+class Unauthenticated(CallerError):
+    reason = "UNAUTHENTICATED"
+
+
+class DuplicateRequest(CallerError):
+    reason = "DUPLICATE_REQUEST"
+
+
+class ResourceError(PenstockError):
+    reason = "RESOURCE"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(ResourceError):
+    reason = "OVERLOADED"
+
+
+class Draining(ResourceError):
+    reason = "DRAINING"
+
+
+class NoWorker(ResourceError):
+    reason = "NO_WORKER"
+
+
+class PeerError(PenstockError):
+    reason = "PEER"
+
+
+class WorkerLost(PeerError):
+    reason = "WORKER_LOST"
+
+
+class StreamInterrupted(PeerError):
+    reason = "STREAM_INTERRUPTED"
+
+    def __init__(self, message: str, *, tokens_emitted: int) -> None:
+        super().__init__(message, metadata={"tokens_emitted": str(tokens_emitted)})
+        self.tokens_emitted = tokens_emitted
+
+
+class TransferFailed(PeerError):
+    reason = "TRANSFER_FAILED"
+
+
+class DigestMismatch(TransferFailed):
+    reason = "DIGEST_MISMATCH"
+
+
+class DeadlineExceeded(PenstockError):
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self, phase: str, *, tokens_emitted: int = 0) -> None:
+        super().__init__(
+            f"The deadline passed in {phase}, after {tokens_emitted} tokens.",
+            metadata={"phase": phase, "tokens_emitted": str(tokens_emitted)},
+        )
+
+
+class StartupError(PenstockError):
+    reason = "STARTUP"
+
+
+class ConfigError(StartupError):
+    reason = "CONFIG"
+
+
+class CheckpointError(StartupError):
+    reason = "CHECKPOINT"
+
+
+class FingerprintMismatch(StartupError):
+    reason = "FINGERPRINT_MISMATCH"
+
+
+class InternalError(PenstockError):
+    reason = "INTERNAL"
+
+    def __init__(self) -> None:
+        self.error_id = uuid.uuid4().hex
+        super().__init__(
+            f"An internal error happened; its id in the log is {self.error_id}.",
+            metadata={"error_id": self.error_id},
+        )
