@@ -120,16 +120,12 @@ class WorkerAddress(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., address: _Optional[str] = ..., transports: _Optional[_Mapping[str, str]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ...) -> None: ...
 
 class PrefillRequest(_message.Message):
-    __slots__ = ("start", "grant", "renew", "cancel")
+    __slots__ = ("start", "grant")
     START_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
-    RENEW_FIELD_NUMBER: _ClassVar[int]
-    CANCEL_FIELD_NUMBER: _ClassVar[int]
     start: PrefillStart
     grant: Grant
-    renew: Renew
-    cancel: Cancel
-    def __init__(self, start: _Optional[_Union[PrefillStart, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+    def __init__(self, start: _Optional[_Union[PrefillStart, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
 class PrefillStart(_message.Message):
     __slots__ = ("request_id", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "decode")
@@ -165,37 +161,31 @@ class Grant(_message.Message):
     lease_seconds: float
     def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
 
-class Renew(_message.Message):
-    __slots__ = ("epoch",)
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    epoch: int
-    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
-
-class Cancel(_message.Message):
-    __slots__ = ("reason",)
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
-
 class PrefillResponse(_message.Message):
-    __slots__ = ("scheduled", "first_tokens", "written", "closed")
+    __slots__ = ("scheduled", "first_tokens", "written", "renewed")
     SCHEDULED_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
-    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    RENEWED_FIELD_NUMBER: _ClassVar[int]
     scheduled: Scheduled
     first_tokens: FirstTokens
     written: Written
-    closed: Closed
-    def __init__(self, scheduled: _Optional[_Union[Scheduled, _Mapping]] = ..., first_tokens: _Optional[_Union[FirstTokens, _Mapping]] = ..., written: _Optional[_Union[Written, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
+    renewed: Renewed
+    def __init__(self, scheduled: _Optional[_Union[Scheduled, _Mapping]] = ..., first_tokens: _Optional[_Union[FirstTokens, _Mapping]] = ..., written: _Optional[_Union[Written, _Mapping]] = ..., renewed: _Optional[_Union[Renewed, _Mapping]] = ...) -> None: ...
+
+class Renewed(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Scheduled(_message.Message):
-    __slots__ = ("queue_seconds", "cached_tokens")
+    __slots__ = ("queue_seconds", "cached_tokens", "num_tokens")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     cached_tokens: int
-    def __init__(self, queue_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+    num_tokens: int
+    def __init__(self, queue_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., num_tokens: _Optional[int] = ...) -> None: ...
 
 class FirstTokens(_message.Message):
     __slots__ = ("tokens", "queue_seconds", "prefill_seconds", "forward_seconds", "cached_tokens", "prompt_logprobs")
@@ -249,13 +239,19 @@ class SpanDigest(_message.Message):
     digest: int
     def __init__(self, layer: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
 
-class Closed(_message.Message):
-    __slots__ = ("epoch", "reason")
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    epoch: int
-    reason: str
-    def __init__(self, epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+class FenceRequest(_message.Message):
+    __slots__ = ("incarnation", "epochs")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    epochs: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, incarnation: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class FenceResponse(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
 
 class Fingerprint(_message.Message):
     __slots__ = ("model_digest", "tokenizer_digest", "template_digest", "kv_dtype", "hash_grain", "num_layers", "num_kv_heads", "head_dim", "block_size", "num_blocks", "wire_version")
