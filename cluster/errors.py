@@ -154,8 +154,8 @@ class FingerprintMismatch(StartupError):
 class InternalError(PenstockError):
     reason = "INTERNAL"
 
-    def __init__(self) -> None:
-        self.error_id = uuid.uuid4().hex
+    def __init__(self, error_id: str | None = None) -> None:
+        self.error_id = error_id or uuid.uuid4().hex
         super().__init__(
             f"An internal error happened; its id in the log is {self.error_id}.",
             metadata={"error_id": self.error_id},

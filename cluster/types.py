@@ -181,7 +181,8 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheChange:
-    """One event: grains that appeared in a worker's cache, or left it."""
+    """One event: grains that appeared in a worker's cache, and grains that left it. It is the
+    net change: no grain is in both."""
 
     stored: tuple[GrainHash, ...] = ()
     evicted: tuple[GrainHash, ...] = ()
