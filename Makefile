@@ -1,0 +1,47 @@
+# Everything a person or CI does here. Each target makes .venv first where it is missing.
+# `make TORCH_INDEX=<url> ...` and `make ALLOW_CUDA=1 ...`: see scripts/install.
+.DEFAULT_GOAL := help
+.PHONY: help install serve demo test quick prove check format bench clean
+SHELL := /bin/bash
+export TORCH_INDEX ALLOW_CUDA PYTHON
+run := .venv/bin/python
+pytest := $(run) -m pytest
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+install:  ## make .venv with the pinned dependencies (instant when it is there)
+	@scripts/install
+
+serve: install  ## router + 1 prefill + 1 decode on this machine with the shipped model; Ctrl-C drains
+	@exec .venv/bin/penstock serve $(ARGS)
+
+demo: install  ## the same, bounded: three answers with their timelines, then stop
+	@exec .venv/bin/penstock demo $(ARGS)
+
+test: install  ## all tests but the longest (under 10 minutes)
+	$(pytest) -m "not prove and not gpu" $(ARGS)
+
+quick: install  ## the fast tests (under a minute)
+	$(pytest) -q -m "not slow and not prove and not gpu" $(ARGS)
+
+prove: install  ## every test at full length; resumes where it stopped (ARGS=--restart: anew)
+	$(run) scripts/prove $(ARGS)
+
+check: install  ## lint, format, types, stubs, structure
+	$(run) -m ruff check .
+	$(run) -m ruff format --check .
+	$(run) -m mypy
+	scripts/proto --check
+	$(pytest) -q tests/structure
+
+format: install  ## format and sort what can be
+	$(run) -m ruff check --fix .
+	$(run) -m ruff format .
+
+bench: install  ## load a local cluster and report latencies (ARGS="--help")
+	$(run) -m bench.serving $(ARGS)
+
+clean:  ## remove .venv, caches and recorded proofs
+	rm -rf .venv .prove .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
