@@ -24,17 +24,14 @@ def hash_key(
 
 
 def grain_hashes(
-    key: bytes, token_ids: Sequence[int], hash_grain: int, before: Sequence[GrainHash] = ()
+    key: bytes, token_ids: Sequence[int], hash_grain: int, *, parent: GrainHash | None = None
 ) -> list[GrainHash]:
-    """The chain hashes of every complete grain of `token_ids`, after those in `before`.
-
-    `before` are the hashes of the leading grains where they are already known.
-    """
-    hashes = list(before)
-    parent = hashes[-1] if hashes else GrainHash(b"")
+    """The chain hashes of the complete grains of `token_ids`, which follow grain `parent`."""
+    hashes: list[GrainHash] = []
+    last = parent or b""
     pack = struct.Struct(f"<{hash_grain}I").pack
-    for start in range(len(hashes) * hash_grain, len(token_ids) - hash_grain + 1, hash_grain):
+    for start in range(0, len(token_ids) - hash_grain + 1, hash_grain):
         grain = pack(*token_ids[start : start + hash_grain])
-        parent = GrainHash(blake2b(parent + grain, key=key, digest_size=HASH_BYTES).digest())
-        hashes.append(parent)
+        last = blake2b(last + grain, key=key, digest_size=HASH_BYTES).digest()
+        hashes.append(GrainHash(last))
     return hashes

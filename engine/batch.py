@@ -1,0 +1,41 @@
+"""What the engine is told to run in one step, and what comes back. Values only."""
+
+from dataclasses import dataclass
+
+from cluster.types import BlockId, SampledToken, TokenLogprob
+from engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """Positions [start, start + num_new) of one sequence; what precedes is in its blocks.
+
+    For each choice in `choices` a next token is drawn from the last position's logits; a
+    chunk that is not its prompt's last has none.
+    """
+
+    sequence: Sequence  # read-only for the engine
+    start: int
+    num_new: int
+    choices: tuple[int, ...] = ()
+    want_prompt_logprobs: bool = False  # of prompt positions in (start, start + num_new]
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.num_new
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    rows: tuple[BatchRow, ...]
+    copies: tuple[tuple[BlockId, BlockId], ...] = ()  # (source, destination), before the forward
+
+    @property
+    def num_new(self) -> int:
+        return sum(row.num_new for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    tokens: tuple[SampledToken, ...] = ()  # one for each choice of the row
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()

@@ -1,0 +1,414 @@
+"""Forms batches: who runs, who waits, who is put back. Pure; both workers' schedulers use it.
+
+Order of claims on one step: running sequences that decode, prompts already begun, waiting
+prompts. A prompt takes all the blocks it needs when it is admitted, so that no two prompts
+hold half of what both want. Under memory pressure the youngest sequence is put back and
+computed again later; its tokens stay.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
+
+from cluster.types import BlockId, GrainHash, PrefillCost, SampledToken, TokenLogprob
+from engine.batch import Batch, BatchRow, RowResult
+from engine.block_pool import BlockPool
+from engine.sequence import Sequence
+
+MIN_CHUNK_TOKENS = 16
+_MAX_ROOM_BLOCKS = 64  # how far ahead neighbouring blocks are kept clear for a sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one step may compute at the most."""
+
+    max_sequences: int
+    max_tokens: int
+    chunk_s: float = float("inf")  # predicted seconds of prompt work in one step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a step gave one sequence."""
+
+    sequence: Sequence
+    token: SampledToken | None = None  # None: only a chunk of the prompt was computed
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    is_first: bool = False  # the prompt is complete; for every choice of it
+
+
+@dataclass(slots=True, eq=False)
+class BatcherCounters:
+    num_preemptions: int = 0
+    num_cached_tokens: int = 0
+    num_computed_tokens: int = 0
+    num_copies: int = 0
+
+
+class Batcher:
+    """Owns the sequences of one worker and their share of the pool."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        budget: Budget,
+        *,
+        prefill_cost: Callable[[], PrefillCost],
+        decodes: bool = True,
+        reserve_blocks: int = 0,
+    ) -> None:
+        """`decodes`: whether a sequence goes on running here after its first token."""
+        self.pool = pool
+        self.budget = budget
+        self.running: list[Sequence] = []  # oldest first
+        self.waiting: list[Sequence] = []  # next first
+        self.paused: set[Sequence] = set()  # running, but not scheduled: nobody reads them
+        self.counters = BatcherCounters()
+        self._prefill_cost = prefill_cost
+        self._decodes = decodes
+        self._reserve_blocks = reserve_blocks
+        self._order: dict[Sequence, tuple[int, int]] = {}
+        self._num_added = 0
+        self._in_flight: Batch | None = None
+        self._dropped: list[Sequence] = []  # to be released when the batch in flight ends
+        self._prompt_logprobs: dict[Sequence, list[TokenLogprob]] = {}
+
+    # -- coming and going --------------------------------------------------------------------
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence whose prompt must be computed here."""
+        self._order[sequence] = self._next_order(sequence)
+        bisect.insort(self.waiting, sequence, key=self._order.__getitem__)
+
+    def join(self, sequence: Sequence) -> None:
+        """Takes over a sequence whose blocks are already filled, and its references."""
+        self._order[sequence] = self._next_order(sequence)
+        self._store_complete_blocks(sequence)
+        self.running.append(sequence)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Ends a sequence in any state; its blocks return now, or after the running step."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        elif sequence in self.running:
+            self.running.remove(sequence)
+            self.paused.discard(sequence)
+            if self._is_in_flight(sequence):
+                self._dropped.append(sequence)
+            else:
+                self.release(sequence)
+        self._order.pop(sequence, None)
+        self._prompt_logprobs.pop(sequence, None)
+
+    def detach(self, sequence: Sequence) -> None:
+        """Stops running a sequence that keeps its blocks; `release` gives them back."""
+        self.running.remove(sequence)
+        self._order.pop(sequence, None)
+
+    def release(self, sequence: Sequence) -> None:
+        blocks, sequence.block_table = sequence.block_table, []
+        self.pool.release(blocks)
+
+    # -- blocks for one sequence -------------------------------------------------------------
+
+    def reserve(self, sequence: Sequence, *, head_room_blocks: int = 0) -> bool:
+        """Gives a sequence its cached prefix and blocks for all its tokens; all or nothing.
+
+        Afterwards `num_cached` tokens are there and the rest of the table is unwritten.
+        """
+        num_tokens = sequence.num_tokens
+        prefix = self._cached_prefix(sequence)
+        wanted = -(-num_tokens // self.pool.block_size) - len(prefix)
+        spare = self.pool.num_available - self._num_unheld(prefix)
+        if wanted + head_room_blocks > spare - self._reserve_blocks and not self._is_alone():
+            return False
+        if wanted > spare:
+            return False
+        self.pool.hold(prefix)
+        fresh = self.pool.allocate(
+            wanted, after=prefix[-1] if prefix else None, room=self._room(sequence)
+        )
+        assert fresh is not None
+        sequence.block_table = prefix + fresh
+        sequence.num_computed = len(prefix) * self.pool.block_size
+        sequence.num_stored = len(prefix)
+        if not sequence.is_preempted:
+            sequence.num_cached = sequence.num_computed
+            self.counters.num_cached_tokens += sequence.num_cached
+        return True
+
+    # -- one step ----------------------------------------------------------------------------
+
+    def next_batch(self) -> Batch | None:
+        """The next step, or None when nothing can run now. One batch is in flight at most."""
+        assert self._in_flight is None, "the last batch has not been completed"
+        rows: list[BatchRow] = []
+        copies: list[tuple[BlockId, BlockId]] = []
+        self._add_decode_rows(rows, copies)
+        self._add_prompt_rows(rows)
+        if not rows:
+            return None
+        self._in_flight = Batch(rows=tuple(rows), copies=tuple(copies))
+        self.counters.num_copies += len(copies)
+        return self._in_flight
+
+    def complete(self, results: Sequences[RowResult]) -> list[Drawn]:
+        """Takes in what the step computed. A sequence dropped meanwhile gives nothing."""
+        batch, self._in_flight = self._in_flight, None
+        assert batch is not None
+        drawn: list[Drawn] = []
+        dropped, self._dropped = self._dropped, []
+        for row, result in zip(batch.rows, results, strict=True):
+            self.counters.num_computed_tokens += row.num_new
+            if row.sequence not in dropped:
+                self._take_result(row, result, drawn)
+        for sequence in dropped:
+            self.release(sequence)
+        return drawn
+
+    def abort_batch(self) -> list[Sequence]:
+        """The engine failed: drops and returns every sequence of the batch in flight."""
+        batch, self._in_flight = self._in_flight, None
+        assert batch is not None
+        dropped, self._dropped = self._dropped, []
+        for sequence in dropped:
+            self.release(sequence)
+        failed = [row.sequence for row in batch.rows if row.sequence in self.running]
+        for sequence in failed:
+            self.drop(sequence)
+        return failed
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Tokens of prompts, waiting or begun, whose KV is still to be computed."""
+        begun = sum(s.num_uncomputed for s in self.running if s.num_uncomputed > 1)
+        return begun + sum(s.num_tokens for s in self.waiting)
+
+    @property
+    def num_context_tokens(self) -> int:
+        return sum(s.num_computed for s in self.running)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting) or len(self.running) > len(self.paused)
+
+    def check(self) -> None:
+        """Raises AssertionError unless every held block is accounted for by the pool."""
+        self.pool.check()
+        for sequence in self.running:
+            capacity = len(sequence.block_table) * self.pool.block_size
+            assert sequence.num_computed <= capacity, sequence.sequence_id
+            assert all(self.pool.references(b) > 0 for b in sequence.block_table)
+
+    # -- inside: rows ------------------------------------------------------------------------
+
+    def _add_decode_rows(self, rows: list[BatchRow], copies: list[tuple[BlockId, BlockId]]) -> None:
+        for sequence in list(self.running):
+            if sequence.num_uncomputed != 1 or not sequence.output_ids:
+                continue
+            if sequence not in self.running or sequence in self.paused:
+                continue  # put back for an older one, or nobody reads it
+            if self._make_writable(sequence, copies, rows):
+                rows.append(_decode_row(sequence))
+
+    def _add_prompt_rows(self, rows: list[BatchRow]) -> None:
+        tokens_left = self.budget.max_tokens - sum(row.num_new for row in rows)
+        seconds_left = self.budget.chunk_s
+        for sequence in self._prompts({row.sequence for row in rows}):
+            num_new = self._chunk(sequence, tokens_left, seconds_left)
+            if num_new <= 0:
+                return
+            rows.append(_prompt_row(sequence, num_new))
+            tokens_left -= num_new
+            seconds_left -= self._prefill_cost().seconds(num_new, sequence.num_computed)
+            if tokens_left <= 0 or seconds_left <= 0:
+                return
+
+    def _prompts(self, decoding: set[Sequence]) -> Iterator[Sequence]:
+        """The sequences with prompt work, begun ones first; admits waiting ones as it goes."""
+        for sequence in list(self.running):
+            if sequence not in decoding and sequence not in self.paused:
+                yield sequence
+        while (admitted := self._admit_next()) is not None:
+            yield admitted
+
+    def _chunk(self, sequence: Sequence, tokens_left: int, seconds_left: float) -> int:
+        """How many tokens of this prompt fit; at least a small chunk while tokens are left."""
+        cost = self._prefill_cost()
+        slope = cost.c1 + cost.c3 * sequence.num_computed
+        fixed = cost.c0 + cost.c2 * sequence.num_computed
+        fitting = tokens_left
+        if slope > 0 and seconds_left < float("inf"):
+            fitting = max(int((seconds_left - fixed) / slope), MIN_CHUNK_TOKENS)
+        return min(sequence.num_uncomputed, tokens_left, fitting)
+
+    # -- inside: admission and memory --------------------------------------------------------
+
+    def _admit_next(self) -> Sequence | None:
+        """Moves the first waiting sequence that can start now to the running ones."""
+        if len(self.running) + 1 > self.budget.max_sequences:
+            return None
+        for sequence in self.waiting:
+            if self._waits_for_sibling(sequence):
+                continue
+            if not self.reserve(sequence, head_room_blocks=len(self.running)):
+                return None
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            return sequence
+        return None
+
+    def _waits_for_sibling(self, sequence: Sequence) -> bool:
+        """Whether the first grain it lacks is being computed by a running sequence."""
+        missing = self._first_missing_grain(sequence)
+        if missing is None:
+            return False
+        grain = self.pool.hash_grain
+        for other in self.running:
+            if other.num_uncomputed <= 1 or other.hash_key != sequence.hash_key:
+                continue
+            hashes = other.hashes(other.num_tokens, grain)
+            if missing[0] < len(hashes) and hashes[missing[0]] == missing[1]:
+                return True
+        return False
+
+    def _first_missing_grain(self, sequence: Sequence) -> tuple[int, GrainHash] | None:
+        if not sequence.reuses_prefix:
+            return None
+        grain = self.pool.hash_grain
+        hashes = sequence.hashes(sequence.num_tokens - 1, grain)
+        have = len(self._cached_prefix(sequence)) * self.pool.block_size // grain
+        return (have, hashes[have]) if have < len(hashes) else None
+
+    def _cached_prefix(self, sequence: Sequence) -> list[BlockId]:
+        """Cached blocks for all but the last token, whose logits are wanted."""
+        if not sequence.reuses_prefix:
+            return []
+        reusable = sequence.num_tokens - 1
+        return self.pool.match(sequence.hashes(reusable, self.pool.hash_grain), reusable)
+
+    def _make_writable(
+        self,
+        sequence: Sequence,
+        copies: list[tuple[BlockId, BlockId]],
+        rows: list[BatchRow],
+    ) -> bool:
+        """Makes sure the next token has a slot of its own; False if it was put back itself."""
+        table, pool = sequence.block_table, self.pool
+        index = sequence.num_computed // pool.block_size
+        is_shared = index < len(table) and pool.references(table[index]) > 1
+        if index < len(table) and not is_shared:
+            return True
+        after = table[index - 1] if index else None
+        while (fresh := pool.allocate(1, after=after, room=self._room(sequence))) is None:
+            self._preempt_youngest(rows)
+            if sequence not in self.running:
+                return False
+        if is_shared:
+            copies.append((table[index], fresh[0]))
+            pool.release([table[index]])
+            table[index] = fresh[0]
+        else:
+            table += fresh
+        return True
+
+    def _preempt_youngest(self, rows: list[BatchRow]) -> None:
+        """Puts back the youngest running sequence that this step does not run yet."""
+        scheduled = {row.sequence for row in rows}
+        candidates = [s for s in self.running if s not in scheduled]
+        self._preempt(max(candidates, key=self._order.__getitem__))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.paused.discard(sequence)
+        self.release(sequence)
+        sequence.num_computed = sequence.num_stored = 0
+        sequence.is_preempted = True
+        self._prompt_logprobs.pop(sequence, None)
+        self.counters.num_preemptions += 1
+        bisect.insort(self.waiting, sequence, key=self._order.__getitem__)
+
+    # -- inside: results ---------------------------------------------------------------------
+
+    def _take_result(self, row: BatchRow, result: RowResult, drawn: list[Drawn]) -> None:
+        sequence = row.sequence
+        sequence.num_computed = row.stop
+        self._store_complete_blocks(sequence)
+        if result.prompt_logprobs:
+            self._prompt_logprobs.setdefault(sequence, []).extend(result.prompt_logprobs)
+        if not result.tokens:
+            drawn.append(Drawn(sequence=sequence))
+            return
+        logprobs = tuple(self._prompt_logprobs.pop(sequence, ()))
+        is_first, sequence.has_begun = not sequence.has_begun, True
+        family = [sequence, *(self._fork(sequence, choice) for choice in row.choices[1:])]
+        sequence.num_choices = 1
+        for each, token in zip(family, result.tokens, strict=True):
+            each.output_ids.append(token.token_id)
+            drawn.append(
+                Drawn(sequence=each, token=token, prompt_logprobs=logprobs, is_first=is_first)
+            )
+        if not self._decodes:
+            self.detach(sequence)
+
+    def _fork(self, sequence: Sequence, choice: int) -> Sequence:
+        twin = sequence.fork(choice)
+        if self._decodes:
+            self.run_fork(twin)
+        return twin
+
+    def run_fork(self, twin: Sequence) -> None:
+        """Holds the blocks that a fork shares with its origin, and runs it."""
+        self.pool.hold(twin.block_table)
+        self._order[twin] = self._next_order(twin)
+        self.running.append(twin)
+
+    def _store_complete_blocks(self, sequence: Sequence) -> None:
+        hashes = sequence.hashes(sequence.num_computed, self.pool.hash_grain)
+        sequence.num_stored = self.pool.store(hashes, sequence.block_table, sequence.num_stored)
+
+    # -- inside: small things ----------------------------------------------------------------
+
+    def _next_order(self, sequence: Sequence) -> tuple[int, int]:
+        self._num_added += 1
+        return (-sequence.params.priority, self._num_added)
+
+    def _room(self, sequence: Sequence) -> int:
+        if not self._decodes:
+            return 0
+        left = sequence.max_num_tokens - sequence.num_tokens
+        return min(left // self.pool.block_size + 1, _MAX_ROOM_BLOCKS)
+
+    def _num_unheld(self, blocks: Sequences[BlockId]) -> int:
+        return sum(1 for block in blocks if self.pool.references(block) == 0)
+
+    def _is_alone(self) -> bool:
+        return not self.running and self.pool.num_held == 0
+
+    def _is_in_flight(self, sequence: Sequence) -> bool:
+        batch = self._in_flight
+        return batch is not None and any(row.sequence is sequence for row in batch.rows)
+
+
+def _decode_row(sequence: Sequence) -> BatchRow:
+    return BatchRow(
+        sequence=sequence, start=sequence.num_computed, num_new=1, choices=(sequence.choice,)
+    )
+
+
+def _prompt_row(sequence: Sequence, num_new: int) -> BatchRow:
+    is_last = num_new == sequence.num_uncomputed
+    wants_logprobs = (
+        sequence.params.sampling.num_prompt_logprobs is not None and not sequence.has_begun
+    )
+    return BatchRow(
+        sequence=sequence,
+        start=sequence.num_computed,
+        num_new=num_new,
+        choices=tuple(range(sequence.choice, sequence.choice + sequence.num_choices))
+        if is_last
+        else (),
+        want_prompt_logprobs=wants_logprobs,
+    )
