@@ -1,0 +1,326 @@
+"""Protobuf messages to the values of `cluster/types.py`, and back. Knows the wire, no policy.
+
+What a peer sent wrongly is an `InvalidRequest` that names the field. Floats of parameters are
+32 bits wide on the wire, so a value that was once on it stays the same for ever.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cluster.block_hash import HASH_BYTES
+from cluster.errors import InvalidRequest
+from cluster.types import (
+    CacheChange,
+    ComputeRequest,
+    DecodeCost,
+    FinishReason,
+    GenerationParams,
+    GrainHash,
+    LoadReport,
+    PrefillCost,
+    SampledToken,
+    SamplingParams,
+    TokenLogprob,
+    WorkerAddress,
+)
+from cluster.worker_codec import (
+    address_from_pb,
+    address_to_pb,
+    fingerprint_from_pb,
+    fingerprint_to_pb,
+    member_from_pb,
+    member_to_pb,
+)
+from penstock.v1 import inference_pb2, worker_pb2
+
+__all__ = [  # with these, all of the codec is found here
+    "address_from_pb",
+    "address_to_pb",
+    "cache_change_from_pb",
+    "cache_change_to_pb",
+    "compute_request_from_pb",
+    "decode_request_to_pb",
+    "fingerprint_from_pb",
+    "fingerprint_to_pb",
+    "finish_reason_from_pb",
+    "finish_reason_to_pb",
+    "hashes_from_bytes",
+    "hashes_to_bytes",
+    "load_report_from_pb",
+    "load_report_to_pb",
+    "logprob_from_pb",
+    "logprob_to_pb",
+    "member_from_pb",
+    "member_to_pb",
+    "params_from_pb",
+    "params_to_pb",
+    "prefill_start_to_pb",
+    "prompt_logprob_from_pb",
+    "prompt_logprob_to_pb",
+    "sampled_from_pb",
+    "sampled_to_pb",
+]
+
+FINISH_REASONS: Final = {
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+}
+_FINISH_REASONS_BACK: Final[dict[int, FinishReason]] = {
+    number: reason for reason, number in FINISH_REASONS.items()
+}
+
+
+# Parameters
+
+
+def params_to_pb(params: GenerationParams) -> worker_pb2.ResolvedParams:
+    sampling = params.sampling
+    message = worker_pb2.ResolvedParams(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        logit_bias=dict(sampling.logit_bias),
+        allowed_token_ids=sampling.allowed_token_ids,
+        bad_token_ids=sampling.bad_token_ids,
+        max_tokens=params.max_tokens,
+        min_tokens=sampling.min_tokens,
+        stop_strings=params.stop_strings,
+        stop_token_ids=sampling.stop_token_ids,
+        include_stop_string=params.include_stop_string,
+        skip_special_tokens=params.skip_special_tokens,
+        logprobs=sampling.num_logprobs,
+        prompt_logprobs=sampling.num_prompt_logprobs,
+        n=params.num_choices,
+        priority=params.priority,
+    )
+    return message
+
+
+def params_from_pb(message: worker_pb2.ResolvedParams) -> GenerationParams:
+    return GenerationParams(
+        sampling=_sampling_from_pb(message),
+        max_tokens=message.max_tokens,
+        stop_strings=tuple(message.stop_strings),
+        include_stop_string=message.include_stop_string,
+        skip_special_tokens=message.skip_special_tokens,
+        num_choices=message.n,
+        priority=message.priority,
+    )
+
+
+def _sampling_from_pb(message: worker_pb2.ResolvedParams) -> SamplingParams:
+    prompt_logprobs = message.prompt_logprobs if message.HasField("prompt_logprobs") else None
+    return SamplingParams(
+        seed=message.seed,
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p,
+        min_p=message.min_p,
+        frequency_penalty=message.frequency_penalty,
+        presence_penalty=message.presence_penalty,
+        repetition_penalty=message.repetition_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        allowed_token_ids=tuple(message.allowed_token_ids),
+        bad_token_ids=tuple(message.bad_token_ids),
+        min_tokens=message.min_tokens,
+        stop_token_ids=tuple(message.stop_token_ids),
+        num_logprobs=message.logprobs if message.HasField("logprobs") else None,
+        num_prompt_logprobs=prompt_logprobs,
+    )
+
+
+# Requests as workers see them
+
+
+def decode_request_to_pb(
+    request: ComputeRequest,
+    *,
+    model: str,
+    tenant: str,
+    cache_scope: str,
+    prefill: WorkerAddress | None,
+    router_s: float = 0.0,
+) -> worker_pb2.DecodeRequest:
+    """The hash key does not travel: each end derives it from tenant and scope."""
+    return worker_pb2.DecodeRequest(
+        request_id=request.request_id,
+        model=model,
+        prompt_token_ids=request.prompt_ids,
+        emitted=_emitted_to_pb(request.emitted),
+        params=params_to_pb(request.params),
+        tenant=tenant,
+        cache_scope=cache_scope,
+        prefill=address_to_pb(prefill) if prefill else None,
+        router_seconds=router_s,
+    )
+
+
+def prefill_start_to_pb(
+    request: ComputeRequest, *, tenant: str, cache_scope: str, decode: WorkerAddress
+) -> worker_pb2.PrefillStart:
+    return worker_pb2.PrefillStart(
+        request_id=request.request_id,
+        prompt_token_ids=request.prompt_ids,
+        emitted=_emitted_to_pb(request.emitted),
+        params=params_to_pb(request.params),
+        tenant=tenant,
+        cache_scope=cache_scope,
+        decode=address_to_pb(decode),
+    )
+
+
+def compute_request_from_pb(
+    message: worker_pb2.DecodeRequest | worker_pb2.PrefillStart, *, hash_key: bytes
+) -> ComputeRequest:
+    """The other end of both; the worker reads its peer's address with `address_from_pb`."""
+    num_choices = message.params.n
+    if not message.request_id or not message.prompt_token_ids or num_choices < 1:
+        raise InvalidRequest("request_id", "A request id, a prompt and n are required.")
+    if len(message.emitted) not in (0, num_choices):
+        raise InvalidRequest(
+            "emitted", f"'emitted' holds {len(message.emitted)} choices, the request {num_choices}."
+        )
+    return ComputeRequest(
+        request_id=message.request_id,
+        prompt_ids=list(message.prompt_token_ids),
+        params=params_from_pb(message.params),
+        hash_key=hash_key,
+        emitted=tuple(tuple(choice.token_ids) for choice in message.emitted),
+    )
+
+
+def _emitted_to_pb(emitted: Sequence[Sequence[int]]) -> list[worker_pb2.EmittedTokens]:
+    return [worker_pb2.EmittedTokens(token_ids=ids) for ids in emitted]
+
+
+# Tokens
+
+
+def logprob_to_pb(logprob: TokenLogprob) -> inference_pb2.TokenLogprob:
+    return inference_pb2.TokenLogprob(
+        token_id=logprob.token_id, logprob=logprob.logprob or 0.0, top=_top_to_pb(logprob)
+    )
+
+
+def logprob_from_pb(message: inference_pb2.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(
+        token_id=message.token_id, logprob=message.logprob, top=_top_from_pb(message.top)
+    )
+
+
+def prompt_logprob_to_pb(logprob: TokenLogprob) -> inference_pb2.PromptLogprob:
+    return inference_pb2.PromptLogprob(
+        token_id=logprob.token_id, logprob=logprob.logprob, top=_top_to_pb(logprob)
+    )
+
+
+def prompt_logprob_from_pb(message: inference_pb2.PromptLogprob) -> TokenLogprob:
+    return TokenLogprob(
+        token_id=message.token_id,
+        logprob=message.logprob if message.HasField("logprob") else None,
+        top=_top_from_pb(message.top),
+    )
+
+
+def sampled_to_pb(token: SampledToken) -> worker_pb2.SampledToken:
+    logprob = logprob_to_pb(token.logprob) if token.logprob else None
+    return worker_pb2.SampledToken(token_id=token.token_id, logprob=logprob)
+
+
+def sampled_from_pb(message: worker_pb2.SampledToken) -> SampledToken:
+    logprob = logprob_from_pb(message.logprob) if message.HasField("logprob") else None
+    return SampledToken(token_id=message.token_id, logprob=logprob)
+
+
+def _top_to_pb(logprob: TokenLogprob) -> list[inference_pb2.TopLogprob]:
+    return [inference_pb2.TopLogprob(token_id=i, logprob=value) for i, value in logprob.top]
+
+
+def _top_from_pb(top: Iterable[inference_pb2.TopLogprob]) -> tuple[tuple[int, float], ...]:
+    return tuple((item.token_id, item.logprob) for item in top)
+
+
+def finish_reason_to_pb(reason: FinishReason) -> inference_pb2.FinishReason:
+    return FINISH_REASONS[reason]
+
+
+def finish_reason_from_pb(number: int) -> FinishReason:
+    reason = _FINISH_REASONS_BACK.get(number)
+    if reason is None:
+        raise InvalidRequest("finished.choices.reason", f"Finish reason {number} is unknown.")
+    return reason
+
+
+# Load reports and cache events
+
+
+def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
+    prefill, decode = report.prefill_cost, report.decode_cost
+    return worker_pb2.LoadReport(
+        num_running=report.num_running,
+        num_waiting=report.num_waiting,
+        queued_tokens=report.num_queued_tokens,
+        running_context_tokens=report.num_context_tokens,
+        num_free_blocks=report.num_free_blocks,
+        num_blocks=report.num_blocks,
+        num_quarantined_blocks=report.num_quarantined_blocks,
+        prefill=worker_pb2.PrefillCost(c0=prefill.c0, c1=prefill.c1, c2=prefill.c2, c3=prefill.c3),
+        decode=worker_pb2.DecodeCost(d0=decode.d0, d1=decode.d1, d2=decode.d2),
+        serving=report.is_serving,
+        draining=report.is_draining,
+        step_age_seconds=report.step_age_s,
+        request_ids=report.request_ids,
+        counters=report.counters,
+    )
+
+
+def load_report_from_pb(message: worker_pb2.LoadReport) -> LoadReport:
+    prefill, decode = message.prefill, message.decode
+    return LoadReport(
+        num_running=message.num_running,
+        num_waiting=message.num_waiting,
+        num_queued_tokens=message.queued_tokens,
+        num_context_tokens=message.running_context_tokens,
+        num_free_blocks=message.num_free_blocks,
+        num_blocks=message.num_blocks,
+        num_quarantined_blocks=message.num_quarantined_blocks,
+        prefill_cost=PrefillCost(c0=prefill.c0, c1=prefill.c1, c2=prefill.c2, c3=prefill.c3),
+        decode_cost=DecodeCost(d0=decode.d0, d1=decode.d1, d2=decode.d2),
+        is_serving=message.serving,
+        is_draining=message.draining,
+        step_age_s=message.step_age_seconds,
+        request_ids=tuple(message.request_ids),
+        counters=dict(message.counters),
+    )
+
+
+def hashes_to_bytes(hashes: Iterable[GrainHash]) -> bytes:
+    return b"".join(hashes)
+
+
+def hashes_from_bytes(field: str, packed: bytes) -> tuple[GrainHash, ...]:
+    if len(packed) % HASH_BYTES:
+        raise InvalidRequest(
+            field, f"'{field}' has {len(packed)} bytes: not a multiple of {HASH_BYTES}."
+        )
+    return tuple(
+        GrainHash(packed[start : start + HASH_BYTES]) for start in range(0, len(packed), HASH_BYTES)
+    )
+
+
+def cache_change_to_pb(change: CacheChange) -> worker_pb2.CacheEvent:
+    return worker_pb2.CacheEvent(
+        stored=hashes_to_bytes(change.stored), evicted=hashes_to_bytes(change.evicted)
+    )
+
+
+def cache_change_from_pb(message: worker_pb2.CacheEvent) -> CacheChange:
+    return CacheChange(
+        stored=hashes_from_bytes("stored", message.stored),
+        evicted=hashes_from_bytes("evicted", message.evicted),
+    )

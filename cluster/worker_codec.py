@@ -1,0 +1,93 @@
+"""Worker addresses, fingerprints and members on the wire, and back."""
+
+from typing import Final
+
+from cluster.errors import InvalidRequest
+from cluster.types import Fingerprint, Incarnation, KvLayout, Member, Role, WorkerAddress, WorkerId
+from penstock.v1 import worker_pb2
+
+ROLES: Final = {Role.PREFILL: worker_pb2.ROLE_PREFILL, Role.DECODE: worker_pb2.ROLE_DECODE}
+_ROLES_BACK: Final = {number: role for role, number in ROLES.items()}
+
+
+def fingerprint_to_pb(fingerprint: Fingerprint) -> worker_pb2.Fingerprint:
+    layout = fingerprint.layout
+    return worker_pb2.Fingerprint(
+        model_digest=fingerprint.model_digest,
+        tokenizer_digest=fingerprint.tokenizer_digest,
+        template_digest=fingerprint.template_digest,
+        kv_dtype=layout.dtype,
+        hash_grain=fingerprint.hash_grain,
+        num_layers=layout.num_layers,
+        num_kv_heads=layout.num_kv_heads,
+        head_dim=layout.head_dim,
+        block_size=layout.block_size,
+        num_blocks=layout.num_blocks,
+        wire_version=fingerprint.wire_version,
+    )
+
+
+def fingerprint_from_pb(message: worker_pb2.Fingerprint) -> Fingerprint:
+    return Fingerprint(
+        model_digest=message.model_digest,
+        tokenizer_digest=message.tokenizer_digest,
+        template_digest=message.template_digest,
+        hash_grain=message.hash_grain,
+        layout=KvLayout(
+            num_layers=message.num_layers,
+            num_blocks=message.num_blocks,
+            block_size=message.block_size,
+            num_kv_heads=message.num_kv_heads,
+            head_dim=message.head_dim,
+            dtype=message.kv_dtype,
+        ),
+        wire_version=message.wire_version,
+    )
+
+
+def address_to_pb(worker: WorkerAddress) -> worker_pb2.WorkerAddress:
+    return worker_pb2.WorkerAddress(
+        worker_id=worker.worker_id,
+        incarnation=worker.incarnation,
+        address=worker.address,
+        transports=worker.transports,
+        fingerprint=fingerprint_to_pb(worker.fingerprint),
+    )
+
+
+def address_from_pb(message: worker_pb2.WorkerAddress) -> WorkerAddress:
+    for field in ("worker_id", "incarnation", "address"):
+        if not getattr(message, field):
+            raise InvalidRequest(f"worker.{field}", f"A worker address needs '{field}'.")
+    return WorkerAddress(
+        worker_id=WorkerId(message.worker_id),
+        incarnation=Incarnation(message.incarnation),
+        address=message.address,
+        transports=dict(message.transports),
+        fingerprint=fingerprint_from_pb(message.fingerprint),
+    )
+
+
+def member_to_pb(member: Member, *, ttl_s: float = 0.0) -> worker_pb2.RegisterRequest:
+    return worker_pb2.RegisterRequest(
+        worker=address_to_pb(member.worker),
+        role=ROLES[member.role],
+        model=member.model,
+        context_length=member.context_length,
+        max_sequences=member.max_sequences,
+        ttl_seconds=ttl_s,
+    )
+
+
+def member_from_pb(message: worker_pb2.RegisterRequest) -> Member:
+    """The lease, `ttl_seconds`, is the caller's to read: it is not part of the member."""
+    role = _ROLES_BACK.get(message.role)
+    if role is None:
+        raise InvalidRequest("role", f"Role {message.role} is unknown: give prefill or decode.")
+    return Member(
+        worker=address_from_pb(message.worker),
+        role=role,
+        model=message.model,
+        context_length=message.context_length,
+        max_sequences=message.max_sequences,
+    )
