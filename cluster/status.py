@@ -1,0 +1,236 @@
+"""The status table: which gRPC status each error of Penstock has, with its `google.rpc` details,
+and back from a status to the error, for whoever calls one of our servers.
+
+The error's `reason` in `ErrorInfo` picks the class on the way back; a status without it comes
+from gRPC itself, or from a stranger.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from cluster.errors import (
+    CallerError,
+    CheckpointError,
+    ConfigError,
+    DeadlineExceeded,
+    DigestMismatch,
+    Draining,
+    DuplicateRequest,
+    FingerprintMismatch,
+    InternalError,
+    InvalidRequest,
+    NoWorker,
+    Overloaded,
+    PeerError,
+    PenstockError,
+    ResourceError,
+    StartupError,
+    StreamInterrupted,
+    TransferFailed,
+    Unauthenticated,
+    UnknownModel,
+    UnsupportedFeature,
+    WorkerLost,
+)
+
+DOMAIN: Final = "penstock"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+
+# All trailers of a call share 8 KiB (gRPC's default): what a caller sent comes back cut.
+MAX_MESSAGE_CHARS: Final = 1_000
+MAX_VALUE_CHARS: Final = 200
+
+_Code = grpc.StatusCode
+
+# A class that is not here has the status of its nearest base.
+STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
+    PenstockError: _Code.INTERNAL,
+    CallerError: _Code.INVALID_ARGUMENT,
+    InvalidRequest: _Code.INVALID_ARGUMENT,
+    UnsupportedFeature: _Code.UNIMPLEMENTED,
+    UnknownModel: _Code.NOT_FOUND,
+    Unauthenticated: _Code.UNAUTHENTICATED,
+    DuplicateRequest: _Code.ALREADY_EXISTS,
+    ResourceError: _Code.UNAVAILABLE,
+    Overloaded: _Code.UNAVAILABLE,
+    Draining: _Code.UNAVAILABLE,
+    NoWorker: _Code.UNAVAILABLE,
+    PeerError: _Code.ABORTED,
+    WorkerLost: _Code.UNAVAILABLE,  # nothing was sent
+    StreamInterrupted: _Code.ABORTED,
+    TransferFailed: _Code.ABORTED,
+    DigestMismatch: _Code.DATA_LOSS,
+    DeadlineExceeded: _Code.DEADLINE_EXCEEDED,
+    StartupError: _Code.FAILED_PRECONDITION,
+    ConfigError: _Code.FAILED_PRECONDITION,
+    CheckpointError: _Code.FAILED_PRECONDITION,
+    FingerprintMismatch: _Code.FAILED_PRECONDITION,
+    InternalError: _Code.INTERNAL,
+}
+
+_BY_REASON: Final = {error.reason: error for error in STATUS}
+
+# What a status without our details means to a caller of one of our servers.
+_BY_CODE: Final[Mapping[grpc.StatusCode, type[PenstockError]]] = {
+    _Code.INVALID_ARGUMENT: InvalidRequest,
+    _Code.RESOURCE_EXHAUSTED: InvalidRequest,  # gRPC: the message is too large
+    _Code.OUT_OF_RANGE: InvalidRequest,
+    _Code.UNIMPLEMENTED: UnsupportedFeature,
+    _Code.UNAUTHENTICATED: Unauthenticated,
+    _Code.PERMISSION_DENIED: Unauthenticated,
+    _Code.ALREADY_EXISTS: DuplicateRequest,
+    _Code.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
+
+
+class RpcStatus(NamedTuple):
+    """What a handler ends its call with: `context.abort(*status)`."""
+
+    code: grpc.StatusCode
+    message: str
+    trailing: tuple[tuple[str, str | bytes], ...]
+
+
+def status_code(error: PenstockError) -> grpc.StatusCode:
+    return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
+
+
+def to_status(error: PenstockError) -> RpcStatus:
+    code, message = status_code(error), _cut(error.message, MAX_MESSAGE_CHARS)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in _details(error):
+        status.details.add().Pack(detail)
+    trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    if isinstance(error, ResourceError):
+        trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1000))))
+    return RpcStatus(code, message, tuple(trailing))
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> PenstockError:
+    """The error behind a failed call to one of our servers."""
+    trailing = [(key, value) for key, value in error.trailing_metadata() or ()]
+    return from_status(error.code(), error.details() or "", trailing)
+
+
+def from_status(
+    code: grpc.StatusCode, message: str, trailing: Iterable[tuple[str, str | bytes]] = ()
+) -> PenstockError:
+    details = _parsed(trailing)
+    if details is None or details.reason not in _BY_REASON:
+        return _without_details(code, message)
+    error_class = _BY_REASON[details.reason]
+    return _rebuilt(error_class, message, details.metadata, details.retry_after_s)
+
+
+# Details
+
+
+class _Details(NamedTuple):
+    reason: str
+    metadata: dict[str, str]
+    retry_after_s: float
+
+
+def _details(error: PenstockError) -> list[Message]:
+    metadata = {key: _cut(value, MAX_VALUE_CHARS) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    details: list[Message] = [info]
+    match error:
+        case InvalidRequest():
+            details.append(_bad_request(metadata["field"], error.message))
+        case UnknownModel():
+            details.append(
+                error_details_pb2.ResourceInfo(
+                    resource_type="model",
+                    resource_name=metadata["model"],
+                    description=_cut(error.message, MAX_VALUE_CHARS),
+                )
+            )
+        case ResourceError():
+            details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    return details
+
+
+def _bad_request(field: str, message: str) -> error_details_pb2.BadRequest:
+    violation = error_details_pb2.BadRequest.FieldViolation(
+        field=field, description=_cut(message, MAX_MESSAGE_CHARS)
+    )
+    return error_details_pb2.BadRequest(field_violations=[violation])
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1_000_000))
+    return duration
+
+
+def _cut(text: str, num_chars: int) -> str:
+    return text if len(text) <= num_chars else text[: num_chars - 1] + "…"
+
+
+def _parsed(trailing: Iterable[tuple[str, str | bytes]]) -> _Details | None:
+    """None where there are no details, or none of ours."""
+    packed = next((value for key, value in trailing if key == DETAILS_KEY), None)
+    if not isinstance(packed, bytes):
+        return None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    try:
+        for detail in status_pb2.Status.FromString(packed).details:
+            _unpack(detail, (info, retry))
+    except DecodeError:
+        return None
+    if info.domain != DOMAIN:
+        return None
+    return _Details(info.reason, dict(info.metadata), retry.retry_delay.ToMicroseconds() / 1e6)
+
+
+def _unpack(detail: Any, messages: Sequence[Message]) -> None:
+    for message in messages:
+        detail.Unpack(message)  # only where it has this type
+
+
+# Back
+
+
+def _rebuilt(
+    error_class: type[PenstockError], message: str, metadata: dict[str, str], retry_after_s: float
+) -> PenstockError:
+    """An error as its constructor would make it, with the message that travelled."""
+    error = error_class.__new__(error_class)
+    PenstockError.__init__(error, message, metadata=metadata)
+    match error:
+        case InvalidRequest():
+            error.field = metadata.get("field", "")
+        case UnsupportedFeature():
+            error.feature = metadata.get("feature", "")
+        case UnknownModel():
+            error.model = metadata.get("model", "")
+        case ResourceError():
+            error.retry_after_s = retry_after_s
+        case StreamInterrupted():
+            error.tokens_emitted = _count(metadata.get("tokens_emitted", ""))
+        case InternalError():
+            error.error_id = metadata.get("error_id", "")
+    return error
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _without_details(code: grpc.StatusCode, message: str) -> PenstockError:
+    metadata = {
+        InvalidRequest: {"field": "request"},
+        UnsupportedFeature: {"feature": "rpc"},
+        DeadlineExceeded: {"phase": "call", "tokens_emitted": "0"},
+    }
+    error_class = _BY_CODE.get(code, WorkerLost)
+    sentence = f"The call failed with {code.name}: {message or 'no message'}"
+    return _rebuilt(error_class, sentence, dict(metadata.get(error_class, {})), 0.0)

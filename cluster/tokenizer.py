@@ -1,0 +1,103 @@
+"""Text to token ids and back, by a checkpoint's tokenizer.json. Knows no chat, no limits.
+
+Everything here blocks. `encode` of a long text takes up to seconds, in which it does not hold
+the interpreter's lock: call it in a thread, after the text's length was checked.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import tokenizers
+
+from cluster.checkpoint_json import read_json, special_tokens
+from cluster.errors import CheckpointError, InvalidRequest
+from cluster.model_digest import text_digest
+
+
+class Tokenizer:
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, *, digest: str, end_token_ids: Sequence[int] = ()
+    ) -> None:
+        # A checkpoint may carry the settings of its training, which would cut prompts.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.digest: Final = digest
+        self.end_token_ids: Final = tuple(end_token_ids)
+        self.vocab_size: Final = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        self.special_token_ids: Final = frozenset(
+            token_id
+            for token_id, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        )
+        # Its JSON description; None where ids are decoded by joining tokens with spaces.
+        self.decoder: Final[dict[str, Any] | None] = json.loads(tokenizer.to_str())["decoder"]
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Self:
+        path = checkpoint / "tokenizer.json"
+        read_json(path, required=True)
+        content = path.read_bytes()
+        try:
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # the library raises bare Exceptions
+            raise CheckpointError(
+                f"'{path}' is no tokenizer that this version reads ({error}): save it again with "
+                "the fast version of the model's tokenizer."
+            ) from error
+        if not tokenizer.get_vocab_size():
+            raise CheckpointError(f"'{path}' has an empty vocabulary: copy it again.")
+        return cls(
+            tokenizer,
+            digest=text_digest(content),
+            end_token_ids=_end_token_ids(checkpoint, tokenizer),
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of `text`; special tokens that are spelled out in it become those tokens."""
+        # The batch call, because `Tokenizer.encode` holds the interpreter's lock throughout.
+        try:
+            [encoding] = self._tokenizer.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+        except (TypeError, UnicodeError) as error:
+            raise InvalidRequest("text", "The text is not valid Unicode.") from error
+        except Exception as error:  # the library raises bare Exceptions
+            raise InvalidRequest("text", f"The text cannot be tokenised: {error}") from error
+        return encoding.ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        for position, token_id in enumerate(ids):
+            if not 0 <= token_id < self.vocab_size:
+                raise InvalidRequest(
+                    f"token_ids[{position}]",
+                    f"Token id {token_id} is not in the vocabulary of {self.vocab_size}.",
+                )
+        return self.decode_known(ids, skip_special_tokens=skip_special_tokens)
+
+    def decode_known(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """As `decode`, but an id without a token is nothing: a model's vocabulary is often
+        padded beyond its tokenizer's."""
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token(self, token_id: int) -> str | None:
+        """The token as the vocabulary spells it."""
+        return self._tokenizer.id_to_token(token_id)
+
+
+def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """What ends an answer: as the generation config says, else the model's config; and the
+    tokenizer's own end token in any case, which chat models' configs often forget."""
+    ids: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        given = read_json(checkpoint / name).get("eos_token_id")
+        ids = [given] if isinstance(given, int) else given if isinstance(given, list) else []
+        if ids:
+            break
+    if not all(type(token_id) is int and token_id >= 0 for token_id in ids):
+        raise CheckpointError(f"'{checkpoint}' names {ids} as eos_token_id: give token ids.")
+    own = special_tokens(checkpoint).get("eos_token")
+    own_id = None if own is None else tokenizer.token_to_id(own)
+    return tuple(dict.fromkeys([*ids, *([] if own_id is None else [own_id])]))
