@@ -1,0 +1,158 @@
+"""What one request would cost on one worker, in seconds: quotes, each term by name. Pure.
+
+It reads views and cost models; it does not choose.
+"""
+
+from dataclasses import dataclass, field, fields
+
+from cluster.types import DecodeCost, PrefillCost, WorkerId
+from router.pool import WorkerView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceConfig:
+    """What the router assumes where nothing has been measured."""
+
+    expected_output_tokens: int = 128
+    handover_s: float = 0.005  # reserve, grant, close
+    transfer_bytes_per_s: float = 1e9
+    # For workers that have not fitted a model yet: it ranks them by load and prefix.
+    unknown_prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
+    unknown_decode: DecodeCost = field(
+        default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRequest:
+    """A request as the policy sees it: sizes, and how much of its prompt each worker holds."""
+
+    num_prompt_tokens: int
+    max_tokens: int
+    num_choices: int = 1
+    num_cached_tokens: dict[WorkerId, int] = field(default_factory=dict)
+    excluded: frozenset[WorkerId] = frozenset()
+
+    def cached(self, worker: WorkerId) -> int:
+        """Useful cached tokens: the last prompt token is always computed, to be sampled from."""
+        return min(self.num_cached_tokens.get(worker, 0), self.num_prompt_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The price of one candidate, term by term, in seconds."""
+
+    queue_s: float = 0.0  # until the prompt's turn
+    slot_s: float = 0.0  # until the decode worker has room
+    prefill_s: float = 0.0  # of the uncached part
+    transfer_s: float = 0.0
+    decode_s: float = 0.0  # this answer, at the batch it would join
+    slowdown_s: float = 0.0  # of the answers it would join
+    interference_s: float = 0.0  # of running answers, by a prefill beside them
+    work_s: float = 0.0  # GPU seconds it adds, times the load factor
+
+    @property
+    def total_s(self) -> float:
+        waits = self.queue_s + self.slot_s + self.prefill_s + self.transfer_s + self.decode_s
+        return waits + self.slowdown_s + self.interference_s + self.work_s
+
+    def plus(self, other: "Terms") -> "Terms":
+        names = [term.name for term in fields(self)]
+        return Terms(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What one part of the work costs on one worker."""
+
+    worker: WorkerId
+    terms: Terms
+    total_s: float
+    num_cached_tokens: int
+
+
+def quote_prefill(
+    request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
+) -> Quote:
+    """The prompt, computed on this worker after those that wait there."""
+    num_cached = request.cached(view.worker)
+    prefill_s = _prefill_s(request, view, config)
+    terms = Terms(
+        queue_s=_queue_s(view, config), prefill_s=prefill_s, work_s=load_factor * prefill_s
+    )
+    return _quote(view, terms, num_cached)
+
+
+def quote_local_prefill(
+    request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
+) -> Quote:
+    """The prompt, computed on the decode worker beside its running answers."""
+    alone = quote_prefill(request, view, load_factor, config)
+    # One answer more than run now: the worker is lost to whoever comes next, too.
+    num_delayed = view.num_running + view.num_booked_sequences + 1
+    delay = Terms(interference_s=alone.terms.prefill_s * num_delayed)
+    return _quote(view, alone.terms.plus(delay), alone.num_cached_tokens)
+
+
+def quote_decode(
+    request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
+) -> Quote:
+    """The answer, decoded on this worker."""
+    cost = view.decode_cost if any(_coefficients(view.decode_cost)) else config.unknown_decode
+    num_steps = min(request.max_tokens, config.expected_output_tokens)
+    batch = view.num_running + view.num_waiting + view.num_booked_sequences
+    context = view.num_context_tokens + view.num_booked_context_tokens
+    added_context = request.num_prompt_tokens * request.num_choices
+    step_s = cost.seconds(context + added_context, batch + request.num_choices)
+    added_s = num_steps * max(0.0, step_s - cost.seconds(context, batch))
+    num_missing = request.num_prompt_tokens - request.cached(view.worker)
+    is_full = num_missing > view.num_free_tokens or batch >= view.max_sequences > 0
+    turns = (view.num_waiting + 1) / max(1, view.num_running)
+    terms = Terms(
+        slot_s=num_steps * step_s * turns if is_full else 0.0,
+        decode_s=num_steps * step_s,
+        slowdown_s=added_s * batch,
+        work_s=load_factor * added_s,
+    )
+    return _quote(view, terms, request.cached(view.worker))
+
+
+def transfer_s(request: PlacementRequest, decode: WorkerView, config: PriceConfig) -> float:
+    """Only what the decode worker does not hold travels."""
+    num_tokens = request.num_prompt_tokens - request.cached(decode.worker)
+    return config.handover_s + num_tokens * decode.token_bytes / config.transfer_bytes_per_s
+
+
+def load_factor(views: tuple[WorkerView, ...]) -> float:
+    """λ: one plus the mean number of prompts that wait or are computed, a worker."""
+    num_prompts = sum(view.num_waiting + view.num_booked_prompts for view in views)
+    return 1.0 + num_prompts / max(1, len(views))
+
+
+def _prefill_s(request: PlacementRequest, view: WorkerView, config: PriceConfig) -> float:
+    num_cached = request.cached(view.worker)
+    num_new = request.num_prompt_tokens - num_cached
+    # A new token attends to all before it: on average to the cached and half the new ones.
+    return max(0.0, _prefill_cost(view, config).seconds(num_new, num_cached + num_new // 2))
+
+
+def _queue_s(view: WorkerView, config: PriceConfig) -> float:
+    """What was reported, less the time since; and what was placed there after the report."""
+    cost = _prefill_cost(view, config)
+    reported_s = cost.c0 * view.num_waiting + cost.c1 * view.num_queued_tokens
+    booked_s = cost.c0 * view.num_booked_prompts + cost.c1 * view.num_booked_tokens
+    return max(0.0, reported_s - view.report_age_s) + booked_s
+
+
+def _prefill_cost(view: WorkerView, config: PriceConfig) -> PrefillCost:
+    return view.prefill_cost if any(_coefficients(view.prefill_cost)) else config.unknown_prefill
+
+
+def _coefficients(cost: PrefillCost | DecodeCost) -> tuple[float, ...]:
+    return tuple(getattr(cost, term.name) for term in fields(cost))
+
+
+def _quote(view: WorkerView, terms: Terms, num_cached: int) -> Quote:
+    return Quote(
+        worker=view.worker, terms=terms, total_s=terms.total_s, num_cached_tokens=num_cached
+    )
