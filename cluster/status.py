@@ -6,10 +6,10 @@ from gRPC itself, or from a stranger.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
@@ -115,7 +115,7 @@ def to_status(error: PenstockError) -> RpcStatus:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> PenstockError:
     """The error behind a failed call to one of our servers."""
-    trailing = [(key, value) for key, value in error.trailing_metadata() or ()]
+    trailing: Any = error.trailing_metadata() or ()  # its stub types are not iterable
     return from_status(error.code(), error.details() or "", trailing)
 
 
@@ -191,7 +191,7 @@ def _parsed(trailing: Iterable[tuple[str, str | bytes]]) -> _Details | None:
     return _Details(info.reason, dict(info.metadata), retry.retry_delay.ToMicroseconds() / 1e6)
 
 
-def _unpack(detail: Any, messages: Sequence[Message]) -> None:
+def _unpack(detail: AnyMessage, messages: Sequence[Message]) -> None:
     for message in messages:
         detail.Unpack(message)  # only where it has this type
 

@@ -33,13 +33,21 @@ class Tokenizer:
             if token.special
         )
         # Its JSON description; None where ids are decoded by joining tokens with spaces.
-        self.decoder: Final[dict[str, Any] | None] = json.loads(tokenizer.to_str())["decoder"]
+        decoder: Any = tokenizer.decoder
+        self.decoder: Final[dict[str, Any] | None] = (
+            None if decoder is None else json.loads(decoder.__getstate__())
+        )
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
         path = checkpoint / "tokenizer.json"
-        read_json(path, required=True)
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"'{checkpoint}' has no readable tokenizer.json ({error.strerror}): save the "
+                "model's tokenizer there, in its fast version."
+            ) from error
         try:
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises bare Exceptions

@@ -25,6 +25,12 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How one token is drawn. Keyed by (seed, choice, position), so it can be drawn anywhere."""
@@ -209,3 +215,37 @@ class ComputeRequest:
     params: GenerationParams
     hash_key: bytes  # from cluster.block_hash.hash_key
     emitted: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A receiver's leave to write KV of tokens [start, stop) into its blocks."""
+
+    incarnation: Incarnation  # of the receiver
+    epoch: int  # of this reservation
+    start: int  # what the receiver already holds does not travel
+    stop: int
+    blocks: tuple[int, ...]  # the whole block table: token t lies in blocks[t // block_size]
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanDigest:
+    """xxh3_64 of the K, then the V bytes of tokens [start, stop) of one layer."""
+
+    layer: int
+    start: int
+    stop: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """All layers of tokens [start, stop) have landed; the writer has closed the epoch."""
+
+    epoch: int
+    start: int
+    stop: int
+    digests: tuple[SpanDigest, ...]  # empty: only the count is checked
+    num_bytes: int
+    write_s: float
