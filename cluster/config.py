@@ -1,0 +1,172 @@
+"""One YAML file per process, parsed strictly into frozen dataclasses: an unknown key, a wrong
+type or a missing value is a sentence that names the place. Knows no configuration of its own.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from cluster.errors import ConfigError
+
+T = TypeVar("T")
+
+MASK: Final = "***"
+SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
+NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
+MAX_FILE_BYTES: Final = 1 << 20
+
+
+def load_config(cls: type[T], path: Path) -> T:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"'{path}' cannot be read: {error.strerror}. Give a YAML file."
+        ) from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"'{path}' has {len(content)} bytes: give a configuration file.")
+    try:
+        mapping = yaml.load(content, Loader=_StrictLoader)  # a safe loader
+    except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
+        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
+    return parse_config(cls, {} if mapping is None else mapping, source=str(path))
+
+
+def parse_config(cls: type[T], mapping: Any, *, source: str = "the configuration") -> T:
+    """`mapping` is what YAML gives: text for enums and paths, lists for tuples."""
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"In {source}: give keys with values, not {_shown(mapping)}.")
+    # Nested dataclasses inherit these settings only from a type that is not a dataclass.
+    adapter = TypeAdapter(
+        tuple[cls],  # type: ignore[valid-type]
+        config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False),
+    )
+    try:
+        # From JSON, because only there does strict parsing take text for enums and paths.
+        [config] = adapter.validate_json(_json([mapping], source))
+    except ValidationError as error:
+        errors = [dict(found) for found in error.errors(include_url=False)]
+        # A misspelt key is the cause of a missing one.
+        errors.sort(key=lambda found: found["type"] != "unexpected_keyword_argument")
+        sentences = [_sentence(cls, found) for found in errors]
+        raise ConfigError(f"In {source}: {' '.join(sentences)}") from error
+    return typing.cast("T", config)
+
+
+def effective_config(config: Any) -> dict[str, Any]:
+    """All values, for the log; what is secret is masked (a secret's file is not)."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: MASK if _is_secret(name) else _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return effective_config(value)
+    if isinstance(value, Mapping):
+        return {str(k): MASK if _is_secret(str(k)) else _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, int | float) else str(value)
+
+
+def _is_secret(name: str) -> bool:
+    is_harmless = name.endswith(NOT_SECRET_ENDINGS) or name.startswith(("num_", "max_", "min_"))
+    return not is_harmless and any(word in name for word in SECRET_WORDS)
+
+
+# Reading
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A key that is given twice is an error: YAML would keep the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else "")
+        return super().construct_mapping(node, deep)
+
+
+def _json(mapping: Any, source: str) -> str:
+    def refuse(value: Any) -> None:
+        raise ConfigError(f"In {source}: put quotes around {_shown(value)} to mean a text.")
+
+    try:
+        return json.dumps(mapping, default=refuse)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"In {source}: give plain values only ({error}).") from error
+
+
+# Sentences
+
+
+def _sentence(cls: Any, found: dict[str, Any]) -> str:
+    where, value = found["loc"][1:], _shown(found["input"])
+    place = _place(where)
+    match found["type"]:
+        case "unexpected_keyword_argument":
+            return _unknown_key(_known_keys(cls, where[:-1]), where)
+        case "missing" | "missing_keyword_only_argument":
+            return f"'{place}' is missing: it has no default."
+        case "value_error":
+            at = f"'{place}': " if where else ""
+            return f"{at}{found['msg'].removeprefix('Value error, ')}"
+        case "dataclass_type":
+            return f"'{place}' is {value}: give keys with values."
+    expected = found["msg"].removeprefix("Input should be ")
+    return f"'{place}' is {value}: give {expected}."
+
+
+def _unknown_key(known: Sequence[str], where: Sequence[Any]) -> str:
+    key, section = str(where[-1]), _place(where[:-1])
+    at = f" in '{section}'" if section else ""
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    remedy = f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}."
+    return f"'{key}'{at} is an unknown key: {remedy}"
+
+
+def _place(where: Sequence[Any]) -> str:
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in where]
+    return "".join(steps).removeprefix(".")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _known_keys(cls: Any, where: Sequence[Any]) -> list[str]:
+    """The keys of the dataclass at a place within `cls`."""
+    for step in where:
+        cls = _type_at(_dataclass_in(cls, step), step)
+    section = _dataclass_in(cls, None)
+    return [field.name for field in dataclasses.fields(section)] if section else []
+
+
+def _type_at(cls: Any, step: Any) -> Any:
+    if dataclasses.is_dataclass(cls):
+        return typing.get_type_hints(cls).get(str(step), cls)
+    arguments = [a for a in typing.get_args(cls) if a is not Ellipsis]
+    return arguments[-1] if arguments else cls
+
+
+def _dataclass_in(cls: Any, step: Any) -> Any:
+    """What a union means: its member named `step`, else its only one besides None."""
+    if not isinstance(cls, types.UnionType) and typing.get_origin(cls) is not typing.Union:
+        return cls
+    members = [member for member in typing.get_args(cls) if member is not types.NoneType]
+    named = [member for member in members if getattr(member, "__name__", None) == step]
+    return (named or members)[0]
