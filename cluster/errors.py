@@ -14,6 +14,8 @@ PenstockError
 ├── PeerError                  another process failed us
 │   ├── WorkerLost             retried elsewhere while nothing has been sent
 │   ├── StreamInterrupted      lost after tokens were sent
+│   ├── StoreUnavailable       the store of membership did not answer in time
+│   ├── StaleIncarnation       a newer life of the same worker has registered
 │   └── TransferFailed         a hand-over; decode recomputes
 │       └── DigestMismatch
 ├── DeadlineExceeded
@@ -115,6 +117,14 @@ class StreamInterrupted(PeerError):
     def __init__(self, message: str, *, tokens_emitted: int) -> None:
         super().__init__(message, metadata={"tokens_emitted": str(tokens_emitted)})
         self.tokens_emitted = tokens_emitted
+
+
+class StoreUnavailable(PeerError):
+    reason = "STORE_UNAVAILABLE"
+
+
+class StaleIncarnation(PeerError):
+    reason = "STALE_INCARNATION"
 
 
 class TransferFailed(PeerError):

@@ -1,0 +1,257 @@
+"""The client side of gRPC between our processes: one channel to one address, and the
+arguments that both sides share.
+
+Every call carries the cluster token; every failure is one of ours. Knows no service.
+"""
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+from cluster.errors import PenstockError, WorkerLost
+from cluster.status import from_rpc_error
+
+# Imported so that the descriptor pool knows the services by name.
+from penstock.v1 import inference_pb2, worker_pb2  # noqa: F401
+
+INTERNAL_MESSAGE_BYTES = 64 << 20
+EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # its stubs lack it
+
+Options = list[tuple[str, int | str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One RPC as its descriptor states it."""
+
+    path: str
+    request_type: type[Message]
+    response_type: type[Message]
+    is_client_streaming: bool
+    is_server_streaming: bool
+
+
+@functools.cache
+def methods(service: str) -> Mapping[str, Method]:
+    """The RPCs of a service, by name, from its descriptor."""
+    descriptor = descriptor_pool.Default().FindServiceByName(service)
+    return {
+        name: Method(
+            path=f"/{service}/{name}",
+            request_type=message_factory.GetMessageClass(method.input_type),
+            response_type=message_factory.GetMessageClass(method.output_type),
+            is_client_streaming=method.client_streaming,
+            is_server_streaming=method.server_streaming,
+        )
+        for name, method in descriptor.methods_by_name.items()
+    }
+
+
+def common_options(max_receive_bytes: int, max_send_bytes: int) -> Options:
+    return [
+        ("grpc.max_receive_message_length", max_receive_bytes),
+        ("grpc.max_send_message_length", max_send_bytes),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # 0 is without limit. By default a side stops pinging after two pings without data,
+        # and a dead peer of a silent call would be noticed by nobody.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def channel_options(max_receive_bytes: int = INTERNAL_MESSAGE_BYTES) -> Options:
+    return [
+        *common_options(max_receive_bytes, INTERNAL_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # A new channel to a restarted worker must not inherit the old one's backoff.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+class Channel:
+    """A connection to one peer, made when first used and remade by gRPC when lost."""
+
+    def __init__(self, address: str, token: str | None, options: Options) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._callables: dict[tuple[str, bool], Any] = {}
+
+    async def unary(
+        self,
+        service: str,
+        method: str,
+        request: Message | bytes,
+        *,
+        timeout_s: float | None,
+        wait_for_ready: bool = False,
+    ) -> Any:
+        """One answer to one request. With `wait_for_ready` a peer that is away is waited for."""
+        call = self._callable(methods(service)[method], is_raw=False)
+        try:
+            return await call(
+                request,
+                timeout=timeout_s,
+                metadata=self._metadata,
+                wait_for_ready=wait_for_ready,
+            )
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            raise _translated(error, self.address) from error
+
+    def stream(
+        self,
+        service: str,
+        method: str,
+        request: Message | bytes,
+        *,
+        timeout_s: float | None,
+        is_raw: bool = False,
+    ) -> "Exchange":
+        """Many answers to one request; as bytes if `is_raw`. Use it with `async with`."""
+        call = self._callable(methods(service)[method], is_raw)
+        try:
+            started = call(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.UsageError as error:
+            raise _translated(error, self.address) from error
+        return Exchange(started, self.address)
+
+    def exchange(
+        self, service: str, method: str, *, timeout_s: float | None, is_raw: bool = False
+    ) -> "Exchange":
+        """Both sides stream. Use it with `async with`."""
+        call = self._callable(methods(service)[method], is_raw)
+        try:
+            started = call(timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.UsageError as error:
+            raise _translated(error, self.address) from error
+        return Exchange(started, self.address)
+
+    async def disconnected(self) -> None:
+        """Returns when there is no connection (any more)."""
+        ready = grpc.ChannelConnectivity.READY
+        while self._channel.get_state() is ready:
+            await self._channel.wait_for_state_change(ready)
+
+    async def close(self) -> None:
+        """Ends every call of the channel at once."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _callable(self, method: Method, is_raw: bool) -> Any:
+        key = (method.path, is_raw)
+        if key not in self._callables:
+            self._callables[key] = self._open(method, is_raw)
+        return self._callables[key]
+
+    def _open(self, method: Method, is_raw: bool) -> Any:
+        match method.is_client_streaming, method.is_server_streaming:
+            case False, False:
+                multi_callable: Any = self._channel.unary_unary
+            case False, True:
+                multi_callable = self._channel.unary_stream
+            case True, True:
+                multi_callable = self._channel.stream_stream
+            case _:
+                multi_callable = self._channel.stream_unary
+        parse = None if is_raw else method.response_type.FromString
+        return multi_callable(
+            method.path, request_serializer=_serialized, response_deserializer=parse
+        )
+
+
+class Exchange:
+    """One streaming call. Leaving its scope cancels it, without waiting for the peer.
+
+    NOTE: cancelling a task that waits in `receive` or `send` cancels the whole call, so do not
+    put a timeout of its own around either.
+    """
+
+    __slots__ = ("_address", "_call")
+
+    def __init__(self, call: Any, address: str) -> None:
+        self._call = call
+        self._address = address
+
+    async def receive(self) -> Any:
+        """The next message; None when the peer has ended the call well."""
+        try:
+            message = await self._call.read()
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            raise _translated(error, self._address) from error
+        return None if message is EOF else message
+
+    async def send(self, message: Message | bytes) -> None:
+        try:
+            await self._call.write(message)
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            raise _translated(error, self._address) from error
+        except asyncio.InvalidStateError as error:
+            raise WorkerLost(f"{self._address} ended the call before it was told all.") from error
+
+    async def end_sending(self) -> None:
+        """Says that nothing more will be sent."""
+        try:
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            raise _translated(error, self._address) from error
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if (message := await self.receive()) is None:
+            raise StopAsyncIteration
+        return message
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+
+def open_channel(
+    address: str, token: str | None = None, *, max_receive_bytes: int = INTERNAL_MESSAGE_BYTES
+) -> Channel:
+    """A channel to `address` whose every call carries the cluster token. Needs a running loop."""
+    return Channel(address, token, channel_options(max_receive_bytes))
+
+
+def _serialized(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def _translated(error: Exception, address: str) -> PenstockError:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc_error(error)
+    return WorkerLost(f"The channel to {address} is closed.")

@@ -1,0 +1,120 @@
+"""What a step costs on this worker, learned from its own steps: the numbers in load reports.
+
+Linear models with few coefficients, fitted online. Knows no clock and no engine; whoever ran a
+step says what it was and how long it took.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.types import DecodeCost, PrefillCost
+
+Vector = NDArray[np.float64]
+
+_MIN_SECONDS = 1e-5
+
+
+class RecursiveLeastSquares:
+    """y = coefficients · x, with what is old forgotten, and no coefficient below zero.
+
+    Forgetting is directional (Cao and Schwartz 2000): only what a new observation speaks about
+    loses weight. Steps that are all alike teach one direction and leave the others as they are,
+    where plain forgetting would lose them and then blow up. Errors are relative, so that short
+    steps count as much as long ones, and an outlier (a stopped process) is cut to `clip` times
+    the usual error.
+    """
+
+    def __init__(
+        self,
+        initial: Sequence[float],
+        scales: Sequence[float],
+        *,
+        forgetting: float = 0.98,
+        prior_weight: float = 1e-2,
+        clip: float = 4.0,
+    ) -> None:
+        self._scales: Vector = np.asarray(scales, dtype=np.float64)
+        self._theta: Vector = np.asarray(initial, dtype=np.float64) / self._scales
+        self._information: NDArray[np.float64] = prior_weight * np.eye(len(initial))
+        self._forgetting = forgetting
+        self._clip = clip
+        self._usual_error = 1.0  # relative; learned
+        self.num_observed = 0
+
+    def observe(self, features: Sequence[float], seconds: float) -> None:
+        raw = np.asarray(features, dtype=np.float64) * self._scales
+        if seconds <= 0.0 or not np.all(np.isfinite(raw)) or not np.any(raw):
+            return
+        predicted = float(raw @ self._theta)
+        unit = max(predicted, 0.1 * seconds, _MIN_SECONDS)
+        x = raw / unit
+        error = (seconds - predicted) / unit
+        limit = self._clip * self._usual_error
+        self._usual_error = 0.95 * self._usual_error + 0.05 * min(abs(error), 2 * limit)
+        self._forget(x)
+        self._information += np.outer(x, x)
+        self._theta = self._theta + np.linalg.solve(
+            self._information, x * float(np.clip(error, -limit, limit))
+        )
+        self.num_observed += 1
+
+    def coefficients(self) -> tuple[float, ...]:
+        """The best coefficients none of which is negative."""
+        theta = self._theta.copy()
+        free = np.ones(len(theta), dtype=bool)
+        while free.any() and theta[free].min() < 0.0:
+            free &= theta >= 0.0
+            target = self._information @ self._theta
+            theta = np.zeros_like(theta)
+            if free.any():
+                theta[free] = np.linalg.solve(self._information[np.ix_(free, free)], target[free])
+        return tuple(float(value) for value in np.maximum(theta, 0.0) * self._scales)
+
+    def _forget(self, x: Vector) -> None:
+        seen = self._information @ x
+        weight = float(x @ seen)
+        if weight > 0.0:
+            self._information -= (1.0 - self._forgetting) / weight * np.outer(seen, seen)
+
+
+class PrefillCostModel:
+    """Seconds of a prefill step from its new tokens and the context before them."""
+
+    def __init__(self, initial: PrefillCost = PrefillCost(c0=5e-3, c1=2e-4)) -> None:  # noqa: B008 - frozen
+        self._fit = RecursiveLeastSquares(
+            (initial.c0, initial.c1, initial.c2, initial.c3), scales=(5e-3, 1e-4, 1e-6, 1e-7)
+        )
+
+    def observe(self, num_new: int, num_context: int, seconds: float) -> None:
+        self.observe_rows(((num_new, num_context),), seconds)
+
+    def observe_rows(self, rows: Iterable[tuple[int, int]], seconds: float) -> None:
+        """A step of several prompts: (new tokens, context before them) of each."""
+        new = context = product = 0
+        for num_new, num_context in rows:
+            new += num_new
+            context += num_context
+            product += num_new * num_context
+        self._fit.observe((1.0, new, context, product), seconds)
+
+    def cost(self) -> PrefillCost:
+        c0, c1, c2, c3 = self._fit.coefficients()
+        return PrefillCost(c0=c0, c1=c1, c2=c2, c3=c3)
+
+
+class DecodeCostModel:
+    """Seconds of a decode step from its batch and the tokens of context in it."""
+
+    def __init__(self, initial: DecodeCost = DecodeCost(d0=5e-3, d1=1e-7, d2=5e-4)) -> None:  # noqa: B008 - frozen
+        self._fit = RecursiveLeastSquares(
+            (initial.d0, initial.d1, initial.d2), scales=(5e-3, 1e-6, 1e-3)
+        )
+
+    def observe(self, num_context: int, batch: int, seconds: float) -> None:
+        self._fit.observe((1.0, num_context, batch), seconds)
+
+    def cost(self) -> DecodeCost:
+        d0, d1, d2 = self._fit.coefficients()
+        return DecodeCost(d0=d0, d1=d1, d2=d2)

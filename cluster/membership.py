@@ -1,0 +1,127 @@
+"""Who is in the cluster: one record a worker in the store, which lapses unless renewed.
+
+Owns which life of a worker counts (the newest) and which workers may be together (those whose
+fingerprints agree). Knows neither load nor liveness beyond the record's time to live.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+
+from cluster.errors import FingerprintMismatch, StaleIncarnation, StoreUnavailable
+from cluster.store import Store
+from cluster.types import Fingerprint, Incarnation, Member, Role, WorkerId
+from cluster.worker_codec import member_from_pb, member_to_pb
+from penstock.v1 import worker_pb2
+
+DEFAULT_TTL_S = 3.0
+_PREFIX = "member/"
+_MAX_ATTEMPTS = 5
+
+
+def new_incarnation() -> Incarnation:
+    """A name for this life of a process. A later life's name is greater."""
+    return Incarnation(f"{time.time_ns():016x}-{secrets.token_hex(4)}")
+
+
+def fingerprint_mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
+    """What differs, a line each, between two fingerprints that should agree; block size and
+    block count may differ."""
+    mine, other = _compared(ours), _compared(theirs)
+    return [f"{name}: {mine[name]} and {other[name]}" for name in mine if mine[name] != other[name]]
+
+
+def _compared(fingerprint: Fingerprint) -> dict[str, object]:
+    layout = fingerprint.layout
+    return {
+        "model_digest": fingerprint.model_digest,
+        "tokenizer_digest": fingerprint.tokenizer_digest,
+        "template_digest": fingerprint.template_digest,
+        "hash_grain": fingerprint.hash_grain,
+        "wire_version": fingerprint.wire_version,
+        "num_layers": layout.num_layers,
+        "num_kv_heads": layout.num_kv_heads,
+        "head_dim": layout.head_dim,
+        "dtype": layout.dtype,
+    }
+
+
+class Membership:
+    """The members, as records of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # A record is parsed once, not at each heartbeat of anyone.
+        self._parsed: dict[bytes, Member] = {}
+
+    async def join(self, member: Member, *, ttl_s: float = DEFAULT_TTL_S) -> list[Member]:
+        """Makes or renews a member's record, and returns all members.
+
+        Raises:
+            StaleIncarnation: a newer life of the same worker is a member.
+            FingerprintMismatch: a member's KV cache could not be exchanged with this one's.
+        """
+        key, value = _key(member.role, member.worker.worker_id), _encoded(member)
+        for _ in range(_MAX_ATTEMPTS):
+            current = await self._store.get(key)
+            if current is not None and current != value:
+                _check_newer(member, self._member(current))
+            if current != value:
+                self._check_fits(member, await self.members())
+            if await self._store.compare_and_set(key, current, value, ttl_s=ttl_s):
+                return await self.members()
+        raise StoreUnavailable(
+            f"The record of '{member.worker.worker_id}' changed {_MAX_ATTEMPTS} times while it "
+            "was renewed: is its id given to several workers?"
+        )
+
+    async def leave(self, worker_id: WorkerId, incarnation: Incarnation) -> bool:
+        """Deletes the record of this life of a worker. False: it has none."""
+        for role in Role:
+            key = _key(role, worker_id)
+            current = await self._store.get(key)
+            if current is not None and self._member(current).worker.incarnation == incarnation:
+                return await self._store.compare_and_set(key, current, None)
+        return False
+
+    async def members(self) -> list[Member]:
+        """All members whose record has not lapsed, in the order of their keys."""
+        records = await self._store.scan(_PREFIX)
+        parsed = {value: self._member(value) for value in records.values()}
+        self._parsed = parsed
+        return [parsed[records[key]] for key in sorted(records)]
+
+    def _member(self, value: bytes) -> Member:
+        known = self._parsed.get(value)
+        return known or member_from_pb(worker_pb2.RegisterRequest.FromString(value))
+
+    @staticmethod
+    def _check_fits(member: Member, members: Sequence[Member]) -> None:
+        for other in members:
+            if other.worker.worker_id == member.worker.worker_id:
+                continue
+            diff = fingerprint_mismatch(member.worker.fingerprint, other.worker.fingerprint)
+            if diff:
+                raise FingerprintMismatch(
+                    f"'{member.worker.worker_id}' cannot join: it and member "
+                    f"'{other.worker.worker_id}' differ in {'; '.join(diff)}. Start both from the "
+                    "same checkpoint and settings."
+                )
+
+
+def _check_newer(member: Member, current: Member) -> None:
+    if current.worker.incarnation > member.worker.incarnation:
+        raise StaleIncarnation(
+            f"A newer life of '{member.worker.worker_id}' is a member, at "
+            f"{current.worker.address}. Give each worker an id of its own."
+        )
+
+
+def _key(role: Role, worker_id: WorkerId) -> str:
+    return f"{_PREFIX}{role}/{worker_id}"
+
+
+def _encoded(member: Member) -> bytes:
+    # Deterministic, because records are compared as bytes.
+    value: bytes = member_to_pb(member).SerializeToString(deterministic=True)
+    return value

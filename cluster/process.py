@@ -1,0 +1,131 @@
+"""How a process starts and ends: event loop, log, signals, the ready line, its parent's death.
+
+The one door to uvloop, and the one file that reads environment variables:
+`PENSTOCK_LOG` (a level, default INFO) and `PENSTOCK_PARENT` (the pid that this process must
+not outlive).
+"""
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from cluster.errors import ConfigError, StartupError
+
+try:
+    import uvloop
+except ImportError:  # pragma: no cover - it is optional at run time
+    uvloop = None
+
+logger = logging.getLogger(__name__)
+
+PARENT_VARIABLE = "PENSTOCK_PARENT"
+LOG_VARIABLE = "PENSTOCK_LOG"
+_PR_SET_PDEATHSIG = 1
+
+Main = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+
+
+class _OneLine(logging.Formatter):
+    """A record is one line, tracebacks included, so that logs can be cut and counted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", "\\n")
+
+
+def configure_logging(level: str | None = None) -> None:
+    """Logs to stderr, at `level` or that of PENSTOCK_LOG."""
+    name = (level or os.environ.get(LOG_VARIABLE, "INFO")).upper()
+    known = logging.getLevelNamesMapping()
+    if name not in known:
+        raise ConfigError(f"'{name}' is no log level; known are {', '.join(known)}.")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=known[name], handlers=[handler], force=True)
+
+
+def print_ready(*, role: str, address: str, **more: Any) -> None:
+    """The one line on stdout that says a process now serves, for whoever started it."""
+    line = json.dumps({"ready": True, "role": role, "address": address, **more})
+    print(line, flush=True)
+
+
+def run(main: Main, *, level: str | None = None) -> int:
+    """Runs `main(drain)` to its end and returns the exit code.
+
+    The first SIGTERM or SIGINT sets `drain`, the second ends the process at once. A
+    `StartupError` is a sentence on stderr and exit code 2, anything else that is raised is
+    logged and is 1.
+    """
+    try:
+        configure_logging(level)
+        _follow_parent()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_draining_on_signals(main))
+    except Exception as error:
+        return _told(error)
+    return 0
+
+
+def _told(error: Exception) -> int:
+    """Says why the process ends, and returns the exit code for it."""
+    leaves = _leaves(error)
+    if all(isinstance(leaf, StartupError) for leaf in leaves):
+        for leaf in leaves:
+            print(f"error: {leaf}", file=sys.stderr)
+        return 2
+    logger.critical("this process ends by an error that nothing handles", exc_info=error)
+    return 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+async def _draining_on_signals(main: Main) -> None:
+    drain = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, drain, number)
+    await main(drain)
+
+
+def _on_signal(drain: asyncio.Event, number: signal.Signals) -> None:
+    if drain.is_set():
+        # Everything outside survives this: peers see the connection go, the supervisor sweeps.
+        print(f"a second {number.name}: ending at once", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+    logger.info("%s: draining; once more ends at once", number.name)
+    drain.set()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if uvloop is None:
+        logger.warning("uvloop is not installed: running on asyncio's own loop, which is slower")
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _follow_parent() -> None:
+    """Ends (drains) this process when the one named by PENSTOCK_PARENT dies.
+
+    NOTE: Linux sends the signal when the *thread* that started this process ends, so a parent
+    must start its children from a thread that lives as long as it does.
+    """
+    if not (parent := os.environ.get(PARENT_VARIABLE)):
+        return
+    if not parent.isdecimal():
+        raise ConfigError(f"{PARENT_VARIABLE} must be the pid of the parent, not '{parent}'.")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise StartupError(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}.")
+    if os.getppid() != int(parent):  # it died before the line above
+        raise StartupError(f"The parent process {parent} is gone: nothing would end this one.")

@@ -1,0 +1,112 @@
+"""The one door to Redis: a `Store` across machines. Its errors become `StoreUnavailable`.
+
+Every verb has one time limit, connecting included: losing Redis may slow what is slow already
+and never blocks a request.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from cluster.errors import ConfigError, StoreUnavailable
+
+T = TypeVar("T")
+
+# ARGV: '1' and the expected value, or '0' for absence; '1' and the new value, or '0' to delete;
+# milliseconds to live, or '0' for ever.
+_COMPARE_AND_SET = """
+local current = redis.call('GET', KEYS[1])
+local expected = ARGV[1] == '1' and ARGV[2] or false
+if current ~= expected then return 0 end
+if ARGV[3] == '0' then redis.call('DEL', KEYS[1])
+elseif ARGV[5] == '0' then redis.call('SET', KEYS[1], ARGV[4])
+else redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end
+return 1
+"""
+_SCAN_COUNT = 500
+
+
+class RedisStore:
+    """A `Store` in Redis, under `prefix`. Connects when first used, and again when lost."""
+
+    def __init__(self, url: str, *, prefix: str = "penstock:", timeout_s: float = 0.5) -> None:
+        self._prefix = prefix
+        self._timeout_s = timeout_s
+        try:
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                # Once more, at once: a kept connection may have died with the last server.
+                retry=Retry(NoBackoff(), 1),
+            )
+        except ValueError as error:
+            raise ConfigError(f"This is no Redis URL (redis://HOST:PORT/DB): {error}.") from error
+        self._compare_and_set = self._redis.register_script(_COMPARE_AND_SET)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        await self._bounded(self._redis.set(self._prefix + key, value, px=_milliseconds(ttl_s)))
+
+    async def get(self, key: str) -> bytes | None:
+        reading: Awaitable[Any] = self._redis.get(self._prefix + key)
+        value: bytes | None = await self._bounded(reading)
+        return value
+
+    async def delete(self, key: str) -> bool:
+        return bool(await self._bounded(self._redis.delete(self._prefix + key)))
+
+    async def scan(self, prefix: str) -> dict[str, bytes]:
+        return await self._bounded(self._scan(self._prefix + prefix))
+
+    async def compare_and_set(
+        self, key: str, expected: bytes | None, value: bytes | None, *, ttl_s: float | None = None
+    ) -> bool:
+        arguments: list[str | bytes | int] = [
+            *_optional(expected),
+            *_optional(value),
+            _milliseconds(ttl_s) or 0,
+        ]
+        script = self._compare_and_set(keys=[self._prefix + key], args=arguments)
+        return bool(await self._bounded(script))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _scan(self, prefix: str) -> dict[str, bytes]:
+        keys = [
+            key
+            async for key in self._redis.scan_iter(match=_literal(prefix) + "*", count=_SCAN_COUNT)
+        ]
+        values: list[Any] = await self._redis.mget(keys) if keys else []
+        return {
+            key.decode().removeprefix(self._prefix): value
+            for key, value in zip(keys, values, strict=True)
+            if value is not None  # expired between the two
+        }
+
+    async def _bounded(self, operation: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await operation
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(
+                f"Redis did not answer: {error or 'it took too long'}."
+            ) from error
+
+
+def _milliseconds(ttl_s: float | None) -> int | None:
+    return None if ttl_s is None else max(1, round(ttl_s * 1000))
+
+
+def _optional(value: bytes | None) -> tuple[str, bytes]:
+    return ("0", b"") if value is None else ("1", value)
+
+
+def _literal(prefix: str) -> str:
+    """Escapes what Redis would read as a pattern."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\^-" else letter for letter in prefix)

@@ -1,0 +1,144 @@
+"""The worker's side of membership: registering, and staying registered.
+
+Through the router's RPC, or straight into a shared store. A router or a store that goes away
+and comes back finds the worker registered again by itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Never, Protocol
+
+from cluster.channel import Channel
+from cluster.errors import FingerprintMismatch, PenstockError
+from cluster.membership import DEFAULT_TTL_S, Membership
+from cluster.types import Incarnation, Member, WorkerId
+from cluster.worker_codec import member_from_pb, member_to_pb
+from penstock.v1 import worker_pb2
+
+logger = logging.getLogger(__name__)
+
+_CLUSTER = "penstock.v1.Cluster"
+MIN_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 1.0
+
+
+class Registrar(Protocol):
+    """Where a worker says that it is there."""
+
+    async def register(self, member: Member, *, ttl_s: float) -> list[Member]:
+        """Registers or renews, and returns all members. Repeated, it is the heartbeat."""
+        ...
+
+    async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None: ...
+
+    async def lost(self) -> None:
+        """Returns when the other side may have forgotten us; may never return."""
+        ...
+
+
+class RpcRegistrar:
+    """Registers at a router."""
+
+    def __init__(self, channel: Channel, *, timeout_s: float = 1.0) -> None:
+        self._channel = channel
+        self._timeout_s = timeout_s
+
+    async def register(self, member: Member, *, ttl_s: float) -> list[Member]:
+        # Waiting for the connection rather than failing: a router that comes back is told in
+        # the moment it does.
+        response = await self._channel.unary(
+            _CLUSTER,
+            "Register",
+            member_to_pb(member, ttl_s=ttl_s),
+            timeout_s=self._timeout_s,
+            wait_for_ready=True,
+        )
+        return [member_from_pb(message) for message in response.members]
+
+    async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None:
+        request = worker_pb2.DeregisterRequest(worker_id=worker_id, incarnation=incarnation)
+        await self._channel.unary(_CLUSTER, "Deregister", request, timeout_s=self._timeout_s)
+
+    async def lost(self) -> None:
+        await self._channel.disconnected()
+
+
+class StoreRegistrar:
+    """Registers in a store that the routers read."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+
+    async def register(self, member: Member, *, ttl_s: float) -> list[Member]:
+        return await self._membership.join(member, ttl_s=ttl_s)
+
+    async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None:
+        await self._membership.leave(worker_id, incarnation)
+
+    async def lost(self) -> None:
+        await asyncio.Event().wait()  # a store forgets only by time
+
+
+class Heartbeat:
+    """Keeps one worker registered; `run` belongs in the worker's TaskGroup."""
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        member: Member,
+        *,
+        interval_s: float = 1.0,
+        ttl_s: float = DEFAULT_TTL_S,
+    ) -> None:
+        self._registrar = registrar
+        self._member = member
+        self._interval_s = interval_s
+        self._ttl_s = ttl_s
+        self.registered = asyncio.Event()  # set by the first success
+        self.members: list[Member] = []  # as of the last success
+        self.num_failures = 0
+
+    async def run(self) -> Never:
+        """Registers until cancelled; retries whatever fails, 0.1 s to 1 s apart.
+
+        Raises:
+            FingerprintMismatch: before the first success only. Later it is logged: a worker
+                that serves is not ended because a stranger came first to a new router.
+        """
+        backoff_s = MIN_BACKOFF_S
+        while True:
+            try:
+                self.members = await self._registrar.register(self._member, ttl_s=self._ttl_s)
+            except PenstockError as error:
+                if isinstance(error, FingerprintMismatch) and not self.registered.is_set():
+                    raise
+                self._count_failure(error)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(MAX_BACKOFF_S, 2 * backoff_s)
+            else:
+                self._count_success()
+                backoff_s = MIN_BACKOFF_S
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._registrar.lost()
+
+    async def leave(self) -> None:
+        """Says goodbye, if anyone listens: the record lapses anyway. Call it after `run`."""
+        try:
+            await self._registrar.deregister(
+                self._member.worker.worker_id, self._member.worker.incarnation
+            )
+        except PenstockError as error:
+            logger.info("not deregistered: %s", error)
+
+    def _count_failure(self, error: PenstockError) -> None:
+        if self.num_failures == 0:
+            logger.warning("not registered, trying on: %s", error)
+        self.num_failures += 1
+
+    def _count_success(self) -> None:
+        if self.num_failures or not self.registered.is_set():
+            logger.info("registered, %d members", len(self.members))
+        self.num_failures = 0
+        self.registered.set()

@@ -1,0 +1,344 @@
+"""The server side of gRPC as every process here speaks it.
+
+Owns parsing, deadlines, the token check and the translation of whatever is raised into one
+status with details. Knows no service: a service is a dict of coroutines that get a request
+and a `Call`. Handlers write; nothing here is a generator.
+"""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from grpc_reflection.v1alpha import reflection
+
+from cluster.channel import (
+    EOF,
+    INTERNAL_MESSAGE_BYTES,
+    Channel,
+    Exchange,
+    Method,
+    Options,
+    common_options,
+    methods,
+    open_channel,
+)
+from cluster.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    PenstockError,
+    StartupError,
+    Unauthenticated,
+    UnsupportedFeature,
+)
+from cluster.health import HealthState, add_health
+from cluster.status import to_status
+
+__all__ = [
+    "PUBLIC_MESSAGE_BYTES",
+    "UNBOUNDED",
+    "Call",
+    "Channel",
+    "Deadlines",
+    "Exchange",
+    "Server",
+    "open_channel",
+    "remaining_s",
+    "server_options",
+    "service_handlers",
+]
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_MESSAGE_BYTES = 8 << 20
+# The server gives up this much before the client does, so that the status and its details
+# reach the client rather than its own timer.
+DEADLINE_MARGIN_S = 0.025
+
+Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
+# (request, call) for a single request; (call,) where the client streams.
+Serve = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """What a call without a deadline gets, and the longest that one may ask for."""
+
+    default_s: float | None = 300.0
+    maximum_s: float | None = 3600.0
+
+
+UNBOUNDED = Deadlines(default_s=None, maximum_s=None)  # for streams that live with their peer
+
+
+def server_options(
+    max_receive_bytes: int = PUBLIC_MESSAGE_BYTES, max_send_bytes: int = INTERNAL_MESSAGE_BYTES
+) -> Options:
+    """Arguments under which a client that pings every 30 s keeps a call silent for 10 minutes."""
+    return [
+        *common_options(max_receive_bytes, max_send_bytes),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # 0 is without limit: pings never end a connection (the default is two strikes, and
+        # five minutes between pings without data).
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # Two processes on one port would share its connections without a word.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def remaining_s(
+    context: grpc.aio.ServicerContext[Any, Any],
+    default_s: float | None = 300.0,
+    maximum_s: float | None = 3600.0,
+) -> float | None:
+    """Seconds until the call must have ended; None is without end."""
+    asked_s = context.time_remaining()
+    if asked_s is None:
+        return default_s
+    asked_s -= min(DEADLINE_MARGIN_S, 0.1 * asked_s)
+    return asked_s if maximum_s is None else min(asked_s, maximum_s)
+
+
+class Call:
+    """One call as its handler sees it: the deadline, and the way to read and answer.
+
+    `phase` and `tokens_emitted` are the handler's to set; they travel with DEADLINE_EXCEEDED.
+    """
+
+    __slots__ = ("_context", "_method", "deadline", "phase", "tokens_emitted")
+
+    def __init__(
+        self, context: grpc.aio.ServicerContext[Any, Any], method: Method, deadline: float | None
+    ) -> None:
+        self._context = context
+        self._method = method
+        self.deadline = deadline  # time.monotonic(); None is without end
+        self.phase = "request"
+        self.tokens_emitted = 0
+
+    @property
+    def remaining_s(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def peer(self) -> str:
+        return self._context.peer()
+
+    def metadata(self, key: str) -> str | None:
+        """The first value of a metadata key, in lower case, that the client sent."""
+        for name, value in self._context.invocation_metadata() or ():
+            if name == key:
+                return value if isinstance(value, str) else value.decode("latin-1")
+        return None
+
+    async def send_metadata(self, *metadata: tuple[str, str]) -> None:
+        """Sends initial metadata. With the first message, no earlier: a client's own retries
+        end when it arrives."""
+        await self._context.send_initial_metadata(metadata)
+
+    async def send(self, message: Message | bytes) -> None:
+        """Hands a message to gRPC; waits while the peer does not read."""
+        await self._context.write(_encoded(message))
+
+    async def receive(self) -> Any:
+        """The client's next message; None when it has sent its last."""
+        data = await self._context.read()
+        return None if data is EOF else _parsed(self._method.request_type, data)
+
+
+def service_handlers(
+    service: str,
+    handlers: Mapping[str, Serve],
+    *,
+    token: str | None = None,
+    deadlines: Deadlines = Deadlines(),
+) -> Service:
+    """A service made of coroutines: `(request, call)`, or `(call)` where the client streams.
+
+    A unary one returns the response (a message or its bytes), a streaming one writes with
+    `call.send`. An RPC without a coroutine answers UNIMPLEMENTED.
+    """
+    known = methods(service)
+    if unknown := handlers.keys() - known.keys():
+        raise ValueError(f"{service} has no {sorted(unknown)}; it has {sorted(known)}.")
+    expected = None if token is None else f"Bearer {token}".encode()
+    return grpc.method_handlers_generic_handler(
+        service,
+        {
+            name: _method_handler(method, handlers.get(name), expected, deadlines)
+            for name, method in known.items()
+        },
+    )
+
+
+def _method_handler(
+    method: Method, serve: Serve | None, expected: bytes | None, deadlines: Deadlines
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    serve = serve or _unimplemented(method)
+    serve_bytes = serve if method.is_client_streaming else _parsing(method, serve)
+    answer = _answering(method, serve_bytes, expected, deadlines)
+    if method.is_client_streaming:
+        if method.is_server_streaming:
+            return grpc.stream_stream_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(answer)
+    if method.is_server_streaming:
+        return grpc.unary_stream_rpc_method_handler(answer)
+    return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def _unimplemented(method: Method) -> Serve:
+    async def refuse(*_: Any) -> NoReturn:
+        raise UnsupportedFeature(method.path.removeprefix("/"))
+
+    return refuse
+
+
+def _parsing(method: Method, serve: Serve) -> Serve:
+    async def serve_bytes(data: bytes, call: Call) -> Any:
+        return await serve(_parsed(method.request_type, data), call)
+
+    return serve_bytes
+
+
+def _answering(
+    method: Method, serve: Serve, expected: bytes | None, deadlines: Deadlines
+) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
+    """The outermost line of a call: whatever happens inside, it ends with a true status."""
+
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        seconds = remaining_s(context, deadlines.default_s, deadlines.maximum_s)
+        call = Call(context, method, None if seconds is None else time.monotonic() + seconds)
+        arguments = (call,) if method.is_client_streaming else (request, call)
+        try:
+            _check_token(call, expected)
+            async with asyncio.timeout(seconds):
+                response = await serve(*arguments)
+            return None if method.is_server_streaming else _encoded(response)
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            # Nobody cancelled this call: something inside it was, which is our bug.
+            failure = _blamed(error, call)
+        except Exception as error:
+            failure = _blamed(error, call)
+        await _abort(context, failure)
+
+    return answer
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockError) -> None:
+    if not context.done():
+        code, message, trailing = to_status(failure)
+        await context.abort(code, message, trailing)
+
+
+def _check_token(call: Call, expected: bytes | None) -> None:
+    if expected is None:
+        return
+    given = (call.metadata("authorization") or "").encode()
+    if not hmac.compare_digest(given, expected):
+        raise Unauthenticated("This call needs the cluster token in its 'authorization' metadata.")
+
+
+def _blamed(error: BaseException, call: Call) -> PenstockError:
+    """The one error that a call ends with. A bug is logged here, and only here, with its id."""
+    leaves = _leaves(error)
+    for leaf in leaves:
+        if isinstance(leaf, PenstockError):
+            return leaf
+    has_ended = call.remaining_s is not None and call.remaining_s < DEADLINE_MARGIN_S
+    if has_ended and all(isinstance(leaf, TimeoutError) for leaf in leaves):
+        return DeadlineExceeded(call.phase, tokens_emitted=call.tokens_emitted)
+    failure = InternalError()
+    logger.error("internal error %s", failure.error_id, exc_info=error)
+    return failure
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+def _encoded(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def _parsed(message_type: type[Message], data: bytes) -> Message:
+    try:
+        return message_type.FromString(data)
+    except DecodeError as error:
+        name = message_type.DESCRIPTOR.full_name
+        raise InvalidRequest("request", f"These {len(data)} bytes are no {name}.") from error
+
+
+class Server:
+    """A gRPC server with health and reflection. `async with` starts it, and ends every call
+    at exit; `stop` gives the calls in flight some time."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        address: str = "127.0.0.1:0",
+        health: HealthState | None = None,
+        max_receive_bytes: int = PUBLIC_MESSAGE_BYTES,
+        options: Options | None = None,
+    ) -> None:
+        self._services = services
+        self._asked_address = address
+        self._health = health
+        self._options = server_options(max_receive_bytes) if options is None else options
+        self._server: grpc.aio.Server | None = None
+        self.address = address  # with the port really bound, once started
+
+    async def start(self) -> None:
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers(tuple(self._services))
+        names = [name for s in self._services if (name := getattr(s, "service_name", str)())]
+        if self._health is not None:
+            add_health(server, self._health)
+            names.append("grpc.health.v1.Health")
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        self.address = _bind(server, self._asked_address)
+        await server.start()
+        self._server = server
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Refuses new calls, and cancels those still running after `grace_s`."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    host = address.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"Could not listen on '{address}': is the port taken, or the host not this one's? "
+            "Give another address, or port 0 for any."
+        ) from error
+    return f"{host}:{port}"

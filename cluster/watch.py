@@ -1,0 +1,161 @@
+"""`Worker.Watch` on the wire, both ends: snapshot or replay, then changes and load reports.
+
+The ring of the log is the queue of every watcher: a slow one holds no memory of its own, and
+gets a snapshot when the ring has passed it by.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Never
+
+from cluster.block_hash import HASH_BYTES
+from cluster.codec import (
+    cache_change_from_pb,
+    cache_change_to_pb,
+    hashes_from_bytes,
+    load_report_to_pb,
+)
+from cluster.events import CacheUpdate, EventCursor, EventLog
+from cluster.types import CacheChange, LoadReport
+from penstock.v1 import worker_pb2
+
+REPORT_INTERVAL_S = 0.25
+MAX_PART_BYTES = 1 << 20
+_UNKNOWN = -1  # no change has this number: a snapshot is due
+_MAX_CHANGES = 4_096  # turned into messages in one go
+_MAX_ADMITTED = 1_024  # remembered for a router that comes back
+
+Send = Callable[[Any], Awaitable[None]]
+
+
+class WatchFeed:
+    """What a worker tells whoever watches it. One feed a worker, any number of watchers."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        load: Callable[[], LoadReport],
+        *,
+        report_interval_s: float = REPORT_INTERVAL_S,
+    ) -> None:
+        self._log = log
+        self._load = load  # called for each watcher; the feed adds `request_ids`
+        self._interval_s = report_interval_s
+        self._admitted: deque[str] = deque(maxlen=_MAX_ADMITTED)
+        self._num_admitted = 0
+        self._num_demands = 0
+        self._wakers: set[Callable[[], None]] = set()
+
+    def admitted(self, request_id: str) -> None:
+        """This request now counts in the load: the next report says so to each router."""
+        self._admitted.append(request_id)
+        self._num_admitted += 1
+
+    def report_now(self) -> None:
+        """Sends a load report to each watcher without waiting for its time."""
+        self._num_demands += 1
+        for wake in self._wakers:
+            wake()
+
+    async def watch(self, request: worker_pb2.WatchRequest, send: Send) -> Never:
+        """Sends snapshot or replay, then changes and load reports, until cancelled."""
+        woken = asyncio.Event()
+        self._log.subscribe(woken.set)
+        self._wakers.add(woken.set)
+        try:
+            watcher = _Watcher(self._num_admitted - len(self._admitted))
+            if request.incarnation == self._log.incarnation:
+                watcher.number = request.after_number
+            while True:
+                woken.clear()
+                await self._send_changes(watcher, send)
+                await self._send_load(watcher, send)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(watcher.next_report):
+                        await woken.wait()
+        finally:
+            self._log.unsubscribe(woken.set)
+            self._wakers.discard(woken.set)
+
+    async def _send_changes(self, watcher: "_Watcher", send: Send) -> None:
+        while watcher.number != self._log.number:
+            changes = self._log.replay(watcher.number, limit=_MAX_CHANGES)
+            if changes is None:
+                watcher.number = await self._send_snapshot(send)
+            else:
+                message = _events_message(watcher.number + 1, changes)
+                watcher.number += len(message.events.events)
+                await send(message)
+
+    async def _send_snapshot(self, send: Send) -> int:
+        number, hashes = self._log.snapshot()
+        starts = range(0, max(1, len(hashes)), MAX_PART_BYTES)
+        for start in starts:
+            part = worker_pb2.CacheSnapshot(
+                incarnation=self._log.incarnation,
+                number=number,
+                hashes=hashes[start : start + MAX_PART_BYTES],
+                first=start == 0,
+                last=start == starts[-1],
+            )
+            await send(worker_pb2.WatchResponse(snapshot=part))
+        return number
+
+    async def _send_load(self, watcher: "_Watcher", send: Send) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < watcher.next_report and watcher.num_demands == self._num_demands:
+            return
+        watcher.next_report = now + self._interval_s
+        watcher.num_demands = self._num_demands
+        num_new = min(len(self._admitted), self._num_admitted - watcher.num_admitted)
+        watcher.num_admitted = self._num_admitted
+        request_ids = tuple(islice(self._admitted, len(self._admitted) - num_new, None))
+        report = replace(self._load(), request_ids=request_ids)
+        await send(worker_pb2.WatchResponse(load=load_report_to_pb(report)))
+
+
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    """How far one watcher has been told."""
+
+    num_admitted: int
+    number: int = _UNKNOWN  # of the last change sent
+    num_demands: int = 0
+    next_report: float = 0.0  # loop time
+
+
+def _events_message(first_number: int, changes: list[CacheChange]) -> worker_pb2.WatchResponse:
+    """As many of the changes as a message holds; one at least."""
+    message = worker_pb2.WatchResponse()
+    message.events.first_number = first_number
+    num_bytes = 0
+    for change in changes:
+        num_bytes += HASH_BYTES * (len(change.stored) + len(change.evicted))
+        if num_bytes > MAX_PART_BYTES and message.events.events:
+            break
+        message.events.events.append(cache_change_to_pb(change))
+    return message
+
+
+def watch_request(cursor: EventCursor) -> worker_pb2.WatchRequest:
+    """What to ask a worker for, given how far it has been followed."""
+    return worker_pb2.WatchRequest(incarnation=cursor.incarnation, after_number=cursor.number)
+
+
+def apply_snapshot(cursor: EventCursor, part: worker_pb2.CacheSnapshot) -> CacheUpdate | None:
+    return cursor.snapshot_part(
+        part.incarnation,
+        part.number,
+        hashes_from_bytes("hashes", part.hashes),
+        is_first=part.first,
+        is_last=part.last,
+    )
+
+
+def apply_events(cursor: EventCursor, events: worker_pb2.CacheEvents) -> CacheUpdate | None:
+    changes = [cache_change_from_pb(event) for event in events.events]
+    return cursor.events(events.first_number, changes)

@@ -1,0 +1,309 @@
+"""What a client of any of our servers notices: statuses, details, deadlines, the token."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from cluster.channel import open_channel
+from cluster.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    StartupError,
+    Unauthenticated,
+    UnsupportedFeature,
+    WorkerLost,
+)
+from cluster.rpc import UNBOUNDED, Call, Deadlines, Server, service_handlers
+from penstock.v1 import inference_pb2, worker_pb2
+
+INFERENCE = "penstock.v1.Inference"
+PREFILL = "penstock.v1.Prefill"
+
+
+def inference(**handlers: Any) -> list[Any]:
+    return [service_handlers(INFERENCE, handlers)]
+
+
+async def tokenize(request: Any, call: Call) -> inference_pb2.TokenizeResponse:
+    return inference_pb2.TokenizeResponse(token_ids=[len(request.text)])
+
+
+def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    packed = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    return status_pb2.Status.FromString(packed)
+
+
+async def test_a_unary_call_is_answered():
+    async with Server(inference(Tokenize=tokenize)) as server, open_channel(server.address) as c:
+        request = inference_pb2.TokenizeRequest(text="four")
+        response = await c.unary(INFERENCE, "Tokenize", request, timeout_s=5)
+    assert list(response.token_ids) == [4]
+
+
+async def test_malformed_bytes_are_refused_as_the_callers_fault_with_the_field():
+    async with Server(inference(Tokenize=tokenize)) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await channel.unary_unary(f"/{INFERENCE}/Tokenize")(b"\xff\xff\xff")
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violation = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(violation) for detail in details(raised.value).details)
+    assert violation.field_violations[0].field == "request"
+
+
+async def test_malformed_bytes_in_a_client_stream_are_refused_too():
+    async def prefill(call: Call) -> None:
+        await call.receive()
+
+    services = [service_handlers(PREFILL, {"Prefill": prefill})]
+    async with Server(services) as server, open_channel(server.address) as channel:
+        async with channel.exchange(PREFILL, "Prefill", timeout_s=5) as exchange:
+            await exchange.send(b"\xff\xff\xff")
+            with pytest.raises(InvalidRequest):
+                await exchange.receive()
+
+
+async def test_a_stream_arrives_message_by_message_as_messages_or_as_bytes():
+    received = asyncio.Event()
+
+    async def generate(request: Any, call: Call) -> None:
+        await call.send(inference_pb2.GenerateResponse(deltas=[{"text": request.text}]))
+        await received.wait()
+        await call.send(b"")
+
+    request = inference_pb2.GenerateRequest(text="one")
+    async with Server(inference(Generate=generate)) as server, open_channel(server.address) as c:
+        async with c.stream(INFERENCE, "Generate", request, timeout_s=5) as stream:
+            first = await stream.receive()
+            received.set()
+            rest = [message async for message in stream]
+        async with c.stream(INFERENCE, "Generate", request, timeout_s=5, is_raw=True) as stream:
+            raw = [message async for message in stream]
+    assert first.deltas[0].text == "one"
+    assert rest == [inference_pb2.GenerateResponse()]
+    assert raw == [first.SerializeToString(), b""]
+
+
+async def test_both_sides_of_an_exchange_stream():
+    async def prefill(call: Call) -> None:
+        while (request := await call.receive()) is not None:
+            tokens = len(request.start.prompt_token_ids)
+            await call.send(worker_pb2.PrefillResponse(scheduled={"cached_tokens": tokens}))
+
+    services = [service_handlers(PREFILL, {"Prefill": prefill})]
+    async with Server(services) as server, open_channel(server.address) as channel:
+        async with channel.exchange(PREFILL, "Prefill", timeout_s=5) as exchange:
+            echoed = []
+            for count in (1, 2):
+                start = {"prompt_token_ids": [7] * count}
+                await exchange.send(worker_pb2.PrefillRequest(start=start))
+                echoed.append((await exchange.receive()).scheduled.cached_tokens)
+            await exchange.end_sending()
+            assert await exchange.receive() is None
+    assert echoed == [1, 2]
+
+
+async def test_an_rpc_without_a_coroutine_is_unimplemented_by_name():
+    async with Server(inference()) as server, open_channel(server.address) as channel:
+        with pytest.raises(UnsupportedFeature, match="Inference/Route"):
+            await channel.unary(INFERENCE, "Route", inference_pb2.RouteRequest(), timeout_s=5)
+
+
+def test_a_coroutine_for_no_rpc_is_refused_at_once():
+    with pytest.raises(ValueError, match="Tokenise"):
+        service_handlers(INFERENCE, {"Tokenise": tokenize})
+
+
+async def test_a_bug_ends_with_an_id_that_the_log_has_and_without_a_stack_trace(caplog):
+    async def broken(request: Any, call: Call) -> None:
+        raise KeyError("a secret detail")
+
+    async with Server(inference(Tokenize=broken)) as server, open_channel(server.address) as c:
+        with pytest.raises(InternalError) as raised:
+            await c.unary(INFERENCE, "Tokenize", inference_pb2.TokenizeRequest(), timeout_s=5)
+    assert "secret" not in str(raised.value)
+    assert raised.value.error_id in caplog.text
+    assert "a secret detail" in caplog.text
+
+
+async def test_an_error_of_a_task_group_ends_the_call_as_itself():
+    async def grouped(request: Any, call: Call) -> None:
+        async def refuse() -> None:
+            raise InvalidRequest("text", "It must not be empty.")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(refuse())
+
+    async with Server(inference(Tokenize=grouped)) as server, open_channel(server.address) as c:
+        with pytest.raises(InvalidRequest) as raised:
+            await c.unary(INFERENCE, "Tokenize", inference_pb2.TokenizeRequest(), timeout_s=5)
+    assert raised.value.field == "text"
+
+
+async def test_a_cancelled_part_of_a_call_that_nobody_cancelled_does_not_hang_the_client(caplog):
+    async def broken(request: Any, call: Call) -> None:
+        raise asyncio.CancelledError
+
+    async with Server(inference(Tokenize=broken)) as server, open_channel(server.address) as c:
+        with pytest.raises(InternalError):
+            await c.unary(INFERENCE, "Tokenize", inference_pb2.TokenizeRequest(), timeout_s=5)
+
+
+async def test_leaving_the_scope_of_a_call_cancels_its_handler():
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def generate(request: Any, call: Call) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    request = inference_pb2.GenerateRequest()
+    async with Server(inference(Generate=generate)) as server, open_channel(server.address) as c:
+        async with c.stream(INFERENCE, "Generate", request, timeout_s=None):
+            await started.wait()
+        await asyncio.wait_for(cancelled.wait(), 5)
+
+
+async def test_a_passed_deadline_says_in_which_phase_and_after_how_many_tokens():
+    async def generate(request: Any, call: Call) -> None:
+        call.phase, call.tokens_emitted = "decode", 3
+        await asyncio.Event().wait()
+
+    request = inference_pb2.GenerateRequest()
+    async with Server(inference(Generate=generate)) as server, open_channel(server.address) as c:
+        async with c.stream(INFERENCE, "Generate", request, timeout_s=0.3) as stream:
+            with pytest.raises(DeadlineExceeded) as raised:
+                await stream.receive()
+    assert raised.value.metadata == {"phase": "decode", "tokens_emitted": "3"}
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "deadlines", "expected_s"),
+    [
+        (None, Deadlines(), 300),
+        (100, Deadlines(), 100),
+        (7200, Deadlines(), 3600),
+        (None, Deadlines(default_s=20), 20),
+        (7200, UNBOUNDED, 7200),
+    ],
+)
+async def test_the_deadline_is_the_clients_within_the_servers_bounds(
+    asked_s, deadlines, expected_s
+):
+    seen: list[float | None] = []
+
+    async def remember(request: Any, call: Call) -> bytes:
+        seen.append(call.remaining_s)
+        return b""
+
+    services = [service_handlers(INFERENCE, {"Tokenize": remember}, deadlines=deadlines)]
+    request = inference_pb2.TokenizeRequest()
+    async with Server(services) as server, open_channel(server.address) as channel:
+        await channel.unary(INFERENCE, "Tokenize", request, timeout_s=asked_s)
+    assert seen[0] == pytest.approx(expected_s, abs=1)
+
+
+async def test_a_stream_that_lives_with_its_peer_has_no_deadline():
+    seen: list[float | None] = []
+
+    async def remember(request: Any, call: Call) -> bytes:
+        seen.append(call.remaining_s)
+        return b""
+
+    services = [service_handlers(INFERENCE, {"Tokenize": remember}, deadlines=UNBOUNDED)]
+    request = inference_pb2.TokenizeRequest()
+    async with Server(services) as server, open_channel(server.address) as channel:
+        await channel.unary(INFERENCE, "Tokenize", request, timeout_s=None)
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("token", [None, "", "another", "Tokén"])
+async def test_an_internal_call_without_the_cluster_token_is_refused(token):
+    services = [service_handlers(INFERENCE, {"Tokenize": tokenize}, token="the-token")]
+    request = inference_pb2.TokenizeRequest()
+    metadata = () if token is None else (("authorization", f"Bearer {token}".encode()),)
+    metadata = tuple((key, value.decode("ascii", "ignore")) for key, value in metadata)
+    async with Server(services) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            call = channel.unary_unary(f"/{INFERENCE}/Tokenize")
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call(request.SerializeToString(), metadata=metadata)
+        async with open_channel(server.address, "the-token") as channel:
+            await channel.unary(INFERENCE, "Tokenize", request, timeout_s=5)
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_the_wrong_token_is_a_typed_error_of_the_client():
+    services = [service_handlers(INFERENCE, {"Tokenize": tokenize}, token="the-token")]
+    request = inference_pb2.TokenizeRequest()
+    async with Server(services) as server, open_channel(server.address, "wrong") as channel:
+        with pytest.raises(Unauthenticated):
+            await channel.unary(INFERENCE, "Tokenize", request, timeout_s=5)
+
+
+async def test_a_message_over_the_limit_is_refused_and_the_server_goes_on():
+    services = inference(Tokenize=tokenize)
+    async with (
+        Server(services, max_receive_bytes=1000) as server,
+        open_channel(server.address) as c,
+    ):
+        big = inference_pb2.TokenizeRequest(text="x" * 2000)
+        with pytest.raises(InvalidRequest, match="larger than max"):
+            await c.unary(INFERENCE, "Tokenize", big, timeout_s=5)
+        small = inference_pb2.TokenizeRequest(text="x")
+        assert (await c.unary(INFERENCE, "Tokenize", small, timeout_s=5)).token_ids == [1]
+
+
+async def test_a_peer_that_is_gone_is_a_lost_worker():
+    async with Server(inference(Tokenize=tokenize)) as server:
+        pass
+    async with open_channel(server.address) as channel:
+        with pytest.raises(WorkerLost):
+            await channel.unary(INFERENCE, "Tokenize", inference_pb2.TokenizeRequest(), timeout_s=5)
+
+
+async def test_a_server_that_stops_ends_its_streams_as_lost():
+    async def generate(request: Any, call: Call) -> None:
+        await call.send(b"")
+        await asyncio.Event().wait()
+
+    request = inference_pb2.GenerateRequest()
+    async with Server(inference(Generate=generate)) as server, open_channel(server.address) as c:
+        async with c.stream(INFERENCE, "Generate", request, timeout_s=None) as stream:
+            await stream.receive()
+            await server.stop()
+            with pytest.raises(WorkerLost):
+                await stream.receive()
+
+
+async def test_a_taken_port_is_refused_with_a_sentence():
+    async with Server(inference()) as server:
+        with pytest.raises(StartupError, match="port taken"):
+            await Server(inference(), address=server.address).start()
+
+
+async def test_reflection_lists_what_is_served():
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    from cluster.health import HealthState
+
+    async with Server(inference(), health=HealthState()) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            call = stub.ServerReflectionInfo()
+            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            listed = (await call.read()).list_services_response.service
+            call.cancel()
+    assert {service.name for service in listed} == {
+        INFERENCE,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
