@@ -1,0 +1,162 @@
+"""The asyncio client. All decisions are in `exchange.py` and `calls.py`; here is only I/O."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from penstock import calls
+from penstock.answer import Accepted, Answer, Chunk
+from penstock.errors import from_rpc_error
+from penstock.exchange import CHANNEL_OPTIONS, Exchange
+from penstock.request import GenerateOptions, Message
+from penstock.retry import Attempts, RetryBudget, RetryPolicy
+from penstock.v1 import inference_pb2 as pb
+from penstock.v1.inference_pb2_grpc import InferenceStub
+
+ReplyT = TypeVar("ReplyT")
+
+
+class AsyncStream:
+    """One answer as it comes: an async iterator of chunks. Leaving its `async with` block,
+    `close()` or cancelling the reading task cancels the request in the whole cluster."""
+
+    def __init__(self, stub: Any, exchange: Exchange) -> None:
+        self._stub = stub
+        self._exchange = exchange
+        self._pending: list[Chunk] = []
+        self._call = self._send()
+
+    @property
+    def accepted(self) -> Accepted | None:
+        """Request id, workers, seed, cached tokens; None until the first chunk is here."""
+        return self._exchange.accepted
+
+    async def result(self) -> Answer:
+        """Reads to the end and returns the whole answer."""
+        async for _ in self:
+            pass
+        return self._exchange.fold.answer()
+
+    def close(self) -> None:
+        self._exchange.closed()
+        self._call.cancel()
+
+    def _send(self) -> Any:
+        timeout = self._exchange.attempts.remaining()
+        return self._stub.Generate(self._exchange.request, timeout=timeout)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._pending:
+            if self._exchange.is_over:
+                raise StopAsyncIteration
+            await self._receive()
+        return self._pending.pop(0)
+
+    async def _receive(self) -> None:
+        try:
+            message = await self._call.read()
+            if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # missing from grpc-stubs
+                self._exchange.ended()
+            else:
+                self._pending += self._exchange.received(message)
+        except grpc.RpcError as error:
+            await asyncio.sleep(self._exchange.failed(error))
+            self._call = self._send()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._exchange.was_closed and not (task and task.cancelling()):
+                # grpc.aio tells a reader in this way that the call was cancelled under it.
+                raise self._exchange.cancelled() from None
+            self.close()  # the call must not live on without a reader
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """A connection to a Penstock cluster; belongs to the event loop it is made in."""
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout: float | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub: Any = InferenceStub(self._channel)
+        self._budget = RetryBudget(retries or RetryPolicy())
+
+    def generate(
+        self, prompt: str | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncStream:
+        """Streams an answer to a prompt, `messages` or `token_ids`."""
+        if self._timeout is not None:
+            options.setdefault("timeout", self._timeout)
+        return AsyncStream(self._stub, Exchange(prompt, options, self._budget))
+
+    async def tokenize(
+        self,
+        text: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        model: str = "",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        return await self._unary(calls.tokenize(text, messages, model, add_special_tokens))
+
+    async def detokenize(
+        self, token_ids: Sequence[int], *, model: str = "", skip_special_tokens: bool = True
+    ) -> str:
+        return await self._unary(calls.detokenize(token_ids, model, skip_special_tokens))
+
+    async def models(self) -> list[pb.Model]:
+        return await self._unary(calls.list_models())
+
+    async def model(self, name: str = "") -> pb.Model:
+        """One model's context length, limits and features."""
+        return await self._unary(calls.get_model(name))
+
+    async def _unary(self, call: calls.UnaryCall[ReplyT]) -> ReplyT:
+        attempts = Attempts(self._budget, self._timeout)
+        while True:
+            try:
+                method = getattr(self._stub, call.method)
+                reply = call.read(await method(call.request, timeout=attempts.remaining()))
+            except grpc.RpcError as error:
+                await asyncio.sleep(attempts.delay_after(from_rpc_error(error)))
+            else:
+                attempts.succeeded()
+                return reply
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -1,0 +1,152 @@
+"""The blocking client. All decisions are in `exchange.py` and `calls.py`; here is only I/O."""
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+
+from penstock import calls
+from penstock.answer import Accepted, Answer, Chunk
+from penstock.errors import from_rpc_error
+from penstock.exchange import CHANNEL_OPTIONS, Exchange
+from penstock.request import GenerateOptions, Message
+from penstock.retry import Attempts, RetryBudget, RetryPolicy
+from penstock.v1 import inference_pb2 as pb
+from penstock.v1.inference_pb2_grpc import InferenceStub
+
+ReplyT = TypeVar("ReplyT")
+
+
+class Stream:
+    """One answer as it comes: an iterator of chunks. Leaving its `with` block, `close()` or
+    Ctrl-C cancels the request in the whole cluster."""
+
+    def __init__(self, stub: Any, exchange: Exchange) -> None:
+        self._stub = stub
+        self._exchange = exchange
+        self._pending: list[Chunk] = []
+        self._closing = threading.Event()
+        self._call = self._send()
+
+    @property
+    def accepted(self) -> Accepted | None:
+        """Request id, workers, seed, cached tokens; None until the first chunk is here."""
+        return self._exchange.accepted
+
+    def result(self) -> Answer:
+        """Reads to the end and returns the whole answer."""
+        for _ in self:
+            pass
+        return self._exchange.fold.answer()
+
+    def close(self) -> None:
+        self._exchange.closed()
+        self._closing.set()
+        self._call.cancel()
+
+    def _send(self) -> Any:
+        timeout = self._exchange.attempts.remaining()
+        return self._stub.Generate(self._exchange.request, timeout=timeout)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        while not self._pending:
+            if self._exchange.is_over:
+                raise StopIteration
+            self._receive()
+        return self._pending.pop(0)
+
+    def _receive(self) -> None:
+        try:
+            self._pending += self._exchange.received(next(self._call))
+        except StopIteration:
+            self._exchange.ended()
+        except grpc.RpcError as error:
+            self._closing.wait(self._exchange.failed(error))
+            self._call = self._send()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """A connection to a Penstock cluster; use it from any thread."""
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout: float | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub: Any = InferenceStub(self._channel)
+        self._budget = RetryBudget(retries or RetryPolicy())
+
+    def generate(self, prompt: str | None = None, **options: Unpack[GenerateOptions]) -> Stream:
+        """Streams an answer to a prompt, `messages` or `token_ids`."""
+        if self._timeout is not None:
+            options.setdefault("timeout", self._timeout)
+        return Stream(self._stub, Exchange(prompt, options, self._budget))
+
+    def tokenize(
+        self,
+        text: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        model: str = "",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        return self._unary(calls.tokenize(text, messages, model, add_special_tokens))
+
+    def detokenize(
+        self, token_ids: Sequence[int], *, model: str = "", skip_special_tokens: bool = True
+    ) -> str:
+        return self._unary(calls.detokenize(token_ids, model, skip_special_tokens))
+
+    def models(self) -> list[pb.Model]:
+        return self._unary(calls.list_models())
+
+    def model(self, name: str = "") -> pb.Model:
+        """One model's context length, limits and features."""
+        return self._unary(calls.get_model(name))
+
+    def _unary(self, call: calls.UnaryCall[ReplyT]) -> ReplyT:
+        attempts = Attempts(self._budget, self._timeout)
+        while True:
+            try:
+                method = getattr(self._stub, call.method)
+                reply = call.read(method(call.request, timeout=attempts.remaining()))
+            except grpc.RpcError as error:
+                threading.Event().wait(attempts.delay_after(from_rpc_error(error)))
+            else:
+                attempts.succeeded()
+                return reply
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

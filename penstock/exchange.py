@@ -1,0 +1,82 @@
+"""One Generate call without its I/O: what both clients share. It says what to send, takes what
+came, and decides between a retry, a typed error and the end."""
+
+import grpc
+
+from penstock.answer import Accepted, Answer, Chunk, Fold
+from penstock.errors import PenstockError, RequestCancelledError, StreamInterruptedError
+from penstock.errors import from_rpc_error as typed
+from penstock.request import GenerateOptions, build_request
+from penstock.retry import Attempts, RetryBudget
+from penstock.v1 import inference_pb2 as pb
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# Pings find a dead peer in 40 s, and are few enough for any server's ping policy.
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Retries are ours: gRPC's would not share our budget.
+    ("grpc.enable_retries", 0),
+)
+
+
+class Exchange:
+    """The state of one stream."""
+
+    def __init__(self, prompt: str | None, options: GenerateOptions, budget: RetryBudget) -> None:
+        self.request = build_request(prompt, options)
+        self.attempts = Attempts(budget, options.get("timeout"))
+        self.fold = Fold()
+        self.is_over = False
+        self.was_closed = False
+
+    @property
+    def accepted(self) -> Accepted | None:
+        return self.fold.accepted
+
+    def received(self, message: pb.GenerateResponse) -> list[Chunk]:
+        if self.fold.accepted is None:
+            self.attempts.succeeded()
+        return self.fold.add(message)
+
+    def ended(self) -> Answer:
+        """The server closed the stream: complete, or IncompleteStreamError."""
+        self.is_over = True
+        return self.fold.answer()
+
+    def failed(self, error: grpc.RpcError) -> float:
+        """Seconds until the next attempt; raises the typed error when there is none."""
+        try:
+            if self.was_closed:
+                raise self.cancelled()
+            if self.fold.accepted is not None or self.fold.chunks:
+                raise self._interrupted(typed(error))
+            return self.attempts.delay_after(typed(error))
+        except PenstockError:
+            self.is_over = True
+            raise
+
+    def closed(self) -> None:
+        """The reader wants no more."""
+        self.was_closed = self.was_closed or not self.is_over
+
+    def cancelled(self) -> RequestCancelledError:
+        self.is_over = True
+        return RequestCancelledError("The stream was closed by its reader.")
+
+    def _interrupted(self, error: PenstockError) -> PenstockError:
+        """Once tokens came, a lost connection is no reason to believe that nothing happened."""
+        count = str(self.fold.tokens_emitted)
+        if error.code is not grpc.StatusCode.UNAVAILABLE:
+            error.metadata.setdefault("tokens_emitted", count)
+            return error
+        return StreamInterruptedError(
+            f"The stream was lost after {count} tokens: {error.message}",
+            code=error.code,
+            metadata={**error.metadata, "tokens_emitted": count},
+        )
