@@ -33,6 +33,7 @@ class Tokenizer:
             if token.special
         )
         # Its JSON description; None where ids are decoded by joining tokens with spaces.
+        self._token_bytes: dict[int, bytes] = {}
         decoder: Any = tokenizer.decoder
         self.decoder: Final[dict[str, Any] | None] = (
             None if decoder is None else json.loads(decoder.__getstate__())
@@ -93,6 +94,34 @@ class Tokenizer:
     def token(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it."""
         return self._tokenizer.id_to_token(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a byte-level token stands for; nothing for an id without a token."""
+        known = self._token_bytes.get(token_id)
+        if known is None:
+            known = self._token_bytes[token_id] = _byte_level(self.token(token_id) or "")
+        return known
+
+
+def _byte_level(token: str) -> bytes:
+    """Each character spells a byte; a token that does not is text itself, as added ones are."""
+    try:
+        return bytes(map(_BYTE_OF_CHARACTER.__getitem__, token))
+    except KeyError:
+        return token.encode()
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The byte-level alphabet: printable Latin-1 stands for itself, the other bytes for the
+    characters from 256 on, in their order."""
+    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in itself]
+    return {chr(byte): byte for byte in itself} | {
+        chr(0x100 + position): byte for position, byte in enumerate(others)
+    }
+
+
+_BYTE_OF_CHARACTER: Final = _byte_of_character()
 
 
 def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:

@@ -1,0 +1,149 @@
+"""An answer's tokens to its text, token by token: never half a character, and nothing that may
+be part of a stop string. One `Detokenizer` a choice; knows no request and no stop tokens.
+
+All texts together are what `Tokenizer.decode` makes of all ids, at a cost that is linear in
+them, and however the ids were grouped.
+"""
+
+import codecs
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from cluster.stop_strings import StopMatcher, StopStrings
+from cluster.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"
+
+
+class TextDelta(NamedTuple):
+    text: str
+    num_tokens: int  # of those pushed, up to and with the one that completed a stop string
+    stop_string: str | None = None
+
+
+class Detokenizer:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        context: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+        stop_strings: StopStrings | Sequence[str] = (),
+        include_stop_string: bool = False,
+        min_tokens: int = 0,
+    ) -> None:
+        """`context` are the last ids before the answer, where the answer continues them: a
+        leading space then is not the tokenizer's own. No stop string matches before
+        `min_tokens` tokens have gone by; a caller with several choices builds `StopStrings`
+        once."""
+        if not isinstance(stop_strings, StopStrings):
+            stop_strings = StopStrings(stop_strings)
+        self._text = _token_text(tokenizer, context, skip_special_tokens)
+        self._matcher = StopMatcher(stop_strings, include=include_stop_string)
+        self._min_tokens = min_tokens
+        self._num_tokens = 0
+        self._is_stopped = False
+
+    def push(self, token_ids: Sequence[int]) -> TextDelta:
+        pieces = []
+        for num_tokens, token_id in enumerate(token_ids, 1):
+            self._num_tokens += 1
+            text = self._text.push(token_id)
+            found = self._matcher.push(text, may_match=self._num_tokens > self._min_tokens)
+            pieces.append(found.text)
+            if found.stop_string is not None:
+                self._is_stopped = True
+                return TextDelta("".join(pieces), num_tokens, found.stop_string)
+        return TextDelta("".join(pieces), len(token_ids))
+
+    def replay(self, token_ids: Sequence[int]) -> TextDelta:
+        """Tokens that an earlier attempt has sent: their text was sent with them, they only
+        count. What that attempt held back is held back here."""
+        return self.push(token_ids)._replace(text="")
+
+    def finish(self) -> str:
+        """The rest, where the answer ends other than by a stop string. Call it once."""
+        if self._is_stopped:
+            return ""
+        last = self._matcher.push(self._text.finish(), may_match=False)
+        return last.text + self._matcher.finish()
+
+
+class _TokenText(Protocol):
+    """The text of one token after another, in whole characters."""
+
+    def push(self, token_id: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+def _token_text(tokenizer: Tokenizer, context: Sequence[int], skip_special: bool) -> _TokenText:
+    if tokenizer.decoder is not None and tokenizer.decoder["type"] == "ByteLevel":
+        return _ByteLevelText(tokenizer, skip_special)
+    return _WindowText(tokenizer, context, skip_special)
+
+
+class _ByteLevelText:
+    """Tokens that are plain bytes: each has its own, whatever stands before it."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_token_ids if skip_special else frozenset()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        if token_id in self._skipped:
+            return ""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _WindowText:
+    """Any other tokenizer: decodes a window of the last tokens and cuts off what it knows.
+
+    The window begins at a token whose text was complete, so that a rule for the beginning of
+    a text, such as Metaspace's dropped space, falls on text that was sent long ago.
+    """
+
+    MAX_TOKENS = 24  # of a window whose text is incomplete; a character has 4 at most
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int], skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_token_ids if skip_special else frozenset()
+        self._ids = [i for i in context[-self.MAX_TOKENS // 2 :] if i not in self._skipped]
+        self._known = self._decode(self._ids)  # the text of the window's first tokens …
+        self._num_known = len(self._ids)  # … of so many
+
+    def push(self, token_id: int) -> str:
+        if token_id in self._skipped or self._tokenizer.token(token_id) is None:
+            return ""
+        self._ids.append(token_id)
+        text = self._decode(self._ids)
+        is_complete = not text.endswith(REPLACEMENT)
+        is_full = len(self._ids) - self._num_known >= self.MAX_TOKENS
+        new = self._advance(text) if is_complete or is_full else ""
+        if is_full and not new:  # tokens without any text
+            del self._ids[self._num_known :]
+        return new
+
+    def finish(self) -> str:
+        return self._advance(self._decode(self._ids))
+
+    def _advance(self, text: str) -> str:
+        new = self._new(text)
+        if new:
+            self._ids = self._ids[self._num_known :]
+            self._num_known = len(self._ids)
+            self._known = self._decode(self._ids)
+        return new
+
+    def _new(self, text: str) -> str:
+        if text.startswith(self._known):
+            return text[len(self._known) :]
+        # Bytes after the known ones spoilt those: they are no characters, on their own.
+        return self._decode(self._ids[self._num_known :])
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode_known(ids, skip_special_tokens=False)
