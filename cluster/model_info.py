@@ -1,0 +1,115 @@
+"""What the front needs to know of the served model: names, sizes, defaults and digests. Read
+from the checkpoint's JSON files; no weights, no architecture (see `engine/checkpoint.py`).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cluster.chat_template import ChatTemplate
+from cluster.checkpoint_json import read_json
+from cluster.errors import CheckpointError
+from cluster.model_digest import model_digest
+from cluster.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """What a request that says nothing gets: the checkpoint's generation config."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Self:
+        given = read_json(checkpoint / "generation_config.json")
+        greedy = given.get("do_sample") is False
+        return cls(
+            temperature=0.0 if greedy else _number(given, "temperature", 1.0, 0.0, 10.0),
+            top_k=int(_number(given, "top_k", 0, 0, 2**31)),
+            top_p=_number(given, "top_p", 1.0, 0.0, 1.0),
+            min_p=_number(given, "min_p", 0.0, 0.0, 1.0),
+            repetition_penalty=_number(given, "repetition_penalty", 1.0, 0.01, 10.0),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    name: str
+    context_length: int  # prompt and answer together
+    vocab_size: int  # the model's, which may be more than its tokenizer's
+    end_token_ids: tuple[int, ...]
+    defaults: SamplingDefaults
+    model_digest: str
+    tokenizer_digest: str
+    template_digest: str
+    has_chat_template: bool
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        name: str,
+        *,
+        tokenizer: Tokenizer | None = None,
+        template: ChatTemplate | None = None,
+        context_length: int | None = None,
+        verify_weights: bool = False,
+    ) -> Self:
+        """`context_length` narrows the checkpoint's own."""
+        config = read_json(checkpoint / "config.json", required=True)
+        tokenizer = tokenizer or Tokenizer.load(checkpoint)
+        template = template or ChatTemplate.load(checkpoint)
+        vocab_size = _count(checkpoint, config, "vocab_size")
+        if unknown := [i for i in tokenizer.end_token_ids if i >= vocab_size]:
+            raise CheckpointError(
+                f"'{checkpoint}' ends answers with tokens {unknown}, but its vocab_size is "
+                f"{vocab_size}: correct eos_token_id."
+            )
+        return cls(
+            name=name,
+            context_length=_context_length(checkpoint, config, context_length),
+            vocab_size=vocab_size,
+            end_token_ids=tokenizer.end_token_ids,
+            defaults=SamplingDefaults.load(checkpoint),
+            model_digest=model_digest(checkpoint, verify_weights=verify_weights),
+            tokenizer_digest=tokenizer.digest,
+            template_digest=template.digest,
+            has_chat_template=template.is_present,
+        )
+
+
+def _context_length(checkpoint: Path, config: dict[str, Any], narrower: int | None) -> int:
+    own = _count(checkpoint, config, "max_position_embeddings")
+    if narrower is None:
+        return own
+    if not 0 < narrower <= own:
+        raise CheckpointError(
+            f"A context_length of {narrower} was asked for, but '{checkpoint}' has "
+            f"max_position_embeddings {own}: give at most that."
+        )
+    return narrower
+
+
+def _count(checkpoint: Path, config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(
+            f"'{checkpoint / 'config.json'}' has {key} {value!r}: it must be a positive number."
+        )
+    return value
+
+
+def _number(given: dict[str, Any], key: str, default: float, low: float, high: float) -> float:
+    value = given.get(key)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        raise CheckpointError(
+            f"generation_config.json has {key} {value!r}: it must lie in [{low:g}, {high:g}]."
+        )
+    return float(value)

@@ -1,0 +1,305 @@
+"""From the bytes of a `GenerateRequest` to a request whose every value is in bounds.
+
+Three steps, because the middle one is slow and belongs in a thread: `check_generate` (bounds
+that need no tokens), `prompt_ids` (tokenises), `resolve` (bounds that need the tokens).
+Knows no worker and no transport.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from cluster.errors import InvalidRequest, UnknownModel, UnsupportedFeature
+from cluster.limits import Limits
+from cluster.model_info import ModelInfo
+from cluster.prompt import (
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    check_chat,
+    check_prompt,
+    check_prompt_bytes,
+    check_prompt_tokens,
+    prompt_field,
+    prompt_ids,
+)
+from cluster.sampling_fields import check_count, check_ids, sampling_params
+from cluster.types import GenerationParams, SamplingParams
+from penstock.v1 import inference_pb2 as pb
+
+__all__ = [
+    "ChatPrompt",
+    "GenerationInput",
+    "Limits",
+    "ModelInfo",
+    "Prompt",
+    "ResolvedRequest",
+    "TextPrompt",
+    "TokenPrompt",
+    "check_detokenize",
+    "check_generate",
+    "check_model",
+    "check_tokenize",
+    "parse",
+    "parse_generate",
+    "prompt_ids",
+    "resolve",
+]
+
+M = TypeVar("M", bound=Message)
+
+# Known, and refused by name whenever set. Each goes when its feature comes.
+UNSUPPORTED: Final = (
+    "adapter",
+    "beam_width",
+    "constraint",
+    "input_embeddings",
+    "itl_budget",
+    "logprobs.prompt_start",
+    "logprobs.token_ids",
+    "media",
+    "return_hidden_states",
+    "sampling.bad_words",
+    "service_class",
+    "session_key",
+    "stop.detect_repetition",
+    "stop.spaces_between_special_tokens",
+    "stop.stop_regex",
+    "stop.thinking_budget",
+    "stream_interval",
+    "trace_context",
+    "truncate_prompt_tokens",
+    "ttft_budget",
+)
+
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationInput:
+    """A request that is in bounds as far as can be said without its tokens."""
+
+    request_id: str
+    prompt: Prompt
+    cache_scope: str
+    sampling: SamplingParams
+    max_tokens: int | None
+    stop_strings: tuple[str, ...]
+    include_stop_string: bool
+    skip_special_tokens: bool
+    num_choices: int
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRequest:
+    request_id: str
+    prompt_ids: list[int]
+    params: GenerationParams
+    cache_scope: str
+
+
+def parse(message_type: type[M], raw: bytes) -> M:
+    try:
+        return message_type.FromString(raw)
+    except DecodeError as error:
+        name = message_type.DESCRIPTOR.full_name
+        raise InvalidRequest(
+            "request",
+            f"These {len(raw)} bytes are no {name}: they are malformed, or a text in them is "
+            "not valid UTF-8.",
+        ) from error
+
+
+def parse_generate(raw: bytes) -> pb.GenerateRequest:
+    return parse(pb.GenerateRequest, raw)
+
+
+# Before tokenising
+
+
+def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits) -> GenerationInput:
+    check_model(request.model, info)
+    _check_supported(request)
+    stop = request.stop
+    max_tokens = stop.max_tokens if stop.HasField("max_tokens") else None
+    _check_length(stop, max_tokens, info, limits)
+    return GenerationInput(
+        request_id=_request_id(request.request_id, limits.max_request_id_chars),
+        prompt=check_prompt(request, info, limits),
+        cache_scope=_cache_scope(request.cache_scope, limits.max_cache_scope_chars),
+        sampling=sampling_params(request, info, limits),
+        max_tokens=max_tokens,
+        stop_strings=_stop_strings(stop.stop_strings, limits),
+        include_stop_string=stop.include_stop_string,
+        skip_special_tokens=not stop.HasField("skip_special_tokens") or stop.skip_special_tokens,
+        num_choices=_num_choices(request, limits.max_n),
+        priority=request.priority,
+    )
+
+
+def check_model(model: str, info: ModelInfo) -> None:
+    """Empty means the only one."""
+    if model not in ("", info.name):
+        raise UnknownModel(model, info.name)
+
+
+def check_tokenize(request: pb.TokenizeRequest, info: ModelInfo, limits: Limits) -> Prompt:
+    check_model(request.model, info)
+    _check_no_unknown_fields(request)
+    if request.WhichOneof("prompt") == "chat":
+        return check_chat(request.chat, info, limits)
+    is_default = not request.HasField("add_special_tokens")
+    if request.WhichOneof("prompt") is None:
+        raise InvalidRequest("prompt", "There is nothing to tokenise: give 'text' or 'chat'.")
+    check_prompt_bytes(len(request.text.encode()), "text", limits)
+    return TextPrompt(
+        text=request.text, add_special_tokens=is_default or request.add_special_tokens
+    )
+
+
+def check_detokenize(request: pb.DetokenizeRequest, info: ModelInfo, limits: Limits) -> list[int]:
+    """As many ids as a message may hold; `Tokenizer.decode` judges each."""
+    check_model(request.model, info)
+    _check_no_unknown_fields(request)
+    check_count(len(request.token_ids), limits.max_prompt_bytes, "token_ids", "token ids")
+    return list(request.token_ids)
+
+
+def _check_supported(request: pb.GenerateRequest) -> None:
+    for path in UNSUPPORTED:
+        *outer, name = path.split(".")
+        message: Message = getattr(request, outer[0]) if outer else request
+        field = message.DESCRIPTOR.fields_by_name[name]
+        is_set = message.HasField(name) if field.has_presence else bool(getattr(message, name))
+        if is_set and not (path == "beam_width" and request.beam_width == 1):
+            raise UnsupportedFeature(path)
+    _check_no_unknown_fields(request)
+
+
+def _check_no_unknown_fields(request: Message) -> None:
+    """A newer client's field, which would otherwise be ignored."""
+    num_bytes = request.ByteSize()
+    unknown_fields: Any = UnknownFieldSet(request)
+    unknown = [field.field_number for field in unknown_fields]
+    request.DiscardUnknownFields()
+    if request.ByteSize() != num_bytes:
+        where = f"field {unknown[0]} of {request.DESCRIPTOR.name}" if unknown else "a nested field"
+        raise UnsupportedFeature(
+            where,
+            f"This server does not know {where}: it is older than the client; leave it out.",
+        )
+
+
+def _request_id(request_id: str, max_chars: int) -> str:
+    if not request_id:
+        return uuid.uuid4().hex
+    if len(request_id) > max_chars or not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidRequest(
+            "request_id",
+            f"A request id has at most {max_chars} printable ASCII characters, without spaces.",
+        )
+    return request_id
+
+
+def _cache_scope(cache_scope: str, max_chars: int) -> str:
+    if len(cache_scope) > max_chars or not cache_scope.isprintable():
+        raise InvalidRequest(
+            "cache_scope", f"A cache scope has at most {max_chars} printable characters."
+        )
+    return cache_scope
+
+
+def _num_choices(request: pb.GenerateRequest, max_n: int) -> int:
+    num = request.n if request.HasField("n") else 1
+    if not 1 <= num <= max_n:
+        raise InvalidRequest("n", f"n is {num}; it must lie between 1 and {max_n}.")
+    return num
+
+
+def _stop_strings(strings: Sequence[str], limits: Limits) -> tuple[str, ...]:
+    field, max_bytes = "stop.stop_strings", limits.max_stop_string_bytes
+    check_count(len(strings), limits.max_stop_strings, field, "stop strings")
+    for position, string in enumerate(strings):
+        if not string:
+            raise InvalidRequest(f"{field}[{position}]", "A stop string is empty: leave it out.")
+        if (num_bytes := len(string.encode())) > max_bytes:
+            raise InvalidRequest(
+                f"{field}[{position}]",
+                f"A stop string has {num_bytes} bytes; at most {max_bytes} are allowed.",
+            )
+    return tuple(dict.fromkeys(strings))
+
+
+def _check_length(
+    stop: pb.LengthAndStop, max_tokens: int | None, info: ModelInfo, limits: Limits
+) -> None:
+    most = min(info.context_length - 1, limits.max_output_tokens or info.context_length)
+    if max_tokens == 0:
+        raise InvalidRequest("stop.max_tokens", "max_tokens is 0; ask for at least 1.")
+    if max_tokens is not None and max_tokens > most:
+        raise InvalidRequest(
+            "stop.max_tokens",
+            f"max_tokens is {max_tokens}; the model has a context of {info.context_length} "
+            f"tokens, and an answer at most {most}.",
+        )
+    if stop.min_tokens > (most if max_tokens is None else max_tokens):
+        raise InvalidRequest(
+            "stop.min_tokens",
+            f"min_tokens is {stop.min_tokens}, more than the {max_tokens or most} tokens that "
+            "the answer may have.",
+        )
+
+
+# After tokenising
+
+
+def resolve(
+    given: GenerationInput, prompt_ids: Sequence[int], info: ModelInfo, limits: Limits
+) -> ResolvedRequest:
+    """The last bounds, and how long the answer may be."""
+    num_prompt = len(prompt_ids)
+    field = prompt_field(given.prompt)
+    check_prompt_tokens(num_prompt, info, limits, field)
+    check_ids(prompt_ids, field, info.vocab_size)
+    return ResolvedRequest(
+        request_id=given.request_id,
+        prompt_ids=list(prompt_ids),
+        params=GenerationParams(
+            sampling=given.sampling,
+            max_tokens=_max_tokens(given, num_prompt, info, limits),
+            stop_strings=given.stop_strings,
+            include_stop_string=given.include_stop_string,
+            skip_special_tokens=given.skip_special_tokens,
+            num_choices=given.num_choices,
+            priority=given.priority,
+        ),
+        cache_scope=given.cache_scope,
+    )
+
+
+def _max_tokens(given: GenerationInput, num_prompt: int, info: ModelInfo, limits: Limits) -> int:
+    room = info.context_length - num_prompt
+    if given.max_tokens is not None:
+        if given.max_tokens > room:
+            raise InvalidRequest(
+                "stop.max_tokens",
+                f"The prompt has {num_prompt} tokens and max_tokens is {given.max_tokens}; "
+                f"together they exceed the model's context of {info.context_length}. Ask for at "
+                f"most {room}.",
+            )
+        return given.max_tokens
+    most = min(room, limits.max_output_tokens or room)
+    if given.sampling.min_tokens > most:
+        raise InvalidRequest(
+            "stop.min_tokens",
+            f"min_tokens is {given.sampling.min_tokens}; after a prompt of {num_prompt} tokens "
+            f"the answer has room for {most}.",
+        )
+    return most
