@@ -1,0 +1,91 @@
+"""Any transport, with a gate before (or in the middle of) each write: for tests and faults.
+
+A closed gate holds writes without a sleep; a delay slows them; a failure is raised instead.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from kv_transfer.layout import SpanPairs
+from kv_transfer.transport import Landed, Peer, Transport, WriteRefused
+
+
+class GatedTransport:
+    """`close_gate` holds the next writes; `held` tells that one stands at the gate."""
+
+    def __init__(self, inner: Transport, *, delay_s: float = 0.0, in_the_middle: bool = False):
+        self.name = inner.name
+        self.held = threading.Event()
+        self.failure: Exception | None = None
+        self._inner = inner
+        self._delay_s = delay_s
+        self._in_the_middle = in_the_middle
+        self._gate = threading.Event()
+        self._gate.set()
+        self._never = threading.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-gate")
+
+    @property
+    def buffer(self) -> memoryview:
+        return self._inner.buffer
+
+    @property
+    def address(self) -> str:
+        return self._inner.address
+
+    def close_gate(self) -> None:
+        self.held.clear()
+        self._gate.clear()
+
+    def open_gate(self) -> None:
+        self._gate.set()
+
+    def connect(self, address: str) -> Peer:
+        return self._inner.connect(address)
+
+    def write(
+        self,
+        peer: Peer,
+        pairs: SpanPairs,
+        *,
+        epoch: int,
+        digest: bool,
+        may_start: Callable[[], bool],
+    ) -> "Future[Landed]":
+        def write_through_the_gate() -> Landed:
+            if not may_start():
+                raise WriteRefused("The grant was stopped or lapsed before the write started.")
+            if self._in_the_middle:
+                half = len(pairs) // 2
+                first = SpanPairs(
+                    source=pairs.source[:half],
+                    destination=pairs.destination[:half],
+                    sizes=pairs.sizes[:half],
+                )
+                self._inner.write(
+                    peer, first, epoch=epoch, digest=False, may_start=lambda: True
+                ).result()
+            self._pass_gate()
+            # Begun is begun: what is in flight is not asked again.
+            return self._inner.write(
+                peer, pairs, epoch=epoch, digest=digest, may_start=lambda: True
+            ).result()
+
+        return self._thread.submit(write_through_the_gate)
+
+    def revoke(self, epoch: int) -> bool:
+        return self._inner.revoke(epoch)
+
+    def close(self) -> None:
+        self._gate.set()
+        self._never.set()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._inner.close()
+
+    def _pass_gate(self) -> None:
+        self.held.set()
+        self._gate.wait()
+        self._never.wait(self._delay_s)
+        if self.failure is not None:
+            raise self.failure

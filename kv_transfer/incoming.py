@@ -1,0 +1,299 @@
+"""The receiver's end: blocks lent to remote writers, until nobody can write into them.
+
+A reservation owns its blocks from `reserve` until either `verify` gives them to the caller,
+or the table gives them to `on_release`, exactly once: after the caller's scope has ended and
+the writer closed, died or was revoked. In between they are quarantined. All on the event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from cluster.errors import DigestMismatch, TransferFailed
+from cluster.types import Grant, Incarnation, KvLayout, SpanDigest, Written
+from kv_transfer.counters import Reason, TransferCounters
+from kv_transfer.layout import spans
+from kv_transfer.span_copy import SpanCopier
+from kv_transfer.timers import LoopTimers, TimerHandle, Timers
+from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
+from kv_transfer.transport import Peer, Transport
+
+
+class Reservation:
+    """One epoch. Use as `with`: leaving it without `verify` abandons it, and waits for nobody."""
+
+    def __init__(self, table: "ReservationTable", grant: Grant, peer: Peer) -> None:
+        block_size = table.layout.block_size
+        self.grant = grant
+        self.peer = peer
+        # Blocks before `start` are only read, those after `stop` are not written remotely.
+        self.blocks = grant.blocks[grant.start // block_size : -(-grant.stop // block_size)]
+        self.forget_peer: Callable[[], None] = lambda: None
+        self.lease_timer: TimerHandle | None = None
+        self.is_let_go = False
+        self.transfer = Transfer(End.RECEIVER)
+        self.failure: str | None = None
+        self._table = table
+        self._lost = asyncio.Event()
+
+    @property
+    def epoch(self) -> int:
+        return self.grant.epoch
+
+    @property
+    def state(self) -> State:
+        return self.transfer.state
+
+    def renew(self) -> None:
+        """Any message of the writer's stream shows that it still works on this."""
+        self._table.renew(self)
+
+    def writer_closed(self, reason: str) -> None:
+        """The writer says that it gave up: nothing of this epoch will be written any more."""
+        self._table.fail(self, Event.CLOSE, Reason.WRITER_CLOSED, f"the writer closed: {reason}")
+
+    async def verify(self, written: Written) -> None:
+        """Checks count and content; afterwards the blocks are the caller's, filled.
+
+        Raises TransferFailed when it is short, late or malformed, DigestMismatch when the
+        bytes are not those that were sent.
+        """
+        await self._table.verify(self, written)
+
+    async def lost(self) -> str:
+        """Returns why, as soon as there is nothing left to wait for: lapse, death, close."""
+        await self._lost.wait()
+        return self.failure or ""
+
+    def lose(self, failure: str) -> None:
+        self.failure = self.failure or failure
+        self._lost.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._table.let_go(self)
+
+
+class ReservationTable:
+    def __init__(
+        self,
+        transport: Transport,
+        layout: KvLayout,
+        incarnation: Incarnation,
+        *,
+        on_release: Callable[[tuple[int, ...]], None],
+        on_abandoned: Callable[[Reservation], None] | None = None,
+        check_content: bool = True,
+        timers: Timers | None = None,
+    ) -> None:
+        """`on_abandoned` hears of reservations that wait for their writer's close."""
+        self.layout = layout
+        self.counters = TransferCounters()
+        self._transport = transport
+        self._pool = np.frombuffer(transport.buffer, dtype=np.uint8)
+        self._incarnation = incarnation
+        self._on_release = on_release
+        self._on_abandoned = on_abandoned
+        self._check_content = check_content
+        self._timers = timers or LoopTimers(asyncio.get_running_loop())
+        self._last_epoch = 0
+        self._live: dict[int, Reservation] = {}  # by epoch, in order
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-verify")
+        self._copier = SpanCopier()  # of the reader's thread
+
+    @property
+    def num_held_blocks(self) -> int:
+        """Blocks that the table owns, quarantined ones among them."""
+        return sum(len(reservation.blocks) for reservation in self._live.values())
+
+    @property
+    def num_quarantined_blocks(self) -> int:
+        """Blocks that nobody waits for and nobody may use."""
+        quarantined = (one for one in self._live.values() if one.state is State.ABANDONED)
+        return sum(len(reservation.blocks) for reservation in quarantined)
+
+    def reserve(
+        self, blocks: Sequence[int], start: int, stop: int, *, lease_s: float, peer: Peer
+    ) -> Reservation:
+        """Lends what holds tokens [start, stop) of a block table to a writer."""
+        spans(self.layout, 0, blocks, start, stop)  # raises where they do not fit
+        self._last_epoch += 1
+        grant = Grant(
+            incarnation=self._incarnation,
+            epoch=self._last_epoch,
+            start=start,
+            stop=stop,
+            blocks=tuple(blocks),
+            lease_s=lease_s,
+        )
+        reservation = Reservation(self, grant, peer)
+        reservation.transfer.grant(lease_s, self._timers.now())
+        self._live[grant.epoch] = reservation
+        reservation.forget_peer = peer.life.on_end(lambda: self._peer_died(reservation))
+        self._watch_lease(reservation)
+        return reservation
+
+    def renew(self, reservation: Reservation) -> None:
+        reservation.transfer.renew(self._timers.now())
+
+    def writer_closed(self, epoch: int, reason: str) -> None:
+        """The same as on the reservation, for a close that arrives after its scope."""
+        reservation = self._live.get(epoch)
+        if reservation is None:
+            self.counters.num_fenced += 1
+        else:
+            reservation.writer_closed(reason)
+
+    def fail(self, reservation: Reservation, event: Event, reason: Reason, text: str) -> None:
+        """Applies an event that ends the waiting."""
+        transfer = reservation.transfer
+        if reservation.epoch not in self._live:
+            self.counters.num_fenced += 1
+            return
+        phase = transfer.state
+        transfer.apply(event)
+        if phase is State.GRANTED or (phase is State.WRITTEN and transfer.state is State.CLOSED):
+            self.counters.failures[phase, reason] += 1
+            reservation.lose(text)
+        if transfer.state is State.ABANDONED and self._transport.revoke(reservation.epoch):
+            transfer.apply(Event.REVOKED)
+        self._release_if_over(reservation)
+
+    def let_go(self, reservation: Reservation) -> None:
+        """The caller's scope ends; what it verified is already its own."""
+        if reservation.epoch not in self._live:
+            return
+        reservation.is_let_go = True
+        self.fail(reservation, Event.STOP, Reason.CANCELLED, "it was cancelled")
+        if reservation.state is State.ABANDONED and self._on_abandoned is not None:
+            self._on_abandoned(reservation)
+
+    async def verify(self, reservation: Reservation, written: Written) -> None:
+        transfer = reservation.transfer
+        if written.epoch != reservation.epoch:  # says nothing about our blocks: not a close
+            text = f"epoch {written.epoch} was written, not {reservation.epoch}"
+            self.fail(reservation, Event.STOP, Reason.PROTOCOL, text)
+            raise RemoteProtocolError(f"A hand-over is stopped: {text}.")
+        if transfer.apply(Event.WRITTEN) is not State.WRITTEN:
+            self.fail(reservation, Event.STOP, Reason.LAPSED, "it came too late")
+            raise TransferFailed(f"A hand-over failed: {reservation.failure}.")
+        problem = _shortage(self.layout, reservation.grant, written, self._check_content)
+        if problem:
+            self.fail(reservation, Event.REJECT, Reason.SHORT, problem)
+            raise TransferFailed(f"A hand-over is refused: {problem}.")
+        begin = time.perf_counter()
+        if self._check_content:
+            await self._verify_content(reservation, written.digests)
+        if transfer.state is not State.WRITTEN:
+            raise TransferFailed(f"A hand-over failed: {reservation.failure}.")
+        transfer.apply(Event.VERIFY)
+        self._forget(reservation)
+        self.counters.num_verified += 1
+        self.counters.num_bytes += written.num_bytes
+        self.counters.write_s += written.write_s
+        self.counters.verify_s += time.perf_counter() - begin
+
+    def check(self) -> None:
+        """Every block is lent at most once, and only what is still open is held."""
+        lent: dict[int, int] = {}
+        for epoch, reservation in self._live.items():
+            assert epoch == reservation.epoch <= self._last_epoch
+            assert reservation.state is not State.VERIFIED
+            assert not (reservation.is_let_go and reservation.transfer.is_over)
+            for block in reservation.blocks:
+                assert block not in lent, f"block {block}: epochs {lent[block]} and {epoch}"
+                lent[block] = epoch
+        assert len(lent) == self.num_held_blocks >= self.num_quarantined_blocks
+
+    def close(self) -> None:
+        for reservation in self._live.values():
+            self._unwatch(reservation)
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    async def _verify_content(
+        self, reservation: Reservation, digests: Sequence[SpanDigest]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        blocks = reservation.grant.blocks
+        wrong = await loop.run_in_executor(self._reader, self._first_wrong, blocks, digests)
+        if wrong is not None and reservation.state is State.WRITTEN:
+            problem = f"layer {wrong.layer}, tokens [{wrong.start}, {wrong.stop}) differ"
+            self.fail(reservation, Event.REJECT, Reason.DIGEST, problem)
+            raise DigestMismatch(f"A hand-over's bytes are not those that were sent: {problem}.")
+
+    def _first_wrong(
+        self, blocks: Sequence[int], digests: Sequence[SpanDigest]
+    ) -> SpanDigest | None:
+        """On the reader's thread."""
+        for one in digests:
+            here = spans(self.layout, one.layer, blocks, one.start, one.stop)
+            if self._copier.digest(self._pool, here) != one.digest:
+                return one
+        return None
+
+    def _peer_died(self, reservation: Reservation) -> None:
+        self.fail(reservation, Event.PEER_DIED, Reason.WRITER_DIED, "the writer died")
+
+    def _watch_lease(self, reservation: Reservation) -> None:
+        transfer = reservation.transfer
+        if not transfer.may_write:
+            return
+        left_s = transfer.deadline - self._timers.now()
+        if left_s <= 0:
+            self.fail(reservation, Event.STOP, Reason.LAPSED, "its lease lapsed")
+        else:
+            reservation.lease_timer = self._timers.call_later(
+                left_s, lambda: self._watch_lease(reservation)
+            )
+
+    def _release_if_over(self, reservation: Reservation) -> None:
+        if reservation.is_let_go and reservation.transfer.is_over:
+            self._forget(reservation)
+            self._on_release(reservation.blocks)
+
+    def _forget(self, reservation: Reservation) -> None:
+        del self._live[reservation.epoch]
+        self._unwatch(reservation)
+
+    def _unwatch(self, reservation: Reservation) -> None:
+        reservation.forget_peer()
+        if reservation.lease_timer is not None:
+            reservation.lease_timer.cancel()
+
+
+def _shortage(layout: KvLayout, grant: Grant, written: Written, check_content: bool) -> str:
+    """What is missing, as a phrase; empty when nothing is."""
+    if (written.start, written.stop) != (grant.start, grant.stop):
+        return (
+            f"tokens [{written.start}, {written.stop}) came, "
+            f"[{grant.start}, {grant.stop}) were granted"
+        )
+    num_bytes = layout.num_layers * 2 * (grant.stop - grant.start) * layout.slot_bytes
+    if written.num_bytes != num_bytes:
+        return f"{written.num_bytes} of {num_bytes} bytes came"
+    return _gap(layout, grant, written.digests) if check_content else ""
+
+
+def _gap(layout: KvLayout, grant: Grant, digests: Sequence[SpanDigest]) -> str:
+    """Digests must cover each layer's range once, without gap or overlap."""
+    reached = [grant.start] * layout.num_layers
+    for one in sorted(digests, key=lambda one: (one.layer, one.start)):
+        if not 0 <= one.layer < layout.num_layers or one.start != reached[one.layer]:
+            return f"the digest of layer {one.layer}, token {one.start} is out of place"
+        if not one.start < one.stop <= grant.stop:
+            return f"the digest of layer {one.layer} ends at token {one.stop}"
+        reached[one.layer] = one.stop
+    short = [layer for layer, stop in enumerate(reached) if stop != grant.stop]
+    return f"layer {short[0]} has digests only to token {reached[short[0]]}" if short else ""

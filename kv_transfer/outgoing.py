@@ -1,0 +1,256 @@
+"""The writer's end of one hand-over: what is computed and granted is written, at once.
+
+Three threads meet here under one short lock: the torch thread says `computed`, the writer
+thread says landed, everything else happens on the event loop.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+
+from cluster.errors import TransferFailed
+from cluster.types import Grant, KvLayout, SpanDigest, Written
+from kv_transfer.layout import BlockTable, PairedTables
+from kv_transfer.timers import LoopTimers, TimerHandle, Timers
+from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
+from kv_transfer.transport import Landed, Peer, Transport
+
+Write = tuple["Future[Landed]", Callable[["Future[Landed]"], None]]
+
+
+class OutgoingTransfer:
+    """Made when the prompt is scheduled; its blocks must stay as they are until `closed`."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        layout: KvLayout,
+        blocks: Sequence[int],
+        num_tokens: int,
+        digest: bool = True,
+        timers: Timers | None = None,
+        on_closed: Callable[[], None] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timers = timers or LoopTimers(self._loop)
+        self._transport = transport
+        self._table = BlockTable(layout, blocks)
+        self._num_tokens = num_tokens
+        self._digest = digest
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+        self._transfer = Transfer(End.WRITER)
+        self._computed = [0] * layout.num_layers  # by layer: tokens before this are in our pool
+        self._queued = [0] * layout.num_layers  # by layer: tokens before this are being written
+        self._pending: set[Future[Landed]] = set()
+        self._grant: Grant | None = None
+        self._peer: Peer | None = None
+        self._tables: PairedTables | None = None
+        self._landed: list[tuple[SpanDigest, Landed]] = []
+        self._stop_reason = ""
+        self._closed = asyncio.Event()
+        self._lease_timer: TimerHandle | None = None
+        self._forget_peer: Callable[[], None] = _nothing
+
+    @property
+    def epoch(self) -> int | None:
+        return None if self._grant is None else self._grant.epoch
+
+    @property
+    def is_closed(self) -> bool:
+        """Nothing of this hand-over touches either pool any more."""
+        return self._closed.is_set()
+
+    def grant(self, grant: Grant, peer: Peer, layout: KvLayout) -> None:
+        """The receiver's blocks arrived; `layout` is its pool's. A late or doubled grant is
+        ignored.
+
+        Raises RemoteProtocolError when the grant cannot be true; the hand-over is then stopped.
+        """
+        with self._lock:
+            is_first = self._transfer.state is State.OPEN
+            if is_first:
+                try:
+                    self._tables = self._paired_tables(grant, peer, layout)
+                except ValueError as error:
+                    self._transfer.apply(Event.STOP)
+                    self._stop_reason = f"the grant is wrong: {error}"
+                else:
+                    self._accept(grant, peer)
+            writes = self._queue_all() if is_first else []
+            self._settle()
+        self._hand_out(writes)
+        if is_first and self._tables is None:
+            raise RemoteProtocolError(f"A hand-over is stopped: {self._stop_reason}")
+        if is_first:
+            self._forget_peer = peer.life.on_end(self._peer_died)
+            self._watch_lease()
+
+    def renew(self, epoch: int) -> None:
+        """The receiver still wants it."""
+        with self._lock:
+            if self._grant is not None and self._grant.epoch == epoch:
+                self._transfer.renew(self._timers.now())
+
+    def computed(self, layer: int, stop: int) -> None:
+        """K and V of tokens before `stop` of one layer are in our pool. From any thread, cheap."""
+        with self._lock:
+            self._computed[layer] = max(self._computed[layer], stop)
+            writes = self._queue(layer)
+        self._hand_out(writes)
+
+    def computed_all(self, stop: int) -> None:
+        """The same for all layers at once: what was cached."""
+        with self._lock:
+            self._computed = [max(before, stop) for before in self._computed]
+            writes = self._queue_all()
+        self._hand_out(writes)
+
+    def stop(self, reason: str) -> None:
+        """Cancel, failure, deadline: no write starts any more; `closed` follows the last one."""
+        self._apply(Event.STOP, reason)
+
+    async def closed(self) -> None:
+        """Returns when both ends' blocks are out of this writer's hands."""
+        await self._closed.wait()
+
+    async def landed(self) -> Written:
+        """Waits until all of the granted range is in the receiver's pool.
+
+        Raises TransferFailed when the hand-over closed without that.
+        """
+        await self._closed.wait()
+        if self._transfer.state is not State.WRITTEN or self._grant is None:
+            raise TransferFailed(f"The hand-over was stopped: {self._stop_reason}.")
+        return Written(
+            epoch=self._grant.epoch,
+            start=self._grant.start,
+            stop=self._grant.stop,
+            digests=self._digests() if self._digest else (),
+            num_bytes=sum(landed.num_bytes for _, landed in self._landed),
+            write_s=sum(landed.seconds for _, landed in self._landed),
+        )
+
+    def _paired_tables(self, grant: Grant, peer: Peer, layout: KvLayout) -> PairedTables:
+        if peer.incarnation != grant.incarnation:
+            raise ValueError(
+                f"it is of incarnation '{grant.incarnation}', the peer is '{peer.incarnation}'"
+            )
+        if peer.num_bytes != layout.pool_bytes:
+            raise ValueError(f"its layout needs {layout.pool_bytes} bytes of {peer.num_bytes}")
+        if not 0 <= grant.start <= grant.stop <= self._num_tokens:
+            raise ValueError(
+                f"tokens [{grant.start}, {grant.stop}) are not of the {self._num_tokens} here"
+            )
+        destination = BlockTable(layout, grant.blocks)
+        destination.check_range(grant.start, grant.stop)
+        return PairedTables(self._table, destination)
+
+    def _accept(self, grant: Grant, peer: Peer) -> None:
+        self._grant = grant
+        self._peer = peer
+        self._queued = [grant.start] * len(self._queued)
+        self._transfer.grant(grant.lease_s, self._timers.now())
+
+    def _queue_all(self) -> list[Write]:
+        return [write for layer in range(len(self._computed)) for write in self._queue(layer)]
+
+    def _queue(self, layer: int) -> list[Write]:
+        """Under the lock. Callbacks are added outside it: they may run at once, and take it."""
+        if self._grant is None or self._peer is None or self._tables is None:
+            return []
+        start, stop = self._queued[layer], min(self._computed[layer], self._grant.stop)
+        if stop <= start or not self._transfer.may_write:
+            return []
+        pairs = self._tables.pairs(layer, start, stop)
+        self._queued[layer] = stop
+        self._transfer.begin_write()
+        future = self._transport.write(
+            self._peer,
+            pairs,
+            epoch=self._grant.epoch,
+            digest=self._digest,
+            may_start=self._may_start,
+        )
+        self._pending.add(future)
+        return [(future, partial(self._write_ended, layer, start, stop))]
+
+    def _hand_out(self, writes: list[Write]) -> None:
+        for future, callback in writes:
+            future.add_done_callback(callback)
+
+    def _may_start(self) -> bool:
+        """Asked on the writer thread: a process that was frozen must not write on."""
+        with self._lock:
+            return self._transfer.may_write and not self._transfer.is_lapsed(self._timers.now())
+
+    def _write_ended(self, layer: int, start: int, stop: int, future: "Future[Landed]") -> None:
+        """On the writer thread, or where the future was cancelled."""
+        failure = "cancelled" if future.cancelled() else future.exception()
+        with self._lock:
+            self._pending.discard(future)
+            self._transfer.end_write()
+            if failure is None:
+                landed = future.result()
+                digest = SpanDigest(layer=layer, start=start, stop=stop, digest=landed.digest or 0)
+                self._landed.append((digest, landed))
+        if failure is None:
+            self._apply(None, "")
+        else:
+            self._apply(Event.STOP, f"a write failed: {failure}")
+
+    def _apply(self, event: Event | None, reason: str) -> None:
+        with self._lock:
+            if event is not None and not self._transfer.is_over:
+                self._stop_reason = self._stop_reason or reason
+                self._transfer.apply(event)
+            pending = [] if self._transfer.may_write else list(self._pending)
+            self._settle()
+        for future in pending:
+            future.cancel()  # those that have not begun
+
+    def _settle(self) -> None:
+        """Under the lock: closes the hand-over when its last write has ended."""
+        transfer, grant = self._transfer, self._grant
+        if transfer.state is State.ABANDONED:
+            transfer.apply(Event.CLOSE)
+        elif transfer.state is State.GRANTED and grant and min(self._queued) >= grant.stop:
+            transfer.apply(Event.WRITTEN)
+        if transfer.is_over:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._announce)
+
+    def _announce(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._forget_peer()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        if self._on_closed is not None:
+            self._on_closed()
+
+    def _peer_died(self) -> None:
+        self._apply(Event.PEER_DIED, "the receiver died")
+
+    def _watch_lease(self) -> None:
+        with self._lock:
+            left_s = self._transfer.deadline - self._timers.now()
+            is_live = self._transfer.may_write
+        if is_live and left_s <= 0:
+            self.stop("the lease lapsed: nothing was heard of the receiver")
+        elif is_live:
+            self._lease_timer = self._timers.call_later(left_s, self._watch_lease)
+
+    def _digests(self) -> tuple[SpanDigest, ...]:
+        return tuple(
+            sorted((digest for digest, _ in self._landed), key=lambda one: (one.layer, one.start))
+        )
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,56 @@
+"""The one thread of a transport that copies bytes, and the futures it hands out."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from kv_transfer.layout import SpanPairs
+from kv_transfer.span_copy import Bytes, SpanCopier
+from kv_transfer.transport import Landed, WriteRefused
+
+
+class WriterThread:
+    __slots__ = ("_copier", "_source", "_thread")
+
+    def __init__(self, name: str, source: Bytes) -> None:
+        self._source = source
+        self._copier = SpanCopier()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    def write(
+        self,
+        destination: Callable[[], Bytes],
+        pairs: SpanPairs,
+        *,
+        digest: bool,
+        may_start: Callable[[], bool],
+    ) -> "Future[Landed]":
+        """`destination` is called on the thread: it may map memory."""
+        try:
+            return self._thread.submit(self._write, destination, pairs, digest, may_start)
+        except RuntimeError:  # closed; the caller learns it as it learns every failure
+            refused: Future[Landed] = Future()
+            refused.set_exception(WriteRefused("The transport is closed."))
+            return refused
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _write(
+        self,
+        destination: Callable[[], Bytes],
+        pairs: SpanPairs,
+        digest: bool,
+        may_start: Callable[[], bool],
+    ) -> Landed:
+        pool = destination()
+        if not pairs.fits(len(self._source), len(pool)):
+            raise ValueError(
+                f"A span lies outside its pool ({len(self._source)} and {len(pool)} bytes)."
+            )
+        if not may_start():
+            raise WriteRefused("The grant was stopped or lapsed before the write started.")
+        begin = time.perf_counter()
+        value = self._copier.copy(self._source, pool, pairs, digest=digest)
+        seconds = time.perf_counter() - begin
+        return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)

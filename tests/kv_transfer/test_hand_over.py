@@ -1,0 +1,188 @@
+"""Both ends back to back over the in-process transport, as the workers drive them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cluster.errors import DigestMismatch, TransferFailed
+from cluster.types import Incarnation, KvLayout
+from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.memory_transport import MemoryNetwork
+from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.timers import ManualTimers
+from kv_transfer.transfer import State
+
+SOURCE = KvLayout(num_layers=3, num_blocks=20, block_size=8, num_kv_heads=2, head_dim=4)
+LAYOUT = KvLayout(num_layers=3, num_blocks=20, block_size=4, num_kv_heads=2, head_dim=4)
+
+
+class Pair:
+    """A writer and a receiver in one process."""
+
+    def __init__(self) -> None:
+        self.network = MemoryNetwork()
+        self.timers = ManualTimers()
+        self.writer = self.network.open("writer", SOURCE.pool_bytes)
+        self.receiver = self.network.open("receiver", LAYOUT.pool_bytes)
+        self.released: list[tuple[int, ...]] = []
+        self.abandoned: list[Reservation] = []
+        self.table = ReservationTable(
+            self.receiver,
+            LAYOUT,
+            Incarnation("receiver"),
+            on_release=self.released.append,
+            on_abandoned=self.abandoned.append,
+            timers=self.timers,
+        )
+        pool = np.frombuffer(self.writer.buffer, dtype=np.uint8)
+        pool[:] = np.random.default_rng(0).integers(0, 255, len(pool), dtype=np.uint8)
+
+    def reserve(self, start: int = 0, stop: int = 30) -> Reservation:
+        peer = self.receiver.connect(self.writer.address)
+        return self.table.reserve([9, 2, 4, 7, 1, 0, 3, 11], start, stop, lease_s=2.0, peer=peer)
+
+    def outgoing(self) -> OutgoingTransfer:
+        return OutgoingTransfer(
+            transport=self.writer,
+            layout=SOURCE,
+            blocks=[5, 6, 1, 12],
+            num_tokens=30,
+            timers=self.timers,
+        )
+
+    def grant(self, outgoing: OutgoingTransfer, reservation: Reservation) -> None:
+        outgoing.grant(reservation.grant, self.writer.connect(self.receiver.address), LAYOUT)
+
+    def close(self) -> None:
+        self.table.close()
+        self.writer.close()
+        self.receiver.close()
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.table.check()
+    pair.close()
+
+
+def compute(outgoing: OutgoingTransfer, *stops: int) -> None:
+    for stop in stops:
+        for layer in range(SOURCE.num_layers):
+            outgoing.computed(layer, stop)
+
+
+@pytest.mark.parametrize("granted_after", [0, 1, 2])
+async def test_chunks_arrive_verified_whenever_the_grant_comes(
+    pair: Pair, granted_after: int
+) -> None:
+    outgoing = pair.outgoing()
+    outgoing.computed_all(10)
+    with pair.reserve(start=6) as reservation:
+        for chunk, stop in enumerate((17, 30)):
+            if chunk == granted_after:
+                pair.grant(outgoing, reservation)
+            compute(outgoing, stop)
+        if granted_after == 2:
+            pair.grant(outgoing, reservation)
+        written = await outgoing.landed()
+        await reservation.verify(written)
+    assert written.num_bytes == 3 * 2 * 24 * LAYOUT.slot_bytes
+    assert pair.table.num_held_blocks == 0
+    assert pair.released == [], "verified blocks belong to the caller"
+    assert pair.table.counters.as_dict()["transfers_verified"] == 1
+    source = np.frombuffer(pair.writer.buffer, dtype=np.uint8).reshape(3, 2, 20, 8, -1)
+    here = np.frombuffer(pair.receiver.buffer, dtype=np.uint8).reshape(3, 2, 20, 4, -1)
+    for token in range(6, 30):
+        there = source[:, :, [5, 6, 1, 12][token // 8], token % 8]
+        assert np.array_equal(here[:, :, reservation.grant.blocks[token // 4], token % 4], there)
+
+
+async def test_nothing_is_written_before_it_is_computed(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with pair.reserve() as reservation:
+        pair.grant(outgoing, reservation)
+        outgoing.computed(0, 30)
+        outgoing.computed(1, 30)
+        assert not outgoing.is_closed
+        outgoing.stop("cancelled")
+        await outgoing.closed()
+        reservation.writer_closed("cancelled")
+        assert pair.released == [], "the scope still holds them"
+    assert pair.released == [reservation.blocks]
+    with pytest.raises(TransferFailed, match="cancelled"):
+        await outgoing.landed()
+
+
+async def test_a_corrupted_byte_is_found_and_named(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with pair.reserve() as reservation:
+        pair.grant(outgoing, reservation)
+        compute(outgoing, 30)
+        written = await outgoing.landed()
+        pool = np.frombuffer(pair.receiver.buffer, dtype=np.uint8).reshape(3, 2, 20, 4, -1)
+        pool[1, 1, reservation.blocks[3], 2, 5] ^= 1
+        with pytest.raises(DigestMismatch, match="layer 1"):
+            await reservation.verify(written)
+    assert pair.released == [reservation.blocks]
+    assert pair.table.counters.failures[State.WRITTEN, "digest"] == 1  # type: ignore[index]
+
+
+async def test_a_short_hand_over_is_refused(pair: Pair) -> None:
+    for change in ({"stop": 29}, {"num_bytes": 5}, {"digests": ()}):
+        outgoing = pair.outgoing()
+        with pair.reserve() as reservation:
+            pair.grant(outgoing, reservation)
+            compute(outgoing, 30)
+            written = await outgoing.landed()
+            with pytest.raises(TransferFailed):
+                await reservation.verify(replace(written, **change))
+    assert len(pair.released) == 3
+
+
+async def test_a_dead_writer_frees_and_a_lapsed_one_does_not(pair: Pair) -> None:
+    pair.receiver.revoke = lambda epoch: False  # type: ignore[method-assign]
+    with pair.reserve() as reservation:
+        pair.timers.advance(1.9)
+        reservation.renew()
+        pair.timers.advance(1.9)
+        assert reservation.state is State.GRANTED
+        pair.timers.advance(0.2)
+        assert "lapsed" in await asyncio.wait_for(reservation.lost(), 1)
+    assert pair.abandoned == [reservation]
+    assert pair.table.num_quarantined_blocks == 8
+    pair.timers.advance(1000)
+    assert pair.released == []
+    pair.network.kill("writer")
+    assert pair.released == [reservation.blocks]
+
+
+async def test_a_writer_whose_receiver_fell_silent_stops_and_closes(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with pair.reserve() as reservation:
+        pair.grant(outgoing, reservation)
+        pair.timers.advance(1.9)
+        outgoing.renew(reservation.epoch)
+        outgoing.renew(reservation.epoch + 1)
+        pair.timers.advance(1.9)
+        assert not outgoing.is_closed
+        pair.timers.advance(0.2)
+        await asyncio.wait_for(outgoing.closed(), 1)
+        outgoing.computed_all(30)
+        with pytest.raises(TransferFailed, match="lapsed"):
+            await outgoing.landed()
+
+
+async def test_a_transport_that_revokes_frees_at_once(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with pair.reserve() as reservation:
+        pair.grant(outgoing, reservation)
+    assert pair.released == [reservation.blocks]
+    compute(outgoing, 30)
+    with pytest.raises(TransferFailed):
+        await outgoing.landed()
+    assert not np.frombuffer(pair.receiver.buffer, dtype=np.uint8).any()

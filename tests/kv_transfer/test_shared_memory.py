@@ -1,0 +1,149 @@
+"""Pool files: who may map them, and what happens when their owner dies."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import ConfigError, TransferFailed
+from cluster.types import Incarnation
+from kv_transfer.layout import SpanPairs
+from kv_transfer.shared_memory_transport import SharedMemoryTransport, sweep
+from kv_transfer.transport import PoolConfig
+
+OWNER = """
+import sys
+from pathlib import Path
+from kv_transfer.shared_memory_transport import SharedMemoryTransport
+from kv_transfer.transport import PoolConfig
+pool = SharedMemoryTransport(PoolConfig(incarnation="owner", num_bytes=8192, run_dir=Path(sys.argv[1])))
+pool.buffer[:4] = b"mine"
+print(pool.address, flush=True)
+sys.stdin.read()
+pool.close()
+"""
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+async def transport(tmp_path: Path) -> AsyncIterator[SharedMemoryTransport]:
+    transport = open_pool(tmp_path)
+    yield transport
+    transport.close()
+
+
+def open_pool(run_dir: Path, num_bytes: int = 8192) -> SharedMemoryTransport:
+    return SharedMemoryTransport(
+        PoolConfig(incarnation=Incarnation("us"), num_bytes=num_bytes, run_dir=run_dir)
+    )
+
+
+def address_of(owner: subprocess.Popen[str]) -> str:
+    assert owner.stdout is not None
+    return owner.stdout.readline().strip()
+
+
+def array(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
+
+
+async def test_bytes_reach_another_process(
+    tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
+) -> None:
+    address = address_of(owner)
+    peer = transport.connect(address)
+    transport.buffer[100:104] = b"ours"
+    pairs = SpanPairs(source=array(100), destination=array(4), sizes=array(4))
+    write = transport.write(peer, pairs, epoch=1, digest=True, may_start=lambda: True)
+    landed = await asyncio.wrap_future(write)
+    assert landed.num_bytes == 4
+    assert (tmp_path / "kv-owner").read_bytes()[:8] == b"mineours"
+    assert transport.connect(address) is peer
+
+
+async def test_a_killed_owner_is_seen_and_its_file_swept(
+    tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
+) -> None:
+    address = address_of(owner)
+    peer = transport.connect(address)
+    assert sweep(tmp_path) == []
+    assert not peer.life.is_over
+    os.kill(owner.pid, signal.SIGKILL)
+    await asyncio.wait_for(peer.life.wait(), 1)
+    assert sweep(tmp_path) == ["kv-owner"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kv-us"]
+    with pytest.raises(TransferFailed):
+        transport.connect(address)
+
+
+async def test_a_stopped_owner_is_not_dead(
+    tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
+) -> None:
+    peer = transport.connect(address_of(owner))
+    os.kill(owner.pid, signal.SIGSTOP)
+    assert sweep(tmp_path) == []
+    assert not peer.life.is_over
+    os.kill(owner.pid, signal.SIGKILL)
+    await asyncio.wait_for(peer.life.wait(), 1)
+
+
+async def test_another_process_with_the_pid_of_a_dead_owner_is_not_taken_for_it(
+    tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
+) -> None:
+    address = address_of(owner)
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    reused = address.replace(f":{owner.pid}:", f":{os.getpid()}:")
+    with pytest.raises(TransferFailed, match="dead"):
+        transport.connect(reused)
+
+
+async def test_foreign_files_are_refused(tmp_path: Path, transport: SharedMemoryTransport) -> None:
+    good = transport.address
+    _, num_bytes, pid, namespace = good.split(":")
+    (tmp_path / "kv-open").write_bytes(bytes(8192))
+    (tmp_path / "kv-open").chmod(0o644)
+    (tmp_path / "kv-link").symlink_to(tmp_path / "kv-us")
+    os.mkfifo(tmp_path / "kv-fifo", 0o600)
+    (tmp_path / "kv-dir").mkdir(0o600)
+    for name in ("kv-open", "kv-link", "kv-fifo", "kv-dir", "kv-none", "../kv-us", "kv-a/b", "x"):
+        with pytest.raises(TransferFailed):
+            transport.connect(":".join((name, num_bytes, pid, namespace)))
+    for address in (
+        "",
+        "kv-us",
+        f"kv-us:{int(num_bytes) + 1}:{pid}:{namespace}",
+        f"kv-us:{num_bytes}:{pid}:1",
+        f"kv-us:{num_bytes}:-1:{namespace}",
+        f"kv-us:{num_bytes}:99999999999999999999999:{namespace}",
+        f"kv-us:{num_bytes}:999999999:{namespace}",
+    ):
+        with pytest.raises(TransferFailed):
+            transport.connect(address)
+
+
+def test_a_pool_file_is_private_and_unlinked(tmp_path: Path) -> None:
+    transport = open_pool(tmp_path)
+    assert (tmp_path / "kv-us").stat().st_mode & 0o777 == 0o600
+    transport.close()
+    transport.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_without_room_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_blocks"):
+        open_pool(tmp_path, num_bytes=1 << 50)
+    assert list(tmp_path.iterdir()) == []
