@@ -1,0 +1,223 @@
+"""A checkpoint directory: its files, found and checked before any weight is read. Torch-free.
+
+Everything that would fail later fails here, as a CheckpointError that says what to do.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import CheckpointError
+from engine.model_spec import ConfigReader, ModelSpec, parse_model_spec, parse_token_ids
+
+_ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+_PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_GET_IT_AGAIN = "download or copy the checkpoint again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+
+
+def load_spec(checkpoint: Path) -> ModelSpec:
+    """Read config.json and check every file of the directory, weights unread."""
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            f"There is no checkpoint directory '{checkpoint}': give the path of a directory "
+            "with config.json and safetensors."
+        )
+    config_file = checkpoint / "config.json"
+    config = _read_object(config_file)
+    generation_file = checkpoint / "generation_config.json"
+    end_token_ids: tuple[int, ...] = ()
+    if generation_file.exists():
+        reader = ConfigReader(_read_object(generation_file), str(generation_file))
+        end_token_ids = parse_token_ids(reader, "eos_token_id")
+    spec = parse_model_spec(config, str(config_file), end_token_ids)
+    stored_tensors(checkpoint, spec)
+    return spec
+
+
+def stored_tensors(checkpoint: Path, spec: ModelSpec) -> dict[str, StoredTensor]:
+    """Where each tensor of the model lies: exactly those the model needs, in their shapes."""
+    found: dict[str, StoredTensor] = {}
+    for file in _weight_files(checkpoint):
+        for tensor in _read_header(file):
+            if tensor.name in found:
+                raise CheckpointError(f"'{tensor.name}' is in two files: {_GET_IT_AGAIN}.")
+            found[tensor.name] = tensor
+    expected = expected_shapes(spec)
+    _refuse_differing_names(checkpoint, spec, expected, found)
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise CheckpointError(
+                f"'{name}' in {found[name].file} has the shape {list(found[name].shape)}, but "
+                f"config.json asks for {list(shape)}: the two are not of one model."
+            )
+    return {name: found[name] for name in expected}
+
+
+def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model, by its name in the checkpoint."""
+    hidden = spec.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (spec.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    if not spec.is_tied:
+        shapes["lm_head.weight"] = (spec.vocab_size, hidden)
+    for layer in range(spec.num_layers):
+        for name, shape in _layer_shapes(spec).items():
+            shapes[f"model.layers.{layer}.{name}"] = shape
+    return shapes
+
+
+def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    query, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    linears = {
+        "self_attn.q_proj": (query, hidden, spec.has_qkv_bias),
+        "self_attn.k_proj": (keys, hidden, spec.has_qkv_bias),
+        "self_attn.v_proj": (keys, hidden, spec.has_qkv_bias),
+        "self_attn.o_proj": (hidden, query, spec.has_output_bias),
+        "mlp.gate_proj": (inner, hidden, spec.has_mlp_bias),
+        "mlp.up_proj": (inner, hidden, spec.has_mlp_bias),
+        "mlp.down_proj": (hidden, inner, spec.has_mlp_bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    for name, (rows, columns, has_bias) in linears.items():
+        shapes[f"{name}.weight"] = (rows, columns)
+        if has_bias:
+            shapes[f"{name}.bias"] = (rows,)
+    if spec.has_qk_norm:
+        shapes["self_attn.q_norm.weight"] = (spec.head_dim,)
+        shapes["self_attn.k_norm.weight"] = (spec.head_dim,)
+    return shapes
+
+
+def _refuse_differing_names(
+    checkpoint: Path,
+    spec: ModelSpec,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, StoredTensor],
+) -> None:
+    if missing := sorted(expected.keys() - found.keys()):
+        raise CheckpointError(
+            f"{checkpoint} lacks {_some(missing)} of {spec.architecture}: {_GET_IT_AGAIN}."
+        )
+    # Derived buffers of old exports, and the copy of a tied head, carry nothing.
+    extra = {name for name in found.keys() - expected.keys() if not name.endswith(".inv_freq")}
+    if spec.is_tied:
+        extra.discard("lm_head.weight")
+    if extra:
+        raise CheckpointError(
+            f"{checkpoint} has {_some(sorted(extra))}, which {spec.architecture} does not use: "
+            "it is a variant that the engine does not compute."
+        )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
+
+
+def _weight_files(checkpoint: Path) -> list[Path]:
+    index = checkpoint / "model.safetensors.index.json"
+    single = checkpoint / "model.safetensors"
+    if single.exists():
+        return [single]
+    if index.exists():
+        return _indexed_files(index)
+    pickled = sorted(p.name for p in checkpoint.iterdir() if p.suffix in _PICKLED_SUFFIXES)
+    if pickled:
+        raise CheckpointError(
+            f"{checkpoint} has its weights only in pickled files ({pickled[0]}), which can run "
+            "code when read: convert them to safetensors (save_pretrained does) and start again."
+        )
+    raise CheckpointError(
+        f"{checkpoint} has neither model.safetensors nor model.safetensors.index.json: "
+        f"{_GET_IT_AGAIN}."
+    )
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no 'weight_map': {_GET_IT_AGAIN}.")
+    names = {str(name) for name in weight_map.values()}
+    for name in sorted(names):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index} names '{name}', which is no safetensors file beside it."
+            )
+    files = {name: index.parent / name for name in sorted(names)}
+    for tensor_name, name in weight_map.items():
+        if not files[str(name)].exists():
+            raise CheckpointError(
+                f"{index.parent} lacks {name}, where '{tensor_name}' should be: {_GET_IT_AGAIN}."
+            )
+    return list(files.values())
+
+
+def _read_header(file: Path) -> list[StoredTensor]:
+    """The tensors of one safetensors file, whose size must be what its header says."""
+    try:
+        num_bytes = file.stat().st_size
+        with file.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            if num_bytes < 8 or header_bytes > min(num_bytes - 8, _MAX_HEADER_BYTES):
+                raise CheckpointError(
+                    f"{file} is truncated or no safetensors file ({num_bytes} bytes): "
+                    f"{_GET_IT_AGAIN}."
+                )
+            header = json.loads(stream.read(header_bytes))
+        header.pop("__metadata__", None)
+        entries = [_parse_entry(file, name, entry) for name, entry in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as safetensors ({error}): {_GET_IT_AGAIN}."
+        ) from error
+    wanted = 8 + header_bytes + max((end for _, end in entries), default=0)
+    if num_bytes != wanted:
+        raise CheckpointError(
+            f"{file} is truncated or damaged: it has {num_bytes} bytes and should have {wanted}; "
+            f"{_GET_IT_AGAIN}."
+        )
+    return [tensor for tensor, _ in entries]
+
+
+def _parse_entry(file: Path, name: str, entry: Mapping[str, Any]) -> tuple[StoredTensor, int]:
+    dtype, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
+    start, end = entry["data_offsets"]
+    if dtype not in _ITEM_BYTES:
+        raise CheckpointError(
+            f"'{name}' in {file} is stored as {dtype}; only {', '.join(_ITEM_BYTES)} are "
+            "supported: use the original, not quantised checkpoint."
+        )
+    if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"'{name}' has {end - start} bytes for the shape {list(shape)}")
+    return StoredTensor(name=name, file=file, shape=shape), int(end)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file.parent} has no {file.name}: give the directory of a complete checkpoint."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not readable JSON ({error}): {_GET_IT_AGAIN}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} must hold a JSON object: {_GET_IT_AGAIN}.")
+    return value

@@ -1,0 +1,187 @@
+"""The engine both workers drive: runs the batch it is given, on one thread at a time.
+
+Sees token ids only. Which sequences run, and where their blocks lie, is the schedulers' matter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from mmap import mmap
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cluster.errors import ConfigError
+from cluster.types import KvLayout, SampledToken, TokenLogprob
+from engine.attention import Attention, Query, RowPlan, slots_of
+from engine.batch import Batch, BatchRow, RowResult
+from engine.checkpoint import load_spec
+from engine.kv_cache import DTYPES, KvCache
+from engine.model import Model, StepInputs
+from engine.model_spec import ModelSpec
+from engine.sampling import Draw, sample, token_logprobs
+from engine.weights import load_weights
+
+__all__ = ["Engine", "EngineConfig", "layout_of", "load_spec"]
+
+# Logits of so many prompt positions exist at once when prompt logprobs are asked for.
+_LOGPROB_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    checkpoint: Path
+    num_blocks: int
+    block_size: int
+    num_threads: int
+    device: str = "cpu"
+    dtype: str = "float32"  # of weights and computation
+    kv_dtype: str = "float32"  # of the cache
+
+    def __post_init__(self) -> None:
+        for name, value in (("dtype", self.dtype), ("kv_dtype", self.kv_dtype)):
+            if value not in DTYPES:
+                raise ConfigError(f"'{name}' must be one of {', '.join(DTYPES)}, not '{value}'.")
+        for name in ("num_blocks", "block_size", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"'{name}' must be at least 1, not {getattr(self, name)}.")
+
+
+def layout_of(spec: ModelSpec, config: EngineConfig) -> KvLayout:
+    return KvLayout(
+        num_layers=spec.num_layers,
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=config.kv_dtype,
+    )
+
+
+class Engine:
+    """`forward` is all: blocking, deterministic, and free of state but the KV cache."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        config: EngineConfig,
+        kv_buffer: memoryview | bytearray | mmap | None = None,
+    ) -> None:
+        """`kv_buffer`, of the layout's `pool_bytes`, stays its owner's; None allocates one."""
+        self.spec = spec
+        self.layout = layout_of(spec, config)
+        self._device = torch.device(config.device)
+        self._cache = KvCache(self.layout, kv_buffer, self._device)
+        self._attention = Attention(
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            block_size=config.block_size,
+        )
+        weights = load_weights(
+            config.checkpoint, spec, dtype=DTYPES[config.dtype], device=self._device
+        )
+        self._model = Model(spec, weights, self._cache, self._attention)
+
+    @torch.inference_mode()
+    def forward(
+        self, batch: Batch, layer_done: Callable[[int], None] | None = None
+    ) -> list[RowResult]:
+        """One step. `layer_done(layer)` is called on this thread as soon as that layer's K and V
+        of all rows are in the cache."""
+        self._cache.copy_blocks(batch.copies)
+        hidden = self._model.forward(self._inputs(batch), self._layer_signal(layer_done))
+        return self._results(batch, hidden)
+
+    def _layer_signal(self, layer_done: Callable[[int], None] | None) -> Callable[[int], None]:
+        if layer_done is None:
+            return lambda layer: None
+        if self._device.type != "cuda":
+            return layer_done
+
+        def signal(layer: int) -> None:
+            # The write is only queued on the stream; whoever reads it next is another process.
+            torch.cuda.current_stream(self._device).synchronize()
+            layer_done(layer)
+
+        return signal
+
+    def _inputs(self, batch: Batch) -> StepInputs:
+        rows = batch.rows
+        size = self.layout.block_size
+        token_ids = [i for row in rows for i in row.sequence.token_ids(row.start, row.stop)]
+        positions = np.concatenate([np.arange(row.start, row.stop) for row in rows])
+        slots = np.concatenate(
+            [slots_of(row.sequence.block_table, size, row.start, row.stop) for row in rows]
+        )
+        wanted, wanted_queries = _wanted(batch)
+        queries = [Query(row.sequence.block_table, row.start, row.num_new) for row in rows]
+        return StepInputs(
+            token_ids=torch.tensor(token_ids, device=self._device),
+            positions=torch.from_numpy(positions).to(self._device),
+            slots=torch.from_numpy(slots).to(self._device),
+            plans=self._plans(queries),
+            wanted=torch.tensor(wanted, dtype=torch.int64, device=self._device),
+            wanted_plans={} if len(wanted) == len(token_ids) else self._plans(wanted_queries),
+        )
+
+    def _plans(self, queries: list[Query]) -> dict[int | None, list[RowPlan]]:
+        return {
+            window: self._attention.plan(queries, window, self._device)
+            for window in set(self.spec.windows)
+        }
+
+    def _results(self, batch: Batch, hidden: Tensor) -> list[RowResult]:
+        """`hidden` holds the wanted tokens of each row in turn, its last one last."""
+        prompt_logprobs: list[tuple[TokenLogprob, ...]] = []
+        last_tokens, draws = [], []
+        first = 0
+        for row in batch.rows:
+            num_wanted = _num_wanted(row)
+            prompt_logprobs.append(self._prompt_logprobs(row, hidden[first : first + num_wanted]))
+            first += num_wanted
+            if row.choices:
+                last_tokens.append(first - 1)
+                draws.append(Draw(row.sequence, row.stop, row.choices))
+        drawn: list[tuple[SampledToken, ...]] = []
+        if draws:
+            drawn = sample(self._model.logits(hidden[last_tokens]), draws)
+        tokens = iter(drawn)
+        return [
+            RowResult(tokens=next(tokens) if row.choices else (), prompt_logprobs=logprobs)
+            for row, logprobs in zip(batch.rows, prompt_logprobs, strict=True)
+        ]
+
+    def _prompt_logprobs(self, row: BatchRow, hidden: Tensor) -> tuple[TokenLogprob, ...]:
+        if not row.want_prompt_logprobs:
+            return ()
+        # Position p predicts p + 1; behind the prompt's last token there is none of it.
+        targets = row.sequence.prompt_ids[row.start + 1 : row.stop + 1]
+        num_top = row.sequence.params.sampling.num_prompt_logprobs or 0
+        found: list[TokenLogprob] = []
+        for first in range(0, len(targets), _LOGPROB_ROWS):
+            part = targets[first : first + _LOGPROB_ROWS]
+            logits = self._model.logits(hidden[first : first + len(part)])
+            found += token_logprobs(logits, part, num_top)
+        return tuple(found)
+
+
+def _num_wanted(row: BatchRow) -> int:
+    """How many of a row's last hidden states are used."""
+    return row.num_new if row.want_prompt_logprobs else min(1, len(row.choices))
+
+
+def _wanted(batch: Batch) -> tuple[list[int], list[Query]]:
+    """The used tokens of the batch, and as queries: a whole row, or its last token."""
+    tokens: list[int] = []
+    queries: list[Query] = []
+    first = 0
+    for row in batch.rows:
+        stop = first + row.num_new
+        if num_wanted := _num_wanted(row):
+            tokens += range(stop - num_wanted, stop)
+            start = row.stop - num_wanted
+            queries.append(Query(row.sequence.block_table, start, num_wanted))
+        first = stop
+    return tokens, queries

@@ -1,0 +1,58 @@
+"""The KV pool as tensors over a buffer that somebody else may own. Knows slots, not sequences.
+
+A slot is one token's place: slot `s` lies in block `s // block_size`.
+"""
+
+from collections.abc import Sequence
+from mmap import mmap
+
+import torch
+from torch import Tensor
+
+from cluster.types import KvLayout
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class KvCache:
+    """K and V of all layers; `layers[i]` is [2, num_slots, num_kv_heads, head_dim]."""
+
+    def __init__(
+        self,
+        layout: KvLayout,
+        buffer: memoryview | bytearray | mmap | None,
+        device: torch.device,
+    ) -> None:
+        """`buffer` must outlive the cache. *Raises* ValueError where it does not fit."""
+        shape = (
+            layout.num_layers,
+            2,
+            layout.num_blocks * layout.block_size,
+            layout.num_kv_heads,
+            layout.head_dim,
+        )
+        dtype = DTYPES[layout.dtype]
+        if buffer is None:
+            pool = torch.zeros(shape, dtype=dtype, device=device)
+        elif device.type != "cpu":
+            raise ValueError(f"a KV buffer in host memory cannot serve the device '{device}'")
+        elif (num_bytes := memoryview(buffer).nbytes) < layout.pool_bytes:
+            raise ValueError(f"the KV buffer has {num_bytes} bytes, not {layout.pool_bytes}")
+        else:
+            count = layout.pool_bytes // dtype.itemsize
+            pool = torch.frombuffer(buffer, dtype=dtype, count=count).view(shape)
+        self._blocks = pool.view(*shape[:2], layout.num_blocks, layout.block_size, *shape[3:])
+        self.dtype = dtype
+        self.layers: tuple[Tensor, ...] = pool.unbind(0)
+
+    def write(self, layer: int, slots: Tensor, keys_values: Tensor) -> None:
+        """Store [num_tokens, 2, num_kv_heads, head_dim] in `slots` [num_tokens]."""
+        source = keys_values.transpose(0, 1).to(self.dtype)
+        self.layers[layer].index_copy_(1, slots, source)
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks in all layers; every source is read before any target is written."""
+        if not copies:
+            return
+        sources, targets = torch.tensor(copies, device=self._blocks.device).t()
+        self._blocks.index_copy_(2, targets, self._blocks.index_select(2, sources))

@@ -1,0 +1,163 @@
+"""From logits to tokens: penalties, masks, filters, keyed draws and logprobs, as vLLM defines them.
+
+A row's draw depends on its own logits and key only, never on its neighbours in the batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cluster.types import SampledToken, SamplingParams, TokenLogprob
+from engine.keyed_noise import gumbel_noise
+from engine.sequence import Sequence
+
+_HIDDEN = -math.inf
+# top-p looks at so many of the most likely tokens before it sorts them all.
+_NUCLEUS_GUESS = 256
+
+
+class Draw(NamedTuple):
+    """Sample the token at `position` of `sequence`, once for each choice."""
+
+    sequence: Sequence
+    position: int
+    choices: tuple[int, ...]
+
+
+def sample(logits: Tensor, draws: list[Draw]) -> list[tuple[SampledToken, ...]]:
+    """Tokens for each draw, from the float32 logits [num_draws, vocab_size] of its row."""
+    if all(_is_plain(draw.sequence.params.sampling, draw.sequence) for draw in draws):
+        best = logits.argmax(-1).tolist()
+        return [
+            tuple(SampledToken(token_id=token_id) for _ in draw.choices)
+            for token_id, draw in zip(best, draws, strict=True)
+        ]
+    return [_sample_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
+
+
+def token_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprob]:
+    """The logprob of each row's token under the model itself, and its `num_top` best tokens."""
+    logprobs = logits.log_softmax(-1)
+    ids = torch.tensor(token_ids, device=logits.device)
+    chosen = logprobs.gather(1, ids[:, None])[:, 0].tolist()
+    best = logprobs.topk(min(num_top, logits.shape[-1]))
+    values, tokens = best.values.tolist(), best.indices.tolist()
+    return [
+        TokenLogprob(
+            token_id=token_id,
+            logprob=chosen[row],
+            top=tuple(zip(tokens[row], values[row], strict=True)),
+        )
+        for row, token_id in enumerate(token_ids)
+    ]
+
+
+def _is_plain(params: SamplingParams, sequence: Sequence) -> bool:
+    return (
+        params.temperature == 0
+        and params.num_logprobs is None
+        and not _changes_logits(params, len(sequence.output_ids))
+    )
+
+
+def _changes_logits(params: SamplingParams, num_output: int) -> bool:
+    return bool(
+        params.logit_bias
+        or params.allowed_token_ids
+        or params.bad_token_ids
+        or num_output < params.min_tokens
+        or params.frequency_penalty
+        or params.presence_penalty
+        or params.repetition_penalty != 1.0
+    )
+
+
+def _sample_row(raw: Tensor, draw: Draw) -> tuple[SampledToken, ...]:
+    sequence, params = draw.sequence, draw.sequence.params.sampling
+    logits = raw
+    if _changes_logits(params, len(sequence.output_ids)):
+        logits = raw.clone()
+        _mask(logits, params, len(sequence.output_ids))
+        _penalise(logits, params, sequence)
+    token_ids = _pick(logits, params, draw)
+    if params.num_logprobs is None:
+        return tuple(SampledToken(token_id=token_id) for token_id in token_ids)
+    logprobs = token_logprobs(raw.expand(len(token_ids), -1), token_ids, params.num_logprobs)
+    return tuple(
+        SampledToken(token_id=token_id, logprob=logprob)
+        for token_id, logprob in zip(token_ids, logprobs, strict=True)
+    )
+
+
+def _pick(logits: Tensor, params: SamplingParams, draw: Draw) -> list[int]:
+    if params.temperature == 0:
+        return [int(logits.argmax())] * len(draw.choices)
+    scores, token_ids = _filter(logits.double() / params.temperature, params)
+    return [
+        int(token_ids[(scores + gumbel_noise(params.seed, c, draw.position, token_ids)).argmax()])
+        for c in draw.choices
+    ]
+
+
+def _mask(logits: Tensor, params: SamplingParams, num_output: int) -> None:
+    if params.allowed_token_ids:
+        allowed = torch.tensor(params.allowed_token_ids, device=logits.device)
+        kept = logits[allowed]
+        logits.fill_(_HIDDEN)
+        logits[allowed] = kept
+    if params.bad_token_ids:
+        logits[torch.tensor(params.bad_token_ids, device=logits.device)] = _HIDDEN
+    if num_output < params.min_tokens and params.stop_token_ids:
+        logits[torch.tensor(params.stop_token_ids, device=logits.device)] = _HIDDEN
+    if params.logit_bias:
+        ids, biases = zip(*params.logit_bias, strict=True)
+        index = torch.tensor(ids, device=logits.device)
+        logits.index_add_(0, index, torch.tensor(biases, device=logits.device, dtype=logits.dtype))
+
+
+def _penalise(logits: Tensor, params: SamplingParams, sequence: Sequence) -> None:
+    """Repetition counts prompt and output; frequency and presence the output alone."""
+    if params.repetition_penalty != 1.0:
+        seen = torch.tensor(sequence.prompt_ids + sequence.output_ids, device=logits.device)
+        values = logits[seen]
+        penalty = params.repetition_penalty
+        # A token seen twice is written twice, with the same value.
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if (params.frequency_penalty or params.presence_penalty) and sequence.output_ids:
+        output = torch.tensor(sequence.output_ids, device=logits.device)
+        counts = output.bincount(minlength=len(logits))
+        logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+
+
+def _filter(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The scores and ids of the tokens that min-p, top-k and top-p leave, in this order."""
+    vocab_size = len(scores)
+    top_k = params.top_k or vocab_size
+    floor = float(scores.max()) + math.log(params.min_p) if params.min_p > 0 else _HIDDEN
+    if top_k >= vocab_size and params.top_p >= 1:
+        if params.min_p == 0:
+            return scores, torch.arange(vocab_size, device=scores.device)
+        token_ids = (scores >= floor).nonzero()[:, 0]
+        return scores[token_ids], token_ids
+    kept = scores if params.min_p == 0 else scores.masked_fill(scores < floor, _HIDDEN)
+    if params.top_p >= 1:
+        best = kept.topk(top_k)
+        return best.values, best.indices
+    return _nucleus(kept, min(top_k, vocab_size), params.top_p)
+
+
+def _nucleus(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """Of the `top_k` best, the fewest whose share reaches `top_p`."""
+    num_sorted = min(top_k, _NUCLEUS_GUESS)
+    total = scores.logsumexp(0) if top_k >= len(scores) else None
+    while True:
+        best = scores.topk(num_sorted)
+        whole = total if total is not None else scores.topk(top_k).values.logsumexp(0)
+        share = (best.values - whole).exp().cumsum(0)
+        if num_sorted == top_k or float(share[-1]) >= top_p:
+            # The token that crosses the line stays, and so does the first one always.
+            num_kept = int((share < top_p).sum()) + 1
+            return best.values[:num_kept], best.indices[:num_kept]
+        num_sorted = top_k

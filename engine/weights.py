@@ -1,0 +1,139 @@
+"""The weights of a model as the engine computes with them: cast, fused, transposed.
+
+Read through a memory map, tensor by tensor, so that little more than the result is resident.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cluster.errors import CheckpointError
+from engine.checkpoint import StoredTensor, stored_tensors
+from engine.model_spec import ModelSpec
+from engine.rope import interleaved_order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """x @ matrix (+ bias). Transposed storage is what a batch of few rows reads fastest."""
+
+    matrix: Tensor  # [num_inputs, num_outputs]
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.mm(x, self.matrix)
+        return torch.addmm(self.bias, x, self.matrix)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        if self.bias is not None:
+            residual = residual + self.bias
+        return torch.addmm(residual, x, self.matrix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    input_norm: Tensor
+    qkv: Linear  # heads of q, then of k, then of v; q and k interleaved for `rope`
+    qk_norm: Tensor | None  # [num_heads + num_kv_heads, head_dim]
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWeights:
+    embedding: Tensor  # [vocab_size, hidden_size]
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    head: Tensor  # [hidden_size, vocab_size]
+
+
+def load_weights(
+    checkpoint: Path, spec: ModelSpec, *, dtype: torch.dtype, device: torch.device
+) -> ModelWeights:
+    """*Raises* CheckpointError where the files are not exactly those of `spec`."""
+    tensors = _MappedTensors(stored_tensors(checkpoint, spec), dtype, device)
+    embedding = tensors.get("model.embed_tokens.weight")
+    head = embedding if spec.is_tied else tensors.get("lm_head.weight")
+    return ModelWeights(
+        embedding=embedding,
+        layers=tuple(_load_layer(tensors, spec, layer) for layer in range(spec.num_layers)),
+        final_norm=tensors.get("model.norm.weight"),
+        head=head.t().contiguous(),
+    )
+
+
+class _MappedTensors:
+    def __init__(
+        self, stored: dict[str, StoredTensor], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._files: dict[Path, Any] = {}
+        for file in {tensor.file for tensor in stored.values()}:
+            try:
+                self._files[file] = safe_open(file, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(
+                    f"{file} cannot be read as safetensors ({error}): download or copy it again."
+                ) from error
+        self._stored = stored
+        self._dtype = dtype
+        self._device = device
+
+    def has(self, name: str) -> bool:
+        return name in self._stored
+
+    def get(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[self._stored[name].file].get_tensor(name)
+        # A copy even where nothing is cast: the mapped file may change or go away.
+        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+
+    def fused(self, prefix: str, names: tuple[str, ...], kind: str) -> Tensor:
+        return torch.cat([self.get(f"{prefix}.{name}.{kind}") for name in names])
+
+
+def _load_layer(tensors: _MappedTensors, spec: ModelSpec, layer: int) -> LayerWeights:
+    prefix = f"model.layers.{layer}"
+    order = _qkv_order(spec)
+    return LayerWeights(
+        input_norm=tensors.get(f"{prefix}.input_layernorm.weight"),
+        qkv=_linear(tensors, f"{prefix}.self_attn", ("q_proj", "k_proj", "v_proj"), order),
+        qk_norm=_qk_norm(tensors, spec, prefix) if spec.has_qk_norm else None,
+        output=_linear(tensors, f"{prefix}.self_attn", ("o_proj",)),
+        mlp_norm=tensors.get(f"{prefix}.post_attention_layernorm.weight"),
+        gate_up=_linear(tensors, f"{prefix}.mlp", ("gate_proj", "up_proj")),
+        down=_linear(tensors, f"{prefix}.mlp", ("down_proj",)),
+    )
+
+
+def _linear(
+    tensors: _MappedTensors, prefix: str, names: tuple[str, ...], order: Tensor | None = None
+) -> Linear:
+    weight = tensors.fused(prefix, names, "weight")
+    has_bias = tensors.has(f"{prefix}.{names[0]}.bias")
+    bias = tensors.fused(prefix, names, "bias") if has_bias else None
+    if order is not None:
+        weight = weight[order]
+        bias = None if bias is None else bias[order]
+    return Linear(matrix=weight.t().contiguous(), bias=bias)
+
+
+def _qkv_order(spec: ModelSpec) -> Tensor:
+    """Row of the fused projection -> row in the checkpoint's q, k and v laid end to end."""
+    num_rotated = spec.num_heads + spec.num_kv_heads
+    heads = torch.arange(num_rotated + spec.num_kv_heads)[:, None] * spec.head_dim
+    within = torch.arange(spec.head_dim).repeat(len(heads), 1)
+    within[:num_rotated] = interleaved_order(spec.head_dim)
+    return (heads + within).reshape(-1)
+
+
+def _qk_norm(tensors: _MappedTensors, spec: ModelSpec, prefix: str) -> Tensor:
+    order = interleaved_order(spec.head_dim)
+    query = tensors.get(f"{prefix}.self_attn.q_norm.weight")[order]
+    key = tensors.get(f"{prefix}.self_attn.k_norm.weight")[order]
+    return torch.cat([query.expand(spec.num_heads, -1), key.expand(spec.num_kv_heads, -1)])

@@ -1,0 +1,133 @@
+"""Greedy output equals the reference's, however the work is cut up and wherever the KV lies."""
+
+import random
+from itertools import product
+
+import pytest
+import torch
+
+from cluster.types import BlockId
+from engine.batch import Batch, BatchRow
+from tests.checkpoints import FAMILIES, VOCAB_SIZE, checkpoint, reference_greedy, reference_logits
+from tests.engine.driver import Driver, make_engine, make_sequence
+
+# DESIGN: a first mismatch is allowed where the reference's two best logits are this close.
+CLOSE = 1e-5
+
+torch.set_num_threads(1)
+
+
+def draw_prompts(seed: int, num: int, longest: int = 200) -> list[list[int]]:
+    rng = random.Random(seed)
+    lengths = [rng.choice([1, 2, 15, 16, 17, rng.randrange(3, longest)]) for _ in range(num)]
+    return [[rng.randrange(2, VOCAB_SIZE) for _ in range(length)] for length in lengths]
+
+
+def count_mismatches(family: str, prompts: list[list[int]], outputs: list[list[int]]) -> int:
+    """Tokens that are not the reference's best; fails on one that is not an allowed tie."""
+    num_mismatches = 0
+    for prompt, output in zip(prompts, outputs, strict=True):
+        logits = reference_logits(checkpoint(family), prompt + output)[len(prompt) - 1 : -1]
+        best = logits.topk(2)
+        for step, token in enumerate(output):
+            if token == int(best.indices[step, 0]):
+                continue
+            margin = float(best.values[step, 0] - logits[step, token])
+            assert margin < CLOSE, f"{family}: token {step} after {len(prompt)} is {margin} off"
+            num_mismatches += 1
+    return num_mismatches
+
+
+def check(
+    family: str,
+    *,
+    block_size: int = 16,
+    budget: int = 512,
+    max_batch: int = 16,
+    seed: int | None = 1,
+    num: int = 8,
+    max_tokens: int = 8,
+) -> Driver:
+    prompts = draw_prompts(seed or 0, num)
+    engine = make_engine(checkpoint(family), block_size=block_size)
+    driver = Driver(engine, budget=budget, max_batch=max_batch, seed=seed)
+    outputs = driver.run([make_sequence(prompt, max_tokens=max_tokens) for prompt in prompts])
+    num_mismatches = count_mismatches(family, prompts, outputs)
+    num_tokens = sum(map(len, outputs))
+    print(f"{family}: {num_mismatches} close mismatches in {num_tokens} tokens")
+    assert num_mismatches <= num_tokens / 10_000
+    return driver
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chunked_mixed_batches_on_scattered_blocks_equal_the_reference(family: str) -> None:
+    driver = check(family, budget=32)
+    assert driver.num_mixed > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
+def test_alone_with_whole_prompts_equals_what_the_reference_generates(family: str) -> None:
+    prompt = draw_prompts(7, 1)[0]
+    driver = Driver(make_engine(checkpoint(family)), max_batch=1)
+    output = driver.run([make_sequence(prompt, max_tokens=24)])[0]
+    assert output == reference_greedy(checkpoint(family), prompt, 24)
+
+
+GRID = list(product(("llama", "qwen2", "qwen3", "mistral"), (8, 16, 32), (32, 512), (1, 16)))
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize(("family", "block_size", "budget", "max_batch"), GRID)
+def test_every_cut_equals_the_reference(
+    family: str, block_size: int, budget: int, max_batch: int
+) -> None:
+    cut = {"block_size": block_size, "budget": budget, "max_batch": max_batch}
+    check(family, **cut, seed=None, num=24, max_tokens=16)
+    check(family, **cut, seed=3, num=24, max_tokens=16)
+
+
+def test_a_sequence_continued_after_emitted_tokens_gives_the_rest_of_the_same_answer() -> None:
+    prompt = draw_prompts(5, 1)[0]
+    engine = make_engine(checkpoint("llama"))
+    whole = Driver(engine).run([make_sequence(prompt, max_tokens=12)])[0]
+    resumed = make_sequence(prompt, max_tokens=7, emitted=tuple(whole[:5]))
+    assert Driver(engine, seed=9).run([resumed])[0] == whole[5:]
+
+
+def test_cached_blocks_of_another_sequence_serve_as_prefix() -> None:
+    shared = list(range(2, 66))
+    prompt = [*shared, 9, 8, 7]
+    engine = make_engine(checkpoint("llama"))
+    cold = Driver(engine, seed=2).run([make_sequence(prompt, max_tokens=6)])[0]
+    Driver(engine).run([make_sequence(shared, max_tokens=1)])
+    cached = make_sequence(prompt, max_tokens=6)
+    cached.block_table, cached.num_computed = [BlockId(b) for b in range(4)], 64
+    driver = Driver(engine, budget=2)
+    assert driver.run([cached])[0] == cold
+
+
+def test_a_copied_block_holds_the_same_context() -> None:
+    prompt = list(range(2, 42))
+    engine = make_engine(checkpoint("mistral"), num_blocks=16)
+    sequence = make_sequence(prompt)
+    sequence.block_table = [BlockId(b) for b in (0, 1, 2)]
+    row = BatchRow(sequence=sequence, start=0, num_new=40, choices=(0,))
+    token = engine.forward(Batch(rows=(row,)))[0].tokens[0].token_id
+    sequence.output_ids.append(token)
+    decode = BatchRow(sequence=sequence, start=40, num_new=1, choices=(0,))
+    expected = engine.forward(Batch(rows=(decode,)))[0]
+    twin = make_sequence(prompt, emitted=(token,))
+    twin.block_table = [BlockId(b) for b in (0, 1, 9)]
+    copied = BatchRow(sequence=twin, start=40, num_new=1, choices=(0,))
+    assert engine.forward(Batch(rows=(copied,), copies=((BlockId(2), BlockId(9)),)))[0] == expected
+
+
+def test_layer_done_is_called_once_for_each_layer_in_order() -> None:
+    engine = make_engine(checkpoint("llama"), num_blocks=4)
+    sequence = make_sequence([5, 6, 7])
+    sequence.block_table = [BlockId(3)]
+    layers: list[int] = []
+    row = BatchRow(sequence=sequence, start=0, num_new=3)
+    result = engine.forward(Batch(rows=(row,)), layers.append)
+    assert layers == list(range(engine.spec.num_layers))
+    assert result[0].tokens == ()
