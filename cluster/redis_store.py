@@ -29,6 +29,7 @@ else redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end
 return 1
 """
 _SCAN_COUNT = 500
+_MAX_CONNECTIONS = 8
 
 
 class RedisStore:
@@ -38,8 +39,10 @@ class RedisStore:
         self._prefix = prefix
         self._timeout_s = timeout_s
         try:
-            self._redis = redis.Redis.from_url(
+            pool = redis.BlockingConnectionPool.from_url(
                 url,
+                max_connections=_MAX_CONNECTIONS,
+                timeout=timeout_s,  # to wait for one of them
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
                 # Once more, at once: a kept connection may have died with the last server.
@@ -47,6 +50,7 @@ class RedisStore:
             )
         except ValueError as error:
             raise ConfigError(f"This is no Redis URL (redis://HOST:PORT/DB): {error}.") from error
+        self._redis = redis.Redis.from_pool(pool)
         self._compare_and_set = self._redis.register_script(_COMPARE_AND_SET)
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:

@@ -1,0 +1,170 @@
+"""Both stores keep one contract: the one in memory, and a real Redis."""
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from cluster.errors import ConfigError, StoreUnavailable
+from cluster.redis_store import RedisStore
+from cluster.store import MemoryStore, Store
+from tests.redis_server import free_port, redis_server
+
+Elapse = Callable[[float], Awaitable[None]]
+_prefixes = itertools.count()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store_and_elapse(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Store, Elapse]]:
+    """A store, and the way to let its time pass."""
+    if request.param == "memory":
+        now = [0.0]
+
+        async def pass_virtual_time(seconds: float) -> None:
+            now[0] += seconds
+
+        yield MemoryStore(clock=lambda: now[0]), pass_virtual_time
+        return
+    async with redis_server() as server:
+        store = RedisStore(server.url, prefix=f"test{next(_prefixes)}:", timeout_s=5)
+        yield store, asyncio.sleep  # Redis has a clock of its own
+        await store.close()
+
+
+@pytest.fixture
+def store(store_and_elapse: tuple[Store, Elapse]) -> Store:
+    return store_and_elapse[0]
+
+
+@pytest.fixture
+def elapse(store_and_elapse: tuple[Store, Elapse]) -> Elapse:
+    return store_and_elapse[1]
+
+
+async def test_what_was_put_is_there_until_deleted(store: Store):
+    assert await store.get("a") is None
+    await store.put("a", b"\x00\xff one")
+    assert await store.get("a") == b"\x00\xff one"
+    await store.put("a", b"")
+    assert await store.get("a") == b""
+    assert await store.delete("a")
+    assert not await store.delete("a")
+    assert await store.get("a") is None
+
+
+async def test_a_value_with_a_time_to_live_lapses_unless_put_again(store: Store, elapse: Elapse):
+    await store.put("short", b"1", ttl_s=0.05)
+    await store.put("kept", b"1", ttl_s=0.05)
+    await store.put("kept", b"2")
+    await store.put("long", b"3", ttl_s=60)
+    await elapse(0.1)
+    assert await store.get("short") is None
+    assert await store.scan("") == {"kept": b"2", "long": b"3"}
+
+
+async def test_a_scan_returns_what_is_under_the_prefix_and_takes_it_literally(store: Store):
+    for key in ("member/a", "member/b", "other/a", "m*", "m?[x]", "m?[x]y", "m\\^-"):
+        await store.put(key, key.encode())
+    assert await store.scan("member/") == {"member/a": b"member/a", "member/b": b"member/b"}
+    assert await store.scan("m*") == {"m*": b"m*"}
+    assert set(await store.scan("m?[x]")) == {"m?[x]", "m?[x]y"}
+    assert set(await store.scan("m\\^-")) == {"m\\^-"}
+    assert await store.scan("nothing") == {}
+
+
+async def test_a_scan_returns_thousands(store: Store):
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(2000):
+            tasks.create_task(store.put(f"many/{number}", b"%d" % number))
+    found = await store.scan("many/")
+    assert found == {f"many/{number}": b"%d" % number for number in range(2000)}
+
+
+async def test_compare_and_set_changes_only_what_was_expected(store: Store):
+    assert await store.compare_and_set("a", None, b"1")
+    assert not await store.compare_and_set("a", None, b"2")
+    assert not await store.compare_and_set("a", b"2", b"3")
+    assert await store.get("a") == b"1"
+    assert await store.compare_and_set("a", b"1", b"")
+    assert not await store.compare_and_set("a", None, b"4")  # empty is not absent
+    assert await store.compare_and_set("a", b"", None)
+    assert await store.get("a") is None
+    assert await store.compare_and_set("a", None, None)
+
+
+async def test_compare_and_set_sets_the_time_to_live(store: Store, elapse: Elapse):
+    await store.compare_and_set("a", None, b"1", ttl_s=0.05)
+    await store.compare_and_set("b", None, b"1", ttl_s=0.05)
+    await store.compare_and_set("b", b"1", b"1")
+    await elapse(0.1)
+    assert await store.scan("") == {"b": b"1"}
+
+
+async def test_of_many_who_compare_and_set_at_once_one_wins(store: Store):
+    async with asyncio.TaskGroup() as tasks:
+        attempts = [
+            tasks.create_task(store.compare_and_set("a", None, b"%d" % number))
+            for number in range(50)
+        ]
+    winners = [number for number, attempt in enumerate(attempts) if attempt.result()]
+    assert len(winners) == 1
+    assert await store.get("a") == b"%d" % winners[0]
+
+
+VERBS: list[Callable[[Store], Awaitable[Any]]] = [
+    lambda store: store.put("a", b"1"),
+    lambda store: store.get("a"),
+    lambda store: store.delete("a"),
+    lambda store: store.scan("a"),
+    lambda store: store.compare_and_set("a", None, b"1"),
+]
+
+
+async def test_a_redis_that_is_away_is_said_to_be_unavailable_by_each_verb():
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0")
+    for verb in VERBS:
+        with pytest.raises(StoreUnavailable, match="did not answer"):
+            await verb(store)
+    await store.close()
+
+
+async def test_a_redis_that_hangs_costs_no_more_than_the_time_limit():
+    async with redis_server() as server:
+        store = RedisStore(server.url, timeout_s=0.05)
+        await store.put("before", b"1")
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            for verb in VERBS:
+                async with asyncio.timeout(1):
+                    with pytest.raises(StoreUnavailable):
+                        await verb(store)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        patient = RedisStore(server.url, timeout_s=5)
+        await patient.scan("")  # it answers again
+        assert await store.get("before") == b"1"  # and no late answer is taken for this one
+        await patient.close()
+        await store.close()
+
+
+async def test_a_redis_that_comes_back_is_used_again():
+    port = free_port()
+    store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout_s=5)
+    async with redis_server(port):
+        await store.put("a", b"1")
+    with pytest.raises(StoreUnavailable):
+        await store.get("a")
+    async with redis_server(port):
+        assert await store.get("a") is None
+        await store.put("a", b"2")
+        assert await store.get("a") == b"2"
+    await store.close()
+
+
+def test_what_is_no_redis_url_is_refused_with_the_form():
+    with pytest.raises(ConfigError, match="redis://HOST:PORT/DB"):
+        RedisStore("localhost:6379")
