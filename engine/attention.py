@@ -112,7 +112,7 @@ class Attention:
             for plan in plans
         ]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return joined.view(num_tokens, -1)
+        return joined.reshape(num_tokens, -1)
 
     def _attend_token(self, plan: RowPlan, qkv: Tensor, cache: Tensor) -> Tensor:
         heads = self._num_kv_heads * self._group
