@@ -1,0 +1,1 @@
+"""Places the processes of a cluster. Nothing imports it but the command line."""

@@ -11,7 +11,7 @@ import grpc.aio
 from penstock import calls
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.errors import from_rpc_error
-from penstock.exchange import CHANNEL_OPTIONS, Exchange
+from penstock.exchange import Exchange, channel_options
 from penstock.request import GenerateOptions, Message
 from penstock.retry import Attempts, RetryBudget, RetryPolicy
 from penstock.v1 import inference_pb2 as pb
@@ -101,7 +101,7 @@ class AsyncClient:
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options(address))
         self._stub: Any = InferenceStub(self._channel)
         self._budget = RetryBudget(retries or RetryPolicy())
 

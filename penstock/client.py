@@ -10,7 +10,7 @@ import grpc
 from penstock import calls
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.errors import from_rpc_error
-from penstock.exchange import CHANNEL_OPTIONS, Exchange
+from penstock.exchange import Exchange, channel_options
 from penstock.request import GenerateOptions, Message
 from penstock.retry import Attempts, RetryBudget, RetryPolicy
 from penstock.v1 import inference_pb2 as pb
@@ -93,7 +93,7 @@ class Client:
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(address, options=channel_options(address))
         self._stub: Any = InferenceStub(self._channel)
         self._budget = RetryBudget(retries or RetryPolicy())
 

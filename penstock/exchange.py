@@ -23,6 +23,13 @@ CHANNEL_OPTIONS = (
     # Retries are ours: gRPC's would not share our budget.
     ("grpc.enable_retries", 0),
 )
+LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """A proxy that the environment names is not for this machine's own processes."""
+    is_local = address.startswith(LOOPBACK)
+    return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(not is_local))]
 
 
 class Exchange:

@@ -1,0 +1,98 @@
+"""What a cluster consists of: one description in, one configuration per process out. Starts
+nothing and touches no file."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+MODULES = {"router": "router", "prefill": "prefill_worker", "decode": "decode_worker"}
+
+
+class Part(StrEnum):
+    ROUTER = "router"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessPlan:
+    """One process: what to run, and the configuration that it is given."""
+
+    name: str
+    part: Part
+    command: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """A cluster on one machine. None is the process's own default."""
+
+    checkpoint: Path
+    model: str = ""  # empty: the directory's name
+    num_prefill: int = 1
+    num_decode: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: any free one
+    num_threads: int | None = None
+    num_blocks: int | None = None
+    block_size: int | None = None
+    hash_grain: int | None = None
+    transport: str = "shared_memory"
+    drain_s: float = 30.0  # requests in flight may end
+    # For what has no flag: merged into the configuration of the router, of all workers.
+    router: Mapping[str, Any] = field(default_factory=dict)
+    worker: Mapping[str, Any] = field(default_factory=dict)
+    commands: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def model_name(self) -> str:
+        return self.model or self.checkpoint.resolve().name
+
+    def router_plan(self, secrets_file: Path, port: int) -> ProcessPlan:
+        config = {
+            "checkpoint": str(self.checkpoint),
+            "model": self.model_name,
+            "address": f"{self.host}:{port}",
+            "secrets_file": str(secrets_file),
+            "hash_grain": self.hash_grain,
+            "drain_s": self.drain_s,
+            **self.router,
+        }
+        return self._process("router", Part.ROUTER, config)
+
+    def worker_plans(self, secrets_file: Path, run_dir: Path, router: str) -> list[ProcessPlan]:
+        shared = {
+            "checkpoint": str(self.checkpoint),
+            "model": self.model_name,
+            "address": "127.0.0.1:0",
+            "router": router,
+            "secrets_file": str(secrets_file),
+            "run_dir": str(run_dir),
+            "num_blocks": self.num_blocks,
+            "block_size": self.block_size,
+            "hash_grain": self.hash_grain,
+            "num_threads": self.num_threads,
+            "transport": self.transport,
+            "drain_s": self.drain_s,
+            **self.worker,
+        }
+        parts = [Part.PREFILL] * self.num_prefill + [Part.DECODE] * self.num_decode
+        names = [f"prefill-{i}" for i in range(self.num_prefill)]
+        names += [f"decode-{i}" for i in range(self.num_decode)]
+        return [
+            self._process(name, part, {**shared, "worker_id": name})
+            for name, part in zip(names, parts, strict=True)
+        ]
+
+    def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
+        default = (sys.executable, "-P", "-m", MODULES[part])
+        return ProcessPlan(
+            name=name,
+            part=part,
+            command=self.commands.get(part, default),
+            config={key: value for key, value in config.items() if value is not None},
+        )

@@ -1,0 +1,47 @@
+"""Stands in for a router or a worker: reads its configuration, serves health, prints the ready
+line. What it should do wrong is in its configuration, under `fault`."""
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import yaml
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+
+async def main(config: dict[str, Any]) -> None:
+    fault = config.get("fault", "")
+    if fault == "refuses":
+        sys.exit("error: the checkpoint is truncated; download it again.")
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    port = server.add_insecure_port(config["address"])
+    await server.start()
+    print("a line that is no JSON")
+    if fault != "mute":
+        address = f"127.0.0.1:{port}"
+        print(json.dumps({"ready": True, "role": "fake", "address": address}), flush=True)
+    if fault == "wedged":
+        await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    drain = asyncio.Event()
+    if fault != "deaf":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.set)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    await drain.wait()
+    note(Path(config["journal"]), config.get("worker_id", "router"))
+    await server.stop(0)
+
+
+def note(journal: Path, name: str) -> None:
+    with journal.open("a") as file:
+        file.write(name + "\n")
+
+
+asyncio.run(main(yaml.safe_load(Path(sys.argv[2]).read_text())))
