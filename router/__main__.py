@@ -1,0 +1,32 @@
+"""`python -m router --config FILE`: one router process."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from cluster.config import effective_config, load_config
+from cluster.process import print_ready, run
+from router.config import RouterConfig
+from router.router import Router
+
+logger = logging.getLogger("router")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="router", description="Penstock's router.")
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file: RouterConfig")
+    arguments = parser.parse_args()
+
+    async def serve(drain: asyncio.Event) -> None:
+        config = load_config(RouterConfig, arguments.config)
+        logger.info("configuration: %s", effective_config(config))
+        router = Router(config)
+        await router.run(drain, lambda address: print_ready(role="router", address=address))
+
+    return run(serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Which requests the router takes on: a bound, one request an id, and none while it drains."""
+
+import asyncio
+from types import TracebackType
+
+from cluster.errors import Draining, DuplicateRequest, Overloaded
+
+
+class Admission:
+    """The requests in flight, by id."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self._max_in_flight = max_in_flight
+        self._request_ids: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.is_draining = False
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._request_ids)
+
+    def admit(self, request_id: str) -> "Admitted":
+        """Takes a request in, for the scope of what is returned."""
+        if self.is_draining:
+            raise Draining("This router is draining: send the request to another one.")
+        if request_id in self._request_ids:
+            raise DuplicateRequest(
+                f"Request '{request_id}' is in flight already: wait for it, or choose another id."
+            )
+        if len(self._request_ids) >= self._max_in_flight:
+            raise Overloaded(
+                f"{self._max_in_flight} requests are in flight, and no more are taken on."
+            )
+        return Admitted(self, request_id)
+
+    def drain(self) -> None:
+        self.is_draining = True
+
+    async def idle(self) -> None:
+        """Returns when nothing is in flight."""
+        await self._idle.wait()
+
+    def enter(self, request_id: str) -> None:
+        self._request_ids.add(request_id)
+        self._idle.clear()
+
+    def leave(self, request_id: str) -> None:
+        self._request_ids.discard(request_id)
+        if not self._request_ids:
+            self._idle.set()
+
+
+class Admitted:
+    """One request in flight. Enter it at once: nothing may be awaited between."""
+
+    __slots__ = ("_admission", "request_id")
+
+    def __init__(self, admission: Admission, request_id: str) -> None:
+        self._admission = admission
+        self.request_id = request_id
+
+    def __enter__(self) -> None:
+        self._admission.enter(self.request_id)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._admission.leave(self.request_id)

@@ -1,0 +1,102 @@
+"""The internal `Cluster` service: workers register here, operators ask for the state of things.
+
+Only callers with the cluster token get this far.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
+from cluster.errors import FingerprintMismatch
+from cluster.membership import DEFAULT_TTL_S, Membership
+from cluster.rpc import Call, Serve
+from cluster.types import Incarnation, WorkerId
+from penstock.v1 import worker_pb2
+from router.admission import Admission
+from router.fleet import Fleet, Identity
+from router.index import PrefixIndex
+from router.pool import MemberStatus, Pool
+
+NAME = "penstock.v1.Cluster"
+
+
+class ClusterService:
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        identity: Identity,
+        fleet: Fleet,
+        pool: Pool,
+        index: PrefixIndex,
+        admission: Admission,
+        clock: Callable[[], float],
+    ) -> None:
+        self._membership = membership
+        self._identity = identity
+        self._fleet = fleet
+        self._pool = pool
+        self._index = index
+        self._admission = admission
+        self._clock = clock
+
+    @property
+    def rpcs(self) -> dict[str, Serve]:
+        return {"Register": self.register, "Deregister": self.deregister, "Status": self.status}
+
+    async def register(
+        self, request: worker_pb2.RegisterRequest, call: Call
+    ) -> worker_pb2.RegisterResponse:
+        """Takes a worker in, or renews it. Refuses one that could not work with the others."""
+        member = member_from_pb(request)
+        if diff := self._identity.mismatch(member):
+            raise FingerprintMismatch(
+                f"'{member.worker.worker_id}' cannot join: the router and it differ in "
+                f"{'; '.join(diff)}. Start both from the same checkpoint and settings."
+            )
+        ttl_s = request.ttl_seconds or DEFAULT_TTL_S
+        members = await self._membership.join(member, ttl_s=ttl_s)
+        self._fleet.refresh()
+        return worker_pb2.RegisterResponse(members=[member_to_pb(other) for other in members])
+
+    async def deregister(
+        self, request: worker_pb2.DeregisterRequest, call: Call
+    ) -> worker_pb2.DeregisterResponse:
+        worker, incarnation = WorkerId(request.worker_id), Incarnation(request.incarnation)
+        await self._membership.leave(worker, incarnation)
+        self._fleet.refresh()
+        return worker_pb2.DeregisterResponse()
+
+    async def status(
+        self, request: worker_pb2.StatusRequest, call: Call
+    ) -> worker_pb2.StatusResponse:
+        statuses = sorted(self._pool.statuses(self._clock()), key=_order)
+        return worker_pb2.StatusResponse(
+            workers=[self._worker(status) for status in statuses],
+            requests_in_flight=self._admission.num_in_flight,
+            index_grains=self._index.num_grains,
+            index_bytes=self._index.num_bytes,
+            router_version=_version(),
+        )
+
+    def _worker(self, status: MemberStatus) -> worker_pb2.WorkerStatus:
+        return worker_pb2.WorkerStatus(
+            member=member_to_pb(status.member),
+            load=load_report_to_pb(status.report),
+            serving=status.refusal is None,
+            reason=status.refusal or "",
+            report_age_seconds=status.report_age_s or 0.0,
+            requests_in_flight=status.num_in_flight,
+            cached_grains=self._index.num_grains_of(status.member.worker.worker_id),
+        )
+
+
+def _order(status: MemberStatus) -> tuple[str, str]:
+    return status.member.role, status.member.worker.worker_id
+
+
+def _version() -> str:
+    try:
+        return version("penstock")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,46 @@
+"""The configuration of one router process."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.errors import ConfigError
+from cluster.limits import Limits
+from router.policy import Disaggregate, PolicyConfig
+from router.price import PriceConfig
+
+IN_MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    checkpoint: Path  # of the served model: tokenizer, template and configuration are read
+    model: str  # the name that clients use
+    secrets_file: Path
+    address: str = "127.0.0.1:0"  # port 0: any
+    store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
+    hash_grain: int = 16  # tokens; the same in the whole cluster
+    context_length: int | None = None  # narrows the checkpoint's own
+    verify_weights: bool = False  # digests compare all bytes of the weights
+    limits: Limits = field(default_factory=Limits)
+    disaggregate: Disaggregate = Disaggregate.AUTO
+    price: PriceConfig = field(default_factory=PriceConfig)
+    max_in_flight: int = 1024
+    max_waiting_texts: int = 256  # prompts that wait to be tokenised
+    num_text_threads: int = 2
+    index_budget_bytes: int = 64 << 20
+    drain_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"'{name}' is {getattr(self, name)}: it must be at least 1.")
+        if self.drain_s < 0 or self.max_waiting_texts < 0:
+            raise ConfigError("'drain_s' and 'max_waiting_texts' cannot be negative.")
+        if self.store != IN_MEMORY and "://" not in self.store:
+            raise ConfigError(
+                f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."
+            )
+
+    @property
+    def policy(self) -> PolicyConfig:
+        return PolicyConfig(disaggregate=self.disaggregate, price=self.price)

@@ -1,0 +1,137 @@
+"""Who is followed: members of the store that fit this router, one watcher each.
+
+A worker leaves when its record has lapsed and it has fallen silent, or when a newer life of it
+registers; then its calls end, and the index forgets it at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Never
+
+from cluster.errors import PenstockError
+from cluster.membership import Membership
+from cluster.types import Incarnation, Member, WorkerId
+from router.index import PrefixIndex
+from router.links import Links
+from router.pool import SILENCE_S, Pool
+from router.watcher import Watcher
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S = 0.5  # between two looks at the store, when nobody registers here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a worker must share with this router: else its hashes and ids mean other things."""
+
+    model: str
+    model_digest: str
+    tokenizer_digest: str
+    template_digest: str
+    hash_grain: int
+
+    def mismatch(self, member: Member) -> list[str]:
+        """What differs, a line each."""
+        theirs = member.worker.fingerprint
+        lines = [] if member.model == self.model else [f"model: {self.model} and {member.model}"]
+        for name in ("model_digest", "tokenizer_digest", "template_digest", "hash_grain"):
+            mine, other = getattr(self, name), getattr(theirs, name)
+            if mine != other:
+                lines.append(f"{name}: {mine} and {other}")
+        return lines
+
+
+@dataclass(slots=True, eq=False)
+class _Followed:
+    incarnation: Incarnation
+    task: asyncio.Task[Never]
+
+
+class Fleet:
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        identity: Identity,
+        links: Links,
+        index: PrefixIndex,
+        pool: Pool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._membership = membership
+        self.identity = identity
+        self._links = links
+        self._index = index
+        self._pool = pool
+        self._clock = clock
+        self._followed: dict[WorkerId, _Followed] = {}
+        self._turned_away: set[Incarnation] = set()
+        self._changed = asyncio.Event()
+
+    def refresh(self) -> None:
+        """Someone registered or left: look now."""
+        self._changed.set()
+
+    async def run(self) -> Never:
+        """Follows the members until cancelled."""
+        async with asyncio.TaskGroup() as watchers:
+            while True:
+                self._changed.clear()
+                await self._reconcile(watchers)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_INTERVAL_S):
+                        await self._changed.wait()
+
+    async def _reconcile(self, watchers: asyncio.TaskGroup) -> None:
+        try:
+            members = await self._membership.members()
+        except PenstockError as error:
+            # Workers are the truth about themselves: without the store we go on with those we know.
+            logger.warning("the store of members does not answer: %s", error)
+            return
+        self._turned_away &= {member.worker.incarnation for member in members}
+        for member in members:
+            if self._fits(member):
+                await self._follow(member, watchers)
+        present = {member.worker.worker_id for member in members}
+        for worker in self._followed.keys() - present - self._reporting():
+            await self._lose(worker)
+
+    async def _follow(self, member: Member, watchers: asyncio.TaskGroup) -> None:
+        worker = member.worker
+        if followed := self._followed.get(worker.worker_id):
+            if followed.incarnation == worker.incarnation:
+                return
+            await self._lose(worker.worker_id)
+        logger.info("%s worker %s joins, at %s", member.role, worker.worker_id, worker.address)
+        self._pool.join(member)
+        watcher = Watcher(self._links.open(worker), self._index, self._pool, self._clock)
+        task = watchers.create_task(watcher.run(), name=f"watch {worker.worker_id}")
+        self._followed[worker.worker_id] = _Followed(worker.incarnation, task)
+
+    async def _lose(self, worker: WorkerId) -> None:
+        followed = self._followed.pop(worker)
+        logger.info("worker %s is gone", worker)
+        followed.task.cancel()
+        self._pool.leave(worker, followed.incarnation)
+        self._index.purge(worker, followed.incarnation)
+        await self._links.lose(worker, followed.incarnation)
+
+    def _fits(self, member: Member) -> bool:
+        diff = self.identity.mismatch(member)
+        if diff and member.worker.incarnation not in self._turned_away:
+            self._turned_away.add(member.worker.incarnation)
+            logger.error("%s is not used: %s", member.worker.worker_id, "; ".join(diff))
+        return not diff
+
+    def _reporting(self) -> set[WorkerId]:
+        """Who still speaks to us, whatever the store says."""
+        return {
+            status.member.worker.worker_id
+            for status in self._pool.statuses(self._clock())
+            if status.report_age_s is not None and status.report_age_s <= SILENCE_S
+        }

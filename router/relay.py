@@ -1,0 +1,230 @@
+"""One request placed, and every message of its answer passed on as it came.
+
+Owns the choice of another worker while nothing has been sent, and the true count of what was.
+Knows no text and no front door.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+
+from cluster.codec import decode_request_to_pb
+from cluster.errors import (
+    DeadlineExceeded,
+    NoWorker,
+    PenstockError,
+    ResourceError,
+    StreamInterrupted,
+    WorkerLost,
+)
+from cluster.rpc import Call
+from cluster.types import ComputeRequest, GrainHash, Role, WorkerId
+from penstock.v1 import worker_pb2
+from penstock.v1.inference_pb2 import GenerateResponse
+from router.index import PrefixIndex
+from router.links import Links
+from router.policy import Decision, PolicyConfig, PolicyState, place
+from router.pool import Booking, Pool, PoolSnapshot
+from router.price import PlacementRequest
+
+logger = logging.getLogger(__name__)
+
+MAX_TRIES = 3
+TENANT = "default"  # until callers are authenticated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedRequest:
+    """A request ready to be placed: ids, hashes, every default resolved, the seed drawn."""
+
+    compute: ComputeRequest
+    hashes: tuple[GrainHash, ...]
+    model: str
+    cache_scope: str
+    received_at: float  # time.monotonic()
+    bypasses_cache: bool = False
+
+    @property
+    def request_id(self) -> str:
+        return self.compute.request_id
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """What has left for the client. Counted from the messages themselves."""
+
+    num_messages: int = 0
+    num_tokens: int = 0
+    num_cached_tokens: int = 0  # as the worker says
+    is_finished: bool = False
+
+    def add(self, data: bytes) -> None:
+        message = GenerateResponse.FromString(data)
+        self.num_messages += 1
+        self.num_tokens += sum(len(delta.token_ids) for delta in message.deltas)
+        if message.HasField("accepted"):
+            self.num_cached_tokens = message.accepted.cached_tokens
+        self.is_finished = message.HasField("finished")
+
+
+@dataclass(slots=True, eq=False)
+class RelayCounters:
+    """Since the start; the hits are prompt tokens of the requests that got an answer."""
+
+    num_messages: int = 0
+    num_tokens: int = 0
+    num_placed: int = 0
+    num_moved: int = 0  # placed again elsewhere
+    num_predicted_hits: int = 0
+    num_actual_hits: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Relay:
+    pool: Pool
+    index: PrefixIndex
+    links: Links
+    policy: PolicyConfig
+    hash_grain: int
+    state: PolicyState = field(default_factory=PolicyState)
+    clock: Callable[[], float] = time.monotonic
+    counters: RelayCounters = field(default_factory=RelayCounters)
+
+    async def serve(self, routed: RoutedRequest, call: Call) -> None:
+        """Streams the answer into `call`; elsewhere again if a worker fails before it speaks."""
+        sent = Sent()
+        excluded: frozenset[WorkerId] = frozenset()
+        failure: PenstockError | None = None
+        while len(excluded) < MAX_TRIES:
+            decision = self._place(routed, excluded, failure)
+            decode = decision.placement.decode
+            try:
+                await self._serve_by(decision, routed, call, sent)
+                return
+            except (WorkerLost, ResourceError) as error:
+                if sent.num_messages:
+                    raise _interrupted(error, decode, sent) from error
+                failure = error
+            if isinstance(failure, WorkerLost):
+                self.pool.fail(decode, self.clock())
+            logger.warning("%s: not served by %s: %s", routed.request_id, decode, failure)
+            excluded |= {decode}
+        assert failure is not None
+        raise failure
+
+    def _place(
+        self, routed: RoutedRequest, excluded: frozenset[WorkerId], failure: PenstockError | None
+    ) -> Decision:
+        """Raises NoWorker, or what the last worker tried said, when nobody is left."""
+        snapshot = self.pool.snapshot(self.clock())
+        request = self._placement_request(routed, excluded)
+        decision, self.state = place(request, snapshot, self.state, self.policy)
+        if decision is None:
+            raise failure or _no_worker(snapshot)
+        self.counters.num_placed += 1
+        self.counters.num_moved += 1 if excluded else 0
+        return decision
+
+    def _placement_request(
+        self, routed: RoutedRequest, excluded: frozenset[WorkerId]
+    ) -> PlacementRequest:
+        matched = {} if routed.bypasses_cache else self.index.match(routed.hashes)
+        params = routed.compute.params
+        return PlacementRequest(
+            num_prompt_tokens=len(routed.compute.prompt_ids),
+            max_tokens=params.max_tokens,
+            num_choices=params.num_choices,
+            num_cached_tokens={
+                worker: grains * self.hash_grain for worker, grains in matched.items()
+            },
+            excluded=excluded,
+        )
+
+    async def _serve_by(
+        self, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent
+    ) -> None:
+        """One try. Books the workers for as long as it lasts."""
+        self.pool.book(_booking(decision, routed))
+
+        async def pass_on(data: bytes) -> None:
+            _count(sent, data, decision.placement.decode)
+            if sent.num_messages == 1:
+                self._begin(decision, routed, sent)
+                call.phase = "decode"
+                await call.send_metadata(("x-request-id", routed.request_id))
+            await call.send(data)
+            call.tokens_emitted = sent.num_tokens
+
+        call.phase = "prefill"
+        try:
+            request = self._decode_request(decision, routed)
+            link = self.links.get(decision.placement.decode)
+            await link.generate(request, call.remaining_s, pass_on)
+        except DeadlineExceeded as error:
+            raise _deadline(error, call, sent) from error
+        finally:
+            self.pool.release(routed.request_id)
+            self.counters.num_messages += sent.num_messages
+            self.counters.num_tokens += sent.num_tokens
+        if not sent.is_finished:
+            raise WorkerLost(f"Worker '{decision.placement.decode}' ended the answer too early.")
+
+    def _begin(self, decision: Decision, routed: RoutedRequest, sent: Sent) -> None:
+        self.pool.first_token(routed.request_id)
+        self.counters.num_predicted_hits += decision.num_cached_tokens
+        self.counters.num_actual_hits += sent.num_cached_tokens
+
+    def _decode_request(
+        self, decision: Decision, routed: RoutedRequest
+    ) -> worker_pb2.DecodeRequest:
+        prefill = decision.placement.prefill
+        return decode_request_to_pb(
+            routed.compute,
+            model=routed.model,
+            tenant=TENANT,
+            cache_scope=routed.cache_scope,
+            prefill=self.pool.address(prefill) if prefill else None,
+            router_s=self.clock() - routed.received_at,
+        )
+
+
+def _booking(decision: Decision, routed: RoutedRequest) -> Booking:
+    return Booking(
+        request_id=routed.request_id,
+        decode=decision.placement.decode,
+        prefill=decision.placement.prefill,
+        num_prefill_tokens=decision.num_prefill_tokens,
+        num_context_tokens=len(routed.compute.prompt_ids),
+        num_sequences=routed.compute.params.num_choices,
+    )
+
+
+def _count(sent: Sent, data: bytes, decode: WorkerId) -> None:
+    try:
+        sent.add(data)
+    except DecodeError as error:
+        raise WorkerLost(f"Worker '{decode}' sent {len(data)} bytes that are no answer.") from error
+
+
+def _interrupted(error: PenstockError, decode: WorkerId, sent: Sent) -> StreamInterrupted:
+    return StreamInterrupted(
+        f"Worker '{decode}' failed after {sent.num_tokens} tokens were sent: {error.message}",
+        tokens_emitted=sent.num_tokens,
+    )
+
+
+def _deadline(error: DeadlineExceeded, call: Call, sent: Sent) -> DeadlineExceeded:
+    """The worker knows the phase, unless it was our own timer that ended the call."""
+    phase = error.metadata.get("phase", "call")
+    return DeadlineExceeded(
+        call.phase if phase == "call" else phase, tokens_emitted=sent.num_tokens
+    )
+
+
+def _no_worker(snapshot: PoolSnapshot) -> NoWorker:
+    reasons = [f"'{r.worker}': {r.reason}" for r in snapshot.refused if r.role is Role.DECODE]
+    said = "; ".join(sorted(reasons)) or "none has registered"
+    return NoWorker(f"No decode worker serves ({said}).")

@@ -1,0 +1,129 @@
+"""One router put together from its configuration, from start to drained."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from cluster.channel import open_channel
+from cluster.health import HealthState, follow_progress
+from cluster.membership import Membership
+from cluster.redis_store import RedisStore
+from cluster.rpc import Deadlines, Server, service_handlers
+from cluster.secrets import Secrets, load_secrets
+from cluster.store import MemoryStore, Store
+from router import cluster_service, service
+from router.admission import Admission
+from router.cluster_service import ClusterService
+from router.config import IN_MEMORY, RouterConfig
+from router.fleet import Fleet
+from router.index import PrefixIndex
+from router.links import Links
+from router.pool import Pool
+from router.relay import Relay
+from router.service import InferenceService
+from router.text import Text
+from router.text_threads import TextThreads
+
+logger = logging.getLogger(__name__)
+
+
+class Router:
+    """All parts of one router. Needs a running event loop; `run` serves until told to drain."""
+
+    def __init__(
+        self, config: RouterConfig, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        secrets = load_secrets(config.secrets_file)
+        text = Text.load(config, secrets.hash_secret)
+        self.config = config
+        self.clock = clock
+        self.pool = Pool()
+        self.index = PrefixIndex(config.index_budget_bytes)
+        self.admission = Admission(config.max_in_flight)
+        self.health = HealthState([service.NAME])
+        self.links = Links(lambda address: open_channel(address, secrets.cluster_token))
+        self.threads = TextThreads(
+            num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
+        )
+        self.relay = Relay(self.pool, self.index, self.links, config.policy, config.hash_grain)
+        self.store = _open_store(config.store)
+        membership = Membership(self.store)
+        identity = text.identity
+        self.fleet = Fleet(
+            membership=membership,
+            identity=identity,
+            links=self.links,
+            index=self.index,
+            pool=self.pool,
+            clock=clock,
+        )
+        inference = InferenceService(
+            text=text, threads=self.threads, admission=self.admission, relay=self.relay
+        )
+        cluster = ClusterService(
+            membership=membership,
+            identity=identity,
+            fleet=self.fleet,
+            pool=self.pool,
+            index=self.index,
+            admission=self.admission,
+            clock=clock,
+        )
+        self.server = _server(config, secrets, inference, cluster, self.health)
+
+    @property
+    def is_serving(self) -> bool:
+        return not self.admission.is_draining and self.pool.is_serving(self.clock())
+
+    async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:
+        """Serves until `drain` is set, and then until the last answer, `drain_s` at most."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = (
+                    tasks.create_task(self.fleet.run(), name="fleet"),
+                    tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
+                )
+                async with self.server:
+                    ready(self.server.address)
+                    await drain.wait()
+                    await self._drain()
+                for task in background:
+                    task.cancel()
+        finally:
+            self.threads.close()
+            await self.links.close()
+            await self.store.close()
+
+    async def _drain(self) -> None:
+        self.admission.drain()
+        self.health.set_all(False)
+        logger.info("draining: %d requests in flight", self.admission.num_in_flight)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.drain_s):
+                await self.admission.idle()
+
+
+def _server(
+    config: RouterConfig,
+    secrets: Secrets,
+    inference: InferenceService,
+    cluster: ClusterService,
+    health: HealthState,
+) -> Server:
+    limits = config.limits
+    deadlines = Deadlines(default_s=limits.default_deadline_s, maximum_s=limits.max_deadline_s)
+    return Server(
+        [
+            service_handlers(service.NAME, inference.rpcs, deadlines=deadlines),
+            service_handlers(cluster_service.NAME, cluster.rpcs, token=secrets.cluster_token),
+        ],
+        address=config.address,
+        health=health,
+        max_receive_bytes=limits.max_message_bytes,
+    )
+
+
+def _open_store(url: str) -> Store:
+    return MemoryStore() if url == IN_MEMORY else RedisStore(url)

@@ -1,0 +1,132 @@
+"""The public `Inference` service: bounds, text, and the way into the relay."""
+
+import time
+from collections.abc import Callable
+
+from google.protobuf.duration_pb2 import Duration
+
+from cluster.errors import InvalidRequest
+from cluster.limits import Limits
+from cluster.rpc import Call, Serve
+from cluster.validation import (
+    UNSUPPORTED,
+    check_detokenize,
+    check_generate,
+    check_model,
+    check_tokenize,
+)
+from penstock.v1 import inference_pb2 as pb
+from router.admission import Admission
+from router.relay import Relay
+from router.text import Text
+from router.text_threads import TextThreads
+
+NAME = "penstock.v1.Inference"
+REQUEST_ID_KEY = "x-request-id"
+
+
+class InferenceService:
+    def __init__(
+        self,
+        *,
+        text: Text,
+        threads: TextThreads,
+        admission: Admission,
+        relay: Relay,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._text = text
+        self._threads = threads
+        self._admission = admission
+        self._relay = relay
+        self._clock = clock
+        self._model = _model(text)
+
+    @property
+    def rpcs(self) -> dict[str, Serve]:
+        """By name; `Route` is not among them, and answers UNIMPLEMENTED."""
+        return {
+            "Generate": self.generate,
+            "Tokenize": self.tokenize,
+            "Detokenize": self.detokenize,
+            "ListModels": self.list_models,
+            "GetModel": self.get_model,
+        }
+
+    async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
+        received_at = self._clock()
+        request.request_id = request.request_id or call.metadata(REQUEST_ID_KEY) or ""
+        given = check_generate(request, self._text.info, self._text.limits)
+        with self._admission.admit(given.request_id):
+            call.phase = "tokenise"
+            routed = await self._threads.run(self._text.routed, given, received_at)
+            await self._relay.serve(routed, call)
+
+    async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
+        prompt = check_tokenize(request, self._text.info, self._text.limits)
+        ids = await self._threads.run(self._text.tokenized, prompt)
+        return pb.TokenizeResponse(token_ids=ids)
+
+    async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
+        ids = check_detokenize(request, self._text.info, self._text.limits)
+        is_default = not request.HasField("skip_special_tokens")
+        text = await self._threads.run(
+            self._text.tokenizer.decode,
+            ids,
+            skip_special_tokens=is_default or request.skip_special_tokens,
+        )
+        return pb.DetokenizeResponse(text=text)
+
+    async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
+        if request.page_token:
+            raise InvalidRequest("page_token", "There is one page: send no page token.")
+        return pb.ListModelsResponse(models=[self._model])
+
+    async def get_model(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
+        check_model(request.model, self._text.info)
+        return pb.GetModelResponse(model=self._model)
+
+
+def _model(text: Text) -> pb.Model:
+    info = text.info
+    return pb.Model(
+        name=info.name,
+        context_length=info.context_length,
+        vocab_size=info.vocab_size,
+        model_digest=info.model_digest,
+        tokenizer_digest=info.tokenizer_digest,
+        features=_features(has_chat=info.has_chat_template),
+        limits=_limits(text.limits, info.context_length),
+        end_token_ids=info.end_token_ids,
+    )
+
+
+def _features(*, has_chat: bool) -> list[str]:
+    """Every RPC that answers, and every field of a request that is not refused."""
+    rpcs = {"Generate", "Tokenize", "Detokenize", "ListModels", "GetModel"}
+    fields = set()
+    for field in pb.GenerateRequest.DESCRIPTOR.fields:
+        inner = field.message_type if field.name in ("sampling", "stop", "logprobs") else None
+        parts = [f"{field.name}.{part.name}" for part in inner.fields] if inner else [field.name]
+        fields |= set(parts)
+    fields -= {*UNSUPPORTED, *(() if has_chat else ("chat",))}
+    return sorted(rpcs) + sorted(fields)
+
+
+def _limits(limits: Limits, context_length: int) -> pb.Limits:
+    return pb.Limits(
+        max_prompt_tokens=min(limits.max_prompt_tokens or context_length, context_length - 1),
+        max_output_tokens=min(limits.max_output_tokens or context_length, context_length - 1),
+        max_n=limits.max_n,
+        max_stop_strings=limits.max_stop_strings,
+        max_stop_string_bytes=limits.max_stop_string_bytes,
+        max_logprobs=limits.max_logprobs,
+        max_logit_bias=limits.max_logit_bias,
+        max_message_bytes=limits.max_message_bytes,
+        default_deadline=_duration(limits.default_deadline_s),
+        max_deadline=_duration(limits.max_deadline_s),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))

@@ -1,0 +1,200 @@
+"""A worker without an engine: a real gRPC server that watches, registers, and echoes prompts.
+
+What goes wrong in real ones can be asked for: see `Faults`.
+"""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.channel import open_channel
+from cluster.errors import PenstockError
+from cluster.events import EventLog
+from cluster.health import HealthState
+from cluster.membership import new_incarnation
+from cluster.registrar import Heartbeat, RpcRegistrar
+from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
+from cluster.types import (
+    CacheChange,
+    Fingerprint,
+    Incarnation,
+    LoadReport,
+    Member,
+    PrefillCost,
+    Role,
+    WorkerAddress,
+    WorkerId,
+)
+from cluster.watch import WatchFeed
+from penstock.v1 import inference_pb2, worker_pb2
+
+TOKEN = "token-of-the-tests-cluster"
+
+
+@dataclass(slots=True, eq=False)
+class Faults:
+    """What goes wrong with each request; nothing by default."""
+
+    refuse: PenstockError | None = None  # raised before anything is sent
+    fail_after: int | None = None  # messages, then the process dies
+    end_after: int | None = None  # messages, then the stream ends as if all was well
+    raise_after: tuple[int, PenstockError] | None = None
+    stall_after: int | None = None  # messages, then nothing until cancelled
+
+
+@dataclass(slots=True, eq=False)
+class FakeWorker:
+    """Echoes the prompt, one token a message. `async with` starts it, registered at a router."""
+
+    name: str
+    router: str  # its address
+    fingerprint: Fingerprint
+    model: str
+    role: Role = Role.DECODE
+    incarnation: Incarnation = field(default_factory=new_incarnation)
+    address: str = "127.0.0.1:0"
+    load: LoadReport = field(
+        default_factory=lambda: LoadReport(
+            num_free_blocks=1000, num_blocks=1000, prefill_cost=PrefillCost(c0=0.001, c1=1e-4)
+        )
+    )
+    faults: Faults = field(default_factory=Faults)
+    report_interval_s: float = 0.05
+    text: str = ""  # what every message says
+    requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
+    num_cancelled: int = 0
+    served: asyncio.Event = field(default_factory=asyncio.Event)  # a request has begun
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    remaining_s: float | None = None  # of the last request, when it came
+    log: EventLog = field(init=False)
+    feed: WatchFeed = field(init=False)
+    server: Server = field(init=False)
+    heartbeat: Heartbeat = field(init=False)
+    _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+    _channel: Any = None
+
+    def __post_init__(self) -> None:
+        self.log = EventLog(self.incarnation)
+        self.feed = WatchFeed(self.log, lambda: self.load, report_interval_s=self.report_interval_s)
+        decode = {"Generate": self.generate}
+        self.server = Server(
+            [
+                service_handlers("penstock.v1.Decode", decode, token=TOKEN),
+                service_handlers(
+                    "penstock.v1.Worker", {"Watch": self.watch}, token=TOKEN, deadlines=UNBOUNDED
+                ),
+            ],
+            address=self.address,
+            health=HealthState(),
+        )
+
+    @property
+    def member(self) -> Member:
+        address = WorkerAddress(
+            worker_id=WorkerId(self.name),
+            incarnation=self.incarnation,
+            address=self.address,
+            transports={},
+            fingerprint=self.fingerprint,
+        )
+        return Member(
+            worker=address,
+            role=self.role,
+            model=self.model,
+            context_length=2048,
+            max_sequences=64,
+        )
+
+    def stores(self, *hashes: Any) -> None:
+        self.log.append(CacheChange(stored=tuple(hashes)))
+
+    def report(self, **changes: Any) -> None:
+        """Reports another load from now on."""
+        self.load = replace(self.load, **changes)
+        self.feed.report_now()
+
+    async def watch(self, request: worker_pb2.WatchRequest, call: Call) -> None:
+        await self.feed.watch(request, call.send)
+
+    async def generate(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
+        self.requests.append(request)
+        self.remaining_s = call.remaining_s
+        self.feed.admitted(request.request_id)
+        self.served.set()
+        try:
+            await self._echo(request, call)
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            self.cancelled.set()
+            raise
+
+    async def _echo(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
+        if self.faults.refuse:
+            raise self.faults.refuse
+        ids = list(request.prompt_token_ids)[: request.params.max_tokens]
+        for number, token_id in enumerate(ids):
+            await self._go_wrong(number)
+            if number == self.faults.end_after:
+                return
+            await call.send(
+                self._message(request, number, token_id, is_last=number + 1 == len(ids))
+            )
+        await self._go_wrong(len(ids))
+
+    async def _go_wrong(self, num_sent: int) -> None:
+        faults = self.faults
+        if num_sent == faults.fail_after:
+            # Not awaited from inside the call that it ends.
+            self._tasks.append(asyncio.create_task(self.die()))
+            await asyncio.Event().wait()
+        if num_sent == faults.stall_after:
+            await asyncio.Event().wait()
+        if faults.raise_after and num_sent == faults.raise_after[0]:
+            raise faults.raise_after[1]
+
+    def _message(
+        self, request: worker_pb2.DecodeRequest, number: int, token_id: int, *, is_last: bool
+    ) -> inference_pb2.GenerateResponse:
+        message = inference_pb2.GenerateResponse(
+            deltas=[inference_pb2.Delta(index=number, token_ids=[token_id], text=self.text)]
+        )
+        if number == 0:
+            message.accepted.request_id = request.request_id
+            message.accepted.model = request.model
+            message.accepted.decode_worker = self.name
+            message.accepted.prefill_worker = request.prefill.worker_id
+            message.accepted.seed = request.params.seed
+            message.accepted.prompt_tokens = len(request.prompt_token_ids)
+        if is_last:
+            finish = message.finished.choices.add()
+            finish.reason = inference_pb2.FINISH_REASON_LENGTH
+            message.finished.usage.completion_tokens = number + 1
+        return message
+
+    async def die(self) -> None:
+        """As the death of the process: connections break, heartbeats end, nobody says goodbye."""
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        await self.server.stop(0)
+
+    async def __aenter__(self) -> Self:
+        await self.server.start()
+        self.address = self.server.address
+        self._channel = open_channel(self.router, TOKEN)
+        self.heartbeat = Heartbeat(RpcRegistrar(self._channel), self.member, interval_s=0.2)
+        self._tasks.append(asyncio.create_task(self.heartbeat.run()))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+        await self.server.stop(0)
