@@ -14,6 +14,10 @@ from cluster.types import DecodeCost, PrefillCost
 Vector = NDArray[np.float64]
 
 _MIN_SECONDS = 1e-5
+_MAX_SECONDS = 3600.0
+_MIN_USUAL_ERROR = 0.02  # relative; no machine's steps are steadier
+_MAX_UNUSUAL = 2  # in a row; more are not outliers
+_KEPT_AFTER_CHANGE = 0.1  # of what is known, when the machine turns out to be another
 
 
 class RecursiveLeastSquares:
@@ -41,23 +45,24 @@ class RecursiveLeastSquares:
         self._forgetting = forgetting
         self._clip = clip
         self._usual_error = 1.0  # relative; learned
+        self._num_unusual = 0  # in a row
         self.num_observed = 0
 
     def observe(self, features: Sequence[float], seconds: float) -> None:
         raw = np.asarray(features, dtype=np.float64) * self._scales
-        if seconds <= 0.0 or not np.all(np.isfinite(raw)) or not np.any(raw):
+        if not (0.0 < seconds < _MAX_SECONDS and np.all(np.isfinite(raw)) and np.any(raw)):
             return
         predicted = float(raw @ self._theta)
-        unit = max(predicted, 0.1 * seconds, _MIN_SECONDS)
+        if self.num_observed == 0 and predicted > 0.0:
+            # The first guess is right about proportions at best: this machine sets the speed.
+            self._scales = self._scales * (seconds / predicted)
+            raw, predicted = raw * (seconds / predicted), seconds
+        unit = max(predicted, 0.5 * seconds, _MIN_SECONDS)
         x = raw / unit
-        error = (seconds - predicted) / unit
-        limit = self._clip * self._usual_error
-        self._usual_error = 0.95 * self._usual_error + 0.05 * min(abs(error), 2 * limit)
+        error = self._clipped((seconds - predicted) / unit)
         self._forget(x)
         self._information += np.outer(x, x)
-        self._theta = self._theta + np.linalg.solve(
-            self._information, x * float(np.clip(error, -limit, limit))
-        )
+        self._theta = self._theta + np.linalg.solve(self._information, x * error)
         self.num_observed += 1
 
     def coefficients(self) -> tuple[float, ...]:
@@ -71,6 +76,20 @@ class RecursiveLeastSquares:
             if free.any():
                 theta[free] = np.linalg.solve(self._information[np.ix_(free, free)], target[free])
         return tuple(float(value) for value in np.maximum(theta, 0.0) * self._scales)
+
+    def _clipped(self, error: float) -> float:
+        """The error, cut if it is unusual; several unusual ones in a row are a new truth."""
+        limit = self._clip * self._usual_error
+        clipped = min(max(error, -limit), limit)
+        self._usual_error += 0.05 * (min(abs(error), 2 * limit) - self._usual_error)
+        self._usual_error = max(self._usual_error, _MIN_USUAL_ERROR)
+        self._num_unusual = self._num_unusual + 1 if clipped != error else 0
+        if self._num_unusual > _MAX_UNUSUAL:
+            self._num_unusual = 0
+            self._usual_error = abs(error)
+            self._information *= _KEPT_AFTER_CHANGE
+            return error
+        return clipped
 
     def _forget(self, x: Vector) -> None:
         seen = self._information @ x

@@ -1,0 +1,129 @@
+"""Who counts as a member: the newest life of each worker, while it says so, if it fits."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from cluster.errors import FingerprintMismatch, StaleIncarnation
+from cluster.membership import Membership, fingerprint_mismatch, new_incarnation
+from cluster.redis_store import RedisStore
+from cluster.store import MemoryStore, Store
+from cluster.types import Fingerprint, Incarnation, Role, WorkerId
+from tests.cluster.cluster_samples import FINGERPRINT, member, with_layout
+from tests.redis_server import redis_server
+
+D0 = WorkerId("d0")
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    async with redis_server() as server:
+        redis = RedisStore(server.url, timeout_s=5)
+        yield redis
+        await redis.close()
+
+
+@pytest.fixture
+def membership(store: Store) -> Membership:
+    return Membership(store)
+
+
+async def test_all_who_joined_are_members_for_each_who_looks(store: Store, membership: Membership):
+    one, two = member("d0"), member("p0", role=Role.PREFILL)
+    assert await membership.join(one) == [one]
+    assert await membership.join(two) == [one, two]
+    assert await Membership(store).members() == [one, two]
+
+
+async def test_a_record_that_is_not_renewed_lapses():
+    now = [0.0]
+    membership = Membership(MemoryStore(clock=lambda: now[0]))
+    renewed, silent = member("d0"), member("d1")
+    await membership.join(renewed, ttl_s=3)
+    await membership.join(silent, ttl_s=3)
+    for now[0] in (1.0, 2.0, 3.0):
+        await membership.join(renewed, ttl_s=3)
+    assert await membership.members() == [renewed]
+
+
+async def test_a_new_life_replaces_the_old_one_which_can_then_neither_return_nor_delete_it(
+    membership: Membership,
+):
+    old, new = member("d0", "1"), member("d0", "2", port=2)
+    await membership.join(old)
+    assert await membership.join(new) == [new]
+    with pytest.raises(StaleIncarnation, match=r"newer life of 'd0'.*127\.0\.0\.1:2"):
+        await membership.join(old)
+    assert not await membership.leave(D0, Incarnation("1"))
+    assert await membership.members() == [new]
+    assert await membership.leave(D0, Incarnation("2"))
+    assert await membership.members() == []
+    assert await membership.join(old) == [old]  # nobody replaces it any more
+
+
+async def test_a_worker_that_changes_its_record_within_one_life_is_renewed(
+    membership: Membership,
+):
+    await membership.join(member())
+    changed = replace(member(), max_sequences=1)
+    assert await membership.join(changed) == [changed]
+
+
+async def test_of_two_lives_that_join_at_once_the_newer_stays(membership: Membership):
+    async def join(incarnation: str) -> None:
+        await membership.join(member("d0", incarnation))
+
+    outcomes = await asyncio.gather(*map(join, "12"), return_exceptions=True)
+    assert [m.worker.incarnation for m in await membership.members()] == ["2"]
+    assert not isinstance(outcomes[1], BaseException)
+
+
+def test_each_life_has_a_name_greater_than_the_last():
+    names = [new_incarnation() for _ in range(100)]
+    assert names == sorted(names)
+    assert len(set(names)) == 100
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (replace(FINGERPRINT, model_digest="x"), "model_digest: x and model"),
+        (replace(FINGERPRINT, tokenizer_digest="x"), "tokenizer_digest: x and tokenizer"),
+        (replace(FINGERPRINT, template_digest="x"), "template_digest: x and template"),
+        (replace(FINGERPRINT, hash_grain=32), "hash_grain: 32 and 16"),
+        (replace(FINGERPRINT, wire_version=2), "wire_version: 2 and 1"),
+        (with_layout(num_layers=3), "num_layers: 3 and 2"),
+        (with_layout(num_kv_heads=4), "num_kv_heads: 4 and 2"),
+        (with_layout(head_dim=16), "head_dim: 16 and 8"),
+        (with_layout(dtype="bfloat16"), "dtype: bfloat16 and float32"),
+    ],
+)
+async def test_a_worker_that_does_not_fit_is_refused_with_the_difference(
+    other: Fingerprint, difference: str
+):
+    membership = Membership(MemoryStore())
+    await membership.join(member("p0", role=Role.PREFILL))
+    with pytest.raises(FingerprintMismatch, match=difference) as raised:
+        await membership.join(member("d0", fingerprint=other))
+    assert "'p0'" in str(raised.value)
+    assert fingerprint_mismatch(other, FINGERPRINT) == [difference]
+    assert len(await membership.members()) == 1
+
+
+async def test_block_size_and_block_count_may_differ():
+    membership = Membership(MemoryStore())
+    await membership.join(member("p0", role=Role.PREFILL))
+    other = with_layout(block_size=32, num_blocks=9)
+    assert len(await membership.join(member("d0", fingerprint=other))) == 2
+
+
+async def test_a_worker_alone_may_come_back_with_another_model():
+    membership = Membership(MemoryStore())
+    await membership.join(member("d0", "1"))
+    other = replace(FINGERPRINT, model_digest="x")
+    assert len(await membership.join(member("d0", "2", fingerprint=other))) == 1
