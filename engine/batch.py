@@ -24,6 +24,11 @@ class BatchRow:
     def stop(self) -> int:
         return self.start + self.num_new
 
+    @property
+    def is_decode(self) -> bool:
+        """One token after another, and not a prompt (or a chunk of one)."""
+        return self.num_new == 1 and self.sequence.has_begun
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -33,6 +38,14 @@ class Batch:
     @property
     def num_new(self) -> int:
         return sum(row.num_new for row in self.rows)
+
+    @property
+    def prompt_rows(self) -> list[BatchRow]:
+        return [row for row in self.rows if not row.is_decode]
+
+    @property
+    def decode_rows(self) -> list[BatchRow]:
+        return [row for row in self.rows if row.is_decode]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

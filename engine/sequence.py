@@ -1,6 +1,7 @@
 """One answer in the making: its tokens, its blocks and how far its KV is computed."""
 
 from collections.abc import Sequence as Ids
+from typing import Any
 
 from cluster.block_hash import grain_hashes
 from cluster.types import BlockId, ComputeRequest, GenerationParams, GrainHash
@@ -26,14 +27,24 @@ class Sequence:
         "num_computed",
         "num_stored",
         "output_ids",
+        "owner",
         "params",
         "prompt_ids",
         "request_id",
     )
 
-    def __init__(self, request: ComputeRequest, *, choice: int = 0, num_choices: int = 1) -> None:
+    def __init__(
+        self,
+        request: ComputeRequest,
+        *,
+        choice: int = 0,
+        num_choices: int = 1,
+        owner: Any = None,
+    ) -> None:
+        """`owner` is whoever is told what was drawn; it is not looked at here."""
         self.request_id = request.request_id
         self.choice = choice
+        self.owner = owner
         self.num_choices = num_choices  # sampled from one prompt: choice, choice + 1, ...
         self.prompt_ids: list[int] = list(request.prompt_ids)
         emitted = request.emitted[choice] if choice < len(request.emitted) else ()

@@ -1,0 +1,176 @@
+"""A worker's life around its scheduler: serve, register, report, drain. The same for both roles.
+
+Knows no engine and no transfer; they come as coroutines to run and functions to ask.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+
+from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
+from cluster.chat_template import ChatTemplate
+from cluster.health import HealthState, follow_progress
+from cluster.model_digest import model_digest, tokenizer_digest
+from cluster.open_calls import OpenCalls
+from cluster.process import print_ready
+from cluster.registrar import Heartbeat, RpcRegistrar
+from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
+from cluster.secrets import Secrets
+from cluster.types import (
+    Fingerprint,
+    Incarnation,
+    KvLayout,
+    Member,
+    Role,
+    WorkerAddress,
+    WorkerId,
+)
+from cluster.watch import WatchFeed
+from penstock.v1 import worker_pb2
+
+logger = logging.getLogger(__name__)
+_CHECK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcess:
+    """What one worker consists of, as its process sees it."""
+
+    member: Member  # its address may still say port 0
+    secrets: Secrets
+    router: str
+    services: Sequence[grpc.GenericRpcHandler[Any, Any]]
+    feed: WatchFeed
+    run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
+    is_serving: Callable[[], bool]
+    open_calls: OpenCalls
+    begin_drain: Callable[[], None]
+    check: Callable[[], None]
+    drain_s: float
+
+
+async def serve(worker: WorkerProcess, drain: asyncio.Event) -> None:
+    """Serves until `drain` is set and the calls in progress have ended, or their time is up."""
+    health = HealthState(["penstock.v1.Worker", f"penstock.v1.{worker.member.role.title()}"])
+    server = Server(
+        [*worker.services, _watch_service(worker)],
+        address=worker.member.worker.address,
+        health=health,
+        max_receive_bytes=INTERNAL_MESSAGE_BYTES,
+    )
+    async with server, open_channel(worker.router, worker.secrets.cluster_token) as channel:
+        address = replace(worker.member.worker, address=server.address)
+        heartbeat = Heartbeat(RpcRegistrar(channel), replace(worker.member, worker=address))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(each)
+                for each in (
+                    *worker.run,
+                    follow_progress(health, worker.is_serving),
+                    _check_accounts(worker.check),
+                )
+            ]
+            beating = group.create_task(heartbeat.run())
+            await heartbeat.registered.wait()
+            print_ready(
+                role=worker.member.role,
+                address=server.address,
+                worker_id=address.worker_id,
+                incarnation=address.incarnation,
+            )
+            await drain.wait()
+            await _drain(worker, health)
+            for task in (beating, *tasks):
+                task.cancel()
+        await heartbeat.leave()
+
+
+async def _drain(worker: WorkerProcess, health: HealthState) -> None:
+    """NOT_SERVING at once; what is in progress may end."""
+    worker.begin_drain()
+    health.set_all(False)
+    worker.feed.report_now()
+    try:
+        async with asyncio.timeout(worker.drain_s):
+            await worker.open_calls.none()
+    except TimeoutError:
+        num = worker.open_calls.num
+        logger.warning("%d calls were still open after %.0f s", num, worker.drain_s)
+
+
+async def _check_accounts(check: Callable[[], None]) -> None:
+    """free + used + cached = total, asked in production as well."""
+    while True:
+        await asyncio.sleep(_CHECK_S)
+        try:
+            check()
+        except AssertionError:
+            logger.exception("the accounts of this worker do not add up")
+
+
+def _watch_service(worker: WorkerProcess) -> grpc.GenericRpcHandler[Any, Any]:
+    async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
+        await worker.feed.watch(request, call.send)
+
+    return service_handlers(
+        "penstock.v1.Worker",
+        {"Watch": watch},
+        token=worker.secrets.cluster_token,
+        deadlines=UNBOUNDED,
+    )
+
+
+class WorkerSettings(Protocol):
+    """What both workers' configurations say about who they are."""
+
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def worker_id(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def hash_grain(self) -> int: ...
+    @property
+    def max_sequences(self) -> int: ...
+
+
+def describe(
+    settings: WorkerSettings,
+    role: Role,
+    *,
+    incarnation: Incarnation,
+    layout: KvLayout,
+    context_length: int,
+    transports: Mapping[str, str],
+) -> Member:
+    """The worker as it registers itself, and what its peers compare before bytes move."""
+    checkpoint = Path(settings.checkpoint)
+    fingerprint = Fingerprint(
+        model_digest=model_digest(checkpoint),
+        tokenizer_digest=tokenizer_digest(checkpoint),
+        template_digest=ChatTemplate.load(checkpoint).digest,
+        hash_grain=settings.hash_grain,
+        layout=layout,
+    )
+    worker = WorkerAddress(
+        worker_id=WorkerId(settings.worker_id),
+        incarnation=incarnation,
+        address=settings.address,
+        transports=transports,
+        fingerprint=fingerprint,
+    )
+    return Member(
+        worker=worker,
+        role=role,
+        model=settings.model,
+        context_length=context_length,
+        max_sequences=settings.max_sequences,
+    )

@@ -1,0 +1,298 @@
+"""Prompts that a prefill worker computes for us: the receiving end of a hand-over.
+
+The first token goes to the answer the moment it arrives; the sequence joins the running batch
+when its last layer is here and verified. If anything fails the prompt is computed here, and
+what has been sent is never drawn again. Leaving the scope never waits for the peer.
+"""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+
+from cluster.channel import Channel, Exchange, open_channel
+from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_from_pb
+from cluster.errors import PenstockError, TransferFailed
+from cluster.timeline import Moment
+from cluster.transfer_codec import grant_to_pb, written_from_pb
+from cluster.types import BlockId, Incarnation, SampledToken, WorkerAddress
+from decode_worker.answer import Answer
+from decode_worker.scheduler import DecodeScheduler
+from engine.sequence import Sequence
+from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.transport import Transport
+from penstock.v1 import worker_pb2 as pb
+
+logger = logging.getLogger(__name__)
+_PREFILL = "penstock.v1.Prefill"
+_FENCE_S = 5.0
+_FENCE_RETRY_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Receiving:
+    """One hand-over: what has arrived of it so far."""
+
+    answer: Answer
+    sequence: Sequence
+    peer: WorkerAddress
+    outbox: asyncio.Queue[pb.PrefillRequest] = field(default_factory=asyncio.Queue)
+    reservation: Reservation | None = None
+    claimed: float | None = None  # loop time
+    first_tokens: list[SampledToken] = field(default_factory=list)
+
+
+class HandOvers:
+    """Owns the connections to prefill workers, and the fences of hand-overs given up."""
+
+    def __init__(
+        self,
+        me: WorkerAddress,
+        token: str,
+        scheduler: DecodeScheduler,
+        transport: Transport,
+        fences: asyncio.TaskGroup,
+        *,
+        digest: bool,
+        lease_s: float,
+        grant_s: float,
+    ) -> None:
+        self._me = me
+        self._token = token
+        self._scheduler = scheduler
+        self._transport = transport
+        self._fences = fences  # outlives every request
+        self._table = ReservationTable(
+            transport,
+            me.fingerprint.layout,
+            me.incarnation,
+            on_release=lambda blocks: scheduler.release([BlockId(b) for b in blocks]),
+            on_abandoned=self._abandoned,
+            check_content=digest,
+        )
+        self._lease_s = lease_s
+        self._grant_s = grant_s
+        self._channels: dict[str, Channel] = {}
+        self._addresses: dict[Incarnation, str] = {}
+        self.num_recomputes = 0
+        self.num_received = 0
+
+    async def receive(
+        self, answer: Answer, peer: WorkerAddress, *, tenant: str, cache_scope: str
+    ) -> None:
+        """Returns when the sequences run here, whichever worker computed the prompt."""
+        num_choices = answer.request.params.num_choices
+        sequence = Sequence(answer.request, num_choices=num_choices, owner=answer)
+        start = prefill_start_to_pb(
+            answer.request, tenant=tenant, cache_scope=cache_scope, decode=self._me
+        )
+        receiving = _Receiving(answer=answer, sequence=sequence, peer=peer)
+        try:
+            await self._exchange(receiving, start)
+            self.num_received += 1
+        except* (PenstockError, TimeoutError) as group:
+            self._recompute(receiving, group.exceptions[0])
+
+    @property
+    def num_quarantined_blocks(self) -> int:
+        return self._table.num_quarantined_blocks
+
+    def counters(self) -> dict[str, float]:
+        """What the load report says of hand-overs."""
+        table = self._table.counters
+        return {
+            "hand_overs_received": self.num_received,
+            "hand_over_recomputes": self.num_recomputes,
+            "transferred_bytes": table.num_bytes,
+        }
+
+    def check(self) -> None:
+        self._table.check()
+
+    # -- the call --------------------------------------------------------------------------
+
+    async def _exchange(self, receiving: _Receiving, start: pb.PrefillStart) -> None:
+        channel = self._channel(receiving.peer.address)
+        call = channel.exchange(_PREFILL, "Prefill", timeout_s=None)
+        try:
+            async with call, asyncio.TaskGroup() as group:
+                await call.send(pb.PrefillRequest(start=start))
+                telling = group.create_task(self._tell(call, receiving))
+                await self._listen(call, receiving)
+                telling.cancel()
+        finally:
+            self._leave(receiving)
+
+    async def _listen(self, call: Exchange, receiving: _Receiving) -> None:
+        """Takes messages until the sequences run, or the answer needs no more tokens."""
+        while True:
+            async with asyncio.timeout(self._lease_s):
+                message = await call.receive()
+            if message is None:
+                raise TransferFailed(f"{receiving.peer.worker_id} ended a hand-over half-way.")
+            self._renew(receiving)
+            match message.WhichOneof("event"):
+                case "scheduled":
+                    self._claim(receiving)
+                case "first_tokens" if not self._take_first(receiving, message.first_tokens):
+                    return
+                case "written":
+                    await self._finish(receiving, message.written)
+                    return
+
+    def _renew(self, receiving: _Receiving) -> None:
+        """Each message shows that the writer lives. A claim without blocks has an end, too."""
+        if receiving.reservation is not None:
+            receiving.reservation.renew()
+        elif receiving.claimed is not None:
+            waited_s = asyncio.get_running_loop().time() - receiving.claimed
+            if waited_s > self._grant_s:
+                raise TransferFailed(f"No blocks were free for {waited_s:.1f} s.")
+
+    async def _tell(self, call: Exchange, receiving: _Receiving) -> None:
+        """Sends the grant, and signs of life while the prefill worker may write."""
+        while True:
+            try:
+                async with asyncio.timeout(self._lease_s / 3):
+                    message = await receiving.outbox.get()
+            except TimeoutError:
+                if (reservation := receiving.reservation) is None:
+                    continue
+                message = pb.PrefillRequest(renew=pb.Renew(epoch=reservation.epoch))
+            await call.send(message)
+
+    # -- its steps ---------------------------------------------------------------------------
+
+    def _claim(self, receiving: _Receiving) -> None:
+        """The prompt is being computed: asks for blocks, now and not before."""
+        address = receiving.peer.transports.get(self._transport.name, "")
+        peer = self._transport.connect(address)
+        self._addresses[peer.incarnation] = receiving.peer.address
+        sequence = receiving.sequence
+        receiving.claimed = asyncio.get_running_loop().time()
+
+        def granted() -> None:
+            receiving.answer.timeline.stamp(Moment.GRANTED)
+            reservation = self._table.reserve(
+                sequence.block_table,
+                sequence.num_computed,
+                sequence.num_tokens,
+                lease_s=self._lease_s,
+                peer=peer,
+            )
+            receiving.reservation = reservation
+            message = pb.PrefillRequest(grant=grant_to_pb(reservation.grant))
+            receiving.outbox.put_nowait(message)
+
+        self._scheduler.claim(sequence, granted)
+
+    def _take_first(self, receiving: _Receiving, message: pb.FirstTokens) -> bool:
+        """To the client at once. False when the request ends with them."""
+        answer, timeline = receiving.answer, receiving.answer.timeline
+        timeline.queue_s = message.queue_seconds
+        timeline.prefill_s = message.prefill_seconds
+        timeline.forward_s = message.forward_seconds
+        logprobs = tuple(map(prompt_logprob_from_pb, message.prompt_logprobs))
+        answer.accepted.prefill_worker = receiving.peer.worker_id
+        answer.accept(message.cached_tokens, logprobs)
+        receiving.first_tokens = [sampled_from_pb(token) for token in message.tokens]
+        if len(receiving.first_tokens) != len(answer.choices):
+            raise TransferFailed("The prefill worker drew a wrong number of first tokens.")
+        for choice, token in enumerate(receiving.first_tokens):
+            answer.push(choice, token)
+        return not answer.is_finished
+
+    async def _finish(self, receiving: _Receiving, message: pb.Written) -> None:
+        reservation, answer = receiving.reservation, receiving.answer
+        if reservation is None or not receiving.first_tokens:
+            raise TransferFailed("The prefill worker finished what was not granted.")
+        written = written_from_pb(message)
+        await reservation.verify(written)
+        answer.timeline.stamp(Moment.VERIFIED)
+        answer.timeline.transferred_bytes = written.num_bytes
+        sequences = self._begun(receiving)
+        self._scheduler.join(sequences[0], sequences[1:])
+        answer.timeline.stamp(Moment.READY)
+        for sequence in sequences:
+            if answer.choices[sequence.choice].finish is None:
+                answer.sequences.add(sequence)
+            else:
+                self._scheduler.drop(sequence)
+
+    def _leave(self, receiving: _Receiving) -> None:
+        """Ends the claim; a reservation that is still open goes to its table."""
+        reservation, receiving.reservation = receiving.reservation, None
+        self._scheduler.forgo(receiving.sequence)
+        if reservation is not None:
+            reservation.__exit__(None, None, None)
+
+    def _recompute(self, receiving: _Receiving, error: Exception) -> None:
+        """Computes the prompt here, and goes on after what has been sent."""
+        logger.warning(
+            "request %s: hand-over from %s failed (%s): computing here",
+            receiving.answer.request.request_id,
+            receiving.peer.worker_id,
+            error or type(error).__name__,
+        )
+        self.num_recomputes += 1
+        answer = receiving.answer
+        answer.timeline.num_recomputes += 1
+        if not receiving.first_tokens:
+            answer.timeline.queue_s = answer.timeline.prefill_s = None
+            self._submit(answer, receiving.sequence)
+            return
+        for sequence in self._begun(receiving):
+            if answer.choices[sequence.choice].finish is None:
+                self._submit(answer, sequence)
+
+    def _submit(self, answer: Answer, sequence: Sequence) -> None:
+        answer.sequences.add(sequence)
+        self._scheduler.submit(sequence)
+
+    def _begun(self, receiving: _Receiving) -> list[Sequence]:
+        """One sequence a choice, each with its first token; only the first has blocks."""
+        first = receiving.sequence
+        first.num_choices, first.has_begun = 1, True
+        forks = [first.fork(choice) for choice in range(1, len(receiving.first_tokens))]
+        for sequence, token in zip([first, *forks], receiving.first_tokens, strict=True):
+            sequence.output_ids.append(token.token_id)
+        return [first, *forks]
+
+    # -- given up ------------------------------------------------------------------------------
+
+    def _abandoned(self, reservation: Reservation) -> None:
+        """Asks the writer to say that it will not write any more."""
+        self._fences.create_task(self._fence(reservation))
+
+    async def _fence(self, reservation: Reservation) -> None:
+        """Until the writer answers, or its process is dead, which the table learns by itself."""
+        request = pb.FenceRequest(incarnation=self._me.incarnation, epochs=[reservation.epoch])
+        channel = self._channel(self._addresses[reservation.peer.incarnation])
+        while not reservation.transfer.is_over:
+            try:
+                response = await channel.unary(
+                    _PREFILL, "Fence", request, timeout_s=_FENCE_S, wait_for_ready=True
+                )
+            except PenstockError as error:
+                logger.info("epoch %d is not fenced yet: %s", reservation.epoch, error)
+                await _ends_within(reservation, _FENCE_RETRY_S)
+                continue
+            if response.incarnation != reservation.peer.incarnation:
+                return  # another process has the address: the writer is dead or dying
+            self._table.writer_closed(reservation.epoch, "it was fenced")
+
+    def _channel(self, address: str) -> Channel:
+        if address not in self._channels:
+            self._channels[address] = open_channel(address, self._token)
+        return self._channels[address]
+
+    async def close(self) -> None:
+        self._table.close()
+        for channel in self._channels.values():
+            await channel.close()
+
+
+async def _ends_within(reservation: Reservation, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await reservation.peer.life.wait()

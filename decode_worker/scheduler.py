@@ -1,0 +1,183 @@
+"""Which sequences the decode worker runs, and which hand-over gets blocks next. Pure.
+
+Blocks for a hand-over are granted when the prefill worker asks (it has scheduled the prompt),
+all or none, oldest claim first; whoever already runs keeps head-room of a block each.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.step_cost import StepCost, StepShape
+from cluster.types import BlockId, LoadReport
+from engine.batch import Batch
+from engine.batcher import Batcher, Drawn
+from engine.sequence import Sequence
+from engine.thread import LayerDone, StepResult
+
+
+class Owner(Protocol):
+    """Whose sequence it is: told at once, on the event loop, what each step gave."""
+
+    def drawn(self, drawn: Drawn, seconds: float) -> bool:
+        """Takes a token; False when the sequence has ended with it."""
+
+    def failed(self, error: Exception) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    sequence: Sequence
+    granted: Callable[[], None]
+
+
+class DecodeScheduler:
+    """Owns the batcher of a decode worker. `changed` is called when a batch may form."""
+
+    def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
+        self.batcher = batcher
+        self._cost = cost
+        self._changed = changed
+        self._claims: deque[_Claim] = deque()
+        self._reserved: set[Sequence] = set()  # granted, their KV still on its way
+
+    # -- sequences -----------------------------------------------------------------------
+
+    def submit(self, sequence: Sequence) -> None:
+        """Computes the prompt here."""
+        self.batcher.add(sequence)
+        self._changed()
+
+    def claim(self, sequence: Sequence, granted: Callable[[], None]) -> None:
+        """Asks for blocks for a prompt computed elsewhere; `granted` is called once they are
+        in its block table, at once or later."""
+        self._claims.append(_Claim(sequence=sequence, granted=granted))
+        self._grant()
+
+    def join(self, sequence: Sequence, forks: list[Sequence]) -> None:
+        """The KV of all its tokens but the last has landed: runs it, and its siblings."""
+        self._reserved.discard(sequence)
+        sequence.num_computed = sequence.num_tokens - 1
+        self.batcher.join(sequence)
+        for fork in forks:
+            fork.block_table = list(sequence.block_table)
+            fork.num_computed, fork.num_stored = sequence.num_computed, sequence.num_stored
+            self.batcher.run_fork(fork)
+        self._changed()
+
+    def forgo(self, sequence: Sequence) -> list[BlockId]:
+        """Ends a claim. Returns the granted blocks that a writer may still write: whoever
+        called gives them back through `release` once the writer cannot."""
+        self._claims = deque(c for c in self._claims if c.sequence is not sequence)
+        if sequence not in self._reserved:
+            return []
+        self._reserved.discard(sequence)
+        num_held = sequence.num_computed // self.batcher.pool.block_size
+        unwritten = sequence.block_table[num_held:]
+        self.batcher.pool.release(sequence.block_table[:num_held])
+        sequence.block_table, sequence.num_computed = [], 0
+        self._freed()
+        return unwritten
+
+    def release(self, blocks: list[BlockId]) -> None:
+        self.batcher.pool.release(blocks)
+        self._freed()
+
+    def drop(self, sequence: Sequence) -> None:
+        self.batcher.drop(sequence)
+        self._freed()
+
+    def pause(self, sequence: Sequence) -> None:
+        """Its reader has stalled: keeps its blocks, but does not run."""
+        self.batcher.paused.add(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        if sequence in self.batcher.paused:
+            self.batcher.paused.discard(sequence)
+            self._changed()
+
+    # -- steps ---------------------------------------------------------------------------
+
+    def next_batch(self) -> Batch | None:
+        return self.batcher.next_batch()
+
+    def predicted_s(self, batch: Batch) -> float:
+        return self._cost.predicted_s(step_shape(batch))
+
+    def layer_done(self, batch: Batch) -> LayerDone | None:
+        return None
+
+    def complete(self, batch: Batch, result: StepResult) -> None:
+        self._cost.observe(step_shape(batch), result.seconds)
+        for drawn in self.batcher.complete(result.rows):
+            owner: Owner = drawn.sequence.owner
+            if not owner.drawn(drawn, result.seconds):
+                self.batcher.drop(drawn.sequence)
+        self._freed()
+
+    def fail(self, error: Exception) -> None:
+        for sequence in self.batcher.abort_batch():
+            sequence.owner.failed(error)
+        self._freed()
+
+    # -- state ---------------------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.batcher.waiting) + len(self._claims) + len(self._reserved)
+
+    def load(self) -> LoadReport:
+        batcher = self.batcher
+        return LoadReport(
+            num_running=len(batcher.running),
+            num_waiting=self.num_waiting,
+            num_queued_tokens=batcher.num_queued_tokens,
+            num_context_tokens=batcher.num_context_tokens,
+            num_free_blocks=batcher.pool.num_available,
+            num_blocks=batcher.pool.num_blocks,
+            prefill_cost=self._cost.prefill,
+            decode_cost=self._cost.decode,
+        )
+
+    def counters(self) -> dict[str, float]:
+        counters = self.batcher.counters
+        return {
+            "preemptions": counters.num_preemptions,
+            "cached_tokens": counters.num_cached_tokens,
+            "computed_tokens": counters.num_computed_tokens,
+            "copied_blocks": counters.num_copies,
+        }
+
+    def check(self) -> None:
+        """Raises AssertionError unless the blocks of running and reserved ones are held."""
+        self.batcher.check()
+        for sequence in self._reserved:
+            assert all(self.batcher.pool.references(b) for b in sequence.block_table)
+
+    def _freed(self) -> None:
+        self._grant()
+        self._changed()
+
+    def _grant(self) -> None:
+        batcher = self.batcher
+        while self._claims:
+            num_active = len(batcher.running) + len(self._reserved)
+            claim = self._claims[0]
+            if num_active >= batcher.budget.max_sequences:
+                return
+            if not batcher.reserve(claim.sequence, head_room_blocks=num_active):
+                return
+            self._claims.popleft()
+            self._reserved.add(claim.sequence)
+            claim.granted()
+
+
+def step_shape(batch: Batch) -> StepShape:
+    prompts, decodes = batch.prompt_rows, batch.decode_rows
+    return StepShape(
+        num_prompt_tokens=sum(row.num_new for row in prompts),
+        num_prompt_context=sum(row.start for row in prompts),
+        num_decodes=len(decodes),
+        num_decode_context=sum(row.start for row in decodes),
+    )

@@ -1,0 +1,159 @@
+"""The decode worker's RPC. It owns a request's stream, blocks, deadline and cancellation:
+whatever ends the call ends all of it.
+"""
+
+import asyncio
+
+from cluster.block_hash import hash_key
+from cluster.codec import address_from_pb, compute_request_from_pb
+from cluster.detokenizer import Detokenizer
+from cluster.errors import Draining, InvalidRequest, Overloaded
+from cluster.open_calls import OpenCalls
+from cluster.rpc import Call
+from cluster.secrets import Secrets
+from cluster.stop_strings import StopStrings
+from cluster.timeline import RequestTimeline
+from cluster.tokenizer import Tokenizer
+from cluster.types import ComputeRequest, WorkerAddress
+from cluster.watch import WatchFeed
+from decode_worker.answer import Answer
+from decode_worker.config import DecodeWorkerConfig
+from decode_worker.hand_over import HandOvers
+from decode_worker.scheduler import DecodeScheduler
+from engine.sequence import Sequence
+from penstock.v1 import inference_pb2
+from penstock.v1 import worker_pb2 as pb
+
+
+class DecodeService:
+    """Owns the answers in progress on one decode worker."""
+
+    def __init__(
+        self,
+        config: DecodeWorkerConfig,
+        worker: WorkerAddress,
+        secrets: Secrets,
+        tokenizer: Tokenizer,
+        scheduler: DecodeScheduler,
+        hand_overs: HandOvers,
+        feed: WatchFeed,
+    ) -> None:
+        self._config = config
+        self._worker = worker
+        self._secrets = secrets
+        self._tokenizer = tokenizer
+        self._scheduler = scheduler
+        self._hand_overs = hand_overs
+        self._feed = feed
+        self.open_calls = OpenCalls()
+        self.is_draining = False
+
+    def begin_drain(self) -> None:
+        """Refuses new requests; those in progress go on."""
+        self.is_draining = True
+
+    async def generate(self, message: pb.DecodeRequest, call: Call) -> None:
+        """`Decode.Generate`."""
+        request = self._request(message)
+        self._admit(request)
+        answer = self._answer(message, request)
+        self._feed.admitted(request.request_id)
+        try:
+            with self.open_calls:
+                async with asyncio.TaskGroup() as group:
+                    computing = group.create_task(self._compute(answer, message))
+                    await self._relay(answer, call)
+                    computing.cancel()  # a hand-over whose first token was the last
+        finally:
+            for sequence in answer.sequences:
+                self._scheduler.drop(sequence)
+
+    async def _compute(self, answer: Answer, message: pb.DecodeRequest) -> None:
+        if message.HasField("prefill") and not _is_uneven(answer.request):
+            peer = address_from_pb(message.prefill)
+            await self._hand_overs.receive(
+                answer, peer, tenant=message.tenant, cache_scope=message.cache_scope
+            )
+        else:
+            self._prefill_here(answer)
+
+    def _prefill_here(self, answer: Answer) -> None:
+        request = answer.request
+        num_choices = request.params.num_choices
+        if _is_uneven(request):
+            sequences = [Sequence(request, choice=i, owner=answer) for i in range(num_choices)]
+        else:
+            sequences = [Sequence(request, num_choices=num_choices, owner=answer)]
+        for sequence in sequences:
+            answer.sequences.add(sequence)
+            self._scheduler.submit(sequence)
+
+    async def _relay(self, answer: Answer, call: Call) -> None:
+        call.phase = "queue"
+        while (message := await answer.next_message()) is not None:
+            call.phase = "decode"
+            await call.send(message)
+            call.tokens_emitted = answer.num_sent
+            for sequence in answer.sequences:
+                self._scheduler.resume(sequence)
+
+    # -- a request ---------------------------------------------------------------------------
+
+    def _request(self, message: pb.DecodeRequest) -> ComputeRequest:
+        key = hash_key(
+            self._secrets.hash_secret,
+            tenant=message.tenant,
+            cache_scope=message.cache_scope,
+            model_digest=self._worker.fingerprint.model_digest,
+        )
+        return compute_request_from_pb(message, hash_key=key)
+
+    def _admit(self, request: ComputeRequest) -> None:
+        """Nothing has been executed when this raises."""
+        if self.is_draining:
+            raise Draining(f"{self._worker.worker_id} is draining: decode elsewhere.")
+        if self._scheduler.num_waiting >= self._config.max_waiting:
+            raise Overloaded(f"{self._config.max_waiting} requests wait at this worker already.")
+        pool = self._scheduler.batcher.pool
+        num_tokens = len(request.prompt_ids) + request.params.max_tokens
+        if num_tokens > pool.num_blocks * pool.block_size:
+            raise InvalidRequest(
+                "stop.max_tokens",
+                f"A prompt of {len(request.prompt_ids)} tokens and {request.params.max_tokens} "
+                f"more can never fit this worker's KV pool of {pool.num_blocks} blocks of "
+                f"{pool.block_size} tokens: ask for fewer.",
+            )
+
+    def _answer(self, message: pb.DecodeRequest, request: ComputeRequest) -> Answer:
+        params = request.params
+        stop_strings = StopStrings(params.stop_strings)
+
+        def new_detokenizer() -> Detokenizer:
+            return Detokenizer(
+                self._tokenizer,
+                context=request.prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
+                stop_strings=stop_strings,
+                include_stop_string=params.include_stop_string,
+                min_tokens=params.sampling.min_tokens,
+            )
+
+        accepted = inference_pb2.Accepted(
+            request_id=request.request_id,
+            model=message.model,
+            decode_worker=self._worker.worker_id,
+            seed=params.sampling.seed,
+            prompt_tokens=len(request.prompt_ids),
+        )
+        return Answer(
+            request,
+            new_detokenizer,
+            accepted=accepted,
+            timeline=RequestTimeline(router_s=message.router_seconds),
+            stalled=self._scheduler.pause,
+        )
+
+
+def _is_uneven(request: ComputeRequest) -> bool:
+    """Several choices of which an earlier attempt has sent tokens: they share no next token."""
+    return request.params.num_choices > 1 and any(request.emitted)

@@ -1,0 +1,141 @@
+"""Which prompts the prefill worker computes next. Pure.
+
+A prompt takes all its blocks when it is scheduled and keeps them until its KV has been handed
+over. Above a watermark of held blocks no further prompt is scheduled.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cluster.step_cost import StepCost, StepShape
+from cluster.types import LoadReport, SampledToken
+from engine.batch import Batch
+from engine.batcher import Batcher, Drawn
+from engine.sequence import Sequence
+from engine.thread import LayerDone, StepResult
+
+
+class Owner(Protocol):
+    """Whose prompt it is: told at once, on the event loop (`computed`: on the engine's
+    thread), how far it is."""
+
+    def scheduled(self) -> None:
+        """Its blocks are taken and its first chunk is in this batch."""
+
+    def computed(self, layer: int, num_tokens: int) -> None:
+        """The KV of its first `num_tokens` tokens is there in this layer."""
+
+    def chunk_done(self, seconds: float) -> None: ...
+
+    def first_tokens(self, drawn: list[Drawn]) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...
+
+
+class PrefillScheduler:
+    """Owns the batcher of a prefill worker. `changed` is called when a batch may form."""
+
+    def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
+        self.batcher = batcher
+        self._cost = cost
+        self._changed = changed
+        self._begun: set[Sequence] = set()
+        self._handing_over: set[Sequence] = set()
+
+    # -- sequences -----------------------------------------------------------------------
+
+    def submit(self, sequence: Sequence) -> None:
+        self.batcher.add(sequence)
+        self._changed()
+
+    def drop(self, sequence: Sequence) -> None:
+        """Ends a prompt in any state: nobody reads its blocks any more."""
+        if sequence in self._handing_over:
+            self._handing_over.discard(sequence)
+            self.batcher.release(sequence)
+        else:
+            self.batcher.drop(sequence)
+        self._begun.discard(sequence)
+        self._changed()
+
+    # -- steps ---------------------------------------------------------------------------
+
+    def next_batch(self) -> Batch | None:
+        batch = self.batcher.next_batch()
+        for row in batch.rows if batch is not None else ():
+            if row.sequence not in self._begun:
+                self._begun.add(row.sequence)
+                row.sequence.owner.scheduled()
+        return batch
+
+    def predicted_s(self, batch: Batch) -> float:
+        return self._cost.predicted_s(step_shape(batch))
+
+    def layer_done(self, batch: Batch) -> LayerDone | None:
+        rows = [(row.sequence.owner, row.stop) for row in batch.rows]
+
+        def tell_owners(layer: int) -> None:
+            for owner, stop in rows:
+                owner.computed(layer, stop)
+
+        return tell_owners
+
+    def complete(self, batch: Batch, result: StepResult) -> None:
+        self._cost.observe(step_shape(batch), result.seconds)
+        ended = self.batcher.complete(result.rows)
+        by_owner: dict[Owner, list[Drawn]] = {}
+        for drawn in ended:
+            by_owner.setdefault(drawn.sequence.owner, []).append(drawn)
+        for owner, drawn_here in by_owner.items():
+            owner.chunk_done(result.seconds)
+            if drawn_here[0].token is not None:
+                self._begun.discard(drawn_here[0].sequence)
+                self._handing_over.add(drawn_here[0].sequence)
+                owner.first_tokens(drawn_here)
+        self._changed()
+
+    def fail(self, error: Exception) -> None:
+        for sequence in self.batcher.abort_batch():
+            self._begun.discard(sequence)
+            sequence.owner.failed(error)
+
+    # -- state ---------------------------------------------------------------------------
+
+    def load(self) -> LoadReport:
+        batcher = self.batcher
+        return LoadReport(
+            num_running=len(batcher.running) + len(self._handing_over),
+            num_waiting=len(batcher.waiting),
+            num_queued_tokens=batcher.num_queued_tokens,
+            num_context_tokens=batcher.num_context_tokens,
+            num_free_blocks=batcher.pool.num_available,
+            num_blocks=batcher.pool.num_blocks,
+            prefill_cost=self._cost.prefill,
+            decode_cost=self._cost.decode,
+        )
+
+    def counters(self) -> dict[str, float]:
+        counters = self.batcher.counters
+        return {
+            "preemptions": counters.num_preemptions,
+            "cached_tokens": counters.num_cached_tokens,
+            "computed_tokens": counters.num_computed_tokens,
+            "copied_blocks": counters.num_copies,
+        }
+
+    def check(self) -> None:
+        """Raises AssertionError unless running prompts and hand-overs hold their blocks."""
+        self.batcher.check()
+        for sequence in self._handing_over:
+            assert all(self.batcher.pool.references(b) for b in sequence.block_table)
+
+
+def step_shape(batch: Batch) -> StepShape:
+    return StepShape(
+        num_prompt_tokens=batch.num_new,
+        num_prompt_context=sum(row.start for row in batch.rows),
+    )
+
+
+def tokens_of(drawn: list[Drawn]) -> list[SampledToken]:
+    return [each.token for each in drawn if each.token is not None]

@@ -1,0 +1,187 @@
+"""The prefill worker's RPCs: one hand-over a call, and the fence for those given up.
+
+A call ends in one of three ways: everything landed, the receiver left, or something failed.
+Blocks are given back when the transfer is closed, which the call does not wait for.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+from cluster.block_hash import hash_key
+from cluster.codec import address_from_pb, compute_request_from_pb
+from cluster.errors import Draining, InvalidRequest, Overloaded, PenstockError
+from cluster.open_calls import OpenCalls
+from cluster.rpc import Call
+from cluster.secrets import Secrets
+from cluster.transfer_codec import grant_from_pb, written_to_pb
+from cluster.types import ComputeRequest, WorkerAddress
+from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.transport import Transport
+from penstock.v1 import worker_pb2 as pb
+from prefill_worker.config import PrefillWorkerConfig
+from prefill_worker.hand_over import HandOver
+from prefill_worker.scheduler import PrefillScheduler
+
+_MAX_FENCED = 65_536
+_Epoch = tuple[str, int]  # incarnation of the receiver, its epoch
+
+
+class PrefillService:
+    """Owns the hand-overs of one prefill worker."""
+
+    def __init__(
+        self,
+        config: PrefillWorkerConfig,
+        worker: WorkerAddress,
+        secrets: Secrets,
+        scheduler: PrefillScheduler,
+        transport: Transport,
+        *,
+        is_making_progress: Callable[[], bool],
+    ) -> None:
+        """While the engine makes no progress, no sign of life is sent."""
+        self._config = config
+        self._worker = worker
+        self._secrets = secrets
+        self._scheduler = scheduler
+        self._transport = transport
+        self._is_making_progress = is_making_progress
+        self._open: dict[_Epoch, OutgoingTransfer] = {}
+        self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
+        self.open_calls = OpenCalls()
+        self.is_draining = False
+
+    def begin_drain(self) -> None:
+        """Refuses new prompts; those in progress go on."""
+        self.is_draining = True
+
+    async def prefill(self, call: Call) -> None:
+        """`Prefill.Prefill`."""
+        start = await self._first_message(call)
+        decode = address_from_pb(start.decode)
+        hand_over = HandOver(self._request(start), self._open_transfer)
+        self._scheduler.submit(hand_over.sequence)
+        try:
+            with self.open_calls:
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._read(call, hand_over, decode))
+                    landing = group.create_task(self._land(hand_over))
+                    await self._write(call, hand_over)
+                    reading.cancel()
+                    landing.cancel()
+        finally:
+            self._end(hand_over)
+
+    async def fence(self, request: pb.FenceRequest, call: Call) -> pb.FenceResponse:
+        """`Prefill.Fence`: answers when none of these epochs will be written any more."""
+        for number in request.epochs:
+            epoch = (request.incarnation, number)
+            self._fenced[epoch] = None
+            if (transfer := self._open.get(epoch)) is not None:
+                transfer.stop("the receiver gave it up")
+                await transfer.closed()
+        while len(self._fenced) > _MAX_FENCED:
+            self._fenced.popitem(last=False)
+        return pb.FenceResponse(incarnation=self._worker.incarnation)
+
+    # -- one hand-over -------------------------------------------------------------------
+
+    async def _first_message(self, call: Call) -> pb.PrefillStart:
+        if self.is_draining:
+            raise Draining(f"{self._worker.worker_id} is draining: prefill elsewhere.")
+        if len(self._scheduler.batcher.waiting) >= self._config.max_waiting:
+            raise Overloaded(f"{self._config.max_waiting} prompts wait at this worker already.")
+        message = await call.receive()
+        if message is None or message.WhichOneof("event") != "start":
+            raise InvalidRequest("start", "A hand-over begins with 'start'.")
+        start: pb.PrefillStart = message.start
+        return start
+
+    def _request(self, start: pb.PrefillStart) -> ComputeRequest:
+        key = hash_key(
+            self._secrets.hash_secret,
+            tenant=start.tenant,
+            cache_scope=start.cache_scope,
+            model_digest=self._worker.fingerprint.model_digest,
+        )
+        request = compute_request_from_pb(start, hash_key=key)
+        num_tokens = len(request.prompt_ids) + max(map(len, request.emitted), default=0)
+        pool = self._scheduler.batcher.pool
+        if num_tokens > pool.num_blocks * pool.block_size:
+            raise InvalidRequest(
+                "prompt_token_ids",
+                f"{num_tokens} tokens can never fit this worker's pool of "
+                f"{pool.num_blocks} blocks of {pool.block_size}.",
+            )
+        return request
+
+    async def _read(self, call: Call, hand_over: HandOver, decode: WorkerAddress) -> None:
+        while (message := await call.receive()) is not None:
+            match message.WhichOneof("event"):
+                case "grant":
+                    self._granted(hand_over, message.grant, decode)
+                case "renew" if hand_over.transfer is not None:
+                    hand_over.transfer.renew(message.renew.epoch)
+
+    def _granted(self, hand_over: HandOver, message: pb.Grant, decode: WorkerAddress) -> None:
+        grant = grant_from_pb(message)
+        epoch = (str(grant.incarnation), grant.epoch)
+        if epoch in self._fenced or hand_over.transfer is None or hand_over.grant is not None:
+            return
+        peer = self._transport.connect(decode.transports[self._transport.name])
+        hand_over.grant = grant
+        self._open[epoch] = hand_over.transfer
+        hand_over.transfer.grant(grant, peer, decode.fingerprint.layout)
+
+    async def _land(self, hand_over: HandOver) -> None:
+        await hand_over.is_computed.wait()  # `written` is the last message of a call
+        assert hand_over.transfer is not None
+        try:
+            written = await hand_over.transfer.landed()
+        except PenstockError as error:
+            hand_over.outbox.put_nowait(error)
+        else:
+            message = pb.PrefillResponse(written=written_to_pb(written))
+            hand_over.outbox.put_nowait(message)
+
+    async def _write(self, call: Call, hand_over: HandOver) -> None:
+        """Sends what there is to tell, and a sign of life where there is nothing."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.lease_s / 3):
+                    message = await hand_over.outbox.get()
+            except TimeoutError:
+                if self._is_making_progress():
+                    await call.send(pb.PrefillResponse(renewed=pb.Renewed()))
+                continue
+            if isinstance(message, Exception):
+                raise message
+            await call.send(message)
+            if message.HasField("written"):
+                return
+
+    def _open_transfer(self, hand_over: HandOver) -> OutgoingTransfer:
+        return OutgoingTransfer(
+            transport=self._transport,
+            layout=self._worker.fingerprint.layout,
+            blocks=hand_over.sequence.block_table,
+            num_tokens=hand_over.sequence.num_tokens,
+            digest=self._config.digest == "content",
+            on_closed=lambda: self._closed(hand_over),
+        )
+
+    def _closed(self, hand_over: HandOver) -> None:
+        if (grant := hand_over.grant) is not None:
+            self._open.pop((str(grant.incarnation), grant.epoch), None)
+        if hand_over.has_ended:
+            self._scheduler.drop(hand_over.sequence)
+
+    def _end(self, hand_over: HandOver) -> None:
+        """The call is over. Its blocks go once no write can read them."""
+        hand_over.has_ended = True
+        transfer = hand_over.transfer
+        if transfer is not None and not transfer.is_closed:
+            transfer.stop("the call ended")
+        else:
+            self._scheduler.drop(hand_over.sequence)
