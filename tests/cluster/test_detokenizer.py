@@ -69,8 +69,15 @@ def test_byte_fallback_shows_every_character_that_its_bytes_spell(ids: list[int]
     assert all(character in remaining for character in expected.replace("\ufffd", ""))
 
 
-@given(ids=ids_lists, cut=st.integers(0, 60))
-def test_an_answer_that_continues_a_text_keeps_its_leading_space(ids: list[int], cut: int) -> None:
+def test_a_wrong_byte_takes_back_no_character_that_was_shown() -> None:
+    tokenizer = small_tokenizer("byte_fallback")
+    [letter] = [i for i in range(tokenizer.vocab_size) if tokenizer.token(i) == "a"]
+    ids = [*(5 + byte for byte in "你".encode()), 5 + 0xFF, letter]
+    assert streamed(Detokenizer(tokenizer), ids) == ["", "", "你", "", "\ufffda", ""]
+
+
+@given(ids=ids_lists)
+def test_an_answer_that_continues_a_text_keeps_its_leading_space(ids: list[int]) -> None:
     tokenizer = small_tokenizer("metaspace")
     context = tokenizer.encode("The fox", add_special_tokens=False)
     expected = tokenizer.decode_known([*context, *ids], skip_special_tokens=True)
