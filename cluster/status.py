@@ -30,7 +30,9 @@ from cluster.errors import (
     PeerError,
     PenstockError,
     ResourceError,
+    StaleIncarnation,
     StartupError,
+    StoreUnavailable,
     StreamInterrupted,
     TransferFailed,
     Unauthenticated,
@@ -65,6 +67,8 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     PeerError: _Code.ABORTED,
     WorkerLost: _Code.UNAVAILABLE,  # nothing was sent
     StreamInterrupted: _Code.ABORTED,
+    StoreUnavailable: _Code.UNAVAILABLE,
+    StaleIncarnation: _Code.ABORTED,
     TransferFailed: _Code.ABORTED,
     DigestMismatch: _Code.DATA_LOSS,
     DeadlineExceeded: _Code.DEADLINE_EXCEEDED,

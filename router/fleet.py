@@ -16,7 +16,7 @@ from cluster.membership import Membership
 from cluster.types import Incarnation, Member, WorkerId
 from router.index import PrefixIndex
 from router.links import Links
-from router.pool import SILENCE_S, Pool
+from router.pool import Pool
 from router.watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Fleet:
             if self._fits(member):
                 await self._follow(member, watchers)
         present = {member.worker.worker_id for member in members}
-        for worker in self._followed.keys() - present - self._reporting():
+        for worker in self._followed.keys() - present - self._pool.reporting(self._clock()):
             await self._lose(worker)
 
     async def _follow(self, member: Member, watchers: asyncio.TaskGroup) -> None:
@@ -127,11 +127,3 @@ class Fleet:
             self._turned_away.add(member.worker.incarnation)
             logger.error("%s is not used: %s", member.worker.worker_id, "; ".join(diff))
         return not diff
-
-    def _reporting(self) -> set[WorkerId]:
-        """Who still speaks to us, whatever the store says."""
-        return {
-            status.member.worker.worker_id
-            for status in self._pool.statuses(self._clock())
-            if status.report_age_s is not None and status.report_age_s <= SILENCE_S
-        }

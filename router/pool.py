@@ -120,6 +120,10 @@ class _Live:
             return f"failed {now - self.failed_at:.1f} s ago"
         return None
 
+    def is_reporting(self, now: float) -> bool:
+        spoke_at = self.reported_at
+        return self.is_reachable and spoke_at is not None and now - spoke_at <= SILENCE_S
+
     def view(self, now: float) -> WorkerView:
         report, layout = self.report, self.member.worker.fingerprint.layout
         sequences = [count for count, _ in self.decodes.values()]
@@ -246,6 +250,10 @@ class Pool:
             live.member.role is Role.DECODE and live.refusal(now) is None
             for live in self._members.values()
         )
+
+    def reporting(self, now: float) -> set[WorkerId]:
+        """Who still speaks to us, whether it serves or not."""
+        return {worker for worker, live in self._members.items() if live.is_reporting(now)}
 
     def address(self, worker: WorkerId) -> WorkerAddress | None:
         live = self._members.get(worker)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cluster.channel import open_channel
-from cluster.errors import PenstockError
+from cluster.errors import Overloaded, PenstockError
 from cluster.events import EventLog
 from cluster.health import HealthState
 from cluster.membership import new_incarnation
@@ -40,7 +40,7 @@ class Faults:
     fail_after: int | None = None  # messages, then the process dies
     end_after: int | None = None  # messages, then the stream ends as if all was well
     raise_after: tuple[int, PenstockError] | None = None
-    stall_after: int | None = None  # messages, then nothing until cancelled
+    stall_after: int | None = None  # messages, then nothing until resumed
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +71,13 @@ class FakeWorker:
     feed: WatchFeed = field(init=False)
     server: Server = field(init=False)
     heartbeat: Heartbeat = field(init=False)
+    drop_events: int = 0  # messages with events that are lost
+    refuses_watch: bool = False
+    watches: list[worker_pb2.WatchRequest] = field(default_factory=list)
+    _watching: list[asyncio.Task[Any]] = field(default_factory=list)
+    _resumed: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_frozen: bool = False
+    _has_heartbeat: bool = True
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     _channel: Any = None
 
@@ -114,8 +121,45 @@ class FakeWorker:
         self.load = replace(self.load, **changes)
         self.feed.report_now()
 
+    def resume(self) -> None:
+        """Ends a stall."""
+        self._resumed.set()
+
+    def freeze(self) -> None:
+        """As SIGSTOP: connections stay, nothing is said any more."""
+        self._is_frozen = True
+        for task in self._tasks:
+            task.cancel()
+
+    def stop_heartbeat(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def break_watch(self, *, refuse: bool = False) -> None:
+        """Ends the streams that watch; with `refuse`, further ones, too."""
+        self.refuses_watch = refuse
+        for task in self._watching:
+            task.cancel()
+
     async def watch(self, request: worker_pb2.WatchRequest, call: Call) -> None:
-        await self.feed.watch(request, call.send)
+        async def send(message: Any) -> None:
+            if self._is_frozen:
+                await asyncio.Event().wait()
+            if message.WhichOneof("report") == "events" and self.drop_events:
+                self.drop_events -= 1
+            else:
+                await call.send(message)
+
+        if self.refuses_watch:
+            raise Overloaded("Nobody may watch.")
+        self.watches.append(request)
+        watching = asyncio.create_task(self.feed.watch(request, send))
+        self._watching.append(watching)
+        try:
+            await asyncio.wait([watching])
+        finally:
+            watching.cancel()
+            self._watching.remove(watching)
 
     async def generate(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
         self.requests.append(request)
@@ -149,7 +193,7 @@ class FakeWorker:
             self._tasks.append(asyncio.create_task(self.die()))
             await asyncio.Event().wait()
         if num_sent == faults.stall_after:
-            await asyncio.Event().wait()
+            await self._resumed.wait()
         if faults.raise_after and num_sent == faults.raise_after[0]:
             raise faults.raise_after[1]
 
@@ -179,12 +223,18 @@ class FakeWorker:
                 task.cancel()
         await self.server.stop(0)
 
+    def without_heartbeat(self) -> Self:
+        """For `async with`: registers nowhere."""
+        self._has_heartbeat = False
+        return self
+
     async def __aenter__(self) -> Self:
         await self.server.start()
         self.address = self.server.address
         self._channel = open_channel(self.router, TOKEN)
         self.heartbeat = Heartbeat(RpcRegistrar(self._channel), self.member, interval_s=0.2)
-        self._tasks.append(asyncio.create_task(self.heartbeat.run()))
+        if self._has_heartbeat:
+            self._tasks.append(asyncio.create_task(self.heartbeat.run()))
         return self
 
     async def __aexit__(
