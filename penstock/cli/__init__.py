@@ -1,0 +1,15 @@
+"""The `penstock` command. Imported by its entry point only; the SDK does not need it."""
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line; says what is missing where only the SDK is installed."""
+    try:
+        from penstock.cli.app import run
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"The command line needs '{error.name}', which the SDK alone does not install:"
+            " pip install 'penstock[cluster]'"
+        )
+    run(sys.argv[1:])

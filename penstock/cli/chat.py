@@ -1,0 +1,122 @@
+"""`penstock chat`: a conversation. Ctrl-C cancels the answer in progress, a second one ends the
+chat. Without a terminal each line of stdin is a turn."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from penstock import Client, PenstockError
+from penstock.cli import options
+from penstock.cli.exit_codes import ExitCode, exit_code
+from penstock.cli.figures import Stopwatch, as_json, summary
+from penstock.cli.local import find_address
+from penstock.cli.output import complain, say, write, write_json
+
+HELP = "/new starts anew, /quit (or Ctrl-D) ends; Ctrl-C cancels an answer."
+PROMPT = "> "
+
+
+class Conversation:
+    """The turns so far, and the client to ask for the next."""
+
+    def __init__(self, client: Client, sampling: dict[str, Any], *, system: str, json: bool):
+        self._client = client
+        self._sampling = sampling
+        self._json = json
+        self._opening = [("system", system)] if system else []
+        self._messages = list(self._opening)
+
+    def restart(self) -> None:
+        self._messages = list(self._opening)
+
+    def ask(self, text: str) -> ExitCode:
+        """One turn; a failed or cancelled one leaves no trace in the conversation."""
+        try:
+            answer = self._stream([*self._messages, ("user", text)])
+        except KeyboardInterrupt:
+            say("\n(cancelled)")
+            return ExitCode.INTERRUPTED
+        except PenstockError as error:
+            complain(error.message)
+            return exit_code(error)
+        self._messages += [("user", text), ("assistant", answer)]
+        return ExitCode.OK
+
+    def _stream(self, messages: list[tuple[str, str]]) -> str:
+        watch = Stopwatch()
+        with self._client.generate(messages=messages, **self._sampling) as stream:
+            for chunk in stream:
+                watch.arrived(chunk)
+                if not self._json:
+                    write(chunk.text)
+            answer = stream.result()
+        if self._json:
+            write_json(as_json(answer, watch))
+        else:
+            write("\n")
+            say(summary(answer, watch))
+        return answer.text
+
+
+def chat(
+    address: options.Address = None,
+    model: options.Model = "",
+    system: Annotated[str, typer.Option("--system", help="A system message.")] = "",
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    json: options.Json = False,
+) -> None:
+    """Talk with the model.
+
+    Example: echo "What does len do?" | penstock chat
+    """
+    sampling = {
+        "model": model,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    given = {key: value for key, value in sampling.items() if value is not None}
+    with Client(find_address(address)) as client:
+        served = client.model(model)  # a wrong address or model shows before the first question
+        is_terminal = sys.stdin.isatty()
+        if is_terminal:
+            say(f"{served.name} at {client.address}. {HELP}")
+        conversation = Conversation(client, given, system=system, json=json)
+        code = _converse(conversation, _typed_lines() if is_terminal else sys.stdin)
+        raise typer.Exit(ExitCode.OK if is_terminal else code)
+
+
+def _converse(conversation: Conversation, lines: Any) -> ExitCode:
+    """All turns; the worst that happened decides how a script's chat ends."""
+    worst = ExitCode.OK
+    for line in lines:
+        text = line.strip()
+        if text in ("/quit", "/exit"):
+            break
+        if text == "/new":
+            conversation.restart()
+        elif text.startswith("/"):
+            say(HELP)
+        elif text:
+            worst = max(worst, conversation.ask(text))
+    return worst
+
+
+def _typed_lines() -> Iterator[str]:
+    """Until Ctrl-D, or Ctrl-C with no answer in progress."""
+    import readline  # noqa: F401  # line editing and history for input()
+
+    while True:
+        try:
+            yield input(PROMPT)
+        except (EOFError, KeyboardInterrupt):
+            say("")
+            return

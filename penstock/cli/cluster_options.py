@@ -1,0 +1,120 @@
+"""From the flags of `serve` and `demo` to a plan, and what a start says."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.launcher import LocalCluster
+from deploy.plan import ClusterPlan
+from engine.build import EngineChoice, layout_of
+from penstock.cli.exit_codes import ExitCode
+from penstock.cli.output import fail, say
+
+SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
+DEFAULT_BLOCKS = 1024
+DEFAULT_BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeFlags:
+    """What a person said about the cluster to start."""
+
+    model_dir: Path | None = None
+    model: str = ""
+    prefill: int = 1
+    decode: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0
+    threads: int = 1
+    blocks: int = DEFAULT_BLOCKS
+    block_size: int = DEFAULT_BLOCK_SIZE
+    drain: float = 30.0
+
+
+def plan_of(flags: ServeFlags) -> ClusterPlan:
+    checkpoint = (flags.model_dir or SHIPPED_MODEL).resolve()
+    if not checkpoint.is_dir():
+        fail(
+            f"There is no checkpoint directory at {checkpoint}: give one with --model-dir.",
+            ExitCode.USAGE,
+        )
+    return ClusterPlan(
+        checkpoint=checkpoint,
+        model=flags.model,
+        num_prefill=flags.prefill,
+        num_decode=flags.decode,
+        host=flags.host,
+        port=flags.port,
+        num_threads=flags.threads,
+        num_blocks=flags.blocks,
+        block_size=flags.block_size,
+        drain_s=flags.drain,
+    )
+
+
+def make_cluster(flags: ServeFlags) -> LocalCluster:
+    """Refuses a checkpoint that no worker could load, before anything starts."""
+    plan = plan_of(flags)
+    layout = layout_of(
+        EngineChoice(
+            kind="torch",
+            checkpoint=plan.checkpoint,
+            num_blocks=flags.blocks,
+            block_size=flags.block_size,
+            num_threads=flags.threads,
+            device="cpu",
+        )
+    )
+    num_workers = plan.num_prefill + plan.num_decode
+    return LocalCluster(plan, say=say, pool_bytes=num_workers * layout.pool_bytes)
+
+
+def ready_value(cluster: LocalCluster) -> dict[str, Any]:
+    """The ready line, for scripts."""
+    workers = {name: child.address for name, child in cluster.children.items() if name != "router"}
+    return {
+        "ready": True,
+        "address": cluster.address,
+        "model": cluster.plan.model_name,
+        "workers": workers,
+        "run_dir": str(cluster.run_dir),
+        "pid": os.getpid(),
+    }
+
+
+def ready_text(cluster: LocalCluster) -> str:
+    """The ready lines, for people."""
+    ready = ready_value(cluster)
+    workers = "  ".join(f"{name} {address}" for name, address in ready["workers"].items())
+    command = command_name()
+    return "\n".join(
+        [
+            f"{ready['model']} is ready at {ready['address']}",
+            "",
+            f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
+            "           no TLS and no authentication: for this machine only",
+            f"  workers  {workers}",
+            f"  logs     {cluster.run_dir}/logs",
+            "",
+            "In another terminal:",
+            "",
+            f'  {command} generate "What does len do?"',
+            f"  {command} chat",
+            f"  {command} status",
+            "",
+            "Ctrl-C drains and stops.",
+            "",
+        ]
+    )
+
+
+def command_name(argv: Sequence[str] = sys.argv) -> str:
+    """How this command is called from a shell: by name where it is on the PATH."""
+    if shutil.which("penstock"):
+        return "penstock"
+    path = Path(argv[0]).resolve()
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,89 @@
+"""Which cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that
+`penstock serve` noted on this machine, else the default address."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+ADDRESS_VARIABLE = "PENSTOCK_ADDRESS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalNote:
+    """What `penstock serve` leaves for the other commands of the same user."""
+
+    address: str
+    run_dir: str
+    pid: int
+
+    @property
+    def is_alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except OSError:
+            return False
+        return True
+
+
+def _folder() -> Path:
+    """A directory of this user alone."""
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "penstock"
+    home = os.environ.get("HOME", "")
+    if home and os.access(home, os.W_OK):
+        return Path(home) / ".penstock"
+    return Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
+
+
+def _is_private(path: Path) -> bool:
+    found = path.lstat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def leave_note(note: LocalNote) -> Path:
+    folder = _folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "current.json"
+    fresh = folder / f"current.{note.pid}"
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(asdict(note), file)
+    fresh.replace(path)
+    return path
+
+
+def withdraw_note(note: LocalNote) -> None:
+    """Takes the note back, unless a later cluster has left its own."""
+    if find_note() == note:
+        (_folder() / "current.json").unlink(missing_ok=True)
+
+
+def find_note() -> LocalNote | None:
+    """The running cluster's, or None. Another user's note is not believed."""
+    path = _folder() / "current.json"
+    try:
+        if not (_is_private(path.parent) and _is_private(path)):
+            return None
+        note = LocalNote(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return note if note.is_alive else None
+
+
+def find_address(flag: str | None) -> str:
+    if address := flag or os.environ.get(ADDRESS_VARIABLE):
+        return address
+    note = find_note()
+    return note.address if note else DEFAULT_ADDRESS
+
+
+def find_secrets(flag: Path | None, address: str) -> Path | None:
+    """The secrets file of the cluster at an address, where it runs on this machine."""
+    if flag:
+        return flag
+    note = find_note()
+    return Path(note.run_dir) / "secrets.yaml" if note and note.address == address else None

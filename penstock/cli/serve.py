@@ -1,0 +1,93 @@
+"""`penstock serve`: a whole cluster on this machine, until Ctrl-C."""
+
+import asyncio
+import os
+import signal
+from typing import Annotated
+
+import typer
+
+from deploy.launcher import LocalCluster
+from penstock.cli import options
+from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, ready_value
+from penstock.cli.exit_codes import ExitCode
+from penstock.cli.local import LocalNote, leave_note, withdraw_note
+from penstock.cli.output import say, write, write_json
+
+
+def serve(
+    model_dir: options.ModelDir = None,
+    model: Annotated[str, typer.Option("--model", help="The name that clients use.")] = "",
+    prefill: Annotated[int, typer.Option("--prefill", min=0, help="Prefill workers.")] = 1,
+    decode: Annotated[int, typer.Option("--decode", min=1, help="Decode workers.")] = 1,
+    host: Annotated[str, typer.Option("--host", help="Where the router listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free.")] = 50051,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads a worker.")] = 1,
+    blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
+    block_size: Annotated[int, typer.Option("--block-size", min=1, help="Tokens a block.")] = 16,
+    drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to end requests.")] = 30.0,
+    json: options.Json = False,
+) -> None:
+    """Serve a model: one router, prefill and decode workers, on this machine.
+
+    Example: penstock serve --prefill 2 --decode 1 --port 0 --json
+    """
+    flags = ServeFlags(
+        model_dir=model_dir,
+        model=model,
+        prefill=prefill,
+        decode=decode,
+        host=host,
+        port=port,
+        threads=threads,
+        blocks=blocks,
+        block_size=block_size,
+        drain=drain,
+    )
+    asyncio.run(_serve(make_cluster(flags), json))
+
+
+async def _serve(cluster: LocalCluster, json: bool) -> None:
+    stop = Interrupts(cluster)
+    say("Starting.")
+    try:
+        async with cluster:
+            note = LocalNote(address=cluster.address, run_dir=str(cluster.run_dir), pid=os.getpid())
+            leave_note(note)
+            try:
+                stop.is_started = True
+                if json:
+                    write_json(ready_value(cluster))
+                else:
+                    write(ready_text(cluster))
+                await stop.wait()
+            finally:
+                withdraw_note(note)
+            say("Draining; Ctrl-C once more ends at once.")
+    except asyncio.CancelledError:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    say("Stopped.")
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM: during the start they end it, then they drain, then they kill."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.is_started = False
+        self._cluster = cluster
+        self._asked = asyncio.Event()
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupted)
+
+    async def wait(self) -> None:
+        """Until the first signal after the start."""
+        await self._asked.wait()
+
+    def _interrupted(self) -> None:
+        if self._asked.is_set():
+            self._cluster.kill()
+        elif not self.is_started and self._task:
+            self._task.cancel()
+        self._asked.set()

@@ -1,0 +1,71 @@
+"""`penstock models`, `tokenize` and `detokenize`."""
+
+import sys
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+
+from penstock import Client
+from penstock.cli import options
+from penstock.cli.local import find_address
+from penstock.cli.output import write, write_json, write_table
+
+
+def models(address: options.Address = None, json: options.Json = False) -> None:
+    """List the models that are served, with their limits."""
+    with Client(find_address(address)) as client:
+        served = client.models()
+    if json:
+        write_json([MessageToDict(model, preserving_proto_field_name=True) for model in served])
+        return
+    rows = [
+        [
+            model.name,
+            str(model.context_length),
+            str(model.vocab_size),
+            str(model.limits.max_output_tokens),
+            model.model_digest[:12],
+        ]
+        for model in served
+    ]
+    write_table(["model", "context", "vocabulary", "max output", "digest"], rows)
+
+
+def tokenize(
+    text: Annotated[str, typer.Argument(help="The text; - reads it from stdin.")],
+    address: options.Address = None,
+    model: options.Model = "",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="As a chat message, with the template around it.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Print a text's token ids, as the model sees them."""
+    if text == "-":
+        text = sys.stdin.read()
+    with Client(find_address(address)) as client:
+        ids = (
+            client.tokenize(messages=[("user", text)], model=model)
+            if chat
+            else client.tokenize(text, model=model)
+        )
+    if json:
+        write_json({"token_ids": ids, "count": len(ids)})
+    else:
+        write(" ".join(map(str, ids)) + "\n")
+
+
+def detokenize(
+    token_ids: Annotated[list[int], typer.Argument(help="Token ids.")],
+    address: options.Address = None,
+    model: options.Model = "",
+    json: options.Json = False,
+) -> None:
+    """Print the text of token ids."""
+    with Client(find_address(address)) as client:
+        text = client.detokenize(token_ids, model=model)
+    if json:
+        write_json({"text": text})
+    else:
+        write(text + "\n")
