@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from kv_transfer.layout import SpanPairs
 from kv_transfer.transport import Landed, Peer, Transport, WriteRefused
+from kv_transfer.writer_thread import submit
 
 
 class GatedTransport:
@@ -72,7 +73,7 @@ class GatedTransport:
                 peer, pairs, epoch=epoch, digest=digest, may_start=lambda: True
             ).result()
 
-        return self._thread.submit(write_through_the_gate)
+        return submit(self._thread, write_through_the_gate)
 
     def revoke(self, epoch: int) -> bool:
         return self._inner.revoke(epoch)

@@ -9,6 +9,16 @@ from kv_transfer.span_copy import Bytes, SpanCopier
 from kv_transfer.transport import Landed, WriteRefused
 
 
+def submit(thread: ThreadPoolExecutor, write: Callable[[], Landed]) -> "Future[Landed]":
+    """A closed transport fails the future, so that its caller learns it as any failure."""
+    try:
+        return thread.submit(write)
+    except RuntimeError:
+        refused: Future[Landed] = Future()
+        refused.set_exception(WriteRefused("The transport is closed."))
+        return refused
+
+
 class WriterThread:
     __slots__ = ("_copier", "_source", "_thread")
 
@@ -26,12 +36,7 @@ class WriterThread:
         may_start: Callable[[], bool],
     ) -> "Future[Landed]":
         """`destination` is called on the thread: it may map memory."""
-        try:
-            return self._thread.submit(self._write, destination, pairs, digest, may_start)
-        except RuntimeError:  # closed; the caller learns it as it learns every failure
-            refused: Future[Landed] = Future()
-            refused.set_exception(WriteRefused("The transport is closed."))
-            return refused
+        return submit(self._thread, lambda: self._write(destination, pairs, digest, may_start))
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import Incarnation, KvLayout
+from kv_transfer.gated_transport import GatedTransport
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.memory_transport import MemoryNetwork
 from kv_transfer.outgoing import OutgoingTransfer
@@ -175,6 +176,37 @@ async def test_a_writer_whose_receiver_fell_silent_stops_and_closes(pair: Pair) 
         outgoing.computed_all(30)
         with pytest.raises(TransferFailed, match="lapsed"):
             await outgoing.landed()
+
+
+class StoppedTimers(ManualTimers):
+    """As after SIGSTOP: the clock went on, no timer has fired yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.frozen_s
+
+
+async def test_a_writer_that_was_frozen_starts_no_write_after_its_lease(pair: Pair) -> None:
+    timers = StoppedTimers()
+    gated = GatedTransport(pair.writer)
+    outgoing = OutgoingTransfer(
+        transport=gated, layout=SOURCE, blocks=[5, 6, 1, 12], num_tokens=30, timers=timers
+    )
+    with pair.reserve() as reservation:
+        gated.close_gate()
+        pair.grant(outgoing, reservation)
+        outgoing.computed_all(30)
+        await asyncio.to_thread(gated.held.wait)
+        timers.frozen_s = 3.0
+        gated.open_gate()
+        await asyncio.wait_for(outgoing.closed(), 1)
+        here = np.frombuffer(pair.receiver.buffer, dtype=np.uint8).reshape(3, -1)
+        assert here[0].any(), "the write in flight ended"
+        assert not here[1:].any(), "and no other began"
+    gated.close()
 
 
 async def test_a_transport_that_revokes_frees_at_once(pair: Pair) -> None:
