@@ -46,8 +46,8 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
 # All trailers of a call share 8 KiB (gRPC's default): what a caller sent comes back cut.
-MAX_MESSAGE_CHARS: Final = 1_000
-MAX_VALUE_CHARS: Final = 200
+MAX_MESSAGE_BYTES: Final = 1_000
+MAX_VALUE_BYTES: Final = 200
 
 _Code = grpc.StatusCode
 
@@ -107,7 +107,7 @@ def status_code(error: PenstockError) -> grpc.StatusCode:
 
 
 def to_status(error: PenstockError) -> RpcStatus:
-    code, message = status_code(error), _cut(error.message, MAX_MESSAGE_CHARS)
+    code, message = status_code(error), _cut(error.message, MAX_MESSAGE_BYTES)
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in _details(error):
         status.details.add().Pack(detail)
@@ -143,7 +143,7 @@ class _Details(NamedTuple):
 
 
 def _details(error: PenstockError) -> list[Message]:
-    metadata = {key: _cut(value, MAX_VALUE_CHARS) for key, value in error.metadata.items()}
+    metadata = {key: _cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     details: list[Message] = [info]
     match error:
@@ -154,7 +154,7 @@ def _details(error: PenstockError) -> list[Message]:
                 error_details_pb2.ResourceInfo(
                     resource_type="model",
                     resource_name=metadata["model"],
-                    description=_cut(error.message, MAX_VALUE_CHARS),
+                    description=_cut(error.message, MAX_VALUE_BYTES),
                 )
             )
         case ResourceError():
@@ -164,7 +164,7 @@ def _details(error: PenstockError) -> list[Message]:
 
 def _bad_request(field: str, message: str) -> error_details_pb2.BadRequest:
     violation = error_details_pb2.BadRequest.FieldViolation(
-        field=field, description=_cut(message, MAX_MESSAGE_CHARS)
+        field=field, description=_cut(message, MAX_MESSAGE_BYTES)
     )
     return error_details_pb2.BadRequest(field_violations=[violation])
 
@@ -175,8 +175,11 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def _cut(text: str, num_chars: int) -> str:
-    return text if len(text) <= num_chars else text[: num_chars - 1] + "…"
+def _cut(text: str, num_bytes: int) -> str:
+    encoded = text.encode(errors="replace")  # a lone surrogate would end the call unanswered
+    if len(encoded) <= num_bytes:
+        return encoded.decode()
+    return encoded[: num_bytes - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _parsed(trailing: Iterable[tuple[str, str | bytes]]) -> _Details | None:
