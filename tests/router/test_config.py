@@ -1,0 +1,50 @@
+"""A wrong configuration is refused before anything serves, with a sentence that names the place."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.config import load_config
+from cluster.errors import StartupError
+from router.config import RouterConfig
+from router.policy import Disaggregate
+from router.router import Router
+from tests.router.router_process import write_config
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"hash_grian": 16}, "hash_grain"),
+        ({"limits": {"max_m": 1}}, "max_n"),
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"drain_s": -1}, "drain_s"),
+        ({"store": "rediss"}, "redis://HOST:PORT/DB"),
+        ({"store": "http://localhost"}, "redis://HOST:PORT/DB"),
+        ({"disaggregate": "sometimes"}, "disaggregate"),
+        ({"checkpoint": "/nowhere"}, "/nowhere"),
+        ({"secrets_file": "/nowhere"}, "/nowhere"),
+        ({"context_length": 10**9}, "max_position_embeddings"),
+    ],
+)
+async def test_a_wrong_value_is_named(
+    checkpoint: Path, tmp_path: Path, settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        Router(load_config(RouterConfig, write_config(tmp_path, checkpoint, **settings)))
+    assert sentence in str(caught.value)
+
+
+def test_everything_may_be_set(checkpoint: Path, tmp_path: Path) -> None:
+    path = write_config(
+        tmp_path,
+        checkpoint,
+        disaggregate="always",
+        limits={"max_n": 2},
+        price={"expected_output_tokens": 9, "unknown_decode": {"d0": 0.5}},
+        drain_s=1,
+    )
+    config = load_config(RouterConfig, path)
+    assert config.policy.disaggregate is Disaggregate.ALWAYS
+    assert config.policy.price.unknown_decode.d0 == 0.5
+    assert (config.limits.max_n, config.drain_s) == (2, 1.0)
