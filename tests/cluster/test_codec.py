@@ -1,0 +1,259 @@
+"""What travels comes out as it went in, through real bytes."""
+
+import struct
+from typing import TypeVar
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import codec
+from cluster.errors import InvalidRequest
+from cluster.types import (
+    CacheChange,
+    ComputeRequest,
+    DecodeCost,
+    Fingerprint,
+    FinishReason,
+    GenerationParams,
+    GrainHash,
+    Incarnation,
+    KvLayout,
+    LoadReport,
+    Member,
+    PrefillCost,
+    Role,
+    SampledToken,
+    SamplingParams,
+    TokenLogprob,
+    WorkerAddress,
+    WorkerId,
+)
+from penstock.v1 import worker_pb2
+
+M = TypeVar("M", bound=Message)
+
+counts = st.integers(0, 2**32 - 1)
+ids = counts
+float32s = st.floats(width=32, allow_nan=False)
+floats = st.floats(allow_nan=False)
+names = st.text(st.characters(codec="utf-8"), max_size=20)
+filled = names.filter(bool)
+id_tuples = st.lists(ids, max_size=8).map(tuple)
+tops = st.lists(st.tuples(ids, float32s), max_size=4).map(tuple)
+hashes = st.binary(min_size=16, max_size=16).map(GrainHash)
+hash_tuples = st.lists(hashes, max_size=6).map(tuple)
+
+sampling = st.builds(
+    SamplingParams,
+    seed=st.integers(0, 2**64 - 1),
+    temperature=float32s,
+    top_k=counts,
+    top_p=float32s,
+    min_p=float32s,
+    frequency_penalty=float32s,
+    presence_penalty=float32s,
+    repetition_penalty=float32s,
+    logit_bias=st.dictionaries(ids, float32s, max_size=5).map(lambda d: tuple(sorted(d.items()))),
+    allowed_token_ids=id_tuples,
+    bad_token_ids=id_tuples,
+    min_tokens=counts,
+    stop_token_ids=id_tuples,
+    num_logprobs=st.none() | counts,
+    num_prompt_logprobs=st.none() | counts,
+)
+params = st.builds(
+    GenerationParams,
+    sampling=sampling,
+    max_tokens=counts,
+    stop_strings=st.lists(names, max_size=3).map(tuple),
+    include_stop_string=st.booleans(),
+    skip_special_tokens=st.booleans(),
+    num_choices=st.integers(1, 16),
+    priority=st.integers(-(2**31), 2**31 - 1),
+)
+layouts = st.builds(
+    KvLayout,
+    num_layers=counts,
+    num_blocks=counts,
+    block_size=counts,
+    num_kv_heads=counts,
+    head_dim=counts,
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+fingerprints = st.builds(
+    Fingerprint,
+    model_digest=names,
+    tokenizer_digest=names,
+    template_digest=names,
+    hash_grain=counts,
+    layout=layouts,
+    wire_version=counts,
+)
+addresses = st.builds(
+    WorkerAddress,
+    worker_id=filled.map(WorkerId),
+    incarnation=filled.map(Incarnation),
+    address=filled,
+    transports=st.dictionaries(names, names, max_size=3),
+    fingerprint=fingerprints,
+)
+members = st.builds(
+    Member,
+    worker=addresses,
+    role=st.sampled_from(Role),
+    model=names,
+    context_length=counts,
+    max_sequences=counts,
+)
+reports = st.builds(
+    LoadReport,
+    num_running=counts,
+    num_waiting=counts,
+    num_queued_tokens=counts,
+    num_context_tokens=counts,
+    num_free_blocks=counts,
+    num_blocks=counts,
+    num_quarantined_blocks=counts,
+    prefill_cost=st.builds(PrefillCost, c0=floats, c1=floats, c2=floats, c3=floats),
+    decode_cost=st.builds(DecodeCost, d0=floats, d1=floats, d2=floats),
+    is_serving=st.booleans(),
+    is_draining=st.booleans(),
+    step_age_s=floats,
+    request_ids=st.lists(names, max_size=3).map(tuple),
+    counters=st.dictionaries(names, floats, max_size=3),
+)
+changes = st.builds(CacheChange, stored=hash_tuples, evicted=hash_tuples)
+logprobs = st.builds(TokenLogprob, token_id=ids, logprob=float32s, top=tops)
+
+
+def sent(message: M) -> M:
+    return type(message).FromString(message.SerializeToString())
+
+
+@st.composite
+def compute_requests(draw: st.DrawFn) -> ComputeRequest:
+    given = draw(params)
+    num_emitted = draw(st.sampled_from([0, given.num_choices]))
+    emitted = draw(st.lists(id_tuples, min_size=num_emitted, max_size=num_emitted))
+    return ComputeRequest(
+        request_id=draw(filled),
+        prompt_ids=draw(st.lists(ids, min_size=1, max_size=20)),
+        params=given,
+        hash_key=b"k" * 32,
+        emitted=tuple(emitted),
+    )
+
+
+@given(value=params)
+def test_parameters(value: GenerationParams) -> None:
+    assert codec.params_from_pb(sent(codec.params_to_pb(value))) == value
+
+
+def test_a_parameter_of_64_bits_is_the_same_after_its_first_and_its_second_journey() -> None:
+    sampling = SamplingParams(seed=1, temperature=0.7, top_p=0.95)
+    once = codec.params_from_pb(
+        codec.params_to_pb(GenerationParams(sampling=sampling, max_tokens=1))
+    )
+    assert once.sampling.temperature == struct.unpack("<f", struct.pack("<f", 0.7))[0]
+    assert codec.params_from_pb(codec.params_to_pb(once)) == once
+
+
+@given(value=addresses)
+def test_worker_addresses_and_fingerprints(value: WorkerAddress) -> None:
+    assert codec.address_from_pb(sent(codec.address_to_pb(value))) == value
+
+
+@given(value=members)
+def test_members(value: Member) -> None:
+    message = sent(codec.member_to_pb(value, ttl_s=3.0))
+    assert codec.member_from_pb(message) == value
+    assert message.ttl_seconds == 3.0
+
+
+@given(value=reports)
+def test_load_reports(value: LoadReport) -> None:
+    assert codec.load_report_from_pb(sent(codec.load_report_to_pb(value))) == value
+
+
+@given(value=changes)
+def test_cache_changes(value: CacheChange) -> None:
+    message = sent(codec.cache_change_to_pb(value))
+    assert codec.cache_change_from_pb(message) == value
+    assert len(message.stored) == 16 * len(value.stored)
+
+
+@given(value=st.builds(SampledToken, token_id=ids, logprob=st.none() | logprobs))
+def test_sampled_tokens(value: SampledToken) -> None:
+    assert codec.sampled_from_pb(sent(codec.sampled_to_pb(value))) == value
+
+
+@given(value=st.builds(TokenLogprob, token_id=ids, logprob=st.none() | float32s, top=tops))
+def test_prompt_logprobs_of_which_the_first_has_none(value: TokenLogprob) -> None:
+    assert codec.prompt_logprob_from_pb(sent(codec.prompt_logprob_to_pb(value))) == value
+
+
+@given(value=compute_requests(), prefill=st.none() | addresses, tenant=names, scope=names)
+def test_decode_requests(
+    value: ComputeRequest, prefill: WorkerAddress | None, tenant: str, scope: str
+) -> None:
+    message = sent(
+        codec.decode_request_to_pb(
+            value, model="m", tenant=tenant, cache_scope=scope, prefill=prefill, router_s=0.5
+        )
+    )
+    assert codec.compute_request_from_pb(message, hash_key=value.hash_key) == value
+    assert (message.tenant, message.cache_scope) == (tenant, scope)
+    assert message.router_seconds == 0.5
+    if prefill is None:
+        assert not message.HasField("prefill")
+    else:
+        assert codec.address_from_pb(message.prefill) == prefill
+
+
+@given(value=compute_requests(), decode=addresses)
+def test_prefill_starts(value: ComputeRequest, decode: WorkerAddress) -> None:
+    message = sent(
+        codec.prefill_start_to_pb(value, tenant="default", cache_scope="", decode=decode)
+    )
+    assert codec.compute_request_from_pb(message, hash_key=value.hash_key) == value
+    assert codec.address_from_pb(message.decode) == decode
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_finish_reasons(reason: FinishReason) -> None:
+    assert codec.finish_reason_from_pb(codec.finish_reason_to_pb(reason)) is reason
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda: codec.hashes_from_bytes("stored", b"x" * 17), "stored"),
+        (lambda: codec.address_from_pb(worker_pb2.WorkerAddress()), "worker.worker_id"),
+        (lambda: codec.member_from_pb(worker_pb2.RegisterRequest(role=9)), "role"),  # type: ignore[arg-type]
+        (lambda: codec.member_from_pb(worker_pb2.RegisterRequest()), "role"),
+        (lambda: codec.finish_reason_from_pb(0), "finished.choices.reason"),
+        (lambda: codec.finish_reason_from_pb(99), "finished.choices.reason"),
+        (
+            lambda: codec.compute_request_from_pb(worker_pb2.DecodeRequest(), hash_key=b""),
+            "request_id",
+        ),
+        (
+            lambda: codec.compute_request_from_pb(
+                worker_pb2.DecodeRequest(
+                    request_id="r",
+                    prompt_token_ids=[1],
+                    params=worker_pb2.ResolvedParams(n=2),
+                    emitted=[worker_pb2.EmittedTokens()],
+                ),
+                hash_key=b"",
+            ),
+            "emitted",
+        ),
+    ],
+)
+def test_what_a_peer_sent_wrongly_is_refused_with_its_field(call: object, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call()  # type: ignore[operator]
+    assert caught.value.field == field
