@@ -30,6 +30,9 @@ _PR_SET_PDEATHSIG = 1
 
 Main = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
+# Told (role, address and more) once a process serves.
+Ready = Callable[..., None]
+
 
 class _OneLine(logging.Formatter):
     """A record is one line, tracebacks included, so that logs can be cut and counted."""

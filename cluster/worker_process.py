@@ -17,7 +17,7 @@ from cluster.chat_template import ChatTemplate
 from cluster.health import HealthState, follow_progress
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.open_calls import OpenCalls
-from cluster.process import print_ready
+from cluster.process import Ready
 from cluster.registrar import Heartbeat, RpcRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.secrets import Secrets
@@ -44,7 +44,7 @@ class WorkerProcess:
     member: Member  # its address may still say port 0
     secrets: Secrets
     router: str
-    services: Sequence[grpc.GenericRpcHandler[Any, Any]]
+    services: Sequence["grpc.GenericRpcHandler[Any, Any]"]
     feed: WatchFeed
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
@@ -54,7 +54,7 @@ class WorkerProcess:
     drain_s: float
 
 
-async def serve(worker: WorkerProcess, drain: asyncio.Event) -> None:
+async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> None:
     """Serves until `drain` is set and the calls in progress have ended, or their time is up."""
     health = HealthState(["penstock.v1.Worker", f"penstock.v1.{worker.member.role.title()}"])
     server = Server(
@@ -77,7 +77,7 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event) -> None:
             ]
             beating = group.create_task(heartbeat.run())
             await heartbeat.registered.wait()
-            print_ready(
+            ready(
                 role=worker.member.role,
                 address=server.address,
                 worker_id=address.worker_id,
@@ -113,7 +113,7 @@ async def _check_accounts(check: Callable[[], None]) -> None:
             logger.exception("the accounts of this worker do not add up")
 
 
-def _watch_service(worker: WorkerProcess) -> grpc.GenericRpcHandler[Any, Any]:
+def _watch_service(worker: WorkerProcess) -> "grpc.GenericRpcHandler[Any, Any]":
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await worker.feed.watch(request, call.send)
 

@@ -1,130 +1,58 @@
-"""`python -m decode_worker --config FILE`: one decode worker, put together."""
+"""`python -m decode_worker --config FILE`: one decode worker."""
 
 import argparse
 import asyncio
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from cluster import process
 from cluster.config import load_config
-from cluster.events import EventLog
-from cluster.health import ProgressMonitor
 from cluster.membership import new_incarnation
-from cluster.rpc import service_handlers
 from cluster.secrets import load_secrets
 from cluster.step_cost import StepCost
 from cluster.tokenizer import Tokenizer
-from cluster.types import KvLayout, LoadReport, Member, Role
-from cluster.watch import WatchFeed
-from cluster.worker_process import WorkerProcess, describe, serve
+from cluster.types import Role
+from cluster.worker_process import describe
 from decode_worker.config import DecodeWorkerConfig
-from decode_worker.hand_over import HandOvers
-from decode_worker.scheduler import DecodeScheduler, step_shape
-from decode_worker.service import DecodeService
-from engine.batcher import Batcher, Budget
-from engine.block_pool import BlockPool
+from decode_worker.scheduler import step_shape
+from decode_worker.worker import DecodeWorker
 from engine.build import EngineChoice, build_engine, context_length, layout_of
-from engine.step_loop import StepLoop
-from engine.thread import EngineThread
 from engine.warm_up import warm_up
 from kv_transfer.doors import TRANSPORTS
-from kv_transfer.transport import PoolConfig, Transport
+from kv_transfer.transport import PoolConfig
 
 
-class DecodeWorker:
-    """Owns the parts of one worker process; built before the event loop serves anyone."""
-
-    def __init__(self, config: DecodeWorkerConfig) -> None:
-        self.config = config
-        self.secrets = load_secrets(Path(config.secrets_file))
-        self.monitor = ProgressMonitor()
-        self.cost = StepCost()
-        choice = _engine_choice(config)
-        layout = layout_of(choice)
-        self.log = EventLog(new_incarnation())
-        self.transport = _transport(config, self.log, layout)
-        self.member = _member(self, choice, layout)
-        engine = build_engine(choice, self.transport.buffer)
-        for batch, seconds in warm_up(engine, layout, config.max_batch_tokens):
-            self.cost.observe(step_shape(batch), seconds)
-        self.pool = BlockPool(config.num_blocks, config.block_size, config.hash_grain)
-        self.scheduler = DecodeScheduler(_batcher(self), self.cost, self._changed)
-        self.loop = StepLoop(self.scheduler, EngineThread(engine), self.monitor)
-
-    async def serve(self, drain: asyncio.Event) -> None:
-        """Until `drain` is set and what is in progress has ended."""
-        config = self.config
-        async with asyncio.TaskGroup() as fences:
-            self.hand_overs = HandOvers(
-                self.member.worker,
-                self.secrets.cluster_token,
-                self.scheduler,
-                self.transport,
-                fences,
-                digest=config.digest == "content",
-                lease_s=config.lease_s,
-                grant_s=config.grant_s,
-            )
-            feed = WatchFeed(self.log, self._load)
-            tokenizer = Tokenizer.load(Path(config.checkpoint))
-            self.service = DecodeService(
-                config,
-                self.member.worker,
-                self.secrets,
-                tokenizer,
-                self.scheduler,
-                self.hand_overs,
-                feed,
-            )
-            await serve(self._process(feed), drain)
-            await self.hand_overs.close()
-        self.transport.close()
-
-    def _process(self, feed: WatchFeed) -> WorkerProcess:
-        service = self.service
-        handlers = service_handlers(
-            "penstock.v1.Decode",
-            {"Generate": service.generate},
-            token=self.secrets.cluster_token,
-        )
-        return WorkerProcess(
-            member=self.member,
-            secrets=self.secrets,
-            router=self.config.router,
-            services=[handlers],
-            feed=feed,
-            run=[self.loop.run()],
-            is_serving=self._is_serving,
-            open_calls=service.open_calls,
-            begin_drain=service.begin_drain,
-            check=self.check,
-            drain_s=self.config.drain_s,
-        )
-
-    def check(self) -> None:
-        """Raises AssertionError unless every block is accounted for."""
-        self.scheduler.check()
-        self.hand_overs.check()
-
-    def _changed(self) -> None:
-        """Something was freed, stored or added: tell the routers, and see what can run."""
-        if (change := self.pool.take_changes()) is not None:
-            self.log.append(change)
-        self.loop.wake()
-
-    def _is_serving(self) -> bool:
-        return not self.service.is_draining and not self.monitor.is_stale()
-
-    def _load(self) -> LoadReport:
-        return replace(
-            self.scheduler.load(),
-            num_quarantined_blocks=self.hand_overs.num_quarantined_blocks,
-            is_serving=self._is_serving(),
-            is_draining=self.service.is_draining,
-            step_age_s=self.monitor.step_age_s,
-            counters=self.scheduler.counters() | self.hand_overs.counters(),
-        )
+def build(config: DecodeWorkerConfig) -> DecodeWorker:
+    """Loads the model and warms it up."""
+    secrets = load_secrets(Path(config.secrets_file))
+    choice = _engine_choice(config)
+    layout = layout_of(choice)
+    incarnation = new_incarnation()
+    pool = PoolConfig(
+        incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
+    )
+    transport = TRANSPORTS[config.transport](pool)
+    member = describe(
+        config,
+        Role.DECODE,
+        incarnation=incarnation,
+        layout=layout,
+        context_length=context_length(choice),
+        transports={transport.name: transport.address},
+    )
+    engine = build_engine(choice, transport.buffer)
+    cost = StepCost()
+    for batch, seconds in warm_up(engine, layout, config.max_batch_tokens):
+        cost.observe(step_shape(batch), seconds)
+    return DecodeWorker(
+        config,
+        member=member,
+        secrets=secrets,
+        engine=engine,
+        transport=transport,
+        tokenizer=Tokenizer.load(Path(config.checkpoint)),
+        cost=cost,
+    )
 
 
 def _engine_choice(config: DecodeWorkerConfig) -> EngineChoice:
@@ -138,47 +66,15 @@ def _engine_choice(config: DecodeWorkerConfig) -> EngineChoice:
     )
 
 
-def _transport(config: DecodeWorkerConfig, log: EventLog, layout: KvLayout) -> Transport:
-    pool = PoolConfig(
-        incarnation=log.incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
-    )
-    return TRANSPORTS[config.transport](pool)
-
-
-def _member(worker: DecodeWorker, choice: EngineChoice, layout: KvLayout) -> Member:
-    return describe(
-        worker.config,
-        Role.DECODE,
-        incarnation=worker.log.incarnation,
-        layout=layout,
-        context_length=context_length(choice),
-        transports={worker.transport.name: worker.transport.address},
-    )
-
-
-def _batcher(worker: DecodeWorker) -> Batcher:
-    config = worker.config
-    budget = Budget(
-        max_sequences=config.max_sequences,
-        max_tokens=config.max_batch_tokens,
-        chunk_s=config.chunk_s,
-    )
-    return Batcher(worker.pool, budget, prefill_cost=lambda: worker.cost.prefill)
-
-
-async def _run(config: DecodeWorkerConfig, drain: asyncio.Event) -> None:
-    await DecodeWorker(config).serve(drain)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="decode_worker", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="its YAML")
     arguments = parser.parse_args()
 
-    async def serve_configured(drain: asyncio.Event) -> None:
-        await _run(load_config(DecodeWorkerConfig, arguments.config), drain)
+    async def serve(drain: asyncio.Event) -> None:
+        await build(load_config(DecodeWorkerConfig, arguments.config)).serve(drain)
 
-    return process.run(serve_configured)
+    return process.run(serve)
 
 
 if __name__ == "__main__":

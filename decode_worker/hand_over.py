@@ -73,6 +73,7 @@ class HandOvers:
         self._lease_s = lease_s
         self._grant_s = grant_s
         self._channels: dict[str, Channel] = {}
+        self._fencing: set[asyncio.Task[None]] = set()
         self._addresses: dict[Incarnation, str] = {}
         self.num_recomputes = 0
         self.num_received = 0
@@ -262,7 +263,9 @@ class HandOvers:
 
     def _abandoned(self, reservation: Reservation) -> None:
         """Asks the writer to say that it will not write any more."""
-        self._fences.create_task(self._fence(reservation))
+        task = self._fences.create_task(self._fence(reservation))
+        self._fencing.add(task)
+        task.add_done_callback(self._fencing.discard)
 
     async def _fence(self, reservation: Reservation) -> None:
         """Until the writer answers, or its process is dead, which the table learns by itself."""
@@ -287,6 +290,9 @@ class HandOvers:
         return self._channels[address]
 
     async def close(self) -> None:
+        """The process ends: what is still quarantined goes with it."""
+        for task in self._fencing:
+            task.cancel()
         self._table.close()
         for channel in self._channels.values():
             await channel.close()

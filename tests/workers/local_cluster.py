@@ -1,0 +1,203 @@
+"""A whole cluster in one event loop: the real router, real workers, real gRPC; echo engines
+and pools of one process. What the workers' tests run against."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.errors import PenstockError
+from cluster.membership import new_incarnation
+from cluster.secrets import load_secrets
+from cluster.step_cost import StepCost
+from cluster.tokenizer import Tokenizer
+from cluster.types import KvLayout, Role
+from cluster.worker_process import describe
+from decode_worker.config import DecodeWorkerConfig
+from decode_worker.worker import DecodeWorker
+from engine.echo import EchoEngine, echo_layout
+from engine.thread import ForwardEngine
+from kv_transfer.memory_transport import MemoryNetwork
+from kv_transfer.transport import Transport
+from prefill_worker.config import PrefillWorkerConfig
+from prefill_worker.worker import PrefillWorker
+from router.policy import Disaggregate
+from tests.router.cluster_of_fakes import Cluster
+
+Worker = DecodeWorker | PrefillWorker
+MakeEngine = Callable[[KvLayout, memoryview], ForwardEngine]
+
+
+class Gate:
+    """Stops an engine's thread at a layer until it is opened: no sleeps, no guessing."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.reached = threading.Event()
+
+    def close(self) -> None:
+        self.reached.clear()
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def pass_through(self, layer: int) -> None:
+        self.reached.set()
+        assert self._open.wait(30), "a gate was never opened"
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One worker and its task."""
+
+    worker: Any
+    gate: Gate
+    drain: asyncio.Event
+    task: asyncio.Task[None]
+    transport: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.worker.member.worker.worker_id)
+
+    @property
+    def pool(self) -> Any:
+        return self.worker.pool
+
+
+class LocalCluster(Cluster):
+    """`Cluster` with real workers. Everything is checked and empty at exit."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        directory: Path,
+        *,
+        decode: Sequence[dict[str, Any]] = ({},),
+        prefill: Sequence[dict[str, Any]] = ({},),
+        make_engine: MakeEngine | None = None,
+        layout: Callable[..., KvLayout] = echo_layout,
+        wrap_transport: Callable[[Transport], Any] = lambda transport: transport,
+        disaggregate: str = "auto",
+        **router: Any,
+    ) -> None:
+        router = {"drain_s": 5.0, "disaggregate": Disaggregate(disaggregate), **router}
+        super().__init__(checkpoint, directory, **router)
+        self.checkpoint = checkpoint
+        self.directory = directory
+        self.network = MemoryNetwork()
+        self.make_engine = make_engine
+        self.layout = layout
+        self.wrap_transport = wrap_transport
+        self._plan = [(Role.DECODE, each) for each in decode]
+        self._plan += [(Role.PREFILL, each) for each in prefill]
+        self.decode: list[Running] = []
+        self.prefill: list[Running] = []
+
+    @property
+    def workers(self) -> list[Running]:
+        return [*self.decode, *self.prefill]
+
+    async def start_worker(self, role: Role, **settings: Any) -> Running:
+        number = len(self.decode if role is Role.DECODE else self.prefill)
+        values = {"worker_id": f"{role}-{number}", "num_blocks": 64, "block_size": 16, **settings}
+        gate, drain = Gate(), asyncio.Event()
+        worker, transport = self._build(role, gate, values)
+        ready = asyncio.Event()
+        task = asyncio.create_task(worker.serve(drain, lambda **_: ready.set()))
+        running = Running(worker=worker, gate=gate, drain=drain, task=task, transport=transport)
+        (self.decode if role is Role.DECODE else self.prefill).append(running)
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return running
+
+    def _build(self, role: Role, gate: Gate, values: dict[str, Any]) -> tuple[Worker, Any]:
+        common = {
+            "checkpoint": str(self.checkpoint),
+            "model": "echo",
+            "router": self.address,
+            "secrets_file": str(self.directory / "secrets.yaml"),
+            "run_dir": str(self.directory),
+            "transport": "memory",
+            "drain_s": 5.0,
+            **values,
+        }
+        make: Any = DecodeWorkerConfig if role is Role.DECODE else PrefillWorkerConfig
+        config = make(**common)
+        layout = self.layout(num_blocks=config.num_blocks, block_size=config.block_size)
+        incarnation = new_incarnation()
+        inner = self.network.open(incarnation, layout.pool_bytes)
+        transport = self.wrap_transport(inner)
+        member = describe(
+            config,
+            role,
+            incarnation=incarnation,
+            layout=layout,
+            context_length=512,
+            transports={transport.name: transport.address},
+        )
+        parts = {
+            "member": member,
+            "secrets": load_secrets(Path(config.secrets_file)),
+            "engine": self._engine(layout, transport.buffer, gate),
+            "transport": transport,
+            "cost": StepCost(),
+        }
+        if role is Role.PREFILL:
+            return PrefillWorker(config, **parts), transport
+        return DecodeWorker(config, tokenizer=Tokenizer.load(self.checkpoint), **parts), transport
+
+    def _engine(self, layout: KvLayout, buffer: memoryview, gate: Gate) -> ForwardEngine:
+        if self.make_engine is not None:
+            return self.make_engine(layout, buffer)
+        return EchoEngine(layout, buffer, before_layer=gate.pass_through)
+
+    async def idle(self) -> None:
+        """Waits until no worker holds a block, and checks all accounts."""
+
+        def nothing_held() -> bool:
+            return all(running.pool.num_held == 0 for running in self.workers)
+
+        await self.until(nothing_held)
+        for running in self.workers:
+            running.worker.check()
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        for role, settings in self._plan:
+            await self.start_worker(role, **settings)
+        names = {running.name for running in self.workers}
+
+        def all_serve() -> bool:
+            snapshot = self.router.pool.snapshot(self.router.clock())
+            return names <= {view.worker for view in (*snapshot.decode, *snapshot.prefill)}
+
+        await self.until(all_serve)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(super().__aexit__, kind, error, traceback)
+            for running in self.workers:
+                running.gate.open()
+            if error is None:
+                await self.idle()
+            for running in self.workers:
+                running.drain.set()
+            results = await asyncio.gather(*(r.task for r in self.workers), return_exceptions=True)
+            unexpected = [r for r in results if isinstance(r, Exception)]
+            if unexpected and error is None and not isinstance(unexpected[0], PenstockError):
+                raise unexpected[0]
