@@ -61,6 +61,8 @@ class Running:
     drain: asyncio.Event
     task: asyncio.Task[None]
     transport: Any
+    address: str = ""
+    blocker: Any = None  # a call that keeps it busy
 
     @property
     def name(self) -> str:
@@ -110,13 +112,20 @@ class LocalCluster(Cluster):
         gate, drain = Gate(), asyncio.Event()
         worker, transport = self._build(role, gate, values)
         ready = asyncio.Event()
-        task = asyncio.create_task(worker.serve(drain, lambda **_: ready.set()))
+        found: dict[str, Any] = {}
+
+        def serves(**facts: Any) -> None:
+            found.update(facts)
+            ready.set()
+
+        task = asyncio.create_task(worker.serve(drain, serves))
         running = Running(worker=worker, gate=gate, drain=drain, task=task, transport=transport)
         (self.decode if role is Role.DECODE else self.prefill).append(running)
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
+        running.address = found["address"]
         return running
 
     def _build(self, role: Role, gate: Gate, values: dict[str, Any]) -> tuple[Worker, Any]:
