@@ -5,6 +5,7 @@ type or a missing value is a sentence that names the place. Knows no configurati
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,6 +22,7 @@ T = TypeVar("T")
 MASK: Final = "***"
 SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
 NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
+_CREDENTIALS: Final = re.compile(r"://[^/@\s]*@")  # of a URL
 MAX_FILE_BYTES: Final = 1 << 20
 
 
@@ -74,7 +76,13 @@ def _plain(value: Any) -> Any:
         return {str(k): MASK if _is_secret(str(k)) else _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, int | float) else str(value)
+    if value is None or isinstance(value, int | float):
+        return value
+    return _without_credentials(str(value))
+
+
+def _without_credentials(text: str) -> str:
+    return _CREDENTIALS.sub(f"://{MASK}@", text)
 
 
 def _is_secret(name: str) -> bool:
@@ -114,8 +122,9 @@ def _json(mapping: Any, source: str) -> str:
 
 
 def _sentence(cls: Any, found: dict[str, Any]) -> str:
-    where, value = found["loc"][1:], _shown(found["input"])
+    where = found["loc"][1:]
     place = _place(where)
+    value = MASK if any(_is_secret(str(step)) for step in where) else _shown(found["input"])
     match found["type"]:
         case "unexpected_keyword_argument":
             return _unknown_key(_known_keys(cls, where[:-1]), where)
@@ -144,7 +153,7 @@ def _place(where: Sequence[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    text = _without_credentials(json.dumps(value, default=str))
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
