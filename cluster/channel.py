@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from cluster.errors import PenstockError, WorkerLost
-from cluster.status import from_rpc_error
+from cluster.status import from_rpc_error, from_status
 
 # Imported so that the descriptor pool knows the services by name.
 from penstock.v1 import inference_pb2, worker_pb2  # noqa: F401
@@ -208,7 +208,7 @@ class Exchange:
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             raise _translated(error, self._address) from error
         except asyncio.InvalidStateError as error:
-            raise WorkerLost(f"{self._address} ended the call before it was told all.") from error
+            raise await self._ending() from error
 
     async def end_sending(self) -> None:
         """Says that nothing more will be sent."""
@@ -216,6 +216,14 @@ class Exchange:
             await self._call.done_writing()
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             raise _translated(error, self._address) from error
+
+    async def _ending(self) -> PenstockError:
+        """Why a call has ended to which more was to be said."""
+        if (code := await self._call.code()) is grpc.StatusCode.OK:
+            return WorkerLost(f"{self._address} ended the call before it was told all.")
+        return from_status(
+            code, await self._call.details(), tuple(await self._call.trailing_metadata() or ())
+        )
 
     def cancel(self) -> None:
         self._call.cancel()

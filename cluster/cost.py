@@ -46,6 +46,7 @@ class RecursiveLeastSquares:
         self._clip = clip
         self._usual_error = 1.0  # relative; learned
         self._num_unusual = 0  # in a row
+        self._fitted: tuple[float, ...] | None = None
         self.num_observed = 0
 
     def observe(self, features: Sequence[float], seconds: float) -> None:
@@ -64,9 +65,15 @@ class RecursiveLeastSquares:
         self._information += np.outer(x, x)
         self._theta = self._theta + np.linalg.solve(self._information, x * error)
         self.num_observed += 1
+        self._fitted = None
 
     def coefficients(self) -> tuple[float, ...]:
         """The best coefficients none of which is negative."""
+        if self._fitted is None:
+            self._fitted = self._fit_without_negatives()
+        return self._fitted
+
+    def _fit_without_negatives(self) -> tuple[float, ...]:
         theta = self._theta.copy()
         free = np.ones(len(theta), dtype=bool)
         while free.any() and theta[free].min() < 0.0:

@@ -22,18 +22,16 @@ from grpc_reflection.v1alpha import reflection
 from cluster.channel import (
     EOF,
     INTERNAL_MESSAGE_BYTES,
-    Channel,
-    Exchange,
     Method,
     Options,
     common_options,
     methods,
-    open_channel,
 )
 from cluster.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    PeerError,
     PenstockError,
     StartupError,
     Unauthenticated,
@@ -42,26 +40,15 @@ from cluster.errors import (
 from cluster.health import HealthState, add_health
 from cluster.status import to_status
 
-__all__ = [
-    "PUBLIC_MESSAGE_BYTES",
-    "UNBOUNDED",
-    "Call",
-    "Channel",
-    "Deadlines",
-    "Exchange",
-    "Server",
-    "open_channel",
-    "remaining_s",
-    "server_options",
-    "service_handlers",
-]
-
 logger = logging.getLogger(__name__)
 
 PUBLIC_MESSAGE_BYTES = 8 << 20
 # The server gives up this much before the client does, so that the status and its details
 # reach the client rather than its own timer.
 DEADLINE_MARGIN_S = 0.025
+
+# What grpc.aio raises when the other side of a call is no longer there.
+_CALLER_GONE = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
 
 Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
 # (request, call) for a single request; (call,) where the client streams.
@@ -148,11 +135,17 @@ class Call:
 
     async def send(self, message: Message | bytes) -> None:
         """Hands a message to gRPC; waits while the peer does not read."""
-        await self._context.write(_encoded(message))
+        try:
+            await self._context.write(_encoded(message))
+        except _CALLER_GONE as error:
+            raise PeerError("The caller has ended the call.") from error
 
     async def receive(self) -> Any:
         """The client's next message; None when it has sent its last."""
-        data = await self._context.read()
+        try:
+            data = await self._context.read()
+        except _CALLER_GONE as error:
+            raise PeerError("The caller has ended the call.") from error
         return None if data is EOF else _parsed(self._method.request_type, data)
 
 
@@ -236,10 +229,16 @@ def _answering(
     return answer
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockError) -> None:
-    if not context.done():
-        code, message, trailing = to_status(failure)
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockError) -> NoReturn:
+    """Ends a call with a status; quietly where the caller has ended it already."""
+    if context.done():
+        raise asyncio.CancelledError
+    code, message, trailing = to_status(failure)
+    try:
         await context.abort(code, message, trailing)
+    except _CALLER_GONE as error:
+        logger.debug("a status reached nobody: %s", code.name)
+        raise asyncio.CancelledError from error
 
 
 def _check_token(call: Call, expected: bytes | None) -> None:
@@ -252,13 +251,18 @@ def _check_token(call: Call, expected: bytes | None) -> None:
 
 def _blamed(error: BaseException, call: Call) -> PenstockError:
     """The one error that a call ends with. A bug is logged here, and only here, with its id."""
-    leaves = _leaves(error)
-    for leaf in leaves:
-        if isinstance(leaf, PenstockError):
-            return leaf
     has_ended = call.remaining_s is not None and call.remaining_s < DEADLINE_MARGIN_S
-    if has_ended and all(isinstance(leaf, TimeoutError) for leaf in leaves):
-        return DeadlineExceeded(call.phase, tokens_emitted=call.tokens_emitted)
+    ours: list[PenstockError] = []
+    bugs: list[BaseException] = []
+    for leaf in _leaves(error):
+        if isinstance(leaf, PenstockError):
+            ours.append(leaf)
+        elif isinstance(leaf, TimeoutError) and has_ended:
+            ours.append(DeadlineExceeded(call.phase, tokens_emitted=call.tokens_emitted))
+        else:
+            bugs.append(leaf)
+    if not bugs:
+        return ours[0]
     failure = InternalError()
     logger.error("internal error %s", failure.error_id, exc_info=error)
     return failure

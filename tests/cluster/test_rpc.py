@@ -1,6 +1,8 @@
 """What a client of any of our servers notices: statuses, details, deadlines, the token."""
 
 import asyncio
+import logging
+import random
 from typing import Any
 
 import grpc
@@ -8,7 +10,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from cluster.channel import Options, channel_options, open_channel
+from cluster.channel import Channel, Options, channel_options, open_channel
 from cluster.errors import (
     DeadlineExceeded,
     InternalError,
@@ -18,6 +20,7 @@ from cluster.errors import (
     UnsupportedFeature,
     WorkerLost,
 )
+from cluster.open_calls import OpenCalls
 from cluster.rpc import UNBOUNDED, Call, Deadlines, Server, server_options, service_handlers
 from penstock.v1 import inference_pb2, worker_pb2
 
@@ -153,6 +156,32 @@ async def test_an_error_of_a_task_group_ends_the_call_as_itself():
     assert raised.value.field == "text"
 
 
+async def test_a_bug_beside_another_error_of_a_task_group_is_not_hidden_by_it(caplog):
+    async def grouped(request: Any, call: Call) -> None:
+        raise ExceptionGroup("two", [InvalidRequest("text", "Empty."), KeyError("a bug")])
+
+    async with Server(inference(Tokenize=grouped)) as server, open_channel(server.address) as c:
+        with pytest.raises(InternalError):
+            await c.unary(INFERENCE, "Tokenize", inference_pb2.TokenizeRequest(), timeout_s=5)
+    assert "a bug" in caplog.text
+
+
+async def test_who_goes_on_sending_to_an_ended_call_is_told_why_it_ended():
+    async def prefill(call: Call) -> None:
+        raise InvalidRequest("start", "There is none.")
+
+    services = [service_handlers(PREFILL, {"Prefill": prefill})]
+    async with (
+        Server(services) as server,
+        open_channel(server.address) as channel,
+        channel.exchange(PREFILL, "Prefill", timeout_s=5) as exchange,
+    ):
+        with pytest.raises(InvalidRequest):
+            await exchange.receive()
+        with pytest.raises(InvalidRequest, match="There is none"):
+            await exchange.send(b"")
+
+
 async def test_a_cancelled_part_of_a_call_that_nobody_cancelled_does_not_hang_the_client(caplog):
     async def broken(request: Any, call: Call) -> None:
         raise asyncio.CancelledError
@@ -189,7 +218,7 @@ async def test_a_passed_deadline_says_in_which_phase_and_after_how_many_tokens()
     async with (
         Server(inference(Generate=generate)) as server,
         open_channel(server.address) as c,
-        c.stream(INFERENCE, "Generate", request, timeout_s=0.3) as stream,
+        c.stream(INFERENCE, "Generate", request, timeout_s=0.2) as stream,
     ):
         with pytest.raises(DeadlineExceeded) as raised:
             await stream.receive()
@@ -324,33 +353,90 @@ async def test_reflection_lists_what_is_served():
     }
 
 
-async def code_after_silence(server_arguments: Options, channel_arguments: Options, s: float):
-    """How a call ends whose server says nothing for some seconds. (The silence is the test.)"""
+class Silence:
+    """A server that says nothing on a call until it is told to, and one client's call to it."""
 
-    async def generate(request: Any, call: Call) -> None:
-        await asyncio.sleep(s)
+    def __init__(self, server_arguments: Options, channel_arguments: Options) -> None:
+        async def generate(request: Any, call: Call) -> None:
+            await self.end.wait()
 
-    services = [service_handlers(INFERENCE, {"Generate": generate}, deadlines=UNBOUNDED)]
-    async with (
-        Server(services, options=server_arguments) as server,
-        grpc.aio.insecure_channel(server.address, options=channel_arguments) as channel,
-    ):
-        return await channel.unary_stream(f"/{INFERENCE}/Generate")(b"").code()
+        self.end = asyncio.Event()
+        services = [service_handlers(INFERENCE, {"Generate": generate}, deadlines=UNBOUNDED)]
+        self._server = Server(services, options=server_arguments)
+        self._channel_arguments = channel_arguments
+
+    async def code(self) -> grpc.StatusCode:
+        async with (
+            self._server as server,
+            grpc.aio.insecure_channel(server.address, options=self._channel_arguments) as channel,
+        ):
+            call = channel.unary_stream(f"/{INFERENCE}/Generate")(b"")
+            code: grpc.StatusCode = await call.code()
+            return code
 
 
 @pytest.mark.slow
 async def test_a_silent_call_outlives_pings_that_a_server_with_default_arguments_does_not_bear():
     # One a second is as often as gRPC pings; the third unwelcome one is the last.
-    pinging = [*channel_options(), ("grpc.keepalive_time_ms", 1_000)]
-    async with asyncio.TaskGroup() as tasks:
-        ours = tasks.create_task(code_after_silence(server_options(), pinging, 6.0))
-        default = tasks.create_task(code_after_silence([], pinging, 6.0))
-    assert ours.result() is grpc.StatusCode.OK
-    assert default.result() is grpc.StatusCode.UNAVAILABLE
+    pinging = list((dict(channel_options()) | {"grpc.keepalive_time_ms": 1_000}).items())
+    ours, default = Silence(server_options(), pinging), Silence([], pinging)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        ours_ends = tasks.create_task(ours.code())
+        assert await default.code() is grpc.StatusCode.UNAVAILABLE
+        assert not ours_ends.done()
+        ours.end.set()
+    assert ours_ends.result() is grpc.StatusCode.OK
 
 
 @pytest.mark.prove
 @pytest.mark.timeout(700)
 async def test_a_call_of_ten_silent_minutes_survives():
-    code = await code_after_silence(server_options(), channel_options(), 600.0)
-    assert code is grpc.StatusCode.OK
+    silence = Silence(server_options(), channel_options())
+    async with asyncio.TaskGroup() as tasks:
+        ends = tasks.create_task(silence.code())
+        await asyncio.sleep(600)  # the silence is the test
+        silence.end.set()
+    assert ends.result() is grpc.StatusCode.OK
+
+
+@pytest.mark.slow
+async def test_callers_that_leave_at_any_moment_leave_no_handler_and_no_error_behind(caplog):
+    calls, draw = OpenCalls(), random.Random(1)
+
+    async def generate(request: Any, call: Call) -> None:
+        with calls:
+            for _ in range(200):
+                await call.send(b"")
+
+    async def prefill(call: Call) -> None:
+        with calls:
+            while await call.receive() is not None:
+                await call.send(b"")
+
+    async def read_some(channel: Channel) -> None:
+        timeout_s, num_messages = draw.choice([None, 0.02, 0.1]), draw.randint(0, 150)
+        async with channel.stream(INFERENCE, "Generate", b"", timeout_s=timeout_s) as stream:
+            for _ in range(num_messages):
+                await stream.receive()
+
+    async def talk_some(channel: Channel) -> None:
+        timeout_s, num_messages = draw.choice([None, 0.02]), draw.randint(0, 20)
+        async with channel.exchange(PREFILL, "Prefill", timeout_s=timeout_s) as exchange:
+            for _ in range(num_messages):
+                await exchange.send(b"")
+                await exchange.receive()
+
+    services = [
+        service_handlers(INFERENCE, {"Generate": generate}),
+        service_handlers(PREFILL, {"Prefill": prefill}),
+    ]
+    async with (
+        Server(services) as server,
+        open_channel(server.address) as channel,
+        asyncio.timeout(60),
+    ):
+        talks = [talk(channel) for _ in range(100) for talk in (read_some, talk_some)]
+        outcomes = await asyncio.gather(*talks, return_exceptions=True)
+        await calls.none()
+    assert {type(outcome) for outcome in outcomes} <= {type(None), DeadlineExceeded}
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
