@@ -160,8 +160,9 @@ class LocalCluster:
             await ended
             return f"did not serve for {self._times.frozen_s:g} s and was killed"
         finally:
-            frozen.cancel()
-            ended.cancel()
+            for task in (frozen, ended):
+                task.cancel()
+            await asyncio.gather(frozen, ended, return_exceptions=True)
 
     async def _restart(self, dead: Child, backoff_s: float) -> tuple[Child, float]:
         """The new process, and the backoff for the next time."""

@@ -5,7 +5,7 @@ import asyncio
 from penstock import Answer, AsyncClient
 from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster
-from penstock.cli.figures import Stopwatch, as_json, workers
+from penstock.cli.figures import Stopwatch, as_json, tokens_per_second, workers
 from penstock.cli.output import say, write, write_json, write_table
 
 # The third repeats the first: its prompt is in the cache.
@@ -31,7 +31,7 @@ async def _demo(flags: ServeFlags, json: bool) -> None:
         return
     write("\n")
     columns = [column.replace("_", " ") for column in COLUMNS.split()]
-    write_table(columns, [_row(*each) for each in asked])
+    write_table(columns, [_row(answer) for answer, _ in asked])
     cached = asked[-1][0].usage
     write(
         f"\nThe third prompt was in the cache: {cached.cached_tokens} of"
@@ -54,7 +54,7 @@ async def _ask(client: AsyncClient, question: str, json: bool) -> tuple[Answer, 
     return answer, watch
 
 
-def _row(answer: Answer, watch: Stopwatch) -> list[str]:
+def _row(answer: Answer) -> list[str]:
     timeline, usage = answer.timeline, answer.usage
     return [
         answer.accepted.request_id[:8],
@@ -62,7 +62,7 @@ def _row(answer: Answer, watch: Stopwatch) -> list[str]:
         _ms(timeline.prefill_seconds),
         _ms(timeline.transfer_seconds),
         _ms(timeline.first_token_seconds),
-        f"{watch.tokens_per_second or 0:.0f}",
+        f"{tokens_per_second(answer) or 0:.0f}",
         str(usage.completion_tokens),
         f"{usage.cached_tokens} of {usage.prompt_tokens}",
         workers(answer.accepted.prefill_worker, answer.accepted.decode_worker),

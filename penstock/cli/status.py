@@ -31,13 +31,24 @@ def status(
 ) -> None:
     """Show every worker and whether it serves. Exits 8 when one does not."""
     where = find_address(address)
-    reply = fetch_status(where, find_secrets(secrets_file, where))
+    secrets = find_secrets(secrets_file, where)
+    reply = fetch_status(where, secrets)
+    _add_missing(reply, secrets)
     if json:
         write_json(_as_json(where, reply))
     else:
         _show(where, reply)
     if not reply.workers or not all(worker.serving for worker in reply.workers):
         raise typer.Exit(ExitCode.UNHEALTHY)
+
+
+def _add_missing(reply: pb.StatusResponse, secrets_file: Path | None) -> None:
+    """A worker that was started here, but that the router has given up, is no less broken."""
+    known = {worker.member.worker.worker_id for worker in reply.workers}
+    for path in sorted(secrets_file.parent.glob("*-*.yaml") if secrets_file else ()):
+        if path.stem not in known:
+            worker = reply.workers.add(reason="the router does not hear from it")
+            worker.member.worker.worker_id = path.stem
 
 
 def fetch_status(address: str, secrets_file: Path | None) -> pb.StatusResponse:
@@ -60,6 +71,12 @@ def fetch_status(address: str, secrets_file: Path | None) -> pb.StatusResponse:
     return reply
 
 
+def _role(worker: pb.WorkerStatus) -> str:
+    if worker.member.role == pb.ROLE_UNSPECIFIED:
+        return worker.member.worker.worker_id.rpartition("-")[0]
+    return pb.Role.Name(worker.member.role).removeprefix("ROLE_").lower()
+
+
 def _state(worker: pb.WorkerStatus) -> str:
     if worker.serving:
         return "serving"
@@ -73,7 +90,7 @@ def _show(address: str, reply: pb.StatusResponse) -> None:
     rows = [
         [
             worker.member.worker.worker_id,
-            pb.Role.Name(worker.member.role).removeprefix("ROLE_").lower(),
+            _role(worker),
             _state(worker),
             str(worker.load.num_running),
             str(worker.load.num_waiting),
