@@ -78,7 +78,7 @@ class _TokenText(Protocol):
 
 
 def _token_text(tokenizer: Tokenizer, context: Sequence[int], skip_special: bool) -> _TokenText:
-    if tokenizer.decoder is not None and tokenizer.decoder["type"] == "ByteLevel":
+    if tokenizer.decoder.get("type") == "ByteLevel":
         return _ByteLevelText(tokenizer, skip_special)
     return _WindowText(tokenizer, context, skip_special)
 

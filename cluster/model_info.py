@@ -48,6 +48,12 @@ class ModelInfo:
     tokenizer_digest: str
     template_digest: str
     has_chat_template: bool
+    max_token_bytes: int | None = None  # of text that one token can stand for; None: unknown
+
+    @property
+    def max_text_bytes(self) -> int | None:
+        """A longer text has more tokens than the context, whatever it says."""
+        return None if self.max_token_bytes is None else self.max_token_bytes * self.context_length
 
     @classmethod
     def load(
@@ -80,6 +86,7 @@ class ModelInfo:
             tokenizer_digest=tokenizer.digest,
             template_digest=template.digest,
             has_chat_template=template.is_present,
+            max_token_bytes=tokenizer.max_token_bytes,
         )
 
 

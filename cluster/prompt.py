@@ -19,12 +19,14 @@ _MAX_ROLE_BYTES: Final = 64
 class TextPrompt:
     text: str
     add_special_tokens: bool = True
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompt:
     messages: tuple[ChatMessage, ...]
     add_generation_prompt: bool = True
+    max_bytes: int | None = None  # a text that is longer is not worth tokenising
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +53,24 @@ def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate) -> 
     match prompt:
         case TokenPrompt(ids=ids):
             return list(ids)
-        case TextPrompt(text=text, add_special_tokens=add_special_tokens):
-            return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        case ChatPrompt(messages=messages, add_generation_prompt=add_generation_prompt):
-            text = template.render(messages, add_generation_prompt=add_generation_prompt)
+        case TextPrompt():
+            _check_worth(prompt.text, "text", prompt.max_bytes)
+            return tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
+        case ChatPrompt():
+            is_open = prompt.add_generation_prompt
+            text = template.render(prompt.messages, add_generation_prompt=is_open)
+            _check_worth(text, "chat", prompt.max_bytes)
             return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _check_worth(text: str, field: str, max_bytes: int | None) -> None:
+    num_bytes = len(text.encode(errors="replace"))
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise InvalidRequest(
+            field,
+            f"The prompt has {num_bytes} bytes; whatever it says, the model's context holds at "
+            f"most {max_bytes}.",
+        )
 
 
 # Bounds
@@ -67,7 +82,7 @@ def check_prompt(request: pb.GenerateRequest, info: ModelInfo, limits: Limits) -
             if not request.text:
                 raise InvalidRequest("text", "The prompt is empty: give at least one character.")
             check_prompt_bytes(len(request.text.encode()), "text", limits)
-            return TextPrompt(text=request.text)
+            return TextPrompt(text=request.text, max_bytes=info.max_text_bytes)
         case "chat":
             return check_chat(request.chat, info, limits)
         case "token_ids":
@@ -95,6 +110,7 @@ def check_chat(chat: pb.Chat, info: ModelInfo, limits: Limits) -> ChatPrompt:
     return ChatPrompt(
         messages=tuple(ChatMessage(m.role, m.content) for m in chat.messages),
         add_generation_prompt=is_default or chat.add_generation_prompt,
+        max_bytes=info.max_text_bytes,
     )
 
 

@@ -32,12 +32,10 @@ class Tokenizer:
             for token_id, token in tokenizer.get_added_tokens_decoder().items()
             if token.special
         )
-        # Its JSON description; None where ids are decoded by joining tokens with spaces.
+        # Its JSON description; empty where ids are decoded by joining tokens with spaces.
+        self.max_token_bytes: Final = _max_token_bytes(tokenizer)
         self._token_bytes: dict[int, bytes] = {}
-        decoder: Any = tokenizer.decoder
-        self.decoder: Final[dict[str, Any] | None] = (
-            None if decoder is None else json.loads(decoder.__getstate__())
-        )
+        self.decoder: Final = _described(tokenizer.decoder)
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
@@ -122,6 +120,50 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTE_OF_CHARACTER: Final = _byte_of_character()
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """A tokenizer's part as tokenizer.json has it; empty where it has none."""
+    return {} if part is None else json.loads(part.__getstate__())
+
+
+# Normalizers that make a text shorter by this factor at most. Composing Korean letters is the
+# worst: three of 3 bytes become one.
+_SHRINKING: Final = {"Prepend": 1, "Replace": 1, "NFC": 3}
+
+
+def _max_token_bytes(tokenizer: tokenizers.Tokenizer) -> int | None:
+    """The most bytes of a text that one token can stand for: with it, a text that is far over
+    a context is refused without tokenising it. None where nothing such can be said: where
+    unknown characters share a token, or where text may vanish."""
+    if not _keeps_all_text(tokenizer):
+        return None
+    shrinking = 1
+    normalizer = _described(tokenizer.normalizer)
+    for step in normalizer.get("normalizers", [normalizer] if normalizer else []):
+        is_space = step["type"] != "Replace" or step["pattern"] == {"String": " "}
+        if step["type"] not in _SHRINKING or not is_space:
+            return None
+        shrinking *= _SHRINKING[step["type"]]
+    return shrinking * max(map(_num_bytes, tokenizer.get_vocab(with_added_tokens=True)))
+
+
+def _num_bytes(token: str) -> int:
+    """At most this many: a character of the byte-level alphabet stands for one."""
+    return len(token.encode())
+
+
+def _keeps_all_text(tokenizer: tokenizers.Tokenizer) -> bool:
+    added = tokenizer.get_added_tokens_decoder().values()
+    if any(token.lstrip or token.rstrip for token in added):  # these swallow spaces
+        return False
+    before = json.dumps(_described(tokenizer.pre_tokenizer))
+    if '"Removed"' in before:
+        return False
+    has_bytes = tokenizer.token_to_id("<0x00>") is not None
+    return '"ByteLevel"' in before or (
+        has_bytes and getattr(tokenizer.model, "byte_fallback", False)
+    )
 
 
 def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:

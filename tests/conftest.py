@@ -3,5 +3,6 @@
 from hypothesis import settings
 
 # No deadline for one example: the machine that runs the tests is shared.
-settings.register_profile("penstock", deadline=None)
+settings.register_profile("penstock", deadline=None, max_examples=50)
+settings.register_profile("prove", deadline=None, max_examples=1000)
 settings.load_profile("penstock")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers
 
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.tokenizer import Tokenizer
@@ -54,6 +55,28 @@ def test_text_that_is_not_unicode_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="not valid Unicode") as caught:
         small("byte_level").encode(text)
     assert caught.value.field == "text"
+
+
+@pytest.mark.parametrize("family", ["byte_level", "byte_fallback"])
+@given(text=st.text(st.characters(codec="utf-8"), min_size=1) | st.text("stop.  ", min_size=1))
+def test_a_text_has_no_fewer_tokens_than_its_bytes_allow(family: str, text: str) -> None:
+    tokenizer = small(family)
+    num_tokens = len(tokenizer.encode(text, add_special_tokens=False))
+    assert tokenizer.max_token_bytes is not None
+    assert num_tokens * tokenizer.max_token_bytes >= len(text.encode())
+
+
+def test_of_a_tokenizer_that_drops_text_no_such_thing_is_said() -> None:
+    assert small("metaspace").max_token_bytes is None  # unknown characters share a token
+    lowered, composed, stripping = (byte_level_backend() for _ in range(3))
+    lowered.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Strip()])
+    composed.normalizer = normalizers.NFC()
+    stripping.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    assert Tokenizer(lowered, digest="").max_token_bytes is None
+    assert Tokenizer(stripping, digest="").max_token_bytes is None
+    plain = Tokenizer(byte_level_backend(), digest="").max_token_bytes
+    assert plain is not None
+    assert Tokenizer(composed, digest="").max_token_bytes == 3 * plain
 
 
 @pytest.mark.parametrize("token_id", [10_000, -1, 2**32, 2**63])

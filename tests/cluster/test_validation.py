@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -449,6 +450,18 @@ def test_each_kind_of_prompt_becomes_the_tokens_of_the_model() -> None:
     expected = tokenizer.encode(template.render(messages), add_special_tokens=False)
     assert rendered == expected
     assert prompt_ids(TokenPrompt(ids=(7, 8)), tokenizer, template) == [7, 8]
+
+
+def test_a_text_far_over_the_context_is_refused_before_it_is_tokenised() -> None:
+    tokenizer, template = Tokenizer.load(SHIPPED), ChatTemplate.load(SHIPPED)
+    info = ModelInfo.load(SHIPPED, "tiny", tokenizer=tokenizer, template=template)
+    long = "What is len? " * 200_000
+    for message in (request(text=long), request(chat=chat(("user", long)))):
+        prompt = check_generate(message, info, LIMITS).prompt
+        begin = time.perf_counter()
+        with pytest.raises(InvalidRequest, match="whatever it says, the model's context holds"):
+            prompt_ids(prompt, tokenizer, template)
+        assert time.perf_counter() - begin < 0.5  # seconds, where it is tokenised
 
 
 def test_a_chat_for_a_model_without_a_template_is_refused() -> None:
