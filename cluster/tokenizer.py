@@ -161,9 +161,8 @@ def _keeps_all_text(tokenizer: tokenizers.Tokenizer) -> bool:
     if '"Removed"' in before:
         return False
     has_bytes = tokenizer.token_to_id("<0x00>") is not None
-    return '"ByteLevel"' in before or (
-        has_bytes and getattr(tokenizer.model, "byte_fallback", False)
-    )
+    is_complete = has_bytes and getattr(tokenizer.model, "byte_fallback", False)
+    return '"ByteLevel"' in before or is_complete
 
 
 def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
