@@ -1,0 +1,287 @@
+"""The command line as scripts and people meet it: data on stdout, the rest on stderr, stable exit
+codes, sentences for errors."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+
+from penstock.cli.app import run
+from penstock.cli.local import LocalNote, find_address, find_note, leave_note, withdraw_note
+from penstock.v1 import worker_pb2 as pb
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Penstock = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("PENSTOCK_ADDRESS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def penstock(capsys: pytest.CaptureFixture[str]) -> Penstock:
+    def call(*arguments: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            run(arguments)
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def steps(request: pytest.FixtureRequest) -> Any:
+    return request.config.pluginmanager.get_plugin(str(request.path.parent / "conftest.py"))
+
+
+def test_the_answer_is_on_stdout_and_the_figures_on_stderr(penstock: Penstock, server: Any) -> None:
+    ended = penstock("generate", "Hi", "--address", server.address, "--max-tokens", "0")
+    assert (ended.code, ended.out) == (0, "Hello.\n")
+    assert "2 of 3 prompt tokens cached" in ended.err
+    assert "decode-0" in ended.err
+    request = server.requests[0]
+    assert request.chat.messages[0].content == "Hi"
+    assert request.stop.HasField("max_tokens")
+
+
+def test_raw_sends_the_text_as_it_is(penstock: Penstock, server: Any) -> None:
+    penstock("generate", "len(", "--raw", "-a", server.address)
+    assert server.requests[0].text == "len("
+
+
+def test_json_is_one_value(penstock: Penstock, server: Any) -> None:
+    answer = penstock("generate", "Hi", "--json", "-a", server.address).json
+    assert answer["text"] == "Hello."
+    assert answer["accepted"]["cached_tokens"] == 2
+    assert answer["usage"]["completion_tokens"] == 2
+    assert answer["client"]["ttft_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "exit_code"),
+    [
+        ("INTERNAL", "INTERNAL", 1),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", 3),
+        ("UNAVAILABLE", "OVERLOADED", 5),
+        ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", 6),
+        ("ABORTED", "STREAM_INTERRUPTED", 7),
+    ],
+)
+def test_a_failure_is_a_sentence_and_an_exit_code(
+    penstock: Penstock, server: Any, steps: Any, code: str, reason: str, exit_code: int
+) -> None:
+    server.steps = [steps.refuses(grpc.StatusCode[code], reason, "Do that.", pushback="-1")]
+    ended = penstock("generate", "Hi", "-a", server.address, "--json")
+    assert ended.code == exit_code
+    assert "error: Do that." in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.json["error"]["reason"] == reason
+
+
+def test_a_cut_off_answer_is_not_a_success(penstock: Penstock, server: Any, steps: Any) -> None:
+    server.steps = [lambda _: iter([steps.accepted()])]
+    assert penstock("generate", "Hi", "-a", server.address).code == 7
+
+
+def test_no_cluster_says_what_to_do(penstock: Penstock) -> None:
+    ended = penstock("models", "-a", "127.0.0.1:1")
+    assert ended.code == 4
+    assert "penstock serve" in ended.err
+
+
+def test_a_wrong_option_is_a_usage_error(penstock: Penstock) -> None:
+    assert penstock("generate", "--frobnicate").code == 2
+    assert penstock("frobnicate").code == 2
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "chat", "generate", "status", "models"])
+def test_every_command_explains_itself(penstock: Penstock, command: str) -> None:
+    ended = penstock(command, "--help")
+    assert ended.code == 0
+    assert "--json" in ended.out
+
+
+def test_piped_turns_make_a_conversation(
+    penstock: Penstock, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n\nAgain\n/new\nAnew\n/quit\nnot sent\n"))
+    ended = penstock("chat", "-a", server.address, "--system", "Be brief.")
+    assert (ended.code, ended.out) == (0, "Hello.\n" * 3)
+    turns = [[m.content for m in request.chat.messages] for request in server.requests]
+    assert turns == [
+        ["Be brief.", "Hi"],
+        ["Be brief.", "Hi", "Hello.", "Again"],
+        ["Be brief.", "Anew"],
+    ]
+
+
+def test_a_failed_turn_leaves_no_trace_and_is_not_hidden(
+    penstock: Penstock, server: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses = steps.refuses(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "Too long.")
+    server.steps = [refuses, steps.answers]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\nAgain\n"))
+    ended = penstock("chat", "-a", server.address)
+    assert (ended.code, ended.out) == (3, "Hello.\n")
+    assert [m.content for m in server.requests[1].chat.messages] == ["Again"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["generate", "Hi"], ["chat"]])
+def test_ctrl_c_cancels_the_request(server: Any, command: list[str]) -> None:
+    server.steps = [server.holds]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", *command, "-a", server.address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("Hi\n")
+    process.stdin.close()
+    assert process.stdout.read(3) == "Hel"
+    process.send_signal(signal.SIGINT)
+    assert server.cancelled.wait(5)
+    assert process.wait(10) == 130
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_text_commands(penstock: Penstock, server: Any) -> None:
+    address = ("-a", server.address)
+    assert penstock("tokenize", "a bb", *address).out == "1 2\n"
+    assert penstock("tokenize", "a bb", "--json", *address).json == {
+        "token_ids": [1, 2],
+        "count": 2,
+    }
+    assert penstock("detokenize", "1", "2", *address).out == "x xx\n"
+    assert penstock("models", "--json", *address).json[0]["name"] == "fake"
+    assert "2048" in penstock("models", *address).out
+    assert "grpcio" in penstock("version", "--json").json
+
+
+def worker_status(name: str, *, serving: bool = True, reason: str = "") -> pb.WorkerStatus:
+    status = pb.WorkerStatus(serving=serving, reason=reason)
+    status.member.worker.worker_id = name
+    status.member.role = pb.ROLE_DECODE
+    return status
+
+
+@pytest.fixture
+def running(server: Any, home: Path) -> LocalNote:
+    """A cluster that `penstock serve` started: its note and its run directory."""
+    run_dir = home / "run"
+    run_dir.mkdir()
+    secrets = run_dir / "secrets.yaml"
+    secrets.touch(mode=0o600)
+    secrets.write_text(f"cluster_token: {'t' * 20}\nhash_secret: '{'0' * 32}'\n")
+    (run_dir / "decode-0.yaml").touch()
+    note = LocalNote(address=server.address, run_dir=str(run_dir), pid=os.getpid())
+    leave_note(note)
+    return note
+
+
+def test_status_shows_what_serves(penstock: Penstock, server: Any, running: LocalNote) -> None:
+    server.status.workers.append(worker_status("decode-0"))
+    ended = penstock("status")
+    assert ended.code == 0
+    assert "decode-0" in ended.out
+    assert server.tokens == [f"Bearer {'t' * 20}"]
+    assert penstock("status", "--json").json["workers"][0]["serving"] is True
+
+
+def test_status_says_what_does_not_serve_and_why(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    server.status.workers.append(
+        worker_status("decode-0", serving=False, reason="no report for 1.2 s")
+    )
+    ended = penstock("status")
+    assert ended.code == 8
+    assert "NOT SERVING: no report for 1.2 s" in ended.out
+
+
+def test_status_misses_a_worker_that_the_router_forgot(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    ended = penstock("status")
+    assert ended.code == 8
+    assert "decode-0" in ended.out
+
+
+def test_status_without_the_secrets_says_what_to_give(penstock: Penstock, server: Any) -> None:
+    ended = penstock("status", "-a", server.address)
+    assert ended.code == 4
+    assert "--secrets-file" in ended.err
+
+
+def test_the_flag_precedes_the_variable_precedes_the_note(
+    running: LocalNote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_address(None) == running.address
+    monkeypatch.setenv("PENSTOCK_ADDRESS", "b:2")
+    assert find_address(None) == "b:2"
+    assert find_address("a:1") == "a:1"
+
+
+def test_a_note_is_private_and_dies_with_its_cluster(running: LocalNote, home: Path) -> None:
+    path = home / ".penstock" / "current.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    withdraw_note(replace(running, pid=1))  # not the one that is there
+    assert find_note() == running
+    path.chmod(0o666)
+    assert find_note() is None  # others could have written it
+    path.chmod(0o600)
+    withdraw_note(running)
+    assert not path.exists()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    leave_note(replace(running, pid=gone.pid))
+    assert find_note() is None
+    assert find_address(None) == "127.0.0.1:50051"
+
+
+def test_without_a_home_the_note_is_in_the_temporary_directory(
+    running: LocalNote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = leave_note(running)
+    assert path.is_relative_to(tmp_path / f"penstock-{os.getuid()}")
+    assert find_note() == running
+
+
+def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:
+    code = (
+        "import sys, penstock; penstock.Client; penstock.AsyncClient;"
+        "bad = {'torch', 'typer', 'rich', 'yaml', 'cluster', 'numpy'} & set(sys.modules);"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,181 @@
+"""Nothing imports upwards, nothing in circles, heavy dependencies have one door each."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STUBS = "penstock.v1"
+WORKER = {"engine", "kv_transfer", "cluster", STUBS}
+ALLOWED = {
+    "penstock": {STUBS},
+    "penstock.cli": {"penstock", STUBS, "cluster", "engine", "kv_transfer", "router", "deploy"},
+    "cluster": {STUBS},
+    "engine": {"cluster"},
+    "kv_transfer": {"cluster"},
+    "router": {"cluster", STUBS},
+    "prefill_worker": WORKER,
+    "decode_worker": WORKER,
+    "simulator": {"router", "prefill_worker", "decode_worker", "engine", "cluster"},
+    "deploy": {"cluster", "engine", "kv_transfer", "router", "penstock", STUBS},
+    "models": {"engine", "cluster"},
+}
+# `engine` may know types and the block hash, not the plumbing.
+ENGINE_MAY_IMPORT = {"cluster.types", "cluster.block_hash", "cluster.errors"}
+
+# A dependency -> the only file that imports it.
+DOORS = {
+    "nixl": "kv_transfer/nixl_transport.py",
+    "torch.distributed": "kv_transfer/collective_transport.py",
+    "redis": "cluster/redis_store.py",
+    "ray": "deploy/ray_launcher.py",
+    "flash_attn": "engine/flash_attention.py",
+    "triton": "engine/triton_kernels.py",
+    "uvloop": "cluster/process.py",
+    "opentelemetry": "cluster/tracing.py",
+}
+
+# Protobuf messages live in codecs, typed clients and service edges: inside, only dataclasses.
+STUB_FILES = {
+    "codecs": {
+        "cluster/codec.py",
+        "cluster/transfer_codec.py",
+        "cluster/worker_codec.py",
+        "cluster/sampling_fields.py",
+        "cluster/prompt.py",
+        "cluster/validation.py",
+        "cluster/membership.py",
+        "cluster/timeline.py",
+        "cluster/watch.py",
+        "decode_worker/answer.py",
+    },
+    "typed clients": {
+        "cluster/channel.py",
+        "cluster/registrar.py",
+        "penstock/aio.py",
+        "penstock/answer.py",
+        "penstock/calls.py",
+        "penstock/client.py",
+        "penstock/exchange.py",
+        "penstock/request.py",
+        "penstock/cli/status.py",
+        "router/relay.py",
+        "router/watcher.py",
+        "router/links.py",
+    },
+    "service edges": {
+        "cluster/worker_process.py",
+        "router/cluster_service.py",
+        "router/service.py",
+        "decode_worker/service.py",
+        "decode_worker/hand_over.py",
+        "prefill_worker/service.py",
+        "prefill_worker/hand_over.py",
+    },
+}
+
+TORCH_FREE = (
+    "router.__main__",
+    "router.router",
+    "cluster.worker_process",
+    "cluster.redis_store",
+    "cluster.validation",
+    "prefill_worker.scheduler",
+    "decode_worker.scheduler",
+    "engine.batcher",
+    "engine.block_pool",
+    "engine.sequence",
+    "engine.echo",
+    "deploy.launcher",
+)
+
+
+def test_nothing_imports_upwards(arrows: dict[tuple[str, str], set[str]]) -> None:
+    wrong = [
+        line
+        for (importer, imported), lines in arrows.items()
+        if importer in ALLOWED and imported not in ALLOWED[importer]
+        for line in lines
+    ]
+    assert wrong == []
+
+
+def test_nobody_imports_tests_and_benchmarks(arrows: dict[tuple[str, str], set[str]]) -> None:
+    wrong = [lines for ends, lines in arrows.items() if ends[1] in ("bench", "tests")]
+    assert wrong == []
+
+
+def test_the_engine_knows_no_plumbing(modules: list[Any]) -> None:
+    wrong = {
+        f"{module.path} imports {name}"
+        for module in modules
+        for name in module.imports
+        if module.path.parts[0] == "engine"
+        and name.startswith("cluster")
+        and name not in ENGINE_MAY_IMPORT
+    }
+    assert wrong == set()
+
+
+def test_no_circles_between_folders(arrows: dict[tuple[str, str], set[str]]) -> None:
+    after: dict[str, set[str]] = {}
+    for importer, imported in arrows:
+        after.setdefault(importer, set()).add(imported)
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = list(after.get(start, ()))
+        while ahead:
+            here = ahead.pop()
+            if here not in seen:
+                seen.add(here)
+                ahead += after.get(here, ())
+        return seen
+
+    assert [folder for folder in after if folder in reachable(folder)] == []
+
+
+@pytest.mark.parametrize(("package", "door"), DOORS.items())
+def test_a_heavy_dependency_has_one_door(modules: list[Any], package: str, door: str) -> None:
+    importers = {
+        module.path.as_posix()
+        for module in modules
+        if any(name == package or name.startswith(package + ".") for name in module.imports)
+        and module.path.parts[0] != "bench"
+    }
+    assert importers <= {door}
+
+
+def test_messages_stay_at_the_edges(modules: list[Any]) -> None:
+    known = set().union(*STUB_FILES.values())
+    importers = {
+        module.path.as_posix()
+        for module in modules
+        if any(name.startswith(STUBS) for name in module.imports)
+        and module.path.parts[0] != "bench"
+    }
+    assert importers - known == set()
+
+
+def test_nothing_is_unpickled(modules: list[Any]) -> None:
+    banned = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+    wrong = [str(module.path) for module in modules if module.imports & banned]
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_router_and_schedulers_load_no_torch(modules: list[Any]) -> None:
+    names = [name for name in TORCH_FREE if name in {module.name for module in modules}]
+    assert len(names) >= len(TORCH_FREE) - 1
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = {'torch', 'transformers'} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} loads {heavy}'\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
