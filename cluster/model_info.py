@@ -31,7 +31,7 @@ class SamplingDefaults:
         return cls(
             temperature=0.0 if greedy else _number(given, "temperature", 1.0, 0.0, 10.0),
             top_k=int(_number(given, "top_k", 0, 0, 2**31)),
-            top_p=_number(given, "top_p", 1.0, 0.0, 1.0),
+            top_p=_number(given, "top_p", 1.0, 1e-6, 1.0),
             min_p=_number(given, "min_p", 0.0, 0.0, 1.0),
             repetition_penalty=_number(given, "repetition_penalty", 1.0, 0.01, 10.0),
         )

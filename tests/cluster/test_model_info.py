@@ -58,6 +58,7 @@ def test_defaults_come_from_the_generation_config(
         ({"config": {"eos_token_id": 512}}, "correct eos_token_id"),
         ({"generation_config": {"temperature": "hot"}}, "temperature 'hot'"),
         ({"generation_config": {"top_p": 1.5}}, "top_p 1.5"),
+        ({"generation_config": {"top_p": 0}}, "top_p 0"),
         ({"generation_config": {"repetition_penalty": 0}}, "repetition_penalty 0"),
     ],
 )
