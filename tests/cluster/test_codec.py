@@ -194,6 +194,7 @@ def test_prompt_logprobs_of_which_the_first_has_none(value: TokenLogprob) -> Non
     assert codec.prompt_logprob_from_pb(sent(codec.prompt_logprob_to_pb(value))) == value
 
 
+@pytest.mark.slow
 @given(value=compute_requests(), prefill=st.none() | addresses, tenant=names, scope=names)
 def test_decode_requests(
     value: ComputeRequest, prefill: WorkerAddress | None, tenant: str, scope: str
@@ -212,6 +213,7 @@ def test_decode_requests(
         assert codec.address_from_pb(message.prefill) == prefill
 
 
+@pytest.mark.slow
 @given(value=compute_requests(), decode=addresses)
 def test_prefill_starts(value: ComputeRequest, decode: WorkerAddress) -> None:
     message = sent(
