@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from cluster.errors import PenstockError, WorkerLost
 from cluster.status import from_rpc_error, from_status
 
-# Imported so that the descriptor pool knows the services by name.
+# Imported so that the descriptor pool knows the services by name: these, and health.
 from penstock.v1 import inference_pb2, worker_pb2  # noqa: F401
 
 INTERNAL_MESSAGE_BYTES = 64 << 20
@@ -137,12 +137,6 @@ class Channel:
         except grpc.aio.UsageError as error:
             raise _translated(error, self.address) from error
         return Exchange(started, self.address)
-
-    async def disconnected(self) -> None:
-        """Returns when there is no connection (any more)."""
-        ready = grpc.ChannelConnectivity.READY
-        while self._channel.get_state() is ready:
-            await self._channel.wait_for_state_change(ready)
 
     async def close(self) -> None:
         """Ends every call of the channel at once."""

@@ -9,8 +9,10 @@ import contextlib
 import logging
 from typing import Never, Protocol
 
+from grpc_health.v1 import health_pb2
+
 from cluster.channel import Channel
-from cluster.errors import FingerprintMismatch, PenstockError
+from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError, WorkerLost
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.types import Incarnation, Member, WorkerId
 from cluster.worker_codec import member_from_pb, member_to_pb
@@ -19,6 +21,7 @@ from penstock.v1 import worker_pb2
 logger = logging.getLogger(__name__)
 
 _CLUSTER = "penstock.v1.Cluster"
+_HEALTH = "grpc.health.v1.Health"
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 1.0
 
@@ -61,7 +64,20 @@ class RpcRegistrar:
         await self._channel.unary(_CLUSTER, "Deregister", request, timeout_s=self._timeout_s)
 
     async def lost(self) -> None:
-        await self._channel.disconnected()
+        # A health watch is a stream that lives as long as the connection does.
+        # NOTE: not the channel's own `wait_for_state_change`, which must never be cancelled.
+        watch = self._channel.stream(
+            _HEALTH, "Watch", health_pb2.HealthCheckRequest(), timeout_s=None
+        )
+        async with watch:
+            try:
+                async for _ in watch:
+                    pass
+            except WorkerLost:
+                return
+            except PenstockError as error:
+                logger.info("only a heartbeat will notice that the router restarts: %s", error)
+                await asyncio.Event().wait()
 
 
 class StoreRegistrar:
@@ -95,9 +111,11 @@ class Heartbeat:
         self._member = member
         self._interval_s = interval_s
         self._ttl_s = ttl_s
+        self._is_up = asyncio.Event()  # registered, as far as we know
+        self._is_due = asyncio.Event()
         self.registered = asyncio.Event()  # set by the first success
         self.members: list[Member] = []  # as of the last success
-        self.num_failures = 0
+        self.num_failures = 0  # since then
 
     async def run(self) -> Never:
         """Registers until cancelled; retries whatever fails, 0.1 s to 1 s apart.
@@ -106,22 +124,39 @@ class Heartbeat:
             FingerprintMismatch: before the first success only. Later it is logged: a worker
                 that serves is not ended because a stranger came first to a new router.
         """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                tasks.create_task(self._listen())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        raise AssertionError("neither task ends by itself")
+
+    async def _beat(self) -> Never:
         backoff_s = MIN_BACKOFF_S
         while True:
+            self._is_due.clear()
             try:
                 self.members = await self._registrar.register(self._member, ttl_s=self._ttl_s)
             except PenstockError as error:
-                if isinstance(error, FingerprintMismatch) and not self.registered.is_set():
-                    raise
-                self._count_failure(error)
-                await asyncio.sleep(backoff_s)
+                self._bear(error)
+                # Who has waited for an answer in vain has waited enough.
+                await asyncio.sleep(0 if isinstance(error, DeadlineExceeded) else backoff_s)
                 backoff_s = min(MAX_BACKOFF_S, 2 * backoff_s)
             else:
                 self._count_success()
                 backoff_s = MIN_BACKOFF_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval_s):
-                        await self._registrar.lost()
+                        await self._is_due.wait()
+
+    async def _listen(self) -> Never:
+        """Makes the next heartbeat due when the other side is lost."""
+        while True:
+            await self._is_up.wait()
+            await self._registrar.lost()
+            self._is_up.clear()
+            self._is_due.set()
 
     async def leave(self) -> None:
         """Says goodbye, if anyone listens: the record lapses anyway. Call it after `run`."""
@@ -132,7 +167,10 @@ class Heartbeat:
         except PenstockError as error:
             logger.info("not deregistered: %s", error)
 
-    def _count_failure(self, error: PenstockError) -> None:
+    def _bear(self, error: PenstockError) -> None:
+        """Counts what may pass by itself; raises what will not."""
+        if isinstance(error, FingerprintMismatch) and not self.registered.is_set():
+            raise error
         if self.num_failures == 0:
             logger.warning("not registered, trying on: %s", error)
         self.num_failures += 1
@@ -141,4 +179,5 @@ class Heartbeat:
         if self.num_failures or not self.registered.is_set():
             logger.info("registered, %d members", len(self.members))
         self.num_failures = 0
+        self._is_up.set()
         self.registered.set()

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.channel import open_channel
 from cluster.errors import FingerprintMismatch, PenstockError, StoreUnavailable
+from cluster.health import HealthState
 from cluster.membership import Membership
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
@@ -31,8 +32,8 @@ class Router:
         self.membership = Membership(MemoryStore())
         self.registered: asyncio.Queue[Member] = asyncio.Queue()
         handlers = {"Register": self._register, "Deregister": self._deregister}
-        services = [service_handlers("penstock.v1.Cluster", handlers, token=TOKEN)]
-        self.server = Server(services, address=address)
+        self.services = [service_handlers("penstock.v1.Cluster", handlers, token=TOKEN)]
+        self.server = Server(self.services, address=address, health=HealthState())
 
     async def _register(self, request: Any, call: Call) -> worker_pb2.RegisterResponse:
         joined = member_from_pb(request)
@@ -127,6 +128,23 @@ async def test_a_router_that_restarts_is_told_at_once_not_at_the_next_heartbeat(
         restarted = Router(address)
         async with restarted.server:
             assert await restarted.registered.get() == member()
+
+
+async def test_a_router_without_health_is_told_by_the_clock_only():
+    router = Router()
+    router.server = Server(router.services)
+    async with (
+        router.server,
+        open_channel(router.server.address, TOKEN) as channel,
+        asyncio.timeout(5),
+    ):
+        registrar = RpcRegistrar(channel)
+        await registrar.register(member(), ttl_s=3)
+        lost = asyncio.create_task(registrar.lost())
+        await registrar.register(member(), ttl_s=3)
+        assert not lost.done()
+        lost.cancel()
+        await asyncio.wait([lost])
 
 
 async def test_a_worker_may_start_before_its_router():
