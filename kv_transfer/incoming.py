@@ -17,7 +17,7 @@ import numpy as np
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import Grant, Incarnation, KvLayout, SpanDigest, Written
 from kv_transfer.counters import Reason, TransferCounters
-from kv_transfer.layout import spans
+from kv_transfer.layout import BlockTable
 from kv_transfer.span_copy import SpanCopier
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
@@ -128,7 +128,7 @@ class ReservationTable:
         self, blocks: Sequence[int], start: int, stop: int, *, lease_s: float, peer: Peer
     ) -> Reservation:
         """Lends what holds tokens [start, stop) of a block table to a writer."""
-        spans(self.layout, 0, blocks, start, stop)  # raises where they do not fit
+        BlockTable(self.layout, blocks).check_range(start, stop)
         self._last_epoch += 1
         grant = Grant(
             incarnation=self._incarnation,
@@ -237,8 +237,9 @@ class ReservationTable:
         self, blocks: Sequence[int], digests: Sequence[SpanDigest]
     ) -> SpanDigest | None:
         """On the reader's thread."""
+        table = BlockTable(self.layout, blocks)
         for one in digests:
-            here = spans(self.layout, one.layer, blocks, one.start, one.stop)
+            here = table.spans(one.layer, one.start, one.stop)
             if self._copier.digest(self._pool, here) != one.digest:
                 return one
         return None

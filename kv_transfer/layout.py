@@ -104,6 +104,11 @@ class BlockTable:
         """Offset of a layer's K (part 0) or V (part 1) plane."""
         return (layer * 2 + part) * self.layout.num_blocks * self.layout.block_bytes
 
+    def spans(self, layer: int, start: int, stop: int) -> Spans:
+        """K, then V, of tokens [start, stop) of one layer; adjacent blocks are one span."""
+        paired = PairedTables(self, self).pairs(layer, start, stop)
+        return Spans(offsets=paired.source, sizes=paired.sizes)
+
     def check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.num_tokens:
             raise ValueError(
@@ -113,9 +118,7 @@ class BlockTable:
 
 def spans(layout: KvLayout, layer: int, blocks: Sequence[int], start: int, stop: int) -> Spans:
     """K, then V, of tokens [start, stop) of one layer; adjacent blocks are one span."""
-    table = BlockTable(layout, blocks)
-    paired = PairedTables(table, table).pairs(layer, start, stop)
-    return Spans(offsets=paired.source, sizes=paired.sizes)
+    return BlockTable(layout, blocks).spans(layer, start, stop)
 
 
 def pair_spans(

@@ -34,7 +34,11 @@ class Life:
         self._ended.set()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception as error:  # one owner's bug must not leave the others waiting
+                context = {"message": "A process died, and so did a callback", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     def _forget(self, callback: Callable[[], None]) -> None:
         if callback in self._callbacks:

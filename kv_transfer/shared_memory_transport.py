@@ -11,6 +11,7 @@ import os
 import re
 import select
 import stat
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -114,20 +115,27 @@ class SharedMemoryPeer:
         self._fd = fd
         self._pidfd = pidfd
         self._pool: Bytes | None = None
+        self._mapping = threading.Lock()  # a descriptor closed meanwhile could be another file
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, self._on_exit)  # readable when the whole process is dead
 
     def pool(self) -> Bytes:
         """The peer's memory. Called on the writer thread: the first call maps every page."""
-        if self._pool is None:
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-            self._pool = np.frombuffer(mmap.mmap(self._fd, self.num_bytes, flags), dtype=np.uint8)
-        return self._pool
+        with self._mapping:
+            if self._pool is None:
+                if self._fd < 0:
+                    raise TransferFailed(f"The KV pool of '{self.incarnation}' is gone.")
+                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+                memory = mmap.mmap(self._fd, self.num_bytes, flags)
+                self._pool = np.frombuffer(memory, dtype=np.uint8)
+            return self._pool
 
     def close(self) -> None:
-        if self._pidfd >= 0:
-            self._stop_watching()
-            os.close(self._fd)
+        self._stop_watching()
+        with self._mapping:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     def _on_exit(self) -> None:
         self._stop_watching()

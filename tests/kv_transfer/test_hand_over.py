@@ -1,8 +1,10 @@
 """Both ends back to back over the in-process transport, as the workers drive them."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.memory_transport import MemoryNetwork
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.timers import ManualTimers
-from kv_transfer.transfer import State
+from kv_transfer.transfer import RemoteProtocolError, State
 
 SOURCE = KvLayout(num_layers=3, num_blocks=20, block_size=8, num_kv_heads=2, head_dim=4)
 LAYOUT = KvLayout(num_layers=3, num_blocks=20, block_size=4, num_kv_heads=2, head_dim=4)
@@ -101,6 +103,78 @@ async def test_chunks_arrive_verified_whenever_the_grant_comes(
     for token in range(6, 30):
         there = source[:, :, [5, 6, 1, 12][token // 8], token % 8]
         assert np.array_equal(here[:, :, reservation.grant.blocks[token // 4], token % 4], there)
+
+
+async def test_a_range_of_nothing_is_written_at_once(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with pair.reserve(start=30) as reservation:
+        pair.grant(outgoing, reservation)
+        written = await asyncio.wait_for(outgoing.landed(), 1)
+        await reservation.verify(written)
+    assert written.num_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"incarnation": Incarnation("another")},
+        {"blocks": (9, 2, 4, 7, 1, 0, 3, 20)},
+        {"blocks": (9, 2)},
+        {"stop": 31},
+        {"start": 31},
+    ],
+)
+async def test_a_grant_that_cannot_be_true_is_refused(pair: Pair, change: dict[str, Any]) -> None:
+    outgoing = pair.outgoing()
+    outgoing.computed_all(30)
+    with pair.reserve() as reservation:
+        peer = pair.writer.connect(pair.receiver.address)
+        with pytest.raises(RemoteProtocolError):
+            outgoing.grant(replace(reservation.grant, **change), peer, LAYOUT)
+        await asyncio.wait_for(outgoing.closed(), 1)
+    assert not np.frombuffer(pair.receiver.buffer, dtype=np.uint8).any()
+
+
+async def test_a_receiver_of_another_geometry_is_refused(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with pair.reserve() as reservation:
+        peer = pair.writer.connect(pair.receiver.address)
+        layout = replace(LAYOUT, num_kv_heads=1, head_dim=8)
+        with pytest.raises(RemoteProtocolError, match="head_dim 4 against 8"):
+            outgoing.grant(reservation.grant, peer, layout)
+
+
+async def test_leaving_while_the_content_is_checked_gives_the_blocks_back_once(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    outgoing.computed_all(30)
+    hold = threading.Event()
+    pair.table._reader.submit(hold.wait)
+    with pair.reserve() as reservation:
+        pair.grant(outgoing, reservation)
+        verifying = asyncio.ensure_future(reservation.verify(await outgoing.landed()))
+        await asyncio.sleep(0)
+        assert reservation.state is State.WRITTEN
+    hold.set()
+    with pytest.raises(TransferFailed, match="cancelled"):
+        await verifying
+    assert pair.released == [reservation.blocks]
+    assert pair.table.counters.num_verified == 0
+
+
+async def test_a_writer_that_says_the_wrong_epoch_frees_nothing(pair: Pair) -> None:
+    pair.receiver.revoke = lambda epoch: False  # type: ignore[method-assign]
+    outgoing = pair.outgoing()
+    outgoing.computed_all(30)
+    with pair.reserve() as reservation:
+        pair.grant(outgoing, reservation)
+        written = await outgoing.landed()
+        with pytest.raises(RemoteProtocolError):
+            await reservation.verify(replace(written, epoch=written.epoch + 1))
+    assert pair.table.num_quarantined_blocks == 8
+    pair.table.writer_closed(written.epoch, "fenced")
+    pair.table.writer_closed(written.epoch, "fenced")
+    assert pair.released == [reservation.blocks]
+    assert pair.table.counters.num_fenced == 1
 
 
 async def test_nothing_is_written_before_it_is_computed(pair: Pair) -> None:

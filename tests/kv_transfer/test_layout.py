@@ -37,6 +37,7 @@ def moves(draw: st.DrawFn) -> tuple[KvLayout, list[int], KvLayout, list[int], in
     return *ends[0], *ends[1], start, stop
 
 
+@pytest.mark.slow
 @given(moves(), st.integers(0, 1))
 @settings(max_examples=300, deadline=None)
 def test_a_move_equals_a_move_token_by_token(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
@@ -61,6 +62,7 @@ def array(*numbers: int) -> np.ndarray:
     return np.array(numbers, dtype=np.int64)
 
 
+@pytest.mark.slow
 async def test_bytes_reach_another_process(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
@@ -75,6 +77,7 @@ async def test_bytes_reach_another_process(
     assert transport.connect(address) is peer
 
 
+@pytest.mark.slow
 async def test_a_killed_owner_is_seen_and_its_file_swept(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
@@ -90,6 +93,7 @@ async def test_a_killed_owner_is_seen_and_its_file_swept(
         transport.connect(address)
 
 
+@pytest.mark.slow
 async def test_a_stopped_owner_is_not_dead(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
@@ -101,6 +105,7 @@ async def test_a_stopped_owner_is_not_dead(
     await asyncio.wait_for(peer.life.wait(), 1)
 
 
+@pytest.mark.slow
 async def test_another_process_with_the_pid_of_a_dead_owner_is_not_taken_for_it(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
@@ -148,3 +153,29 @@ def test_a_pool_without_room_is_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="num_blocks"):
         open_pool(tmp_path, num_bytes=1 << 50)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_death_is_seen_under_uvloop_too(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+    async def main() -> None:
+        transport = open_pool(tmp_path)
+        peer = transport.connect(address_of(owner))
+        os.kill(owner.pid, signal.SIGKILL)
+        await asyncio.wait_for(peer.life.wait(), 1)
+        transport.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.slow
+async def test_a_dead_peer_is_never_mapped(
+    tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
+) -> None:
+    peer = transport.connect(address_of(owner))
+    os.kill(owner.pid, signal.SIGKILL)
+    await asyncio.wait_for(peer.life.wait(), 1)
+    pairs = SpanPairs(source=array(0), destination=array(0), sizes=array(4))
+    write = transport.write(peer, pairs, epoch=1, digest=False, may_start=lambda: True)
+    with pytest.raises(TransferFailed, match="gone"):
+        await asyncio.wrap_future(write)

@@ -1,0 +1,361 @@
+"""Random lives of many hand-overs on the real ends: nothing leaks, nothing in use changes."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cluster.errors import TransferFailed
+from cluster.types import Incarnation, KvLayout, Written
+from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.layout import SpanPairs
+from kv_transfer.memory_transport import MemoryNetwork
+from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.span_copy import Bytes
+from kv_transfer.timers import ManualTimers
+from kv_transfer.transfer import State
+
+NUM_BLOCKS = 12
+SOURCE = KvLayout(num_layers=2, num_blocks=6, block_size=8, num_kv_heads=1, head_dim=4)
+LAYOUT = KvLayout(num_layers=2, num_blocks=NUM_BLOCKS, block_size=4, num_kv_heads=1, head_dim=4)
+NOTHING = np.empty(0, dtype=np.int64)
+
+
+@dataclass(eq=False)
+class Request:
+    """A hand-over with both its ends."""
+
+    outgoing: OutgoingTransfer
+    reservation: Reservation
+    writer: str
+    blocks: list[int]
+    is_in_scope: bool = True
+
+
+@dataclass(eq=False)
+class WriterProcess:
+    name: str
+    transport: GatedTransport
+    is_open: bool = True
+    outgoings: list[OutgoingTransfer] = field(default_factory=list)
+
+
+class HandOvers(RuleBasedStateMachine):
+    requests: Bundle[Request] = Bundle("requests")
+    can_revoke = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.timers = ManualTimers()
+        self.network = MemoryNetwork()
+        self.receiver = self.network.open("receiver", LAYOUT.pool_bytes)
+        self.free = set(range(NUM_BLOCKS))
+        self.used: dict[int, Bytes] = {}  # block -> what it must hold
+        self.open: list[Request] = []
+        self.num_writers = 0
+        self.retired: list[GatedTransport] = []
+        if not self.can_revoke:
+            self.receiver.revoke = lambda epoch: False  # type: ignore[method-assign]
+
+    def run(self, steps: Coroutine[Any, Any, None]) -> None:
+        async def then_settle() -> None:
+            await steps
+            await self.settle()
+
+        self.runner.run(then_settle())
+
+    async def settle(self) -> None:
+        """Until the writer's threads have nothing to do but wait at the gate."""
+        writer = self.writer
+        if writer.is_open:
+            peer = writer.transport.connect("receiver")
+            empty = SpanPairs(source=NOTHING, destination=NOTHING, sizes=NOTHING)
+            last = writer.transport.write(
+                peer, empty, epoch=0, digest=False, may_start=lambda: True
+            )
+            await asyncio.wrap_future(last)
+        elif any(outgoing._pending for outgoing in writer.outgoings):
+            await asyncio.to_thread(writer.transport.held.wait)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    @initialize()
+    def start(self) -> None:
+        async def steps() -> None:
+            self.table = ReservationTable(
+                self.receiver,
+                LAYOUT,
+                Incarnation("receiver"),
+                on_release=self.released,
+                timers=self.timers,
+            )
+            self.start_writer()
+
+        self.run(steps())
+
+    def start_writer(self) -> None:
+        self.num_writers += 1
+        name = f"writer-{self.num_writers}"
+        inner = self.network.open(name, SOURCE.pool_bytes)
+        pool = np.frombuffer(inner.buffer, dtype=np.uint8)
+        pool[:] = np.random.default_rng(self.num_writers).integers(1, 255, len(pool))
+        self.writer = WriterProcess(name, GatedTransport(inner, in_the_middle=True))
+
+    def released(self, blocks: tuple[int, ...]) -> None:
+        assert self.free.isdisjoint(blocks)
+        assert self.used.keys().isdisjoint(blocks)
+        self.free.update(blocks)
+
+    def contents(self, block: int) -> Bytes:
+        pool = np.frombuffer(self.receiver.buffer, dtype=np.uint8)
+        return pool.reshape(LAYOUT.num_layers, 2, NUM_BLOCKS, -1)[:, :, block]
+
+    @rule(target=requests, tokens=st.integers(1, 20), skipped=st.integers(0, 2))
+    def begin(self, tokens: int, skipped: int) -> Request | None:
+        num_blocks = -(-tokens // LAYOUT.block_size)
+        if len(self.free) < num_blocks or skipped * LAYOUT.block_size >= tokens:
+            return None
+        blocks = sorted(self.free)[:num_blocks]
+        made: list[Request] = []
+
+        async def steps() -> None:
+            outgoing = OutgoingTransfer(
+                transport=self.writer.transport,
+                layout=SOURCE,
+                blocks=[4, 1, 3],
+                num_tokens=tokens,
+                timers=self.timers,
+            )
+            self.writer.outgoings.append(outgoing)
+            start = skipped * LAYOUT.block_size
+            reservation = self.table.reserve(
+                blocks, start, tokens, lease_s=2.0, peer=self.receiver.connect(self.writer.name)
+            )
+            self.free.difference_update(reservation.blocks)
+            made.append(Request(outgoing, reservation, self.writer.name, list(reservation.blocks)))
+
+        self.run(steps())
+        self.open.append(made[0])
+        return made[0]
+
+    def lives(self, request: Request | None) -> bool:
+        return request is not None and request.writer == self.writer.name
+
+    @rule(request=requests)
+    def grant(self, request: Request | None) -> None:
+        async def steps() -> None:
+            assert request is not None
+            peer = self.writer.transport.connect("receiver")
+            request.outgoing.grant(request.reservation.grant, peer, LAYOUT)
+
+        if self.lives(request):
+            self.run(steps())
+
+    @rule(request=requests, layer=st.integers(-1, 1), tokens=st.integers(1, 24))
+    def compute(self, request: Request | None, layer: int, tokens: int) -> None:
+        async def steps() -> None:
+            assert request is not None
+            if layer < 0:
+                request.outgoing.computed_all(tokens)
+            else:
+                request.outgoing.computed(layer, tokens)
+
+        if self.lives(request):
+            self.run(steps())
+
+    @rule(request=requests, which=st.sampled_from(["stop", "renew", "renewed"]))
+    def tell(self, request: Request | None, which: str) -> None:
+        async def steps() -> None:
+            assert request is not None
+            if which == "stop":
+                request.outgoing.stop("failed")
+            elif which == "renew":
+                request.outgoing.renew(request.reservation.epoch)
+            else:
+                request.reservation.renew()
+
+        if self.lives(request):
+            self.run(steps())
+
+    @rule(request=requests)
+    def finish(self, request: Request | None) -> None:
+        """`written`, or the writer's failure, reaches the receiver."""
+        if request is None or not request.is_in_scope or not request.outgoing.is_closed:
+            return
+
+        async def steps() -> None:
+            try:
+                written = await request.outgoing.landed()
+            except TransferFailed as error:
+                request.reservation.writer_closed(str(error))
+            else:
+                await self.verified(request, written)
+
+        self.run(steps())
+
+    async def verified(self, request: Request, written: Written) -> None:
+        reservation = request.reservation
+        try:
+            await reservation.verify(written)
+        except TransferFailed:
+            assert reservation.failure, "a complete hand-over was refused without a reason"
+        else:
+            self.used.update({block: self.contents(block).copy() for block in reservation.blocks})
+            self.leave_scope(request)
+
+    @rule(request=requests)
+    def leave(self, request: Request | None) -> None:
+        async def steps() -> None:
+            if request is not None and request.is_in_scope:
+                self.leave_scope(request)
+
+        self.run(steps())
+
+    def leave_scope(self, request: Request) -> None:
+        request.is_in_scope = False
+        request.reservation.__exit__(None, None, None)
+
+    @rule(request=consumes(requests))
+    def fence(self, request: Request | None) -> None:
+        """The receiver asks; the writer answers when its last write has ended."""
+
+        async def steps() -> None:
+            assert request is not None
+            request.outgoing.stop("fenced")
+            if self.writer.is_open:
+                await request.outgoing.closed()
+                self.table.writer_closed(request.reservation.epoch, "fenced")
+
+        if self.lives(request):
+            self.run(steps())
+
+    @rule(seconds=st.sampled_from([0.5, 1.9, 5.0]))
+    def wait(self, seconds: float) -> None:
+        async def steps() -> None:
+            self.timers.advance(seconds)
+
+        self.run(steps())
+
+    @rule()
+    def move_gate(self) -> None:
+        async def steps() -> None:
+            self.writer.is_open = not self.writer.is_open
+            if self.writer.is_open:
+                self.writer.transport.open_gate()
+            else:
+                self.writer.transport.close_gate()
+
+        self.run(steps())
+
+    @rule()
+    def kill_writer(self) -> None:
+        async def steps() -> None:
+            self.network.kill(self.writer.name)
+            self.retired.append(self.writer.transport)
+            self.start_writer()
+
+        self.run(steps())
+
+    @precondition(lambda self: self.used)
+    @rule(data=st.data())
+    def drop_used(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(sorted(self.used)))
+        del self.used[block]
+        self.free.add(block)
+
+    @invariant()
+    def accounts_are_right(self) -> None:
+        if self.num_writers:
+            self.table.check()
+            held = self.table.num_held_blocks
+            assert len(self.free) + len(self.used) + held == NUM_BLOCKS
+
+    @invariant()
+    def blocks_in_use_do_not_change(self) -> None:
+        for block, expected in self.used.items():
+            assert np.array_equal(self.contents(block), expected)
+
+    def teardown(self) -> None:
+        async def steps() -> None:
+            for transport in (*self.retired, self.writer.transport):
+                transport.open_gate()
+            for request in self.open:
+                if request.is_in_scope:
+                    self.leave_scope(request)
+                request.outgoing.stop("teardown")
+                await request.outgoing.closed()
+                self.table.writer_closed(request.reservation.epoch, "teardown")
+            assert self.table.num_held_blocks == 0, "a block leaked"
+            self.table.close()
+
+        if self.num_writers:
+            self.writer.is_open = True
+            self.run(steps())
+            self.blocks_in_use_do_not_change()
+            self.accounts_are_right()
+            for transport in (*self.retired, self.writer.transport, self.receiver):
+                transport.close()
+        self.runner.close()
+
+
+class RevocableHandOvers(HandOvers):
+    can_revoke = True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [HandOvers, RevocableHandOvers])
+def test_random_lives_leak_nothing(machine: type[HandOvers]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("machine", [HandOvers, RevocableHandOvers])
+def test_many_random_lives_leak_nothing(machine: type[HandOvers]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=1000,
+            stateful_step_count=60,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_both_states_of_success_are_reachable() -> None:
+    """A guard for the rules above: an undisturbed life ends verified."""
+    machine = HandOvers()
+    machine.start()
+    request = machine.begin(9, 0)
+    machine.grant(request)
+    machine.compute(request, -1, 9)
+    machine.finish(request)
+    assert request is not None
+    assert request.reservation.state is State.VERIFIED
+    assert len(machine.used) == 3
+    machine.teardown()
