@@ -124,12 +124,14 @@ class Fold:
     accepted: Accepted | None = None
     finished: pb.Finished | None = None
     chunks: list[Chunk] = field(default_factory=list)
+    num_messages: int = 0
 
     @property
     def tokens_emitted(self) -> int:
         return sum(len(chunk.token_ids) for chunk in self.chunks)
 
     def add(self, message: pb.GenerateResponse) -> list[Chunk]:
+        self.num_messages += 1
         if message.HasField("accepted"):
             self.accepted = _accepted(message.accepted)
         if message.HasField("finished"):

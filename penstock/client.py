@@ -35,6 +35,11 @@ class Stream:
         """Request id, workers, seed, cached tokens; None until the first chunk is here."""
         return self._exchange.accepted
 
+    @property
+    def num_messages(self) -> int:
+        """Messages so far; one may bring several chunks."""
+        return self._exchange.fold.num_messages
+
     def result(self) -> Answer:
         """Reads to the end and returns the whole answer."""
         for _ in self:
