@@ -7,6 +7,7 @@ GPU seconds it adds, weighted by the load.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from cluster.types import Placement, WorkerId
 from router.pool import PoolSnapshot, WorkerView
@@ -90,8 +91,7 @@ class Decision:
                 yield _candidate(option, prefill.worker, prefill)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     price_s: float
     decode: WorkerId
     prefill: WorkerId | None
@@ -156,6 +156,9 @@ def _option(
 def _cheapest(
     options: tuple[DecodeOption, ...], prefills: tuple[Quote, ...], rotation: int
 ) -> _Choice:
+    # What a prefill costs is the same for every decode worker, so only the cheapest can win.
+    least_s = min((prefill.total_s for prefill in prefills), default=0.0)
+    prefills = tuple(prefill for prefill in prefills if prefill.total_s <= least_s * (1 + _TIE))
     choices = list(_choices(options, prefills))
     least_s = min(choice.price_s for choice in choices)
     tied = [choice for choice in choices if choice.price_s <= least_s * (1 + _TIE)]

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, fields
 from cluster.types import DecodeCost, PrefillCost, WorkerId
 from router.pool import WorkerView
 
+# What a worker reports before it has fitted a model.
+_NO_PREFILL_COST = PrefillCost(c0=0.0, c1=0.0)
+_NO_DECODE_COST = DecodeCost(d0=0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceConfig:
@@ -57,6 +61,7 @@ class Terms:
         return waits + self.slowdown_s + self.interference_s + self.work_s
 
     def plus(self, other: "Terms") -> "Terms":
+        """Term by term; for explaining, not for speed."""
         names = [term.name for term in fields(self)]
         return Terms(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
@@ -72,33 +77,45 @@ class Quote:
 
 
 def quote_prefill(
-    request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
+    request: PlacementRequest,
+    view: WorkerView,
+    load_factor: float,
+    config: PriceConfig,
+    *,
+    num_delayed: int = 0,
 ) -> Quote:
-    """The prompt, computed on this worker after those that wait there."""
+    """The prompt, computed on this worker after those that wait there. It keeps `num_delayed`
+    answers waiting that are decoded on the same worker."""
     num_cached = request.cached(view.worker)
-    prefill_s = _prefill_s(request, view, config)
+    num_new = request.num_prompt_tokens - num_cached
+    cost = view.prefill_cost if view.prefill_cost != _NO_PREFILL_COST else config.unknown_prefill
+    # A new token attends to all before it: on average to the cached and half the new ones.
+    prefill_s = max(0.0, cost.seconds(num_new, num_cached + num_new // 2))
     terms = Terms(
-        queue_s=_queue_s(view, config), prefill_s=prefill_s, work_s=load_factor * prefill_s
+        queue_s=_queue_s(view, cost),
+        prefill_s=prefill_s,
+        interference_s=prefill_s * num_delayed,
+        work_s=load_factor * prefill_s,
     )
-    return _quote(view, terms, num_cached)
+    return Quote(
+        worker=view.worker, terms=terms, total_s=terms.total_s, num_cached_tokens=num_cached
+    )
 
 
 def quote_local_prefill(
     request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
 ) -> Quote:
     """The prompt, computed on the decode worker beside its running answers."""
-    alone = quote_prefill(request, view, load_factor, config)
     # One answer more than run now: the worker is lost to whoever comes next, too.
     num_delayed = view.num_running + view.num_booked_sequences + 1
-    delay = Terms(interference_s=alone.terms.prefill_s * num_delayed)
-    return _quote(view, alone.terms.plus(delay), alone.num_cached_tokens)
+    return quote_prefill(request, view, load_factor, config, num_delayed=num_delayed)
 
 
 def quote_decode(
     request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
 ) -> Quote:
     """The answer, decoded on this worker."""
-    cost = view.decode_cost if any(_coefficients(view.decode_cost)) else config.unknown_decode
+    cost = view.decode_cost if view.decode_cost != _NO_DECODE_COST else config.unknown_decode
     num_steps = min(request.max_tokens, config.expected_output_tokens)
     batch = view.num_running + view.num_waiting + view.num_booked_sequences
     context = view.num_context_tokens + view.num_booked_context_tokens
@@ -114,7 +131,12 @@ def quote_decode(
         slowdown_s=added_s * batch,
         work_s=load_factor * added_s,
     )
-    return _quote(view, terms, request.cached(view.worker))
+    return Quote(
+        worker=view.worker,
+        terms=terms,
+        total_s=terms.total_s,
+        num_cached_tokens=request.cached(view.worker),
+    )
 
 
 def transfer_s(request: PlacementRequest, decode: WorkerView, config: PriceConfig) -> float:
@@ -129,30 +151,8 @@ def load_factor(views: tuple[WorkerView, ...]) -> float:
     return 1.0 + num_prompts / max(1, len(views))
 
 
-def _prefill_s(request: PlacementRequest, view: WorkerView, config: PriceConfig) -> float:
-    num_cached = request.cached(view.worker)
-    num_new = request.num_prompt_tokens - num_cached
-    # A new token attends to all before it: on average to the cached and half the new ones.
-    return max(0.0, _prefill_cost(view, config).seconds(num_new, num_cached + num_new // 2))
-
-
-def _queue_s(view: WorkerView, config: PriceConfig) -> float:
+def _queue_s(view: WorkerView, cost: PrefillCost) -> float:
     """What was reported, less the time since; and what was placed there after the report."""
-    cost = _prefill_cost(view, config)
     reported_s = cost.c0 * view.num_waiting + cost.c1 * view.num_queued_tokens
     booked_s = cost.c0 * view.num_booked_prompts + cost.c1 * view.num_booked_tokens
     return max(0.0, reported_s - view.report_age_s) + booked_s
-
-
-def _prefill_cost(view: WorkerView, config: PriceConfig) -> PrefillCost:
-    return view.prefill_cost if any(_coefficients(view.prefill_cost)) else config.unknown_prefill
-
-
-def _coefficients(cost: PrefillCost | DecodeCost) -> tuple[float, ...]:
-    return tuple(getattr(cost, term.name) for term in fields(cost))
-
-
-def _quote(view: WorkerView, terms: Terms, num_cached: int) -> Quote:
-    return Quote(
-        worker=view.worker, terms=terms, total_s=terms.total_s, num_cached_tokens=num_cached
-    )

@@ -33,6 +33,7 @@ from router.price import PlacementRequest
 logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
+REQUEST_ID_KEY = "x-request-id"
 TENANT = "default"  # until callers are authenticated
 
 
@@ -154,7 +155,7 @@ class Relay:
             if sent.num_messages == 1:
                 self._begin(decision, routed, sent)
                 call.phase = "decode"
-                await call.send_metadata(("x-request-id", routed.request_id))
+                await _echo(routed, call)
             await call.send(data)
             call.tokens_emitted = sent.num_tokens
 
@@ -189,6 +190,12 @@ class Relay:
             prefill=self.pool.address(prefill) if prefill else None,
             router_s=self.clock() - routed.received_at,
         )
+
+
+async def _echo(routed: RoutedRequest, call: Call) -> None:
+    """To who sent its id as metadata; all others read it in `accepted`, for one write less."""
+    if call.metadata(REQUEST_ID_KEY):
+        await call.send_metadata((REQUEST_ID_KEY, routed.request_id))
 
 
 def _booking(decision: Decision, routed: RoutedRequest) -> Booking:
