@@ -1,0 +1,166 @@
+"""Real processes under signals: what the operator sees, and what the client gets.
+
+Echo engines: their answers depend on every token of the context, and a slot of the KV pool
+that does not hold what it should ends the step with an error.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cluster.secrets import load_secrets
+from deploy.launcher import LocalCluster, Supervision
+from deploy.plan import ClusterPlan
+from penstock import errors
+from penstock.aio import AsyncClient
+from penstock.v1 import worker_pb2, worker_pb2_grpc
+from tests.router.checkpoint import write_checkpoint
+from tests.workers.test_answers import expected, prompt_of
+
+pytestmark = pytest.mark.slow
+NO_KILLING = Supervision(frozen_s=60.0, first_backoff_s=0.1)
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, num_decode: int = 1, num_prefill: int = 1, disaggregate: str = "always"
+) -> AsyncIterator[tuple[LocalCluster, AsyncClient]]:
+    plan = ClusterPlan(
+        checkpoint=write_checkpoint(folder),
+        num_decode=num_decode,
+        num_prefill=num_prefill,
+        num_blocks=128,
+        drain_s=5.0,
+        router={"disaggregate": disaggregate},
+        worker={"engine": "echo", "lease_s": 1.0},
+    )
+    async with LocalCluster(plan, supervision=NO_KILLING) as cluster:
+        client = AsyncClient(cluster.address)
+        try:
+            yield cluster, client
+        finally:
+            await client.close()
+
+
+async def status(cluster: LocalCluster) -> dict[str, worker_pb2.WorkerStatus]:
+    token = load_secrets(cluster.secrets_file).cluster_token
+    async with grpc.aio.insecure_channel(cluster.address) as channel:
+        reply = await worker_pb2_grpc.ClusterStub(channel).Status(
+            worker_pb2.StatusRequest(), metadata=(("authorization", f"Bearer {token}"),)
+        )
+    return {worker.member.worker.worker_id: worker for worker in reply.workers}
+
+
+async def until(condition: Callable[[], Any], within_s: float) -> float:
+    """Waits for what other processes bring about; returns how long it took."""
+    started = time.monotonic()
+    async with asyncio.timeout(within_s):
+        while not await condition():  # noqa: ASYNC110 - of other processes, from outside
+            await asyncio.sleep(0.02)
+    return time.monotonic() - started
+
+
+async def ask(client: AsyncClient, prompt: list[int], num: int) -> list[int]:
+    options = {"token_ids": prompt, "temperature": 0.0, "max_tokens": num, "ignore_eos": True}
+    answer = await client.generate(timeout=30, **options).result()
+    return list(answer.token_ids)
+
+
+def stop(cluster: LocalCluster, name: str) -> None:
+    os.kill(cluster.children[name].pid, signal.SIGSTOP)
+
+
+def go_on(cluster: LocalCluster, name: str) -> None:
+    os.kill(cluster.children[name].pid, signal.SIGCONT)
+
+
+async def test_a_stopped_worker_is_seen_within_two_seconds_and_gets_nothing(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, num_decode=2) as (cluster, client):
+        stop(cluster, "decode-1")
+
+        async def is_seen() -> bool:
+            return not (await status(cluster))["decode-1"].serving
+
+        assert await until(is_seen, 5.0) < 2.0
+        assert (await status(cluster))["decode-1"].reason
+        for number in range(6):
+            prompt = prompt_of(number, 40)
+            assert await ask(client, prompt, 10) == expected(prompt, 10)
+        assert (await status(cluster))["decode-1"].requests_in_flight == 0
+        go_on(cluster, "decode-1")
+
+        async def is_back() -> bool:
+            return (await status(cluster))["decode-1"].serving
+
+        await until(is_back, 5.0)
+
+
+async def test_a_stopped_prefill_worker_costs_a_lease_and_no_answer(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, client):
+        prompts = [prompt_of(number, 60 + number) for number in range(12)]
+        tasks = [asyncio.create_task(ask(client, prompt, 20)) for prompt in prompts]
+        stop(cluster, "prefill-0")
+        answers = await asyncio.gather(*tasks)
+        assert answers == [expected(prompt, 20) for prompt in prompts]
+        go_on(cluster, "prefill-0")
+
+        async def is_all_free() -> bool:
+            loads = [worker.load for worker in (await status(cluster)).values()]
+            return all(
+                load.num_free_blocks == load.num_blocks and not load.num_quarantined_blocks
+                for load in loads
+            )
+
+        await until(is_all_free, 10.0)
+        prompt = prompt_of(77, 50)
+        assert await ask(client, prompt, 20) == expected(prompt, 20)
+
+
+async def test_a_killed_prefill_worker_costs_no_answer_and_comes_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, client):
+        prompts = [prompt_of(number, 60 + number) for number in range(12)]
+        tasks = [asyncio.create_task(ask(client, prompt, 20)) for prompt in prompts]
+        os.kill(cluster.children["prefill-0"].pid, signal.SIGKILL)
+        assert await asyncio.gather(*tasks) == [expected(prompt, 20) for prompt in prompts]
+
+        async def is_back() -> bool:
+            workers = await status(cluster)
+            return "prefill-0" in workers and workers["prefill-0"].serving
+
+        await until(is_back, 20.0)
+        answer = await client.generate(
+            token_ids=prompt_of(5, 50), temperature=0.0, max_tokens=4, ignore_eos=True
+        ).result()
+        assert answer.accepted.prefill_worker == "prefill-0"
+        assert answer.timeline.recomputes == 0
+
+
+async def test_a_decode_worker_killed_half_way_is_told_with_the_number_of_tokens(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as (cluster, client):
+        received: list[int] = []
+        pid = cluster.children["decode-0"].pid
+
+        async def read_and_kill() -> None:
+            options = {"temperature": 0.0, "max_tokens": 400, "ignore_eos": True}
+            async with client.generate(token_ids=prompt_of(1, 40), **options) as stream:
+                async for chunk in stream:
+                    received.extend(chunk.token_ids)
+                    if len(received) == 6:
+                        os.kill(pid, signal.SIGKILL)
+
+        with pytest.raises(errors.StreamInterruptedError) as caught:
+            await read_and_kill()
+        assert caught.value.tokens_emitted >= len(received)
+        assert received == expected(prompt_of(1, 40), len(received))
