@@ -118,11 +118,17 @@ class Channel:
         *,
         timeout_s: float | None,
         is_raw: bool = False,
+        wait_for_ready: bool = False,
     ) -> "Exchange":
         """Many answers to one request; as bytes if `is_raw`. Use it with `async with`."""
         call = self._callable(methods(service)[method], is_raw)
         try:
-            started = call(request, timeout=timeout_s, metadata=self._metadata)
+            started = call(
+                request,
+                timeout=timeout_s,
+                metadata=self._metadata,
+                wait_for_ready=wait_for_ready,
+            )
         except grpc.aio.UsageError as error:
             raise _translated(error, self.address) from error
         return Exchange(started, self.address)

@@ -4,15 +4,20 @@ Owns which life of a worker counts (the newest) and which workers may be togethe
 fingerprints agree). Knows neither load nor liveness beyond the record's time to live.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
 
-from cluster.errors import FingerprintMismatch, StaleIncarnation, StoreUnavailable
+from google.protobuf.message import DecodeError
+
+from cluster.errors import FingerprintMismatch, InvalidRequest, StaleIncarnation, StoreUnavailable
 from cluster.store import Store
 from cluster.types import Fingerprint, Incarnation, Member, Role, WorkerId
 from cluster.worker_codec import member_from_pb, member_to_pb
 from penstock.v1 import worker_pb2
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TTL_S = 3.0
 _PREFIX = "member/"
@@ -52,7 +57,7 @@ class Membership:
     def __init__(self, store: Store) -> None:
         self._store = store
         # A record is parsed once, not at each heartbeat of anyone.
-        self._parsed: dict[bytes, Member] = {}
+        self._parsed: dict[bytes, Member | None] = {}
 
     async def join(self, member: Member, *, ttl_s: float = DEFAULT_TTL_S) -> list[Member]:
         """Makes or renews a member's record, and returns all members.
@@ -64,9 +69,8 @@ class Membership:
         key, value = _key(member.role, member.worker.worker_id), _encoded(member)
         for _ in range(_MAX_ATTEMPTS):
             current = await self._store.get(key)
-            if current is not None and current != value:
-                _check_newer(member, self._member(current))
             if current != value:
+                _check_newer(member, self._member(current))
                 self._check_fits(member, await self.members())
             if await self._store.compare_and_set(key, current, value, ttl_s=ttl_s):
                 return await self.members()
@@ -80,7 +84,8 @@ class Membership:
         for role in Role:
             key = _key(role, worker_id)
             current = await self._store.get(key)
-            if current is not None and self._member(current).worker.incarnation == incarnation:
+            record = self._member(current)
+            if record is not None and record.worker.incarnation == incarnation:
                 return await self._store.compare_and_set(key, current, None)
         return False
 
@@ -89,11 +94,19 @@ class Membership:
         records = await self._store.scan(_PREFIX)
         parsed = {value: self._member(value) for value in records.values()}
         self._parsed = parsed
-        return [parsed[records[key]] for key in sorted(records)]
+        found = [parsed[records[key]] for key in sorted(records)]
+        return [member for member in found if member is not None]
 
-    def _member(self, value: bytes) -> Member:
-        known = self._parsed.get(value)
-        return known or member_from_pb(worker_pb2.RegisterRequest.FromString(value))
+    def _member(self, value: bytes | None) -> Member | None:
+        """None where there is no record, or none that we understand."""
+        if value is None or value in self._parsed:
+            return self._parsed.get(value or b"")
+        try:
+            return member_from_pb(worker_pb2.RegisterRequest.FromString(value))
+        except (DecodeError, InvalidRequest) as error:
+            # Of another version, or of a stranger in the same store: not ours to delete.
+            logger.warning("a member's record is passed over: %s", error)
+            return None
 
     @staticmethod
     def _check_fits(member: Member, members: Sequence[Member]) -> None:
@@ -109,8 +122,8 @@ class Membership:
                 )
 
 
-def _check_newer(member: Member, current: Member) -> None:
-    if current.worker.incarnation > member.worker.incarnation:
+def _check_newer(member: Member, current: Member | None) -> None:
+    if current is not None and current.worker.incarnation > member.worker.incarnation:
         raise StaleIncarnation(
             f"A newer life of '{member.worker.worker_id}' is a member, at "
             f"{current.worker.address}. Give each worker an id of its own."

@@ -123,7 +123,8 @@ def _follow_parent() -> None:
     NOTE: Linux sends the signal when the *thread* that started this process ends, so a parent
     must start its children from a thread that lives as long as it does.
     """
-    if not (parent := os.environ.get(PARENT_VARIABLE)):
+    parent = os.environ.get(PARENT_VARIABLE)
+    if not parent or sys.platform != "linux":
         return
     if not parent.isdecimal():
         raise ConfigError(f"{PARENT_VARIABLE} must be the pid of the parent, not '{parent}'.")

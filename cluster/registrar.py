@@ -7,12 +7,13 @@ and comes back finds the worker registered again by itself.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Never, Protocol
 
 from grpc_health.v1 import health_pb2
 
 from cluster.channel import Channel
-from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError, WorkerLost
+from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError, UnsupportedFeature
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.types import Incarnation, Member, WorkerId
 from cluster.worker_codec import member_from_pb, member_to_pb
@@ -35,8 +36,8 @@ class Registrar(Protocol):
 
     async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None: ...
 
-    async def lost(self) -> None:
-        """Returns when the other side may have forgotten us; may never return."""
+    async def follow(self, reconnected: Callable[[], None]) -> Never:
+        """Calls `reconnected` whenever the other side is there anew: it may not know us."""
         ...
 
 
@@ -63,21 +64,29 @@ class RpcRegistrar:
         request = worker_pb2.DeregisterRequest(worker_id=worker_id, incarnation=incarnation)
         await self._channel.unary(_CLUSTER, "Deregister", request, timeout_s=self._timeout_s)
 
-    async def lost(self) -> None:
+    async def follow(self, reconnected: Callable[[], None]) -> Never:
         # A health watch is a stream that lives as long as the connection does.
         # NOTE: not the channel's own `wait_for_state_change`, which must never be cancelled.
-        watch = self._channel.stream(
-            _HEALTH, "Watch", health_pb2.HealthCheckRequest(), timeout_s=None
-        )
-        async with watch:
+        while True:
             try:
-                async for _ in watch:
-                    pass
-            except WorkerLost:
-                return
-            except PenstockError as error:
-                logger.info("only a heartbeat will notice that the router restarts: %s", error)
+                await self._follow_health(reconnected)
+            except UnsupportedFeature:
+                logger.info("no health here: only heartbeats will notice that the router restarts")
                 await asyncio.Event().wait()
+            except PenstockError as error:
+                logger.debug("the router is away: %s", error)
+            await asyncio.sleep(MIN_BACKOFF_S)
+
+    async def _follow_health(self, reconnected: Callable[[], None]) -> None:
+        """One connection, awaited if need be."""
+        request = health_pb2.HealthCheckRequest()
+        async with self._channel.stream(
+            _HEALTH, "Watch", request, timeout_s=None, wait_for_ready=True
+        ) as watch:
+            if await watch.receive() is not None:
+                reconnected()
+            async for _ in watch:
+                pass
 
 
 class StoreRegistrar:
@@ -92,8 +101,9 @@ class StoreRegistrar:
     async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None:
         await self._membership.leave(worker_id, incarnation)
 
-    async def lost(self) -> None:
+    async def follow(self, reconnected: Callable[[], None]) -> Never:
         await asyncio.Event().wait()  # a store forgets only by time
+        raise AssertionError("nobody sets it")
 
 
 class Heartbeat:
@@ -111,7 +121,6 @@ class Heartbeat:
         self._member = member
         self._interval_s = interval_s
         self._ttl_s = ttl_s
-        self._is_up = asyncio.Event()  # registered, as far as we know
         self._is_due = asyncio.Event()
         self.registered = asyncio.Event()  # set by the first success
         self.members: list[Member] = []  # as of the last success
@@ -127,7 +136,7 @@ class Heartbeat:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._beat())
-                tasks.create_task(self._listen())
+                tasks.create_task(self._registrar.follow(self._is_due.set))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         raise AssertionError("neither task ends by itself")
@@ -150,14 +159,6 @@ class Heartbeat:
                     async with asyncio.timeout(self._interval_s):
                         await self._is_due.wait()
 
-    async def _listen(self) -> Never:
-        """Makes the next heartbeat due when the other side is lost."""
-        while True:
-            await self._is_up.wait()
-            await self._registrar.lost()
-            self._is_up.clear()
-            self._is_due.set()
-
     async def leave(self) -> None:
         """Says goodbye, if anyone listens: the record lapses anyway. Call it after `run`."""
         try:
@@ -179,5 +180,4 @@ class Heartbeat:
         if self.num_failures or not self.registered.is_set():
             logger.info("registered, %d members", len(self.members))
         self.num_failures = 0
-        self._is_up.set()
         self.registered.set()

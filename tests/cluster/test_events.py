@@ -131,7 +131,7 @@ def test_a_part_without_its_first_is_a_gap():
             st.sets(st.integers(0, 9), min_size=1),  # grains that come and go in one change
             st.sampled_from(["deliver", "lose"]),
         ),
-        max_size=60,
+        max_size=30,
     )
 )
 def test_whatever_is_lost_the_view_ends_up_as_the_cache(steps: list[set[int] | str]):

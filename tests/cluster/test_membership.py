@@ -83,6 +83,20 @@ async def test_of_two_lives_that_join_at_once_the_newer_stays(membership: Member
     assert not isinstance(outcomes[1], BaseException)
 
 
+@pytest.mark.parametrize("record", [b"\xff\xff", b"", b"\x12\x00"])
+async def test_a_record_that_nobody_understands_is_passed_over_and_can_be_replaced(
+    record: bytes, caplog: pytest.LogCaptureFixture
+):
+    store = MemoryStore()
+    for key in ("member/decode/d0", "member/decode/stranger"):
+        await store.put(key, record)
+    membership = Membership(store)
+    assert await membership.members() == []
+    assert not await membership.leave(D0, Incarnation("1"))
+    assert await membership.join(member("d0")) == [member("d0")]
+    assert "passed over" in caplog.text
+
+
 def test_each_life_has_a_name_greater_than_the_last():
     names = [new_incarnation() for _ in range(100)]
     assert names == sorted(names)

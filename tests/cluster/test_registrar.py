@@ -1,7 +1,7 @@
 """A worker stays registered through whatever happens to routers and stores."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -53,7 +53,7 @@ class Recorded:
         self._registrar = registrar
         self.outcomes: asyncio.Queue[PenstockError | None] = asyncio.Queue()
         self.deregister = registrar.deregister
-        self.lost = registrar.lost
+        self.follow = registrar.follow
 
     async def register(self, one: Member, *, ttl_s: float) -> list[Member]:
         try:
@@ -136,15 +136,11 @@ async def test_a_router_without_health_is_told_by_the_clock_only():
     async with (
         router.server,
         open_channel(router.server.address, TOKEN) as channel,
+        beating(RpcRegistrar(channel), member(), 0.01),
         asyncio.timeout(5),
     ):
-        registrar = RpcRegistrar(channel)
-        await registrar.register(member(), ttl_s=3)
-        lost = asyncio.create_task(registrar.lost())
-        await registrar.register(member(), ttl_s=3)
-        assert not lost.done()
-        lost.cancel()
-        await asyncio.wait([lost])
+        for _ in range(3):
+            await router.registered.get()
 
 
 async def test_a_worker_may_start_before_its_router():
@@ -183,7 +179,8 @@ async def test_a_worker_that_serves_goes_on_when_strangers_came_first_to_a_new_r
 
         async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None: ...
 
-        async def lost(self) -> None: ...
+        async def follow(self, reconnected: Callable[[], None]) -> None:
+            await asyncio.Event().wait()
 
     registrar = Refusing()
     async with beating(registrar, member(), 0.01) as heartbeat, asyncio.timeout(5):

@@ -76,12 +76,12 @@ async def test_a_scan_returns_what_is_under_the_prefix_and_takes_it_literally(st
     assert await store.scan("nothing") == {}
 
 
-async def test_a_scan_returns_thousands(store: Store):
+async def test_a_scan_returns_more_than_redis_gives_in_one_answer(store: Store):
     async with asyncio.TaskGroup() as tasks:
-        for number in range(2000):
+        for number in range(600):
             tasks.create_task(store.put(f"many/{number}", b"%d" % number))
     found = await store.scan("many/")
-    assert found == {f"many/{number}": b"%d" % number for number in range(2000)}
+    assert found == {f"many/{number}": b"%d" % number for number in range(600)}
 
 
 async def test_compare_and_set_changes_only_what_was_expected(store: Store):
@@ -134,7 +134,7 @@ async def test_a_redis_that_is_away_is_said_to_be_unavailable_by_each_verb():
 
 async def test_a_redis_that_hangs_costs_no_more_than_the_time_limit():
     async with redis_server() as server:
-        store = RedisStore(server.url, timeout_s=0.05)
+        store = RedisStore(server.url, timeout_s=0.03)
         await store.put("before", b"1")
         os.kill(server.pid, signal.SIGSTOP)
         try:
