@@ -1,0 +1,243 @@
+"""`penstock serve` and `penstock demo` as a person runs them: real processes, the shipped model."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kv_transfer.shared_memory_transport import PREFIX as POOL_PREFIX
+from penstock import Client
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+COMMAND = (sys.executable, "-m", "penstock")
+QUESTION = [("user", "What does len do?")]
+
+
+@dataclass
+class Served:
+    """A running `penstock serve --json`."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    ready: dict[str, Any]
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return str(self.ready["address"])
+
+    def penstock(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            input=text,
+            env={**os.environ, "HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        workers = json.loads(self.penstock("status", "--json").stdout)["workers"]
+        return {worker["member"]["worker"]["worker_id"]: worker for worker in workers}
+
+    def pids(self) -> dict[str, int]:
+        """By name, from what the launcher said last."""
+        found = [line.split() for line in self.said if " is ready at " in line]
+        return {words[0]: int(words[-1].rstrip(")")) for words in found}
+
+
+@contextmanager
+def serving(home: Path, *flags: str) -> Iterator[Served]:
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", "--json", *flags],
+        env={**os.environ, "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said: list[str] = []
+    listener = threading.Thread(target=lambda: said.extend(process.stderr or ()))
+    listener.start()
+    try:
+        line = process.stdout.readline()
+        assert line, f"serve ended: {said}"
+        yield Served(process, home, json.loads(line), said)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+        listener.join()
+        process.stdout.close()
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("home")) as cluster:
+        yield cluster
+
+
+def test_the_shipped_model_answers_and_the_repeated_prompt_is_cached(served: Served) -> None:
+    with Client(served.address) as client:
+        first = client.generate(messages=QUESTION).result()
+        again = client.generate(messages=QUESTION).result()
+    assert first.text == "Return the number of items in a container."
+    assert first.finish_reason == "stop"
+    assert first.accepted.prefill_worker == "prefill-0"
+    assert again.token_ids == first.token_ids
+    assert again.usage.cached_tokens >= 64
+    assert first.timeline.recomputes == again.timeline.recomputes == 0
+
+
+def test_other_commands_find_the_cluster(served: Served) -> None:
+    ended = served.penstock("chat", text="What does len do?\n")
+    assert ended.stdout == "Return the number of items in a container.\n"
+    assert ended.returncode == 0
+    ended = served.penstock("status")
+    assert ended.returncode == 0, ended.stdout
+    assert "prefill-0" in ended.stdout
+    [model] = json.loads(served.penstock("models", "--json").stdout)
+    assert model["name"] == "penstock-tiny"
+
+
+def test_bad_input_is_refused_with_its_field_and_the_cluster_serves_on(served: Served) -> None:
+    ended = served.penstock("generate", "Hi", "--temperature", "-1", "--json")
+    assert ended.returncode == 3
+    assert "temperature" in json.loads(ended.stdout)["error"]["metadata"]["field"]
+    assert served.penstock("generate", "What does len do?").returncode == 0
+
+
+def test_a_stopped_worker_shows_within_two_seconds(served: Served) -> None:
+    pid = served.pids()["decode-0"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(1.8)  # the promise is about wall-clock time
+        worker = served.status()["decode-0"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert worker["serving"] is False
+    assert worker["reason"]
+
+
+def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
+    with serving(tmp_path, "--prefill", "0") as cluster:
+        old = cluster.pids()["decode-0"]
+        os.kill(old, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while cluster.pids()["decode-0"] == old and time.monotonic() < deadline:
+            time.sleep(0.1)
+        while "decode-0" not in serving_now(cluster) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with Client(cluster.address) as client:
+            answer = client.generate(messages=QUESTION).result()
+        assert answer.text == "Return the number of items in a container."
+        pools = list(Path(cluster.ready["run_dir"]).glob(f"{POOL_PREFIX}*"))
+        assert len(pools) == 1  # the dead one's is swept
+
+
+def serving_now(cluster: Served) -> set[str]:
+    return {name for name, worker in cluster.status().items() if worker["serving"]}
+
+
+def test_ctrl_c_lets_the_answer_end_and_leaves_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as cluster, Client(cluster.address) as client:
+        stream = client.generate(messages=QUESTION, ignore_eos=True, max_tokens=200)
+        next(stream)
+        pids = cluster.pids()
+        cluster.process.send_signal(signal.SIGINT)
+        assert len(stream.result().token_ids) == 200
+        assert cluster.process.wait(60) == 0
+    assert not Path(cluster.ready["run_dir"]).exists()
+    assert not list((tmp_path / ".penstock").glob("*"))
+    for pid in pids.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
+    with serving(tmp_path, "--prefill", "0") as cluster:
+        pids = cluster.pids()
+        cluster.process.kill()
+        cluster.process.wait()
+        deadline = time.monotonic() + 40
+        while any(map(is_alive, pids.values())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert [name for name, pid in pids.items() if is_alive(pid)] == []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run(
+            [*COMMAND, "serve", "--port", port],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode == 1
+    assert port in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "pickled"])
+def test_a_bad_checkpoint_is_a_sentence(tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "checkpoint"
+    if fault != "missing":
+        folder.mkdir()
+    if fault == "pickled":
+        (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        (folder / "pytorch_model.bin").touch()
+    ended = subprocess.run(
+        [*COMMAND, "serve", "--model-dir", str(folder)],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode in (1, 2)
+    assert ended.stderr.startswith("error: ")
+    assert str(folder) in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "demo", "--json"],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert ended.returncode == 0, ended.stderr
+    answers = json.loads(ended.stdout)
+    assert len(answers) == 3
+    assert answers[2]["usage"]["cached_tokens"] > answers[0]["usage"]["cached_tokens"]
+    assert answers[2]["text"] == answers[0]["text"]
+    assert all(answer["timeline"]["first_token_seconds"] > 0 for answer in answers)
