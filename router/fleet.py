@@ -71,6 +71,7 @@ class Fleet:
         self._followed: dict[WorkerId, _Followed] = {}
         self._turned_away: set[Incarnation] = set()
         self._changed = asyncio.Event()
+        self.is_store_away = False
 
     def refresh(self) -> None:
         """Someone registered or left: look now."""
@@ -87,11 +88,8 @@ class Fleet:
                         await self._changed.wait()
 
     async def _reconcile(self, watchers: asyncio.TaskGroup) -> None:
-        try:
-            members = await self._membership.members()
-        except PenstockError as error:
-            # Workers are the truth about themselves: without the store we go on with those we know.
-            logger.warning("the store of members does not answer: %s", error)
+        members = await self._members()
+        if members is None:
             return
         self._turned_away &= {member.worker.incarnation for member in members}
         for member in members:
@@ -100,6 +98,21 @@ class Fleet:
         present = {member.worker.worker_id for member in members}
         for worker in self._followed.keys() - present - self._pool.reporting(self._clock()):
             await self._lose(worker)
+
+    async def _members(self) -> list[Member] | None:
+        """None while the store is away: workers are the truth about themselves, so we go on
+        with those that we know."""
+        try:
+            members = await self._membership.members()
+        except PenstockError as error:
+            if not self.is_store_away:
+                logger.warning("the store of members does not answer: %s", error)
+            self.is_store_away = True
+            return None
+        if self.is_store_away:
+            logger.info("the store of members answers again")
+        self.is_store_away = False
+        return members
 
     async def _follow(self, member: Member, watchers: asyncio.TaskGroup) -> None:
         worker = member.worker

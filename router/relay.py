@@ -106,6 +106,8 @@ class Relay:
                 await self._serve_by(decision, routed, call, sent)
                 return
             except (WorkerLost, ResourceError) as error:
+                if sent.is_finished:
+                    return  # the client has all of it
                 if sent.num_messages:
                     raise _interrupted(error, decode, sent) from error
                 failure = error

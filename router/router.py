@@ -23,8 +23,7 @@ from router.links import Links
 from router.pool import Pool
 from router.relay import Relay
 from router.service import InferenceService
-from router.text import Text
-from router.text_threads import TextThreads
+from router.text import Text, TextThreads
 
 logger = logging.getLogger(__name__)
 

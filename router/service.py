@@ -18,8 +18,7 @@ from cluster.validation import (
 from penstock.v1 import inference_pb2 as pb
 from router.admission import Admission
 from router.relay import REQUEST_ID_KEY, Relay
-from router.text import Text
-from router.text_threads import TextThreads
+from router.text import Text, TextThreads
 
 NAME = "penstock.v1.Inference"
 

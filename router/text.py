@@ -1,12 +1,19 @@
-"""The served model as the router knows it: tokenizer, template, bounds and the hash key.
+"""The served model as the router knows it: tokenizer, template, bounds and the hash key; and
+the threads beside the event loop in which it is used, because all of that blocks.
 
-What it computes from a request blocks: call it in a thread. Knows no worker.
+Knows no worker.
 """
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
+from cluster.errors import Overloaded
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
 from cluster.tokenizer import Tokenizer
@@ -15,6 +22,9 @@ from cluster.validation import GenerationInput, Prompt, prompt_ids, resolve
 from router.config import RouterConfig
 from router.fleet import Identity
 from router.relay import TENANT, RoutedRequest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +96,25 @@ class Text:
     def tokenized(self, prompt: Prompt) -> list[int]:
         """Blocks."""
         return prompt_ids(prompt, self.tokenizer, self.template)
+
+
+class TextThreads:
+    """A few threads and a bounded queue before them."""
+
+    def __init__(self, *, num_threads: int = 2, max_waiting: int = 256) -> None:
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
+        self._max_waiting = max_waiting
+        self._places = threading.BoundedSemaphore(num_threads + max_waiting)
+
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs blocking work in a thread. What has begun ends there, even if nobody waits."""
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(
+                f"{self._max_waiting} prompts wait to be tokenised, and no more are taken on."
+            )
+        future = self._executor.submit(work, *args, **kwargs)
+        future.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)

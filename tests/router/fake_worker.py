@@ -64,6 +64,7 @@ class FakeWorker:
     text: str = ""  # what every message says
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
     num_cancelled: int = 0
+    num_sent: int = 0  # messages
     served: asyncio.Event = field(default_factory=asyncio.Event)  # a request has begun
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     remaining_s: float | None = None  # of the last request, when it came
@@ -181,9 +182,9 @@ class FakeWorker:
             await self._go_wrong(number)
             if number == self.faults.end_after:
                 return
-            await call.send(
-                self._message(request, number, token_id, is_last=number + 1 == len(ids))
-            )
+            is_last = number + 1 == len(ids)
+            await call.send(self._message(request, number, token_id, is_last=is_last))
+            self.num_sent += 1
         await self._go_wrong(len(ids))
 
     async def _go_wrong(self, num_sent: int) -> None:

@@ -146,6 +146,28 @@ async def test_a_stream_without_its_last_message_is_no_answer(cluster: Cluster) 
         assert failed.metadata["tokens_emitted"] == "2"
 
 
+async def test_a_failure_after_the_last_message_takes_nothing_back(cluster: Cluster) -> None:
+    async with cluster.worker("d0", faults=Faults(raise_after=(5, Overloaded("Late.")))) as worker:
+        await cluster.serving(worker)
+        assert (await cluster.generate(text="hello")).is_complete
+
+
+@pytest.mark.slow
+async def test_a_client_that_does_not_read_holds_the_worker_back(cluster: Cluster) -> None:
+    """Neither memory of the router nor the worker's lead grows beyond what gRPC buffers."""
+    async with cluster.worker("d0", text="x" * 100_000) as worker:
+        await cluster.serving(worker)
+        call = cluster.inference.Generate(pb.GenerateRequest(token_ids=tokens(*[1] * 500)))
+        await call.read()
+        lead, num_others = -1, 0
+        while lead != (lead := worker.num_sent - num_others):  # until it is held
+            for _ in range(20):
+                assert (await cluster.generate(text="x")).is_complete  # others are served
+                num_others += 1
+        assert lead < 400
+        call.cancel()
+
+
 async def test_what_a_worker_says_of_a_request_is_passed_on(cluster: Cluster) -> None:
     async with cluster.worker("d0") as worker:
         await cluster.serving(worker)

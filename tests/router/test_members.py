@@ -1,7 +1,7 @@
 """Workers come, report, restart, leave and die; the router follows them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,17 +192,11 @@ async def test_a_frozen_worker_that_speaks_again_serves_again(cluster: Cluster) 
         await cluster.serving(worker)
 
 
-@pytest.fixture
-async def redis_url() -> AsyncIterator[str]:
-    async with redis_server() as server:
-        yield server.url
-
-
 @pytest.mark.slow
 async def test_workers_that_registered_in_redis_are_found_there(
-    checkpoint: Path, tmp_path: Path, redis_url: str
+    checkpoint: Path, tmp_path: Path
 ) -> None:
-    async with Cluster(checkpoint, tmp_path, store=redis_url) as cluster:
+    async with redis_server() as redis, Cluster(checkpoint, tmp_path, store=redis.url) as cluster:
         worker = cluster.worker("d0")
         misfit = cluster.worker(
             "d1", fingerprint=replace(cluster.fingerprint, tokenizer_digest="other")
@@ -219,3 +213,17 @@ async def test_workers_that_registered_in_redis_are_found_there(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cluster.generate(text="x")
         assert failure(caught.value).reason == "NO_WORKER"
+
+
+@pytest.mark.slow
+async def test_losing_redis_loses_no_request(checkpoint: Path, tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with redis_server() as redis:
+            cluster = await stack.enter_async_context(
+                Cluster(checkpoint, tmp_path, store=redis.url)
+            )
+            worker = await stack.enter_async_context(cluster.worker("d0"))
+            await cluster.serving(worker)
+        await cluster.until(lambda: cluster.router.fleet.is_store_away)
+        assert all([(await cluster.generate(text="x")).is_complete for _ in range(5)])
+        assert await cluster.health() == 1
