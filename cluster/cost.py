@@ -18,6 +18,7 @@ _MAX_SECONDS = 3600.0
 _MIN_USUAL_ERROR = 0.02  # relative; no machine's steps are steadier
 _MAX_UNUSUAL = 2  # in a row; more are not outliers
 _KEPT_AFTER_CHANGE = 0.1  # of what is known, when the machine turns out to be another
+Row = tuple[int, int]  # new tokens, context before them
 
 
 class RecursiveLeastSquares:
@@ -116,7 +117,7 @@ class PrefillCostModel:
     def observe(self, num_new: int, num_context: int, seconds: float) -> None:
         self.observe_rows(((num_new, num_context),), seconds)
 
-    def observe_rows(self, rows: Iterable[tuple[int, int]], seconds: float) -> None:
+    def observe_rows(self, rows: Iterable[Row], seconds: float) -> None:
         """A step of several prompts: (new tokens, context before them) of each."""
         new = context = product = 0
         for num_new, num_context in rows:
@@ -144,3 +145,36 @@ class DecodeCostModel:
     def cost(self) -> DecodeCost:
         d0, d1, d2 = self._fit.coefficients()
         return DecodeCost(d0=d0, d1=d1, d2=d2)
+
+
+class StepCost:
+    """What one worker's steps cost, fitted while it works. Splits a mixed step in two."""
+
+    def __init__(self) -> None:
+        self._prefill = PrefillCostModel()
+        self._decode = DecodeCostModel()
+        self.prefill = self._prefill.cost()
+        self.decode = self._decode.cost()
+
+    def predicted_s(self, prompts: Sequence[Row], decodes: Sequence[int]) -> float:
+        """`prompts` are (new tokens, context before them), `decodes` the others' contexts."""
+        seconds = 0.0
+        if prompts:
+            cost = self.prefill
+            seconds += cost.c0 + sum(cost.seconds(*row) - cost.c0 for row in prompts)
+        if decodes:
+            seconds += self.decode.seconds(sum(decodes), len(decodes))
+        return seconds
+
+    def observe(self, prompts: Sequence[Row], decodes: Sequence[int], seconds: float) -> None:
+        """A mixed step teaches only the prompts' part: what the decodes should have cost is
+        known well, for most steps are decodes alone."""
+        if not prompts:
+            self._decode.observe(sum(decodes), len(decodes), seconds)
+            self.decode = self._decode.cost()
+            return
+        if decodes:
+            seconds -= self.decode.seconds(sum(decodes), len(decodes))
+        if seconds > 0:
+            self._prefill.observe_rows(prompts, seconds)
+            self.prefill = self._prefill.cost()

@@ -5,7 +5,8 @@ Knows no engine and no transfer; they come as coroutines to run and functions to
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,12 @@ import grpc
 from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.health import HealthState, follow_progress
+from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
-from cluster.registrar import Heartbeat, RpcRegistrar
+from cluster.redis_store import RedisStore
+from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.secrets import Secrets
 from cluster.types import (
@@ -43,7 +46,7 @@ class WorkerProcess:
 
     member: Member  # its address may still say port 0
     secrets: Secrets
-    router: str
+    router: str  # its host:port, or the URL of a Redis
     services: Sequence["grpc.GenericRpcHandler[Any, Any]"]
     feed: WatchFeed
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
@@ -63,9 +66,9 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
         health=health,
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
     )
-    async with server, open_channel(worker.router, worker.secrets.cluster_token) as channel:
+    async with server, _registrar(worker) as registrar:
         address = replace(worker.member.worker, address=server.address)
-        heartbeat = Heartbeat(RpcRegistrar(channel), replace(worker.member, worker=address))
+        heartbeat = Heartbeat(registrar, replace(worker.member, worker=address))
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(each)
@@ -88,6 +91,20 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
             for task in (beating, *tasks):
                 task.cancel()
         await heartbeat.leave()
+
+
+@asynccontextmanager
+async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
+    """At a router, or in the Redis that several routers read."""
+    if "://" in worker.router:
+        store = RedisStore(worker.router)
+        try:
+            yield StoreRegistrar(Membership(store))
+        finally:
+            await store.close()
+    else:
+        async with open_channel(worker.router, worker.secrets.cluster_token) as channel:
+            yield RpcRegistrar(channel)
 
 
 async def _drain(worker: WorkerProcess, health: HealthState) -> None:

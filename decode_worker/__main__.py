@@ -7,14 +7,13 @@ from pathlib import Path
 
 from cluster import process
 from cluster.config import load_config
+from cluster.cost import StepCost
 from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
-from cluster.step_cost import StepCost
 from cluster.tokenizer import Tokenizer
 from cluster.types import Role
 from cluster.worker_process import describe
 from decode_worker.config import DecodeWorkerConfig
-from decode_worker.scheduler import step_shape
 from decode_worker.worker import DecodeWorker
 from engine.build import EngineChoice, build_engine, context_length, layout_of
 from engine.warm_up import warm_up
@@ -43,7 +42,7 @@ def build(config: DecodeWorkerConfig) -> DecodeWorker:
     engine = build_engine(choice, transport.buffer)
     cost = StepCost()
     for batch, seconds in warm_up(engine, layout, config.max_batch_tokens):
-        cost.observe(step_shape(batch), seconds)
+        cost.observe(batch.prompts, batch.decode_contexts, seconds)
     return DecodeWorker(
         config,
         member=member,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.step_cost import StepCost, StepShape
+from cluster.cost import StepCost
 from cluster.types import BlockId, LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher, Drawn
@@ -103,13 +103,13 @@ class DecodeScheduler:
         return self.batcher.next_batch()
 
     def predicted_s(self, batch: Batch) -> float:
-        return self._cost.predicted_s(step_shape(batch))
+        return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
 
     def layer_done(self, batch: Batch) -> LayerDone | None:
         return None
 
     def complete(self, batch: Batch, result: StepResult) -> None:
-        self._cost.observe(step_shape(batch), result.seconds)
+        self._cost.observe(batch.prompts, batch.decode_contexts, result.seconds)
         for drawn in self.batcher.complete(result.rows):
             owner: Owner = drawn.sequence.owner
             if not owner.drawn(drawn, result.seconds):
@@ -171,13 +171,3 @@ class DecodeScheduler:
             self._claims.popleft()
             self._reserved.add(claim.sequence)
             claim.granted()
-
-
-def step_shape(batch: Batch) -> StepShape:
-    prompts, decodes = batch.prompt_rows, batch.decode_rows
-    return StepShape(
-        num_prompt_tokens=sum(row.num_new for row in prompts),
-        num_prompt_context=sum(row.start for row in prompts),
-        num_decodes=len(decodes),
-        num_decode_context=sum(row.start for row in decodes),
-    )

@@ -3,12 +3,12 @@
 import asyncio
 from dataclasses import replace
 
+from cluster.cost import StepCost
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
 from cluster.process import Ready, print_ready
 from cluster.rpc import service_handlers
 from cluster.secrets import Secrets
-from cluster.step_cost import StepCost
 from cluster.tokenizer import Tokenizer
 from cluster.types import LoadReport, Member
 from cluster.watch import WatchFeed

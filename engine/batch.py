@@ -40,12 +40,13 @@ class Batch:
         return sum(row.num_new for row in self.rows)
 
     @property
-    def prompt_rows(self) -> list[BatchRow]:
-        return [row for row in self.rows if not row.is_decode]
+    def prompts(self) -> list[tuple[int, int]]:
+        """(new tokens, context before them) of the rows that compute prompts."""
+        return [(row.num_new, row.start) for row in self.rows if not row.is_decode]
 
     @property
-    def decode_rows(self) -> list[BatchRow]:
-        return [row for row in self.rows if row.is_decode]
+    def decode_contexts(self) -> list[int]:
+        return [row.start for row in self.rows if row.is_decode]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

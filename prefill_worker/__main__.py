@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cluster import process
 from cluster.config import load_config
+from cluster.cost import StepCost
 from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
-from cluster.step_cost import StepCost
 from cluster.types import Role
 from cluster.worker_process import describe
 from engine.build import EngineChoice, build_engine, context_length, layout_of
@@ -17,7 +17,6 @@ from engine.warm_up import warm_up
 from kv_transfer.doors import TRANSPORTS
 from kv_transfer.transport import PoolConfig
 from prefill_worker.config import PrefillWorkerConfig
-from prefill_worker.scheduler import step_shape
 from prefill_worker.worker import PrefillWorker
 
 
@@ -42,7 +41,7 @@ def build(config: PrefillWorkerConfig) -> PrefillWorker:
     engine = build_engine(choice, transport.buffer)
     cost = StepCost()
     for batch, seconds in warm_up(engine, layout, config.max_batch_tokens):
-        cost.observe(step_shape(batch), seconds)
+        cost.observe(batch.prompts, batch.decode_contexts, seconds)
     return PrefillWorker(
         config,
         member=member,

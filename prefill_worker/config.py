@@ -9,7 +9,7 @@ class PrefillWorkerConfig:
     checkpoint: str
     model: str
     worker_id: str
-    router: str  # host:port to register at
+    router: str  # where to register: its host:port, or redis://HOST:PORT/DB
     secrets_file: str
     run_dir: str  # where the KV pool's file lies, on a file system in memory
     address: str = "127.0.0.1:0"

@@ -7,8 +7,8 @@ over. Above a watermark of held blocks no further prompt is scheduled.
 from collections.abc import Callable
 from typing import Protocol
 
-from cluster.step_cost import StepCost, StepShape
-from cluster.types import LoadReport, SampledToken
+from cluster.cost import StepCost
+from cluster.types import LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
@@ -69,7 +69,7 @@ class PrefillScheduler:
         return batch
 
     def predicted_s(self, batch: Batch) -> float:
-        return self._cost.predicted_s(step_shape(batch))
+        return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
 
     def layer_done(self, batch: Batch) -> LayerDone | None:
         rows = [(row.sequence.owner, row.stop) for row in batch.rows]
@@ -81,7 +81,7 @@ class PrefillScheduler:
         return tell_owners
 
     def complete(self, batch: Batch, result: StepResult) -> None:
-        self._cost.observe(step_shape(batch), result.seconds)
+        self._cost.observe(batch.prompts, batch.decode_contexts, result.seconds)
         ended = self.batcher.complete(result.rows)
         by_owner: dict[Owner, list[Drawn]] = {}
         for drawn in ended:
@@ -128,14 +128,3 @@ class PrefillScheduler:
         self.batcher.check()
         for sequence in self._handing_over:
             assert all(self.batcher.pool.references(b) for b in sequence.block_table)
-
-
-def step_shape(batch: Batch) -> StepShape:
-    return StepShape(
-        num_prompt_tokens=batch.num_new,
-        num_prompt_context=sum(row.start for row in batch.rows),
-    )
-
-
-def tokens_of(drawn: list[Drawn]) -> list[SampledToken]:
-    return [each.token for each in drawn if each.token is not None]

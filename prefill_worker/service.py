@@ -16,6 +16,7 @@ from cluster.rpc import Call
 from cluster.secrets import Secrets
 from cluster.transfer_codec import grant_from_pb, written_to_pb
 from cluster.types import ComputeRequest, WorkerAddress
+from cluster.watch import WatchFeed
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.transport import Transport
 from penstock.v1 import worker_pb2 as pb
@@ -37,6 +38,7 @@ class PrefillService:
         secrets: Secrets,
         scheduler: PrefillScheduler,
         transport: Transport,
+        feed: WatchFeed,
         *,
         is_making_progress: Callable[[], bool],
     ) -> None:
@@ -46,6 +48,7 @@ class PrefillService:
         self._secrets = secrets
         self._scheduler = scheduler
         self._transport = transport
+        self._feed = feed
         self._is_making_progress = is_making_progress
         self._open: dict[_Epoch, OutgoingTransfer] = {}
         self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
@@ -62,6 +65,7 @@ class PrefillService:
         decode = address_from_pb(start.decode)
         hand_over = HandOver(self._request(start), self._open_transfer)
         self._scheduler.submit(hand_over.sequence)
+        self._feed.admitted(start.request_id)
         try:
             with self.open_calls:
                 async with asyncio.TaskGroup() as group:

@@ -3,12 +3,12 @@
 import asyncio
 from dataclasses import replace
 
+from cluster.cost import StepCost
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
 from cluster.process import Ready, print_ready
 from cluster.rpc import UNBOUNDED, service_handlers
 from cluster.secrets import Secrets
-from cluster.step_cost import StepCost
 from cluster.types import LoadReport, Member
 from cluster.watch import WatchFeed
 from cluster.worker_process import WorkerProcess, serve
@@ -50,19 +50,21 @@ class PrefillWorker:
 
     async def serve(self, drain: asyncio.Event, ready: Ready = print_ready) -> None:
         """Until `drain` is set and what is in progress has ended."""
+        feed = WatchFeed(self.log, self._load)
         self.service = PrefillService(
             self.config,
             self.member.worker,
             self.secrets,
             self.scheduler,
             self.transport,
+            feed,
             is_making_progress=lambda: not self.monitor.is_stale(),
         )
-        await serve(self._process(), drain, ready)
+        await serve(self._process(feed), drain, ready)
         self.thread.close()
         self.transport.close()
 
-    def _process(self) -> WorkerProcess:
+    def _process(self, feed: WatchFeed) -> WorkerProcess:
         service = self.service
         handlers = service_handlers(
             "penstock.v1.Prefill",
@@ -75,7 +77,7 @@ class PrefillWorker:
             secrets=self.secrets,
             router=self.config.router,
             services=[handlers],
-            feed=WatchFeed(self.log, self._load),
+            feed=feed,
             run=[self.loop.run()],
             is_serving=self._is_serving,
             open_calls=service.open_calls,

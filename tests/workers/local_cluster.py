@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cluster.cost import StepCost
 from cluster.errors import PenstockError
 from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
-from cluster.step_cost import StepCost
 from cluster.tokenizer import Tokenizer
 from cluster.types import KvLayout, Role
 from cluster.worker_process import describe

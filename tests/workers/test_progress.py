@@ -18,7 +18,7 @@ async def watch_health(running: Running, states: list[int]) -> None:
     async with grpc.aio.insecure_channel(running.address) as channel:
         request = health_pb2.HealthCheckRequest(service="penstock.v1.Decode")
         async for response in health_pb2_grpc.HealthStub(channel).Watch(request):
-            states.append(response.status)
+            states.append(response.status)  # noqa: PERF401 - seen while it grows
 
 
 @pytest.mark.slow
