@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cluster.errors import ConfigError
 from cluster.types import KvLayout
 from engine.checkpoint import load_spec
 from engine.echo import EchoEngine, echo_layout
@@ -50,6 +51,11 @@ def build_engine(choice: EngineChoice, kv_buffer: memoryview) -> ForwardEngine:
     """The engine over `kv_buffer`, which holds the layout's `pool_bytes`."""
     if choice.kind == "echo":
         return EchoEngine(layout_of(choice), kv_buffer)
+    if choice.device != "cpu":
+        raise ConfigError(
+            f"'device' is '{choice.device}', but the KV pool lies in host memory: no transport "
+            "here reaches a GPU's memory yet. Use 'cpu'."
+        )
     from engine.engine import Engine, EngineConfig
 
     config = EngineConfig(
