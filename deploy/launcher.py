@@ -14,10 +14,10 @@ from typing import Self
 
 from cluster.errors import StartupError
 from cluster.secrets import create_secrets
-from deploy.child import Child
+from deploy.child import Child, tail
 from deploy.plan import ClusterPlan, Part, ProcessPlan
 from deploy.run_dir import RunDir
-from deploy.vitals import until_frozen, until_serving
+from deploy.vitals import until_all_serve, until_frozen
 from kv_transfer.shared_memory_transport import sweep as sweep_pools
 
 
@@ -103,7 +103,7 @@ class LocalCluster:
             child.kill()
 
     async def _start_all(self) -> None:
-        create_secrets(self.secrets_file)
+        token = create_secrets(self.secrets_file).cluster_token
         router = await self._start(self.plan.router_plan(self.secrets_file, self.plan.port))
         workers = self.plan.worker_plans(self.secrets_file, self.run_dir, router.address)
         starts = [asyncio.create_task(self._start(worker)) for worker in workers]
@@ -117,11 +117,13 @@ class LocalCluster:
             raise
         try:
             async with asyncio.timeout(self._times.ready_s):
-                await until_serving(router.address)
+                names = [worker.name for worker in workers]
+                await until_all_serve(router.address, token, names)
         except TimeoutError:
             raise StartupError(
-                f"All processes are ready, but the router did not serve within"
-                f" {self._times.ready_s:g} s: see {self._run_dir.log('router')}."
+                f"All processes are ready, but the router does not use all workers after"
+                f" {self._times.ready_s:g} s. The end of {self._run_dir.log('router')}:\n"
+                f"{tail(self._run_dir.log('router'))}"
             ) from None
 
     async def _start(self, plan: ProcessPlan) -> Child:

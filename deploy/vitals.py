@@ -5,13 +5,19 @@ lasts. A router without workers is NOT_SERVING and well, so only silence counts 
 """
 
 import asyncio
+import logging
 import time
+from collections.abc import Collection
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cluster.channel import Channel, open_channel
 from deploy.child import Child
 from deploy.plan import Part
+from penstock.v1 import worker_pb2
+
+logger = logging.getLogger(__name__)
 
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -37,10 +43,20 @@ async def until_frozen(child: Child, *, frozen_after_s: float) -> None:
             await asyncio.sleep(interval_s)
 
 
-async def until_serving(address: str) -> None:
-    """Returns when the process at `address` serves."""
-    async with grpc.aio.insecure_channel(address, CHANNEL_OPTIONS) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        async for answer in stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
-            if answer.status == SERVING:
-                return
+async def until_all_serve(router: str, token: str, names: Collection[str]) -> None:
+    """Returns when the router would send requests to each of these workers."""
+    async with open_channel(router, token) as channel:
+        while missing := set(names) - await _serving(channel):
+            logger.debug("%s does not serve yet", ", ".join(sorted(missing)))
+            await asyncio.sleep(0.05)  # only while starting: there is no event to wait for
+
+
+async def _serving(channel: Channel) -> set[str]:
+    reply: worker_pb2.StatusResponse = await channel.unary(
+        "penstock.v1.Cluster",
+        "Status",
+        worker_pb2.StatusRequest(),
+        timeout_s=5.0,
+        wait_for_ready=True,
+    )
+    return {worker.member.worker.worker_id for worker in reply.workers if worker.serving}

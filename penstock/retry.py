@@ -75,7 +75,7 @@ class Attempts:
     def delay_after(self, error: PenstockError) -> float:
         """Seconds to wait before the next attempt; raises `error` where there is none."""
         self.num_failed += 1
-        if error.code is not grpc.StatusCode.UNAVAILABLE:
+        if not self._may_retry(error):
             raise error
         self.budget.failed()
         policy = self.budget.policy
@@ -86,6 +86,12 @@ class Attempts:
         if self.timeout is not None and self.clock() + delay >= self.started + self.timeout:
             raise error
         return delay
+
+    def _may_retry(self, error: PenstockError) -> bool:
+        if error.code is grpc.StatusCode.ALREADY_EXISTS:
+            # Our own earlier attempt, whose lost connection the cluster has yet to notice.
+            return self.num_failed > 1
+        return error.code is grpc.StatusCode.UNAVAILABLE
 
     def _backoff(self, asked: float | None) -> float:
         policy = self.budget.policy

@@ -12,6 +12,18 @@ import grpc.aio
 import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from penstock.v1 import worker_pb2, worker_pb2_grpc
+
+
+class FakeCluster(worker_pb2_grpc.ClusterServicer):
+    """A router that uses every worker that has a configuration beside its own."""
+
+    async def Status(self, request: Any, context: Any) -> worker_pb2.StatusResponse:
+        reply = worker_pb2.StatusResponse()
+        for path in Path(sys.argv[2]).parent.glob("*-*.yaml"):
+            reply.workers.add(serving=True).member.worker.worker_id = path.stem
+        return reply
+
 
 async def main(config: dict[str, Any]) -> None:
     fault = config.get("fault", "")
@@ -21,6 +33,7 @@ async def main(config: dict[str, Any]) -> None:
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    worker_pb2_grpc.add_ClusterServicer_to_server(FakeCluster(), server)
     port = server.add_insecure_port(config["address"])
     await server.start()
     print("a line that is no JSON")

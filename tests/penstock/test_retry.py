@@ -3,7 +3,12 @@
 import grpc
 import pytest
 
-from penstock.errors import DeadlineExceededError, OverloadedError, QuotaError
+from penstock.errors import (
+    DeadlineExceededError,
+    DuplicateRequestError,
+    OverloadedError,
+    QuotaError,
+)
 from penstock.retry import Attempts, RetryBudget, RetryPolicy
 
 
@@ -35,6 +40,15 @@ def test_only_unavailable_is_retried() -> None:
     error = QuotaError("no", code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=1.0)
     with pytest.raises(QuotaError):
         attempts().delay_after(error)
+
+
+def test_an_echo_of_an_earlier_attempt_is_waited_for() -> None:
+    echo = DuplicateRequestError("in flight", code=grpc.StatusCode.ALREADY_EXISTS)
+    with pytest.raises(DuplicateRequestError):
+        attempts().delay_after(echo)  # another's request
+    call = attempts()
+    call.delay_after(shed())
+    call.delay_after(echo)
 
 
 def test_calls_share_a_budget_that_success_refills() -> None:

@@ -61,6 +61,7 @@ STUB_FILES = {
         "penstock/exchange.py",
         "penstock/request.py",
         "penstock/cli/status.py",
+        "deploy/vitals.py",
         "router/relay.py",
         "router/watcher.py",
         "router/links.py",
