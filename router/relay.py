@@ -65,7 +65,8 @@ class Sent:
     def add(self, data: bytes) -> None:
         message = GenerateResponse.FromString(data)
         self.num_messages += 1
-        self.num_tokens += sum(len(delta.token_ids) for delta in message.deltas)
+        for delta in message.deltas:
+            self.num_tokens += len(delta.token_ids)
         if message.HasField("accepted"):
             self.num_cached_tokens = message.accepted.cached_tokens
         self.is_finished = message.HasField("finished")
