@@ -1,5 +1,5 @@
-"""`penstock chat`: a conversation. Ctrl-C cancels the answer in progress, a second one ends the
-chat. Without a terminal each line of stdin is a turn."""
+"""`penstock chat`: a conversation. Ctrl-C cancels the answer in progress, or the line; a second
+one ends the chat. Without a terminal each line of stdin is a turn."""
 
 import sys
 from collections.abc import Iterator
@@ -111,12 +111,22 @@ def _converse(conversation: Conversation, lines: Any) -> ExitCode:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Until Ctrl-D, or Ctrl-C with no answer in progress."""
+    """Until Ctrl-D, or Ctrl-C twice with no answer in progress."""
     import readline  # noqa: F401  # line editing and history for input()
 
+    was_interrupted = False
     while True:
         try:
-            yield input(PROMPT)
-        except (EOFError, KeyboardInterrupt):
+            line = input(PROMPT)
+        except EOFError:
             say("")
             return
+        except KeyboardInterrupt:
+            if was_interrupted:
+                say("")
+                return
+            was_interrupted = True
+            say("\n(Ctrl-C once more, or Ctrl-D, to leave)")
+        else:
+            was_interrupted = False
+            yield line

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +111,6 @@ def ready_text(cluster: LocalCluster) -> str:
     )
 
 
-def command_name(argv: Sequence[str] = sys.argv) -> str:
-    """How this command is called from a shell: by name where it is on the PATH."""
-    if shutil.which("penstock"):
-        return "penstock"
-    path = Path(argv[0]).resolve()
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+def command_name() -> str:
+    """How this command is called from a shell in any directory."""
+    return "penstock" if shutil.which("penstock") else str(Path(sys.argv[0]).resolve())
