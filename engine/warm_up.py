@@ -11,17 +11,25 @@ from engine.sequence import Sequence
 from engine.thread import ForwardEngine
 
 _NUM_STEPS = 4
+_LONGEST = 128
 
 
 def warm_up(engine: ForwardEngine, layout: KvLayout, max_tokens: int) -> list[tuple[Batch, float]]:
-    """Computes a few prompts and single tokens; each batch with its seconds, fastest last."""
-    num_tokens = min(max_tokens, 128, layout.num_blocks * layout.block_size - _NUM_STEPS - 1)
+    """Computes a few prompts and single tokens, twice; the second round's batches with their
+    seconds. Several sizes, so that fixed and per-token costs can be told apart."""
+    longest = min(max_tokens, _LONGEST, layout.num_blocks * layout.block_size - _NUM_STEPS - 1)
+    sizes = sorted({max(1, longest // share) for share in (8, 3, 1)})
+    _round(engine, layout, sizes)
+    return _round(engine, layout, sizes)
+
+
+def _round(engine: ForwardEngine, layout: KvLayout, sizes: list[int]) -> list[tuple[Batch, float]]:
     timed: list[tuple[Batch, float]] = []
-    for prompt_tokens in (16, num_tokens, num_tokens):
-        sequence = _sequence(prompt_tokens, layout)
-        timed.append(_run(engine, sequence, prompt_tokens))
+    for num_tokens in sizes:
+        sequence = _sequence(num_tokens, layout)
+        timed.append(_run(engine, sequence, num_tokens))
         timed += [_run(engine, sequence, 1) for _ in range(_NUM_STEPS)]
-    return timed[1 + _NUM_STEPS :]  # the first round initialised things
+    return timed
 
 
 def _sequence(num_tokens: int, layout: KvLayout) -> Sequence:
@@ -43,4 +51,5 @@ def _run(engine: ForwardEngine, sequence: Sequence, num_new: int) -> tuple[Batch
     seconds = time.perf_counter() - started
     sequence.num_computed = row.stop
     sequence.output_ids.append(result.tokens[0].token_id)
+    sequence.has_begun = True
     return batch, seconds
