@@ -182,7 +182,9 @@ _NONE: Offsets = np.empty(0, dtype=np.int64)
 def _edges(start: int, stop: int, block_sizes: set[int]) -> Offsets:
     """Token positions where either block table may jump, with both ends."""
     inner = [np.arange(start // size * size + size, stop, size) for size in block_sizes]
-    return np.unique(np.concatenate((*inner, np.array((start, stop))))).astype(np.int64)
+    edges = np.sort(np.concatenate((*inner, np.array((start, stop), dtype=np.int64))))
+    # Not np.unique: its first call imports masked arrays, in the middle of a first request.
+    return edges[np.concatenate(([True], edges[1:] != edges[:-1]))]
 
 
 def _merged(source: Offsets, destination: Offsets, sizes: Offsets) -> SpanPairs:

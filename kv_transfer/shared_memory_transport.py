@@ -120,14 +120,13 @@ class SharedMemoryPeer:
         self._loop.add_reader(pidfd, self._on_exit)  # readable when the whole process is dead
 
     def pool(self) -> Bytes:
-        """The peer's memory. Called on the writer thread: the first call maps every page."""
+        """The peer's memory. Pages are mapped as they are touched: all at once would hold the
+        interpreter lock for a tenth of a second a gigabyte."""
         with self._mapping:
             if self._pool is None:
                 if self._fd < 0:
                     raise TransferFailed(f"The KV pool of '{self.incarnation}' is gone.")
-                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-                memory = mmap.mmap(self._fd, self.num_bytes, flags)
-                self._pool = np.frombuffer(memory, dtype=np.uint8)
+                self._pool = np.frombuffer(mmap.mmap(self._fd, self.num_bytes), dtype=np.uint8)
             return self._pool
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.span_copy import Bytes
 from kv_transfer.timers import ManualTimers
 from kv_transfer.transfer import State
+from kv_transfer.transport import Landed
 
 NUM_BLOCKS = 12
 SOURCE = KvLayout(num_layers=2, num_blocks=6, block_size=8, num_kv_heads=1, head_dim=4)
@@ -91,10 +93,16 @@ class HandOvers(RuleBasedStateMachine):
                 peer, empty, epoch=0, digest=False, may_start=lambda: True
             )
             await asyncio.wrap_future(last)
-        elif any(outgoing._pending for outgoing in writer.outgoings):
-            await asyncio.to_thread(writer.transport.held.wait)
+        else:
+            pending = [write for outgoing in writer.outgoings for write in outgoing._pending]
+            await asyncio.to_thread(self.until_held_or_done, writer.transport, pending)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+    def until_held_or_done(self, transport: GatedTransport, pending: list[Future[Landed]]) -> None:
+        """A revoked write fails before it comes to the gate."""
+        while not transport.held.is_set() and not all(write.done() for write in pending):
+            transport.held.wait(0.001)
 
     @initialize()
     def start(self) -> None:
