@@ -1,8 +1,8 @@
 """Attention over the paged KV cache without copying the context.
 
 Consecutive blocks are one strided view of the pool: a row attends to each such piece where it
-lies, and the pieces are merged by their log-sum-exp. Only slots in short, scattered runs are
-gathered. Knows slots and positions; who they belong to is the plan's input.
+lies, and the pieces share one softmax. Only slots in short, scattered runs are gathered.
+Knows slots and positions; whose they are it is told.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 # Below this a run of slots costs less to copy than to attend to on its own (measured: 25 us a
 # piece against 5 GB/s).
@@ -63,16 +64,19 @@ class WindowPlan(NamedTuple):
 
 
 class Attention:
-    """Geometry of one model's attention; `plan` once a step and window, `attend` once a layer."""
+    """Geometry of one model's attention; `plan` once a step and window, `attend` once a layer.
+
+    Queries arrive scaled: the factor 1 / sqrt(head_dim) is part of the weights.
+    """
 
     def __init__(
         self, *, num_heads: int, num_kv_heads: int, head_dim: int, block_size: int
     ) -> None:
+        self._num_heads = num_heads
         self._num_kv_heads = num_kv_heads
-        self._group = num_heads // num_kv_heads
+        self._group = num_heads // num_kv_heads  # query heads that share a K/V head
         self._head_dim = head_dim
         self._block_size = block_size
-        self._scale = 1.0 / math.sqrt(head_dim)
 
     def plan(
         self, queries: Sequence[Query], window: int | None, device: torch.device
@@ -104,7 +108,6 @@ class Attention:
         """[num_tokens, num_heads * head_dim] from the fused projection, rotated,
         [num_tokens, num_heads + 2 * num_kv_heads, head_dim], and one layer's
         cache [2, num_slots, num_kv_heads, head_dim], which holds the new tokens too."""
-        num_tokens = qkv.shape[0]
         outputs = [
             self._attend_token(plan, qkv, cache)
             if plan.num_new == 1
@@ -112,80 +115,84 @@ class Attention:
             for plan in plans
         ]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return joined.reshape(num_tokens, -1)
+        return joined.view(len(qkv), -1)
 
     def _attend_token(self, plan: RowPlan, qkv: Tensor, cache: Tensor) -> Tensor:
-        heads = self._num_kv_heads * self._group
-        # The group of query heads that shares a K/V head stands where positions would.
-        query = qkv[plan.first, :heads].view(1, self._num_kv_heads, self._group, self._head_dim)
+        """[1, num_heads * head_dim]. The scores of all pieces share one softmax."""
+        kv_heads, group, dim = self._num_kv_heads, self._group, self._head_dim
+        # The query heads that share a K/V head stand where positions would.
+        query = qkv[plan.first, : self._num_heads].view(kv_heads, group, dim)
         pieces = self._pieces_of(plan, cache, query.dtype)
-        merged = _merge([_attend(query, k, v, False, self._scale) for k, v in pieces])
-        return merged.view(1, heads, self._head_dim)
+        scores = [torch.bmm(query, keys) for keys, _ in pieces]
+        joined = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+        weights = joined.softmax(-1, dtype=torch.float32).to(query.dtype)
+        if len(pieces) == 1:
+            return torch.bmm(weights, pieces[0][1]).view(1, -1)
+        output = query.new_zeros(kv_heads, group, dim)
+        first = 0
+        for keys, values in pieces:
+            stop = first + keys.shape[-1]
+            output.baddbmm_(weights[:, :, first:stop], values)
+            first = stop
+        return output.view(1, -1)
 
     def _attend_chunk(self, plan: RowPlan, qkv: Tensor, cache: Tensor) -> Tensor:
-        heads, kv_heads, group = (
-            self._num_kv_heads * self._group,
-            self._num_kv_heads,
-            self._group,
-        )
+        """[num_new, num_heads * head_dim]"""
+        heads, kv_heads, group = self._num_heads, self._num_kv_heads, self._group
         chunk = qkv[plan.first : plan.first + plan.num_new]
         # [kv_heads, group, num_new, head_dim]: K/V heads as batch, expanded without a copy.
         query = chunk[:, :heads].view(-1, kv_heads, group, self._head_dim).permute(1, 2, 0, 3)
         keys, values = chunk[:, heads : heads + kv_heads], chunk[:, heads + kv_heads :]
         if plan.window is not None:
-            merged = self._attend_window(plan.window, query, keys, values, cache)
+            output = self._attend_window(plan.window, query, keys, values, cache)
         else:
-            own = (self._expanded(keys), self._expanded(values))
-            results = [_attend(query, *own, True, self._scale)]
-            for k, v in self._pieces_of(plan, cache, query.dtype):
-                by_head = k.transpose(0, 1).expand(-1, group, -1, -1)
-                values_by_head = v.transpose(0, 1).expand(-1, group, -1, -1)
-                results.append(_attend(query, by_head, values_by_head, False, self._scale))
-                results = [_combine(results)]
-            merged = results[0].output
-        return merged.permute(2, 0, 1, 3).reshape(plan.num_new, heads, self._head_dim)
+            by_head = (self._expanded(keys.transpose(0, 1)), self._expanded(values.transpose(0, 1)))
+            attended = _attend(query, *by_head, is_causal=True)
+            for transposed, piece_values in self._pieces_of(plan, cache, query.dtype):
+                piece_keys = self._expanded(transposed.transpose(1, 2))
+                seen = _attend(query, piece_keys, self._expanded(piece_values), is_causal=False)
+                attended = _merged(attended, seen)
+            output = attended.output
+        return output.permute(2, 0, 1, 3).reshape(plan.num_new, -1)
 
     def _attend_window(
         self, window: WindowPlan, query: Tensor, keys: Tensor, values: Tensor, cache: Tensor
     ) -> Tensor:
         seen = cache.index_select(1, window.context).to(query.dtype)
-        all_keys = self._expanded(torch.cat([seen[0], keys]))
-        all_values = self._expanded(torch.cat([seen[1], values]))
+        all_keys = self._expanded(torch.cat([seen[0], keys]).transpose(0, 1))
+        all_values = self._expanded(torch.cat([seen[1], values]).transpose(0, 1))
         outputs = []
         for tile in window.tiles:
             part = slice(tile.first_key, tile.first_key + tile.num_keys)
             tile_query = query[:, :, tile.first : tile.first + tile.num_queries]
+            mask = tile.mask.to(query.dtype)
             outputs.append(
-                torch.nn.functional.scaled_dot_product_attention(
-                    tile_query,
-                    all_keys[:, :, part],
-                    all_values[:, :, part],
-                    tile.mask.to(query.dtype),
+                scaled_dot_product_attention(
+                    tile_query, all_keys[:, :, part], all_values[:, :, part], mask, scale=1.0
                 )
             )
         return torch.cat(outputs, dim=2)
 
     def _expanded(self, keys: Tensor) -> Tensor:
-        """[kv_heads, group, num_tokens, head_dim] of [num_tokens, kv_heads, head_dim], a view."""
-        return keys.transpose(0, 1).unsqueeze(1).expand(-1, self._group, -1, -1)
+        """[kv_heads, group, num_tokens, head_dim] of [kv_heads, num_tokens, head_dim], a view."""
+        return keys.unsqueeze(1).expand(-1, self._group, -1, -1)
 
     def _pieces_of(
         self, plan: RowPlan, cache: Tensor, dtype: torch.dtype
     ) -> list[tuple[Tensor, Tensor]]:
-        """K and V of each piece as [1, kv_heads, num_tokens, head_dim]."""
-        kv_heads, head_dim = self._num_kv_heads, self._head_dim
-        row = kv_heads * head_dim
-        strides = (0, head_dim, row, 1)
+        """Of each piece, K as [kv_heads, head_dim, num_tokens], V with the last two swapped."""
+        kv_heads, dim = self._num_kv_heads, self._head_dim
+        row = kv_heads * dim
         plane, origin = cache.stride(0), cache.storage_offset()
         pieces = []
         for first_slot, num_tokens in plan.spans:
-            shape, offset = (1, kv_heads, num_tokens, head_dim), origin + first_slot * row
-            keys = cache.as_strided(shape, strides, offset)
-            values = cache.as_strided(shape, strides, offset + plane)
+            offset = origin + first_slot * row
+            keys = cache.as_strided((kv_heads, dim, num_tokens), (dim, 1, row), offset)
+            values = cache.as_strided((kv_heads, num_tokens, dim), (dim, row, 1), offset + plane)
             pieces.append((keys.to(dtype), values.to(dtype)))
         for slots in plan.gathers:
-            keys, values = cache.index_select(1, slots).to(dtype).transpose(1, 2).unsqueeze(1)
-            pieces.append((keys, values))
+            keys, values = cache.index_select(1, slots).to(dtype)
+            pieces.append((keys.permute(1, 2, 0), values.transpose(0, 1)))
         return pieces
 
 
@@ -194,21 +201,19 @@ class Attended(NamedTuple):
     log_sum: Tensor  # [batch, heads, num_queries]: log of the sum of exponentials
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float) -> Attended:
-    if query.device.type == "cpu":
+def _attend(query: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Attended:
+    if query.device.type == "cpu" and query.dtype is torch.float32:
         output, log_sum = torch._scaled_dot_product_flash_attention_for_cpu(
-            query, keys, values, 0.0, causal, scale=scale
+            query, keys, values, 0.0, is_causal, scale=1.0
         )
         return Attended(output, log_sum)
-    return attend_plainly(query, keys, values, causal, scale)
+    return attend_plainly(query, keys, values, is_causal=is_causal)
 
 
-def attend_plainly(
-    query: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float
-) -> Attended:
+def attend_plainly(query: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Attended:
     """The same by the textbook, on any device."""
-    scores = torch.matmul(query, keys.transpose(-1, -2)).float() * scale
-    if causal:
+    scores = torch.matmul(query, keys.transpose(-1, -2)).float()
+    if is_causal:
         size = scores.shape[-2:]
         hidden = torch.ones(size, dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, -math.inf)
@@ -217,17 +222,12 @@ def attend_plainly(
     return Attended(torch.matmul(weights, values), log_sum)
 
 
-def _combine(results: list[Attended]) -> Attended:
-    if len(results) == 1:
-        return results[0]
-    log_sums = torch.stack([result.log_sum for result in results])
-    weights = log_sums.softmax(0).unsqueeze(-1)
-    outputs = torch.stack([result.output for result in results])
-    return Attended((outputs * weights).sum(0).to(outputs.dtype), log_sums.logsumexp(0))
-
-
-def _merge(results: list[Attended]) -> Tensor:
-    return results[0].output if len(results) == 1 else _combine(results).output
+def _merged(one: Attended, other: Attended) -> Attended:
+    """Attention to both sets of keys, from attention to each."""
+    log_sum = torch.logaddexp(one.log_sum, other.log_sum)
+    output = one.output * (one.log_sum - log_sum).exp().unsqueeze(-1)
+    output += other.output * (other.log_sum - log_sum).exp().unsqueeze(-1)
+    return Attended(output.to(one.output.dtype), log_sum)
 
 
 def slot_runs(block_table: Sequence[int], block_size: int, start: int, stop: int) -> list[Span]:

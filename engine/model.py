@@ -64,7 +64,7 @@ class Model:
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [num_tokens, vocab_size]"""
         x = rms_norm(hidden, hidden.shape[-1:], self._weights.final_norm, self._spec.rms_norm_eps)
-        return torch.mm(x, self._weights.head).float()
+        return self._weights.head(x).float()
 
     def _project(self, layer: LayerWeights, hidden: Tensor, rotations: Tensor) -> Tensor:
         """Rotated [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: q, then k, then v."""

@@ -293,13 +293,14 @@ def _scaled_rope(
     context_length = config.integer("max_position_embeddings")
     outer = config.get("original_max_position_embeddings")
     original = outer or rope.integer("original_max_position_embeddings", context_length)
+    is_llama3 = kind is RopeKind.LLAMA3
     return RopeSpec(
         kind=kind,
         theta=theta,
         factor=rope.number("factor", context_length / original if kind is RopeKind.YARN else None),
         original_context=original,
-        low_freq_factor=rope.number("low_freq_factor", 1.0),
-        high_freq_factor=rope.number("high_freq_factor", 4.0),
+        low_freq_factor=rope.number("low_freq_factor", None if is_llama3 else 1.0),
+        high_freq_factor=rope.number("high_freq_factor", None if is_llama3 else 1.0),
         beta_fast=rope.number("beta_fast", 32.0),
         beta_slow=rope.number("beta_slow", 1.0),
         attention_factor=rope.optional_number("attention_factor"),

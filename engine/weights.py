@@ -13,33 +13,19 @@ from torch import Tensor
 
 from cluster.errors import CheckpointError
 from engine.checkpoint import StoredTensor, stored_tensors
+from engine.linear import Linear, can_pack, make_linear
 from engine.model_spec import ModelSpec
 from engine.rope import interleaved_order
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linear:
-    """x @ matrix (+ bias). Transposed storage is what a batch of few rows reads fastest."""
-
-    matrix: Tensor  # [num_inputs, num_outputs]
-    bias: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.bias is None:
-            return torch.mm(x, self.matrix)
-        return torch.addmm(self.bias, x, self.matrix)
-
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        if self.bias is not None:
-            residual = residual + self.bias
-        return torch.addmm(residual, x, self.matrix)
+# Copies of the matrices for small batches are kept as long as they take no more than this.
+_PACKED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
     input_norm: Tensor
-    qkv: Linear  # heads of q, then of k, then of v; q and k interleaved for `rope`
-    qk_norm: Tensor | None  # [num_heads + num_kv_heads, head_dim]
+    qkv: Linear  # heads of q, k, v; q and k interleaved for `rope`, q scaled for `attention`
+    qk_norm: Tensor | None  # [num_heads + num_kv_heads, head_dim], then q is scaled here
     output: Linear
     mlp_norm: Tensor
     gate_up: Linear
@@ -51,28 +37,40 @@ class ModelWeights:
     embedding: Tensor  # [vocab_size, hidden_size]
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
-    head: Tensor  # [hidden_size, vocab_size]
+    head: Linear
 
 
 def load_weights(
     checkpoint: Path, spec: ModelSpec, *, dtype: torch.dtype, device: torch.device
 ) -> ModelWeights:
     """*Raises* CheckpointError where the files are not exactly those of `spec`."""
-    tensors = _MappedTensors(stored_tensors(checkpoint, spec), dtype, device)
+    is_small = spec.num_parameters * dtype.itemsize <= _PACKED_BYTES
+    tensors = _MappedTensors(
+        stored_tensors(checkpoint, spec),
+        dtype,
+        device,
+        has_packed=is_small and can_pack(dtype, device),
+    )
     embedding = tensors.get("model.embed_tokens.weight")
     head = embedding if spec.is_tied else tensors.get("lm_head.weight")
     return ModelWeights(
         embedding=embedding,
         layers=tuple(_load_layer(tensors, spec, layer) for layer in range(spec.num_layers)),
         final_norm=tensors.get("model.norm.weight"),
-        head=head.t().contiguous(),
+        head=make_linear(head, has_packed=tensors.has_packed),
     )
 
 
 class _MappedTensors:
     def __init__(
-        self, stored: dict[str, StoredTensor], dtype: torch.dtype, device: torch.device
+        self,
+        stored: dict[str, StoredTensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        has_packed: bool,
     ) -> None:
+        self.has_packed = has_packed
         self._files: dict[Path, Any] = {}
         for file in {tensor.file for tensor in stored.values()}:
             try:
@@ -99,11 +97,10 @@ class _MappedTensors:
 
 def _load_layer(tensors: _MappedTensors, spec: ModelSpec, layer: int) -> LayerWeights:
     prefix = f"model.layers.{layer}"
-    order = _qkv_order(spec)
     return LayerWeights(
         input_norm=tensors.get(f"{prefix}.input_layernorm.weight"),
-        qkv=_linear(tensors, f"{prefix}.self_attn", ("q_proj", "k_proj", "v_proj"), order),
-        qk_norm=_qk_norm(tensors, spec, prefix) if spec.has_qk_norm else None,
+        qkv=_qkv(tensors, spec, f"{prefix}.self_attn"),
+        qk_norm=_qk_norm(tensors, spec, f"{prefix}.self_attn") if spec.has_qk_norm else None,
         output=_linear(tensors, f"{prefix}.self_attn", ("o_proj",)),
         mlp_norm=tensors.get(f"{prefix}.post_attention_layernorm.weight"),
         gate_up=_linear(tensors, f"{prefix}.mlp", ("gate_proj", "up_proj")),
@@ -111,16 +108,29 @@ def _load_layer(tensors: _MappedTensors, spec: ModelSpec, layer: int) -> LayerWe
     )
 
 
-def _linear(
-    tensors: _MappedTensors, prefix: str, names: tuple[str, ...], order: Tensor | None = None
-) -> Linear:
+def _linear(tensors: _MappedTensors, prefix: str, names: tuple[str, ...]) -> Linear:
     weight = tensors.fused(prefix, names, "weight")
+    return make_linear(weight, _bias(tensors, prefix, names), has_packed=tensors.has_packed)
+
+
+def _bias(tensors: _MappedTensors, prefix: str, names: tuple[str, ...]) -> Tensor | None:
     has_bias = tensors.has(f"{prefix}.{names[0]}.bias")
-    bias = tensors.fused(prefix, names, "bias") if has_bias else None
-    if order is not None:
-        weight = weight[order]
-        bias = None if bias is None else bias[order]
-    return Linear(matrix=weight.t().contiguous(), bias=bias)
+    return tensors.fused(prefix, names, "bias") if has_bias else None
+
+
+def _qkv(tensors: _MappedTensors, spec: ModelSpec, prefix: str) -> Linear:
+    names = ("q_proj", "k_proj", "v_proj")
+    order = _qkv_order(spec)
+    weight = tensors.fused(prefix, names, "weight")[order]
+    bias = _bias(tensors, prefix, names)
+    if bias is not None:
+        bias = bias[order]
+    if not spec.has_qk_norm:  # which would undo it
+        num_query_rows = spec.num_heads * spec.head_dim
+        weight[:num_query_rows] *= spec.head_dim**-0.5
+        if bias is not None:
+            bias[:num_query_rows] *= spec.head_dim**-0.5
+    return make_linear(weight, bias, has_packed=tensors.has_packed)
 
 
 def _qkv_order(spec: ModelSpec) -> Tensor:
@@ -134,6 +144,6 @@ def _qkv_order(spec: ModelSpec) -> Tensor:
 
 def _qk_norm(tensors: _MappedTensors, spec: ModelSpec, prefix: str) -> Tensor:
     order = interleaved_order(spec.head_dim)
-    query = tensors.get(f"{prefix}.self_attn.q_norm.weight")[order]
-    key = tensors.get(f"{prefix}.self_attn.k_norm.weight")[order]
+    query = tensors.get(f"{prefix}.q_norm.weight")[order] * spec.head_dim**-0.5
+    key = tensors.get(f"{prefix}.k_norm.weight")[order]
     return torch.cat([query.expand(spec.num_heads, -1), key.expand(spec.num_kv_heads, -1)])
