@@ -12,6 +12,7 @@ from deploy.plan import ClusterPlan
 from engine.build import EngineChoice, layout_of
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say
+from router.policy import Disaggregate
 
 SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
 DEFAULT_BLOCKS = 1024
@@ -32,6 +33,7 @@ class ServeFlags:
     blocks: int = DEFAULT_BLOCKS
     block_size: int = DEFAULT_BLOCK_SIZE
     drain: float = 30.0
+    disaggregate: Disaggregate = Disaggregate.AUTO
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
@@ -52,6 +54,7 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         num_blocks=flags.blocks,
         block_size=flags.block_size,
         drain_s=flags.drain,
+        router={"disaggregate": str(flags.disaggregate)},
     )
 
 

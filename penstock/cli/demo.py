@@ -7,6 +7,7 @@ from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster
 from penstock.cli.figures import Stopwatch, as_json, tokens_per_second, workers
 from penstock.cli.output import say, write, write_json, write_table
+from router.policy import Disaggregate
 
 # The third repeats the first: its prompt is in the cache.
 QUESTIONS = (
@@ -19,7 +20,9 @@ COLUMNS = "answer queue prefill transfer first_token tokens/s tokens cached work
 
 def demo(model_dir: options.ModelDir = None, json: options.Json = False) -> None:
     """Start a cluster, stream three answers with their timelines, and stop."""
-    asyncio.run(_demo(ServeFlags(model_dir=model_dir), json))
+    # Left to itself, the router prefills a prompt this short where it decodes.
+    flags = ServeFlags(model_dir=model_dir, disaggregate=Disaggregate.ALWAYS)
+    asyncio.run(_demo(flags, json))
 
 
 async def _demo(flags: ServeFlags, json: bool) -> None:

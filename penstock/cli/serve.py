@@ -13,6 +13,7 @@ from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, r
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.local import LocalNote, leave_note, withdraw_note
 from penstock.cli.output import say, write, write_json
+from router.policy import Disaggregate
 
 
 def serve(
@@ -26,6 +27,9 @@ def serve(
     blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
     block_size: Annotated[int, typer.Option("--block-size", min=1, help="Tokens a block.")] = 16,
     drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to end requests.")] = 30.0,
+    disaggregate: Annotated[
+        Disaggregate, typer.Option("--disaggregate", help="When a prefill worker is used.")
+    ] = Disaggregate.AUTO,
     json: options.Json = False,
 ) -> None:
     """Serve a model: one router, prefill and decode workers, on this machine.
@@ -43,6 +47,7 @@ def serve(
         blocks=blocks,
         block_size=block_size,
         drain=drain,
+        disaggregate=disaggregate,
     )
     asyncio.run(_serve(make_cluster(flags), json))
 

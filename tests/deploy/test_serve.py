@@ -91,7 +91,7 @@ def serving(home: Path, *flags: str) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("home")) as cluster:
+    with serving(tmp_path_factory.mktemp("home"), "--disaggregate", "always") as cluster:
         yield cluster
 
 
@@ -239,5 +239,6 @@ def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
     answers = json.loads(ended.stdout)
     assert len(answers) == 3
     assert answers[2]["usage"]["cached_tokens"] > answers[0]["usage"]["cached_tokens"]
+    assert all(answer["accepted"]["prefill_worker"] == "prefill-0" for answer in answers)
     assert answers[2]["text"] == answers[0]["text"]
     assert all(answer["timeline"]["first_token_seconds"] > 0 for answer in answers)
