@@ -20,6 +20,7 @@ from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.transfer import State
 from kv_transfer.transport import Transport
 from penstock.v1 import worker_pb2 as pb
 
@@ -221,11 +222,14 @@ class HandOvers:
                 self._scheduler.drop(sequence)
 
     def _leave(self, receiving: _Receiving) -> None:
-        """Ends the claim; a reservation that is still open goes to its table."""
-        reservation, receiving.reservation = receiving.reservation, None
-        self._scheduler.forgo(receiving.sequence)
-        if reservation is not None:
-            reservation.__exit__(None, None, None)
+        """Ends the claim. What a writer may still write goes to the table, the rest is free."""
+        unwritten = self._scheduler.forgo(receiving.sequence)
+        num_lent = 0
+        if (reservation := receiving.reservation) is not None:
+            if reservation.state is not State.VERIFIED:
+                num_lent = len(reservation.blocks)
+            self._table.let_go(reservation)
+        self._scheduler.release(unwritten[num_lent:])
 
     def _recompute(self, receiving: _Receiving, error: Exception) -> None:
         """Computes the prompt here, and goes on after what has been sent."""

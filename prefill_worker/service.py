@@ -133,7 +133,7 @@ class PrefillService:
         epoch = (str(grant.incarnation), grant.epoch)
         if epoch in self._fenced or hand_over.transfer is None or hand_over.grant is not None:
             return
-        peer = self._transport.connect(decode.transports[self._transport.name])
+        peer = self._transport.connect(decode.transports.get(self._transport.name, ""))
         hand_over.grant = grant
         self._open[epoch] = hand_over.transfer
         hand_over.transfer.grant(grant, peer, decode.fingerprint.layout)
