@@ -68,7 +68,7 @@ class BareLoop:
             slab, self.layers, strict=True
         ):
             x = linear(rms_norm(h, h.shape[-1:], norm_1, 1e-5), qkv)
-            q, k, v = torch.split(x.view(batch, num_new, -1, dim), (heads, kv_heads, kv_heads), 2)
+            q, k, v = torch.split(x.view(batch, num_new, -1, dim), [heads, kv_heads, kv_heads], 2)
             q, k = self.rotate(q, start), self.rotate(k, start).transpose(1, 2)
             stop = start + num_new
             cache[0, :, :, start:stop], cache[1, :, :, start:stop] = k, v.transpose(1, 2)

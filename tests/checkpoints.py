@@ -78,6 +78,7 @@ FAMILIES: Mapping[str, tuple[type, Mapping[str, Any]]] = {
         Qwen3Config,
         {
             **_WINDOW,
+            "head_dim": 20,
             "attention_bias": True,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
