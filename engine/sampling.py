@@ -14,8 +14,6 @@ from engine.keyed_noise import gumbel_noise
 from engine.sequence import Sequence
 
 _HIDDEN = -math.inf
-# top-p looks at so many of the most likely tokens before it sorts them all.
-_NUCLEUS_GUESS = 256
 
 
 class Draw(NamedTuple):
@@ -94,11 +92,13 @@ def _sample_row(raw: Tensor, draw: Draw) -> tuple[SampledToken, ...]:
 def _pick(logits: Tensor, params: SamplingParams, draw: Draw) -> list[int]:
     if params.temperature == 0:
         return [int(logits.argmax())] * len(draw.choices)
-    scores, token_ids = _filter(logits.double() / params.temperature, params)
-    return [
-        int(token_ids[(scores + gumbel_noise(params.seed, c, draw.position, token_ids)).argmax()])
-        for c in draw.choices
-    ]
+    scores, token_ids = _candidates(logits / params.temperature, params)
+    picks = []
+    for choice in draw.choices:
+        noise = gumbel_noise(params.seed, choice, draw.position, token_ids)
+        index = _best_in_nucleus(scores, noise.add_(scores), params.top_p)
+        picks.append(int(token_ids[index]))
+    return picks
 
 
 def _mask(logits: Tensor, params: SamplingParams, num_output: int) -> None:
@@ -131,33 +131,29 @@ def _penalise(logits: Tensor, params: SamplingParams, sequence: Sequence) -> Non
         logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
 
 
-def _filter(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The scores and ids of the tokens that min-p, top-k and top-p leave, in this order."""
-    vocab_size = len(scores)
-    top_k = params.top_k or vocab_size
-    floor = float(scores.max()) + math.log(params.min_p) if params.min_p > 0 else _HIDDEN
-    if top_k >= vocab_size and params.top_p >= 1:
-        if params.min_p == 0:
-            return scores, torch.arange(vocab_size, device=scores.device)
-        token_ids = (scores >= floor).nonzero()[:, 0]
-        return scores[token_ids], token_ids
-    kept = scores if params.min_p == 0 else scores.masked_fill(scores < floor, _HIDDEN)
-    if params.top_p >= 1:
-        best = kept.topk(top_k)
-        return best.values, best.indices
-    return _nucleus(kept, min(top_k, vocab_size), params.top_p)
+def _candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The scores and ids of the tokens that min-p and then top-k leave."""
+    token_ids = torch.arange(len(scores), device=scores.device)
+    if params.min_p > 0:
+        token_ids = (scores >= scores.max() + math.log(params.min_p)).nonzero()[:, 0]
+        scores = scores[token_ids]
+    if 0 < params.top_k < len(scores):
+        best = scores.topk(params.top_k)
+        scores, token_ids = best.values, token_ids[best.indices]
+    return scores, token_ids
 
 
-def _nucleus(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Of the `top_k` best, the fewest whose share reaches `top_p`."""
-    num_sorted = min(top_k, _NUCLEUS_GUESS)
-    total = scores.logsumexp(0) if top_k >= len(scores) else None
-    while True:
-        best = scores.topk(num_sorted)
-        whole = total if total is not None else scores.topk(top_k).values.logsumexp(0)
-        share = (best.values - whole).exp().cumsum(0)
-        if num_sorted == top_k or float(share[-1]) >= top_p:
-            # The token that crosses the line stays, and so does the first one always.
-            num_kept = int((share < top_p).sum()) + 1
-            return best.values[:num_kept], best.indices[:num_kept]
-        num_sorted = top_k
+def _best_in_nucleus(scores: Tensor, noisy_scores: Tensor, top_p: float) -> int:
+    """The best of the fewest tokens whose share reaches `top_p`, found without sorting.
+
+    A token belongs to them if those above it fall short of `top_p` (so equal ones stand or fall
+    together); if the best one does not, neither does any below it. Changes `noisy_scores`.
+    """
+    best = int(noisy_scores.argmax())
+    if top_p >= 1:
+        return best
+    shares = scores.softmax(0)
+    while float(shares.dot((scores > scores[best]).to(shares.dtype))) >= top_p:
+        noisy_scores.masked_fill_(scores <= scores[best], _HIDDEN)
+        best = int(noisy_scores.argmax())
+    return best
