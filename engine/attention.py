@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-# Below this a run of slots costs less to copy than to attend to on its own (measured: 25 us a
-# piece against 5 GB/s).
-MIN_RUN_TOKENS = 64
+# A run of slots whose keys have fewer elements costs less to copy than to attend to on its own
+# (measured on three shapes of heads: the two meet at 32 to 64 KiB).
+MIN_RUN_ELEMENTS = 12 * 1024
 # A gather copies at most so many tokens at once, whatever the context.
 MAX_GATHER_TOKENS = 1024
 
@@ -77,6 +77,7 @@ class Attention:
         self._group = num_heads // num_kv_heads  # query heads that share a K/V head
         self._head_dim = head_dim
         self._block_size = block_size
+        self._min_run = MIN_RUN_ELEMENTS // (num_kv_heads * head_dim)  # tokens
 
     def plan(
         self, queries: Sequence[Query], window: int | None, device: torch.device
@@ -101,7 +102,7 @@ class Attention:
         # A single token reads itself from the cache; a chunk attends to itself apart.
         stop = start + 1 if num_new == 1 else start
         runs = slot_runs(query.block_table, self._block_size, oldest, stop)
-        spans, gathers = _pieces(runs, device)
+        spans, gathers = _pieces(runs, self._min_run, device)
         return RowPlan(first, num_new, spans, gathers)
 
     def attend(self, plans: list[RowPlan], qkv: Tensor, cache: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class Attention:
             for plan in plans
         ]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return joined.view(len(qkv), -1)
+        return joined.view(qkv.shape[0], -1)
 
     def _attend_token(self, plan: RowPlan, qkv: Tensor, cache: Tensor) -> Tensor:
         """[1, num_heads * head_dim]. The scores of all pieces share one softmax."""
@@ -125,7 +126,7 @@ class Attention:
         pieces = self._pieces_of(plan, cache, query.dtype)
         scores = [torch.bmm(query, keys) for keys, _ in pieces]
         joined = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
-        weights = joined.softmax(-1, dtype=torch.float32).to(query.dtype)
+        weights = joined.softmax(-1)
         if len(pieces) == 1:
             return torch.bmm(weights, pieces[0][1]).view(1, -1)
         output = query.new_zeros(kv_heads, group, dim)
@@ -189,11 +190,13 @@ class Attention:
             offset = origin + first_slot * row
             keys = cache.as_strided((kv_heads, dim, num_tokens), (dim, 1, row), offset)
             values = cache.as_strided((kv_heads, num_tokens, dim), (dim, row, 1), offset + plane)
-            pieces.append((keys.to(dtype), values.to(dtype)))
+            pieces.append((keys, values))
         for slots in plan.gathers:
-            keys, values = cache.index_select(1, slots).to(dtype)
+            keys, values = cache.index_select(1, slots)
             pieces.append((keys.permute(1, 2, 0), values.transpose(0, 1)))
-        return pieces
+        if cache.dtype is dtype:
+            return pieces
+        return [(keys.to(dtype), values.to(dtype)) for keys, values in pieces]
 
 
 class Attended(NamedTuple):
@@ -258,9 +261,11 @@ def slots_of(
     return blocks[positions // block_size - first_block] * block_size + positions % block_size
 
 
-def _pieces(runs: list[Span], device: torch.device) -> tuple[list[Span], list[Tensor]]:
+def _pieces(
+    runs: list[Span], min_run: int, device: torch.device
+) -> tuple[list[Span], list[Tensor]]:
     """Long runs stay where they are; short ones, if several, are gathered together."""
-    short = [run for run in runs if run.num_tokens < MIN_RUN_TOKENS]
+    short = [run for run in runs if run.num_tokens < min_run]
     if len(short) <= 1:
         return runs, []
     slots = np.concatenate([np.arange(slot, slot + num) for slot, num in short])
@@ -268,7 +273,7 @@ def _pieces(runs: list[Span], device: torch.device) -> tuple[list[Span], list[Te
         torch.from_numpy(slots[first : first + MAX_GATHER_TOKENS]).to(device)
         for first in range(0, len(slots), MAX_GATHER_TOKENS)
     ]
-    return [run for run in runs if run.num_tokens >= MIN_RUN_TOKENS], gathers
+    return [run for run in runs if run.num_tokens >= min_run], gathers
 
 
 def _tiles(num_context: int, num_new: int, window: int, device: torch.device) -> list[Tile]:

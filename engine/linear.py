@@ -12,6 +12,9 @@ from torch import Tensor
 # which MKL would pack again in every step; from here on the packing no longer counts.
 _PACKED_ROWS = range(2, 64)
 
+_HAS_PACKED = bool(torch._C._has_mkldnn)
+_PACKED_PRODUCT = torch.ops.mkldnn._linear_pointwise.default if _HAS_PACKED else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
@@ -22,23 +25,22 @@ class Linear:
     packed: Tensor | None = None  # the same, opaque, for `_PACKED_ROWS`
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is not None and len(x) in _PACKED_ROWS:
+        if self.packed is not None and x.shape[0] in _PACKED_ROWS:
             return self._of_packed(x)
         if self.bias is None:
             return torch.mm(x, self.matrix)
         return torch.addmm(self.bias, x, self.matrix)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        if self.packed is not None and len(x) in _PACKED_ROWS:
+        if self.packed is not None and x.shape[0] in _PACKED_ROWS:
             return self._of_packed(x).add_(residual)
         if self.bias is not None:
             residual = residual + self.bias
         return torch.addmm(residual, x, self.matrix)
 
     def _of_packed(self, x: Tensor) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.packed, self.bias, "none", [], ""
-        )
+        assert _PACKED_PRODUCT is not None  # else nothing was packed
+        product: Tensor = _PACKED_PRODUCT(x, self.packed, self.bias, "none", [], "")
         return product
 
 
@@ -52,4 +54,4 @@ def make_linear(weight: Tensor, bias: Tensor | None = None, *, has_packed: bool)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    return dtype is torch.float32 and device.type == "cpu" and bool(torch._C._has_mkldnn)
+    return dtype is torch.float32 and device.type == "cpu" and _HAS_PACKED

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, rms_norm, silu
+from torch.nn.functional import embedding, silu
 
 from engine.attention import Attention, RowPlan
 from engine.kv_cache import KvCache
@@ -63,17 +63,19 @@ class Model:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [num_tokens, vocab_size]"""
-        x = rms_norm(hidden, hidden.shape[-1:], self._weights.final_norm, self._spec.rms_norm_eps)
+        x = torch.rms_norm(
+            hidden, hidden.shape[-1:], self._weights.final_norm, self._spec.rms_norm_eps
+        )
         return self._weights.head(x).float()
 
     def _project(self, layer: LayerWeights, hidden: Tensor, rotations: Tensor) -> Tensor:
         """Rotated [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: q, then k, then v."""
         spec = self._spec
-        x = rms_norm(hidden, hidden.shape[-1:], layer.input_norm, spec.rms_norm_eps)
-        qkv = layer.qkv(x).view(len(hidden), -1, spec.head_dim)
+        x = torch.rms_norm(hidden, hidden.shape[-1:], layer.input_norm, spec.rms_norm_eps)
+        qkv = layer.qkv(x).view(hidden.shape[0], -1, spec.head_dim)
         rotated = qkv[:, : spec.num_heads + spec.num_kv_heads]
         if layer.qk_norm is not None:
-            normed = rms_norm(rotated, (spec.head_dim,), None, spec.rms_norm_eps)
+            normed = torch.rms_norm(rotated, (spec.head_dim,), None, spec.rms_norm_eps)
             torch.mul(normed, layer.qk_norm, out=rotated)
         rotate_in_place(rotated, rotations)
         return qkv
@@ -95,6 +97,6 @@ class Model:
         plan = plans[self._spec.windows[index]]
         attended = self._attention.attend(plan, qkv, self._cache.layers[index])
         hidden = layer.output.added_to(hidden, attended)
-        x = rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, eps)
+        x = torch.rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, eps)
         gate, up = layer.gate_up(x).chunk(2, dim=-1)
         return layer.down.added_to(hidden, silu(gate).mul_(up))

@@ -42,9 +42,13 @@ def tables(seed: int, num_blocks: int, longest_run: int) -> list[int]:
     return [block for run in runs for block in run]
 
 
+@pytest.mark.parametrize("min_run", [1, 20, 10_000])
 @pytest.mark.parametrize("window", [None, 5, 40])
 @pytest.mark.parametrize("longest_run", [1, 6, 60, 300])
-def test_mixed_rows_equal_the_textbook(window: int | None, longest_run: int) -> None:
+def test_mixed_rows_equal_the_textbook(
+    longest_run: int, window: int | None, min_run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.attention.MIN_RUN_ELEMENTS", min_run * KV_HEADS * DIM)
     torch.manual_seed(longest_run)
     table = tables(longest_run, 300, longest_run)
     cache = torch.randn(2, 300 * BLOCK, KV_HEADS, DIM)
@@ -70,9 +74,9 @@ def test_consecutive_blocks_are_one_view_and_scattered_ones_one_gather() -> None
     together = attention.plan([Query(list(range(10, 50)), 600, 1)], None, CPU)[0]
     assert together.spans == [Span(160, 601)]
     assert together.gathers == []
-    shared = [*range(10, 40), 3, 90, 5, 77]
-    scattered = attention.plan([Query(shared, 530, 1)], None, CPU)[0]
-    assert scattered.spans == [Span(160, 480)]
+    shared = [*range(10, 110), 3, 190, 5, 177]
+    scattered = attention.plan([Query(shared, 1650, 1)], None, CPU)[0]
+    assert scattered.spans == [Span(160, 1600)]
     assert [len(slots) for slots in scattered.gathers] == [51]
 
 
