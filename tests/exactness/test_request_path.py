@@ -78,3 +78,5 @@ async def test_the_walk_through_one_request_names_the_files_that_run(tmp_path: P
         re.findall(r"`([a-z_]+/[a-z_]+\.py)`", (ROOT / "docs/architecture.md").read_text())
     )
     assert {str(file) for file in path} <= walked, "docs/architecture.md leaves files out"
+    gone = sorted(file for file in walked if not (ROOT / file).exists())
+    assert not gone, "docs/architecture.md names files that are gone"
