@@ -6,6 +6,7 @@ Every call carries the cluster token; every failure is one of ours. Knows no ser
 
 import asyncio
 import functools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,7 +17,7 @@ import grpc.aio
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from cluster.errors import PenstockError, WorkerLost
+from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
 from cluster.status import from_rpc_error, from_status
 
 # Imported so that the descriptor pool knows the services by name: these, and health.
@@ -131,7 +132,7 @@ class Channel:
             )
         except grpc.aio.UsageError as error:
             raise _translated(error, self.address) from error
-        return Exchange(started, self.address)
+        return Exchange(started, self.address, timeout_s)
 
     def exchange(
         self, service: str, method: str, *, timeout_s: float | None, is_raw: bool = False
@@ -142,7 +143,7 @@ class Channel:
             started = call(timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.UsageError as error:
             raise _translated(error, self.address) from error
-        return Exchange(started, self.address)
+        return Exchange(started, self.address, timeout_s)
 
     async def close(self) -> None:
         """Ends every call of the channel at once."""
@@ -188,11 +189,12 @@ class Exchange:
     put a timeout of its own around either.
     """
 
-    __slots__ = ("_address", "_call")
+    __slots__ = ("_address", "_call", "_deadline")
 
-    def __init__(self, call: Any, address: str) -> None:
+    def __init__(self, call: Any, address: str, timeout_s: float | None) -> None:
         self._call = call
         self._address = address
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     async def receive(self) -> Any:
         """The next message; None when the peer has ended the call well."""
@@ -206,6 +208,9 @@ class Exchange:
         try:
             await self._call.write(message)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            # A write that the deadline overtakes fails with an internal error of the library.
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                raise DeadlineExceeded("call") from error
             raise _translated(error, self._address) from error
         except asyncio.InvalidStateError as error:
             raise await self._ending() from error

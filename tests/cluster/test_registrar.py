@@ -89,15 +89,12 @@ async def beating(registrar: Registrar, one: Member, interval_s: float) -> Async
 async def test_a_worker_is_registered_at_the_router_and_knows_the_others():
     router = Router()
     await router.membership.join(member("p0"))
-    async with (
-        router.server,
-        open_channel(router.server.address, TOKEN) as channel,
-        beating(RpcRegistrar(channel), member(), 60) as heartbeat,
-    ):
-        async with asyncio.timeout(5):
-            await heartbeat.registered.wait()
+    async with router.server, open_channel(router.server.address, TOKEN) as channel:
+        async with beating(RpcRegistrar(channel), member(), 60) as heartbeat:
+            async with asyncio.timeout(5):
+                await heartbeat.registered.wait()
         assert heartbeat.members == [member(), member("p0")]
-        await heartbeat.leave()
+        await heartbeat.leave()  # it beats no more, and cannot register once again
         assert await router.membership.members() == [member("p0")]
 
 
