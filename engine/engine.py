@@ -69,6 +69,7 @@ class Engine:
         kv_buffer: memoryview | bytearray | mmap | None = None,
     ) -> None:
         """`kv_buffer`, of the layout's `pool_bytes`, stays its owner's; None allocates one."""
+        torch.set_num_threads(config.num_threads)  # the process's: it has one engine
         self.spec = spec
         self.layout = layout_of(spec, config)
         self._device = torch.device(config.device)
@@ -91,6 +92,8 @@ class Engine:
         """One step. `layer_done(layer)` is called on this thread as soon as that layer's K and V
         of all rows are in the cache."""
         self._cache.copy_blocks(batch.copies)
+        if not batch.rows:
+            return []
         hidden = self._model.forward(self._inputs(batch), self._layer_signal(layer_done))
         return self._results(batch, hidden)
 

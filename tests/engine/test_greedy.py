@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from cluster.types import BlockId
+from engine.attention import attend_plainly
 from engine.batch import Batch, BatchRow
-from tests.checkpoints import FAMILIES, VOCAB_SIZE, checkpoint, reference_greedy, reference_logits
+from engine.engine import Engine, EngineConfig, load_spec
+from tests.checkpoints import (
+    CONTEXT_LENGTH,
+    FAMILIES,
+    VOCAB_SIZE,
+    checkpoint,
+    reference_greedy,
+    reference_logits,
+)
 from tests.engine.driver import Driver, make_engine, make_sequence
 
 # DESIGN: a first mismatch is allowed where the reference's two best logits are this close.
@@ -36,6 +45,16 @@ def count_mismatches(family: str, prompts: list[list[int]], outputs: list[list[i
             assert margin < CLOSE, f"{family}: token {step} after {len(prompt)} is {margin} off"
             num_mismatches += 1
     return num_mismatches
+
+
+def assert_near(
+    family: str, prompts: list[list[int]], outputs: list[list[int]], tolerance: float
+) -> None:
+    """No token is further from the reference's best than `tolerance` deviations."""
+    for prompt, output in zip(prompts, outputs, strict=True):
+        logits = reference_logits(checkpoint(family), prompt + output)[len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(output)[:, None])[:, 0]
+        assert (logits.max(-1).values - chosen).max() < tolerance * logits.std()
 
 
 def check(
@@ -84,6 +103,56 @@ def test_every_cut_equals_the_reference(
     cut = {"block_size": block_size, "budget": budget, "max_batch": max_batch}
     check(family, **cut, seed=None, num=24, max_tokens=16)
     check(family, **cut, seed=3, num=24, max_tokens=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_up_to_the_last_position_of_the_context_equals_the_reference(family: str) -> None:
+    rng = random.Random(6)
+    prompts = [[rng.randrange(VOCAB_SIZE) for _ in range(n)] for n in (CONTEXT_LENGTH - 12, 700)]
+    driver = Driver(make_engine(checkpoint(family)), budget=300, seed=5)
+    outputs = driver.run([make_sequence(prompt, max_tokens=12) for prompt in prompts])
+    assert count_mismatches(family, prompts, outputs) == 0
+
+
+@pytest.mark.parametrize("family", ["llama-mqa", "qwen3", "mistral"])
+def test_the_forms_used_off_the_cpu_equal_the_reference(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.attention._attend", attend_plainly)
+    monkeypatch.setattr("engine.weights.can_pack", lambda dtype, device: False)
+    check(family, budget=32)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+def test_half_precision_stays_near_the_reference(family: str) -> None:
+    config = EngineConfig(
+        checkpoint=checkpoint(family),
+        num_blocks=64,
+        block_size=16,
+        num_threads=1,
+        dtype="bfloat16",
+        kv_dtype="bfloat16",
+    )
+    engine = Engine(load_spec(config.checkpoint), config)
+    assert engine.layout.dtype == "bfloat16"
+    prompts = draw_prompts(3, 6, longest=60)
+    outputs = Driver(engine, budget=32).run([make_sequence(p, max_tokens=6) for p in prompts])
+    assert_near(family, prompts, outputs, 0.1)
+
+
+def test_a_narrower_cache_gives_nearly_the_same_answers() -> None:
+    config = EngineConfig(
+        checkpoint=checkpoint("qwen2"),
+        num_blocks=64,
+        block_size=16,
+        num_threads=1,
+        kv_dtype="bfloat16",
+    )
+    prompts = draw_prompts(4, 6, longest=60)
+    engine = Engine(load_spec(config.checkpoint), config)
+    outputs = Driver(engine, budget=32).run([make_sequence(p, max_tokens=6) for p in prompts])
+    assert_near("qwen2", prompts, outputs, 0.05)
 
 
 def test_a_sequence_continued_after_emitted_tokens_gives_the_rest_of_the_same_answer() -> None:
