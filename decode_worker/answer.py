@@ -49,11 +49,11 @@ class Answer:
         self.sequences: set[Sequence] = set()
         self.num_sent = 0
         self.choices = [
-            _begun(new_detokenizer(), request.emitted[i] if i < len(request.emitted) else ())
-            for i in range(request.params.num_choices)
+            self._begun(i, new_detokenizer()) for i in range(request.params.num_choices)
         ]
         self._stalled = stalled
         self._is_accepted = False
+        self._is_closed = False  # the last message is out
         self._error: Exception | None = None
         self._ready = asyncio.Event()
 
@@ -116,7 +116,7 @@ class Answer:
         """All that waits, in one message; None after the last. Raises what `failed` was told."""
         while not (self.num_unsent or self._has_error_only()):
             if self.is_finished:
-                return None
+                return None if self._is_closed else self._message()
             self._ready.clear()
             await self._ready.wait()
         if self._has_error_only():
@@ -139,6 +139,7 @@ class Answer:
                 self.num_sent += len(choice.unsent)
                 choice.unsent, choice.text = [], ""
         if self.is_finished:
+            self._is_closed = True
             message.finished.CopyFrom(self._finished())
         return message
 
@@ -156,6 +157,23 @@ class Answer:
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _begun(self, index: int, detokenizer: Detokenizer) -> Choice:
+        """A choice of which an earlier attempt may have sent tokens, or all of them."""
+        emitted = self.request.emitted[index] if index < len(self.request.emitted) else ()
+        choice = Choice(detokenizer=detokenizer, num_output=len(emitted))
+        if not emitted:
+            return choice
+        params = self.request.params
+        if emitted[-1] in params.sampling.stop_token_ids:
+            choice.finish = _finish(FinishReason.STOP, stop_token_id=emitted[-1])
+        elif (delta := detokenizer.replay(emitted)).stop_string is not None:
+            choice.finish = _finish(FinishReason.STOP, stop_string=delta.stop_string)
+        elif len(emitted) >= params.max_tokens:
+            choice.finish = _finish(FinishReason.LENGTH)
+        if choice.finish is not None:
+            choice.finish.choice = index
+        return choice
+
     def _text_and_finish(self, choice: Choice, token_id: int) -> pb.ChoiceFinish | None:
         params = self.request.params
         if token_id in params.sampling.stop_token_ids:
@@ -169,13 +187,6 @@ class Answer:
             choice.text += choice.detokenizer.finish()
             return _finish(FinishReason.LENGTH)
         return None
-
-
-def _begun(detokenizer: Detokenizer, emitted: tuple[int, ...]) -> Choice:
-    """A choice of which an earlier attempt has already sent `emitted`."""
-    if emitted:
-        detokenizer.replay(emitted)
-    return Choice(detokenizer=detokenizer, num_output=len(emitted))
 
 
 def _delta(index: int, choice: Choice) -> pb.Delta:

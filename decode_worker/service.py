@@ -69,6 +69,8 @@ class DecodeService:
                 self._scheduler.drop(sequence)
 
     async def _compute(self, answer: Answer, message: pb.DecodeRequest) -> None:
+        if answer.is_finished:
+            return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
             peer = address_from_pb(message.prefill)
             await self._hand_overs.receive(
@@ -81,7 +83,8 @@ class DecodeService:
         request = answer.request
         num_choices = request.params.num_choices
         if _is_uneven(request):
-            sequences = [Sequence(request, choice=i, owner=answer) for i in range(num_choices)]
+            left = [i for i in range(num_choices) if answer.choices[i].finish is None]
+            sequences = [Sequence(request, choice=i, owner=answer) for i in left]
         else:
             sequences = [Sequence(request, num_choices=num_choices, owner=answer)]
         for sequence in sequences:

@@ -7,7 +7,7 @@ Knows no text and no front door.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 
@@ -61,15 +61,27 @@ class Sent:
     num_tokens: int = 0
     num_cached_tokens: int = 0  # as the worker says
     is_finished: bool = False
+    by_choice: dict[int, list[int]] = field(default_factory=dict)
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes) -> bytes:
+        """Counts a message, and returns what to send: a stream is accepted once."""
         message = GenerateResponse.FromString(data)
         self.num_messages += 1
         for delta in message.deltas:
             self.num_tokens += len(delta.token_ids)
-        if message.HasField("accepted"):
-            self.num_cached_tokens = message.accepted.cached_tokens
+            self.by_choice.setdefault(delta.choice, []).extend(delta.token_ids)
         self.is_finished = message.HasField("finished")
+        if not message.HasField("accepted"):
+            return data
+        if self.num_messages > 1:
+            message.ClearField("accepted")
+            return message.SerializeToString()
+        self.num_cached_tokens = message.accepted.cached_tokens
+        return data
+
+    def emitted(self, num_choices: int) -> tuple[tuple[int, ...], ...]:
+        """By choice, for the worker that goes on."""
+        return tuple(tuple(self.by_choice.get(choice, ())) for choice in range(num_choices))
 
 
 @dataclass(slots=True, eq=False)
@@ -96,8 +108,10 @@ class Relay:
     counters: RelayCounters = field(default_factory=RelayCounters)
 
     async def serve(self, routed: RoutedRequest, call: Call) -> None:
-        """Streams the answer into `call`; elsewhere again if a worker fails before it speaks."""
+        """Streams the answer into `call`. If a worker fails another goes on after what was sent:
+        draws are keyed by position, so the rest is the rest that would have come."""
         sent = Sent()
+        call.phase = "prefill"
         excluded: frozenset[WorkerId] = frozenset()
         failure: PenstockError | None = None
         while len(excluded) < MAX_TRIES:
@@ -109,10 +123,8 @@ class Relay:
             except (WorkerLost, ResourceError) as error:
                 if sent.is_finished:
                     return  # the client has all of it
-                if sent.num_messages:
-                    raise _interrupted(error, decode, sent) from error
-                failure = error
-            if isinstance(failure, WorkerLost):
+                failure = _interrupted(error, decode, sent) if sent.num_messages else error
+            if not isinstance(failure, ResourceError):
                 self.pool.fail(decode, self.clock())
             logger.warning("%s: not served by %s: %s", routed.request_id, decode, failure)
             excluded |= {decode}
@@ -152,41 +164,46 @@ class Relay:
     ) -> None:
         """One try. Books the workers for as long as it lasts."""
         self.pool.book(_booking(decision, routed))
+        num_before = sent.num_messages, sent.num_tokens
 
         async def pass_on(data: bytes) -> None:
-            _count(sent, data, decision.placement.decode)
+            data = _counted(sent, data, decision.placement.decode)
+            if sent.num_messages == num_before[0] + 1:
+                self.pool.first_token(routed.request_id)
             if sent.num_messages == 1:
-                self._begin(decision, routed, sent)
+                self._count_hits(decision, sent)
                 call.phase = "decode"
                 await _echo(routed, call)
             await call.send(data)
             call.tokens_emitted = sent.num_tokens
 
-        call.phase = "prefill"
         try:
-            request = self._decode_request(decision, routed)
+            request = self._decode_request(decision, routed, sent)
             link = self.links.get(decision.placement.decode)
             await link.generate(request, call.remaining_s, pass_on)
         except DeadlineExceeded as error:
             raise _deadline(error, call, sent) from error
         finally:
             self.pool.release(routed.request_id)
-            self.counters.num_messages += sent.num_messages
-            self.counters.num_tokens += sent.num_tokens
+            self.counters.num_messages += sent.num_messages - num_before[0]
+            self.counters.num_tokens += sent.num_tokens - num_before[1]
         if not sent.is_finished:
             raise WorkerLost(f"Worker '{decision.placement.decode}' ended the answer too early.")
 
-    def _begin(self, decision: Decision, routed: RoutedRequest, sent: Sent) -> None:
-        self.pool.first_token(routed.request_id)
+    def _count_hits(self, decision: Decision, sent: Sent) -> None:
         self.counters.num_predicted_hits += decision.num_cached_tokens
         self.counters.num_actual_hits += sent.num_cached_tokens
 
     def _decode_request(
-        self, decision: Decision, routed: RoutedRequest
+        self, decision: Decision, routed: RoutedRequest, sent: Sent
     ) -> worker_pb2.DecodeRequest:
         prefill = decision.placement.prefill
+        compute = routed.compute
+        if sent.num_tokens:
+            emitted = sent.emitted(compute.params.num_choices)
+            compute = replace(compute, emitted=emitted)
         return decode_request_to_pb(
-            routed.compute,
+            compute,
             model=routed.model,
             tenant=TENANT,
             cache_scope=routed.cache_scope,
@@ -212,9 +229,9 @@ def _booking(decision: Decision, routed: RoutedRequest) -> Booking:
     )
 
 
-def _count(sent: Sent, data: bytes, decode: WorkerId) -> None:
+def _counted(sent: Sent, data: bytes, decode: WorkerId) -> bytes:
     try:
-        sent.add(data)
+        return sent.add(data)
     except DecodeError as error:
         raise WorkerLost(f"Worker '{decode}' sent {len(data)} bytes that are no answer.") from error
 

@@ -145,6 +145,29 @@ async def test_a_killed_prefill_worker_costs_no_answer_and_comes_back(tmp_path: 
         assert answer.timeline.recomputes == 0
 
 
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_answer_goes_on_elsewhere_when_its_decode_worker_falls(
+    tmp_path: Path, blow: signal.Signals
+) -> None:
+    async with running(tmp_path, num_decode=2) as (cluster, client):
+        received: list[int] = []
+        options = {"temperature": 0.0, "max_tokens": 300, "ignore_eos": True}
+        async with client.generate(token_ids=prompt_of(1, 40), **options) as stream:
+            async for chunk in stream:
+                if not received:
+                    workers = await status(cluster)
+                    busy = next(
+                        n for n, w in workers.items() if w.requests_in_flight and n[0] == "d"
+                    )
+                    os.kill(cluster.children[busy].pid, blow)
+                received.extend(chunk.token_ids)
+            answer = await stream.result()
+        assert received == expected(prompt_of(1, 40), 300)
+        assert answer.usage.completion_tokens == 300
+        if blow is signal.SIGSTOP:
+            go_on(cluster, busy)
+
+
 async def test_a_decode_worker_killed_half_way_is_told_with_the_number_of_tokens(
     tmp_path: Path,
 ) -> None:

@@ -239,27 +239,76 @@ async def test_a_request_that_can_never_fit_is_refused(checkpoint: Path, tmp_pat
         assert (await cluster.generate(greedy(PROMPT, 8))).is_complete
 
 
+@pytest.mark.parametrize("n", [1, 3])
+async def test_an_answer_goes_on_at_another_decode_worker(
+    checkpoint: Path, tmp_path: Path, n: int
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}]) as cluster:
+        request = pb.GenerateRequest(
+            token_ids=pb.TokenIds(ids=PROMPT),
+            sampling=pb.SamplingParams(temperature=1.0, seed=9),
+            stop=pb.LengthAndStop(max_tokens=60, ignore_eos=True),
+            n=n,
+        )
+        answer = Answer()
+        task = asyncio.create_task(cluster.generate(request, answer=answer))
+        await cluster.until(lambda: len(answer.messages) > 3)
+        first = answer.messages[0].accepted.decode_worker
+        busy = next(running for running in cluster.decode if running.name == first)
+        busy.task.cancel()
+        cluster.network.kill(busy.worker.member.worker.incarnation)
+        await task
+        for choice in range(n):
+            deltas = [d for m in answer.messages for d in m.deltas if d.choice == choice]
+            ids = [i for delta in deltas for i in delta.token_ids]
+            assert ids == expected(PROMPT, 60, seed=9, temperature=1.0, choice=choice)
+            assert [d.index for d in deltas] == sorted({d.index for d in deltas})
+        assert [m.HasField("accepted") for m in answer.messages].count(True) == 1
+        assert answer.messages[-1].finished.usage.completion_tokens == 60 * n
+        cluster.decode.remove(busy)
+
+
+async def test_a_continuation_with_nothing_left_only_says_how_it_ended(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
+        whole = expected(PROMPT, 5)
+        request = continuation(whole, max_tokens=5)
+        messages = await decode(cluster, request)
+        assert len(messages) == 1
+        assert not messages[0].deltas
+        assert messages[0].finished.choices[0].reason == pb.FINISH_REASON_LENGTH
+        assert messages[0].finished.usage.completion_tokens == 5
+
+
+def continuation(emitted: list[int], **params: Any) -> worker_pb2.DecodeRequest:
+    """The internal Decode call, as a router makes it after a decode worker was lost."""
+    return worker_pb2.DecodeRequest(
+        request_id="again",
+        model="echo",
+        prompt_token_ids=PROMPT,
+        emitted=[worker_pb2.EmittedTokens(token_ids=emitted)],
+        params=worker_pb2.ResolvedParams(top_p=1.0, repetition_penalty=1.0, n=1, **params),
+        tenant="default",
+    )
+
+
+async def decode(
+    cluster: LocalCluster, request: worker_pb2.DecodeRequest
+) -> list[pb.GenerateResponse]:
+    async with open_channel(cluster.decode[0].address, TOKEN) as channel:
+        call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=10)
+        async with call:
+            return [message async for message in call]
+
+
 async def test_an_answer_goes_on_after_what_an_earlier_attempt_sent(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    """The internal Decode call, as a router makes it after a decode worker was lost."""
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
         whole = expected(PROMPT, 12, seed=5, temperature=1.0)
-        request = worker_pb2.DecodeRequest(
-            request_id="again",
-            model="echo",
-            prompt_token_ids=PROMPT,
-            emitted=[worker_pb2.EmittedTokens(token_ids=whole[:5])],
-            params=worker_pb2.ResolvedParams(
-                temperature=1.0, top_p=1.0, repetition_penalty=1.0, seed=5, max_tokens=12, n=1
-            ),
-            tenant="default",
-        )
-        async with open_channel(cluster.decode[0].address, TOKEN) as channel:
-            messages: list[pb.GenerateResponse] = []
-            call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=10)
-            async with call:
-                messages += [message async for message in call]
+        request = continuation(whole[:5], temperature=1.0, seed=5, max_tokens=12)
+        messages = await decode(cluster, request)
         ids = [i for m in messages for d in m.deltas for i in d.token_ids]
         assert ids == whole[5:]
         assert messages[0].deltas[0].index == 5
