@@ -92,7 +92,8 @@ def _sample_row(raw: Tensor, draw: Draw) -> tuple[SampledToken, ...]:
 def _pick(logits: Tensor, params: SamplingParams, draw: Draw) -> list[int]:
     if params.temperature == 0:
         return [int(logits.argmax())] * len(draw.choices)
-    scores, token_ids = _candidates(logits / params.temperature, params)
+    # From the best one down, so that no temperature is too low to divide by.
+    scores, token_ids = _candidates((logits - logits.max()) / params.temperature, params)
     picks = []
     for choice in draw.choices:
         noise = gumbel_noise(params.seed, choice, draw.position, token_ids)
@@ -132,10 +133,10 @@ def _penalise(logits: Tensor, params: SamplingParams, sequence: Sequence) -> Non
 
 
 def _candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The scores and ids of the tokens that min-p and then top-k leave."""
+    """The scores and ids of the tokens that min-p and then top-k leave; the best score is 0."""
     token_ids = torch.arange(len(scores), device=scores.device)
     if params.min_p > 0:
-        token_ids = (scores >= scores.max() + math.log(params.min_p)).nonzero()[:, 0]
+        token_ids = (scores >= math.log(params.min_p)).nonzero()[:, 0]
         scores = scores[token_ids]
     if 0 < params.top_k < len(scores):
         best = scores.topk(params.top_k)

@@ -104,6 +104,11 @@ def test_history_changes_the_best_token(
     assert greedy(replace(RANDOM, **params), prompt=prompt, output=output) == token
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-60])
+def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
+    assert set(drawn(replace(RANDOM, temperature=temperature), num=50)) == {0}
+
+
 def test_a_repetition_penalty_lowers_negative_logits_too() -> None:
     params = replace(RANDOM, temperature=0.0, repetition_penalty=4.0, allowed_token_ids=(5, 6))
     assert drawn(params, num=1, prompt=(5,))[0] == 6
