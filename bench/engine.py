@@ -7,7 +7,9 @@ The two take turns in every round, so that a busy machine slows both; figures ar
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -220,7 +222,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32, help="decode steps a round")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
+    load = os.getloadavg()[0]
     figures = run(args.threads, args.rounds, args.steps)
+    if load + args.threads > (os.cpu_count() or 1) + 0.5:
+        print(f"The machine was busy (load {load:.1f}): the ratios mean little.", file=sys.stderr)
     print(
         f"{'case':<28}{'engine':>10}{'bare':>10}{'ratio':>8}   (tokens/s, {args.threads} threads)"
     )
@@ -228,7 +233,12 @@ def main() -> None:
         print(f"{figure.case:<28}{figure.engine:>10.0f}{figure.bare:>10.0f}{figure.ratio:>8.2f}")
     if args.json:
         found = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
-        document = {"threads": args.threads, "torch": torch.__version__, "figures": found}
+        document = {
+            "threads": args.threads,
+            "torch": torch.__version__,
+            "load": load,
+            "figures": found,
+        }
         args.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
