@@ -75,7 +75,7 @@ class Child:
             raise child._failure(f"was not ready within {ready_timeout_s:g} s") from None
         finally:
             if not child.ready:
-                await child.stop(grace_s=0)
+                await child._stop_uninterrupted()
         child._drain = asyncio.create_task(child._log_stdout())
         return child
 
@@ -112,9 +112,18 @@ class Child:
         was_enough = not self.is_running
         self.kill()
         await self.wait()
-        if self._drain:
-            await self._drain
+        await (self._drain or self._log_stdout())
+        await asyncio.sleep(0)  # its pipes are closed by the loop's next turn, if there is one
         return was_enough
+
+    async def _stop_uninterrupted(self) -> None:
+        """A cancelled start must not leave a process that nobody has waited for."""
+        stopping = asyncio.create_task(self.stop(grace_s=0))
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            await stopping
+            raise
 
     def _signal(self, number: signal.Signals) -> None:
         if self.is_running:
