@@ -35,8 +35,7 @@ class Link:
         self._calls.add(exchange)
         try:
             async with exchange:
-                while (message := await exchange.receive()) is not None:
-                    await take(message)
+                await exchange.pass_to(take)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._is_lost and task is not None and not task.cancelling():

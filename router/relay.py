@@ -53,35 +53,60 @@ class RoutedRequest:
         return self.compute.request_id
 
 
-@dataclass(slots=True, eq=False)
 class Sent:
-    """What has left for the client. Counted from the messages themselves."""
+    """What has left for the client, as the messages say that left.
 
-    num_messages: int = 0
-    num_tokens: int = 0
-    num_cached_tokens: int = 0  # as the worker says
-    is_finished: bool = False
-    by_choice: dict[int, list[int]] = field(default_factory=dict)
+    They are kept as bytes and read when asked for: serialised messages that follow each other
+    are one message with all their deltas. It costs a tenth of a microsecond a message.
+    """
 
-    def add(self, data: bytes) -> bytes:
-        """Counts a message, and returns what to send: a stream is accepted once."""
-        message = GenerateResponse.FromString(data)
+    __slots__ = ("_by_choice", "_is_finished", "_unread", "num_cached_tokens", "num_messages")
+
+    def __init__(self) -> None:
+        self.num_messages = 0
+        self.num_cached_tokens = 0  # as the first worker says
+        self._unread = bytearray()
+        self._by_choice: dict[int, list[int]] = {}
+        self._is_finished = False
+
+    def add(self, data: bytes) -> None:
         self.num_messages += 1
-        for delta in message.deltas:
-            self.num_tokens += len(delta.token_ids)
-            self.by_choice.setdefault(delta.choice, []).extend(delta.token_ids)
-        self.is_finished = message.HasField("finished")
-        if not message.HasField("accepted"):
-            return data
-        if self.num_messages > 1:
+        self._unread += data
+
+    def add_first(self, data: bytes) -> bytes:
+        """The first message of a worker. Returns what to send: a stream is accepted once."""
+        message = GenerateResponse.FromString(data)
+        if self.num_messages:
             message.ClearField("accepted")
-            return message.SerializeToString()
-        self.num_cached_tokens = message.accepted.cached_tokens
+            data = message.SerializeToString()
+        else:
+            self.num_cached_tokens = message.accepted.cached_tokens
+        self.add(data)
         return data
+
+    @property
+    def num_tokens(self) -> int:
+        self._read()
+        return sum(map(len, self._by_choice.values()))
+
+    @property
+    def is_finished(self) -> bool:
+        self._read()
+        return self._is_finished
 
     def emitted(self, num_choices: int) -> tuple[tuple[int, ...], ...]:
         """By choice, for the worker that goes on."""
-        return tuple(tuple(self.by_choice.get(choice, ())) for choice in range(num_choices))
+        self._read()
+        return tuple(tuple(self._by_choice.get(choice, ())) for choice in range(num_choices))
+
+    def _read(self) -> None:
+        if not self._unread:
+            return
+        message = GenerateResponse.FromString(bytes(self._unread))
+        self._unread.clear()
+        for delta in message.deltas:
+            self._by_choice.setdefault(delta.choice, []).extend(delta.token_ids)
+        self._is_finished |= message.HasField("finished")
 
 
 @dataclass(slots=True, eq=False)
@@ -167,15 +192,11 @@ class Relay:
         num_before = sent.num_messages, sent.num_tokens
 
         async def pass_on(data: bytes) -> None:
-            data = _counted(sent, data, decision.placement.decode)
-            if sent.num_messages == num_before[0] + 1:
-                self.pool.first_token(routed.request_id)
-            if sent.num_messages == 1:
-                self._count_hits(decision, sent)
-                call.phase = "decode"
-                await _echo(routed, call)
+            if sent.num_messages == num_before[0]:
+                data = await self._begin(data, decision, routed, call, sent)
+            else:
+                sent.add(data)
             await call.send(data)
-            call.tokens_emitted = sent.num_tokens
 
         try:
             request = self._decode_request(decision, routed, sent)
@@ -184,11 +205,29 @@ class Relay:
         except DeadlineExceeded as error:
             raise _deadline(error, call, sent) from error
         finally:
+            call.tokens_emitted = sent.num_tokens
             self.pool.release(routed.request_id)
             self.counters.num_messages += sent.num_messages - num_before[0]
             self.counters.num_tokens += sent.num_tokens - num_before[1]
         if not sent.is_finished:
             raise WorkerLost(f"Worker '{decision.placement.decode}' ended the answer too early.")
+
+    async def _begin(
+        self, data: bytes, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent
+    ) -> bytes:
+        """A worker's first message: it computes no prompt any more."""
+        self.pool.first_token(routed.request_id)
+        is_first = not sent.num_messages
+        try:
+            data = sent.add_first(data)
+        except DecodeError as error:
+            decode = decision.placement.decode
+            raise WorkerLost(f"Worker '{decode}' sent bytes that are no answer.") from error
+        if is_first:
+            self._count_hits(decision, sent)
+            call.phase = "decode"
+            await _echo(routed, call)
+        return data
 
     def _count_hits(self, decision: Decision, sent: Sent) -> None:
         self.counters.num_predicted_hits += decision.num_cached_tokens
@@ -227,13 +266,6 @@ def _booking(decision: Decision, routed: RoutedRequest) -> Booking:
         num_context_tokens=len(routed.compute.prompt_ids),
         num_sequences=routed.compute.params.num_choices,
     )
-
-
-def _counted(sent: Sent, data: bytes, decode: WorkerId) -> bytes:
-    try:
-        return sent.add(data)
-    except DecodeError as error:
-        raise WorkerLost(f"Worker '{decode}' sent {len(data)} bytes that are no answer.") from error
 
 
 def _interrupted(error: PenstockError, decode: WorkerId, sent: Sent) -> StreamInterrupted:
