@@ -11,9 +11,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cluster.limits import Limits
 from penstock.v1 import inference_pb2 as pb
+from penstock.v1 import worker_pb2, worker_pb2_grpc
 from tests.router.checkpoint import CONTEXT_LENGTH, VOCAB_SIZE
 from tests.router.cluster_of_fakes import MODEL, Cluster, Failure, failure
-from tests.router.fake_worker import Faults
+from tests.router.fake_worker import TOKEN, Faults
 
 SERVING, NOT_SERVING = (
     health_pb2.HealthCheckResponse.SERVING,
@@ -57,6 +58,18 @@ BAD = [
         "INVALID_ARGUMENT",
         "stop.stop_strings",
     ),
+    (
+        "a stop string without characters",
+        {"text": "x", "stop": {"stop_strings": ["a", ""]}},
+        "INVALID_ARGUMENT",
+        "stop.stop_strings[1]",
+    ),
+    (
+        "more tokens than there are",
+        {"text": "x", "stop": {"max_tokens": 2**32 - 1}},
+        "INVALID_ARGUMENT",
+        "stop.max_tokens",
+    ),
     ("unknown model", {"text": "x", "model": "other"}, "NOT_FOUND", None),
     ("not supported yet", {"text": "x", "adapter": "lora"}, "UNIMPLEMENTED", None),
 ]
@@ -84,6 +97,17 @@ async def test_a_message_over_the_limit_is_refused(checkpoint: Path, tmp_path: P
         failed = await refused(cluster, pb.GenerateRequest(text="x" * 2000))
         assert failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await cluster.inference.GetModel(pb.GetModelRequest())).model.name == MODEL
+
+
+async def test_an_unknown_enum_value_is_refused(cluster: Cluster) -> None:
+    """No enum is in a public request; `role` in a registration is the one there is."""
+    request = worker_pb2.RegisterRequest(role=9)  # type: ignore[arg-type]
+    stub = worker_pb2_grpc.ClusterStub(cluster.channel)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Register(request, metadata=(("authorization", f"Bearer {TOKEN}"),))
+    refused = failure(caught.value)
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("role",))
+    assert (await cluster.inference.GetModel(pb.GetModelRequest())).model.name == MODEL
 
 
 async def test_route_is_reserved(cluster: Cluster) -> None:
