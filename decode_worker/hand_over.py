@@ -15,13 +15,13 @@ from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_f
 from cluster.errors import PenstockError, TransferFailed
 from cluster.timeline import Moment
 from cluster.transfer_codec import grant_to_pb, written_from_pb
-from cluster.types import BlockId, Incarnation, SampledToken, WorkerAddress
+from cluster.types import BlockId, SampledToken, WorkerAddress
 from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.transfer import State
-from kv_transfer.transport import Transport
+from kv_transfer.transport import Peer, Transport
 from penstock.v1 import worker_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class HandOvers:
         self._grant_s = grant_s
         self._channels: dict[str, Channel] = {}
         self._fencing: set[asyncio.Task[None]] = set()
-        self._addresses: dict[Incarnation, str] = {}
+        self._peers: dict[str, Peer] = {}  # by the address of their gRPC server
         self.num_recomputes = 0
         self.num_received = 0
 
@@ -169,7 +169,7 @@ class HandOvers:
         """The prompt is being computed: asks for blocks, now and not before."""
         address = receiving.peer.transports.get(self._transport.name, "")
         peer = self._transport.connect(address)
-        self._addresses[peer.incarnation] = receiving.peer.address
+        self._peers[receiving.peer.address] = peer
         sequence = receiving.sequence
         receiving.claimed = asyncio.get_running_loop().time()
 
@@ -274,7 +274,10 @@ class HandOvers:
     async def _fence(self, reservation: Reservation) -> None:
         """Until the writer answers, or its process is dead, which the table learns by itself."""
         request = pb.FenceRequest(incarnation=self._me.incarnation, epochs=[reservation.epoch])
-        channel = self._channel(self._addresses[reservation.peer.incarnation])
+        address = self._address_of(reservation.peer)
+        if reservation.transfer.is_over or address is None:
+            return
+        channel = self._channel(address)
         while not reservation.transfer.is_over:
             try:
                 response = await channel.unary(
@@ -288,10 +291,22 @@ class HandOvers:
                 return  # another process has the address: the writer is dead or dying
             self._table.writer_closed(reservation.epoch, "it was fenced")
 
+    def _address_of(self, peer: Peer) -> str | None:
+        """None if another life has come to its address: then it is dead, or dying."""
+        return next((address for address, one in self._peers.items() if one is peer), None)
+
     def _channel(self, address: str) -> Channel:
         if address not in self._channels:
+            self._forget_dead_peers()
             self._channels[address] = open_channel(address, self._token)
         return self._channels[address]
+
+    def _forget_dead_peers(self) -> None:
+        """A worker that starts again has another address: the old connection is of no use."""
+        for address in [a for a, peer in self._peers.items() if peer.life.is_over]:
+            del self._peers[address]
+            if (channel := self._channels.pop(address, None)) is not None:
+                self._fences.create_task(channel.close())
 
     async def close(self) -> None:
         """The process ends: what is still quarantined goes with it."""
