@@ -191,6 +191,8 @@ class HandOvers:
     def _take_first(self, receiving: _Receiving, message: pb.FirstTokens) -> bool:
         """To the client at once. False when the request ends with them."""
         answer, timeline = receiving.answer, receiving.answer.timeline
+        if len(message.tokens) != len(answer.choices):
+            raise TransferFailed("The prefill worker drew a wrong number of first tokens.")
         timeline.queue_s = message.queue_seconds
         timeline.prefill_s = message.prefill_seconds
         timeline.forward_s = message.forward_seconds
@@ -198,8 +200,6 @@ class HandOvers:
         answer.accepted.prefill_worker = receiving.peer.worker_id
         answer.accept(message.cached_tokens, logprobs)
         receiving.first_tokens = [sampled_from_pb(token) for token in message.tokens]
-        if len(receiving.first_tokens) != len(answer.choices):
-            raise TransferFailed("The prefill worker drew a wrong number of first tokens.")
         for choice, token in enumerate(receiving.first_tokens):
             answer.push(choice, token)
         return not answer.is_finished
