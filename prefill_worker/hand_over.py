@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from cluster.codec import prompt_logprob_to_pb, sampled_to_pb
-from cluster.errors import InternalError
+from cluster.errors import InternalError, Overloaded
 from cluster.types import ComputeRequest, Grant
 from engine.batcher import Drawn
 from engine.sequence import Sequence
@@ -26,6 +26,7 @@ class HandOver:
         self.outbox: asyncio.Queue[pb.PrefillResponse | Exception] = asyncio.Queue()
         self.transfer: OutgoingTransfer | None = None  # from when it is scheduled
         self.grant: Grant | None = None
+        self.has_given_up = False
         self.has_ended = False  # the call; its transfer may go on
         self.is_computed = asyncio.Event()  # the first tokens are in the outbox
         self._open_transfer = open_transfer
@@ -65,6 +66,14 @@ class HandOver:
         )
         self.outbox.put_nowait(pb.PrefillResponse(first_tokens=message))
         self.is_computed.set()
+
+    def give_up(self) -> bool:
+        """The receiver has had no room so far, and the blocks are needed: it computes itself."""
+        if self.grant is not None or self.has_given_up:
+            return False
+        self.has_given_up = True
+        self.outbox.put_nowait(Overloaded("This prompt waited for its receiver's blocks."))
+        return True
 
     def failed(self, error: Exception) -> None:
         self.outbox.put_nowait(InternalError())

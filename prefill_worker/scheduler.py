@@ -31,6 +31,9 @@ class Owner(Protocol):
 
     def failed(self, error: Exception) -> None: ...
 
+    def give_up(self) -> bool:
+        """Frees its blocks for another prompt, if its receiver has not granted any yet."""
+
 
 class PrefillScheduler:
     """Owns the batcher of a prefill worker. `changed` is called when a batch may form."""
@@ -40,7 +43,7 @@ class PrefillScheduler:
         self._cost = cost
         self._changed = changed
         self._begun: set[Sequence] = set()
-        self._handing_over: set[Sequence] = set()
+        self._handing_over: dict[Sequence, None] = {}  # oldest first
 
     # -- sequences -----------------------------------------------------------------------
 
@@ -51,7 +54,7 @@ class PrefillScheduler:
     def drop(self, sequence: Sequence) -> None:
         """Ends a prompt in any state: nobody reads its blocks any more."""
         if sequence in self._handing_over:
-            self._handing_over.discard(sequence)
+            del self._handing_over[sequence]
             self.batcher.release(sequence)
         else:
             self.batcher.drop(sequence)
@@ -62,6 +65,8 @@ class PrefillScheduler:
 
     def next_batch(self) -> Batch | None:
         batch = self.batcher.next_batch()
+        if batch is None and self.batcher.waiting:
+            self._make_room()
         for row in batch.rows if batch is not None else ():
             if row.sequence not in self._begun:
                 self._begun.add(row.sequence)
@@ -90,7 +95,7 @@ class PrefillScheduler:
             owner.chunk_done(result.seconds)
             if drawn_here[0].token is not None:
                 self._begun.discard(drawn_here[0].sequence)
-                self._handing_over.add(drawn_here[0].sequence)
+                self._handing_over[drawn_here[0].sequence] = None
                 owner.first_tokens(drawn_here)
         self._changed()
 
@@ -98,6 +103,13 @@ class PrefillScheduler:
         for sequence in self.batcher.abort_batch():
             self._begun.discard(sequence)
             sequence.owner.failed(error)
+
+    def _make_room(self) -> None:
+        """Prompts wait, none runs: all blocks are held by hand-overs. The oldest whose receiver
+        has no room gives way, so that it does not hold up prompts for other receivers."""
+        for sequence in self._handing_over:
+            if sequence.owner.give_up():
+                return
 
     # -- state ---------------------------------------------------------------------------
 

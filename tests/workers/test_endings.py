@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import grpc
 import pytest
 
 from cluster.channel import open_channel
+from cluster.codec import address_to_pb
 from kv_transfer.gated_transport import GatedTransport
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from tests.router.cluster_of_fakes import Answer, failure
 from tests.router.fake_worker import TOKEN
-from tests.workers.local_cluster import LocalCluster
+from tests.workers.local_cluster import LocalCluster, Running
 from tests.workers.test_answers import expected, greedy, prompt_of
 
 PHASES = ["queue", "prefill", "transfer", "decode"]
@@ -282,12 +284,54 @@ async def test_a_continuation_with_nothing_left_only_says_how_it_ended(
         assert messages[0].finished.usage.completion_tokens == 5
 
 
-def continuation(emitted: list[int], **params: Any) -> worker_pb2.DecodeRequest:
+async def test_prompts_that_wait_for_one_decode_worker_do_not_hold_up_those_for_another(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    cluster = LocalCluster(
+        checkpoint,
+        tmp_path,
+        decode=[{"num_blocks": 8}, {"num_blocks": 64}],
+        prefill=[{"num_blocks": 16, "watermark": 0.0}],
+    )
+    async with cluster:
+        full, free = cluster.decode
+        prefill = cluster.prefill[0]
+        address = address_to_pb(replace(prefill.worker.member.worker, address=prefill.address))
+
+        def ask(running: Running, number: int, **where: Any) -> asyncio.Task[list[int]]:
+            prompt = prompt_of(number, 100 if running is full else 60)
+            request = continuation([], prompt=prompt, max_tokens=5, **where)
+            return asyncio.create_task(decode_ids(running, request))
+
+        full.gate.close()
+        tasks = [ask(full, 0)]
+        await asyncio.to_thread(full.gate.reached.wait, 10)
+        tasks += [ask(full, number, prefill=address) for number in (1, 2)]
+        await cluster.until(lambda: len(prefill.worker.scheduler._handing_over) == 2)
+        async with asyncio.timeout(5):
+            assert await ask(free, 3, prefill=address) == expected(prompt_of(3, 60), 5)
+        full.gate.open()
+        for number, task in enumerate(tasks):
+            assert await task == expected(prompt_of(number, 100), 5)
+
+
+async def decode_ids(running: Running, request: worker_pb2.DecodeRequest) -> list[int]:
+    async with open_channel(running.address, TOKEN) as channel:
+        call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=30)
+        async with call:
+            messages = [message async for message in call]
+    return [i for m in messages for d in m.deltas for i in d.token_ids]
+
+
+def continuation(
+    emitted: list[int], *, prompt: list[int] = PROMPT, prefill: Any = None, **params: Any
+) -> worker_pb2.DecodeRequest:
     """The internal Decode call, as a router makes it after a decode worker was lost."""
     return worker_pb2.DecodeRequest(
         request_id="again",
         model="echo",
-        prompt_token_ids=PROMPT,
+        prompt_token_ids=prompt,
+        prefill=prefill,
         emitted=[worker_pb2.EmittedTokens(token_ids=emitted)],
         params=worker_pb2.ResolvedParams(top_p=1.0, repetition_penalty=1.0, n=1, **params),
         tenant="default",
