@@ -160,8 +160,9 @@ class DecodeScheduler:
         self._changed()
 
     def _grant(self) -> None:
+        """Those put back come first: their readers have waited longest."""
         batcher = self.batcher
-        while self._claims:
+        while self._claims and not any(waiting.is_preempted for waiting in batcher.waiting):
             num_active = len(batcher.running) + len(self._reserved)
             claim = self._claims[0]
             if num_active >= batcher.budget.max_sequences:
