@@ -100,12 +100,11 @@ class HandOvers:
         return self._table.num_quarantined_blocks
 
     def counters(self) -> dict[str, float]:
-        """What the load report says of hand-overs."""
-        table = self._table.counters
+        """What the load report says of hand-overs; failures by phase and reason."""
         return {
             "hand_overs_received": self.num_received,
             "hand_over_recomputes": self.num_recomputes,
-            "transferred_bytes": table.num_bytes,
+            **self._table.counters.as_dict(),
         }
 
     def check(self) -> None:

@@ -150,7 +150,7 @@ def check_counters(cluster: LocalCluster, way: Way, num_prompts: int) -> None:
     hand_overs, scheduler = decode.hand_overs.counters(), decode.scheduler.counters()
     assert hand_overs["hand_over_recomputes"] == 0
     assert hand_overs["hand_overs_received"] == (num_prompts + way.cached) * way.remote
-    assert (hand_overs["transferred_bytes"] > 0) is way.remote
+    assert (hand_overs["transfer_bytes"] > 0) is way.remote
     computing = cluster.prefill[0].worker if way.remote else decode
     if way.cached:
         assert computing.scheduler.counters()["cached_tokens"] >= 32 * num_prompts
