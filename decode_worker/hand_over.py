@@ -236,7 +236,7 @@ class HandOvers:
             "request %s: hand-over from %s failed (%s): computing here",
             receiving.answer.request.request_id,
             receiving.peer.worker_id,
-            error or type(error).__name__,
+            str(error) or type(error).__name__,
         )
         self.num_recomputes += 1
         answer = receiving.answer

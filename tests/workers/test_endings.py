@@ -28,8 +28,7 @@ def gated(checkpoint: Path, tmp_path: Path, **settings: Any) -> LocalCluster:
         checkpoint,
         tmp_path,
         disaggregate="always",
-        wrap_transport=GatedTransport,
-        **{"prefill": [{"max_sequences": 1}], **settings},
+        **{"prefill": [{"max_sequences": 1}], "wrap_transport": GatedTransport, **settings},
     )
 
 
@@ -152,6 +151,37 @@ async def test_a_hand_over_that_fails_is_computed_here_after_what_was_sent(
         assert answer.token_ids == expected(PROMPT, 8)
         assert answer.messages[-1].finished.timeline.recomputes == 1
         cluster.prefill[0].transport.failure = None
+
+
+class Corrupting(GatedTransport):
+    """Flips a byte of what it has written, while `is_on`."""
+
+    is_on = False
+
+    def write(self, peer: Any, pairs: Any, **how: Any) -> Any:
+        def flip(_: Any) -> None:
+            if self.is_on:
+                peer.pool.memory[pairs.destination[0]] ^= 1
+
+        future = super().write(peer, pairs, **how)
+        future.add_done_callback(flip)  # before anyone hears that it has landed
+        return future
+
+
+async def test_a_corrupted_hand_over_is_caught_and_computed_here(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with gated(checkpoint, tmp_path, wrap_transport=Corrupting) as cluster:
+        cluster.prefill[0].transport.is_on = True
+        answer = await cluster.generate(greedy(PROMPT, 8))
+        assert answer.token_ids == expected(PROMPT, 8)
+        assert answer.messages[-1].finished.timeline.recomputes == 1
+        counters = cluster.decode[0].worker.hand_overs.counters()
+        assert counters["transfer_failures.written.digest"] == 1
+        cluster.prefill[0].transport.is_on = False
+        answer = await cluster.generate(greedy(prompt_of(2, 50), 8))
+        assert answer.token_ids == expected(prompt_of(2, 50), 8)
+        assert answer.messages[-1].finished.timeline.recomputes == 0
 
 
 async def test_an_engine_that_fails_costs_a_batch_and_not_the_worker(
