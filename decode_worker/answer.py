@@ -59,6 +59,9 @@ class Answer:
 
     # -- in: from the scheduler and the hand-over ----------------------------------------
 
+    def scheduled(self) -> None:
+        self.timeline.stamp(Moment.SCHEDULED)
+
     def drawn(self, drawn: Drawn, seconds: float) -> bool:
         """Scheduler's owner: takes one token of one choice; False when the choice has ended."""
         sequence = drawn.sequence
@@ -72,6 +75,7 @@ class Answer:
         is_open = self.push(sequence.choice, drawn.token)
         if not is_open:
             self.sequences.discard(sequence)
+            self.timeline.num_preemptions += sequence.num_preemptions
         elif self.num_unsent > MAX_UNSENT_TOKENS:
             self._stalled(sequence)
         return is_open

@@ -20,6 +20,9 @@ from engine.thread import LayerDone, StepResult
 class Owner(Protocol):
     """Whose sequence it is: told at once, on the event loop, what each step gave."""
 
+    def scheduled(self) -> None:
+        """Work on its prompt is in the batch that runs next."""
+
     def drawn(self, drawn: Drawn, seconds: float) -> bool:
         """Takes a token; False when the sequence has ended with it."""
 
@@ -100,7 +103,11 @@ class DecodeScheduler:
     # -- steps ---------------------------------------------------------------------------
 
     def next_batch(self) -> Batch | None:
-        return self.batcher.next_batch()
+        batch = self.batcher.next_batch()
+        for row in batch.rows if batch is not None else ():
+            if not row.sequence.has_begun:
+                row.sequence.owner.scheduled()
+        return batch
 
     def predicted_s(self, batch: Batch) -> float:
         return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
@@ -162,7 +169,7 @@ class DecodeScheduler:
     def _grant(self) -> None:
         """Those put back come first: their readers have waited longest."""
         batcher = self.batcher
-        while self._claims and not any(waiting.is_preempted for waiting in batcher.waiting):
+        while self._claims and not any(waiting.num_preemptions for waiting in batcher.waiting):
             num_active = len(batcher.running) + len(self._reserved)
             claim = self._claims[0]
             if num_active >= batcher.budget.max_sequences:

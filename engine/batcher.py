@@ -134,7 +134,7 @@ class Batcher:
         sequence.block_table = prefix + fresh
         sequence.num_computed = len(prefix) * self.pool.block_size
         sequence.num_stored = len(prefix)
-        if not sequence.is_preempted:
+        if not sequence.num_preemptions:
             sequence.num_cached = sequence.num_computed
             self.counters.num_cached_tokens += sequence.num_cached
         return True
@@ -325,7 +325,7 @@ class Batcher:
         self.paused.discard(sequence)
         self.release(sequence)
         sequence.num_computed = sequence.num_stored = 0
-        sequence.is_preempted = True
+        sequence.num_preemptions += 1
         self._prompt_logprobs.pop(sequence, None)
         self.counters.num_preemptions += 1
         bisect.insort(self.waiting, sequence, key=self._order.__getitem__)

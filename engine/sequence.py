@@ -21,10 +21,10 @@ class Sequence:
         "choice",
         "has_begun",
         "hash_key",
-        "is_preempted",
         "num_cached",
         "num_choices",
         "num_computed",
+        "num_preemptions",
         "num_stored",
         "output_ids",
         "owner",
@@ -56,7 +56,7 @@ class Sequence:
         self.num_cached = 0  # of those, found and not computed, when it was admitted
         self.num_stored = 0  # leading blocks made findable
         self.has_begun = False  # its first token here is out
-        self.is_preempted = False
+        self.num_preemptions = 0
         self._grains: list[GrainHash] = []
 
     @property
@@ -110,4 +110,5 @@ class Sequence:
             setattr(twin, name, list(value) if isinstance(value, list) else value)
         twin.choice = choice
         twin.num_choices = 1
+        twin.num_preemptions = 0
         return twin

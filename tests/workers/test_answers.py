@@ -126,6 +126,20 @@ async def test_many_requests_at_once_in_too_little_memory(checkpoint: Path, tmp_
         assert cluster.decode[0].worker.scheduler.counters()["preemptions"] > 0
 
 
+async def test_a_local_prefill_has_its_times_and_preemptions_in_the_timeline(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    cluster = LocalCluster(checkpoint, tmp_path, decode=[{"num_blocks": 14}], prefill=[])
+    async with cluster:
+        prompts = [prompt_of(i, 20 + i) for i in range(12)]
+        answers = await asyncio.gather(*(cluster.generate(greedy(p, 60)) for p in prompts))
+        timelines = [answer.messages[-1].finished.timeline for answer in answers]
+        assert all(timeline.prefill_seconds > 0 for timeline in timelines)
+        assert max(timeline.queue_seconds for timeline in timelines) > 0
+        counted = cluster.decode[0].worker.scheduler.counters()["preemptions"]
+        assert sum(timeline.preemptions for timeline in timelines) == counted > 0
+
+
 async def test_siblings_wait_for_the_prefix_in_progress(checkpoint: Path, tmp_path: Path) -> None:
     async with LocalCluster(checkpoint, tmp_path, disaggregate="always") as cluster:
         shared = prompt_of(1, 96)

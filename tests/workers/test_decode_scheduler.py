@@ -8,6 +8,12 @@ from engine.block_pool import BlockPool
 from engine.sequence import Sequence
 
 
+class Unheard:
+    """An owner that nobody asks."""
+
+    def scheduled(self) -> None: ...
+
+
 def scheduler_of(num_blocks: int) -> DecodeScheduler:
     cost = StepCost()
     budget = Budget(max_sequences=8, max_tokens=512)
@@ -18,9 +24,8 @@ def scheduler_of(num_blocks: int) -> DecodeScheduler:
 def sequence_of(name: str, num_tokens: int) -> Sequence:
     params = GenerationParams(sampling=SamplingParams(seed=0), max_tokens=4)
     prompt = [ord(name)] * num_tokens
-    return Sequence(
-        ComputeRequest(request_id=name, prompt_ids=prompt, params=params, hash_key=b"k")
-    )
+    request = ComputeRequest(request_id=name, prompt_ids=prompt, params=params, hash_key=b"k")
+    return Sequence(request, owner=Unheard())
 
 
 def test_claims_are_granted_oldest_first_and_wholly_or_not() -> None:
@@ -39,7 +44,7 @@ def test_claims_are_granted_oldest_first_and_wholly_or_not() -> None:
 def test_a_sequence_that_was_put_back_comes_before_new_claims() -> None:
     scheduler = scheduler_of(num_blocks=6)
     put_back = sequence_of("a", 8)
-    put_back.is_preempted = True
+    put_back.num_preemptions = 1
     scheduler.submit(put_back)
     granted: list[str] = []
     scheduler.claim(sequence_of("b", 12), lambda: granted.append("b"))
