@@ -6,7 +6,7 @@ all or none, oldest claim first; whoever already runs keeps head-room of a block
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.cost import StepCost
@@ -135,26 +135,15 @@ class DecodeScheduler:
         return len(self.batcher.waiting) + len(self._claims) + len(self._reserved)
 
     def load(self) -> LoadReport:
-        batcher = self.batcher
-        return LoadReport(
-            num_running=len(batcher.running),
+        return replace(
+            self.batcher.load(),
             num_waiting=self.num_waiting,
-            num_queued_tokens=batcher.num_queued_tokens,
-            num_context_tokens=batcher.num_context_tokens,
-            num_free_blocks=batcher.pool.num_available,
-            num_blocks=batcher.pool.num_blocks,
             prefill_cost=self._cost.prefill,
             decode_cost=self._cost.decode,
         )
 
     def counters(self) -> dict[str, float]:
-        counters = self.batcher.counters
-        return {
-            "preemptions": counters.num_preemptions,
-            "cached_tokens": counters.num_cached_tokens,
-            "computed_tokens": counters.num_computed_tokens,
-            "copied_blocks": counters.num_copies,
-        }
+        return self.batcher.counters.as_dict()
 
     def check(self) -> None:
         """Raises AssertionError unless the blocks of running and reserved ones are held."""

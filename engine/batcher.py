@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
-from cluster.types import BlockId, GrainHash, PrefillCost, SampledToken, TokenLogprob
+from cluster.types import BlockId, GrainHash, LoadReport, PrefillCost, SampledToken, TokenLogprob
 from engine.batch import Batch, BatchRow, RowResult
 from engine.block_pool import BlockPool
 from engine.sequence import Sequence
@@ -36,7 +36,6 @@ class Drawn:
     sequence: Sequence
     token: SampledToken | None = None  # None: only a chunk of the prompt was computed
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    is_first: bool = False  # the prompt is complete; for every choice of it
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +44,15 @@ class BatcherCounters:
     num_cached_tokens: int = 0
     num_computed_tokens: int = 0
     num_copies: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """By the names of a load report."""
+        return {
+            "preemptions": self.num_preemptions,
+            "cached_tokens": self.num_cached_tokens,
+            "computed_tokens": self.num_computed_tokens,
+            "copied_blocks": self.num_copies,
+        }
 
 
 class Batcher:
@@ -189,6 +197,17 @@ class Batcher:
     @property
     def num_context_tokens(self) -> int:
         return sum(s.num_computed for s in self.running)
+
+    def load(self) -> LoadReport:
+        """What this worker runs and has room for; its owner adds what it alone knows."""
+        return LoadReport(
+            num_running=len(self.running),
+            num_waiting=len(self.waiting),
+            num_queued_tokens=self.num_queued_tokens,
+            num_context_tokens=self.num_context_tokens,
+            num_free_blocks=self.pool.num_available,
+            num_blocks=self.pool.num_blocks,
+        )
 
     @property
     def has_work(self) -> bool:
@@ -342,14 +361,12 @@ class Batcher:
             drawn.append(Drawn(sequence=sequence))
             return
         logprobs = tuple(self._prompt_logprobs.pop(sequence, ()))
-        is_first, sequence.has_begun = not sequence.has_begun, True
+        sequence.has_begun = True
         family = [sequence, *(self._fork(sequence, choice) for choice in row.choices[1:])]
         sequence.num_choices = 1
         for each, token in zip(family, result.tokens, strict=True):
             each.output_ids.append(token.token_id)
-            drawn.append(
-                Drawn(sequence=each, token=token, prompt_logprobs=logprobs, is_first=is_first)
-            )
+            drawn.append(Drawn(sequence=each, token=token, prompt_logprobs=logprobs))
         if not self._decodes:
             self.detach(sequence)
 

@@ -49,10 +49,6 @@ class BlockPool:
     def num_held(self) -> int:
         return self.num_blocks - self.num_available
 
-    @property
-    def num_cached_blocks(self) -> int:
-        return len(self._cached)
-
     def references(self, block: BlockId) -> int:
         return self._references[block]
 
@@ -146,11 +142,6 @@ class BlockPool:
     def grains(self) -> list[GrainHash]:
         """Every grain whose content is findable."""
         return [h for h, parts in self._parts.items() if parts == self._blocks_per_grain]
-
-    def clear_cache(self) -> None:
-        """Evicts all that nobody holds."""
-        while self._cached:
-            self._evict()
 
     def check(self) -> None:
         """Raises AssertionError unless free + held + cached is all, each block once."""

@@ -1,6 +1,8 @@
 """Which engine a worker runs, by name. Torch is imported only when it is the one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +10,7 @@ from cluster.errors import ConfigError
 from cluster.types import KvLayout
 from engine.checkpoint import load_spec
 from engine.echo import EchoEngine, echo_layout
+from engine.model_spec import ModelSpec
 from engine.thread import ForwardEngine
 
 EngineKind = Literal["torch", "echo"]
@@ -23,39 +26,42 @@ class EngineChoice:
     device: str = "cpu"
 
 
-def layout_of(choice: EngineChoice) -> KvLayout:
-    """Geometry of the KV pool that this engine needs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """What is known of an engine before its weights are read."""
 
-    Raises CheckpointError for a directory that cannot be served.
+    layout: KvLayout
+    context_length: int  # the longest sequence that the model was made for
+    build: Callable[[memoryview], ForwardEngine]  # over `layout.pool_bytes` of memory
+
+
+def plan_engine(choice: EngineChoice) -> EnginePlan:
+    """Reads the checkpoint's description, once.
+
+    Raises CheckpointError for a directory that cannot be served, ConfigError for a device that
+    cannot.
     """
     if choice.kind == "echo":
-        return echo_layout(num_blocks=choice.num_blocks, block_size=choice.block_size)
-    spec = load_spec(choice.checkpoint)
-    return KvLayout(
-        num_layers=spec.num_layers,
-        num_blocks=choice.num_blocks,
-        block_size=choice.block_size,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-    )
-
-
-def context_length(choice: EngineChoice) -> int:
-    """The longest sequence that the model was made for."""
-    if choice.kind == "echo":
-        return choice.num_blocks * choice.block_size
-    return load_spec(choice.checkpoint).context_length
-
-
-def build_engine(choice: EngineChoice, kv_buffer: memoryview) -> ForwardEngine:
-    """The engine over `kv_buffer`, which holds the layout's `pool_bytes`."""
-    if choice.kind == "echo":
-        return EchoEngine(layout_of(choice), kv_buffer)
+        layout = echo_layout(num_blocks=choice.num_blocks, block_size=choice.block_size)
+        return EnginePlan(
+            layout=layout,
+            context_length=choice.num_blocks * choice.block_size,
+            build=partial(EchoEngine, layout),
+        )
     if choice.device != "cpu":
         raise ConfigError(
             f"'device' is '{choice.device}', but the KV pool lies in host memory: no transport "
             "here reaches a GPU's memory yet. Use 'cpu'."
         )
+    spec = load_spec(choice.checkpoint)
+    return EnginePlan(
+        layout=spec.kv_layout(num_blocks=choice.num_blocks, block_size=choice.block_size),
+        context_length=spec.context_length,
+        build=partial(_torch_engine, choice, spec),
+    )
+
+
+def _torch_engine(choice: EngineChoice, spec: ModelSpec, kv_buffer: memoryview) -> ForwardEngine:
     from engine.engine import Engine, EngineConfig
 
     config = EngineConfig(
@@ -65,4 +71,4 @@ def build_engine(choice: EngineChoice, kv_buffer: memoryview) -> ForwardEngine:
         num_threads=choice.num_threads,
         device=choice.device,
     )
-    return Engine(load_spec(choice.checkpoint), config, kv_buffer)
+    return Engine(spec, config, kv_buffer)

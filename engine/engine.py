@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import ConfigError
-from cluster.types import KvLayout, SampledToken, TokenLogprob
+from cluster.types import SampledToken, TokenLogprob
 from engine.attention import Attention, Query, RowPlan, slots_of
 from engine.batch import Batch, BatchRow, RowResult
 from engine.checkpoint import load_spec
@@ -23,7 +23,7 @@ from engine.model_spec import ModelSpec
 from engine.sampling import Draw, sample, token_logprobs
 from engine.weights import load_weights
 
-__all__ = ["Engine", "EngineConfig", "layout_of", "load_spec"]
+__all__ = ["Engine", "EngineConfig", "load_spec"]
 
 # Logits of so many prompt positions exist at once when prompt logprobs are asked for.
 _LOGPROB_ROWS = 64
@@ -48,17 +48,6 @@ class EngineConfig:
                 raise ConfigError(f"'{name}' must be at least 1, not {getattr(self, name)}.")
 
 
-def layout_of(spec: ModelSpec, config: EngineConfig) -> KvLayout:
-    return KvLayout(
-        num_layers=spec.num_layers,
-        num_blocks=config.num_blocks,
-        block_size=config.block_size,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=config.kv_dtype,
-    )
-
-
 class Engine:
     """`forward` is all: blocking, deterministic, and free of state but the KV cache."""
 
@@ -71,7 +60,9 @@ class Engine:
         """`kv_buffer`, of the layout's `pool_bytes`, stays its owner's; None allocates one."""
         torch.set_num_threads(config.num_threads)  # the process's: it has one engine
         self.spec = spec
-        self.layout = layout_of(spec, config)
+        self.layout = spec.kv_layout(
+            num_blocks=config.num_blocks, block_size=config.block_size, dtype=config.kv_dtype
+        )
         self._device = torch.device(config.device)
         self._cache = KvCache(self.layout, kv_buffer, self._device)
         self._attention = Attention(

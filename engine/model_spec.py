@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from cluster.errors import CheckpointError
+from cluster.types import KvLayout
 
 
 class Architecture(StrEnum):
@@ -64,6 +65,17 @@ class ModelSpec:
     has_mlp_bias: bool
     has_qk_norm: bool
     end_token_ids: tuple[int, ...] = ()
+
+    def kv_layout(self, *, num_blocks: int, block_size: int, dtype: str = "float32") -> KvLayout:
+        """Geometry of a KV pool for this model."""
+        return KvLayout(
+            num_layers=self.num_layers,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            dtype=dtype,
+        )
 
     @property
     def num_parameters(self) -> int:

@@ -12,7 +12,7 @@ from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
 from cluster.types import Role
 from cluster.worker_process import describe
-from engine.build import EngineChoice, build_engine, context_length, layout_of
+from engine.build import EngineChoice, plan_engine
 from engine.warm_up import warm_up
 from kv_transfer.doors import TRANSPORTS
 from kv_transfer.transport import PoolConfig
@@ -23,24 +23,23 @@ from prefill_worker.worker import PrefillWorker
 def build(config: PrefillWorkerConfig) -> PrefillWorker:
     """Loads the model and warms it up."""
     secrets = load_secrets(Path(config.secrets_file))
-    choice = _engine_choice(config)
-    layout = layout_of(choice)
+    plan = plan_engine(_engine_choice(config))
     incarnation = new_incarnation()
     pool = PoolConfig(
-        incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
+        incarnation=incarnation, num_bytes=plan.layout.pool_bytes, run_dir=Path(config.run_dir)
     )
     transport = TRANSPORTS[config.transport](pool)
     member = describe(
         config,
         Role.PREFILL,
         incarnation=incarnation,
-        layout=layout,
-        context_length=context_length(choice),
+        layout=plan.layout,
+        context_length=plan.context_length,
         transports={transport.name: transport.address},
     )
-    engine = build_engine(choice, transport.buffer)
+    engine = plan.build(transport.buffer)
     cost = StepCost()
-    for batch, seconds in warm_up(engine, layout, config.max_batch_tokens):
+    for batch, seconds in warm_up(engine, plan.layout, config.max_batch_tokens):
         cost.observe(batch.prompts, batch.decode_contexts, seconds)
     return PrefillWorker(
         config,

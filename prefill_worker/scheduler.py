@@ -5,6 +5,7 @@ over. Above a watermark of held blocks no further prompt is scheduled.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from cluster.cost import StepCost
@@ -114,26 +115,15 @@ class PrefillScheduler:
     # -- state ---------------------------------------------------------------------------
 
     def load(self) -> LoadReport:
-        batcher = self.batcher
-        return LoadReport(
-            num_running=len(batcher.running) + len(self._handing_over),
-            num_waiting=len(batcher.waiting),
-            num_queued_tokens=batcher.num_queued_tokens,
-            num_context_tokens=batcher.num_context_tokens,
-            num_free_blocks=batcher.pool.num_available,
-            num_blocks=batcher.pool.num_blocks,
+        return replace(
+            self.batcher.load(),
+            num_running=len(self.batcher.running) + len(self._handing_over),
             prefill_cost=self._cost.prefill,
             decode_cost=self._cost.decode,
         )
 
     def counters(self) -> dict[str, float]:
-        counters = self.batcher.counters
-        return {
-            "preemptions": counters.num_preemptions,
-            "cached_tokens": counters.num_cached_tokens,
-            "computed_tokens": counters.num_computed_tokens,
-            "copied_blocks": counters.num_copies,
-        }
+        return self.batcher.counters.as_dict()
 
     def check(self) -> None:
         """Raises AssertionError unless running prompts and hand-overs hold their blocks."""

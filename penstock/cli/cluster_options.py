@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
-from engine.build import EngineChoice, layout_of
+from engine.build import EngineChoice, plan_engine
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say
 from router.policy import Disaggregate
@@ -61,7 +61,7 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
 def make_cluster(flags: ServeFlags) -> LocalCluster:
     """Refuses a checkpoint that no worker could load, before anything starts."""
     plan = plan_of(flags)
-    layout = layout_of(
+    engine = plan_engine(
         EngineChoice(
             kind="torch",
             checkpoint=plan.checkpoint,
@@ -72,7 +72,7 @@ def make_cluster(flags: ServeFlags) -> LocalCluster:
         )
     )
     num_workers = plan.num_prefill + plan.num_decode
-    return LocalCluster(plan, say=say, pool_bytes=num_workers * layout.pool_bytes)
+    return LocalCluster(plan, say=say, pool_bytes=num_workers * engine.layout.pool_bytes)
 
 
 def ready_value(cluster: LocalCluster) -> dict[str, Any]:

@@ -72,17 +72,6 @@ PAIRWISE = [
 ]
 
 
-def layout_of(family: str, *, num_blocks: int, block_size: int) -> KvLayout:
-    spec = load_spec(checkpoint(family))
-    return KvLayout(
-        num_layers=spec.num_layers,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-    )
-
-
 def torch_engine(family: str, layout: KvLayout, buffer: memoryview) -> Engine:
     config = EngineConfig(
         checkpoint=checkpoint(family),
@@ -106,7 +95,7 @@ def cluster_of(family: str, way: Way, directory: Path) -> LocalCluster:
         decode=[settings],
         prefill=[{**settings, "num_blocks": 8_000 // way.block_size}] if way.remote else [],
         make_engine=partial(torch_engine, family),
-        layout=partial(layout_of, family),
+        layout=load_spec(checkpoint(family)).kv_layout,
         disaggregate="always" if way.remote else "never",
     )
 

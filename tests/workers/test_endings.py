@@ -307,7 +307,7 @@ async def test_a_continuation_with_nothing_left_only_says_how_it_ended(
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
         whole = expected(PROMPT, 5)
         request = continuation(whole, max_tokens=5)
-        messages = await decode(cluster, request)
+        messages = await decode(cluster.decode[0], request)
         assert len(messages) == 1
         assert not messages[0].deltas
         assert messages[0].finished.choices[0].reason == pb.FINISH_REASON_LENGTH
@@ -346,10 +346,7 @@ async def test_prompts_that_wait_for_one_decode_worker_do_not_hold_up_those_for_
 
 
 async def decode_ids(running: Running, request: worker_pb2.DecodeRequest) -> list[int]:
-    async with open_channel(running.address, TOKEN) as channel:
-        call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=30)
-        async with call:
-            messages = [message async for message in call]
+    messages = await decode(running, request)
     return [i for m in messages for d in m.deltas for i in d.token_ids]
 
 
@@ -368,11 +365,9 @@ def continuation(
     )
 
 
-async def decode(
-    cluster: LocalCluster, request: worker_pb2.DecodeRequest
-) -> list[pb.GenerateResponse]:
-    async with open_channel(cluster.decode[0].address, TOKEN) as channel:
-        call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=10)
+async def decode(running: Running, request: worker_pb2.DecodeRequest) -> list[pb.GenerateResponse]:
+    async with open_channel(running.address, TOKEN) as channel:
+        call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=30)
         async with call:
             return [message async for message in call]
 
@@ -383,7 +378,7 @@ async def test_an_answer_goes_on_after_what_an_earlier_attempt_sent(
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
         whole = expected(PROMPT, 12, seed=5, temperature=1.0)
         request = continuation(whole[:5], temperature=1.0, seed=5, max_tokens=12)
-        messages = await decode(cluster, request)
+        messages = await decode(cluster.decode[0], request)
         ids = [i for m in messages for d in m.deltas for i in d.token_ids]
         assert ids == whole[5:]
         assert messages[0].deltas[0].index == 5
