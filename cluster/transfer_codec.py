@@ -12,6 +12,7 @@ def grant_to_pb(grant: Grant) -> worker_pb2.Grant:
         stop_token=grant.stop,
         blocks=grant.blocks,
         lease_seconds=grant.lease_s,
+        transport=grant.transport,
     )
 
 
@@ -23,6 +24,7 @@ def grant_from_pb(message: worker_pb2.Grant) -> Grant:
         stop=message.stop_token,
         blocks=tuple(message.blocks),
         lease_s=message.lease_seconds,
+        transport=message.transport,
     )
 
 

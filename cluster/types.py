@@ -227,6 +227,7 @@ class Grant:
     stop: int
     blocks: tuple[int, ...]  # the whole block table: token t lies in blocks[t // block_size]
     lease_s: float
+    transport: str  # the writer uses this one: what can be revoked depends on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

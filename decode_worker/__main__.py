@@ -17,8 +17,9 @@ from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from engine.build import EngineChoice, plan_engine
 from engine.warm_up import warm_up
-from kv_transfer.doors import TRANSPORTS
-from kv_transfer.transport import PoolConfig
+from kv_transfer.doors import DoorSettings, open_doors
+from kv_transfer.pairs import Pairs
+from kv_transfer.pool import FilePool, PoolConfig
 
 
 def build(config: DecodeWorkerConfig) -> DecodeWorker:
@@ -26,19 +27,25 @@ def build(config: DecodeWorkerConfig) -> DecodeWorker:
     secrets = load_secrets(Path(config.secrets_file))
     plan = plan_engine(_engine_choice(config))
     incarnation = new_incarnation()
-    pool = PoolConfig(
-        incarnation=incarnation, num_bytes=plan.layout.pool_bytes, run_dir=Path(config.run_dir)
+    pool = FilePool(
+        PoolConfig(
+            incarnation=incarnation, num_bytes=plan.layout.pool_bytes, run_dir=Path(config.run_dir)
+        )
     )
-    transport = TRANSPORTS[config.transport](pool)
+    settings = DoorSettings(
+        host=config.address.rpartition(":")[0], key=secrets.cluster_token.encode()
+    )
+    doors = open_doors(config.transports, pool, settings)
+    pairs = Pairs(pool, doors, required=config.require_transport)
     member = describe(
         config,
         Role.DECODE,
         incarnation=incarnation,
         layout=plan.layout,
         context_length=plan.context_length,
-        transports={transport.name: transport.address},
+        transports=pairs.addresses,
     )
-    engine = plan.build(transport.buffer)
+    engine = plan.build(pool.buffer)
     cost = StepCost()
     for batch, seconds in warm_up(engine, plan.layout, config.max_batch_tokens):
         cost.observe(batch.prompts, batch.decode_contexts, seconds)
@@ -47,7 +54,7 @@ def build(config: DecodeWorkerConfig) -> DecodeWorker:
         member=member,
         secrets=secrets,
         engine=engine,
-        transport=transport,
+        pairs=pairs,
         tokenizer=Tokenizer.load(Path(config.checkpoint)),
         cost=cost,
     )

@@ -23,7 +23,8 @@ class DecodeWorkerConfig:
     max_waiting: int = 1024
     max_batch_tokens: int = 512
     chunk_s: float = 0.25  # predicted seconds of prompt work in one step
-    transport: str = "shared_memory"
+    transports: tuple[str, ...] = ("shared_memory",)
+    require_transport: str | None = None  # this one or none
     digest: Literal["content", "count"] = "content"
     lease_s: float = 3.0
     grant_s: float = 10.0  # a hand-over that has no blocks by then is computed here instead

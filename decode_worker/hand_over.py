@@ -20,8 +20,9 @@ from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.pairs import Pairs
 from kv_transfer.transfer import State
-from kv_transfer.transport import Peer, Transport
+from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class HandOvers:
         me: WorkerAddress,
         token: str,
         scheduler: DecodeScheduler,
-        transport: Transport,
+        pairs: Pairs,
         fences: asyncio.TaskGroup,
         *,
         digest: bool,
@@ -61,12 +62,11 @@ class HandOvers:
         self._me = me
         self._token = token
         self._scheduler = scheduler
-        self._transport = transport
+        self._pairs = pairs
         self._fences = fences  # outlives every request
         self._table = ReservationTable(
-            transport,
+            pairs.pool,
             me.fingerprint.layout,
-            me.incarnation,
             on_release=lambda blocks: scheduler.release([BlockId(b) for b in blocks]),
             on_abandoned=self._abandoned,
             check_content=digest,
@@ -134,7 +134,7 @@ class HandOvers:
             self._renew(receiving)
             match message.WhichOneof("event"):
                 case "scheduled":
-                    self._claim(receiving)
+                    await self._claim(receiving)
                 case "first_tokens" if not self._take_first(receiving, message.first_tokens):
                     return
                 case "written":
@@ -164,10 +164,9 @@ class HandOvers:
 
     # -- its steps ---------------------------------------------------------------------------
 
-    def _claim(self, receiving: _Receiving) -> None:
+    async def _claim(self, receiving: _Receiving) -> None:
         """The prompt is being computed: asks for blocks, now and not before."""
-        address = receiving.peer.transports.get(self._transport.name, "")
-        peer = self._transport.connect(address)
+        peer = await self._pairs.connect(receiving.peer)
         self._peers[receiving.peer.address] = peer
         sequence = receiving.sequence
         receiving.claimed = asyncio.get_running_loop().time()

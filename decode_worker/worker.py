@@ -21,7 +21,7 @@ from engine.batcher import Batcher, Budget
 from engine.block_pool import BlockPool
 from engine.step_loop import StepLoop
 from engine.thread import EngineThread, ForwardEngine
-from kv_transfer.transport import Transport
+from kv_transfer.pairs import Pairs
 
 
 class DecodeWorker:
@@ -34,14 +34,14 @@ class DecodeWorker:
         member: Member,
         secrets: Secrets,
         engine: ForwardEngine,
-        transport: Transport,
+        pairs: Pairs,
         tokenizer: Tokenizer,
         cost: StepCost,
     ) -> None:
         self.config = config
         self.member = member
         self.secrets = secrets
-        self.transport = transport
+        self.pairs = pairs
         self.tokenizer = tokenizer
         self.monitor = ProgressMonitor()
         self.log = EventLog(member.worker.incarnation)
@@ -59,7 +59,7 @@ class DecodeWorker:
                 self.member.worker,
                 self.secrets.cluster_token,
                 self.scheduler,
-                self.transport,
+                self.pairs,
                 fences,
                 digest=config.digest == "content",
                 lease_s=config.lease_s,
@@ -78,7 +78,7 @@ class DecodeWorker:
             await serve(self._process(feed), drain, ready)
             await self.hand_overs.close()
         self.thread.close()
-        self.transport.close()
+        self.pairs.close()
 
     def _process(self, feed: WatchFeed) -> WorkerProcess:
         service = self.service

@@ -18,7 +18,7 @@ from deploy.child import Child, tail
 from deploy.plan import ClusterPlan, Part, ProcessPlan
 from deploy.run_dir import RunDir
 from deploy.vitals import until_all_serve, until_frozen
-from kv_transfer.shared_memory_transport import sweep as sweep_pools
+from kv_transfer.pool import sweep as sweep_pools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ class ClusterPlan:
     num_blocks: int | None = None
     block_size: int | None = None
     hash_grain: int | None = None
-    transport: str = "shared_memory"
+    transports: tuple[str, ...] | None = None
     drain_s: float = 30.0  # requests in flight may end
     # For what has no flag: merged into the configuration of the router, of all workers.
     router: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class ClusterPlan:
             "block_size": self.block_size,
             "hash_grain": self.hash_grain,
             "num_threads": self.num_threads,
-            "transport": self.transport,
+            "transports": self.transports and list(self.transports),
             "drain_s": self.drain_s,
             **self.worker,
         }

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from kv_transfer.layout import SpanPairs
+from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.transport import Landed, Peer, Transport, WriteRefused
 from kv_transfer.writer_thread import submit
 
@@ -17,23 +17,17 @@ class GatedTransport:
 
     def __init__(self, inner: Transport, *, delay_s: float = 0.0, in_the_middle: bool = False):
         self.name = inner.name
+        self.address = inner.address
         self.held = threading.Event()
         self.failure: Exception | None = None
+        self.in_the_middle = in_the_middle
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-gate")
         self._inner = inner
         self._delay_s = delay_s
-        self._in_the_middle = in_the_middle
         self._gate = threading.Event()
         self._gate.set()
         self._never = threading.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-gate")
-
-    @property
-    def buffer(self) -> memoryview:
-        return self._inner.buffer
-
-    @property
-    def address(self) -> str:
-        return self._inner.address
+        self._peers: dict[int, GatedPeer] = {}
 
     def close_gate(self) -> None:
         self.held.clear()
@@ -42,12 +36,35 @@ class GatedTransport:
     def open_gate(self) -> None:
         self._gate.set()
 
-    def connect(self, address: str) -> Peer:
-        return self._inner.connect(address)
+    def pass_gate(self) -> None:
+        self.held.set()
+        self._gate.wait()
+        self._never.wait(self._delay_s)
+        if self.failure is not None:
+            raise self.failure
+
+    async def connect(self, address: str) -> "GatedPeer":
+        peer = await self._inner.connect(address)
+        return self._peers.setdefault(id(peer), GatedPeer(self, peer))
+
+    def close(self) -> None:
+        self._gate.set()
+        self._never.set()
+        self.thread.shutdown(wait=True, cancel_futures=True)
+        self._inner.close()
+
+
+class GatedPeer:
+    def __init__(self, gate: GatedTransport, inner: Peer) -> None:
+        self.transport = inner.transport
+        self.incarnation = inner.incarnation
+        self.num_bytes = inner.num_bytes
+        self.life = inner.life
+        self._gate = gate
+        self._inner = inner
 
     def write(
         self,
-        peer: Peer,
         pairs: SpanPairs,
         *,
         epoch: int,
@@ -57,36 +74,25 @@ class GatedTransport:
         def write_through_the_gate() -> Landed:
             if not may_start():
                 raise WriteRefused("The grant was stopped or lapsed before the write started.")
-            if self._in_the_middle:
+            if self._gate.in_the_middle:
                 half = len(pairs) // 2
                 first = SpanPairs(
                     source=pairs.source[:half],
                     destination=pairs.destination[:half],
                     sizes=pairs.sizes[:half],
                 )
-                self._inner.write(
-                    peer, first, epoch=epoch, digest=False, may_start=lambda: True
-                ).result()
-            self._pass_gate()
+                self._write_now(first, epoch, digest=False)
+            self._gate.pass_gate()
             # Begun is begun: what is in flight is not asked again.
-            return self._inner.write(
-                peer, pairs, epoch=epoch, digest=digest, may_start=lambda: True
-            ).result()
+            return self._write_now(pairs, epoch, digest=digest)
 
-        return submit(self._thread, write_through_the_gate)
+        return submit(self._gate.thread, write_through_the_gate)
+
+    def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
+        self._inner.admit(epoch, allows)
 
     def revoke(self, epoch: int) -> bool:
         return self._inner.revoke(epoch)
 
-    def close(self) -> None:
-        self._gate.set()
-        self._never.set()
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._inner.close()
-
-    def _pass_gate(self) -> None:
-        self.held.set()
-        self._gate.wait()
-        self._never.wait(self._delay_s)
-        if self.failure is not None:
-            raise self.failure
+    def _write_now(self, pairs: SpanPairs, epoch: int, *, digest: bool) -> Landed:
+        return self._inner.write(pairs, epoch=epoch, digest=digest, may_start=lambda: True).result()

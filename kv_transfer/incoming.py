@@ -15,13 +15,13 @@ from typing import Self
 import numpy as np
 
 from cluster.errors import DigestMismatch, TransferFailed
-from cluster.types import Grant, Incarnation, KvLayout, SpanDigest, Written
+from cluster.types import Grant, KvLayout, SpanDigest, Written
 from kv_transfer.counters import Reason, TransferCounters
-from kv_transfer.layout import BlockTable
-from kv_transfer.span_copy import SpanCopier
+from kv_transfer.layout import BlockTable, Spans
+from kv_transfer.pool import Pool
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
-from kv_transfer.transport import Peer, Transport
+from kv_transfer.transport import Peer
 
 
 class Reservation:
@@ -89,9 +89,8 @@ class Reservation:
 class ReservationTable:
     def __init__(
         self,
-        transport: Transport,
+        pool: Pool,
         layout: KvLayout,
-        incarnation: Incarnation,
         *,
         on_release: Callable[[tuple[int, ...]], None],
         on_abandoned: Callable[[Reservation], None] | None = None,
@@ -101,9 +100,7 @@ class ReservationTable:
         """`on_abandoned` hears of reservations that wait for their writer's close."""
         self.layout = layout
         self.counters = TransferCounters()
-        self._transport = transport
-        self._pool = np.frombuffer(transport.buffer, dtype=np.uint8)
-        self._incarnation = incarnation
+        self._incarnation = pool.incarnation
         self._on_release = on_release
         self._on_abandoned = on_abandoned
         self._check_content = check_content
@@ -111,7 +108,7 @@ class ReservationTable:
         self._last_epoch = 0
         self._live: dict[int, Reservation] = {}  # by epoch, in order
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-verify")
-        self._copier = SpanCopier()  # of the reader's thread
+        self._digest = pool.digester()  # of the reader's thread
 
     @property
     def num_held_blocks(self) -> int:
@@ -137,10 +134,12 @@ class ReservationTable:
             stop=stop,
             blocks=tuple(blocks),
             lease_s=lease_s,
+            transport=peer.transport,
         )
         reservation = Reservation(self, grant, peer)
         reservation.transfer.grant(lease_s, self._timers.now())
         self._live[grant.epoch] = reservation
+        peer.admit(grant.epoch, _allows(self.layout, reservation.blocks))
         reservation.forget_peer = peer.life.on_end(lambda: self._peer_died(reservation))
         self._watch_lease(reservation)
         return reservation
@@ -167,7 +166,7 @@ class ReservationTable:
         if phase is State.GRANTED or (phase is State.WRITTEN and transfer.state is State.CLOSED):
             self.counters.failures[phase, reason] += 1
             reservation.lose(text)
-        if transfer.state is State.ABANDONED and self._transport.revoke(reservation.epoch):
+        if transfer.state is State.ABANDONED and reservation.peer.revoke(reservation.epoch):
             transfer.apply(Event.REVOKED)
         self._release_if_over(reservation)
 
@@ -240,7 +239,7 @@ class ReservationTable:
         table = BlockTable(self.layout, blocks)
         for one in digests:
             here = table.spans(one.layer, one.start, one.stop)
-            if self._copier.digest(self._pool, here) != one.digest:
+            if self._digest(here) != one.digest:
                 return one
         return None
 
@@ -266,12 +265,32 @@ class ReservationTable:
 
     def _forget(self, reservation: Reservation) -> None:
         del self._live[reservation.epoch]
+        reservation.peer.revoke(reservation.epoch)  # nothing that is late lands any more
         self._unwatch(reservation)
 
     def _unwatch(self, reservation: Reservation) -> None:
         reservation.forget_peer()
         if reservation.lease_timer is not None:
             reservation.lease_timer.cancel()
+
+
+def _allows(layout: KvLayout, blocks: Sequence[int]) -> Callable[[Spans], bool]:
+    """Whether spans lie in these blocks, each in one of them or in a run of them."""
+    is_lent = np.zeros(layout.num_blocks, dtype=bool)
+    is_lent[list(blocks)] = True
+    before = np.concatenate(([0], np.cumsum(is_lent)))  # lent blocks before each
+
+    def allows(spans: Spans) -> bool:
+        plane = layout.num_blocks * layout.block_bytes
+        first = spans.offsets % plane // layout.block_bytes
+        last = (spans.offsets + spans.sizes - 1) % plane // layout.block_bytes
+        is_sane = (spans.offsets >= 0) & (spans.sizes > 0) & (first <= last)
+        is_sane &= (spans.sizes <= plane) & (spans.offsets + spans.sizes <= layout.pool_bytes)
+        if not is_sane.all():
+            return False
+        return bool((before[last + 1] - before[first] == last - first + 1).all())
+
+    return allows
 
 
 def _shortage(layout: KvLayout, grant: Grant, written: Written, check_content: bool) -> str:

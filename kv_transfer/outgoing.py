@@ -16,7 +16,7 @@ from cluster.types import Grant, KvLayout, SpanDigest, Written
 from kv_transfer.layout import BlockTable, PairedTables
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
-from kv_transfer.transport import Landed, Peer, Transport
+from kv_transfer.transport import Landed, Peer
 
 Write = tuple["Future[Landed]", Callable[["Future[Landed]"], None]]
 
@@ -27,7 +27,6 @@ class OutgoingTransfer:
     def __init__(
         self,
         *,
-        transport: Transport,
         layout: KvLayout,
         blocks: Sequence[int],
         num_tokens: int,
@@ -37,7 +36,6 @@ class OutgoingTransfer:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._timers = timers or LoopTimers(self._loop)
-        self._transport = transport
         self._table = BlockTable(layout, blocks)
         self._num_tokens = num_tokens
         self._digest = digest
@@ -140,6 +138,8 @@ class OutgoingTransfer:
             raise ValueError(
                 f"it is of incarnation '{grant.incarnation}', the peer is '{peer.incarnation}'"
             )
+        if peer.transport != grant.transport:
+            raise ValueError(f"it is for '{grant.transport}', the peer's is '{peer.transport}'")
         if peer.num_bytes != layout.pool_bytes:
             raise ValueError(f"its layout needs {layout.pool_bytes} bytes of {peer.num_bytes}")
         if not 0 <= grant.start <= grant.stop <= self._num_tokens:
@@ -169,8 +169,7 @@ class OutgoingTransfer:
         pairs = self._tables.pairs(layer, start, stop)
         self._queued[layer] = stop
         self._transfer.begin_write()
-        future = self._transport.write(
-            self._peer,
+        future = self._peer.write(
             pairs,
             epoch=self._grant.epoch,
             digest=self._digest,

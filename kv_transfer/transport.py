@@ -7,22 +7,12 @@ travel on the control stream. Doors are listed in `kv_transfer/doors.py`.
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs
+from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolConfig:
-    """A pool to allocate: whose it is, how large, and where its transport keeps its files."""
-
-    incarnation: Incarnation
-    num_bytes: int
-    run_dir: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +25,16 @@ class Landed:
 
 
 class WriteRefused(TransferFailed):
-    """The writer itself refused to start: its grant was stopped or lapsed meanwhile."""
+    """No byte of this write moved: its grant was stopped, lapsed or revoked before it began."""
 
 
 class Peer(Protocol):
-    """Another worker's pool, reachable while its process lives."""
+    """Another worker's pool, reachable by one transport while its process lives."""
+
+    @property
+    def transport(self) -> str:
+        """The name of the transport behind it."""
+        ...
 
     @property
     def incarnation(self) -> Incarnation: ...
@@ -49,38 +44,12 @@ class Peer(Protocol):
 
     @property
     def life(self) -> Life:
-        """Ends when the process that owns the pool is dead, for certain and not before."""
-        ...
-
-
-class Transport(Protocol):
-    """Owns one pool and one writer thread."""
-
-    @property
-    def name(self) -> str:
-        """Its key in `doors.TRANSPORTS` and in a worker's address."""
-        ...
-
-    @property
-    def buffer(self) -> memoryview:
-        """The pool, writable and zeroed; the engine's tensors lie in it."""
-        ...
-
-    @property
-    def address(self) -> str:
-        """What peers pass to `connect`; opaque to everyone else."""
-        ...
-
-    def connect(self, address: str) -> Peer:
-        """The peer behind an address, the same one while it lives.
-
-        Raises TransferFailed when it is wrong, dead or not of this machine.
-        """
+        """Ends when the process that owns the pool is dead, for certain and not before, or
+        when nothing that it does can reach our pool any more."""
         ...
 
     def write(
         self,
-        peer: Peer,
         pairs: SpanPairs,
         *,
         epoch: int,
@@ -89,16 +58,47 @@ class Transport(Protocol):
     ) -> "Future[Landed]":
         """Copies from our pool into the peer's, in order of submission; from any thread.
 
-        `may_start` is asked on the writer's thread right before the first byte moves; a
-        refusal fails the future with WriteRefused. Cancelling the future succeeds exactly
-        when no byte has moved and none will.
+        The future is done when the bytes are in the destination, not when they are on their
+        way. `may_start` is asked right before the first byte moves, on no event loop; a refusal
+        fails the future with WriteRefused. Cancelling the future succeeds exactly when no byte
+        has moved and none will. Spans outside a pool fail it with ValueError; whatever goes
+        wrong on the way, with TransferFailed.
+        """
+        ...
+
+    def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
+        """The peer may write into our pool in this epoch of ours, where `allows` says so.
+
+        A transport whose receiving end takes part enforces it; others cannot.
         """
         ...
 
     def revoke(self, epoch: int) -> bool:
-        """Whether, from now on, certainly no write of this epoch can reach our pool."""
+        """Whether, from now on, certainly no write of this epoch by the peer can reach our
+        pool. Never blocks on the peer."""
+        ...
+
+
+class Transport(Protocol):
+    """One way in and out of one pool."""
+
+    @property
+    def name(self) -> str:
+        """Its key in `doors.DOORS` and in a worker's address."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """What peers pass to `connect`; opaque to everyone else."""
+        ...
+
+    async def connect(self, address: str) -> Peer:
+        """The peer behind an address, the same one while it lives.
+
+        Raises TransferFailed when it is wrong, dead, or cannot be reached this way.
+        """
         ...
 
     def close(self) -> None:
-        """Ends the write in flight, cancels the others, gives the pool back."""
+        """Ends the write in flight, cancels the others, forgets every peer."""
         ...

@@ -24,7 +24,8 @@ class PrefillWorkerConfig:
     max_batch_tokens: int = 512
     chunk_s: float = 0.25  # predicted seconds of prompt work in one step
     watermark: float = 0.05  # share of the pool kept free: above it no prompt is scheduled
-    transport: str = "shared_memory"
+    transports: tuple[str, ...] = ("shared_memory",)
+    require_transport: str | None = None  # this one or none
     digest: Literal["content", "count"] = "content"
     lease_s: float = 3.0
     drain_s: float = 60.0

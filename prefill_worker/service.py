@@ -18,7 +18,7 @@ from cluster.transfer_codec import grant_from_pb, written_to_pb
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
 from kv_transfer.outgoing import OutgoingTransfer
-from kv_transfer.transport import Transport
+from kv_transfer.pairs import Pairs
 from penstock.v1 import worker_pb2 as pb
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.hand_over import HandOver
@@ -37,7 +37,7 @@ class PrefillService:
         worker: WorkerAddress,
         secrets: Secrets,
         scheduler: PrefillScheduler,
-        transport: Transport,
+        pairs: Pairs,
         feed: WatchFeed,
         *,
         is_making_progress: Callable[[], bool],
@@ -47,7 +47,7 @@ class PrefillService:
         self._worker = worker
         self._secrets = secrets
         self._scheduler = scheduler
-        self._transport = transport
+        self._pairs = pairs
         self._feed = feed
         self._is_making_progress = is_making_progress
         self._open: dict[_Epoch, OutgoingTransfer] = {}
@@ -124,17 +124,19 @@ class PrefillService:
         while (message := await call.receive()) is not None:
             match message.WhichOneof("event"):
                 case "grant":
-                    self._granted(hand_over, message.grant, decode)
+                    await self._granted(hand_over, message.grant, decode)
                 case "renew" if hand_over.transfer is not None:
                     hand_over.transfer.renew(message.renew.epoch)
 
-    def _granted(self, hand_over: HandOver, message: pb.Grant, decode: WorkerAddress) -> None:
+    async def _granted(self, hand_over: HandOver, message: pb.Grant, decode: WorkerAddress) -> None:
         grant = grant_from_pb(message)
         epoch = (str(grant.incarnation), grant.epoch)
         if epoch in self._fenced or hand_over.transfer is None or hand_over.grant is not None:
             return
-        peer = self._transport.connect(decode.transports.get(self._transport.name, ""))
         hand_over.grant = grant
+        peer = await self._pairs.connect(decode, by=grant.transport)
+        if epoch in self._fenced:
+            return  # while it connected
         self._open[epoch] = hand_over.transfer
         hand_over.transfer.grant(grant, peer, decode.fingerprint.layout)
 
@@ -167,7 +169,6 @@ class PrefillService:
 
     def _open_transfer(self, hand_over: HandOver) -> OutgoingTransfer:
         return OutgoingTransfer(
-            transport=self._transport,
             layout=self._worker.fingerprint.layout,
             blocks=hand_over.sequence.block_table,
             num_tokens=hand_over.sequence.num_tokens,

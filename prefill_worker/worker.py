@@ -16,7 +16,7 @@ from engine.batcher import Batcher, Budget
 from engine.block_pool import BlockPool
 from engine.step_loop import StepLoop
 from engine.thread import EngineThread, ForwardEngine
-from kv_transfer.transport import Transport
+from kv_transfer.pairs import Pairs
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.scheduler import PrefillScheduler
 from prefill_worker.service import PrefillService
@@ -32,13 +32,13 @@ class PrefillWorker:
         member: Member,
         secrets: Secrets,
         engine: ForwardEngine,
-        transport: Transport,
+        pairs: Pairs,
         cost: StepCost,
     ) -> None:
         self.config = config
         self.member = member
         self.secrets = secrets
-        self.transport = transport
+        self.pairs = pairs
 
         self.monitor = ProgressMonitor()
         self.log = EventLog(member.worker.incarnation)
@@ -56,13 +56,13 @@ class PrefillWorker:
             self.member.worker,
             self.secrets,
             self.scheduler,
-            self.transport,
+            self.pairs,
             feed,
             is_making_progress=lambda: not self.monitor.is_stale(),
         )
         await serve(self._process(feed), drain, ready)
         self.thread.close()
-        self.transport.close()
+        self.pairs.close()
 
     def _process(self, feed: WatchFeed) -> WorkerProcess:
         service = self.service

@@ -154,20 +154,22 @@ class PrefillStart(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds")
+    __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds", "transport")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     START_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     epoch: int
     start_token: int
     stop_token: int
     blocks: _containers.RepeatedScalarFieldContainer[int]
     lease_seconds: float
-    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
+    transport: str
+    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lease_seconds: _Optional[float] = ..., transport: _Optional[str] = ...) -> None: ...
 
 class PrefillResponse(_message.Message):
     __slots__ = ("scheduled", "first_tokens", "written", "renewed")

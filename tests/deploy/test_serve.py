@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kv_transfer.shared_memory_transport import PREFIX as POOL_PREFIX
+from kv_transfer.pool import PREFIX as POOL_PREFIX
 from penstock import Client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

@@ -13,7 +13,7 @@ from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import Incarnation, KvLayout
 from kv_transfer.gated_transport import GatedTransport
 from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.memory_transport import MemoryNetwork
+from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.timers import ManualTimers
 from kv_transfer.transfer import RemoteProtocolError, State
@@ -25,39 +25,39 @@ LAYOUT = KvLayout(num_layers=3, num_blocks=20, block_size=4, num_kv_heads=2, hea
 class Pair:
     """A writer and a receiver in one process."""
 
-    def __init__(self) -> None:
-        self.network = MemoryNetwork()
+    def __init__(self, *, revokes: bool = True) -> None:
+        self.network = MemoryNetwork(revokes=revokes)
         self.timers = ManualTimers()
-        self.writer = self.network.open("writer", SOURCE.pool_bytes)
-        self.receiver = self.network.open("receiver", LAYOUT.pool_bytes)
+        self.source = self.network.pool("writer", SOURCE.pool_bytes)
+        self.pool = self.network.pool("receiver", LAYOUT.pool_bytes)
+        self.writer = MemoryTransport(self.network, self.source)
+        self.receiver = MemoryTransport(self.network, self.pool)
         self.released: list[tuple[int, ...]] = []
         self.abandoned: list[Reservation] = []
         self.table = ReservationTable(
-            self.receiver,
+            self.pool,
             LAYOUT,
-            Incarnation("receiver"),
             on_release=self.released.append,
             on_abandoned=self.abandoned.append,
             timers=self.timers,
         )
-        pool = np.frombuffer(self.writer.buffer, dtype=np.uint8)
-        pool[:] = np.random.default_rng(0).integers(0, 255, len(pool), dtype=np.uint8)
+        memory = self.source.memory
+        memory[:] = np.random.default_rng(0).integers(0, 255, len(memory), dtype=np.uint8)
 
-    def reserve(self, start: int = 0, stop: int = 30) -> Reservation:
-        peer = self.receiver.connect(self.writer.address)
+    async def reserve(self, start: int = 0, stop: int = 30) -> Reservation:
+        peer = await self.receiver.connect(self.writer.address)
         return self.table.reserve([9, 2, 4, 7, 1, 0, 3, 11], start, stop, lease_s=2.0, peer=peer)
 
     def outgoing(self) -> OutgoingTransfer:
         return OutgoingTransfer(
-            transport=self.writer,
             layout=SOURCE,
             blocks=[5, 6, 1, 12],
             num_tokens=30,
             timers=self.timers,
         )
 
-    def grant(self, outgoing: OutgoingTransfer, reservation: Reservation) -> None:
-        outgoing.grant(reservation.grant, self.writer.connect(self.receiver.address), LAYOUT)
+    async def grant(self, outgoing: OutgoingTransfer, reservation: Reservation) -> None:
+        outgoing.grant(reservation.grant, await self.writer.connect(self.receiver.address), LAYOUT)
 
     def close(self) -> None:
         self.table.close()
@@ -68,6 +68,15 @@ class Pair:
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     pair = Pair()
+    yield pair
+    pair.table.check()
+    pair.close()
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[Pair]:
+    """A pair whose transport cannot revoke."""
+    pair = Pair(revokes=False)
     yield pair
     pair.table.check()
     pair.close()
@@ -85,21 +94,21 @@ async def test_chunks_arrive_verified_whenever_the_grant_comes(
 ) -> None:
     outgoing = pair.outgoing()
     outgoing.computed_all(10)
-    with pair.reserve(start=6) as reservation:
+    with await pair.reserve(start=6) as reservation:
         for chunk, stop in enumerate((17, 30)):
             if chunk == granted_after:
-                pair.grant(outgoing, reservation)
+                await pair.grant(outgoing, reservation)
             compute(outgoing, stop)
         if granted_after == 2:
-            pair.grant(outgoing, reservation)
+            await pair.grant(outgoing, reservation)
         written = await outgoing.landed()
         await reservation.verify(written)
     assert written.num_bytes == 3 * 2 * 24 * LAYOUT.slot_bytes
     assert pair.table.num_held_blocks == 0
     assert pair.released == [], "verified blocks belong to the caller"
     assert pair.table.counters.as_dict()["transfers_verified"] == 1
-    source = np.frombuffer(pair.writer.buffer, dtype=np.uint8).reshape(3, 2, 20, 8, -1)
-    here = np.frombuffer(pair.receiver.buffer, dtype=np.uint8).reshape(3, 2, 20, 4, -1)
+    source = pair.source.memory.reshape(3, 2, 20, 8, -1)
+    here = pair.pool.memory.reshape(3, 2, 20, 4, -1)
     for token in range(6, 30):
         there = source[:, :, [5, 6, 1, 12][token // 8], token % 8]
         assert np.array_equal(here[:, :, reservation.grant.blocks[token // 4], token % 4], there)
@@ -107,8 +116,8 @@ async def test_chunks_arrive_verified_whenever_the_grant_comes(
 
 async def test_a_range_of_nothing_is_written_at_once(pair: Pair) -> None:
     outgoing = pair.outgoing()
-    with pair.reserve(start=30) as reservation:
-        pair.grant(outgoing, reservation)
+    with await pair.reserve(start=30) as reservation:
+        await pair.grant(outgoing, reservation)
         written = await asyncio.wait_for(outgoing.landed(), 1)
         await reservation.verify(written)
     assert written.num_bytes == 0
@@ -127,18 +136,18 @@ async def test_a_range_of_nothing_is_written_at_once(pair: Pair) -> None:
 async def test_a_grant_that_cannot_be_true_is_refused(pair: Pair, change: dict[str, Any]) -> None:
     outgoing = pair.outgoing()
     outgoing.computed_all(30)
-    with pair.reserve() as reservation:
-        peer = pair.writer.connect(pair.receiver.address)
+    with await pair.reserve() as reservation:
+        peer = await pair.writer.connect(pair.receiver.address)
         with pytest.raises(RemoteProtocolError):
             outgoing.grant(replace(reservation.grant, **change), peer, LAYOUT)
         await asyncio.wait_for(outgoing.closed(), 1)
-    assert not np.frombuffer(pair.receiver.buffer, dtype=np.uint8).any()
+    assert not pair.pool.memory.any()
 
 
 async def test_a_receiver_of_another_geometry_is_refused(pair: Pair) -> None:
     outgoing = pair.outgoing()
-    with pair.reserve() as reservation:
-        peer = pair.writer.connect(pair.receiver.address)
+    with await pair.reserve() as reservation:
+        peer = await pair.writer.connect(pair.receiver.address)
         layout = replace(LAYOUT, num_kv_heads=1, head_dim=8)
         with pytest.raises(RemoteProtocolError, match="head_dim 4 against 8"):
             outgoing.grant(reservation.grant, peer, layout)
@@ -149,8 +158,8 @@ async def test_leaving_while_the_content_is_checked_gives_the_blocks_back_once(p
     outgoing.computed_all(30)
     hold = threading.Event()
     pair.table._reader.submit(hold.wait)
-    with pair.reserve() as reservation:
-        pair.grant(outgoing, reservation)
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
         verifying = asyncio.ensure_future(reservation.verify(await outgoing.landed()))
         await asyncio.sleep(0)
         assert reservation.state is State.WRITTEN
@@ -161,26 +170,25 @@ async def test_leaving_while_the_content_is_checked_gives_the_blocks_back_once(p
     assert pair.table.counters.num_verified == 0
 
 
-async def test_a_writer_that_says_the_wrong_epoch_frees_nothing(pair: Pair) -> None:
-    pair.receiver.revoke = lambda epoch: False  # type: ignore[method-assign]
-    outgoing = pair.outgoing()
+async def test_a_writer_that_says_the_wrong_epoch_frees_nothing(shared: Pair) -> None:
+    outgoing = shared.outgoing()
     outgoing.computed_all(30)
-    with pair.reserve() as reservation:
-        pair.grant(outgoing, reservation)
+    with await shared.reserve() as reservation:
+        await shared.grant(outgoing, reservation)
         written = await outgoing.landed()
         with pytest.raises(RemoteProtocolError):
             await reservation.verify(replace(written, epoch=written.epoch + 1))
-    assert pair.table.num_quarantined_blocks == 8
-    pair.table.writer_closed(written.epoch, "fenced")
-    pair.table.writer_closed(written.epoch, "fenced")
-    assert pair.released == [reservation.blocks]
-    assert pair.table.counters.num_fenced == 1
+    assert shared.table.num_quarantined_blocks == 8
+    shared.table.writer_closed(written.epoch, "fenced")
+    shared.table.writer_closed(written.epoch, "fenced")
+    assert shared.released == [reservation.blocks]
+    assert shared.table.counters.num_fenced == 1
 
 
 async def test_nothing_is_written_before_it_is_computed(pair: Pair) -> None:
     outgoing = pair.outgoing()
-    with pair.reserve() as reservation:
-        pair.grant(outgoing, reservation)
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
         outgoing.computed(0, 30)
         outgoing.computed(1, 30)
         assert not outgoing.is_closed
@@ -195,11 +203,11 @@ async def test_nothing_is_written_before_it_is_computed(pair: Pair) -> None:
 
 async def test_a_corrupted_byte_is_found_and_named(pair: Pair) -> None:
     outgoing = pair.outgoing()
-    with pair.reserve() as reservation:
-        pair.grant(outgoing, reservation)
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
         compute(outgoing, 30)
         written = await outgoing.landed()
-        pool = np.frombuffer(pair.receiver.buffer, dtype=np.uint8).reshape(3, 2, 20, 4, -1)
+        pool = pair.pool.memory.reshape(3, 2, 20, 4, -1)
         pool[1, 1, reservation.blocks[3], 2, 5] ^= 1
         with pytest.raises(DigestMismatch, match="layer 1"):
             await reservation.verify(written)
@@ -210,8 +218,8 @@ async def test_a_corrupted_byte_is_found_and_named(pair: Pair) -> None:
 async def test_a_short_hand_over_is_refused(pair: Pair) -> None:
     for change in ({"stop": 29}, {"num_bytes": 5}, {"digests": ()}):
         outgoing = pair.outgoing()
-        with pair.reserve() as reservation:
-            pair.grant(outgoing, reservation)
+        with await pair.reserve() as reservation:
+            await pair.grant(outgoing, reservation)
             compute(outgoing, 30)
             written = await outgoing.landed()
             with pytest.raises(TransferFailed):
@@ -219,27 +227,26 @@ async def test_a_short_hand_over_is_refused(pair: Pair) -> None:
     assert len(pair.released) == 3
 
 
-async def test_a_dead_writer_frees_and_a_lapsed_one_does_not(pair: Pair) -> None:
-    pair.receiver.revoke = lambda epoch: False  # type: ignore[method-assign]
-    with pair.reserve() as reservation:
-        pair.timers.advance(1.9)
+async def test_a_dead_writer_frees_and_a_lapsed_one_does_not(shared: Pair) -> None:
+    with await shared.reserve() as reservation:
+        shared.timers.advance(1.9)
         reservation.renew()
-        pair.timers.advance(1.9)
+        shared.timers.advance(1.9)
         assert reservation.state is State.GRANTED
-        pair.timers.advance(0.2)
+        shared.timers.advance(0.2)
         assert "lapsed" in await asyncio.wait_for(reservation.lost(), 1)
-    assert pair.abandoned == [reservation]
-    assert pair.table.num_quarantined_blocks == 8
-    pair.timers.advance(1000)
-    assert pair.released == []
-    pair.network.kill("writer")
-    assert pair.released == [reservation.blocks]
+    assert shared.abandoned == [reservation]
+    assert shared.table.num_quarantined_blocks == 8
+    shared.timers.advance(1000)
+    assert shared.released == []
+    shared.network.kill("writer")
+    assert shared.released == [reservation.blocks]
 
 
 async def test_a_writer_whose_receiver_fell_silent_stops_and_closes(pair: Pair) -> None:
     outgoing = pair.outgoing()
-    with pair.reserve() as reservation:
-        pair.grant(outgoing, reservation)
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
         pair.timers.advance(1.9)
         outgoing.renew(reservation.epoch)
         outgoing.renew(reservation.epoch + 1)
@@ -266,18 +273,17 @@ class StoppedTimers(ManualTimers):
 async def test_a_writer_that_was_frozen_starts_no_write_after_its_lease(pair: Pair) -> None:
     timers = StoppedTimers()
     gated = GatedTransport(pair.writer)
-    outgoing = OutgoingTransfer(
-        transport=gated, layout=SOURCE, blocks=[5, 6, 1, 12], num_tokens=30, timers=timers
-    )
-    with pair.reserve() as reservation:
+    outgoing = OutgoingTransfer(layout=SOURCE, blocks=[5, 6, 1, 12], num_tokens=30, timers=timers)
+    with await pair.reserve() as reservation:
         gated.close_gate()
-        pair.grant(outgoing, reservation)
+        peer = await gated.connect(pair.receiver.address)
+        outgoing.grant(reservation.grant, peer, LAYOUT)
         outgoing.computed_all(30)
         await asyncio.to_thread(gated.held.wait)
         timers.frozen_s = 3.0
         gated.open_gate()
         await asyncio.wait_for(outgoing.closed(), 1)
-        here = np.frombuffer(pair.receiver.buffer, dtype=np.uint8).reshape(3, -1)
+        here = pair.pool.memory.reshape(3, -1)
         assert here[0].any(), "the write in flight ended"
         assert not here[1:].any(), "and no other began"
     gated.close()
@@ -285,10 +291,10 @@ async def test_a_writer_that_was_frozen_starts_no_write_after_its_lease(pair: Pa
 
 async def test_a_transport_that_revokes_frees_at_once(pair: Pair) -> None:
     outgoing = pair.outgoing()
-    with pair.reserve() as reservation:
-        pair.grant(outgoing, reservation)
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
     assert pair.released == [reservation.blocks]
     compute(outgoing, 30)
     with pytest.raises(TransferFailed):
         await outgoing.landed()
-    assert not np.frombuffer(pair.receiver.buffer, dtype=np.uint8).any()
+    assert not pair.pool.memory.any()

@@ -22,11 +22,11 @@ from hypothesis.stateful import (
 )
 
 from cluster.errors import TransferFailed
-from cluster.types import Incarnation, KvLayout, Written
+from cluster.types import KvLayout, Written
 from kv_transfer.gated_transport import GatedTransport
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.layout import SpanPairs
-from kv_transfer.memory_transport import MemoryNetwork
+from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.span_copy import Bytes
 from kv_transfer.timers import ManualTimers
@@ -66,15 +66,14 @@ class HandOvers(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.timers = ManualTimers()
-        self.network = MemoryNetwork()
-        self.receiver = self.network.open("receiver", LAYOUT.pool_bytes)
+        self.network = MemoryNetwork(revokes=self.can_revoke)
+        self.pool = self.network.pool("receiver", LAYOUT.pool_bytes)
+        self.receiver = MemoryTransport(self.network, self.pool)
         self.free = set(range(NUM_BLOCKS))
         self.used: dict[int, Bytes] = {}  # block -> what it must hold
         self.open: list[Request] = []
         self.num_writers = 0
         self.retired: list[GatedTransport] = []
-        if not self.can_revoke:
-            self.receiver.revoke = lambda epoch: False  # type: ignore[method-assign]
 
     def run(self, steps: Coroutine[Any, Any, None]) -> None:
         async def then_settle() -> None:
@@ -87,17 +86,20 @@ class HandOvers(RuleBasedStateMachine):
         """Until the writer's threads have nothing to do but wait at the gate."""
         writer = self.writer
         if writer.is_open:
-            peer = writer.transport.connect("receiver")
+            await self.admit_nothing()
+            peer = await writer.transport.connect("receiver")
             empty = SpanPairs(source=NOTHING, destination=NOTHING, sizes=NOTHING)
-            last = writer.transport.write(
-                peer, empty, epoch=0, digest=False, may_start=lambda: True
-            )
+            last = peer.write(empty, epoch=0, digest=False, may_start=lambda: True)
             await asyncio.wrap_future(last)
         else:
             pending = [write for outgoing in writer.outgoings for write in outgoing._pending]
             await asyncio.to_thread(self.until_held_or_done, writer.transport, pending)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+    async def admit_nothing(self) -> None:
+        writer = await self.receiver.connect(self.writer.name)
+        writer.admit(0, lambda spans: len(spans) == 0)
 
     def until_held_or_done(self, transport: GatedTransport, pending: list[Future[Landed]]) -> None:
         """A revoked write fails before it comes to the gate."""
@@ -108,9 +110,8 @@ class HandOvers(RuleBasedStateMachine):
     def start(self) -> None:
         async def steps() -> None:
             self.table = ReservationTable(
-                self.receiver,
+                self.pool,
                 LAYOUT,
-                Incarnation("receiver"),
                 on_release=self.released,
                 timers=self.timers,
             )
@@ -121,9 +122,9 @@ class HandOvers(RuleBasedStateMachine):
     def start_writer(self) -> None:
         self.num_writers += 1
         name = f"writer-{self.num_writers}"
-        inner = self.network.open(name, SOURCE.pool_bytes)
-        pool = np.frombuffer(inner.buffer, dtype=np.uint8)
-        pool[:] = np.random.default_rng(self.num_writers).integers(1, 255, len(pool))
+        pool = self.network.pool(name, SOURCE.pool_bytes)
+        pool.memory[:] = np.random.default_rng(self.num_writers).integers(1, 255, pool.num_bytes)
+        inner = MemoryTransport(self.network, pool)
         self.writer = WriterProcess(name, GatedTransport(inner, in_the_middle=True))
 
     def released(self, blocks: tuple[int, ...]) -> None:
@@ -132,8 +133,7 @@ class HandOvers(RuleBasedStateMachine):
         self.free.update(blocks)
 
     def contents(self, block: int) -> Bytes:
-        pool = np.frombuffer(self.receiver.buffer, dtype=np.uint8)
-        return pool.reshape(LAYOUT.num_layers, 2, NUM_BLOCKS, -1)[:, :, block]
+        return self.pool.memory.reshape(LAYOUT.num_layers, 2, NUM_BLOCKS, -1)[:, :, block]
 
     @rule(target=requests, tokens=st.integers(1, 20), skipped=st.integers(0, 2))
     def begin(self, tokens: int, skipped: int) -> Request | None:
@@ -145,7 +145,6 @@ class HandOvers(RuleBasedStateMachine):
 
         async def steps() -> None:
             outgoing = OutgoingTransfer(
-                transport=self.writer.transport,
                 layout=SOURCE,
                 blocks=[4, 1, 3],
                 num_tokens=tokens,
@@ -154,7 +153,11 @@ class HandOvers(RuleBasedStateMachine):
             self.writer.outgoings.append(outgoing)
             start = skipped * LAYOUT.block_size
             reservation = self.table.reserve(
-                blocks, start, tokens, lease_s=2.0, peer=self.receiver.connect(self.writer.name)
+                blocks,
+                start,
+                tokens,
+                lease_s=2.0,
+                peer=await self.receiver.connect(self.writer.name),
             )
             self.free.difference_update(reservation.blocks)
             made.append(Request(outgoing, reservation, self.writer.name, list(reservation.blocks)))
@@ -170,7 +173,7 @@ class HandOvers(RuleBasedStateMachine):
     def grant(self, request: Request | None) -> None:
         async def steps() -> None:
             assert request is not None
-            peer = self.writer.transport.connect("receiver")
+            peer = await self.writer.transport.connect("receiver")
             request.outgoing.grant(request.reservation.grant, peer, LAYOUT)
 
         if self.lives(request):

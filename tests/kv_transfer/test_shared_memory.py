@@ -15,18 +15,17 @@ import uvloop
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
 from kv_transfer.layout import SpanPairs
-from kv_transfer.shared_memory_transport import SharedMemoryTransport, sweep
-from kv_transfer.transport import PoolConfig
+from kv_transfer.pool import FilePool, PoolConfig, sweep
+from kv_transfer.shared_memory_transport import SharedMemoryTransport
 
 OWNER = """
 import sys
 from pathlib import Path
+from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.shared_memory_transport import SharedMemoryTransport
-from kv_transfer.transport import PoolConfig
-config = PoolConfig(incarnation="owner", num_bytes=8192, run_dir=Path(sys.argv[1]))
-pool = SharedMemoryTransport(config)
+pool = FilePool(PoolConfig(incarnation="owner", num_bytes=8192, run_dir=Path(sys.argv[1])))
 pool.buffer[:4] = b"mine"
-print(pool.address, flush=True)
+print(SharedMemoryTransport(pool).address, flush=True)
 sys.stdin.read()
 pool.close()
 """
@@ -42,15 +41,15 @@ def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 async def transport(tmp_path: Path) -> AsyncIterator[SharedMemoryTransport]:
-    transport = open_pool(tmp_path)
+    pool = open_pool(tmp_path)
+    transport = SharedMemoryTransport(pool)
     yield transport
     transport.close()
+    pool.close()
 
 
-def open_pool(run_dir: Path, num_bytes: int = 8192) -> SharedMemoryTransport:
-    return SharedMemoryTransport(
-        PoolConfig(incarnation=Incarnation("us"), num_bytes=num_bytes, run_dir=run_dir)
-    )
+def open_pool(run_dir: Path, num_bytes: int = 8192) -> FilePool:
+    return FilePool(PoolConfig(incarnation=Incarnation("us"), num_bytes=num_bytes, run_dir=run_dir))
 
 
 def address_of(owner: subprocess.Popen[str]) -> str:
@@ -67,14 +66,16 @@ async def test_bytes_reach_another_process(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
     address = address_of(owner)
-    peer = transport.connect(address)
-    transport.buffer[100:104] = b"ours"
+    peer = await transport.connect(address)
+    with (tmp_path / "kv-us").open("r+b") as file:
+        file.seek(100)
+        file.write(b"ours")
     pairs = SpanPairs(source=array(100), destination=array(4), sizes=array(4))
-    write = transport.write(peer, pairs, epoch=1, digest=True, may_start=lambda: True)
+    write = peer.write(pairs, epoch=1, digest=True, may_start=lambda: True)
     landed = await asyncio.wrap_future(write)
     assert landed.num_bytes == 4
     assert (tmp_path / "kv-owner").read_bytes()[:8] == b"mineours"
-    assert transport.connect(address) is peer
+    assert await transport.connect(address) is peer
 
 
 @pytest.mark.slow
@@ -82,7 +83,7 @@ async def test_a_killed_owner_is_seen_and_its_file_swept(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
     address = address_of(owner)
-    peer = transport.connect(address)
+    peer = await transport.connect(address)
     assert sweep(tmp_path) == []
     assert not peer.life.is_over
     os.kill(owner.pid, signal.SIGKILL)
@@ -90,14 +91,14 @@ async def test_a_killed_owner_is_seen_and_its_file_swept(
     assert sweep(tmp_path) == ["kv-owner"]
     assert os.listdir(tmp_path) == ["kv-us"]
     with pytest.raises(TransferFailed):
-        transport.connect(address)
+        await transport.connect(address)
 
 
 @pytest.mark.slow
 async def test_a_stopped_owner_is_not_dead(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
-    peer = transport.connect(address_of(owner))
+    peer = await transport.connect(address_of(owner))
     os.kill(owner.pid, signal.SIGSTOP)
     assert sweep(tmp_path) == []
     assert not peer.life.is_over
@@ -114,12 +115,12 @@ async def test_another_process_with_the_pid_of_a_dead_owner_is_not_taken_for_it(
     owner.wait()
     reused = address.replace(f":{owner.pid}:", f":{os.getpid()}:")
     with pytest.raises(TransferFailed, match="dead"):
-        transport.connect(reused)
+        await transport.connect(reused)
 
 
 async def test_foreign_files_are_refused(tmp_path: Path, transport: SharedMemoryTransport) -> None:
     good = transport.address
-    _, num_bytes, pid, namespace = good.split(":")
+    _, num_bytes, pid, namespace, boot_id = good.split(":")
     (tmp_path / "kv-open").write_bytes(bytes(8192))
     (tmp_path / "kv-open").chmod(0o644)
     (tmp_path / "kv-link").symlink_to(tmp_path / "kv-us")
@@ -127,25 +128,26 @@ async def test_foreign_files_are_refused(tmp_path: Path, transport: SharedMemory
     (tmp_path / "kv-dir").mkdir(0o600)
     for name in ("kv-open", "kv-link", "kv-fifo", "kv-dir", "kv-none", "../kv-us", "kv-a/b", "x"):
         with pytest.raises(TransferFailed):
-            transport.connect(":".join((name, num_bytes, pid, namespace)))
+            await transport.connect(":".join((name, num_bytes, pid, namespace, boot_id)))
     for address in (
         "",
         "kv-us",
-        f"kv-us:{int(num_bytes) + 1}:{pid}:{namespace}",
-        f"kv-us:{num_bytes}:{pid}:1",
-        f"kv-us:{num_bytes}:-1:{namespace}",
-        f"kv-us:{num_bytes}:99999999999999999999999:{namespace}",
-        f"kv-us:{num_bytes}:999999999:{namespace}",
+        f"kv-us:{int(num_bytes) + 1}:{pid}:{namespace}:{boot_id}",
+        f"kv-us:{num_bytes}:{pid}:1:{boot_id}",
+        f"kv-us:{num_bytes}:{pid}:{namespace}:of-another-machine",
+        f"kv-us:{num_bytes}:-1:{namespace}:{boot_id}",
+        f"kv-us:{num_bytes}:99999999999999999999999:{namespace}:{boot_id}",
+        f"kv-us:{num_bytes}:999999999:{namespace}:{boot_id}",
     ):
         with pytest.raises(TransferFailed):
-            transport.connect(address)
+            await transport.connect(address)
 
 
 def test_a_pool_file_is_private_and_unlinked(tmp_path: Path) -> None:
-    transport = open_pool(tmp_path)
+    pool = open_pool(tmp_path)
     assert (tmp_path / "kv-us").stat().st_mode & 0o777 == 0o600
-    transport.close()
-    transport.close()
+    pool.close()
+    pool.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,11 +160,13 @@ def test_a_pool_without_room_is_refused_with_a_remedy(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_death_is_seen_under_uvloop_too(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
     async def main() -> None:
-        transport = open_pool(tmp_path)
-        peer = transport.connect(address_of(owner))
+        pool = open_pool(tmp_path)
+        transport = SharedMemoryTransport(pool)
+        peer = await transport.connect(address_of(owner))
         os.kill(owner.pid, signal.SIGKILL)
         await asyncio.wait_for(peer.life.wait(), 1)
         transport.close()
+        pool.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
@@ -172,10 +176,10 @@ def test_death_is_seen_under_uvloop_too(tmp_path: Path, owner: subprocess.Popen[
 async def test_a_dead_peer_is_never_mapped(
     tmp_path: Path, owner: subprocess.Popen[str], transport: SharedMemoryTransport
 ) -> None:
-    peer = transport.connect(address_of(owner))
+    peer = await transport.connect(address_of(owner))
     os.kill(owner.pid, signal.SIGKILL)
     await asyncio.wait_for(peer.life.wait(), 1)
     pairs = SpanPairs(source=array(0), destination=array(0), sizes=array(4))
-    write = transport.write(peer, pairs, epoch=1, digest=False, may_start=lambda: True)
+    write = peer.write(pairs, epoch=1, digest=False, may_start=lambda: True)
     with pytest.raises(TransferFailed, match="gone"):
         await asyncio.wrap_future(write)

@@ -12,32 +12,31 @@ from cluster.errors import TransferFailed
 from cluster.types import Incarnation, KvLayout
 from kv_transfer.incoming import ReservationTable
 from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.shared_memory_transport import SharedMemoryTransport
-from kv_transfer.transport import PoolConfig
 
 LAYOUT = KvLayout(num_layers=6, num_blocks=128, block_size=8, num_kv_heads=2, head_dim=32)
 NUM_TOKENS = 100
 
 
-def open_pool(name: str, run_dir: Path) -> SharedMemoryTransport:
-    return SharedMemoryTransport(
+def open_pool(name: str, run_dir: Path) -> FilePool:
+    return FilePool(
         PoolConfig(incarnation=Incarnation(name), num_bytes=LAYOUT.pool_bytes, run_dir=run_dir)
     )
 
 
 @pytest.mark.slow
 async def test_every_hand_over_is_verified_or_given_back(tmp_path: Path) -> None:
-    writer, receiver = open_pool("writer", tmp_path), open_pool("receiver", tmp_path)
-    np.frombuffer(writer.buffer, dtype=np.uint8)[:] = np.arange(LAYOUT.pool_bytes) % 251
+    pools = open_pool("writer", tmp_path), open_pool("receiver", tmp_path)
+    writer, receiver = map(SharedMemoryTransport, pools)
+    pools[0].memory[:] = np.arange(LAYOUT.pool_bytes) % 251
     released: list[tuple[int, ...]] = []
-    table = ReservationTable(receiver, LAYOUT, Incarnation("receiver"), on_release=released.append)
+    table = ReservationTable(pools[1], LAYOUT, on_release=released.append)
     chances = random.Random(0)
 
     async def hand_over(first_block: int) -> bool:
         blocks = list(range(first_block, first_block + 13))
-        outgoing = OutgoingTransfer(
-            transport=writer, layout=LAYOUT, blocks=blocks[::-1], num_tokens=NUM_TOKENS
-        )
+        outgoing = OutgoingTransfer(layout=LAYOUT, blocks=blocks[::-1], num_tokens=NUM_TOKENS)
 
         def compute() -> None:
             for stop in (30, 60, NUM_TOKENS):
@@ -45,12 +44,13 @@ async def test_every_hand_over_is_verified_or_given_back(tmp_path: Path) -> None
                     outgoing.computed(layer, stop)
 
         thread = threading.Thread(target=compute)
-        peer = receiver.connect(writer.address)
+        peer = await receiver.connect(writer.address)
         with table.reserve(blocks, 0, NUM_TOKENS, lease_s=60, peer=peer) as reservation:
             thread.start()
             if chances.random() < 0.5:
                 await asyncio.sleep(0)
-            outgoing.grant(reservation.grant, writer.connect(receiver.address), LAYOUT)
+            there = await writer.connect(receiver.address)
+            outgoing.grant(reservation.grant, there, LAYOUT)
             if chances.random() < 0.3:
                 await asyncio.sleep(0)
                 outgoing.stop("cancelled")
@@ -72,5 +72,5 @@ async def test_every_hand_over_is_verified_or_given_back(tmp_path: Path) -> None
     assert len(released) == outcomes.count(False)
     assert table.counters.num_verified == outcomes.count(True) > 100
     table.close()
-    writer.close()
-    receiver.close()
+    for each in (writer, receiver, *pools):
+        each.close()

@@ -6,61 +6,78 @@ from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
+from kv_transfer.doors import DOORS, DoorSettings, open_doors
 from kv_transfer.gated_transport import GatedTransport
 from kv_transfer.layout import SpanPairs
-from kv_transfer.memory_transport import MemoryNetwork
-from kv_transfer.shared_memory_transport import SharedMemoryTransport
-from kv_transfer.span_copy import Bytes
-from kv_transfer.transport import Landed, PoolConfig, Transport, WriteRefused
+from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
+from kv_transfer.pool import FilePool, Pool, PoolConfig
+from kv_transfer.transport import Landed, Transport, WriteRefused
 
 NUM_BYTES = 3 * 1024 * 1024
 
 
 @dataclass
+class End:
+    pool: Pool
+    transport: Transport
+
+
 class Pair:
-    ours: Transport
-    theirs: Transport
+    """We write, they receive: in epochs 1 and 8 wherever we like, in no other."""
 
-    @property
-    def source(self) -> Bytes:
-        return np.frombuffer(self.ours.buffer, dtype=np.uint8)
+    def __init__(self, ours: End, theirs: End) -> None:
+        self.ours, self.theirs = ours.transport, theirs.transport
+        self.pools = (ours.pool, theirs.pool)
+        self.source, self.destination = ours.pool.memory, theirs.pool.memory
 
-    @property
-    def destination(self) -> Bytes:
-        return np.frombuffer(self.theirs.buffer, dtype=np.uint8)
+    async def connect(self) -> None:
+        self.peer = await self.ours.connect(self.theirs.address)
+        self.writer = await self.theirs.connect(self.ours.address)
+        for epoch in (1, 8):
+            self.writer.admit(epoch, lambda spans: True)
 
     def write(self, pairs: SpanPairs, *, epoch: int = 1, may: bool = True) -> Future[Landed]:
-        peer = self.ours.connect(self.theirs.address)
-        return self.ours.write(peer, pairs, epoch=epoch, digest=True, may_start=lambda: may)
+        return self.peer.write(pairs, epoch=epoch, digest=True, may_start=lambda: may)
+
+    def close(self) -> None:
+        for end in (self.ours, self.theirs, *self.pools):
+            end.close()
 
 
 def open_pair(kind: str, run_dir: Path) -> Pair:
-    if kind == "memory":
-        network = MemoryNetwork()
-        return Pair(network.open("a", NUM_BYTES), network.open("b", NUM_BYTES))
+    """`kind` is a door's name, the in-memory twin, or the gate before one."""
+    network = MemoryNetwork()
 
-    def open_pool(name: str) -> Transport:
-        return SharedMemoryTransport(
-            PoolConfig(incarnation=Incarnation(name), num_bytes=NUM_BYTES, run_dir=run_dir)
-        )
+    def open_end(name: str) -> End:
+        if kind == "memory":
+            pool: Any = network.pool(name, NUM_BYTES)
+            return End(pool, MemoryTransport(network, pool))
+        config = PoolConfig(incarnation=Incarnation(name), num_bytes=NUM_BYTES, run_dir=run_dir)
+        pool = FilePool(config)
+        door = "shared_memory" if kind == "gated" else kind
+        [transport] = open_doors([door], pool, DoorSettings(key=b"of the cluster"))
+        return End(pool, transport)
 
-    pair = Pair(open_pool("a"), open_pool("b"))
-    return Pair(GatedTransport(pair.ours), pair.theirs) if kind == "gated" else pair
+    ours, theirs = open_end("a"), open_end("b")
+    if kind == "gated":
+        ours = End(ours.pool, GatedTransport(ours.transport))
+    return Pair(ours, theirs)
 
 
-@pytest.fixture(params=["memory", "shared_memory", "gated"])
+@pytest.fixture(params=["memory", "gated", *DOORS])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     pair = open_pair(request.param, tmp_path)
+    await pair.connect()
     pair.source[:] = np.random.default_rng(0).integers(1, 255, NUM_BYTES, dtype=np.uint8)
     yield pair
-    pair.ours.close()
-    pair.theirs.close()
+    pair.close()
 
 
 def spans_of(*spans: tuple[int, int, int]) -> SpanPairs:
@@ -69,8 +86,8 @@ def spans_of(*spans: tuple[int, int, int]) -> SpanPairs:
 
 
 async def test_a_pool_begins_writable_and_zeroed(pair: Pair) -> None:
-    assert len(pair.theirs.buffer) == NUM_BYTES
-    assert not pair.theirs.buffer.readonly
+    assert len(pair.pools[1].buffer) == NUM_BYTES
+    assert not pair.pools[1].buffer.readonly
     assert not pair.destination.any()
 
 
@@ -98,13 +115,10 @@ async def test_bytes_land_where_they_should_and_nowhere_else(
 
 async def test_writes_land_in_order_from_any_thread(pair: Pair) -> None:
     writes: list[Future[Landed]] = []
-    peer = pair.ours.connect(pair.theirs.address)
 
     def write_all() -> None:
         writes.extend(
-            pair.ours.write(
-                peer, spans_of((i, 0, 1)), epoch=1, digest=False, may_start=lambda: True
-            )
+            pair.peer.write(spans_of((i, 0, 1)), epoch=1, digest=False, may_start=lambda: True)
             for i in range(50)
         )
 
@@ -141,8 +155,7 @@ async def test_a_cancelled_write_moves_nothing(pair: Pair) -> None:
         begun.set()
         return hold.wait(10)
 
-    peer = pair.ours.connect(pair.theirs.address)
-    first = pair.ours.write(peer, spans_of((0, 0, 1)), epoch=1, digest=False, may_start=held)
+    first = pair.peer.write(spans_of((0, 0, 1)), epoch=1, digest=False, may_start=held)
     second = pair.write(spans_of((0, 100, 9)))
     await asyncio.to_thread(begun.wait, 10)
     assert second.cancel()
@@ -154,7 +167,9 @@ async def test_a_cancelled_write_moves_nothing(pair: Pair) -> None:
 
 
 async def test_what_is_revoked_never_lands(pair: Pair) -> None:
-    if not pair.theirs.revoke(7):
+    pair.writer.admit(7, lambda spans: True)
+    await asyncio.wrap_future(pair.write(spans_of((0, 200, 9)), epoch=7))
+    if not pair.writer.revoke(7):
         return  # a transport may say that it cannot; then it has to be waited for
     with pytest.raises(WriteRefused):
         await asyncio.wrap_future(pair.write(spans_of((0, 0, 9)), epoch=7))
@@ -162,23 +177,34 @@ async def test_what_is_revoked_never_lands(pair: Pair) -> None:
     assert not pair.destination[:100].any()
 
 
+async def test_an_epoch_that_was_not_admitted_does_not_land(pair: Pair) -> None:
+    """Nor a span outside what was lent: where the receiving end takes part."""
+    pair.writer.admit(9, lambda spans: bool((spans.offsets >= 1000).all()))
+    if not pair.writer.revoke(10):
+        return  # it does not: whoever is connected can write
+    for epoch, offset in ((11, 1000), (9, 0)):
+        with pytest.raises(TransferFailed):
+            await asyncio.wrap_future(pair.write(spans_of((0, offset, 9)), epoch=epoch))
+    assert not pair.destination.any()
+    await asyncio.wrap_future(pair.write(spans_of((0, 1000, 9)), epoch=9))
+    assert pair.destination[1000:1009].all()
+
+
 async def test_an_address_names_one_peer(pair: Pair) -> None:
-    peer = pair.ours.connect(pair.theirs.address)
-    assert pair.ours.connect(pair.theirs.address) is peer
+    peer = pair.peer
+    assert await pair.ours.connect(pair.theirs.address) is peer
+    assert peer.transport == pair.ours.name
     assert peer.incarnation == "b"
     assert peer.num_bytes == NUM_BYTES
     assert not peer.life.is_over
     for address in ("", "nobody", pair.theirs.address + "x", "kv-\0:1:1:1"):
         with pytest.raises(TransferFailed):
-            pair.ours.connect(address)
+            await pair.ours.connect(address)
 
 
 async def test_a_closed_transport_fails_its_writes(pair: Pair) -> None:
-    peer = pair.ours.connect(pair.theirs.address)
     pair.ours.close()
-    write = pair.ours.write(
-        peer, spans_of((0, 0, 9)), epoch=1, digest=False, may_start=lambda: True
-    )
+    write = pair.write(spans_of((0, 0, 9)))
     with pytest.raises((WriteRefused, CancelledError)):
         await asyncio.wrap_future(write)
     assert not pair.destination.any()
@@ -187,8 +213,8 @@ async def test_a_closed_transport_fails_its_writes(pair: Pair) -> None:
 async def test_a_closed_gate_holds_a_write_and_a_failure_fails_it(tmp_path: Path) -> None:
     pair = open_pair("memory", tmp_path)
     pair.source[:] = 1
-    gated = GatedTransport(pair.ours, in_the_middle=True)
-    pair.ours = gated
+    gated = pair.ours = GatedTransport(pair.ours, in_the_middle=True)
+    await pair.connect()
     gated.close_gate()
     write = pair.write(spans_of((0, 0, 1), (1, 1, 1)))
     await asyncio.to_thread(gated.held.wait, 10)
@@ -200,5 +226,4 @@ async def test_a_closed_gate_holds_a_write_and_a_failure_fails_it(tmp_path: Path
     gated.failure = OSError("unplugged")
     with pytest.raises(OSError, match="unplugged"):
         await asyncio.wrap_future(pair.write(spans_of((0, 0, 1))))
-    gated.close()
-    pair.theirs.close()
+    pair.close()

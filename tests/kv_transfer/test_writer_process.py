@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cluster.types import Incarnation, KvLayout, SpanDigest, Written
 from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.shared_memory_transport import SharedMemoryTransport, sweep
+from kv_transfer.pool import FilePool, PoolConfig, sweep
+from kv_transfer.shared_memory_transport import SharedMemoryTransport
 from kv_transfer.transfer import State
-from kv_transfer.transport import PoolConfig
 
 WRITER = Path(__file__).with_name("writer_process.py")
 LAYOUT = KvLayout(num_layers=2, num_blocks=40, block_size=4, num_kv_heads=1, head_dim=16)
@@ -67,16 +66,14 @@ class Receiver:
         config = PoolConfig(
             incarnation=Incarnation("receiver"), num_bytes=LAYOUT.pool_bytes, run_dir=run_dir
         )
-        self.transport = SharedMemoryTransport(config)
+        self.pool = FilePool(config)
+        self.transport = SharedMemoryTransport(self.pool)
         self.released: list[tuple[int, ...]] = []
-        self.table = ReservationTable(
-            self.transport, LAYOUT, config.incarnation, on_release=self.released.append
-        )
-        pool = np.frombuffer(self.transport.buffer, dtype=np.uint8)
-        self.blocks = pool.reshape(LAYOUT.num_layers, 2, LAYOUT.num_blocks, -1)
+        self.table = ReservationTable(self.pool, LAYOUT, on_release=self.released.append)
+        self.blocks = self.pool.memory.reshape(LAYOUT.num_layers, 2, LAYOUT.num_blocks, -1)
 
-    def reserve(self, writer: Writer, address: str, lease_s: float) -> Reservation:
-        peer = self.transport.connect(address)
+    async def reserve(self, writer: Writer, address: str, lease_s: float) -> Reservation:
+        peer = await self.transport.connect(address)
         reservation = self.table.reserve(BLOCKS, 0, 64, lease_s=lease_s, peer=peer)
         grant = asdict(reservation.grant)
         message = {"grant": grant, "address": self.transport.address, "layout": asdict(LAYOUT)}
@@ -101,6 +98,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
     receiver.table.check()
     receiver.table.close()
     receiver.transport.close()
+    receiver.pool.close()
 
 
 async def lost(reservation: Reservation) -> str:
@@ -113,7 +111,7 @@ async def test_a_hand_over_between_processes_is_verified(
 ) -> None:
     async with spawned_writer(tmp_path, "open") as writer:
         ready = await writer.hear("ready")
-        with receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
+        with await receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
             await writer.hear("held")
             message = await writer.hear("written")
             digests = tuple(
@@ -138,7 +136,7 @@ async def test_a_frozen_writer_that_wakes_up_changes_no_block_in_use(
 ) -> None:
     async with spawned_writer(tmp_path, "gated") as writer:
         ready = await writer.hear("ready")
-        with receiver.reserve(writer, ready["address"], lease_s=0.3) as reservation:
+        with await receiver.reserve(writer, ready["address"], lease_s=0.3) as reservation:
             await writer.hear("held")  # half a layer is written
             writer.signal(signal.SIGSTOP)
             assert "lapsed" in await lost(reservation)
@@ -162,7 +160,7 @@ async def test_a_writer_killed_in_the_middle_frees_its_blocks_at_once(
 ) -> None:
     async with spawned_writer(tmp_path, "gated") as writer:
         ready = await writer.hear("ready")
-        with receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
+        with await receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
             await writer.hear("held")
             writer.signal(signal.SIGSTOP)
         assert reservation.state is State.ABANDONED
@@ -177,7 +175,7 @@ async def test_a_writer_killed_in_the_middle_frees_its_blocks_at_once(
 async def test_a_receiver_that_waits_hears_of_the_death(tmp_path: Path, receiver: Receiver) -> None:
     async with spawned_writer(tmp_path, "gated") as writer:
         ready = await writer.hear("ready")
-        with receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
+        with await receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
             await writer.hear("held")
             writer.signal(signal.SIGKILL)
             async with asyncio.timeout(1):
@@ -191,7 +189,7 @@ async def test_a_cancelled_hand_over_ends_with_the_write_in_flight(
 ) -> None:
     async with spawned_writer(tmp_path, "gated") as writer:
         ready = await writer.hear("ready")
-        with receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
+        with await receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
             await writer.hear("held")
         writer.tell("stop")
         assert receiver.released == []

@@ -9,14 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from cluster.errors import TransferFailed
 from cluster.types import Grant, Incarnation, KvLayout
 from kv_transfer.gated_transport import GatedTransport
 from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.shared_memory_transport import SharedMemoryTransport
-from kv_transfer.transport import PoolConfig
 
 NUM_TOKENS = 64
 LAYOUT = KvLayout(num_layers=2, num_blocks=16, block_size=8, num_kv_heads=1, head_dim=16)
@@ -31,8 +29,9 @@ async def main(run_dir: Path, is_gated: bool) -> None:
     config = PoolConfig(
         incarnation=Incarnation("writer"), num_bytes=LAYOUT.pool_bytes, run_dir=run_dir
     )
-    transport = GatedTransport(SharedMemoryTransport(config), in_the_middle=True)
-    np.frombuffer(transport.buffer, dtype=np.uint8)[:] = 7
+    pool = FilePool(config)
+    transport = GatedTransport(SharedMemoryTransport(pool), in_the_middle=True)
+    pool.memory[:] = 7
     if is_gated:
         transport.close_gate()
     tell("ready", address=transport.address)
@@ -41,16 +40,16 @@ async def main(run_dir: Path, is_gated: bool) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
 
     message = json.loads(await lines.readline())
-    outgoing = OutgoingTransfer(
-        transport=transport, layout=LAYOUT, blocks=BLOCKS, num_tokens=NUM_TOKENS
-    )
+    outgoing = OutgoingTransfer(layout=LAYOUT, blocks=BLOCKS, num_tokens=NUM_TOKENS)
     outgoing.computed_all(NUM_TOKENS)
     grant = Grant(**message["grant"])
-    outgoing.grant(grant, transport.connect(message["address"]), KvLayout(**message["layout"]))
+    peer = await transport.connect(message["address"])
+    outgoing.grant(grant, peer, KvLayout(**message["layout"]))
     async with asyncio.TaskGroup() as group:
         group.create_task(follow(lines, transport, outgoing))
         group.create_task(report(transport, outgoing))
     transport.close()
+    pool.close()
 
 
 async def follow(

@@ -21,7 +21,8 @@ from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from engine.echo import EchoEngine, echo_layout
 from engine.thread import ForwardEngine
-from kv_transfer.memory_transport import MemoryNetwork
+from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
+from kv_transfer.pairs import Pairs
 from kv_transfer.transport import Transport
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
@@ -135,7 +136,6 @@ class LocalCluster(Cluster):
             "router": self.address,
             "secrets_file": str(self.directory / "secrets.yaml"),
             "run_dir": str(self.directory),
-            "transport": "memory",
             "drain_s": 5.0,
             **values,
         }
@@ -143,21 +143,22 @@ class LocalCluster(Cluster):
         config = make(**common)
         layout = self.layout(num_blocks=config.num_blocks, block_size=config.block_size)
         incarnation = new_incarnation()
-        inner = self.network.open(incarnation, layout.pool_bytes)
-        transport = self.wrap_transport(inner)
+        pool = self.network.pool(incarnation, layout.pool_bytes)
+        transport = self.wrap_transport(MemoryTransport(self.network, pool))
+        pairs = Pairs(pool, [transport], required=config.require_transport)
         member = describe(
             config,
             role,
             incarnation=incarnation,
             layout=layout,
             context_length=512,
-            transports={transport.name: transport.address},
+            transports=pairs.addresses,
         )
         parts = {
             "member": member,
             "secrets": load_secrets(Path(config.secrets_file)),
-            "engine": self._engine(layout, transport.buffer, gate),
-            "transport": transport,
+            "engine": self._engine(layout, pool.buffer, gate),
+            "pairs": pairs,
             "cost": StepCost(),
         }
         if role is Role.PREFILL:

@@ -158,14 +158,22 @@ class Corrupting(GatedTransport):
 
     is_on = False
 
-    def write(self, peer: Any, pairs: Any, **how: Any) -> Any:
-        def flip(_: Any) -> None:
-            if self.is_on:
-                peer.pool.memory[pairs.destination[0]] ^= 1
+    async def connect(self, address: str) -> Any:
+        peer = await super().connect(address)
+        write = peer.write
 
-        future = super().write(peer, pairs, **how)
-        future.add_done_callback(flip)  # before anyone hears that it has landed
-        return future
+        def write_and_flip(pairs: Any, **how: Any) -> Any:
+            def flip(_: Any) -> None:
+                if self.is_on:
+                    pool.memory[pairs.destination[0]] ^= 1
+
+            pool = self._inner._network.find(address)  # type: ignore[attr-defined]
+            future = write(pairs, **how)
+            future.add_done_callback(flip)  # before anyone hears that it has landed
+            return future
+
+        peer.write = write_and_flip  # type: ignore[method-assign]
+        return peer
 
 
 async def test_a_corrupted_hand_over_is_caught_and_computed_here(
