@@ -77,7 +77,7 @@ class EmittedTokens(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds")
+    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,8 @@ class DecodeRequest(_message.Message):
     CACHE_SCOPE_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     ROUTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -96,7 +98,9 @@ class DecodeRequest(_message.Message):
     cache_scope: str
     prefill: WorkerAddress
     router_seconds: float
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ...) -> None: ...
+    source: WorkerAddress
+    source_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
     __slots__ = ("worker_id", "incarnation", "address", "transports", "fingerprint")
@@ -136,7 +140,7 @@ class Renew(_message.Message):
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class PrefillStart(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "decode")
+    __slots__ = ("request_id", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "decode", "source", "source_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     EMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +148,8 @@ class PrefillStart(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CACHE_SCOPE_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     emitted: _containers.RepeatedCompositeFieldContainer[EmittedTokens]
@@ -151,7 +157,9 @@ class PrefillStart(_message.Message):
     tenant: str
     cache_scope: str
     decode: WorkerAddress
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ...) -> None: ...
+    source: WorkerAddress
+    source_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds", "transport")
@@ -248,6 +256,68 @@ class SpanDigest(_message.Message):
     stop_token: int
     digest: int
     def __init__(self, layer: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("start", "grant", "renew")
+    START_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
+    start: FetchStart
+    grant: Grant
+    renew: Renew
+    def __init__(self, start: _Optional[_Union[FetchStart, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
+
+class FetchStart(_message.Message):
+    __slots__ = ("receiver", "hashes", "probe_tokens")
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    PROBE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    receiver: WorkerAddress
+    hashes: bytes
+    probe_tokens: int
+    def __init__(self, receiver: _Optional[_Union[WorkerAddress, _Mapping]] = ..., hashes: _Optional[bytes] = ..., probe_tokens: _Optional[int] = ...) -> None: ...
+
+class FetchResponse(_message.Message):
+    __slots__ = ("found", "written", "renewed")
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    RENEWED_FIELD_NUMBER: _ClassVar[int]
+    found: Found
+    written: Written
+    renewed: Renewed
+    def __init__(self, found: _Optional[_Union[Found, _Mapping]] = ..., written: _Optional[_Union[Written, _Mapping]] = ..., renewed: _Optional[_Union[Renewed, _Mapping]] = ...) -> None: ...
+
+class Found(_message.Message):
+    __slots__ = ("num_tokens",)
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    def __init__(self, num_tokens: _Optional[int] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("source", "num_tokens", "transport")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    source: WorkerAddress
+    num_tokens: int
+    transport: str
+    def __init__(self, source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., num_tokens: _Optional[int] = ..., transport: _Optional[str] = ...) -> None: ...
+
+class ProbeResponse(_message.Message):
+    __slots__ = ("transport", "num_tokens", "num_bytes", "seconds", "write_seconds", "connect_seconds")
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    transport: str
+    num_tokens: int
+    num_bytes: int
+    seconds: float
+    write_seconds: float
+    connect_seconds: float
+    def __init__(self, transport: _Optional[str] = ..., num_tokens: _Optional[int] = ..., num_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., write_seconds: _Optional[float] = ..., connect_seconds: _Optional[float] = ...) -> None: ...
 
 class FenceRequest(_message.Message):
     __slots__ = ("incarnation", "epochs")

@@ -219,7 +219,8 @@ class Prefill(object):
 
 
 class WorkerStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """What workers of both roles serve: to routers, and to each other.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -232,13 +233,56 @@ class WorkerStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.Fetch = channel.stream_stream(
+                '/penstock.v1.Worker/Fetch',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.FetchRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.FetchResponse.FromString,
+                _registered_method=True)
+        self.Fence = channel.unary_unary(
+                '/penstock.v1.Worker/Fence',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.FenceRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.FenceResponse.FromString,
+                _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/penstock.v1.Worker/Probe',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.ProbeResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """What workers of both roles serve: to routers, and to each other.
+    """
 
     def Watch(self, request, context):
         """Snapshot of the cache, then its events and load reports, until cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fetch(self, request_iterator, context):
+        """KV of a cached prefix, written into the caller's blocks by this worker, which holds its
+        own until then. The caller names the prefix, hears how much of it is here, and grants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fence(self, request, context):
+        """Answers once this worker will never touch these epochs' blocks again: what a receiver
+        asks for every reservation that it stopped waiting for. Of epochs this writer never
+        heard of, too: their grants come too late from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Probe(self, request, context):
+        """Makes this worker fetch a pattern from another, over the whole real path: for warming a
+        pair up, for measuring it, and for an operator who asks whether it works.
+        FAILED_PRECONDITION where the two cannot exchange KV, RESOURCE_EXHAUSTED where either has
+        no blocks free for it, ABORTED where bytes did not arrive as they were sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +296,21 @@ def add_WorkerServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.WatchRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.WatchResponse.SerializeToString,
             ),
+            'Fetch': grpc.stream_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.FetchRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.FetchResponse.SerializeToString,
+            ),
+            'Fence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fence,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.FenceRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.FenceResponse.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.ProbeRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.ProbeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'penstock.v1.Worker', rpc_method_handlers)
@@ -261,7 +320,8 @@ def add_WorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Worker(object):
-    """Missing associated documentation comment in .proto file."""
+    """What workers of both roles serve: to routers, and to each other.
+    """
 
     @staticmethod
     def Watch(request,
@@ -280,6 +340,87 @@ class Worker(object):
             '/penstock.v1.Worker/Watch',
             penstock_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/penstock.v1.Worker/Fetch',
+            penstock_dot_v1_dot_worker__pb2.FetchRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Worker/Fence',
+            penstock_dot_v1_dot_worker__pb2.FenceRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.FenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Worker/Probe',
+            penstock_dot_v1_dot_worker__pb2.ProbeRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.ProbeResponse.FromString,
             options,
             channel_credentials,
             insecure,
