@@ -13,9 +13,18 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_UNSPECIFIED: _ClassVar[Role]
     ROLE_PREFILL: _ClassVar[Role]
     ROLE_DECODE: _ClassVar[Role]
+
+class PairDirection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PAIR_DIRECTION_UNSPECIFIED: _ClassVar[PairDirection]
+    PAIR_DIRECTION_SENT: _ClassVar[PairDirection]
+    PAIR_DIRECTION_RECEIVED: _ClassVar[PairDirection]
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
+PAIR_DIRECTION_UNSPECIFIED: PairDirection
+PAIR_DIRECTION_SENT: PairDirection
+PAIR_DIRECTION_RECEIVED: PairDirection
 
 class ResolvedParams(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "seed", "logit_bias", "allowed_token_ids", "bad_token_ids", "max_tokens", "min_tokens", "stop_strings", "stop_token_ids", "include_stop_string", "skip_special_tokens", "logprobs", "prompt_logprobs", "n", "priority")
@@ -442,7 +451,7 @@ class CacheEvent(_message.Message):
     def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks")
+    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -464,6 +473,7 @@ class LoadReport(_message.Message):
     REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     NUM_QUARANTINED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
     num_running: int
     num_waiting: int
     queued_tokens: int
@@ -478,7 +488,56 @@ class LoadReport(_message.Message):
     request_ids: _containers.RepeatedScalarFieldContainer[str]
     counters: _containers.ScalarMap[str, float]
     num_quarantined_blocks: int
-    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ...) -> None: ...
+    pairs: _containers.RepeatedCompositeFieldContainer[PairReport]
+    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ...) -> None: ...
+
+class PairReport(_message.Message):
+    __slots__ = ("peer", "direction", "transport", "transfers", "bytes", "spans", "write_seconds", "verify_seconds", "failures", "quarantined_blocks", "fenced", "refused_writes")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_WRITES_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    direction: PairDirection
+    transport: str
+    transfers: int
+    bytes: int
+    spans: int
+    write_seconds: Histogram
+    verify_seconds: float
+    failures: _containers.RepeatedCompositeFieldContainer[PairFailures]
+    quarantined_blocks: int
+    fenced: int
+    refused_writes: int
+    def __init__(self, peer: _Optional[str] = ..., direction: _Optional[_Union[PairDirection, str]] = ..., transport: _Optional[str] = ..., transfers: _Optional[int] = ..., bytes: _Optional[int] = ..., spans: _Optional[int] = ..., write_seconds: _Optional[_Union[Histogram, _Mapping]] = ..., verify_seconds: _Optional[float] = ..., failures: _Optional[_Iterable[_Union[PairFailures, _Mapping]]] = ..., quarantined_blocks: _Optional[int] = ..., fenced: _Optional[int] = ..., refused_writes: _Optional[int] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("bounds", "counts", "sum")
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    bounds: _containers.RepeatedScalarFieldContainer[float]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    sum: float
+    def __init__(self, bounds: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ..., sum: _Optional[float] = ...) -> None: ...
+
+class PairFailures(_message.Message):
+    __slots__ = ("phase", "reason", "count")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    reason: str
+    count: int
+    def __init__(self, phase: _Optional[str] = ..., reason: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class PrefillCost(_message.Message):
     __slots__ = ("c0", "c1", "c2", "c3")
@@ -507,21 +566,41 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     ROUTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_GRAINS_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
     index_bytes: int
     router_version: str
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ...) -> None: ...
+    relay: RelayStatus
+    forgotten_grains: int
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ...) -> None: ...
+
+class RelayStatus(_message.Message):
+    __slots__ = ("messages", "tokens", "placed", "moved", "predicted_hit_tokens", "actual_hit_tokens")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PLACED_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACTUAL_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    messages: int
+    tokens: int
+    placed: int
+    moved: int
+    predicted_hit_tokens: int
+    actual_hit_tokens: int
+    def __init__(self, messages: _Optional[int] = ..., tokens: _Optional[int] = ..., placed: _Optional[int] = ..., moved: _Optional[int] = ..., predicted_hit_tokens: _Optional[int] = ..., actual_hit_tokens: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("member", "load", "serving", "reason", "report_age_seconds", "requests_in_flight", "cached_grains")
+    __slots__ = ("member", "load", "serving", "reason", "report_age_seconds", "requests_in_flight", "cached_grains", "index_age_seconds", "watch_gaps")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -529,6 +608,8 @@ class WorkerStatus(_message.Message):
     REPORT_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     CACHED_GRAINS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WATCH_GAPS_FIELD_NUMBER: _ClassVar[int]
     member: RegisterRequest
     load: LoadReport
     serving: bool
@@ -536,4 +617,77 @@ class WorkerStatus(_message.Message):
     report_age_seconds: float
     requests_in_flight: int
     cached_grains: int
-    def __init__(self, member: _Optional[_Union[RegisterRequest, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., serving: bool = ..., reason: _Optional[str] = ..., report_age_seconds: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., cached_grains: _Optional[int] = ...) -> None: ...
+    index_age_seconds: float
+    watch_gaps: int
+    def __init__(self, member: _Optional[_Union[RegisterRequest, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., serving: bool = ..., reason: _Optional[str] = ..., report_age_seconds: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., cached_grains: _Optional[int] = ..., index_age_seconds: _Optional[float] = ..., watch_gaps: _Optional[int] = ...) -> None: ...
+
+class DiagnoseRequest(_message.Message):
+    __slots__ = ("measure_memory",)
+    MEASURE_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    measure_memory: bool
+    def __init__(self, measure_memory: bool = ...) -> None: ...
+
+class DiagnoseResponse(_message.Message):
+    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MEMLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    RUN_DIR_FIELD_NUMBER: _ClassVar[int]
+    LISTENING_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_MODE_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_CONTENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    unix_seconds: float
+    machine: str
+    versions: _containers.ScalarMap[str, str]
+    wire_version: int
+    memlock_bytes: int
+    open_files_limit: int
+    open_files: int
+    cpus: int
+    threads: int
+    run_dir: Folder
+    listening: _containers.RepeatedScalarFieldContainer[str]
+    secrets_mode: int
+    store: StoreAnswer
+    checks_content: bool
+    memory_bytes_per_second: float
+    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ...) -> None: ...
+
+class Folder(_message.Message):
+    __slots__ = ("path", "file_system", "num_bytes", "free_bytes", "mode")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FILE_SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    file_system: str
+    num_bytes: int
+    free_bytes: int
+    mode: int
+    def __init__(self, path: _Optional[str] = ..., file_system: _Optional[str] = ..., num_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., mode: _Optional[int] = ...) -> None: ...
+
+class StoreAnswer(_message.Message):
+    __slots__ = ("address", "seconds", "problem")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    seconds: float
+    problem: str
+    def __init__(self, address: _Optional[str] = ..., seconds: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...

@@ -248,6 +248,11 @@ class WorkerStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.ProbeResponse.FromString,
                 _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/penstock.v1.Worker/Diagnose',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer(object):
@@ -288,6 +293,13 @@ class WorkerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Diagnose(self, request, context):
+        """What an operator's tool asks a process about itself and its machine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +322,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Probe,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.ProbeRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.ProbeResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -431,6 +448,33 @@ class Worker(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Worker/Diagnose',
+            penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ClusterStub(object):
     """Missing associated documentation comment in .proto file."""
@@ -456,6 +500,11 @@ class ClusterStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/penstock.v1.Cluster/Diagnose',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -480,6 +529,13 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Diagnose(self, request, context):
+        """of the router itself
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -497,6 +553,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.StatusRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.StatusResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -580,6 +641,33 @@ class Cluster(object):
             '/penstock.v1.Cluster/Status',
             penstock_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/Diagnose',
+            penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
             options,
             channel_credentials,
             insecure,
