@@ -51,8 +51,8 @@ class SpanCopier:
             for offset, num_bytes in spans:
                 hasher.update(pool[offset : offset + num_bytes].data)
         else:
-            unit = _common_unit(spans.offsets, spans.sizes)
-            indices = _unit_indices(spans.offsets, spans.sizes, unit)
+            unit = common_unit(spans.offsets, spans.sizes)
+            indices = unit_indices(spans.offsets, spans.sizes, unit)
             for staged in self._gathered(pool, indices, unit):
                 hasher.update(staged.view(np.uint8).data)
         return int(hasher.intdigest())
@@ -60,11 +60,11 @@ class SpanCopier:
     def _copy_staged(
         self, source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any
     ) -> None:
-        unit = _common_unit(pairs.source, pairs.destination, pairs.sizes)
-        targets = _unit_indices(pairs.destination, pairs.sizes, unit)
+        unit = common_unit(pairs.source, pairs.destination, pairs.sizes)
+        targets = unit_indices(pairs.destination, pairs.sizes, unit)
         units = _as_units(destination, unit)
         done = 0
-        for staged in self._gathered(source, _unit_indices(pairs.source, pairs.sizes, unit), unit):
+        for staged in self._gathered(source, unit_indices(pairs.source, pairs.sizes, unit), unit):
             units[targets[done : done + len(staged)]] = staged
             done += len(staged)
             if hasher is not None:
@@ -93,7 +93,7 @@ def _copy_each(source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any)
                 hasher.update(chunk.data)  # still in cache
 
 
-def _common_unit(*numbers: Offsets) -> int:
+def common_unit(*numbers: Offsets) -> int:
     return int(np.gcd.reduce(np.concatenate(numbers)))
 
 
@@ -101,7 +101,7 @@ def _as_units(pool: Bytes, unit: int) -> npt.NDArray[np.void]:
     return pool[: len(pool) // unit * unit].view(np.dtype((np.void, unit)))
 
 
-def _unit_indices(offsets: Offsets, sizes: Offsets, unit: int) -> Offsets:
+def unit_indices(offsets: Offsets, sizes: Offsets, unit: int) -> Offsets:
     """The index of every unit of every span, in order."""
     counts = sizes // unit
     before = np.cumsum(counts) - counts
