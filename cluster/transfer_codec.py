@@ -13,6 +13,7 @@ def grant_to_pb(grant: Grant) -> worker_pb2.Grant:
         blocks=grant.blocks,
         lease_seconds=grant.lease_s,
         transport=grant.transport,
+        wire_dtype=grant.wire_dtype,
     )
 
 
@@ -25,6 +26,7 @@ def grant_from_pb(message: worker_pb2.Grant) -> Grant:
         blocks=tuple(message.blocks),
         lease_s=message.lease_seconds,
         transport=message.transport,
+        wire_dtype=message.wire_dtype or None,
     )
 
 

@@ -78,22 +78,60 @@ class SampledToken:
     logprob: TokenLogprob | None = None
 
 
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Layers with a sliding window keep KV by such runs of tokens: a multiple of usual block sizes,
+# so that few blocks are half there. Part of the wire version.
+WINDOW_GRAIN = 32
+
+
+def first_visible(window: int | None, stop: int) -> int:
+    """The first token whose KV a layer with this window still needs once `stop` tokens are
+    there, also for a sequence that leaves this one up to a grain earlier. Never falls as `stop`
+    rises."""
+    if window is None:
+        return 0
+    oldest = stop // WINDOW_GRAIN * WINDOW_GRAIN - window + 1
+    return max(0, oldest // WINDOW_GRAIN * WINDOW_GRAIN)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvLayout:
     """Geometry of a KV pool: a C-contiguous array
-    [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] of `dtype`."""
+    [num_layers, num_planes, num_blocks, block_size, num_kv_heads, head_dim] of `dtype`.
+
+    A pool may be one of several that share a worker's heads: then it holds those from
+    `first_head` on, of `total_heads`.
+    """
 
     num_layers: int
     num_blocks: int
     block_size: int  # tokens
-    num_kv_heads: int
+    num_kv_heads: int  # in this pool
     head_dim: int
     dtype: str = "float32"  # float32, bfloat16, float16
+    num_planes: int = 2  # K and V; 1: one latent for both, of one head
+    first_head: int = 0
+    total_heads: int = 0  # 0: all are here
+    windows: tuple[int | None, ...] = ()  # by layer: tokens it sees, itself included; empty: all
+
+    @property
+    def heads(self) -> range:
+        """Of the model's KV heads, those that this pool holds."""
+        return range(self.first_head, self.first_head + self.num_kv_heads)
+
+    @property
+    def num_model_heads(self) -> int:
+        return self.total_heads or self.num_kv_heads
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of one head of one token's K (or V) in one layer."""
+        return self.head_dim * DTYPE_BYTES[self.dtype]
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of one token's K (or V) in one layer."""
-        return self.num_kv_heads * self.head_dim * (4 if self.dtype == "float32" else 2)
+        return self.num_kv_heads * self.head_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -101,8 +139,16 @@ class KvLayout:
         return self.block_size * self.slot_bytes
 
     @property
+    def plane_bytes(self) -> int:
+        """Bytes of one layer's K (or V)."""
+        return self.num_blocks * self.block_bytes
+
+    @property
     def pool_bytes(self) -> int:
-        return self.num_layers * 2 * self.num_blocks * self.block_bytes
+        return self.num_layers * self.num_planes * self.plane_bytes
+
+    def window(self, layer: int) -> int | None:
+        return self.windows[layer] if self.windows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +159,9 @@ class Fingerprint:
     tokenizer_digest: str
     template_digest: str
     hash_grain: int
-    layout: KvLayout  # block size and block count may differ between the ends
+    layout: KvLayout  # block size, block count, heads held and dtype may differ
     wire_version: int = 1
+    wire_dtype: str | None = None  # what this worker lets KV be narrowed to; None: lossless only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +212,50 @@ class DecodeCost:
         return self.d0 + self.d1 * num_context + self.d2 * batch
 
 
+class Direction(StrEnum):
+    """Which way KV moves between us and a peer."""
+
+    SENT = "sent"  # written into the peer's pool
+    RECEIVED = "received"  # written by the peer into ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistogramReport:
+    """Cumulative: `counts[i]` are the values not above `bounds[i]`; the last, without a bound,
+    counts all."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFailures:
+    """How often transfers failed in this phase for this reason."""
+
+    phase: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairReport:
+    """One end's account of the KV that moved between it and a peer, since its process started."""
+
+    peer: WorkerId
+    direction: Direction
+    transport: str
+    num_transfers: int  # that landed whole; at the receiver: that were verified
+    num_bytes: int  # of these
+    num_spans: int  # of these; the writer alone counts them
+    write_seconds: HistogramReport  # of these: the writes of one, one after another
+    verify_s: float
+    failures: tuple[PairFailures, ...] = ()
+    num_quarantined_blocks: int = 0  # now
+    num_fenced: int = 0  # messages of epochs that were over
+    num_refused_writes: int = 0  # stopped before their first byte
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """What a worker says about itself, a few times a second."""
@@ -183,6 +274,7 @@ class LoadReport:
     step_age_s: float = 0.0  # age of the running step
     request_ids: tuple[str, ...] = ()  # admitted since the last report
     counters: Mapping[str, float] = field(default_factory=dict)
+    pairs: tuple[PairReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,11 +320,13 @@ class Grant:
     blocks: tuple[int, ...]  # the whole block table: token t lies in blocks[t // block_size]
     lease_s: float
     transport: str  # the writer uses this one: what can be revoked depends on it
+    wire_dtype: str | None = None  # what KV may be narrowed to on the wire; None: lossless only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanDigest:
-    """xxh3_64 of the K, then the V bytes of tokens [start, stop) of one layer."""
+    """xxh3_64 of the K, then the V bytes of tokens [start, stop) of one layer, as they must lie
+    in the receiver's pool: its dtype, and of its heads those that this writer holds."""
 
     layer: int
     start: int
@@ -242,7 +336,10 @@ class SpanDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """All layers of tokens [start, stop) have landed; the writer has closed the epoch."""
+    """All layers of tokens [start, stop) have landed; the writer has closed the epoch.
+
+    Layers with a sliding window leave out what no later token sees. `num_bytes` are the bytes
+    read from the writer's pool."""
 
     epoch: int
     start: int

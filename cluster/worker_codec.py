@@ -3,7 +3,16 @@
 from typing import Final
 
 from cluster.errors import InvalidRequest
-from cluster.types import Fingerprint, Incarnation, KvLayout, Member, Role, WorkerAddress, WorkerId
+from cluster.types import (
+    DTYPE_BYTES,
+    Fingerprint,
+    Incarnation,
+    KvLayout,
+    Member,
+    Role,
+    WorkerAddress,
+    WorkerId,
+)
 from penstock.v1 import worker_pb2
 
 ROLES: Final = {Role.PREFILL: worker_pb2.ROLE_PREFILL, Role.DECODE: worker_pb2.ROLE_DECODE}
@@ -24,6 +33,11 @@ def fingerprint_to_pb(fingerprint: Fingerprint) -> worker_pb2.Fingerprint:
         block_size=layout.block_size,
         num_blocks=layout.num_blocks,
         wire_version=fingerprint.wire_version,
+        num_planes=layout.num_planes,
+        first_head=layout.first_head,
+        total_heads=layout.total_heads,
+        windows=[window or 0 for window in layout.windows],
+        wire_dtype=fingerprint.wire_dtype,
     )
 
 
@@ -33,16 +47,40 @@ def fingerprint_from_pb(message: worker_pb2.Fingerprint) -> Fingerprint:
         tokenizer_digest=message.tokenizer_digest,
         template_digest=message.template_digest,
         hash_grain=message.hash_grain,
-        layout=KvLayout(
-            num_layers=message.num_layers,
-            num_blocks=message.num_blocks,
-            block_size=message.block_size,
-            num_kv_heads=message.num_kv_heads,
-            head_dim=message.head_dim,
-            dtype=message.kv_dtype,
-        ),
+        layout=_layout_from_pb(message),
         wire_version=message.wire_version,
+        wire_dtype=message.wire_dtype or None,
     )
+
+
+def _layout_from_pb(message: worker_pb2.Fingerprint) -> KvLayout:
+    layout = KvLayout(
+        num_layers=message.num_layers,
+        num_blocks=message.num_blocks,
+        block_size=message.block_size,
+        num_kv_heads=message.num_kv_heads,
+        head_dim=message.head_dim,
+        dtype=message.kv_dtype,
+        num_planes=message.num_planes,
+        first_head=message.first_head,
+        total_heads=message.total_heads,
+        windows=tuple(window or None for window in message.windows),
+    )
+    if problem := _layout_problem(layout):
+        raise InvalidRequest("worker.fingerprint", f"A worker's KV layout cannot be: {problem}.")
+    return layout
+
+
+def _layout_problem(layout: KvLayout) -> str:
+    if layout.dtype not in DTYPE_BYTES:
+        return f"its dtype is '{layout.dtype[:32]}', not one of {', '.join(DTYPE_BYTES)}"
+    if layout.num_planes not in (1, 2):
+        return f"it has {layout.num_planes} planes, not K and V or one latent"
+    if len(layout.windows) not in (0, layout.num_layers):
+        return f"it has {len(layout.windows)} windows for {layout.num_layers} layers"
+    if layout.heads.stop > layout.num_model_heads:
+        return f"it holds heads up to {layout.heads.stop} of {layout.num_model_heads}"
+    return ""
 
 
 def address_to_pb(worker: WorkerAddress) -> worker_pb2.WorkerAddress:

@@ -171,7 +171,7 @@ class PrefillStart(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds", "transport")
+    __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds", "transport", "wire_dtype")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     START_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +179,7 @@ class Grant(_message.Message):
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     epoch: int
     start_token: int
@@ -186,7 +187,8 @@ class Grant(_message.Message):
     blocks: _containers.RepeatedScalarFieldContainer[int]
     lease_seconds: float
     transport: str
-    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lease_seconds: _Optional[float] = ..., transport: _Optional[str] = ...) -> None: ...
+    wire_dtype: str
+    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lease_seconds: _Optional[float] = ..., transport: _Optional[str] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class PrefillResponse(_message.Message):
     __slots__ = ("scheduled", "first_tokens", "written", "renewed")
@@ -343,7 +345,7 @@ class FenceResponse(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
 
 class Fingerprint(_message.Message):
-    __slots__ = ("model_digest", "tokenizer_digest", "template_digest", "kv_dtype", "hash_grain", "num_layers", "num_kv_heads", "head_dim", "block_size", "num_blocks", "wire_version")
+    __slots__ = ("model_digest", "tokenizer_digest", "template_digest", "kv_dtype", "hash_grain", "num_layers", "num_kv_heads", "head_dim", "block_size", "num_blocks", "wire_version", "num_planes", "first_head", "total_heads", "windows", "wire_dtype")
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -355,6 +357,11 @@ class Fingerprint(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_PLANES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_HEAD_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_HEADS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     model_digest: str
     tokenizer_digest: str
     template_digest: str
@@ -366,7 +373,12 @@ class Fingerprint(_message.Message):
     block_size: int
     num_blocks: int
     wire_version: int
-    def __init__(self, model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., template_digest: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., hash_grain: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., wire_version: _Optional[int] = ...) -> None: ...
+    num_planes: int
+    first_head: int
+    total_heads: int
+    windows: _containers.RepeatedScalarFieldContainer[int]
+    wire_dtype: str
+    def __init__(self, model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., template_digest: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., hash_grain: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_planes: _Optional[int] = ..., first_head: _Optional[int] = ..., total_heads: _Optional[int] = ..., windows: _Optional[_Iterable[int]] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
     __slots__ = ("worker", "role", "model", "context_length", "max_sequences", "ttl_seconds")

@@ -1,7 +1,7 @@
 """What travels comes out as it went in, through real bytes."""
 
 import struct
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from google.protobuf.message import Message
@@ -14,14 +14,18 @@ from cluster.types import (
     CacheChange,
     ComputeRequest,
     DecodeCost,
+    Direction,
     Fingerprint,
     FinishReason,
     GenerationParams,
     GrainHash,
+    HistogramReport,
     Incarnation,
     KvLayout,
     LoadReport,
     Member,
+    PairFailures,
+    PairReport,
     PrefillCost,
     Role,
     SampledToken,
@@ -73,7 +77,20 @@ params = st.builds(
     num_choices=st.integers(1, 16),
     priority=st.integers(-(2**31), 2**31 - 1),
 )
-layouts = st.builds(
+shards = st.builds(
+    KvLayout,
+    num_layers=st.just(3),
+    num_blocks=counts,
+    block_size=counts,
+    num_kv_heads=st.integers(1, 8),
+    head_dim=counts,
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    num_planes=st.integers(1, 2),
+    first_head=st.integers(0, 8),
+    total_heads=st.just(16),
+    windows=st.lists(st.none() | st.integers(1, 2**32 - 1), min_size=3, max_size=3).map(tuple),
+)
+layouts = shards | st.builds(
     KvLayout,
     num_layers=counts,
     num_blocks=counts,
@@ -90,6 +107,7 @@ fingerprints = st.builds(
     hash_grain=counts,
     layout=layouts,
     wire_version=counts,
+    wire_dtype=st.none() | filled,
 )
 addresses = st.builds(
     WorkerAddress,
@@ -107,6 +125,28 @@ members = st.builds(
     context_length=counts,
     max_sequences=counts,
 )
+histograms = st.lists(st.tuples(floats, counts), max_size=3).map(
+    lambda rows: HistogramReport(
+        bounds=tuple(bound for bound, _ in rows), counts=(*(count for _, count in rows), 9), sum=2.5
+    )
+)
+pairs = st.builds(
+    PairReport,
+    peer=names.map(WorkerId),
+    direction=st.sampled_from(Direction),
+    transport=names,
+    num_transfers=counts,
+    num_bytes=counts,
+    num_spans=counts,
+    write_seconds=histograms,
+    verify_s=floats,
+    failures=st.lists(
+        st.builds(PairFailures, phase=names, reason=names, count=counts), max_size=2
+    ).map(tuple),
+    num_quarantined_blocks=counts,
+    num_fenced=counts,
+    num_refused_writes=counts,
+)
 reports = st.builds(
     LoadReport,
     num_running=counts,
@@ -123,6 +163,7 @@ reports = st.builds(
     step_age_s=floats,
     request_ids=st.lists(names, max_size=3).map(tuple),
     counters=st.dictionaries(names, floats, max_size=3),
+    pairs=st.lists(pairs, max_size=2).map(tuple),
 )
 changes = st.builds(CacheChange, stored=hash_tuples, evicted=hash_tuples)
 logprobs = st.builds(TokenLogprob, token_id=ids, logprob=float32s, top=tops)
@@ -229,12 +270,48 @@ def test_finish_reasons(reason: FinishReason) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"kv_dtype": "int3"}, "dtype is 'int3'"),
+        ({"num_planes": 3}, "3 planes"),
+        ({"windows": [4]}, "1 windows for 2 layers"),
+        ({"total_heads": 4, "first_head": 3}, "heads up to 5 of 4"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(changes: dict[str, Any], problem: str) -> None:
+    layout = KvLayout(num_layers=2, num_blocks=9, block_size=4, num_kv_heads=2, head_dim=8)
+    fingerprint = Fingerprint(
+        model_digest="m", tokenizer_digest="t", template_digest="c", hash_grain=4, layout=layout
+    )
+    message = codec.fingerprint_to_pb(fingerprint)
+    for name in changes:
+        message.ClearField(name)
+    message.MergeFrom(worker_pb2.Fingerprint(**changes))
+    with pytest.raises(InvalidRequest, match=problem):
+        codec.fingerprint_from_pb(message)
+
+
+@pytest.mark.parametrize(
     ("call", "field"),
     [
         (lambda: codec.hashes_from_bytes("stored", b"x" * 17), "stored"),
         (lambda: codec.address_from_pb(worker_pb2.WorkerAddress()), "worker.worker_id"),
         (lambda: codec.member_from_pb(worker_pb2.RegisterRequest(role=9)), "role"),  # type: ignore[arg-type]
         (lambda: codec.member_from_pb(worker_pb2.RegisterRequest()), "role"),
+        (
+            lambda: codec.load_report_from_pb(
+                worker_pb2.LoadReport(pairs=[worker_pb2.PairReport()])
+            ),
+            "pairs.direction",
+        ),
+        (
+            lambda: codec.load_report_from_pb(
+                worker_pb2.LoadReport(
+                    pairs=[worker_pb2.PairReport(direction=worker_pb2.PAIR_DIRECTION_SENT)]
+                )
+            ),
+            "pairs.write_seconds",
+        ),
         (lambda: codec.finish_reason_from_pb(0), "finished.choices.reason"),
         (lambda: codec.finish_reason_from_pb(99), "finished.choices.reason"),
         (
