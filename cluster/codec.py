@@ -9,6 +9,7 @@ from typing import Final
 
 from cluster.block_hash import HASH_BYTES
 from cluster.errors import InvalidRequest
+from cluster.pair_codec import pair_report_from_pb, pair_report_to_pb
 from cluster.types import (
     CacheChange,
     ComputeRequest,
@@ -276,6 +277,7 @@ def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
         step_age_seconds=report.step_age_s,
         request_ids=report.request_ids,
         counters=report.counters,
+        pairs=map(pair_report_to_pb, report.pairs),
     )
 
 
@@ -296,6 +298,7 @@ def load_report_from_pb(message: worker_pb2.LoadReport) -> LoadReport:
         step_age_s=message.step_age_seconds,
         request_ids=tuple(message.request_ids),
         counters=dict(message.counters),
+        pairs=tuple(map(pair_report_from_pb, message.pairs)),
     )
 
 

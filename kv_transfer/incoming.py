@@ -7,6 +7,7 @@ the writer closed, died or was revoked. In between they are quarantined. All on 
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -15,9 +16,10 @@ from typing import Self
 import numpy as np
 
 from cluster.errors import DigestMismatch, TransferFailed
-from cluster.types import Grant, KvLayout, SpanDigest, Written
+from cluster.types import Direction, Grant, KvLayout, SpanDigest, Written
 from kv_transfer.counters import Reason, TransferCounters
 from kv_transfer.layout import BlockTable, Spans
+from kv_transfer.pair_stats import PairStats
 from kv_transfer.pool import Pool
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
@@ -95,11 +97,12 @@ class ReservationTable:
         on_release: Callable[[tuple[int, ...]], None],
         on_abandoned: Callable[[Reservation], None] | None = None,
         check_content: bool = True,
+        stats: PairStats | None = None,
         timers: Timers | None = None,
     ) -> None:
         """`on_abandoned` hears of reservations that wait for their writer's close."""
         self.layout = layout
-        self.counters = TransferCounters()
+        self._stats = stats or PairStats()
         self._incarnation = pool.incarnation
         self._on_release = on_release
         self._on_abandoned = on_abandoned
@@ -118,8 +121,21 @@ class ReservationTable:
     @property
     def num_quarantined_blocks(self) -> int:
         """Blocks that nobody waits for and nobody may use."""
-        quarantined = (one for one in self._live.values() if one.state is State.ABANDONED)
-        return sum(len(reservation.blocks) for reservation in quarantined)
+        return self.quarantined.total()
+
+    @property
+    def quarantined(self) -> Counter[Peer]:
+        """The same by who may still write them."""
+        blocks: Counter[Peer] = Counter()
+        for one in self._live.values():
+            if one.state is State.ABANDONED:
+                blocks[one.peer] += len(one.blocks)
+        return blocks
+
+    @property
+    def counters(self) -> TransferCounters:
+        """Of all writers together."""
+        return self._stats.total(Direction.RECEIVED)
 
     def reserve(
         self, blocks: Sequence[int], start: int, stop: int, *, lease_s: float, peer: Peer
@@ -151,7 +167,7 @@ class ReservationTable:
         """The same as on the reservation, for a close that arrives after its scope."""
         reservation = self._live.get(epoch)
         if reservation is None:
-            self.counters.num_fenced += 1
+            self._stats.unknown(Direction.RECEIVED).num_fenced += 1
         else:
             reservation.writer_closed(reason)
 
@@ -159,12 +175,12 @@ class ReservationTable:
         """Applies an event that ends the waiting."""
         transfer = reservation.transfer
         if reservation.epoch not in self._live:
-            self.counters.num_fenced += 1
+            self._stats.received(reservation.peer).num_fenced += 1
             return
         phase = transfer.state
         transfer.apply(event)
         if phase is State.GRANTED or (phase is State.WRITTEN and transfer.state is State.CLOSED):
-            self.counters.failures[phase, reason] += 1
+            self._stats.received(reservation.peer).failures[phase, reason] += 1
             reservation.lose(text)
         if transfer.state is State.ABANDONED and reservation.peer.revoke(reservation.epoch):
             transfer.apply(Event.REVOKED)
@@ -199,10 +215,11 @@ class ReservationTable:
             raise TransferFailed(f"A hand-over failed: {reservation.failure}.")
         transfer.apply(Event.VERIFY)
         self._forget(reservation)
-        self.counters.num_verified += 1
-        self.counters.num_bytes += written.num_bytes
-        self.counters.write_s += written.write_s
-        self.counters.verify_s += time.perf_counter() - begin
+        self._stats.received(reservation.peer).transferred(
+            num_bytes=written.num_bytes,
+            write_s=written.write_s,
+            verify_s=time.perf_counter() - begin,
+        )
 
     def check(self) -> None:
         """Every block is lent at most once, and only what is still open is held."""

@@ -13,10 +13,12 @@ from functools import partial
 
 from cluster.errors import TransferFailed
 from cluster.types import Grant, KvLayout, SpanDigest, Written
+from kv_transfer.counters import Reason
 from kv_transfer.layout import BlockTable, PairedTables
+from kv_transfer.pair_stats import PairStats
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
-from kv_transfer.transport import Landed, Peer
+from kv_transfer.transport import Landed, Peer, WriteRefused
 
 Write = tuple["Future[Landed]", Callable[["Future[Landed]"], None]]
 
@@ -31,6 +33,7 @@ class OutgoingTransfer:
         blocks: Sequence[int],
         num_tokens: int,
         digest: bool = True,
+        stats: PairStats | None = None,
         timers: Timers | None = None,
         on_closed: Callable[[], None] | None = None,
     ) -> None:
@@ -39,6 +42,7 @@ class OutgoingTransfer:
         self._table = BlockTable(layout, blocks)
         self._num_tokens = num_tokens
         self._digest = digest
+        self._stats = stats or PairStats()
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._transfer = Transfer(End.WRITER)
@@ -50,6 +54,9 @@ class OutgoingTransfer:
         self._tables: PairedTables | None = None
         self._landed: list[tuple[SpanDigest, Landed]] = []
         self._stop_reason = ""
+        self._failed: tuple[State, Reason] | None = None  # in which phase, why
+        self._num_spans = 0
+        self._num_refused = 0
         self._closed = asyncio.Event()
         self._lease_timer: TimerHandle | None = None
         self._forget_peer: Callable[[], None] = _nothing
@@ -75,8 +82,7 @@ class OutgoingTransfer:
                 try:
                     self._tables = self._paired_tables(grant, peer, layout)
                 except ValueError as error:
-                    self._transfer.apply(Event.STOP)
-                    self._stop_reason = f"the grant is wrong: {error}"
+                    self._stop(Event.STOP, Reason.PROTOCOL, f"the grant is wrong: {error}")
                 else:
                     self._accept(grant, peer)
             writes = self._queue_all() if is_first else []
@@ -110,7 +116,7 @@ class OutgoingTransfer:
 
     def stop(self, reason: str) -> None:
         """Cancel, failure, deadline: no write starts any more; `closed` follows the last one."""
-        self._apply(Event.STOP, reason)
+        self._apply(Event.STOP, Reason.CANCELLED, reason)
 
     async def closed(self) -> None:
         """Returns when both ends' blocks are out of this writer's hands."""
@@ -168,6 +174,7 @@ class OutgoingTransfer:
             return []
         pairs = self._tables.pairs(layer, start, stop)
         self._queued[layer] = stop
+        self._num_spans += len(pairs)
         self._transfer.begin_write()
         future = self._peer.write(
             pairs,
@@ -193,24 +200,32 @@ class OutgoingTransfer:
         with self._lock:
             self._pending.discard(future)
             self._transfer.end_write()
+            self._num_refused += isinstance(failure, WriteRefused)
             if failure is None:
                 landed = future.result()
                 digest = SpanDigest(layer=layer, start=start, stop=stop, digest=landed.digest or 0)
                 self._landed.append((digest, landed))
         if failure is None:
-            self._apply(None, "")
+            self._apply(None)
         else:
-            self._apply(Event.STOP, f"a write failed: {failure}")
+            self._apply(Event.STOP, Reason.WRITE_FAILED, f"a write failed: {failure}")
 
-    def _apply(self, event: Event | None, reason: str) -> None:
+    def _apply(
+        self, event: Event | None, reason: Reason = Reason.CANCELLED, text: str = ""
+    ) -> None:
         with self._lock:
             if event is not None and not self._transfer.is_over:
-                self._stop_reason = self._stop_reason or reason
-                self._transfer.apply(event)
+                self._stop(event, reason, text)
             pending = [] if self._transfer.may_write else list(self._pending)
             self._settle()
         for future in pending:
             future.cancel()  # those that have not begun
+
+    def _stop(self, event: Event, reason: Reason, text: str) -> None:
+        """Under the lock. The first reason is the one that counts."""
+        self._stop_reason = self._stop_reason or text
+        self._failed = self._failed or (self._transfer.state, reason)
+        self._transfer.apply(event)
 
     def _settle(self) -> None:
         """Under the lock: closes the hand-over when its last write has ended."""
@@ -230,18 +245,34 @@ class OutgoingTransfer:
         self._forget_peer()
         if self._lease_timer is not None:
             self._lease_timer.cancel()
+        if self._peer is not None:
+            self._count(self._peer)
         if self._on_closed is not None:
             self._on_closed()
 
+    def _count(self, peer: Peer) -> None:
+        counters = self._stats.sent(peer)
+        counters.num_refused_writes += self._num_refused
+        if self._failed is not None:
+            counters.failures[self._failed] += 1
+        else:
+            landed = [one for _, one in self._landed]
+            counters.transferred(
+                num_bytes=sum(one.num_bytes for one in landed),
+                num_spans=self._num_spans,
+                write_s=sum(one.seconds for one in landed),
+            )
+
     def _peer_died(self) -> None:
-        self._apply(Event.PEER_DIED, "the receiver died")
+        self._apply(Event.PEER_DIED, Reason.RECEIVER_DIED, "the receiver died")
 
     def _watch_lease(self) -> None:
         with self._lock:
             left_s = self._transfer.deadline - self._timers.now()
             is_live = self._transfer.may_write
         if is_live and left_s <= 0:
-            self.stop("the lease lapsed: nothing was heard of the receiver")
+            text = "the lease lapsed: nothing was heard of the receiver"
+            self._apply(Event.STOP, Reason.LAPSED, text)
         elif is_live:
             self._lease_timer = self._timers.call_later(left_s, self._watch_lease)
 

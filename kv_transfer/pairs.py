@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation, WorkerAddress
+from kv_transfer.pair_stats import PairStats
 from kv_transfer.pool import Pool
 from kv_transfer.transport import Peer, Transport
 
@@ -24,6 +25,7 @@ class Pairs:
         Raises ConfigError where the required one is not there.
         """
         self.pool = pool
+        self.stats = PairStats()
         self._transports = {transport.name: transport for transport in transports}
         if required is not None and required not in self._transports:
             raise ConfigError(
@@ -80,6 +82,7 @@ class Pairs:
         return peer
 
     async def _connect(self, worker: WorkerAddress, name: str) -> Peer:
+        self.stats.introduce(worker.incarnation, worker.worker_id)
         transport, address = self._transports.get(name), worker.transports.get(name)
         if transport is None or address is None:
             side = "we have" if transport is None else f"'{worker.worker_id}' has"

@@ -167,7 +167,7 @@ async def test_leaving_while_the_content_is_checked_gives_the_blocks_back_once(p
     with pytest.raises(TransferFailed, match="cancelled"):
         await verifying
     assert pair.released == [reservation.blocks]
-    assert pair.table.counters.num_verified == 0
+    assert pair.table.counters.num_transfers == 0
 
 
 async def test_a_writer_that_says_the_wrong_epoch_frees_nothing(shared: Pair) -> None:

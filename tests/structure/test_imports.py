@@ -43,6 +43,7 @@ STUB_FILES = {
         "cluster/codec.py",
         "cluster/transfer_codec.py",
         "cluster/worker_codec.py",
+        "cluster/pair_codec.py",
         "cluster/sampling_fields.py",
         "cluster/prompt.py",
         "cluster/validation.py",
