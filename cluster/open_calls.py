@@ -9,6 +9,7 @@ class OpenCalls:
 
     def __init__(self) -> None:
         self.num = 0
+        self.is_draining = False  # new ones are refused, by whoever enters them
         self._none = asyncio.Event()
         self._none.set()
 

@@ -52,7 +52,6 @@ class WorkerProcess:
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
     open_calls: OpenCalls
-    begin_drain: Callable[[], None]
     check: Callable[[], None]
     drain_s: float
 
@@ -109,7 +108,7 @@ async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
 
 async def _drain(worker: WorkerProcess, health: HealthState) -> None:
     """NOT_SERVING at once; what is in progress may end."""
-    worker.begin_drain()
+    worker.open_calls.is_draining = True
     health.set_all(False)
     worker.feed.report_now()
     try:

@@ -1,31 +1,10 @@
 """What a decode worker's YAML may say."""
 
 from dataclasses import dataclass
-from typing import Literal
+
+from worker.config import WorkerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeWorkerConfig:
-    checkpoint: str
-    model: str
-    worker_id: str
-    router: str  # where to register: its host:port, or redis://HOST:PORT/DB
-    secrets_file: str
-    run_dir: str  # where the KV pool's file lies, on a file system in memory
-    address: str = "127.0.0.1:0"
-    engine: Literal["torch", "echo"] = "torch"
-    device: str = "cpu"
-    num_threads: int = 1
-    num_blocks: int = 1024
-    block_size: int = 16
-    hash_grain: int = 16
-    max_sequences: int = 16
-    max_waiting: int = 1024
-    max_batch_tokens: int = 512
-    chunk_s: float = 0.25  # predicted seconds of prompt work in one step
-    transports: tuple[str, ...] = ("shared_memory",)
-    require_transport: str | None = None  # this one or none
-    digest: Literal["content", "count"] = "content"
-    lease_s: float = 3.0
+class DecodeWorkerConfig(WorkerConfig):
     grant_s: float = 10.0  # a hand-over that has no blocks by then is computed here instead
-    drain_s: float = 60.0

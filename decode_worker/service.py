@@ -37,6 +37,7 @@ class DecodeService:
         scheduler: DecodeScheduler,
         hand_overs: HandOvers,
         feed: WatchFeed,
+        open_calls: OpenCalls,
     ) -> None:
         self._config = config
         self._worker = worker
@@ -45,12 +46,7 @@ class DecodeService:
         self._scheduler = scheduler
         self._hand_overs = hand_overs
         self._feed = feed
-        self.open_calls = OpenCalls()
-        self.is_draining = False
-
-    def begin_drain(self) -> None:
-        """Refuses new requests; those in progress go on."""
-        self.is_draining = True
+        self.open_calls = open_calls
 
     async def generate(self, message: pb.DecodeRequest, call: Call) -> None:
         """`Decode.Generate`."""
@@ -113,7 +109,7 @@ class DecodeService:
 
     def _admit(self, request: ComputeRequest) -> None:
         """Nothing has been executed when this raises."""
-        if self.is_draining:
+        if self.open_calls.is_draining:
             raise Draining(f"{self._worker.worker_id} is draining: decode elsewhere.")
         if self._scheduler.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} requests wait at this worker already.")

@@ -39,6 +39,7 @@ class PrefillService:
         scheduler: PrefillScheduler,
         pairs: Pairs,
         feed: WatchFeed,
+        open_calls: OpenCalls,
         *,
         is_making_progress: Callable[[], bool],
     ) -> None:
@@ -52,12 +53,7 @@ class PrefillService:
         self._is_making_progress = is_making_progress
         self._open: dict[_Epoch, OutgoingTransfer] = {}
         self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
-        self.open_calls = OpenCalls()
-        self.is_draining = False
-
-    def begin_drain(self) -> None:
-        """Refuses new prompts; those in progress go on."""
-        self.is_draining = True
+        self.open_calls = open_calls
 
     async def prefill(self, call: Call) -> None:
         """`Prefill.Prefill`."""
@@ -92,7 +88,7 @@ class PrefillService:
     # -- one hand-over -------------------------------------------------------------------
 
     async def _first_message(self, call: Call) -> pb.PrefillStart:
-        if self.is_draining:
+        if self.open_calls.is_draining:
             raise Draining(f"{self._worker.worker_id} is draining: prefill elsewhere.")
         if len(self._scheduler.batcher.waiting) >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} prompts wait at this worker already.")

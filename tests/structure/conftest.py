@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = "penstock.v1"
-WORKERS = ("prefill_worker", "decode_worker")
+WORKERS = ("worker", "prefill_worker", "decode_worker")
 FOLDERS = ("penstock", "cluster", "engine", "kv_transfer", "router", *WORKERS)
 FOLDERS += ("simulator", "deploy", "models", "bench")
 

@@ -16,9 +16,10 @@ ALLOWED = {
     "engine": {"cluster"},
     "kv_transfer": {"cluster"},
     "router": {"cluster", STUBS},
-    "prefill_worker": WORKER,
-    "decode_worker": WORKER,
-    "simulator": {"router", "prefill_worker", "decode_worker", "engine", "cluster"},
+    "worker": WORKER,
+    "prefill_worker": WORKER | {"worker"},
+    "decode_worker": WORKER | {"worker"},
+    "simulator": {"router", "worker", "prefill_worker", "decode_worker", "engine", "cluster"},
     "deploy": {"cluster", "engine", "kv_transfer", "router", "penstock", STUBS},
     "models": {"engine", "cluster"},
 }

@@ -28,6 +28,7 @@ from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
 from router.policy import Disaggregate
 from tests.router.cluster_of_fakes import Cluster
+from worker.parts import WorkerParts
 
 Worker = DecodeWorker | PrefillWorker
 MakeEngine = Callable[[KvLayout, memoryview], ForwardEngine]
@@ -154,16 +155,16 @@ class LocalCluster(Cluster):
             context_length=512,
             transports=pairs.addresses,
         )
-        parts = {
-            "member": member,
-            "secrets": load_secrets(Path(config.secrets_file)),
-            "engine": self._engine(layout, pool.buffer, gate),
-            "pairs": pairs,
-            "cost": StepCost(),
-        }
+        parts = WorkerParts(
+            member=member,
+            secrets=load_secrets(Path(config.secrets_file)),
+            engine=self._engine(layout, pool.buffer, gate),
+            pairs=pairs,
+            cost=StepCost(),
+        )
         if role is Role.PREFILL:
-            return PrefillWorker(config, **parts), transport
-        return DecodeWorker(config, tokenizer=Tokenizer.load(self.checkpoint), **parts), transport
+            return PrefillWorker(config, parts), transport
+        return DecodeWorker(config, parts, tokenizer=Tokenizer.load(self.checkpoint)), transport
 
     def _engine(self, layout: KvLayout, buffer: memoryview, gate: Gate) -> ForwardEngine:
         if self.make_engine is not None:

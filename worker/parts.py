@@ -1,0 +1,76 @@
+"""What a worker of either role is made of, before its event loop runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.cost import StepCost
+from cluster.membership import new_incarnation
+from cluster.secrets import Secrets, load_secrets
+from cluster.types import Incarnation, KvLayout, Member, Role
+from cluster.worker_process import describe
+from engine.build import EngineChoice, plan_engine
+from engine.thread import ForwardEngine
+from engine.warm_up import warm_up
+from kv_transfer.doors import DoorSettings, open_doors
+from kv_transfer.pairs import Pairs
+from kv_transfer.pool import FilePool, PoolConfig
+from worker.config import WorkerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    member: Member  # its address may still say port 0
+    secrets: Secrets
+    engine: ForwardEngine
+    pairs: Pairs
+    cost: StepCost
+
+
+def build_parts(config: WorkerConfig, role: Role) -> WorkerParts:
+    """Loads the model and warms it up.
+
+    Raises ConfigError or CheckpointError for what cannot be served.
+    """
+    secrets = load_secrets(Path(config.secrets_file))
+    plan = plan_engine(_engine_choice(config))
+    incarnation = new_incarnation()
+    pairs = _pairs(config, secrets, incarnation, plan.layout)
+    member = describe(
+        config,
+        role,
+        incarnation=incarnation,
+        layout=plan.layout,
+        context_length=plan.context_length,
+        transports=pairs.addresses,
+    )
+    engine = plan.build(pairs.pool.buffer)
+    cost = StepCost()
+    for batch, seconds in warm_up(engine, plan.layout, config.max_batch_tokens):
+        cost.observe(batch.prompts, batch.decode_contexts, seconds)
+    return WorkerParts(member=member, secrets=secrets, engine=engine, pairs=pairs, cost=cost)
+
+
+def _pairs(
+    config: WorkerConfig, secrets: Secrets, incarnation: Incarnation, layout: KvLayout
+) -> Pairs:
+    pool = FilePool(
+        PoolConfig(
+            incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
+        )
+    )
+    settings = DoorSettings(
+        host=config.address.rpartition(":")[0], key=secrets.cluster_token.encode()
+    )
+    doors = open_doors(config.transports, pool, settings)
+    return Pairs(pool, doors, required=config.require_transport)
+
+
+def _engine_choice(config: WorkerConfig) -> EngineChoice:
+    return EngineChoice(
+        kind=config.engine,
+        checkpoint=Path(config.checkpoint),
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        num_threads=config.num_threads,
+        device=config.device,
+    )

@@ -1,0 +1,141 @@
+"""What workers of both roles have in common, from start to drained: an engine on its thread,
+a block pool whose changes the routers hear of, and a process around them.
+
+A role adds a scheduler and a service.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from cluster.events import EventLog
+from cluster.health import ProgressMonitor
+from cluster.open_calls import OpenCalls
+from cluster.process import Ready
+from cluster.rpc import Deadlines, Serve, service_handlers
+from cluster.types import LoadReport
+from cluster.watch import WatchFeed
+from cluster.worker_process import WorkerProcess, serve
+from engine import step_loop
+from engine.batcher import Batcher, Budget
+from engine.block_pool import BlockPool
+from engine.step_loop import StepLoop
+from engine.thread import EngineThread
+from worker.config import WorkerConfig
+from worker.parts import WorkerParts
+
+
+class Scheduler(step_loop.Scheduler, Protocol):
+    """What a role runs."""
+
+    def load(self) -> LoadReport: ...
+
+    def counters(self) -> dict[str, float]: ...
+
+    def check(self) -> None:
+        """Raises AssertionError unless every block is accounted for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleService:
+    """What a role offers to the outside."""
+
+    name: str  # of its gRPC service
+    rpcs: Mapping[str, Serve]
+    load: Callable[[LoadReport], LoadReport]  # adds what the role alone knows
+    check: Callable[[], None]
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+class Worker:
+    """Owns the parts. Needs no running event loop until `serve`."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        parts: WorkerParts,
+        make_scheduler: Callable[["Worker"], Scheduler],
+    ) -> None:
+        self.config = config
+        self.parts = parts
+        self.monitor = ProgressMonitor()
+        self.log = EventLog(parts.member.worker.incarnation)
+        self.pool = BlockPool(config.num_blocks, config.block_size, config.hash_grain)
+        self.thread = EngineThread(parts.engine)
+        self.open_calls = OpenCalls()
+        self.feed = WatchFeed(self.log, self._load)
+        self._scheduler = make_scheduler(self)
+        self._loop = StepLoop(self._scheduler, self.thread, self.monitor)
+        self._role: RoleService | None = None
+
+    def batcher(self, *, decodes: bool = True, reserve_blocks: int = 0) -> Batcher:
+        """Forms batches over the pool, within the limits of the configuration."""
+        config, cost = self.config, self.parts.cost
+        budget = Budget(
+            max_sequences=config.max_sequences,
+            max_tokens=config.max_batch_tokens,
+            chunk_s=config.chunk_s,
+        )
+        return Batcher(
+            self.pool,
+            budget,
+            prefill_cost=lambda: cost.prefill,
+            decodes=decodes,
+            reserve_blocks=reserve_blocks,
+        )
+
+    def changed(self) -> None:
+        """Something was freed, stored or added: tells the routers, and sees what can run."""
+        if (change := self.pool.take_changes()) is not None:
+            self.log.append(change)
+        self._loop.wake()
+
+    async def serve(self, role: RoleService, drain: asyncio.Event, ready: Ready) -> None:
+        """Until `drain` is set and what is in progress has ended."""
+        self._role = role
+        await serve(self._process(role), drain, ready)
+
+    def close(self) -> None:
+        self.thread.close()
+        self.parts.pairs.close()
+
+    def check(self) -> None:
+        """Raises AssertionError unless every block is accounted for."""
+        self._scheduler.check()
+        if self._role is not None:
+            self._role.check()
+
+    def _process(self, role: RoleService) -> WorkerProcess:
+        handlers = service_handlers(
+            role.name,
+            role.rpcs,
+            token=self.parts.secrets.cluster_token,
+            deadlines=role.deadlines,
+        )
+        return WorkerProcess(
+            member=self.parts.member,
+            secrets=self.parts.secrets,
+            router=self.config.router,
+            services=[handlers],
+            feed=self.feed,
+            run=[self._loop.run()],
+            is_serving=self._is_serving,
+            open_calls=self.open_calls,
+            check=self.check,
+            drain_s=self.config.drain_s,
+        )
+
+    def _is_serving(self) -> bool:
+        return not self.open_calls.is_draining and not self.monitor.is_stale()
+
+    def _load(self) -> LoadReport:
+        assert self._role is not None, "nobody watches before it serves"
+        report = replace(
+            self._scheduler.load(),
+            is_serving=self._is_serving(),
+            is_draining=self.open_calls.is_draining,
+            step_age_s=self.monitor.step_age_s,
+            counters=self._scheduler.counters(),
+        )
+        return self._role.load(report)
