@@ -43,9 +43,7 @@ class Histogram:
         self.sum += other.sum
 
     def report(self) -> HistogramReport:
-        return HistogramReport(
-            bounds=BOUNDS_S, counts=tuple(accumulate(self.counts)), sum=self.sum
-        )
+        return HistogramReport(bounds=BOUNDS_S, counts=tuple(accumulate(self.counts)), sum=self.sum)
 
 
 @dataclass(slots=True, eq=False)

@@ -3,7 +3,7 @@
 Only callers with the cluster token get this far.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
@@ -16,6 +16,7 @@ from router.admission import Admission
 from router.fleet import Fleet, Identity
 from router.index import PrefixIndex
 from router.pool import MemberStatus, Pool
+from router.relay import RelayCounters
 
 NAME = "penstock.v1.Cluster"
 
@@ -29,6 +30,7 @@ class ClusterService:
         fleet: Fleet,
         pool: Pool,
         index: PrefixIndex,
+        relayed: RelayCounters,
         admission: Admission,
         clock: Callable[[], float],
     ) -> None:
@@ -37,6 +39,7 @@ class ClusterService:
         self._fleet = fleet
         self._pool = pool
         self._index = index
+        self._relayed = relayed
         self._admission = admission
         self._clock = clock
 
@@ -70,16 +73,23 @@ class ClusterService:
     async def status(
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
-        statuses = sorted(self._pool.statuses(self._clock()), key=_order)
+        now = self._clock()
+        statuses = sorted(self._pool.statuses(now), key=_order)
+        ages = self._index.staleness_s(now)
         return worker_pb2.StatusResponse(
-            workers=[self._worker(status) for status in statuses],
+            workers=[self._worker(status, ages) for status in statuses],
             requests_in_flight=self._admission.num_in_flight,
             index_grains=self._index.num_grains,
             index_bytes=self._index.num_bytes,
             router_version=_version(),
+            relay=_relay_status(self._relayed),
+            forgotten_grains=self._index.num_forgotten,
         )
 
-    def _worker(self, status: MemberStatus) -> worker_pb2.WorkerStatus:
+    def _worker(
+        self, status: MemberStatus, index_ages: Mapping[WorkerId, float]
+    ) -> worker_pb2.WorkerStatus:
+        worker = status.member.worker.worker_id
         return worker_pb2.WorkerStatus(
             member=member_to_pb(status.member),
             load=load_report_to_pb(status.report),
@@ -87,8 +97,21 @@ class ClusterService:
             reason=status.refusal or "",
             report_age_seconds=status.report_age_s or 0.0,
             requests_in_flight=status.num_in_flight,
-            cached_grains=self._index.num_grains_of(status.member.worker.worker_id),
+            cached_grains=self._index.num_grains_of(worker),
+            index_age_seconds=index_ages.get(worker, 0.0),
+            watch_gaps=self._fleet.num_gaps(worker),
         )
+
+
+def _relay_status(counters: RelayCounters) -> worker_pb2.RelayStatus:
+    return worker_pb2.RelayStatus(
+        messages=counters.num_messages,
+        tokens=counters.num_tokens,
+        placed=counters.num_placed,
+        moved=counters.num_moved,
+        predicted_hit_tokens=counters.num_predicted_hits,
+        actual_hit_tokens=counters.num_actual_hits,
+    )
 
 
 def _order(status: MemberStatus) -> tuple[str, str]:

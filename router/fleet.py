@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Never
 
 from cluster.errors import PenstockError
+from cluster.fingerprint import IDENTITY, differences
 from cluster.membership import Membership
 from cluster.types import Incarnation, Member, WorkerId
 from router.index import PrefixIndex
@@ -36,18 +37,14 @@ class Identity:
 
     def mismatch(self, member: Member) -> list[str]:
         """What differs, a line each."""
-        theirs = member.worker.fingerprint
-        lines = [] if member.model == self.model else [f"model: {self.model} and {member.model}"]
-        for name in ("model_digest", "tokenizer_digest", "template_digest", "hash_grain"):
-            mine, other = getattr(self, name), getattr(theirs, name)
-            if mine != other:
-                lines.append(f"{name}: {mine} and {other}")
-        return lines
+        model = differences(self, member, ("model",))
+        return model + differences(self, member.worker.fingerprint, IDENTITY)
 
 
 @dataclass(slots=True, eq=False)
 class _Followed:
     incarnation: Incarnation
+    watcher: Watcher
     task: asyncio.Task[Never]
 
 
@@ -76,6 +73,11 @@ class Fleet:
     def refresh(self) -> None:
         """Someone registered or left: look now."""
         self._changed.set()
+
+    def num_gaps(self, worker: WorkerId) -> int:
+        """How often events of this life of the worker were missed, and all asked for anew."""
+        followed = self._followed.get(worker)
+        return followed.watcher.num_gaps if followed else 0
 
     async def run(self) -> Never:
         """Follows the members until cancelled."""
@@ -124,7 +126,7 @@ class Fleet:
         self._pool.join(member)
         watcher = Watcher(self._links.open(worker), self._index, self._pool, self._clock)
         task = watchers.create_task(watcher.run(), name=f"watch {worker.worker_id}")
-        self._followed[worker.worker_id] = _Followed(worker.incarnation, task)
+        self._followed[worker.worker_id] = _Followed(worker.incarnation, watcher, task)
 
     async def _lose(self, worker: WorkerId) -> None:
         followed = self._followed.pop(worker)

@@ -67,6 +67,7 @@ class Router:
             fleet=self.fleet,
             pool=self.pool,
             index=self.index,
+            relayed=self.relay.counters,
             admission=self.admission,
             clock=clock,
         )

@@ -1,5 +1,6 @@
 """`penstock status`: the pool as the router sees it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,17 @@ from penstock.exchange import channel_options
 from penstock.v1 import worker_pb2 as pb
 from penstock.v1.worker_pb2_grpc import ClusterStub
 
-COLUMNS = ["worker", "role", "state", "running", "waiting", "blocks free", "cached", "address"]
+WORKER_COLUMNS = [
+    "worker",
+    "role",
+    "state",
+    "running",
+    "waiting",
+    "blocks free",
+    "cached",
+    "address",
+]
+PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s", "failed", "quarantined"]
 TIMEOUT_S = 2.0
 
 
@@ -29,7 +40,8 @@ def status(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show every worker and whether it serves. Exits 8 when one does not."""
+    """Show every worker, whether it serves, and what moved between them. Exits 8 when one does
+    not serve."""
     where = find_address(address)
     secrets = find_secrets(secrets_file, where)
     reply = fetch_status(where, secrets)
@@ -87,23 +99,73 @@ def _show(address: str, reply: pb.StatusResponse) -> None:
     if not reply.workers:
         say(f"The router at {address} has no workers.")
         return
-    rows = [
-        [
-            worker.member.worker.worker_id,
-            _role(worker),
-            _state(worker),
-            str(worker.load.num_running),
-            str(worker.load.num_waiting),
-            f"{worker.load.num_free_blocks} of {worker.load.num_blocks}",
-            str(worker.cached_grains),
-            worker.member.worker.address,
-        ]
-        for worker in reply.workers
+    write_table(WORKER_COLUMNS, list(map(_worker_row, reply.workers)))
+    if pairs := sorted(_pair_rows(reply)):
+        write("\n")
+        write_table(PAIR_COLUMNS, pairs)
+    write("\n" + _router_lines(address, reply))
+
+
+def _worker_row(worker: pb.WorkerStatus) -> list[str]:
+    return [
+        worker.member.worker.worker_id,
+        _role(worker),
+        _state(worker),
+        str(worker.load.num_running),
+        str(worker.load.num_waiting),
+        f"{worker.load.num_free_blocks} of {worker.load.num_blocks}",
+        str(worker.cached_grains),
+        worker.member.worker.address,
     ]
-    write_table(COLUMNS, rows)
-    write(
+
+
+def _pair_rows(reply: pb.StatusResponse) -> Iterator[list[str]]:
+    """A row a pair, as its receiver says: it has checked what it counts. What no receiver
+    reports is as the writer says."""
+    known = set()
+    for direction in (pb.PAIR_DIRECTION_RECEIVED, pb.PAIR_DIRECTION_SENT):
+        for worker in reply.workers:
+            for pair in worker.load.pairs:
+                ends = [worker.member.worker.worker_id, pair.peer]
+                if direction == pb.PAIR_DIRECTION_RECEIVED:
+                    ends.reverse()
+                key = (*ends, pair.transport)
+                if pair.direction == direction and key not in known:
+                    known.add(key)
+                    yield [*key, *_pair_figures(pair)]
+
+
+def _pair_figures(pair: pb.PairReport) -> list[str]:
+    write_s = pair.write_seconds.sum
+    return [
+        str(pair.transfers),
+        f"{pair.bytes / 2**20:.1f} MiB",
+        f"{pair.bytes / write_s / 1e9:.2f}" if write_s else "",
+        _failures(pair),
+        str(pair.quarantined_blocks),
+    ]
+
+
+def _failures(pair: pb.PairReport) -> str:
+    """The number, and the most frequent reason."""
+    num = sum(failure.count for failure in pair.failures)
+    if not num:
+        return "0"
+    most = max(pair.failures, key=lambda failure: failure.count)
+    return f"{num} ({most.reason} while {most.phase})"
+
+
+def _router_lines(address: str, reply: pb.StatusResponse) -> str:
+    relay = reply.relay
+    age_s = max((worker.index_age_seconds for worker in reply.workers), default=0.0)
+    gaps = sum(worker.watch_gaps for worker in reply.workers)
+    return (
         f"router {address} · {reply.requests_in_flight} requests in flight ·"
-        f" index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB\n"
+        f" {relay.placed} placed, {relay.moved} of them again · {relay.tokens} tokens relayed\n"
+        f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB ·"
+        f" {age_s:.1f} s old, {gaps} gaps, {reply.forgotten_grains} forgotten ·"
+        f" {relay.predicted_hit_tokens} cached tokens predicted,"
+        f" {relay.actual_hit_tokens} found\n"
     )
 
 

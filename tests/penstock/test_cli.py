@@ -217,6 +217,33 @@ def test_status_shows_what_serves(penstock: Penstock, server: Any, running: Loca
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
 
 
+def test_status_shows_each_pair_once_as_its_receiver_counts_it(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    decode, prefill = worker_status("decode-0"), worker_status("prefill-0")
+    received = decode.load.pairs.add(
+        peer="prefill-0", direction=pb.PAIR_DIRECTION_RECEIVED, transport="tcp", transfers=7
+    )
+    received.bytes, received.write_seconds.sum = 3 << 20, 0.001
+    received.failures.add(phase="written", reason="digest", count=2)
+    received.failures.add(phase="granted", reason="lapsed", count=1)
+    sent = {"peer": "decode-0", "direction": pb.PAIR_DIRECTION_SENT}
+    prefill.load.pairs.add(transport="tcp", transfers=9, **sent)
+    prefill.load.pairs.add(transport="nixl", transfers=1, quarantined_blocks=4, **sent)
+    server.status.workers.extend([decode, prefill])
+    server.status.relay.predicted_hit_tokens = 96
+    server.status.relay.actual_hit_tokens = 80
+    lines = penstock("status").out.splitlines()
+    rows = [line.split() for line in lines if line.startswith("prefill-0  decode-0")]
+    assert [row[2:] for row in rows] == [
+        ["nixl", "1", "0.0", "MiB", "0", "4"],
+        ["tcp", "7", "3.0", "MiB", "3.15", "3", "(digest", "while", "written)", "0"],
+    ]
+    assert "96 cached tokens predicted, 80 found" in lines[-1]
+    pairs = penstock("status", "--json").json["workers"][0]["load"]["pairs"]
+    assert pairs[0]["failures"][0] == {"phase": "written", "reason": "digest", "count": "2"}
+
+
 def test_status_says_what_does_not_serve_and_why(
     penstock: Penstock, server: Any, running: LocalNote
 ) -> None:

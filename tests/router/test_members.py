@@ -116,6 +116,26 @@ async def test_status_says_who_serves_and_who_does_not(cluster: Cluster) -> None
         call.cancel()
 
 
+async def test_status_says_what_was_relayed_and_how_good_the_index_was(cluster: Cluster) -> None:
+    async with cluster.worker("d0") as d0:
+        await cluster.serving(d0)
+        d0.stores(*grains(cluster, PROMPT))
+        await cluster.until(lambda: cluster.router.index.num_grains == 4)
+        await cluster.generate(pb.GenerateRequest(token_ids=pb.TokenIds(ids=PROMPT)))
+        d0.drop_events = 1
+        d0.stores(*grains(cluster, PROMPT[1:]))  # nobody hears of these
+        await cluster.until(lambda: d0.drop_events == 0)
+        d0.stores(*grains(cluster, PROMPT[2:]))
+        await cluster.until(lambda: cluster.router.fleet.num_gaps(WorkerId("d0")) == 1)
+        said = await status(cluster)
+        assert said.workers[0].watch_gaps == 1
+        assert 0 <= said.workers[0].index_age_seconds < 5
+        assert (said.relay.placed, said.relay.moved) == (1, 0)
+        assert said.relay.tokens == len(PROMPT)
+        assert said.relay.predicted_hit_tokens > 0
+        assert said.relay.actual_hit_tokens == 0, "a fake worker caches nothing"
+
+
 async def test_a_new_life_replaces_the_old_one_at_once(cluster: Cluster) -> None:
     async with cluster.worker("d0", faults=Faults(stall_after=0)) as old:
         await cluster.serving(old)
