@@ -70,6 +70,7 @@ class HandOvers:
             on_release=lambda blocks: scheduler.release([BlockId(b) for b in blocks]),
             on_abandoned=self._abandoned,
             check_content=digest,
+            stats=pairs.stats,
         )
         self._lease_s = lease_s
         self._grant_s = grant_s

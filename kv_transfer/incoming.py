@@ -103,6 +103,7 @@ class ReservationTable:
         """`on_abandoned` hears of reservations that wait for their writer's close."""
         self.layout = layout
         self._stats = stats or PairStats()
+        self._stats.quarantined = lambda: self.quarantined
         self._incarnation = pool.incarnation
         self._on_release = on_release
         self._on_abandoned = on_abandoned
@@ -125,7 +126,7 @@ class ReservationTable:
 
     @property
     def quarantined(self) -> Counter[Peer]:
-        """The same by who may still write them."""
+        """The same by who may still write into them."""
         blocks: Counter[Peer] = Counter()
         for one in self._live.values():
             if one.state is State.ABANDONED:

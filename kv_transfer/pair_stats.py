@@ -5,7 +5,7 @@ many, those that moved nothing for longest. What lapses stays in the totals.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -37,6 +37,7 @@ class PairStats:
     """One worker's. Survives its peers' lives: a worker that starts again keeps its pair."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.quarantined: Callable[[], Mapping[Peer, int]] = dict  # asked of who reserves
         self._clock = clock
         self._pairs: OrderedDict[_Key, _Pair] = OrderedDict()  # used longest ago first
         self._names: OrderedDict[Incarnation, WorkerId] = OrderedDict()
@@ -67,15 +68,14 @@ class PairStats:
                 total.merge(pair.counters)
         return total
 
-    def reports(self, quarantined: Mapping[Peer, int] | None = None) -> tuple[PairReport, ...]:
-        """`quarantined`: blocks that each writer may still write, though nobody waits."""
+    def reports(self) -> tuple[PairReport, ...]:
+        """In order of their names."""
         self._lapse()
-        blocks: dict[_Key, int] = {}
-        for peer, num_blocks in (quarantined or {}).items():
-            key = self._key(peer, Direction.RECEIVED)
-            blocks[key] = blocks.get(key, 0) + num_blocks
+        blocks: Counter[_Key] = Counter()
+        for peer, num_blocks in self.quarantined().items():
+            blocks[self._key(peer, Direction.RECEIVED)] += num_blocks
         return tuple(
-            _report(key, pair.counters, blocks.get(key, 0))
+            _report(key, pair.counters, blocks[key])
             for key, pair in sorted(self._pairs.items())
         )
 

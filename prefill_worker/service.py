@@ -169,6 +169,7 @@ class PrefillService:
             blocks=hand_over.sequence.block_table,
             num_tokens=hand_over.sequence.num_tokens,
             digest=self._config.digest == "content",
+            stats=self._pairs.stats,
             on_closed=lambda: self._closed(hand_over),
         )
 

@@ -137,5 +137,6 @@ class Worker:
             is_draining=self.open_calls.is_draining,
             step_age_s=self.monitor.step_age_s,
             counters=self._scheduler.counters(),
+            pairs=self.parts.pairs.stats.reports(),
         )
         return self._role.load(report)

@@ -107,9 +107,9 @@ async def test_a_corrupted_transfer_is_a_failure_of_its_pair(ends: Ends) -> None
 async def test_blocks_that_may_still_be_written_are_counted_by_who_may(ends: Ends) -> None:
     with await ends.reserve() as reservation:
         pass
-    assert only(ends.received.reports(ends.table.quarantined)).num_quarantined_blocks == 3
+    assert only(ends.received.reports()).num_quarantined_blocks == 3
     reservation.writer_closed("it was fenced")
-    report = only(ends.received.reports(ends.table.quarantined))
+    report = only(ends.received.reports())
     assert report.num_quarantined_blocks == 0
     assert [(f.phase, f.reason) for f in report.failures] == [("granted", "cancelled")]
 
@@ -210,7 +210,7 @@ async def test_a_pair_as_rows_of_a_metrics_page(ends: Ends) -> None:
         await reservation.verify(await outgoing.landed())
     with await ends.reserve():
         pass
-    report = only(ends.received.reports(ends.table.quarantined))
+    report = only(ends.received.reports())
     rows = list(pair_rows(WorkerId("decode-0"), report))
     who = {
         "worker": "decode-0",
