@@ -1,14 +1,14 @@
 # Everything a person or CI does here. Each target makes .venv first where it is missing.
 # `make TORCH_INDEX=<url> ...` and `make ALLOW_CUDA=1 ...`: see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test quick prove check format bench clean
+.PHONY: help install serve demo test quick prove check format bench bench-kv clean
 SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
 pytest := $(run) -m pytest
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 install:  ## make .venv with the pinned dependencies (instant when it is there)
 	@scripts/install
@@ -41,6 +41,9 @@ format: install  ## format and sort what can be
 
 bench: install  ## load a local cluster and report latencies (ARGS="--help")
 	$(run) -m bench.serving $(ARGS)
+
+bench-kv: install  ## every KV transport beside memcpy, bare sockets, bare NIXL (ARGS="--help")
+	$(run) -m bench.kv_transfer $(ARGS)
 
 clean:  ## remove .venv, caches and recorded proofs
 	rm -rf .venv .prove .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

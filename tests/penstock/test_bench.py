@@ -1,7 +1,13 @@
-"""The benchmark's figures, from requests whose times are known."""
+"""The benchmarks' figures, from requests whose times are known; and that they run."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from bench import kv_transfer
+from bench.kv_cases import Case, Turns, parse_case, share
 from bench.load import Load, make_prompts
 from bench.report import Measured, as_table, percentile, summarize, summarize_added
 
@@ -43,3 +49,34 @@ def test_prompts_share_their_prefix_and_no_more() -> None:
     assert len({tuple(prompt[:8]) for prompt in prompts}) == 1
     assert len({tuple(prompt[8:]) for prompt in prompts}) == 3
     assert prompts == make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8))
+
+
+def test_turns_do_not_meet_until_the_pool_is_through() -> None:
+    turns = Turns(Case(num_spans=3, span_bytes=4), pool_bytes=40)
+    assert turns.num_until_repeated == 3
+    moved = [turns.pairs(turn) for turn in range(3)]
+    assert len({offset for pairs in moved for offset in pairs.destination.tolist()}) == 9
+    assert all(pairs.fits(40, 40) for pairs in moved)
+
+
+@pytest.mark.parametrize("case", ["3x5KiB", "7KiB"])
+def test_streams_share_all_of_a_move(case: str) -> None:
+    pairs = Turns(parse_case(case), 100_000).pairs(0)
+    parts = [share(pairs, number, 4) for number in range(4)]
+    shared = np.concatenate([np.arange(a, a + n) for part in parts for _, a, n in part])
+    whole = np.concatenate([np.arange(a, a + n) for _, a, n in pairs])
+    assert shared.tolist() == whole.tolist()
+
+
+@pytest.mark.slow
+def test_transports_beside_their_yardsticks(tmp_path: Path) -> None:
+    figures, text = tmp_path / "figures.json", tmp_path / "figures.md"
+    sizes = ["--cases", "64KiB", "40x4KiB", "--rounds", "2", "--pool-mib", "1"]
+    wanted = ["--doors", "shared_memory", "--json", str(figures), "--markdown", str(text)]
+    assert kv_transfer.main([*sizes, *wanted]) == 0
+    found = json.loads(figures.read_text())
+    speeds = {(row["case"], row["way"]): row["gigabytes_per_s"] for row in found["transports"]}
+    assert {way for _, way in speeds} == {"memcpy", "shared_memory", "shared_memory + digest"}
+    assert {case for case, _ in speeds} == {"64KiB", "40x4KiB"}
+    assert all(speed > 0 for speed in speeds.values())
+    assert "| 40x4KiB | shared_memory |" in text.read_text()

@@ -1,0 +1,106 @@
+"""Ways to move the spans of a turn, timed one after the other: transports and their yardsticks."""
+
+import queue
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+from bench.kv_cases import Turns
+from kv_transfer.transport import Landed, Peer
+
+EPOCH = 1
+
+
+class Way(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def move(self, turns: Turns, turn: int) -> float:
+        """Seconds from the wish to the news that the bytes are in the destination."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TransportWay:
+    """A door, as a hand-over drives it: its future calls back when the bytes have landed."""
+
+    def __init__(self, peer: Peer, *, digest: bool) -> None:
+        self.name = peer.transport + (" + digest" if digest else "")
+        self.landed: Landed | None = None
+        self._peer = peer
+        self._digest = digest
+
+    def move(self, turns: Turns, turn: int) -> float:
+        pairs = turns.pairs(turn)
+        ended: queue.SimpleQueue[float] = queue.SimpleQueue()
+        begin = time.perf_counter()
+        write = self._peer.write(pairs, epoch=EPOCH, digest=self._digest, may_start=_always)
+        write.add_done_callback(lambda _: ended.put(time.perf_counter()))
+        seconds = ended.get() - begin
+        self.landed = write.result()
+        return seconds
+
+    def close(self) -> None:
+        """Its transport is closed by who opened it."""
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Samples:
+    """What one way needed in one case."""
+
+    num_bytes: int  # a move
+    seconds: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0  # of both processes, all moves
+
+    @property
+    def median_s(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def gigabytes_per_s(self) -> float:
+        return self.num_bytes / self.median_s / 1e9
+
+    @property
+    def cpu_s_per_gigabyte(self) -> float:
+        return self.cpu_s / (self.num_bytes * len(self.seconds)) * 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """How often every way has its turn, and how many moves a turn has."""
+
+    num_rounds: int
+    num_moves: int
+
+
+def take_turns(
+    ways: Sequence[Way], turns: Turns, rounds: Rounds, pids: Sequence[int]
+) -> dict[str, Samples]:
+    """All ways in every round, so that a busy machine slows all of them alike."""
+    samples = {way.name: Samples(num_bytes=turns.case.num_bytes) for way in ways}
+    turn = 0
+    for _ in range(rounds.num_rounds):
+        for way in ways:
+            mine, before = samples[way.name], cpu_seconds(pids)
+            for _ in range(rounds.num_moves):
+                mine.seconds.append(way.move(turns, turn))
+                turn += 1
+            mine.cpu_s += cpu_seconds(pids) - before
+    return samples
+
+
+def first_touch(way: Way, turns: Turns) -> float:
+    """Seconds to move all of the pool once: every byte of it is touched afterwards."""
+    return sum(way.move(turns, turn) for turn in range(turns.num_until_repeated))
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """User and system time of processes so far, to the nanosecond, whatever they are doing."""
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # clock_getcpuclockid(3)
