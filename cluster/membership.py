@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from cluster.errors import FingerprintMismatch, InvalidRequest, StaleIncarnation, StoreUnavailable
+from cluster.fingerprint import loss_refused, mismatch
 from cluster.store import Store
-from cluster.types import Fingerprint, Incarnation, Member, Role, WorkerId
+from cluster.types import Incarnation, Member, Role, WorkerId
 from cluster.worker_codec import member_from_pb, member_to_pb
 from penstock.v1 import worker_pb2
 
@@ -29,26 +30,14 @@ def new_incarnation() -> Incarnation:
     return Incarnation(f"{time.time_ns():016x}-{secrets.token_hex(4)}")
 
 
-def fingerprint_mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
-    """What differs, a line each, between two fingerprints that should agree; block size and
-    block count may differ."""
-    mine, other = _compared(ours), _compared(theirs)
-    return [f"{name}: {mine[name]} and {other[name]}" for name in mine if mine[name] != other[name]]
-
-
-def _compared(fingerprint: Fingerprint) -> dict[str, object]:
-    layout = fingerprint.layout
-    return {
-        "model_digest": fingerprint.model_digest,
-        "tokenizer_digest": fingerprint.tokenizer_digest,
-        "template_digest": fingerprint.template_digest,
-        "hash_grain": fingerprint.hash_grain,
-        "wire_version": fingerprint.wire_version,
-        "num_layers": layout.num_layers,
-        "num_kv_heads": layout.num_kv_heads,
-        "head_dim": layout.head_dim,
-        "dtype": layout.dtype,
-    }
+def membership_mismatch(ours: Member, theirs: Member) -> list[str]:
+    """Why two workers cannot be members together, a line each. A prefill worker must be able to
+    write into every decode worker's pool; between others KV may move, but need not."""
+    lines = mismatch(ours.worker.fingerprint, theirs.worker.fingerprint)
+    by_role = {member.role: member.worker.fingerprint for member in (ours, theirs)}
+    if len(by_role) == len(Role):
+        lines += loss_refused(by_role[Role.PREFILL], by_role[Role.DECODE])
+    return lines
 
 
 class Membership:
@@ -113,7 +102,7 @@ class Membership:
         for other in members:
             if other.worker.worker_id == member.worker.worker_id:
                 continue
-            diff = fingerprint_mismatch(member.worker.fingerprint, other.worker.fingerprint)
+            diff = membership_mismatch(member, other)
             if diff:
                 raise FingerprintMismatch(
                     f"'{member.worker.worker_id}' cannot join: it and member "

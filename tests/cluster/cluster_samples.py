@@ -1,6 +1,7 @@
 """Members and fingerprints to test with."""
 
 from dataclasses import replace
+from typing import Any
 
 from cluster.types import Fingerprint, Incarnation, KvLayout, Member, Role, WorkerAddress, WorkerId
 
@@ -32,5 +33,5 @@ def member(
     return Member(worker=worker, role=role, model="m", context_length=2048, max_sequences=16)
 
 
-def with_layout(**changes: int | str) -> Fingerprint:
+def with_layout(**changes: Any) -> Fingerprint:
     return replace(FINGERPRINT, layout=replace(LAYOUT, **changes))

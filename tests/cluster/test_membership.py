@@ -1,13 +1,15 @@
 """Who counts as a member: the newest life of each worker, while it says so, if it fits."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from cluster.errors import FingerprintMismatch, StaleIncarnation
-from cluster.membership import Membership, fingerprint_mismatch, new_incarnation
+from cluster.fingerprint import mismatch
+from cluster.membership import Membership, new_incarnation
 from cluster.redis_store import RedisStore
 from cluster.store import MemoryStore, Store
 from cluster.types import Fingerprint, Incarnation, Role, WorkerId
@@ -114,7 +116,8 @@ def test_each_life_has_a_name_greater_than_the_last():
         (with_layout(num_layers=3), "num_layers: 3 and 2"),
         (with_layout(num_kv_heads=4), "num_kv_heads: 4 and 2"),
         (with_layout(head_dim=16), "head_dim: 16 and 8"),
-        (with_layout(dtype="bfloat16"), "dtype: bfloat16 and float32"),
+        (with_layout(num_planes=1), "num_planes: 1 and 2"),
+        (with_layout(windows=(8, None)), "windows: (8, None) and ()"),
     ],
 )
 async def test_a_worker_that_does_not_fit_is_refused_with_the_difference(
@@ -122,18 +125,62 @@ async def test_a_worker_that_does_not_fit_is_refused_with_the_difference(
 ):
     membership = Membership(MemoryStore())
     await membership.join(member("p0", role=Role.PREFILL))
-    with pytest.raises(FingerprintMismatch, match=difference) as raised:
+    with pytest.raises(FingerprintMismatch, match=re.escape(difference)) as raised:
         await membership.join(member("d0", fingerprint=other))
     assert "'p0'" in str(raised.value)
-    assert fingerprint_mismatch(other, FINGERPRINT) == [difference]
+    assert mismatch(other, FINGERPRINT) == [difference]
     assert len(await membership.members()) == 1
 
 
-async def test_block_size_and_block_count_may_differ():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"block_size": 32, "num_blocks": 9},
+        {"num_kv_heads": 1, "first_head": 1, "total_heads": 2},  # one of two shards
+    ],
+)
+async def test_how_a_pool_holds_its_kv_may_differ(changes: dict[str, int]):
     membership = Membership(MemoryStore())
     await membership.join(member("p0", role=Role.PREFILL))
-    other = with_layout(block_size=32, num_blocks=9)
+    other = with_layout(**changes)
     assert len(await membership.join(member("d0", fingerprint=other))) == 2
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "wire_dtype", "fits"),
+    [
+        ("bfloat16", "float32", None, True),
+        ("float32", "bfloat16", None, False),
+        ("float16", "bfloat16", None, False),
+        ("float32", "bfloat16", "bfloat16", True),
+        ("float32", "bfloat16", "int8", True),
+    ],
+)
+@pytest.mark.parametrize("first", Role)
+async def test_a_prefill_workers_kv_must_fit_into_every_decode_worker(
+    prefill: str, decode: str, wire_dtype: str | None, fits: bool, first: Role
+):
+    narrow = replace(with_layout(dtype=decode), wire_dtype=wire_dtype)
+    members = [
+        member("p0", role=Role.PREFILL, fingerprint=with_layout(dtype=prefill)),
+        member("d0", fingerprint=narrow),
+    ]
+    if first is Role.DECODE:
+        members.reverse()
+    membership = Membership(MemoryStore())
+    await membership.join(members[0])
+    if fits:
+        assert len(await membership.join(members[1])) == 2
+    else:
+        with pytest.raises(FingerprintMismatch, match=f"dtype: {prefill} does not fit {decode}"):
+            await membership.join(members[1])
+
+
+async def test_workers_of_one_role_may_keep_kv_in_different_dtypes():
+    membership = Membership(MemoryStore())
+    await membership.join(member("d0"))
+    other = with_layout(dtype="bfloat16")
+    assert len(await membership.join(member("d1", fingerprint=other))) == 2
 
 
 async def test_a_worker_alone_may_come_back_with_another_model():
