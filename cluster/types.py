@@ -14,6 +14,8 @@ Incarnation = NewType("Incarnation", str)  # one life of a worker process
 BlockId = NewType("BlockId", int)
 GrainHash = NewType("GrainHash", bytes)  # 16 bytes: chain hash of a grain and all before it
 
+WIRE_VERSION = 1  # of all that workers say to each other
+
 
 class Role(StrEnum):
     PREFILL = "prefill"
@@ -160,7 +162,7 @@ class Fingerprint:
     template_digest: str
     hash_grain: int
     layout: KvLayout  # block size, block count, heads held and dtype may differ
-    wire_version: int = 1
+    wire_version: int = WIRE_VERSION
     wire_dtype: str | None = None  # what this worker lets KV be narrowed to; None: lossless only
 
 

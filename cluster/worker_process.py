@@ -15,6 +15,7 @@ import grpc
 
 from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
+from cluster.diagnosis import Diagnosis
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
@@ -52,6 +53,7 @@ class WorkerProcess:
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
     open_calls: OpenCalls
+    diagnosis: Diagnosis
     check: Callable[[], None]
     drain_s: float
 
@@ -135,7 +137,7 @@ def _watch_service(worker: WorkerProcess) -> "grpc.GenericRpcHandler[Any, Any]":
 
     return service_handlers(
         "penstock.v1.Worker",
-        {"Watch": watch},
+        {"Watch": watch, "Diagnose": worker.diagnosis.diagnose},
         token=worker.secrets.cluster_token,
         deadlines=UNBOUNDED,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
+from cluster.diagnosis import Diagnosis
 from cluster.errors import FingerprintMismatch
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.rpc import Call, Serve
@@ -32,6 +33,7 @@ class ClusterService:
         index: PrefixIndex,
         relayed: RelayCounters,
         admission: Admission,
+        diagnosis: Diagnosis,
         clock: Callable[[], float],
     ) -> None:
         self._membership = membership
@@ -41,11 +43,17 @@ class ClusterService:
         self._index = index
         self._relayed = relayed
         self._admission = admission
+        self._diagnosis = diagnosis
         self._clock = clock
 
     @property
     def rpcs(self) -> dict[str, Serve]:
-        return {"Register": self.register, "Deregister": self.deregister, "Status": self.status}
+        return {
+            "Register": self.register,
+            "Deregister": self.deregister,
+            "Status": self.status,
+            "Diagnose": self._diagnosis.diagnose,
+        }
 
     async def register(
         self, request: worker_pb2.RegisterRequest, call: Call

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from cluster.channel import open_channel
+from cluster.diagnosis import Diagnosis
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.redis_store import RedisStore
@@ -69,6 +70,11 @@ class Router:
             index=self.index,
             relayed=self.relay.counters,
             admission=self.admission,
+            diagnosis=Diagnosis(
+                secrets_file=config.secrets_file,
+                store=config.store,
+                num_threads=config.num_text_threads,
+            ),
             clock=clock,
         )
         self.server = _server(config, secrets, inference, cluster, self.health)

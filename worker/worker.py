@@ -7,8 +7,10 @@ A role adds a scheduler and a service.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
+from cluster.diagnosis import Diagnosis
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
 from cluster.open_calls import OpenCalls
@@ -122,8 +124,19 @@ class Worker:
             run=[self._loop.run()],
             is_serving=self._is_serving,
             open_calls=self.open_calls,
+            diagnosis=self._diagnosis(),
             check=self.check,
             drain_s=self.config.drain_s,
+        )
+
+    def _diagnosis(self) -> Diagnosis:
+        config = self.config
+        return Diagnosis(
+            secrets_file=Path(config.secrets_file),
+            store=config.router,
+            run_dir=Path(config.run_dir),
+            num_threads=config.num_threads,
+            checks_content=config.digest == "content",
         )
 
     def _is_serving(self) -> bool:

@@ -45,6 +45,7 @@ STUB_FILES = {
         "cluster/transfer_codec.py",
         "cluster/worker_codec.py",
         "cluster/pair_codec.py",
+        "cluster/facts_codec.py",
         "cluster/sampling_fields.py",
         "cluster/prompt.py",
         "cluster/validation.py",
@@ -70,6 +71,7 @@ STUB_FILES = {
     },
     "service edges": {
         "cluster/worker_process.py",
+        "cluster/diagnosis.py",
         "router/cluster_service.py",
         "router/service.py",
         "decode_worker/service.py",

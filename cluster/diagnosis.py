@@ -1,0 +1,72 @@
+"""The `Diagnose` RPC of every process: its facts, collected when they are asked for."""
+
+import asyncio
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cluster import host
+from cluster.errors import PenstockError
+from cluster.facts import ProcessFacts, StoreAnswer
+from cluster.facts_codec import facts_to_pb
+from cluster.redis_store import RedisStore
+from cluster.rpc import Call
+from cluster.types import WIRE_VERSION
+from penstock.v1 import worker_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What of a process's configuration its facts are about."""
+
+    secrets_file: Path
+    store: str = ""  # the URL of a Redis; anything else: none over the network
+    run_dir: Path | None = None
+    num_threads: int = 1
+    checks_content: bool = True
+
+    async def diagnose(
+        self, request: worker_pb2.DiagnoseRequest, call: Call
+    ) -> worker_pb2.DiagnoseResponse:
+        return facts_to_pb(await self.facts(measures_memory=request.measure_memory))
+
+    async def facts(self, *, measures_memory: bool = False) -> ProcessFacts:
+        """Takes some 30 ms, or what the store takes to answer; steps go on meanwhile."""
+        speed = await asyncio.to_thread(host.memory_bytes_per_s) if measures_memory else 0.0
+        store = await _store_answer(self.store) if "://" in self.store else None
+        return ProcessFacts(
+            machine=host.machine(),
+            versions=host.versions(),
+            wire_version=WIRE_VERSION,
+            memlock_bytes=host.limit(resource.RLIMIT_MEMLOCK),
+            max_open_files=host.limit(resource.RLIMIT_NOFILE),
+            num_open_files=host.num_open_files(),
+            num_cpus=host.num_cpus(),
+            num_threads=self.num_threads,
+            run_dir=host.folder(self.run_dir) if self.run_dir else None,
+            listening=host.listening(),
+            secrets_mode=host.mode_of(self.secrets_file),
+            store=store,
+            checks_content=self.checks_content,
+            memory_bytes_per_s=speed,
+            unix_s=time.time(),  # last: it is compared with when the answer arrives
+        )
+
+
+async def _store_answer(url: str) -> StoreAnswer:
+    """Over a connection of its own. The URL may hold a password: only its address is told."""
+    parts = urlsplit(url)
+    address = f"{parts.hostname}:{parts.port or 6379}"
+    begin = time.perf_counter()
+    problem = ""
+    try:
+        store = RedisStore(url)
+        try:
+            await store.get("doctor")
+        finally:
+            await store.close()
+    except PenstockError as error:
+        problem = error.message
+    return StoreAnswer(address=address, seconds=time.perf_counter() - begin, problem=problem)

@@ -1,0 +1,131 @@
+"""What this process can read of its machine, without any right beyond its own."""
+
+import functools
+import os
+import resource
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+import numpy as np
+
+from cluster.facts import Folder
+
+DISTRIBUTIONS = ("penstock", "grpcio", "protobuf", "numpy", "torch", "xxhash", "nixl")
+_LISTEN = "0A"  # the state, as /proc/net/tcp writes it
+_COPY_BYTES = 32 << 20  # source and destination together exceed a usual cache
+_NUM_COPIES = 3
+
+
+def machine() -> str:
+    """Of one running machine: changes when it boots."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    return dict(_installed())
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for name in DISTRIBUTIONS:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def limit(kind: int) -> int | None:
+    """A soft limit of this process, RLIMIT_...; None: unlimited."""
+    soft, _ = resource.getrlimit(kind)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def num_open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def num_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def mode_of(path: Path) -> int | None:
+    """Permission bits; None where it cannot be seen."""
+    try:
+        return path.stat().st_mode & 0o7777
+    except OSError:
+        return None
+
+
+def folder(path: Path) -> Folder | None:
+    """None where it cannot be seen."""
+    try:
+        size, mode = os.statvfs(path), path.stat().st_mode & 0o7777
+    except OSError:
+        return None
+    return Folder(
+        path=str(path),
+        file_system=_file_system(path.resolve(), Path("/proc/self/mounts").read_text()),
+        num_bytes=size.f_blocks * size.f_frsize,
+        free_bytes=size.f_bavail * size.f_frsize,
+        mode=mode,
+    )
+
+
+def _file_system(path: Path, mounts: str) -> str:
+    """The type of the innermost mount that holds a path; the last of several in one place."""
+    rows = [line.split() for line in mounts.splitlines()]
+    holding = [
+        (len(row[1]), i, row[2]) for i, row in enumerate(rows) if path.is_relative_to(row[1])
+    ]
+    return max(holding)[2] if holding else ""
+
+
+def listening() -> tuple[str, ...]:
+    """This process's own TCP sockets that take connections."""
+    inodes = {_inode(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    found = set()
+    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        if os.path.exists(table):
+            found |= set(_listening_in(Path(table).read_text(), inodes))
+    return tuple(sorted(found))
+
+
+def _inode(path: str) -> str:
+    try:
+        target = os.readlink(path)
+    except OSError:  # closed meanwhile
+        return ""
+    return target.removeprefix("socket:[").removesuffix("]") if "socket:[" in target else ""
+
+
+def _listening_in(table: str, inodes: set[str]) -> Iterator[str]:
+    for row in map(str.split, table.splitlines()[1:]):
+        if row[3] == _LISTEN and row[9] in inodes:
+            host, port = row[1].split(":")
+            yield _written(_address(host), int(port, 16))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """The kernel writes each 32-bit word in the machine's own byte order."""
+    words = [bytes.fromhex(text[i : i + 8])[::-1] for i in range(0, len(text), 8)]
+    address = ip_address(b"".join(words))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _written(address: IPv4Address | IPv6Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def memory_bytes_per_s() -> float:
+    """How fast one thread copies memory here: the best of a few copies, some 30 ms."""
+    source, destination = np.ones(_COPY_BYTES, np.uint8), np.zeros(_COPY_BYTES, np.uint8)
+    best_s = float("inf")
+    for _ in range(_NUM_COPIES):
+        begin = time.perf_counter()
+        np.copyto(destination, source)
+        best_s = min(best_s, time.perf_counter() - begin)
+    return _COPY_BYTES / best_s
