@@ -9,27 +9,29 @@ than the last-level cache.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from bench import machine
+from bench import hand_over, hand_over_figures, kv_figures, machine
+from bench.hand_over import Cost, Fresh
 from bench.kv_cases import Case, parse_case
 from bench.kv_contest import Arena, Outcome
-from bench.kv_figures import as_json, sheets
 from bench.kv_ways import Rounds
 from bench.sheets import Sheet
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, StartupError
 from kv_transfer.doors import DOORS
 
+PARTS = ("transports", "hand_over")
 CASES = ("64KiB", "1MiB", "64MiB", "4000x16KiB")
+LENGTHS = (128, 512, 2048, 8192)
 LEAST_POOL_MIB, MOST_POOL_MIB = 256, 1024
 MOVE_BYTES = 4 * 2**20  # a turn moves about so much: one move, or several small ones
 MEMORY = Path("/dev/shm")
@@ -39,17 +41,21 @@ Say = Callable[[str], None]
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), metavar="DOOR")
     parser.add_argument("--cases", nargs="+", type=parse_case, metavar="CASE",
                         default=[parse_case(text) for text in CASES])  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--pool-mib", type=int, default=_pool_mib())
-    parser.add_argument("--quick", action="store_true", help="few rounds and small pools")
+    parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="of hand-overs")
+    parser.add_argument("--rounds", type=int, help="of moves")
+    parser.add_argument("--hand-over-rounds", type=int, default=6, help="of short prompts")
+    parser.add_argument("--pool-mib", type=int)
+    parser.add_argument("--quick", action="store_true", help="few rounds, small pools, no 8,192")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     flags = parser.parse_args(arguments)
-    if flags.quick:
-        flags.rounds, flags.pool_mib = 5, LEAST_POOL_MIB
+    flags.lengths = flags.lengths or (LENGTHS[:3] if flags.quick else LENGTHS)
+    flags.rounds = flags.rounds or (6 if flags.quick else 20)
+    flags.pool_mib = flags.pool_mib or (LEAST_POOL_MIB if flags.quick else _pool_mib())
     return flags
 
 
@@ -58,70 +64,88 @@ def _pool_mib() -> int:
     return min(max(2 * machine.last_level_cache_bytes() // 2**20, LEAST_POOL_MIB), MOST_POOL_MIB)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+@dataclass(slots=True, kw_only=True, eq=False)
+class Findings:
     """Everything that a run has to say."""
 
-    machine: str
-    sheets: Sequence[Sheet]
-    skipped: Sequence[str]
-    figures: dict[str, Any]
+    about: str
+    pool_bytes: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    fresh: list[Fresh] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # and why
+
+    @property
+    def sheets(self) -> list[Sheet]:
+        found = kv_figures.sheets(self.outcomes, self.pool_bytes) if self.outcomes else []
+        return found + (hand_over_figures.sheets(self.costs, self.fresh) if self.costs else [])
 
     def as_markdown(self) -> str:
-        parts = [self.machine, *self.skipped, *(sheet.as_markdown() for sheet in self.sheets)]
-        return "\n\n".join(parts) + "\n"
+        parts = [self.about, *self.left_out, *(sheet.as_markdown() for sheet in self.sheets)]
+        return "\n\n".join(parts)
 
     def as_json(self) -> str:
-        value = {"machine": self.machine, "skipped": list(self.skipped), **self.figures}
-        return json.dumps(value, indent=1) + "\n"
+        figures = kv_figures.as_json(self.outcomes, self.pool_bytes)
+        figures |= hand_over_figures.as_json(self.costs, self.fresh)
+        return json.dumps({"about": self.about, "left_out": self.left_out} | figures, indent=1)
 
 
-async def run(flags: argparse.Namespace, say: Say) -> Report:
-    described = machine.describe()
-    outcomes, skipped = await _transports(flags, say)
-    pool_bytes = flags.pool_mib * 2**20
-    return Report(
-        machine=f"{described}; pools of {flags.pool_mib} MiB, {flags.rounds} rounds",
-        sheets=sheets(outcomes, pool_bytes),
-        skipped=skipped,
-        figures=as_json(outcomes, pool_bytes),
-    )
+async def run(flags: argparse.Namespace, say: Say) -> Findings:
+    about = f"{machine.describe()}; pools of {flags.pool_mib} MiB, {flags.rounds} rounds"
+    findings = Findings(about=about, pool_bytes=flags.pool_mib * 2**20)
+    if "transports" in flags.parts:
+        await _measure_transports(flags, findings, say)
+    if "hand_over" in flags.parts:
+        await _measure_hand_overs(flags, findings, say)
+    return findings
 
 
-async def _transports(flags: argparse.Namespace, say: Say) -> tuple[list[Outcome], list[str]]:
-    """What was measured, and which transports could not be, with the reason."""
-
+async def _measure_transports(flags: argparse.Namespace, findings: Findings, say: Say) -> None:
     def rounds(case: Case) -> Rounds:
         return Rounds(num_rounds=flags.rounds, num_moves=max(1, MOVE_BYTES // case.num_bytes))
 
-    outcomes, skipped = [], []
     in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=in_memory) as run_dir:
-        arena = Arena(run_dir=Path(run_dir), pool_bytes=flags.pool_mib * 2**20, cases=flags.cases)
-        try:
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=in_memory) as folder:
+        arena = Arena(run_dir=Path(folder), pool_bytes=findings.pool_bytes, cases=flags.cases)
+        with contextlib.closing(arena):
             async with arena.far:
                 for door in flags.doors:
                     try:
-                        outcomes.append(await arena.run(door, rounds, say))
+                        findings.outcomes.append(await arena.run(door, rounds, say))
                     except ConfigError as error:
-                        skipped.append(f"{door} is left out: {error}")
-        finally:
-            arena.close()
-    return outcomes, skipped
+                        findings.left_out.append(f"{door} is left out: {error}")
+
+
+async def _measure_hand_overs(flags: argparse.Namespace, findings: Findings, say: Say) -> None:
+    if not hand_over.can_be_told():
+        findings.left_out.append("Layers at the end: this prefill worker always overlaps.")
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+        model = hand_over.write_model(Path(folder) / "random")
+        for door in flags.doors:
+            try:
+                costs, fresh = await hand_over.run(
+                    model, door, flags.lengths, flags.hand_over_rounds, say
+                )
+            except StartupError as error:
+                reason = str(error).partition("\n")[0]
+                findings.left_out.append(f"Hand-overs by {door} are left out: {reason}")
+            else:
+                findings.costs += costs
+                findings.fresh += fresh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse(arguments)
     progress = Console(stderr=True)
     with progress.status("starting") as status:
-        report = asyncio.run(run(flags, status.update))
+        findings = asyncio.run(run(flags, status.update))
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(report.machine, *report.skipped, sep="\n")
-    for sheet in report.sheets:
+    console.print(findings.about, *findings.left_out, sep="\n", markup=False)
+    for sheet in findings.sheets:
         console.print(sheet.as_rich())
-    for path, text in ((flags.json, report.as_json()), (flags.markdown, report.as_markdown())):
+    for path, text in ((flags.json, findings.as_json()), (flags.markdown, findings.as_markdown())):
         if path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

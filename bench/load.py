@@ -67,8 +67,10 @@ async def _read(stream: AsyncStream, measured: Measured, due: float) -> None:
     measured.prompt_tokens = answer.usage.prompt_tokens
     measured.cached_tokens = answer.usage.cached_tokens
     measured.queue_s = timeline.queue_seconds
+    measured.prefill_s = timeline.prefill_seconds
     measured.forward_s = timeline.forward_seconds
     measured.transfer_s = timeline.transfer_seconds
+    measured.transferred_bytes = timeline.transferred_bytes
     measured.recomputes = timeline.recomputes
     measured.preemptions = timeline.preemptions
     measured.is_remote = bool(answer.accepted.prefill_worker)

@@ -20,8 +20,10 @@ class Measured:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     queue_s: float = 0.0
+    prefill_s: float = 0.0
     forward_s: float = 0.0
     transfer_s: float = 0.0
+    transferred_bytes: int = 0
     recomputes: int = 0
     preemptions: int = 0
     is_remote: bool = False  # prefilled by a prefill worker

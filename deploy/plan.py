@@ -43,9 +43,11 @@ class ClusterPlan:
     hash_grain: int | None = None
     transports: tuple[str, ...] | None = None
     drain_s: float = 30.0  # requests in flight may end
-    # For what has no flag: merged into the configuration of the router, of all workers.
+    # For what has no flag: merged into the configuration of the router, of all workers, of
+    # prefill workers.
     router: Mapping[str, Any] = field(default_factory=dict)
     worker: Mapping[str, Any] = field(default_factory=dict)
+    prefill: Mapping[str, Any] = field(default_factory=dict)
     commands: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -80,12 +82,12 @@ class ClusterPlan:
             "drain_s": self.drain_s,
             **self.worker,
         }
-        parts = [Part.PREFILL] * self.num_prefill + [Part.DECODE] * self.num_decode
-        names = [f"prefill-{i}" for i in range(self.num_prefill)]
-        names += [f"decode-{i}" for i in range(self.num_decode)]
+        own = {Part.PREFILL: self.prefill, Part.DECODE: {}}
+        named = [(f"prefill-{i}", Part.PREFILL) for i in range(self.num_prefill)]
+        named += [(f"decode-{i}", Part.DECODE) for i in range(self.num_decode)]
         return [
-            self._process(name, part, {**shared, "worker_id": name})
-            for name, part in zip(names, parts, strict=True)
+            self._process(name, part, {**shared, **own[part], "worker_id": name})
+            for name, part in named
         ]
 
     def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import kv_transfer
+from bench import hand_over_figures, kv_transfer
+from bench.hand_over import Cost
 from bench.kv_cases import Case, Turns, parse_case, share
 from bench.load import Load, make_prompts
 from bench.report import Measured, as_table, percentile, summarize, summarize_added
@@ -72,7 +73,16 @@ def test_streams_share_all_of_a_move(case: str) -> None:
 def test_transports_beside_their_yardsticks(tmp_path: Path) -> None:
     figures, text = tmp_path / "figures.json", tmp_path / "figures.md"
     sizes = ["--cases", "64KiB", "40x4KiB", "--rounds", "2", "--pool-mib", "1"]
-    wanted = ["--doors", "shared_memory", "--json", str(figures), "--markdown", str(text)]
+    wanted = [
+        "--parts",
+        "transports",
+        "--doors",
+        "shared_memory",
+        "--json",
+        str(figures),
+        "--markdown",
+        str(text),
+    ]
     assert kv_transfer.main([*sizes, *wanted]) == 0
     found = json.loads(figures.read_text())
     speeds = {(row["case"], row["way"]): row["gigabytes_per_s"] for row in found["transports"]}
@@ -80,3 +90,20 @@ def test_transports_beside_their_yardsticks(tmp_path: Path) -> None:
     assert {case for case, _ in speeds} == {"64KiB", "40x4KiB"}
     assert all(speed > 0 for speed in speeds.values())
     assert "| 40x4KiB | shared_memory |" in text.read_text()
+
+
+@pytest.mark.parametrize(
+    ("gap_s", "overlap", "is_met"),
+    [(0.014, True, True), (0.03, True, False), (0.03, False, None)],
+)
+def test_a_hand_over_costs_what_comes_on_top_of_a_step(
+    gap_s: float, overlap: bool, is_met: bool | None
+) -> None:
+    cost = Cost(
+        door="tcp", overlap=overlap, prompt_tokens=512, num_requests=1, num_bytes=1,
+        prefill_s=0.2, ttft_s=0.21, gap_s=gap_s, step_s=0.01,
+    )  # fmt: skip
+    assert cost.share == pytest.approx((gap_s - 0.01) / 0.2)
+    assert cost.is_met is is_met
+    [sheet, _] = hand_over_figures.sheets([cost], [])
+    assert {None: "", True: "met", False: "missed"}[is_met] == sheet.rows[0][-1]
