@@ -24,12 +24,7 @@ from kv_transfer.span_copy import Bytes
 
 FILL_BYTES = 2**20
 # What a transport is held against; memcpy runs beside every one, to show what the machine gives.
-YARDSTICKS = {
-    "shared_memory": ("memcpy",),
-    "tcp": ("socket", "socket x4"),
-    "nixl": ("bare NIXL",),
-    "gloo": ("socket", "socket x4"),
-}
+YARDSTICKS = {"tcp": "socket", "gloo": "socket", "nixl": "bare NIXL"}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,7 +42,9 @@ class Outcome:
 class Arena:
     """Our pool, the receiving process and its pool: what every transport is tried on."""
 
-    def __init__(self, *, run_dir: Path, pool_bytes: int, cases: Sequence[Case]) -> None:
+    def __init__(
+        self, *, run_dir: Path, pool_bytes: int, cases: Sequence[Case], num_tcp_streams: int
+    ) -> None:
         self.cases = cases
         self.turns = {case: Turns(case, pool_bytes) for case in cases}
         config = PoolConfig(
@@ -56,12 +53,14 @@ class Arena:
         self.pool = FilePool(config)
         _fill(self.pool.memory)
         self.memcpy = Memcpy(pool_bytes)
-        self._settings = DoorSettings(key=secrets.token_bytes(32))
+        key = secrets.token_bytes(32)
+        self._settings = DoorSettings(key=key, num_tcp_streams=num_tcp_streams)
         self.far = FarEnd(
             run_dir=str(run_dir),
             pool_bytes=pool_bytes,
             cases=[str(case) for case in cases],
-            key=self._settings.key.hex(),
+            key=key.hex(),
+            num_tcp_streams=num_tcp_streams,
         )
 
     async def run(
@@ -121,7 +120,9 @@ class Arena:
 
     @contextlib.asynccontextmanager
     async def _yardsticks(self, door: str) -> AsyncIterator[list[Way]]:
-        opened = [await self._yardstick(name) for name in YARDSTICKS.get(door, ("memcpy",))]
+        name, num_streams = YARDSTICKS.get(door, "memcpy"), self._settings.num_tcp_streams
+        names = [name, f"socket x{num_streams}"] if door == "tcp" and num_streams > 1 else [name]
+        opened = [await self._yardstick(name) for name in names]
         try:
             yield opened
         finally:

@@ -27,14 +27,16 @@ MAX_LINE_BYTES = 2**20
 class FarEnd:
     """Owns the receiving pool, and whatever is open on it."""
 
-    def __init__(self, *, run_dir: str, pool_bytes: int, cases: list[str], key: str) -> None:
+    def __init__(
+        self, *, run_dir: str, pool_bytes: int, cases: list[str], key: str, num_tcp_streams: int
+    ) -> None:
         self._pool = FilePool(
             PoolConfig(
                 incarnation=Incarnation("bench-far"), num_bytes=pool_bytes, run_dir=Path(run_dir)
             )
         )
         self._turns = {case: Turns(parse_case(case), pool_bytes) for case in cases}
-        self._settings = DoorSettings(key=bytes.fromhex(key))
+        self._settings = DoorSettings(key=bytes.fromhex(key), num_tcp_streams=num_tcp_streams)
         self._digest = self._pool.digester()
         self._transport: Transport | None = None
         self._yardsticks: list[SocketReceiver | NixlReceiver] = []

@@ -34,6 +34,7 @@ CASES = ("64KiB", "1MiB", "64MiB", "4000x16KiB")
 LENGTHS = (128, 512, 2048, 8192)
 LEAST_POOL_MIB, MOST_POOL_MIB = 256, 1024
 MOVE_BYTES = 4 * 2**20  # a turn moves about so much: one move, or several small ones
+PIPE_COLUMNS = 150
 MEMORY = Path("/dev/shm")
 
 Say = Callable[[str], None]
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="of hand-overs")
     parser.add_argument("--rounds", type=int, help="of moves")
     parser.add_argument("--hand-over-rounds", type=int, default=6, help="of short prompts")
+    parser.add_argument("--tcp-streams", type=int, default=1)
     parser.add_argument("--pool-mib", type=int)
     parser.add_argument("--quick", action="store_true", help="few rounds, small pools, no 8,192")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -106,7 +108,12 @@ async def _measure_transports(flags: argparse.Namespace, findings: Findings, say
 
     in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=in_memory) as folder:
-        arena = Arena(run_dir=Path(folder), pool_bytes=findings.pool_bytes, cases=flags.cases)
+        arena = Arena(
+            run_dir=Path(folder),
+            pool_bytes=findings.pool_bytes,
+            cases=flags.cases,
+            num_tcp_streams=flags.tcp_streams,
+        )
         with contextlib.closing(arena):
             async with arena.far:
                 for door in flags.doors:
@@ -139,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Console(stderr=True)
     with progress.status("starting") as status:
         findings = asyncio.run(run(flags, status.update))
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     console.print(findings.about, *findings.left_out, sep="\n", markup=False)
     for sheet in findings.sheets:
         console.print(sheet.as_rich())

@@ -18,7 +18,8 @@ class Sheet:
     def as_rich(self) -> Table:
         table = Table(title=self.title, title_justify="left", title_style="bold")
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if number < self.num_names else "right")
+            is_name = number < self.num_names
+            table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
         for row in self.rows:
             table.add_row(*row)
         return table
