@@ -7,7 +7,7 @@ and comes back finds the worker registered again by itself.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Never, Protocol
 
 from grpc_health.v1 import health_pb2
@@ -116,9 +116,12 @@ class Heartbeat:
         *,
         interval_s: float = 1.0,
         ttl_s: float = DEFAULT_TTL_S,
+        heard: Callable[[Member, Sequence[Member]], None] | None = None,
     ) -> None:
+        """`heard` is told who we are and who is there, after each success."""
         self._registrar = registrar
         self._member = member
+        self._heard = heard
         self._interval_s = interval_s
         self._ttl_s = ttl_s
         self._is_due = asyncio.Event()
@@ -181,3 +184,5 @@ class Heartbeat:
             logger.info("registered, %d members", len(self.members))
         self.num_failures = 0
         self.registered.set()
+        if self._heard is not None:
+            self._heard(self._member, self.members)

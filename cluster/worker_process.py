@@ -5,7 +5,7 @@ Knows no engine and no transfer; they come as coroutines to run and functions to
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
-from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
+from cluster.rpc import UNBOUNDED, Call, Serve, Server, service_handlers
 from cluster.secrets import Secrets
 from cluster.types import (
     Fingerprint,
@@ -49,6 +49,9 @@ class WorkerProcess:
     secrets: Secrets
     router: str  # its host:port, or the URL of a Redis
     services: Sequence["grpc.GenericRpcHandler[Any, Any]"]
+    rpcs: Mapping[str, Serve]  # of the service Worker, beside those that all processes answer
+    heard: Callable[[Member, Sequence[Member]], None]  # who we are and who is there, each time
+    settled: Callable[[], Awaitable[Any]]  # returns when it has tried to reach those found first
     feed: WatchFeed
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
@@ -69,7 +72,7 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
     )
     async with server, _registrar(worker) as registrar:
         address = replace(worker.member.worker, address=server.address)
-        heartbeat = Heartbeat(registrar, replace(worker.member, worker=address))
+        heartbeat = Heartbeat(registrar, replace(worker.member, worker=address), heard=worker.heard)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(each)
@@ -81,6 +84,8 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
             ]
             beating = group.create_task(heartbeat.run())
             await heartbeat.registered.wait()
+            await worker.settled()
+            health.set_all(worker.is_serving())
             ready(
                 role=worker.member.role,
                 address=server.address,
@@ -137,7 +142,7 @@ def _watch_service(worker: WorkerProcess) -> "grpc.GenericRpcHandler[Any, Any]":
 
     return service_handlers(
         "penstock.v1.Worker",
-        {"Watch": watch, "Diagnose": worker.diagnosis.diagnose},
+        {"Watch": watch, "Diagnose": worker.diagnosis.diagnose, **worker.rpcs},
         token=worker.secrets.cluster_token,
         deadlines=UNBOUNDED,
     )

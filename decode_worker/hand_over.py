@@ -6,29 +6,25 @@ what has been sent is never drawn again. Leaving the scope never waits for the p
 """
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass, field
 
-from cluster.channel import Channel, Exchange, open_channel
+from cluster.channel import Exchange
 from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_from_pb
 from cluster.errors import PenstockError, TransferFailed
 from cluster.timeline import Moment
 from cluster.transfer_codec import grant_to_pb, written_from_pb
-from cluster.types import BlockId, SampledToken, WorkerAddress
+from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
-from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.pairs import Pairs
+from kv_transfer.incoming import Reservation
 from kv_transfer.transfer import State
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
+from worker.transfers import Transfers
 
 logger = logging.getLogger(__name__)
-_PREFILL = "penstock.v1.Prefill"
-_FENCE_S = 5.0
-_FENCE_RETRY_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +33,8 @@ class _Receiving:
 
     answer: Answer
     sequence: Sequence
-    peer: WorkerAddress
+    worker: WorkerAddress
+    peer: Peer | None = None  # its pool
     outbox: asyncio.Queue[pb.PrefillRequest] = field(default_factory=asyncio.Queue)
     reservation: Reservation | None = None
     claimed: float | None = None  # loop time
@@ -45,60 +42,49 @@ class _Receiving:
 
 
 class HandOvers:
-    """Owns the connections to prefill workers, and the fences of hand-overs given up."""
+    """Owns what is on its way from prefill workers."""
 
     def __init__(
         self,
         me: WorkerAddress,
-        token: str,
         scheduler: DecodeScheduler,
-        pairs: Pairs,
-        fences: asyncio.TaskGroup,
+        transfers: Transfers,
         *,
-        digest: bool,
         lease_s: float,
         grant_s: float,
     ) -> None:
         self._me = me
-        self._token = token
         self._scheduler = scheduler
-        self._pairs = pairs
-        self._fences = fences  # outlives every request
-        self._table = ReservationTable(
-            pairs.pool,
-            me.fingerprint.layout,
-            on_release=lambda blocks: scheduler.release([BlockId(b) for b in blocks]),
-            on_abandoned=self._abandoned,
-            check_content=digest,
-            stats=pairs.stats,
-        )
+        self._peers = transfers.peers
+        self._table = transfers.table
         self._lease_s = lease_s
         self._grant_s = grant_s
-        self._channels: dict[str, Channel] = {}
-        self._fencing: set[asyncio.Task[None]] = set()
-        self._peers: dict[str, Peer] = {}  # by the address of their gRPC server
         self.num_recomputes = 0
         self.num_received = 0
 
     async def receive(
-        self, answer: Answer, peer: WorkerAddress, *, tenant: str, cache_scope: str
+        self, answer: Answer, worker: WorkerAddress, request: pb.DecodeRequest
     ) -> None:
         """Returns when the sequences run here, whichever worker computed the prompt."""
         num_choices = answer.request.params.num_choices
         sequence = Sequence(answer.request, num_choices=num_choices, owner=answer)
         start = prefill_start_to_pb(
-            answer.request, tenant=tenant, cache_scope=cache_scope, decode=self._me
+            answer.request,
+            tenant=request.tenant,
+            cache_scope=request.cache_scope,
+            decode=self._me,
         )
-        receiving = _Receiving(answer=answer, sequence=sequence, peer=peer)
+        if request.HasField("source"):  # whoever computes the prompt fetches
+            start.source.CopyFrom(request.source)
+            start.source_tokens = request.source_tokens
+        receiving = _Receiving(answer=answer, sequence=sequence, worker=worker)
         try:
+            # Before it computes anything: what no transport can bring is not asked for.
+            receiving.peer = await self._peers.connect(worker)
             await self._exchange(receiving, start)
             self.num_received += 1
         except* (PenstockError, TimeoutError) as group:
             self._recompute(receiving, group.exceptions[0])
-
-    @property
-    def num_quarantined_blocks(self) -> int:
-        return self._table.num_quarantined_blocks
 
     def counters(self) -> dict[str, float]:
         """What the load report says of hand-overs; failures by phase and reason."""
@@ -108,14 +94,11 @@ class HandOvers:
             **self._table.counters.as_dict(),
         }
 
-    def check(self) -> None:
-        self._table.check()
-
     # -- the call --------------------------------------------------------------------------
 
     async def _exchange(self, receiving: _Receiving, start: pb.PrefillStart) -> None:
-        channel = self._channel(receiving.peer.address)
-        call = channel.exchange(_PREFILL, "Prefill", timeout_s=None)
+        channel = self._peers.channel(receiving.worker)
+        call = channel.exchange("penstock.v1.Prefill", "Prefill", timeout_s=None)
         try:
             async with call, asyncio.TaskGroup() as group:
                 await call.send(pb.PrefillRequest(start=start))
@@ -131,11 +114,11 @@ class HandOvers:
             async with asyncio.timeout(self._lease_s):
                 message = await call.receive()
             if message is None:
-                raise TransferFailed(f"{receiving.peer.worker_id} ended a hand-over half-way.")
+                raise TransferFailed(f"{receiving.worker.worker_id} ended a hand-over half-way.")
             self._renew(receiving)
             match message.WhichOneof("event"):
                 case "scheduled":
-                    await self._claim(receiving)
+                    self._claim(receiving)
                 case "first_tokens" if not self._take_first(receiving, message.first_tokens):
                     return
                 case "written":
@@ -165,11 +148,10 @@ class HandOvers:
 
     # -- its steps ---------------------------------------------------------------------------
 
-    async def _claim(self, receiving: _Receiving) -> None:
+    def _claim(self, receiving: _Receiving) -> None:
         """The prompt is being computed: asks for blocks, now and not before."""
-        peer = await self._pairs.connect(receiving.peer)
-        self._peers[receiving.peer.address] = peer
-        sequence = receiving.sequence
+        sequence, peer = receiving.sequence, receiving.peer
+        assert peer is not None
         receiving.claimed = asyncio.get_running_loop().time()
 
         def granted() -> None:
@@ -196,7 +178,7 @@ class HandOvers:
         timeline.prefill_s = message.prefill_seconds
         timeline.forward_s = message.forward_seconds
         logprobs = tuple(map(prompt_logprob_from_pb, message.prompt_logprobs))
-        answer.accepted.prefill_worker = receiving.peer.worker_id
+        answer.accepted.prefill_worker = receiving.worker.worker_id
         answer.accept(message.cached_tokens, logprobs)
         receiving.first_tokens = [sampled_from_pb(token) for token in message.tokens]
         for choice, token in enumerate(receiving.first_tokens):
@@ -235,7 +217,7 @@ class HandOvers:
         logger.warning(
             "request %s: hand-over from %s failed (%s): computing here",
             receiving.answer.request.request_id,
-            receiving.peer.worker_id,
+            receiving.worker.worker_id,
             str(error) or type(error).__name__,
         )
         self.num_recomputes += 1
@@ -261,62 +243,3 @@ class HandOvers:
         for sequence, token in zip([first, *forks], receiving.first_tokens, strict=True):
             sequence.output_ids.append(token.token_id)
         return [first, *forks]
-
-    # -- given up ------------------------------------------------------------------------------
-
-    def _abandoned(self, reservation: Reservation) -> None:
-        """Asks the writer to say that it will not write any more."""
-        task = self._fences.create_task(self._fence(reservation))
-        self._fencing.add(task)
-        task.add_done_callback(self._fencing.discard)
-
-    async def _fence(self, reservation: Reservation) -> None:
-        """Until the writer answers, or its process is dead, which the table learns by itself."""
-        request = pb.FenceRequest(incarnation=self._me.incarnation, epochs=[reservation.epoch])
-        address = self._address_of(reservation.peer)
-        if reservation.transfer.is_over or address is None:
-            return
-        channel = self._channel(address)
-        while not reservation.transfer.is_over:
-            try:
-                response = await channel.unary(
-                    _PREFILL, "Fence", request, timeout_s=_FENCE_S, wait_for_ready=True
-                )
-            except PenstockError as error:
-                logger.info("epoch %d is not fenced yet: %s", reservation.epoch, error)
-                await _ends_within(reservation, _FENCE_RETRY_S)
-                continue
-            if response.incarnation != reservation.peer.incarnation:
-                return  # another process has the address: the writer is dead or dying
-            self._table.writer_closed(reservation.epoch, "it was fenced")
-
-    def _address_of(self, peer: Peer) -> str | None:
-        """None if another life has come to its address: then it is dead, or dying."""
-        return next((address for address, one in self._peers.items() if one is peer), None)
-
-    def _channel(self, address: str) -> Channel:
-        if address not in self._channels:
-            self._forget_dead_peers()
-            self._channels[address] = open_channel(address, self._token)
-        return self._channels[address]
-
-    def _forget_dead_peers(self) -> None:
-        """A worker that starts again has another address: the old connection is of no use."""
-        for address in [a for a, peer in self._peers.items() if peer.life.is_over]:
-            del self._peers[address]
-            if (channel := self._channels.pop(address, None)) is not None:
-                self._fences.create_task(channel.close())
-
-    async def close(self) -> None:
-        """The process ends: what is still quarantined goes with it."""
-        for task in self._fencing:
-            task.cancel()
-        self._table.close()
-        for channel in self._channels.values():
-            await channel.close()
-
-
-async def _ends_within(reservation: Reservation, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await reservation.peer.life.wait()

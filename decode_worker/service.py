@@ -23,6 +23,7 @@ from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
+from worker.fetch import Fetches
 
 
 class DecodeService:
@@ -36,6 +37,7 @@ class DecodeService:
         tokenizer: Tokenizer,
         scheduler: DecodeScheduler,
         hand_overs: HandOvers,
+        fetches: Fetches,
         feed: WatchFeed,
         open_calls: OpenCalls,
     ) -> None:
@@ -45,6 +47,7 @@ class DecodeService:
         self._tokenizer = tokenizer
         self._scheduler = scheduler
         self._hand_overs = hand_overs
+        self._fetches = fetches
         self._feed = feed
         self.open_calls = open_calls
 
@@ -68,14 +71,11 @@ class DecodeService:
         if answer.is_finished:
             return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
-            peer = address_from_pb(message.prefill)
-            await self._hand_overs.receive(
-                answer, peer, tenant=message.tenant, cache_scope=message.cache_scope
-            )
+            await self._hand_overs.receive(answer, address_from_pb(message.prefill), message)
         else:
-            self._prefill_here(answer)
+            await self._prefill_here(answer, message)
 
-    def _prefill_here(self, answer: Answer) -> None:
+    async def _prefill_here(self, answer: Answer, message: pb.DecodeRequest) -> None:
         request = answer.request
         num_choices = request.params.num_choices
         if _is_uneven(request):
@@ -83,6 +83,9 @@ class DecodeService:
             sequences = [Sequence(request, choice=i, owner=answer) for i in left]
         else:
             sequences = [Sequence(request, num_choices=num_choices, owner=answer)]
+        if message.HasField("source"):
+            source = address_from_pb(message.source)
+            await self._fetches.fetch(sequences[0], source, message.source_tokens)
         for sequence in sequences:
             answer.sequences.add(sequence)
             self._scheduler.submit(sequence)

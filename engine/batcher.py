@@ -86,7 +86,11 @@ class Batcher:
     # -- coming and going --------------------------------------------------------------------
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence whose prompt must be computed here."""
+        """Queues a sequence whose prompt must be computed here.
+
+        Its block table may hold a prefix that was brought here for it. It does not wait for
+        blocks with that in its hand for ever: when nothing else runs, the prefix is let go.
+        """
         self._order[sequence] = self._next_order(sequence)
         bisect.insort(self.waiting, sequence, key=self._order.__getitem__)
 
@@ -100,6 +104,7 @@ class Batcher:
         """Ends a sequence in any state; its blocks return now, or after the running step."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
+            self.release(sequence)
         elif sequence in self.running:
             self.running.remove(sequence)
             self.paused.discard(sequence)
@@ -135,6 +140,7 @@ class Batcher:
         if wanted > spare:
             return False
         self.pool.hold(prefix)
+        self.release(sequence)  # what it held while it waited is in its prefix
         fresh = self.pool.allocate(
             wanted, after=prefix[-1] if prefix else None, room=self._room(sequence)
         )
@@ -273,11 +279,18 @@ class Batcher:
             if self._waits_for_sibling(sequence):
                 continue
             if not self.reserve(sequence, head_room_blocks=len(self.running)):
-                return None
+                return self._admit_next() if self._let_go_of_prefixes() else None
             self.waiting.remove(sequence)
             self.running.append(sequence)
             return sequence
         return None
+
+    def _let_go_of_prefixes(self) -> bool:
+        """Whether waiting sequences held blocks while nothing runs that could free some."""
+        holding = [] if self.running else [s for s in self.waiting if s.block_table]
+        for sequence in holding:
+            self.release(sequence)
+        return bool(holding)
 
     def _waits_for_sibling(self, sequence: Sequence) -> bool:
         """Whether the first grain it lacks is being computed by a running sequence."""

@@ -46,6 +46,11 @@ class BlockPool:
         return self._num_free + len(self._cached)
 
     @property
+    def num_free(self) -> int:
+        """Blocks without content: taking them evicts nothing."""
+        return self._num_free
+
+    @property
     def num_held(self) -> int:
         return self.num_blocks - self.num_available
 

@@ -5,13 +5,23 @@ because what the receiver can revoke depends on it.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation, WorkerAddress
 from kv_transfer.pair_stats import PairStats
 from kv_transfer.pool import Pool
 from kv_transfer.transport import Peer, Transport
+
+CONNECT_S = 5.0  # one transport's attempt
+REFUSAL_S = 0.5  # for so long a peer that no transport reached is not tried again
+
+
+class _Refusal(NamedTuple):
+    until: float  # monotonic
+    reason: str
 
 
 class Pairs:
@@ -35,6 +45,7 @@ class Pairs:
         self._required = required
         self._peers: dict[Incarnation, dict[str, Peer]] = {}
         self._connecting: dict[tuple[Incarnation, str], asyncio.Lock] = {}
+        self._refusals: dict[tuple[Incarnation, str | None], _Refusal] = {}
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -42,23 +53,34 @@ class Pairs:
         return {name: transport.address for name, transport in self._transports.items()}
 
     async def connect(self, worker: WorkerAddress, *, by: str | None = None) -> Peer:
-        """The peer, by the best transport there is, or by this one only.
+        """The peer, by the best transport there is, or by this one only. What once connected
+        is used while it lives.
 
-        Raises TransferFailed where there is none, with the reason of each.
+        Raises TransferFailed where there is none, with the reason of each: at once, if none was
+        found a moment ago.
         """
-        if (by := by or self._required) is not None:
-            return await self._peer(worker, by)
+        names = self._names(by)
+        for name in names:
+            if (peer := self._live(worker.incarnation, name)) is not None:
+                return peer
+        refusal = self._refusals.get((worker.incarnation, by))
+        if refusal is not None and time.monotonic() < refusal.until:
+            raise TransferFailed(refusal.reason)
         reasons = []
-        for name in self._transports:
+        for name in names:
             try:
                 return await self._peer(worker, name)
             except TransferFailed as error:
                 reasons.append(f"{name}: {error}")
-        raise TransferFailed(f"No transport reaches '{worker.worker_id}'. {' '.join(reasons)}")
+        raise self._refused(worker, by, reasons)
+
+    def is_connected(self, incarnation: Incarnation) -> bool:
+        """KV may move between us and this life of a worker."""
+        return any(not peer.life.is_over for peer in self._peers.get(incarnation, {}).values())
 
     def forget(self, incarnation: Incarnation) -> None:
-        """This life of a worker is over."""
-        for peer in self._peers.pop(incarnation, {}).values():
+        """This life of a worker is over, for certain."""
+        for peer in list(self._peers.pop(incarnation, {}).values()):
             if not peer.life.is_over:
                 peer.life.end()
 
@@ -67,19 +89,50 @@ class Pairs:
             transport.close()
         self.pool.close()
 
+    def _names(self, by: str | None) -> Sequence[str]:
+        if by is not None and self._required not in (None, by):
+            raise TransferFailed(f"'{by}' is asked for, but only '{self._required}' is allowed.")
+        only = by or self._required
+        return (only,) if only is not None else tuple(self._transports)
+
+    def _refused(
+        self, worker: WorkerAddress, by: str | None, reasons: Sequence[str]
+    ) -> TransferFailed:
+        now = time.monotonic()
+        reason = f"No transport reaches '{worker.worker_id}'. {' '.join(reasons)}"
+        self._refusals = {key: old for key, old in self._refusals.items() if now < old.until}
+        self._refusals[worker.incarnation, by] = _Refusal(now + REFUSAL_S, reason)
+        return TransferFailed(reason)
+
+    def _live(self, incarnation: Incarnation, name: str) -> Peer | None:
+        peer = self._peers.get(incarnation, {}).get(name)
+        return None if peer is None or peer.life.is_over else peer
+
     async def _peer(self, worker: WorkerAddress, name: str) -> Peer:
         incarnation = worker.incarnation
-        peer = self._peers.get(incarnation, {}).get(name)
-        if peer is not None and not peer.life.is_over:
-            return peer
         lock = self._connecting.setdefault((incarnation, name), asyncio.Lock())
-        async with lock:
-            peer = self._peers.get(incarnation, {}).get(name)
-            if peer is None or peer.life.is_over:
-                peer = await self._connect(worker, name)
-                self._peers.setdefault(incarnation, {})[name] = peer
-        self._connecting.pop((incarnation, name), None)
-        return peer
+        try:
+            async with lock:
+                if (peer := self._live(incarnation, name)) is None:
+                    peer = await self._connect_in_time(worker, name)
+                    self._peers.setdefault(incarnation, {})[name] = peer
+                    peer.life.on_end(lambda: self._ended(incarnation, name))
+                return peer
+        finally:
+            self._connecting.pop((incarnation, name), None)
+
+    def _ended(self, incarnation: Incarnation, name: str) -> None:
+        peers = self._peers.get(incarnation, {})
+        peers.pop(name, None)
+        if not peers:
+            self._peers.pop(incarnation, None)
+
+    async def _connect_in_time(self, worker: WorkerAddress, name: str) -> Peer:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await self._connect(worker, name)
+        except TimeoutError:
+            raise TransferFailed(f"it did not answer within {CONNECT_S:.0f} s.") from None
 
     async def _connect(self, worker: WorkerAddress, name: str) -> Peer:
         self.stats.introduce(worker.incarnation, worker.worker_id)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from cluster.cost import StepCost
-from cluster.types import LoadReport
+from cluster.types import BlockId, LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
@@ -50,6 +50,10 @@ class PrefillScheduler:
 
     def submit(self, sequence: Sequence) -> None:
         self.batcher.add(sequence)
+        self._changed()
+
+    def release(self, blocks: list[BlockId]) -> None:
+        self.batcher.pool.release(blocks)
         self._changed()
 
     def drop(self, sequence: Sequence) -> None:

@@ -1,11 +1,10 @@
-"""The prefill worker's RPCs: one hand-over a call, and the fence for those given up.
+"""The prefill worker's RPC: one hand-over a call.
 
 A call ends in one of three ways: everything landed, the receiver left, or something failed.
 Blocks are given back when the transfer is closed, which the call does not wait for.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 
 from cluster.block_hash import hash_key
@@ -18,14 +17,11 @@ from cluster.transfer_codec import grant_from_pb, written_to_pb
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
 from kv_transfer.outgoing import OutgoingTransfer
-from kv_transfer.pairs import Pairs
 from penstock.v1 import worker_pb2 as pb
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.hand_over import HandOver
 from prefill_worker.scheduler import PrefillScheduler
-
-_MAX_FENCED = 65_536
-_Epoch = tuple[str, int]  # incarnation of the receiver, its epoch
+from worker.transfers import Transfers
 
 
 class PrefillService:
@@ -37,7 +33,7 @@ class PrefillService:
         worker: WorkerAddress,
         secrets: Secrets,
         scheduler: PrefillScheduler,
-        pairs: Pairs,
+        transfers: Transfers,
         feed: WatchFeed,
         open_calls: OpenCalls,
         *,
@@ -48,11 +44,10 @@ class PrefillService:
         self._worker = worker
         self._secrets = secrets
         self._scheduler = scheduler
-        self._pairs = pairs
+        self._writes = transfers.writes
+        self._fetches = transfers.fetches
         self._feed = feed
         self._is_making_progress = is_making_progress
-        self._open: dict[_Epoch, OutgoingTransfer] = {}
-        self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
         self.open_calls = open_calls
 
     async def prefill(self, call: Call) -> None:
@@ -60,11 +55,11 @@ class PrefillService:
         start = await self._first_message(call)
         decode = address_from_pb(start.decode)
         hand_over = HandOver(self._request(start), self._open_transfer)
-        self._scheduler.submit(hand_over.sequence)
         self._feed.admitted(start.request_id)
         try:
             with self.open_calls:
                 async with asyncio.TaskGroup() as group:
+                    group.create_task(self._begin(hand_over, start))
                     reading = group.create_task(self._read(call, hand_over, decode))
                     landing = group.create_task(self._land(hand_over))
                     await self._write(call, hand_over)
@@ -73,19 +68,14 @@ class PrefillService:
         finally:
             self._end(hand_over)
 
-    async def fence(self, request: pb.FenceRequest, call: Call) -> pb.FenceResponse:
-        """`Prefill.Fence`: answers when none of these epochs will be written any more."""
-        for number in request.epochs:
-            epoch = (request.incarnation, number)
-            self._fenced[epoch] = None
-            if (transfer := self._open.get(epoch)) is not None:
-                transfer.stop("the receiver gave it up")
-                await transfer.closed()
-        while len(self._fenced) > _MAX_FENCED:
-            self._fenced.popitem(last=False)
-        return pb.FenceResponse(incarnation=self._worker.incarnation)
-
     # -- one hand-over -------------------------------------------------------------------
+
+    async def _begin(self, hand_over: HandOver, start: pb.PrefillStart) -> None:
+        """Queues the prompt, once what another worker has of it is here."""
+        if start.HasField("source"):
+            source = address_from_pb(start.source)
+            await self._fetches.fetch(hand_over.sequence, source, start.source_tokens)
+        self._scheduler.submit(hand_over.sequence)
 
     async def _first_message(self, call: Call) -> pb.PrefillStart:
         if self.open_calls.is_draining:
@@ -125,16 +115,9 @@ class PrefillService:
                     hand_over.transfer.renew(message.renew.epoch)
 
     async def _granted(self, hand_over: HandOver, message: pb.Grant, decode: WorkerAddress) -> None:
-        grant = grant_from_pb(message)
-        epoch = (str(grant.incarnation), grant.epoch)
-        if epoch in self._fenced or hand_over.transfer is None or hand_over.grant is not None:
-            return
-        hand_over.grant = grant
-        peer = await self._pairs.connect(decode, by=grant.transport)
-        if epoch in self._fenced:
-            return  # while it connected
-        self._open[epoch] = hand_over.transfer
-        hand_over.transfer.grant(grant, peer, decode.fingerprint.layout)
+        if hand_over.transfer is not None and hand_over.grant is None:
+            hand_over.grant = grant_from_pb(message)
+            await self._writes.grant(hand_over.transfer, hand_over.grant, decode)
 
     async def _land(self, hand_over: HandOver) -> None:
         await hand_over.is_computed.wait()  # `written` is the last message of a call
@@ -164,18 +147,12 @@ class PrefillService:
                 return
 
     def _open_transfer(self, hand_over: HandOver) -> OutgoingTransfer:
-        return OutgoingTransfer(
-            layout=self._worker.fingerprint.layout,
-            blocks=hand_over.sequence.block_table,
-            num_tokens=hand_over.sequence.num_tokens,
-            digest=self._config.digest == "content",
-            stats=self._pairs.stats,
-            on_closed=lambda: self._closed(hand_over),
+        sequence = hand_over.sequence
+        return self._writes.open(
+            sequence.block_table, sequence.num_tokens, on_closed=lambda: self._closed(hand_over)
         )
 
     def _closed(self, hand_over: HandOver) -> None:
-        if (grant := hand_over.grant) is not None:
-            self._open.pop((str(grant.incarnation), grant.epoch), None)
         if hand_over.has_ended:
             self._scheduler.drop(hand_over.sequence)
 

@@ -8,6 +8,7 @@ from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.scheduler import PrefillScheduler
 from prefill_worker.service import PrefillService
 from worker.parts import WorkerParts
+from worker.transfers import Transfers
 from worker.worker import RoleService, Worker
 
 
@@ -16,46 +17,40 @@ class PrefillWorker:
 
     def __init__(self, config: PrefillWorkerConfig, parts: WorkerParts) -> None:
         self.config = config
+        self.parts = parts
         self.member = parts.member
         self.worker = Worker(config, parts, self._make_scheduler)
         self.pool = self.worker.pool
 
     async def serve(self, drain: asyncio.Event, ready: Ready = print_ready) -> None:
         """Until `drain` is set and what is in progress has ended."""
-        worker = self.worker
-        self.service = PrefillService(
-            self.config,
-            self.member.worker,
-            worker.parts.secrets,
-            self.scheduler,
-            worker.parts.pairs,
-            worker.feed,
-            worker.open_calls,
-            is_making_progress=lambda: not worker.monitor.is_stale(),
-        )
-        await worker.serve(self._role(), drain, ready)
-        worker.close()
+        await self.worker.serve(self._role, drain, ready)
 
     def check(self) -> None:
         """Raises AssertionError unless every block is accounted for."""
         self.worker.check()
 
     def _make_scheduler(self, worker: Worker) -> PrefillScheduler:
-        self.scheduler = PrefillScheduler(
-            worker.batcher(
-                decodes=False,
-                reserve_blocks=int(self.config.num_blocks * self.config.watermark),
-            ),
-            worker.parts.cost,
-            worker.changed,
-        )
+        reserve_blocks = int(self.config.num_blocks * self.config.watermark)
+        batcher = worker.batcher(decodes=False, reserve_blocks=reserve_blocks)
+        self.scheduler = PrefillScheduler(batcher, self.parts.cost, worker.changed)
         return self.scheduler
 
-    def _role(self) -> RoleService:
+    def _role(self, transfers: Transfers) -> RoleService:
+        monitor = self.worker.monitor
+        self.service = PrefillService(
+            self.config,
+            self.member.worker,
+            self.parts.secrets,
+            self.scheduler,
+            transfers,
+            self.worker.feed,
+            self.worker.open_calls,
+            is_making_progress=lambda: not monitor.is_stale(),
+        )
         return RoleService(
             name="penstock.v1.Prefill",
-            rpcs={"Prefill": self.service.prefill, "Fence": self.service.fence},
-            load=lambda report: report,
-            check=lambda: None,
+            rpcs={"Prefill": self.service.prefill},
+            counters=dict,
             deadlines=UNBOUNDED,  # the receiver's call ends with its request's deadline
         )

@@ -27,4 +27,6 @@ class WorkerConfig:
     require_transport: str | None = None  # this one or none
     digest: Literal["content", "count"] = "content"
     lease_s: float = 3.0
+    probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none
+    fetch_s: float = 2.0  # a prefix that is not here by then is computed
     drain_s: float = 60.0

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from cluster.diagnosis import Diagnosis
 from cluster.events import EventLog
@@ -19,24 +18,14 @@ from cluster.rpc import Deadlines, Serve, service_handlers
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
 from cluster.worker_process import WorkerProcess, serve
-from engine import step_loop
 from engine.batcher import Batcher, Budget
 from engine.block_pool import BlockPool
 from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig
 from worker.parts import WorkerParts
-
-
-class Scheduler(step_loop.Scheduler, Protocol):
-    """What a role runs."""
-
-    def load(self) -> LoadReport: ...
-
-    def counters(self) -> dict[str, float]: ...
-
-    def check(self) -> None:
-        """Raises AssertionError unless every block is accounted for."""
+from worker.scheduler import Scheduler
+from worker.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +34,7 @@ class RoleService:
 
     name: str  # of its gRPC service
     rpcs: Mapping[str, Serve]
-    load: Callable[[LoadReport], LoadReport]  # adds what the role alone knows
-    check: Callable[[], None]
+    counters: Callable[[], Mapping[str, float]]  # what the role alone knows
     deadlines: Deadlines = field(default_factory=Deadlines)
 
 
@@ -70,6 +58,7 @@ class Worker:
         self._scheduler = make_scheduler(self)
         self._loop = StepLoop(self._scheduler, self.thread, self.monitor)
         self._role: RoleService | None = None
+        self._transfers: Transfers | None = None
 
     def batcher(self, *, decodes: bool = True, reserve_blocks: int = 0) -> Batcher:
         """Forms batches over the pool, within the limits of the configuration."""
@@ -93,22 +82,28 @@ class Worker:
             self.log.append(change)
         self._loop.wake()
 
-    async def serve(self, role: RoleService, drain: asyncio.Event, ready: Ready) -> None:
+    async def serve(
+        self,
+        make_role: Callable[[Transfers], RoleService],
+        drain: asyncio.Event,
+        ready: Ready,
+    ) -> None:
         """Until `drain` is set and what is in progress has ended."""
-        self._role = role
-        await serve(self._process(role), drain, ready)
-
-    def close(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            transfers = Transfers(self.config, self.parts, self._scheduler, self.open_calls, tasks)
+            self._transfers, self._role = transfers, make_role(transfers)
+            await serve(self._process(self._role, transfers), drain, ready)
+            await transfers.close()
         self.thread.close()
         self.parts.pairs.close()
 
     def check(self) -> None:
         """Raises AssertionError unless every block is accounted for."""
         self._scheduler.check()
-        if self._role is not None:
-            self._role.check()
+        if self._transfers is not None:
+            self._transfers.check()
 
-    def _process(self, role: RoleService) -> WorkerProcess:
+    def _process(self, role: RoleService, transfers: Transfers) -> WorkerProcess:
         handlers = service_handlers(
             role.name,
             role.rpcs,
@@ -120,6 +115,9 @@ class Worker:
             secrets=self.parts.secrets,
             router=self.config.router,
             services=[handlers],
+            rpcs=transfers.rpcs,
+            heard=transfers.keeper.update,
+            settled=transfers.keeper.settled.wait,
             feed=self.feed,
             run=[self._loop.run()],
             is_serving=self._is_serving,
@@ -140,16 +138,17 @@ class Worker:
         )
 
     def _is_serving(self) -> bool:
-        return not self.open_calls.is_draining and not self.monitor.is_stale()
+        is_known = self._transfers is not None and self._transfers.keeper.settled.is_set()
+        return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 
     def _load(self) -> LoadReport:
         assert self._role is not None, "nobody watches before it serves"
+        assert self._transfers is not None
         report = replace(
             self._scheduler.load(),
             is_serving=self._is_serving(),
             is_draining=self.open_calls.is_draining,
             step_age_s=self.monitor.step_age_s,
-            counters=self._scheduler.counters(),
-            pairs=self.parts.pairs.stats.reports(),
+            counters={**self._scheduler.counters(), **self._role.counters()},
         )
-        return self._role.load(report)
+        return self._transfers.load(report)

@@ -113,11 +113,6 @@ class PrefillStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.PrefillRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.PrefillResponse.FromString,
                 _registered_method=True)
-        self.Fence = channel.unary_unary(
-                '/penstock.v1.Prefill/Fence',
-                request_serializer=penstock_dot_v1_dot_worker__pb2.FenceRequest.SerializeToString,
-                response_deserializer=penstock_dot_v1_dot_worker__pb2.FenceResponse.FromString,
-                _registered_method=True)
 
 
 class PrefillServicer(object):
@@ -131,14 +126,6 @@ class PrefillServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Fence(self, request, context):
-        """Answers once the writer will never touch these epochs' blocks again: what the decode
-        worker asks for every hand-over that it stopped waiting for.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_PrefillServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,11 +133,6 @@ def add_PrefillServicer_to_server(servicer, server):
                     servicer.Prefill,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.PrefillRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.PrefillResponse.SerializeToString,
-            ),
-            'Fence': grpc.unary_unary_rpc_method_handler(
-                    servicer.Fence,
-                    request_deserializer=penstock_dot_v1_dot_worker__pb2.FenceRequest.FromString,
-                    response_serializer=penstock_dot_v1_dot_worker__pb2.FenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,33 +162,6 @@ class Prefill(object):
             '/penstock.v1.Prefill/Prefill',
             penstock_dot_v1_dot_worker__pb2.PrefillRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.PrefillResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Fence(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/penstock.v1.Prefill/Fence',
-            penstock_dot_v1_dot_worker__pb2.FenceRequest.SerializeToString,
-            penstock_dot_v1_dot_worker__pb2.FenceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -286,8 +241,9 @@ class WorkerServicer(object):
     def Probe(self, request, context):
         """Makes this worker fetch a pattern from another, over the whole real path: for warming a
         pair up, for measuring it, and for an operator who asks whether it works.
-        FAILED_PRECONDITION where the two cannot exchange KV, RESOURCE_EXHAUSTED where either has
-        no blocks free for it, ABORTED where bytes did not arrive as they were sent.
+        FAILED_PRECONDITION where the two can never exchange KV, ABORTED where no transport joins
+        them or a write failed, DATA_LOSS where other bytes arrived, UNAVAILABLE where either has no
+        block free for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,148 @@
+"""A prefix that another worker has cached, brought here instead of being computed.
+
+Only blocks that are missing here move. What arrived is cached content like any other, and the
+sequence that wanted it holds it until it is scheduled. A fetch that fails costs its time limit
+at the most: the prompt is computed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence as Sequences
+
+from cluster.codec import address_to_pb, hashes_to_bytes
+from cluster.errors import FingerprintMismatch, PenstockError
+from cluster.types import BlockId, GrainHash, WorkerAddress
+from engine.batcher import Batcher
+from engine.block_pool import BlockPool
+from engine.sequence import Sequence
+from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.transport import Peer
+from penstock.v1 import worker_pb2 as pb
+from worker.peers import Peers
+from worker.receive import receive
+from worker.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Fetches:
+    def __init__(
+        self,
+        me: WorkerAddress,
+        scheduler: Scheduler,
+        peers: Peers,
+        table: ReservationTable,
+        *,
+        lease_s: float,
+        limit_s: float,
+    ) -> None:
+        self._me = me
+        self._scheduler = scheduler
+        self._peers = peers
+        self._table = table
+        self._lease_s = lease_s
+        self._limit_s = limit_s
+        # By the first grain that is missing: who wants the same waits, and finds it cached.
+        self._locks: dict[GrainHash, asyncio.Lock] = {}
+        self.num_fetched = 0
+        self.num_tokens = 0
+        self.num_failed = 0
+
+    async def fetch(self, sequence: Sequence, source: WorkerAddress, num_expected: int) -> None:
+        """Afterwards the sequence holds what its prefix has here, fetched blocks among it.
+
+        `num_expected` tokens are believed to be at the source; 0: unknown. Raises nothing but
+        CancelledError.
+        """
+        hashes = sequence.hashes(sequence.num_tokens - 1, self._pool.hash_grain)
+        have = self._num_cached(hashes)
+        if not sequence.reuses_prefix or have >= min(len(hashes), num_expected or len(hashes)):
+            return
+        lock = self._locks.setdefault(hashes[have], asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._limit_s), lock:
+                if self._num_cached(hashes) == have:
+                    await self._fetch(sequence, source, hashes)
+        except (PenstockError, TimeoutError) as error:
+            self.num_failed += 1
+            logger.warning(
+                "request %s: its prefix cannot be fetched from %s (%s): computing it",
+                sequence.request_id,
+                source.worker_id,
+                str(error) or type(error).__name__,
+            )
+        finally:
+            if not lock.locked():
+                self._locks.pop(hashes[have], None)
+
+    @property
+    def _pool(self) -> BlockPool:
+        return self._batcher.pool
+
+    @property
+    def _batcher(self) -> Batcher:
+        return self._scheduler.batcher
+
+    def _num_cached(self, hashes: Sequences[GrainHash]) -> int:
+        """Leading grains."""
+        pool = self._pool
+        num_blocks = len(pool.match(hashes, len(hashes) * pool.hash_grain))
+        return num_blocks * pool.block_size // pool.hash_grain
+
+    async def _fetch(
+        self, sequence: Sequence, source: WorkerAddress, hashes: Sequences[GrainHash]
+    ) -> None:
+        _check_lossless(self._me, source)
+        peer = await self._peers.connect(source)
+        taken: list[BlockId] = []  # the whole table; what is cached of it is held
+        num_cached = 0
+
+        def reserve(num_found: int) -> Reservation | None:
+            nonlocal num_cached
+            cached, fresh = self._take(hashes, num_found)
+            taken.extend(cached + fresh)
+            num_cached = len(cached)
+            return self._reserve(cached, fresh, peer) if fresh else None
+
+        start = pb.FetchStart(receiver=address_to_pb(self._me), hashes=hashes_to_bytes(hashes))
+        call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
+        try:
+            written = await receive(call, start, reserve, lease_s=self._lease_s)
+        except BaseException:
+            self._scheduler.release(taken[:num_cached])  # the rest is the table's
+            raise
+        self._pool.store(hashes, taken, num_cached)
+        sequence.block_table = taken
+        if written is not None:
+            self.num_fetched += 1
+            self.num_tokens += written.stop - written.start
+
+    def _take(
+        self, hashes: Sequences[GrainHash], num_found: int
+    ) -> tuple[list[BlockId], list[BlockId]]:
+        """Holds what is cached here, and allocates blocks for what the source has beyond it;
+        none where memory is short: whoever runs may need a block each."""
+        pool = self._pool
+        cached = pool.match(hashes, len(hashes) * pool.hash_grain)
+        pool.hold(cached)
+        num_missing = num_found // pool.block_size - len(cached)
+        head_room = len(self._batcher.running) + 1
+        if num_missing <= 0 or num_missing + head_room > pool.num_available:
+            return cached, []
+        return cached, pool.allocate(num_missing, after=cached[-1] if cached else None) or []
+
+    def _reserve(self, cached: list[BlockId], fresh: list[BlockId], peer: Peer) -> Reservation:
+        block_size = self._pool.block_size
+        start = len(cached) * block_size
+        stop = start + len(fresh) * block_size
+        return self._table.reserve(cached + fresh, start, stop, lease_s=self._lease_s, peer=peer)
+
+
+def _check_lossless(me: WorkerAddress, source: WorkerAddress) -> None:
+    """What is cached is as exact as what is computed here: it has the same hashes."""
+    mine, other = me.fingerprint.layout.dtype, source.fingerprint.layout.dtype
+    if mine != other:
+        raise FingerprintMismatch(
+            f"'{source.worker_id}' keeps KV as {other}, '{me.worker_id}' as {mine}: a converted "
+            "prefix would pass for an exact one."
+        )

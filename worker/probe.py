@@ -1,0 +1,116 @@
+"""A few blocks of nobody's content, fetched over the whole real path: grant, write, digest and
+verify. It warms a pair up, measures it, and shows that it works."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from cluster.codec import address_from_pb, address_to_pb
+from cluster.errors import DeadlineExceeded, Overloaded
+from cluster.rpc import Call
+from cluster.types import BlockId, Incarnation, WorkerAddress
+from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.transport import Peer
+from penstock.v1 import worker_pb2 as pb
+from worker.peers import Peers
+from worker.receive import receive
+from worker.scheduler import Scheduler
+
+LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """One probe as its receiver saw it."""
+
+    transport: str
+    num_tokens: int
+    num_bytes: int
+    seconds: float  # from asking the source to verified
+    write_s: float  # of these: the source's writes
+    connect_s: float  # before these: reaching the source's pool, if that was to be done
+
+
+class Probes:
+    def __init__(
+        self,
+        me: WorkerAddress,
+        scheduler: Scheduler,
+        peers: Peers,
+        table: ReservationTable,
+        *,
+        lease_s: float,
+    ) -> None:
+        self._me = me
+        self._scheduler = scheduler
+        self._peers = peers
+        self._table = table
+        self._lease_s = lease_s
+        self.last: dict[Incarnation, ProbeResult] = {}  # of each source
+
+    async def probe(
+        self,
+        source: WorkerAddress,
+        num_tokens: int,
+        *,
+        by: str | None = None,
+        limit_s: float = LIMIT_S,
+    ) -> ProbeResult:
+        """Moves as many tokens, or fewer where either end has fewer blocks free. Never evicts.
+
+        Raises FingerprintMismatch or TransferFailed where the pair cannot exchange KV,
+        Overloaded where no block is free for it, DeadlineExceeded when it takes too long.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await self._probe(source, num_tokens, by)
+        except TimeoutError:
+            raise DeadlineExceeded(f"a probe of '{source.worker_id}'") from None
+        self.last[source.incarnation] = result
+        return result
+
+    async def serve(self, request: pb.ProbeRequest, call: Call) -> pb.ProbeResponse:
+        """`Worker.Probe`."""
+        source = address_from_pb(request.source)
+        result = await self.probe(source, request.num_tokens, by=request.transport or None)
+        return pb.ProbeResponse(
+            transport=result.transport,
+            num_tokens=result.num_tokens,
+            num_bytes=result.num_bytes,
+            seconds=result.seconds,
+            write_seconds=result.write_s,
+            connect_seconds=result.connect_s,
+        )
+
+    async def _probe(self, source: WorkerAddress, num_tokens: int, by: str | None) -> ProbeResult:
+        asked = time.monotonic()
+        peer = await self._peers.connect(source, by=by)
+        connected = time.monotonic()
+        taken: list[BlockId] = []
+
+        def reserve(num_found: int) -> Reservation | None:
+            taken.extend(self._free_blocks(num_found))
+            return self._reserve(taken, num_found, peer) if taken else None
+
+        start = pb.FetchStart(receiver=address_to_pb(self._me), probe_tokens=num_tokens)
+        call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
+        written = await receive(call, start, reserve, lease_s=self._lease_s)
+        if written is None:
+            raise Overloaded(f"'{source.worker_id}' or '{self._me.worker_id}' has no block free.")
+        self._scheduler.release(taken)
+        return ProbeResult(
+            transport=peer.transport,
+            num_tokens=written.stop,
+            num_bytes=written.num_bytes,
+            seconds=time.monotonic() - connected,
+            write_s=written.write_s,
+            connect_s=connected - asked,
+        )
+
+    def _free_blocks(self, num_tokens: int) -> list[BlockId]:
+        pool = self._scheduler.batcher.pool
+        return pool.allocate(min(-(-num_tokens // pool.block_size), pool.num_free)) or []
+
+    def _reserve(self, blocks: list[BlockId], num_found: int, peer: Peer) -> Reservation:
+        num_tokens = min(num_found, len(blocks) * self._table.layout.block_size)
+        return self._table.reserve(blocks, 0, num_tokens, lease_s=self._lease_s, peer=peer)

@@ -1,0 +1,103 @@
+"""How KV comes into this worker's pool and leaves it, put together. The same for both roles:
+any worker may write into any other's pool, and read what another has cached."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cluster.open_calls import OpenCalls
+from cluster.rpc import Serve
+from cluster.types import BlockId, LoadReport
+from kv_transfer.incoming import ReservationTable
+from worker.config import WorkerConfig
+from worker.fences import Fences
+from worker.fetch import Fetches
+from worker.pair_keeper import PairKeeper
+from worker.parts import WorkerParts
+from worker.peers import Peers
+from worker.probe import Probes
+from worker.scheduler import Scheduler
+from worker.source import Source
+from worker.writes import Writes
+
+
+class Transfers:
+    """Owns what moves KV. Made inside the event loop, closed before the pairs are."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        parts: WorkerParts,
+        scheduler: Scheduler,
+        open_calls: OpenCalls,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        me, pairs = parts.member.worker, parts.pairs
+        checks_content = config.digest == "content"
+        self.peers = Peers(me, parts.secrets.cluster_token, pairs, tasks)
+        self._fences = Fences(me.incarnation, self.peers, tasks)
+        self.table = ReservationTable(
+            pairs.pool,
+            me.fingerprint.layout,
+            on_release=lambda blocks: scheduler.release([BlockId(b) for b in blocks]),
+            on_abandoned=self._fences.ask,
+            check_content=checks_content,
+            stats=pairs.stats,
+        )
+        self.writes = Writes(me, self.peers, digest=checks_content)
+        self.fetches = Fetches(
+            me,
+            scheduler,
+            self.peers,
+            self.table,
+            lease_s=config.lease_s,
+            limit_s=config.fetch_s,
+        )
+        self._source = Source(
+            me.fingerprint.layout,
+            pairs.pool,
+            scheduler,
+            self.writes,
+            open_calls,
+            lease_s=config.lease_s,
+        )
+        self.probes = Probes(me, scheduler, self.peers, self.table, lease_s=config.lease_s)
+        self.keeper = PairKeeper(self.peers, self.probes, tasks, num_tokens=config.probe_tokens)
+
+    @property
+    def rpcs(self) -> Mapping[str, Serve]:
+        """Of the service Worker."""
+        return {
+            "Fetch": self._source.fetch,
+            "Fence": self.writes.fence,
+            "Probe": self.probes.serve,
+        }
+
+    def load(self, report: LoadReport) -> LoadReport:
+        """Adds what moved, and what may still be written."""
+        return replace(
+            report,
+            num_quarantined_blocks=self.table.num_quarantined_blocks,
+            pairs=self.peers.pairs.stats.reports(),
+            counters={**report.counters, **self._counters()},
+        )
+
+    def check(self) -> None:
+        self.table.check()
+
+    async def close(self) -> None:
+        self.keeper.close()
+        self._fences.close()
+        self.table.close()
+        await self.peers.close()
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            **self.table.counters.as_dict(),
+            "fetches": float(self.fetches.num_fetched),
+            "fetched_tokens": float(self.fetches.num_tokens),
+            "fetch_failures": float(self.fetches.num_failed),
+            "lent_tokens": float(self._source.num_tokens),
+            "pairs_up": float(self.keeper.num_up),
+            "pairs_refused": float(self.keeper.num_refused),
+        }

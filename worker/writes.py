@@ -1,0 +1,75 @@
+"""What this worker writes into other workers' pools, and what it has promised not to write."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from cluster.rpc import Call
+from cluster.types import Grant, WorkerAddress
+from kv_transfer.outgoing import OutgoingTransfer
+from penstock.v1 import worker_pb2 as pb
+from worker.peers import Peers
+
+_MAX_FENCED = 65_536
+
+
+class _Epoch(NamedTuple):
+    receiver: str  # its incarnation
+    number: int
+
+
+class Writes:
+    """Owns the outgoing transfers of one worker, whatever they are for."""
+
+    def __init__(self, me: WorkerAddress, peers: Peers, *, digest: bool) -> None:
+        self._me = me
+        self._peers = peers
+        self._digest = digest
+        self._open: dict[OutgoingTransfer, _Epoch] = {}  # those that were granted
+        self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
+
+    def open(
+        self, blocks: Sequence[int], num_tokens: int, on_closed: Callable[[], None]
+    ) -> OutgoingTransfer:
+        """`blocks` must stay as they are until `on_closed`, which is called once."""
+
+        def closed() -> None:
+            self._open.pop(transfer, None)
+            on_closed()
+
+        transfer = OutgoingTransfer(
+            layout=self._me.fingerprint.layout,
+            blocks=blocks,
+            num_tokens=num_tokens,
+            digest=self._digest,
+            stats=self._peers.pairs.stats,
+            on_closed=closed,
+        )
+        return transfer
+
+    async def grant(
+        self, transfer: OutgoingTransfer, grant: Grant, receiver: WorkerAddress
+    ) -> None:
+        """Begins to write, unless the receiver has given it up already.
+
+        Raises TransferFailed or FingerprintMismatch where it cannot.
+        """
+        epoch = _Epoch(grant.incarnation, grant.epoch)
+        if epoch in self._fenced:
+            return
+        peer = await self._peers.connect(receiver, by=grant.transport)
+        if epoch in self._fenced or transfer.is_closed:
+            return  # while it connected
+        self._open[transfer] = epoch
+        transfer.grant(grant, peer, receiver.fingerprint.layout)
+
+    async def fence(self, request: pb.FenceRequest, call: Call) -> pb.FenceResponse:
+        """`Worker.Fence`: answers when none of these epochs will be written any more."""
+        epochs = {_Epoch(request.incarnation, number) for number in request.epochs}
+        self._fenced.update(dict.fromkeys(epochs))
+        while len(self._fenced) > _MAX_FENCED:
+            self._fenced.popitem(last=False)
+        for transfer in [one for one, epoch in self._open.items() if epoch in epochs]:
+            transfer.stop("the receiver gave it up")
+            await transfer.closed()
+        return pb.FenceResponse(incarnation=self._me.incarnation)
