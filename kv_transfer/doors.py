@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cluster.errors import ConfigError
-from kv_transfer.pool import FilePool
+from kv_transfer.pool import FilePool, Pool
+from kv_transfer.tcp_tls import TlsFiles
 from kv_transfer.transport import Transport
 
 
@@ -17,20 +18,60 @@ class DoorSettings:
 
     host: str = "127.0.0.1"  # where it listens
     key: bytes = field(repr=False)  # shared by the cluster: a peer proves that it has it
+    tcp_port: int = 0  # 0: any that is free
+    num_tcp_streams: int = 1  # to each peer
+    tls: TlsFiles | None = None  # for TCP: both ends or neither
 
 
-def _shared_memory(pool: FilePool, settings: DoorSettings) -> Transport:
+def _shared_memory(pool: Pool, settings: DoorSettings) -> Transport:
     from kv_transfer.shared_memory_transport import SharedMemoryTransport
 
-    return SharedMemoryTransport(pool)
+    return SharedMemoryTransport(_on_host(pool, "shared_memory"))
 
 
-DOORS: dict[str, Callable[[FilePool, DoorSettings], Transport]] = {
+def _tcp(pool: Pool, settings: DoorSettings) -> Transport:
+    from kv_transfer.tcp_transport import TcpTransport
+
+    return TcpTransport(
+        _on_host(pool, "tcp"),
+        host=settings.host,
+        port=settings.tcp_port,
+        key=settings.key,
+        tls=settings.tls,
+        num_streams=settings.num_tcp_streams,
+    )
+
+
+def _nccl(pool: Pool, settings: DoorSettings) -> Transport:
+    from kv_transfer.collective_transport import CollectiveTransport
+
+    return CollectiveTransport("nccl", pool, host=settings.host, key=settings.key)
+
+
+def _gloo(pool: Pool, settings: DoorSettings) -> Transport:
+    from kv_transfer.collective_transport import CollectiveTransport
+
+    return CollectiveTransport("gloo", pool, host=settings.host, key=settings.key)
+
+
+def _on_host(pool: Pool, door: str) -> FilePool:
+    if not isinstance(pool, FilePool):
+        raise ConfigError(
+            f"The transport '{door}' reaches KV pools in host memory, and this one lies on a "
+            "device: name 'nccl' or 'gloo' in 'transports', or set 'device' to 'cpu'."
+        )
+    return pool
+
+
+DOORS: dict[str, Callable[[Pool, DoorSettings], Transport]] = {
     "shared_memory": _shared_memory,
+    "nccl": _nccl,
+    "tcp": _tcp,
+    "gloo": _gloo,
 }
 
 
-def open_doors(names: Sequence[str], pool: FilePool, settings: DoorSettings) -> list[Transport]:
+def open_doors(names: Sequence[str], pool: Pool, settings: DoorSettings) -> list[Transport]:
     """In the order of preference, whatever the order of the names.
 
     Raises ConfigError for a name that is none, or whose dependency is missing.

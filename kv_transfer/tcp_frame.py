@@ -1,0 +1,116 @@
+"""What travels on a TCP stream: a write is one frame or several, each complete in itself.
+
+    header   epoch u64, number of spans u32, number of bytes u32
+    spans    their offsets in the receiver's pool, i64, then their sizes, u32
+    bytes    of the spans, in order
+
+Integers are little-endian. Each frame is answered by one byte (`Answer`), in order, when its
+bytes are where they belong or are certain never to be.
+"""
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from kv_transfer.layout import Offsets, SpanPairs, Spans
+from kv_transfer.transfer import RemoteProtocolError
+
+FRAME_BYTES = 1 << 20  # what a frame may carry: it fits the second-level cache
+FRAME_SPANS = 1000  # and header and spans fit one call
+HEADER = struct.Struct("<QII")
+
+_OFFSETS = np.dtype("<i8")
+_SIZES = np.dtype("<u4")
+
+
+class Answer(IntEnum):
+    LANDED = 1
+    REFUSED = 2  # no byte of the frame was written
+    REVOKED = 3  # on the way: some bytes may have been
+
+
+class Header(NamedTuple):
+    epoch: int
+    num_spans: int
+    num_bytes: int
+
+    @property
+    def num_table_bytes(self) -> int:
+        return self.num_spans * (_OFFSETS.itemsize + _SIZES.itemsize)
+
+
+def cut(pairs: SpanPairs) -> Iterator[SpanPairs]:
+    """Runs of pairs that fit a frame, in wire order; a pair that is too large is cut itself."""
+    pairs = _cut_large(pairs)
+    ends = np.cumsum(pairs.sizes)
+    first = done = 0
+    while first < len(pairs):
+        stop = int(np.searchsorted(ends, done + FRAME_BYTES, side="right"))
+        stop = min(stop, first + FRAME_SPANS)
+        yield SpanPairs(
+            source=pairs.source[first:stop],
+            destination=pairs.destination[first:stop],
+            sizes=pairs.sizes[first:stop],
+        )
+        first, done = stop, int(ends[stop - 1])
+
+
+def encode_head(epoch: int, pairs: SpanPairs) -> bytes:
+    """Header and spans."""
+    return b"".join(
+        (
+            HEADER.pack(epoch, len(pairs), pairs.num_bytes),
+            pairs.destination.astype(_OFFSETS).tobytes(),
+            pairs.sizes.astype(_SIZES).tobytes(),
+        )
+    )
+
+
+def decode_header(data: bytes) -> Header:
+    """Raises RemoteProtocolError where a limit is exceeded."""
+    header = Header(*HEADER.unpack(data))
+    if not 0 < header.num_spans <= FRAME_SPANS or not 0 < header.num_bytes <= FRAME_BYTES:
+        raise RemoteProtocolError(
+            f"A frame of {header.num_spans} spans and {header.num_bytes} bytes came; at most "
+            f"{FRAME_SPANS} and {FRAME_BYTES} are allowed."
+        )
+    return header
+
+
+def decode_spans(header: Header, table: bytes) -> Spans:
+    """Raises RemoteProtocolError where they are not of so many bytes."""
+    offsets = np.frombuffer(table, dtype=_OFFSETS, count=header.num_spans)
+    sizes = np.frombuffer(table, dtype=_SIZES, offset=offsets.nbytes).astype(np.int64)
+    if not sizes.all() or int(sizes.sum()) != header.num_bytes:
+        raise RemoteProtocolError(
+            f"A frame's spans are of {int(sizes.sum())} bytes, its header says {header.num_bytes}."
+        )
+    return Spans(offsets=offsets.astype(np.int64), sizes=sizes)
+
+
+def decode_answer(byte: int) -> Answer:
+    try:
+        return Answer(byte)
+    except ValueError as error:
+        raise RemoteProtocolError(f"{byte} came in answer to a frame.") from error
+
+
+def lie_in(spans: Spans, num_bytes: int) -> bool:
+    """Whether spans of sane sizes lie in a pool. Offsets may be anything: nothing overflows."""
+    return bool(((spans.offsets >= 0) & (spans.offsets <= num_bytes - spans.sizes)).all())
+
+
+def _cut_large(pairs: SpanPairs) -> SpanPairs:
+    counts = -(-pairs.sizes // FRAME_BYTES)
+    if not len(pairs) or int(counts.max()) == 1:
+        return pairs
+    before: Offsets = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    before *= FRAME_BYTES
+    return SpanPairs(
+        source=np.repeat(pairs.source, counts) + before,
+        destination=np.repeat(pairs.destination, counts) + before,
+        sizes=np.minimum(np.repeat(pairs.sizes, counts) - before, FRAME_BYTES),
+    )

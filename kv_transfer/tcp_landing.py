@@ -1,0 +1,87 @@
+"""Frames of authenticated writers, from their streams into our pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from selectors import EVENT_READ
+
+from cluster.types import Incarnation
+from kv_transfer.layout import Spans
+from kv_transfer.tcp_admission import Admission, EpochOf
+from kv_transfer.tcp_frame import HEADER, Answer, Header, decode_header, decode_spans, lie_in
+from kv_transfer.tcp_wire import Steps, Views, Wire, receive_exactly, send_all
+
+DRAIN_BYTES = 256 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class TcpCounters:
+    """Of what came in. A write is one frame or several."""
+
+    num_strangers: int = 0  # connections that never proved who they are
+    num_lost_streams: int = 0  # of peers that went, or broke the protocol
+    num_refused_frames: int = 0  # not admitted, or not there
+    num_revoked_frames: int = 0  # on their way
+
+
+class Landing:
+    """For one thread; any number of streams side by side."""
+
+    def __init__(
+        self,
+        memory: memoryview,
+        admissions: Mapping[EpochOf, Admission],
+        counters: TcpCounters,
+    ) -> None:
+        self._memory = memory
+        self._admissions = admissions
+        self._counters = counters
+        self._drain = memoryview(bytearray(DRAIN_BYTES))
+
+    def take_frames(self, wire: Wire, writer: Incarnation) -> Steps[None]:
+        """For ever: ends with OSError, or with RemoteProtocolError."""
+        while True:
+            header = decode_header((yield from receive_exactly(wire, HEADER.size)))
+            table = yield from receive_exactly(wire, header.num_table_bytes)
+            spans = decode_spans(header, table)
+            admission = self._admissions.get((writer, header.epoch))
+            answer = yield from self._take(wire, header, spans, admission)
+            yield from send_all(wire, bytes([answer]))
+            if not wire.has_more:
+                yield EVENT_READ  # the other streams' turn
+
+    def _take(
+        self, wire: Wire, header: Header, spans: Spans, admission: Admission | None
+    ) -> Steps[Answer]:
+        """One frame's bytes: all into the pool, or what is not allowed to nowhere."""
+        num_left = header.num_bytes
+        if admission and lie_in(spans, len(self._memory)) and admission.allows(spans):
+            num_left = yield from self._land(wire, spans, admission)
+        if not num_left:
+            return Answer.LANDED
+        yield from self._discard(wire, num_left)
+        if num_left == header.num_bytes:
+            self._counters.num_refused_frames += 1
+            return Answer.REFUSED
+        self._counters.num_revoked_frames += 1
+        return Answer.REVOKED
+
+    def _land(self, wire: Wire, spans: Spans, admission: Admission) -> Steps[int]:
+        """Returns how many bytes it left on the stream, because they were revoked."""
+        memory = self._memory
+        views = Views(memory[offset : offset + size] for offset, size in spans)
+        receive = partial(_receive, wire, views)
+        while views.num_bytes and admission.land(receive):
+            if views.num_bytes and not wire.has_more:
+                yield EVENT_READ
+        return views.num_bytes
+
+    def _discard(self, wire: Wire, num_bytes: int) -> Steps[None]:
+        while num_bytes:
+            num_bytes -= wire.receive([self._drain[:num_bytes]])
+            if num_bytes and not wire.has_more:
+                yield EVENT_READ
+
+
+def _receive(wire: Wire, views: Views) -> None:
+    views.advance(wire.receive(views.some()))

@@ -1,0 +1,241 @@
+"""The way to one peer: a thread that sends our writes over a few streams and hears the answers.
+
+A thread a peer, so that one that is frozen or far away holds up nobody else's writes. It alone
+touches its streams (TLS allows no other), and waits in one place: for room, for answers, for
+writes.
+
+Order is kept without waiting wherever it costs nothing: writes share the first stream, one after
+the other. Only one that is large is dealt to all streams, frame by frame, and such a write begins
+and ends alone.
+"""
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
+
+from cluster.errors import TransferFailed
+from kv_transfer.tcp_frame import decode_answer
+from kv_transfer.tcp_wire import Views, Wire
+from kv_transfer.tcp_write import TcpWrite
+from kv_transfer.transfer import RemoteProtocolError
+from kv_transfer.transport import Landed, WriteRefused
+
+STALL_S = 5.0  # without any progress, after which the peer is given up
+SPLIT_BYTES = 16 << 20  # a write from here on uses all streams
+ANSWERS_BYTES = 4096  # taken at once
+
+logger = logging.getLogger(__name__)
+
+
+class _Stream:
+    __slots__ = ("unanswered", "unsent", "wire")
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.unsent = Views(())
+        self.unanswered: deque[TcpWrite] = deque()  # one entry a frame
+
+
+class Link:
+    """Owns its streams. `close` from any thread; a write that fails says so in its future."""
+
+    def __init__(
+        self,
+        name: str,
+        dial: Callable[[], Sequence[Wire]],
+        source: memoryview,
+        destination_bytes: int,
+    ) -> None:
+        """`dial` is called on the thread: now, and again by a write after the streams were lost."""
+        self.is_up: Future[None] = Future()  # or why not, as TransferFailed
+        self._name = name
+        self._dial = dial
+        self._source = source
+        self._destination_bytes = destination_bytes
+        self._streams: list[_Stream] = []
+        self._queue: deque[TcpWrite] = deque()
+        self._in_flight: deque[TcpWrite] = deque()  # begun; the last may have frames to send
+        self._moved_at = 0.0  # when a byte last went, or an answer came
+        self._idle_until = 0.0
+        self._closed_by: TransferFailed | None = None
+        self._lock = threading.Lock()  # of `_queue`'s end and `_closed_by`
+        self._selector = selectors.DefaultSelector()
+        self._bell, woken = socket.socketpair()
+        self._bell.setblocking(False)
+        self._selector.register(woken, EVENT_READ, partial(woken.recv, 4096))
+        self._thread = threading.Thread(target=self._run, name="kv-tcp-link", daemon=True)
+        self._thread.start()
+
+    def write(self, write: TcpWrite) -> "Future[Landed]":
+        with self._lock:
+            if self._closed_by is None:
+                self._queue.append(write)
+                self._ring()
+            else:
+                write.future.set_exception(WriteRefused(str(self._closed_by)))
+        return write.future
+
+    def close(self, reason: str) -> None:
+        """Waits for nobody: what is in flight fails a moment later."""
+        with self._lock:
+            if self._closed_by is None:
+                self._closed_by = TransferFailed(reason)
+                self._ring()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _ring(self) -> None:
+        with suppress(BlockingIOError):  # it has been rung often enough
+            self._bell.send(b"\0")
+
+    def _run(self) -> None:
+        if self.is_up.set_running_or_notify_cancel():
+            self._open_first()
+        while self._closed_by is None:
+            try:
+                self._wait()
+                self._send()
+            except (OSError, TransferFailed) as error:
+                self._lose(str(error))
+            except Exception:  # the peer's writes must not wait for ever for a bug
+                logger.exception("The KV link to '%s' is dropped by a bug.", self._name)
+                self._lose("a bug, which is in our log")
+        self._end()
+
+    def _open_first(self) -> None:
+        try:
+            self._open()
+        except Exception as error:
+            self.close(str(error))
+            self.is_up.set_exception(error)
+        else:
+            self.is_up.set_result(None)
+
+    def _open(self) -> None:
+        for wire in self._dial():
+            stream = _Stream(wire)
+            self._streams.append(stream)
+            self._selector.register(wire, EVENT_READ, partial(self._hear, stream))
+
+    def _wait(self) -> None:
+        """For answers, for room, for writes; raises TransferFailed when none come for too long."""
+        left_s = None
+        if self._in_flight:
+            left_s = max(0.0, self._moved_at + STALL_S - time.monotonic())
+        ready = self._selector.select(left_s)
+        if left_s is not None and not ready:
+            raise TransferFailed(f"nothing moved for {STALL_S:.0f} s: it is frozen, or cut off")
+        for key, events in ready:
+            if events & EVENT_READ:
+                key.data()
+
+    def _hear(self, stream: _Stream) -> None:
+        answers = bytearray(ANSWERS_BYTES)
+        while True:
+            num_bytes = stream.wire.receive([memoryview(answers)])
+            for byte in answers[:num_bytes]:
+                if not stream.unanswered:
+                    raise RemoteProtocolError("it answered a frame that we had not sent")
+                stream.unanswered.popleft().answered(decode_answer(byte))
+            if not stream.wire.has_more:
+                break
+        self._moved_at = time.monotonic()
+        self._settle()
+
+    def _settle(self) -> None:
+        while self._in_flight and self._in_flight[0].is_over:
+            self._in_flight.popleft().settle(self._idle_until)
+            self._idle_until = time.perf_counter()
+
+    def _send(self) -> None:
+        """All that there is room for now."""
+        if self._queue and not self._streams:
+            self._open_again()
+        for stream in self._streams:
+            while stream.unsent.num_bytes or self._load(stream):
+                num_bytes = stream.wire.send(stream.unsent.some())
+                if not num_bytes:
+                    break
+                stream.unsent.advance(num_bytes)
+                self._moved_at = time.monotonic()
+            self._watch(stream)
+
+    def _watch(self, stream: _Stream) -> None:
+        events = EVENT_READ | EVENT_WRITE if stream.unsent.num_bytes else EVENT_READ
+        key = self._selector.get_key(stream.wire)
+        if key.events != events:
+            self._selector.modify(stream.wire, events, key.data)
+
+    def _load(self, stream: _Stream) -> bool:
+        """Gives the stream its next frame, if there is one for it."""
+        is_first = stream is self._streams[0]
+        write = self._in_flight[-1] if self._in_flight else None
+        if write is None or not write.has_frames:
+            write = self._begin_next() if is_first else None
+        if write is None or not (is_first or self._is_split(write)):
+            return False
+        stream.unsent = write.next_frame(self._source)
+        stream.unanswered.append(write)
+        return True
+
+    def _begin_next(self) -> TcpWrite | None:
+        while self._queue and self._may_begin(self._queue[0]):
+            write = self._queue.popleft()
+            if not write.begin(len(self._source), self._destination_bytes):
+                continue
+            self._in_flight.append(write)
+            self._moved_at = time.monotonic()
+            if write.has_frames:
+                return write
+            self._settle()
+        return None
+
+    def _may_begin(self, write: TcpWrite) -> bool:
+        """Not where one could overtake the other on another stream."""
+        if not self._in_flight:
+            return True
+        return not (self._is_split(write) or self._is_split(self._in_flight[-1]))
+
+    def _is_split(self, write: TcpWrite) -> bool:
+        return len(self._streams) > 1 and write.num_bytes >= SPLIT_BYTES
+
+    def _open_again(self) -> None:
+        """Once; what was queued until now fails with it."""
+        try:
+            self._open()
+        except TransferFailed as error:
+            self._refuse_queued(error)
+
+    def _lose(self, reason: str) -> None:
+        """The frames in flight can never land: a stream's receiver drops what is incomplete."""
+        for stream in self._streams:
+            self._selector.unregister(stream.wire)
+            stream.wire.close()
+        self._streams.clear()
+        error = TransferFailed(f"The KV streams to '{self._name}' are lost: {reason}.")
+        while self._in_flight:
+            self._in_flight.popleft().future.set_exception(error)
+
+    def _refuse_queued(self, error: TransferFailed) -> None:
+        while self._queue:
+            future = self._queue.popleft().future
+            if future.set_running_or_notify_cancel():
+                future.set_exception(WriteRefused(str(error)))
+
+    def _end(self) -> None:
+        error = self._closed_by or TransferFailed("The transport is closed.")
+        self._lose(str(error))
+        self._refuse_queued(error)
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+        self._bell.close()

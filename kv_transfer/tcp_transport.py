@@ -1,0 +1,182 @@
+"""KV over our own TCP streams: for hosts without RDMA, straight from pool to pool.
+
+The receiving end takes part: it knows who writes, asks for every frame whether it is admitted,
+and revokes for certain. The files beside this one: `tcp_dial` gets to a peer (`tcp_handshake`,
+`tcp_tls`), `tcp_link` sends (`tcp_write`), `tcp_receiver` takes in (`tcp_landing`); both speak
+`tcp_frame` over a `tcp_wire`.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
+from cluster.errors import ConfigError, TransferFailed
+from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.life import Life
+from kv_transfer.pool import Pool
+from kv_transfer.process_watch import ProcessAddress, ProcessWatch
+from kv_transfer.tcp_admission import Admission, EpochOf
+from kv_transfer.tcp_dial import Dialler, TcpAddress
+from kv_transfer.tcp_landing import TcpCounters
+from kv_transfer.tcp_link import Link
+from kv_transfer.tcp_receiver import Receiver
+from kv_transfer.tcp_tls import Tls, TlsFiles
+from kv_transfer.tcp_write import TcpWrite
+from kv_transfer.transport import Landed
+
+
+class TcpTransport:
+    name = "tcp"
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        host: str,
+        port: int = 0,
+        key: bytes,
+        tls: TlsFiles | None = None,
+        num_streams: int = 1,
+    ) -> None:
+        """`host` is where it listens, and what peers dial. Raises ConfigError."""
+        context = None if tls is None else Tls(tls)
+        listening = _listen(host, port)
+        self._memory = pool.buffer
+        self._target = TcpAddress(
+            host,
+            listening.getsockname()[1],
+            pool.incarnation,
+            pool.num_bytes,
+            ProcessAddress.own(),
+        )
+        self._dialler = Dialler(
+            incarnation=pool.incarnation,
+            num_bytes=pool.num_bytes,
+            key=key,
+            tls=context,
+            num_streams=num_streams,
+        )
+        self._receiver = Receiver(
+            self._memory, listening, incarnation=pool.incarnation, key=key, tls=context
+        )
+        self._peers: dict[str, TcpPeer] = {}
+
+    @property
+    def address(self) -> str:
+        return str(self._target)
+
+    @property
+    def counters(self) -> TcpCounters:
+        """Of what came in."""
+        return self._receiver.counters
+
+    async def connect(self, address: str) -> "TcpPeer":
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = await self._open(TcpAddress.parse(address))
+            other = self._peers.setdefault(address, peer)
+            if other is not peer:  # of another task, meanwhile
+                peer.close("It is connected twice.")
+                peer = other
+        return peer
+
+    def close(self) -> None:
+        """Does not wait for peers: a write in flight fails."""
+        peers = list(self._peers.values())
+        self._peers.clear()
+        for peer in peers:
+            peer.close("The transport is closed.")
+        for peer in peers:
+            peer.join()
+        self._receiver.close()
+
+    async def _open(self, target: TcpAddress) -> "TcpPeer":
+        if self._receiver.is_closed:
+            raise TransferFailed("The transport is closed.")
+        life = Life()
+        # The watch stands before the peer proves who it is: what is watched is that process.
+        watch = ProcessWatch(target.process, life) if target.process.is_here else None
+        dial = partial(self._dialler.dial, target)
+        link = Link(target.incarnation, dial, self._memory, target.num_bytes)
+        peer = TcpPeer(target, self._receiver.admissions, life=life, link=link, watch=watch)
+        try:
+            await asyncio.wrap_future(link.is_up)
+        except BaseException:
+            peer.close("It was never connected.")
+            raise
+        life.on_end(lambda: self._forget(str(target), peer))  # the first to hear of it
+        return peer
+
+    def _forget(self, address: str, peer: "TcpPeer") -> None:
+        if self._peers.get(address) is peer:
+            del self._peers[address]
+        peer.close("Its process is dead, or was given up.")
+
+
+class TcpPeer:
+    transport = TcpTransport.name
+
+    def __init__(
+        self,
+        target: TcpAddress,
+        admissions: dict[EpochOf, Admission],
+        *,
+        life: Life,
+        link: Link,
+        watch: ProcessWatch | None,
+    ) -> None:
+        self.incarnation = target.incarnation
+        self.num_bytes = target.num_bytes
+        self.life = life
+        self._admissions = admissions  # of all peers
+        self._link = link
+        self._watch = watch
+
+    def write(
+        self,
+        pairs: SpanPairs,
+        *,
+        epoch: int,
+        digest: bool,
+        may_start: Callable[[], bool],
+    ) -> "Future[Landed]":
+        return self._link.write(TcpWrite(pairs, epoch=epoch, digest=digest, may_start=may_start))
+
+    def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
+        self.revoke(epoch)
+        self._admissions[self.incarnation, epoch] = Admission(allows)
+
+    def revoke(self, epoch: int) -> bool:
+        admission = self._admissions.pop((self.incarnation, epoch), None)
+        if admission is not None:
+            admission.revoke()
+        return True
+
+    def close(self, reason: str) -> None:
+        """Nothing that it does reaches our pool any more, nor do our writes reach its."""
+        if self._watch is not None:
+            self._watch.close()
+        self._link.close(reason)
+        for writer, epoch in list(self._admissions):
+            if writer == self.incarnation:
+                self.revoke(epoch)
+
+    def join(self) -> None:
+        self._link.join()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if host in ("", "0.0.0.0", "::"):
+        raise ConfigError(
+            f"KV over TCP cannot listen on '{host}': name the address by which other workers "
+            "reach this machine."
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"KV over TCP cannot listen on {host}, port {port or 'any'}: {error}."
+        ) from error

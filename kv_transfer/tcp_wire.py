@@ -1,0 +1,210 @@
+"""A TCP connection that never waits by itself, plain or in TLS, and steps that wait for it.
+
+Steps are a generator that yields the selector's event it waits for: the receiver's thread runs
+those of many connections side by side, whoever dials runs its own to the end.
+"""
+
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Generator, Iterable
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Protocol, TypeVar
+
+from kv_transfer.tcp_tls import Tls
+
+Result = TypeVar("Result")
+Steps = Generator[int, None, Result]
+
+IOV_MAX = 1024  # buffers in one call, on every Linux
+# Beside small buffers the bytes of a loopback stay in the cache between the two copies. Between
+# machines the kernel's own sizes, which follow the path's round trip, are better.
+LOOPBACK_BUFFER_BYTES = 256 * 1024
+JOIN_BYTES = 64 * 1024  # what TLS encrypts in one call: it copies anyway
+KEEPALIVE_S = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+
+
+class Views:
+    """What is left of some buffers, in order."""
+
+    __slots__ = ("_next", "_views", "num_bytes")
+
+    def __init__(self, views: Iterable[memoryview]) -> None:
+        self._views = list(views)
+        self._next = 0
+        self.num_bytes = sum(map(len, self._views))
+
+    def some(self) -> list[memoryview]:
+        """As many as one call takes."""
+        return self._views[self._next : self._next + IOV_MAX]
+
+    def advance(self, num_bytes: int) -> None:
+        self.num_bytes -= num_bytes
+        views = self._views
+        while num_bytes:
+            view = views[self._next]
+            if num_bytes < len(view):
+                views[self._next] = view[num_bytes:]
+                break
+            num_bytes -= len(view)
+            self._next += 1
+
+
+class Wire(Protocol):
+    """One connection. For one thread at a time."""
+
+    def fileno(self) -> int: ...
+
+    def send(self, views: list[memoryview]) -> int:
+        """Bytes that were taken; zero when there is no room now. Raises OSError."""
+        ...
+
+    def receive(self, views: list[memoryview]) -> int:
+        """Bytes that came; zero when there are none now. Raises OSError when there will be none."""
+        ...
+
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes are here that no selector sees."""
+        ...
+
+    def secure(self) -> Steps[bytes]:
+        """Before anything else: returns what ties a proof to this connection (32 bytes)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PlainWire:
+    has_more = False
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def send(self, views: list[memoryview]) -> int:
+        try:
+            return self._stream.sendmsg(views)
+        except BlockingIOError:
+            return 0
+
+    def receive(self, views: list[memoryview]) -> int:
+        try:
+            num_bytes = self._stream.recvmsg_into(views)[0]
+        except BlockingIOError:
+            return 0
+        return num_bytes or _closed()
+
+    def secure(self) -> Steps[bytes]:
+        yield from ()
+        return bytes(32)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class TlsWire:
+    def __init__(self, stream: socket.socket, tls: Tls, *, is_server: bool) -> None:
+        self._stream = tls.wrap(stream, is_server=is_server)
+        self._tls = tls
+        self._is_server = is_server
+
+    @property
+    def has_more(self) -> bool:
+        return self._stream.pending() > 0
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def send(self, views: list[memoryview]) -> int:
+        try:
+            return self._stream.send(_joined(views))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def receive(self, views: list[memoryview]) -> int:
+        try:
+            return self._stream.recv_into(views[0]) or _closed()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def secure(self) -> Steps[bytes]:
+        while True:
+            try:
+                self._stream.do_handshake()
+            except ssl.SSLWantReadError:
+                yield EVENT_READ
+            except ssl.SSLWantWriteError:
+                yield EVENT_WRITE
+            else:
+                return self._tls.binding(self._stream, is_server=self._is_server)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def open_wire(stream: socket.socket, tls: Tls | None, *, is_server: bool) -> Wire:
+    """Takes the socket over."""
+    stream.setblocking(False)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in KEEPALIVE_S.items():
+        stream.setsockopt(socket.IPPROTO_TCP, option, seconds)
+    if stream.getsockname()[0] == stream.getpeername()[0]:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            stream.setsockopt(socket.SOL_SOCKET, option, LOOPBACK_BUFFER_BYTES)
+    return PlainWire(stream) if tls is None else TlsWire(stream, tls, is_server=is_server)
+
+
+def send_all(wire: Wire, data: bytes) -> Steps[None]:
+    left = Views([memoryview(data)])
+    while True:
+        left.advance(wire.send(left.some()))
+        if not left.num_bytes:
+            return
+        yield EVENT_WRITE
+
+
+def receive_exactly(wire: Wire, num_bytes: int) -> Steps[bytes]:
+    data = bytearray(num_bytes)
+    left = Views([memoryview(data)])
+    while left.num_bytes:
+        left.advance(wire.receive(left.some()))
+        if left.num_bytes and not wire.has_more:
+            yield EVENT_READ
+    return bytes(data)
+
+
+def finish(wire: Wire, steps: Steps[Result], deadline: float) -> Result:
+    """Runs steps to their end. Raises TimeoutError at the deadline (of the monotonic clock)."""
+    with selectors.DefaultSelector() as selector:
+        key = selector.register(wire, EVENT_READ)
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if event != key.events:
+                key = selector.modify(wire, event)
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError("timed out")
+
+
+def _closed() -> int:
+    raise ConnectionResetError("the other end closed the connection")
+
+
+def _joined(views: list[memoryview]) -> memoryview | bytes:
+    if len(views) == 1 or len(views[0]) >= JOIN_BYTES:
+        return views[0]
+    some, num_bytes = [], 0
+    for view in views:
+        some.append(view)
+        num_bytes += len(view)
+        if num_bytes >= JOIN_BYTES:
+            break
+    return b"".join(some)
