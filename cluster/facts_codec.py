@@ -16,10 +16,10 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
         open_files=facts.num_open_files,
         cpus=facts.num_cpus,
         threads=facts.num_threads,
-        run_dir=folder and _folder_to_pb(folder),
+        run_dir=_folder_to_pb(folder) if folder else None,
         listening=facts.listening,
         secrets_mode=facts.secrets_mode,
-        store=store and _store_to_pb(store),
+        store=_store_to_pb(store) if store else None,
         checks_content=facts.checks_content,
         memory_bytes_per_second=facts.memory_bytes_per_s,
     )
@@ -27,7 +27,7 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
 
 def facts_from_pb(message: worker_pb2.DiagnoseResponse) -> ProcessFacts:
     def given(name: str) -> int | None:
-        return getattr(message, name) if message.HasField(name) else None  # type: ignore[arg-type]
+        return getattr(message, name) if message.HasField(name) else None
 
     return ProcessFacts(
         unix_s=message.unix_seconds,

@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "chat",
     "generate": "generate",
     "status": "status",
+    "doctor": "doctor",
     "models": "text",
     "tokenize": "text",
     "detokenize": "text",

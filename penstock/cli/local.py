@@ -7,6 +7,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from penstock.cli.exit_codes import ExitCode
+from penstock.cli.output import fail
+
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 ADDRESS_VARIABLE = "PENSTOCK_ADDRESS"
 
@@ -81,9 +84,21 @@ def find_address(flag: str | None) -> str:
     return note.address if note else DEFAULT_ADDRESS
 
 
-def find_secrets(flag: Path | None, address: str) -> Path | None:
-    """The secrets file of the cluster at an address, where it runs on this machine."""
+def started_workers(secrets_file: Path) -> list[str]:
+    """Those whose configurations lie beside the secrets: a cluster of this machine's."""
+    return sorted(path.stem for path in secrets_file.parent.glob("*-*.yaml"))
+
+
+def need_secrets(flag: Path | None, address: str) -> Path:
+    """The secrets file of the cluster at an address, where it runs on this machine. Ends the
+    command where there is none."""
     if flag:
         return flag
     note = find_note()
-    return Path(note.run_dir) / "secrets.yaml" if note and note.address == address else None
+    if note is None or note.address != address:
+        fail(
+            f"No cluster is known to run at {address} on this machine: start one with 'penstock"
+            " serve', or give --address and --secrets-file.",
+            ExitCode.UNREACHABLE,
+        )
+    return Path(note.run_dir) / "secrets.yaml"

@@ -16,6 +16,10 @@ Address = Annotated[
         help=f"The cluster. Default: ${ADDRESS_VARIABLE}, else the one that runs here.",
     ),
 ]
+SecretsFile = Annotated[
+    Path | None,
+    typer.Option("--secrets-file", help="Of the cluster, when it runs elsewhere."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Model = Annotated[str, typer.Option("--model", help="A model's name, if several are served.")]
 Timeout = Annotated[

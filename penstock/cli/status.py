@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import grpc
 import typer
@@ -11,8 +11,8 @@ from google.protobuf.json_format import MessageToDict
 from cluster.secrets import load_secrets
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.local import find_address, find_secrets
-from penstock.cli.output import fail, say, write, write_json, write_table
+from penstock.cli.local import find_address, need_secrets, started_workers
+from penstock.cli.output import say, write, write_json, write_table
 from penstock.errors import from_rpc_error
 from penstock.exchange import channel_options
 from penstock.v1 import worker_pb2 as pb
@@ -34,16 +34,13 @@ TIMEOUT_S = 2.0
 
 def status(
     address: options.Address = None,
-    secrets_file: Annotated[
-        Path | None,
-        typer.Option("--secrets-file", help="Of the cluster, when it runs elsewhere."),
-    ] = None,
+    secrets_file: options.SecretsFile = None,
     json: options.Json = False,
 ) -> None:
     """Show every worker, whether it serves, and what moved between them. Exits 8 when one does
     not serve."""
     where = find_address(address)
-    secrets = find_secrets(secrets_file, where)
+    secrets = need_secrets(secrets_file, where)
     reply = fetch_status(where, secrets)
     _add_missing(reply, secrets)
     if json:
@@ -54,22 +51,16 @@ def status(
         raise typer.Exit(ExitCode.UNHEALTHY)
 
 
-def _add_missing(reply: pb.StatusResponse, secrets_file: Path | None) -> None:
+def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> None:
     """A worker that was started here, but that the router has given up, is no less broken."""
     known = {worker.member.worker.worker_id for worker in reply.workers}
-    for path in sorted(secrets_file.parent.glob("*-*.yaml") if secrets_file else ()):
-        if path.stem not in known:
+    for name in started_workers(secrets_file):
+        if name not in known:
             worker = reply.workers.add(reason="the router does not hear from it")
-            worker.member.worker.worker_id = path.stem
+            worker.member.worker.worker_id = name
 
 
-def fetch_status(address: str, secrets_file: Path | None) -> pb.StatusResponse:
-    if secrets_file is None:
-        fail(
-            f"No cluster is known to run at {address} on this machine: start one with 'penstock"
-            " serve', or give --address and --secrets-file.",
-            ExitCode.UNREACHABLE,
-        )
+def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
     token = load_secrets(secrets_file).cluster_token
     with grpc.insecure_channel(address, options=channel_options(address)) as channel:
         stub: Any = ClusterStub(channel)

@@ -65,6 +65,7 @@ STUB_FILES = {
         "penstock/request.py",
         "penstock/cli/status.py",
         "deploy/vitals.py",
+        "deploy/doctor/examination.py",
         "router/relay.py",
         "router/watcher.py",
         "router/links.py",

@@ -1,0 +1,91 @@
+"""What is looked at in all processes together: pure functions to findings."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from cluster.facts import ProcessFacts
+from deploy.doctor.examined import Examined
+from deploy.doctor.finding import Finding, failed, passed, warned
+
+Value = Callable[[ProcessFacts], str]
+_COMPARED = ("penstock", "grpcio", "protobuf", "torch", "nixl")
+
+
+def check_cluster(all_of_them: Sequence[Examined], expected: Sequence[str]) -> Iterator[Finding]:
+    """`expected`: workers that were started, whether or not the router knows them."""
+    yield from missing(all_of_them, expected)
+    yield from wire_versions(all_of_them)
+    yield from versions(all_of_them)
+    yield from cpus(all_of_them)
+
+
+def missing(all_of_them: Sequence[Examined], expected: Sequence[str]) -> Iterator[Finding]:
+    known = {one.name for one in all_of_them}
+    for name in expected:
+        if name not in known:
+            fix = "See its log: it may have died, or may not reach the router."
+            yield failed("serving", name, "it was started, and the router does not know it", fix)
+    if not any(one.member for one in all_of_them):
+        fix = "Start some, with the router's address as their 'router'."
+        yield failed("serving", "cluster", "no worker has registered", fix)
+
+
+def wire_versions(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
+    found = _by_value(all_of_them, lambda facts: str(facts.wire_version))
+    if len(found) > 1:
+        fix = "Run the same release everywhere: these cannot exchange KV."
+        yield failed("versions", "cluster", f"wire versions differ: {_told(found)}", fix)
+
+
+def versions(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
+    """A library may be absent where it is not needed: only what is there is compared."""
+    is_equal = True
+    for name in _COMPARED:
+        found = _by_value(all_of_them, partial(_version, name))
+        found.pop("", None)
+        if len(found) > 1:
+            is_equal = False
+            fix = f"Install one version of {name} everywhere, unless you are just upgrading."
+            yield warned("versions", "cluster", f"{name} differs: {_told(found)}", fix)
+    if is_equal:
+        yield passed("versions", "cluster", "the same versions everywhere")
+
+
+def cpus(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
+    """Threads that compute, against cores; the router's tokenising counts as well."""
+    by_machine: dict[str, list[Examined]] = defaultdict(list)
+    for one in all_of_them:
+        if one.facts is not None and one.address:
+            by_machine[one.facts.machine].append(one)
+    for here in by_machine.values():
+        facts = [one.facts for one in here if one.facts is not None and one.member is not None]
+        num_threads = sum(each.num_threads for each in facts)
+        num_cpus = max((each.num_cpus for each in facts), default=0)
+        where = ", ".join(one.name for one in here)
+        if num_threads > num_cpus:
+            yield warned(
+                "cpus",
+                where,
+                f"their engines compute with {num_threads} threads on {num_cpus} CPUs",
+                "Serve with fewer workers or --threads: threads that wait for each other's CPU"
+                " make every step slower.",
+            )
+        else:
+            yield passed("cpus", where, f"{num_threads} threads on {num_cpus} CPUs")
+
+
+def _version(name: str, facts: ProcessFacts) -> str:
+    return facts.versions.get(name, "")
+
+
+def _by_value(all_of_them: Sequence[Examined], value: Value) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for one in all_of_them:
+        if one.facts is not None:
+            found[value(one.facts)].append(one.name)
+    return found
+
+
+def _told(found: dict[str, list[str]]) -> str:
+    return "; ".join(f"{value} at {', '.join(names)}" for value, names in sorted(found.items()))

@@ -1,0 +1,242 @@
+"""Asks every process, then moves bytes between every pair; within a time limit.
+
+Each question has one answer: facts or why there are none. What they mean is decided elsewhere.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cluster.channel import Channel, open_channel
+from cluster.diagnosis import Diagnosis
+from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError
+from cluster.facts_codec import facts_from_pb
+from cluster.types import Member, Role
+from cluster.worker_codec import address_to_pb, member_from_pb
+from deploy.doctor.cluster_checks import check_cluster
+from deploy.doctor.examined import Examined, Probed
+from deploy.doctor.finding import Finding, Severity, worst
+from deploy.doctor.pair_checks import (
+    PairProbe,
+    PairResult,
+    faster_transports,
+    impossible,
+    judge,
+)
+from deploy.doctor.process_checks import check_process
+from penstock.v1 import worker_pb2
+
+CALL_S = 5.0  # for one question; the whole has its own limit
+LARGE_BYTES = 64 << 20
+NUM_LARGE = 3  # the best counts: the first touches memory for the first time
+HERE = "this command"
+_WORKER, _CLUSTER = "penstock.v1.Worker", "penstock.v1.Cluster"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    address: str
+    pairs: tuple[PairResult, ...]
+    findings: tuple[Finding, ...]  # of processes and the cluster; pairs have their own
+
+    @property
+    def severity(self) -> Severity:
+        return worst(
+            (*(pair.severity for pair in self.pairs), *(each.severity for each in self.findings))
+        )
+
+
+class Examination:
+    """One visit to one cluster. `async with` closes its connections."""
+
+    def __init__(
+        self, router: str, token: str, secrets_file: Path, *, say: Callable[[str], None]
+    ) -> None:
+        """`say` hears what is being looked at."""
+        self._router = router
+        self._token = token
+        self._secrets_file = secrets_file
+        self._say = say
+        self._channels: dict[str, Channel] = {}
+        self._open = AsyncExitStack()
+
+    async def report(
+        self, status: worker_pb2.StatusResponse, expected: Sequence[str], *, timeout_s: float
+    ) -> Report:
+        """`status`: the cluster as its router sees it; `expected`: workers that were started,
+        whether or not the router knows them."""
+        deadline = time.monotonic() + timeout_s
+        workers = [_from_status(worker) for worker in status.workers]
+        self._say(f"Asking {len(workers)} workers about themselves and their machines.")
+        router = Examined(name="router", address=self._router)
+        answers = [self._examined(one, deadline) for one in (router, *workers)]
+        everyone = [*await asyncio.gather(*answers), await self._here()]
+        pairs = [
+            judge(await self._probed(source, receiver, deadline))
+            for source in everyone
+            for receiver in everyone
+            if _is_pair(source, receiver)
+        ]
+        findings = [finding for one in everyone for finding in check_process(one)]
+        return Report(
+            address=self._router,
+            pairs=tuple(pairs),
+            findings=(*findings, *check_cluster(everyone, expected)),
+        )
+
+    async def __aenter__(self) -> "Examination":
+        await self._open.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
+
+    # -- processes -----------------------------------------------------------------------
+
+    async def _examined(self, one: Examined, deadline: float) -> Examined:
+        """Twice: the first answer is quick, for the clock; the second measures the memory."""
+        service = _CLUSTER if one.member is None else _WORKER
+        try:
+            channel = await self._channel(one.address)
+            begin, began_at = time.perf_counter(), time.time()
+            answer = await self._ask(channel, service, deadline, measures_memory=False)
+            round_trip_s = time.perf_counter() - begin
+            if one.member is not None:
+                measured = await self._ask(channel, service, deadline, measures_memory=True)
+                answer.memory_bytes_per_second = measured.memory_bytes_per_second
+        except PenstockError as error:
+            return replace(one, problem=error.message)
+        return replace(
+            one,
+            facts=facts_from_pb(answer),
+            round_trip_s=round_trip_s,
+            clock_ahead_s=answer.unix_seconds - (began_at + round_trip_s / 2),
+        )
+
+    async def _ask(
+        self, channel: Channel, service: str, deadline: float, *, measures_memory: bool
+    ) -> worker_pb2.DiagnoseResponse:
+        request = worker_pb2.DiagnoseRequest(measure_memory=measures_memory)
+        answer: worker_pb2.DiagnoseResponse = await channel.unary(
+            service, "Diagnose", request, timeout_s=_left_s(deadline, "diagnosis")
+        )
+        return answer
+
+    async def _here(self) -> Examined:
+        """Its versions and its copy of the secrets are part of the cluster, too."""
+        facts = await Diagnosis(secrets_file=self._secrets_file).facts()
+        return Examined(name=HERE, facts=facts)
+
+    # -- pairs ---------------------------------------------------------------------------
+
+    async def _probed(self, source: Examined, receiver: Examined, deadline: float) -> PairProbe:
+        """One pair after the other: they would measure each other."""
+        probe = PairProbe(source=source, receiver=receiver)
+        assert source.member is not None
+        assert receiver.member is not None
+        if source.facts is None or receiver.facts is None:
+            return probe
+        if diff := impossible(source.member, receiver.member):
+            text = f"they differ in {'; '.join(diff)}"
+            return replace(probe, failure=FingerprintMismatch(text))
+        self._say(f"Moving bytes: {probe.name}.")
+        num_tokens = large_tokens(source, receiver)
+        try:
+            small = await self._move(source, receiver, _block_size(receiver), "", deadline)
+            moves = [
+                await self._move(source, receiver, num_tokens, "", deadline)
+                for _ in range(NUM_LARGE)
+            ]
+        except PenstockError as error:
+            return replace(probe, failure=error)
+        passed_over = {
+            transport: reason
+            for transport in faster_transports(source, receiver, small.transport)
+            if (reason := await self._refusal(source, receiver, transport, deadline))
+        }
+        large = max(moves, key=lambda moved: moved.bytes_per_s)
+        return replace(probe, small=small, large=large, passed_over=passed_over)
+
+    async def _refusal(
+        self, source: Examined, receiver: Examined, transport: str, deadline: float
+    ) -> str:
+        """Why a transport does not join two workers, in the receiver's words."""
+        try:
+            await self._move(source, receiver, _block_size(receiver), transport, deadline)
+        except PenstockError as error:
+            return error.message
+        return "it works now; the pair was joined when it did not"
+
+    async def _move(
+        self,
+        source: Examined,
+        receiver: Examined,
+        num_tokens: int,
+        transport: str,
+        deadline: float,
+    ) -> Probed:
+        assert source.member is not None
+        channel = await self._channel(receiver.address)
+        request = worker_pb2.ProbeRequest(
+            source=address_to_pb(source.member.worker), num_tokens=num_tokens, transport=transport
+        )
+        answer: worker_pb2.ProbeResponse = await channel.unary(
+            _WORKER, "Probe", request, timeout_s=_left_s(deadline, "probe")
+        )
+        return Probed(
+            transport=answer.transport,
+            num_bytes=answer.num_bytes,
+            seconds=answer.seconds,
+            write_s=answer.write_seconds,
+        )
+
+    async def _channel(self, address: str) -> Channel:
+        if address not in self._channels:
+            channel = open_channel(address, self._token)
+            self._channels[address] = await self._open.enter_async_context(channel)
+        return self._channels[address]
+
+
+def large_tokens(source: Examined, receiver: Examined) -> int:
+    """Enough to measure a bandwidth, and no more than half of what either has free: the
+    cluster may be at work."""
+    fitting = []
+    for one in (source, receiver):
+        assert one.member is not None
+        layout = one.member.worker.fingerprint.layout
+        token_bytes = layout.pool_bytes // (layout.num_blocks * layout.block_size)
+        fitting += [LARGE_BYTES // token_bytes, one.num_free_blocks // 2 * layout.block_size]
+    return max(1, min(fitting))
+
+
+def _block_size(one: Examined) -> int:
+    assert one.member is not None
+    return one.member.worker.fingerprint.layout.block_size
+
+
+def _is_pair(source: Examined, receiver: Examined) -> bool:
+    if source.member is None or receiver.member is None:
+        return False
+    return source.member.role is Role.PREFILL and receiver.member.role is Role.DECODE
+
+
+def _from_status(worker: worker_pb2.WorkerStatus) -> Examined:
+    member: Member = member_from_pb(worker.member)
+    return Examined(
+        name=member.worker.worker_id,
+        address=member.worker.address,
+        member=member,
+        not_serving="" if worker.serving else worker.reason or "no reason was given",
+        num_free_blocks=worker.load.num_free_blocks,
+    )
+
+
+def _left_s(deadline: float, phase: str) -> float:
+    """For one call. Raises DeadlineExceeded when the time for everything is up."""
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineExceeded(f"{phase}: the time for all of it is up")
+    return min(CALL_S, left_s)
