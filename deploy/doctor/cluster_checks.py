@@ -53,13 +53,13 @@ def versions(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
 
 
 def cpus(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
-    """Threads that compute, against cores; the router's tokenising counts as well."""
+    """Threads that compute, against cores."""
     by_machine: dict[str, list[Examined]] = defaultdict(list)
     for one in all_of_them:
-        if one.facts is not None and one.address:
+        if one.facts is not None and one.member is not None:
             by_machine[one.facts.machine].append(one)
     for here in by_machine.values():
-        facts = [one.facts for one in here if one.facts is not None and one.member is not None]
+        facts = [one.facts for one in here if one.facts is not None]
         num_threads = sum(each.num_threads for each in facts)
         num_cpus = max((each.num_cpus for each in facts), default=0)
         where = ", ".join(one.name for one in here)

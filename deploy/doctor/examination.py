@@ -29,7 +29,8 @@ from deploy.doctor.pair_checks import (
 from deploy.doctor.process_checks import check_process
 from penstock.v1 import worker_pb2
 
-CALL_S = 5.0  # for one question; the whole has its own limit
+ANSWER_S = 3.0  # for one question; the whole has its own limit
+PROBE_S = 10.0  # for one move of bytes
 LARGE_BYTES = 64 << 20
 NUM_LARGE = 3  # the best counts: the first touches memory for the first time
 HERE = "this command"
@@ -121,7 +122,7 @@ class Examination:
     ) -> worker_pb2.DiagnoseResponse:
         request = worker_pb2.DiagnoseRequest(measure_memory=measures_memory)
         answer: worker_pb2.DiagnoseResponse = await channel.unary(
-            service, "Diagnose", request, timeout_s=_left_s(deadline, "diagnosis")
+            service, "Diagnose", request, timeout_s=_left_s(deadline, ANSWER_S)
         )
         return answer
 
@@ -184,7 +185,7 @@ class Examination:
             source=address_to_pb(source.member.worker), num_tokens=num_tokens, transport=transport
         )
         answer: worker_pb2.ProbeResponse = await channel.unary(
-            _WORKER, "Probe", request, timeout_s=_left_s(deadline, "probe")
+            _WORKER, "Probe", request, timeout_s=_left_s(deadline, PROBE_S)
         )
         return Probed(
             transport=answer.transport,
@@ -234,9 +235,9 @@ def _from_status(worker: worker_pb2.WorkerStatus) -> Examined:
     )
 
 
-def _left_s(deadline: float, phase: str) -> float:
+def _left_s(deadline: float, at_most_s: float) -> float:
     """For one call. Raises DeadlineExceeded when the time for everything is up."""
     left_s = deadline - time.monotonic()
     if left_s <= 0:
-        raise DeadlineExceeded(f"{phase}: the time for all of it is up")
-    return min(CALL_S, left_s)
+        raise DeadlineExceeded("an examination")
+    return min(at_most_s, left_s)

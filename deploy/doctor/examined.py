@@ -18,6 +18,11 @@ class Examined:
     clock_ahead_s: float = 0.0  # of ours, by the middle of the round trip
     num_free_blocks: int = 0
 
+    @property
+    def is_here(self) -> bool:
+        """This command itself: part of the cluster by its versions and its secrets file."""
+        return not self.address
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:

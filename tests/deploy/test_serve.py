@@ -118,6 +118,19 @@ def test_other_commands_find_the_cluster(served: Served) -> None:
     assert model["name"] == "penstock-tiny"
 
 
+def test_the_doctor_finds_the_cluster_well_and_measures_its_pair(served: Served) -> None:
+    ended = served.penstock("doctor", "--json")
+    assert ended.returncode == 0, ended.stdout
+    said = json.loads(ended.stdout)
+    [pair] = said["pairs"]
+    assert (pair["source"], pair["receiver"]) == ("prefill-0", "decode-0")
+    assert pair["severity"] != "fail"
+    assert pair["num_bytes"] > 1 << 20
+    assert pair["bytes_per_second"] > 1e7
+    assert {each["severity"] for each in said["findings"]} <= {"pass", "warn"}
+    assert all(each["check"] != "sockets" for each in said["findings"] if each["fix"])
+
+
 def test_bad_input_is_refused_with_its_field_and_the_cluster_serves_on(served: Served) -> None:
     ended = served.penstock("generate", "Hi", "--temperature", "-1", "--json")
     assert ended.returncode == 3
