@@ -103,7 +103,6 @@ class ReservationTable:
         """`on_abandoned` hears of reservations that wait for their writer's close."""
         self.layout = layout
         self._stats = stats or PairStats()
-        self._stats.quarantined = lambda: self.quarantined
         self._incarnation = pool.incarnation
         self._on_release = on_release
         self._on_abandoned = on_abandoned

@@ -37,7 +37,6 @@ class PairStats:
     """One worker's. Survives its peers' lives: a worker that starts again keeps its pair."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.quarantined: Callable[[], Mapping[Peer, int]] = dict  # asked of who reserves
         self._clock = clock
         self._pairs: OrderedDict[_Key, _Pair] = OrderedDict()  # used longest ago first
         self._names: OrderedDict[Incarnation, WorkerId] = OrderedDict()
@@ -68,15 +67,15 @@ class PairStats:
                 total.merge(pair.counters)
         return total
 
-    def reports(self) -> tuple[PairReport, ...]:
-        """In order of their names."""
+    def reports(self, quarantined: Mapping[Peer, int]) -> tuple[PairReport, ...]:
+        """In order of their names; `quarantined` are blocks that nobody may use, by who may
+        still write into them."""
         self._lapse()
         blocks: Counter[_Key] = Counter()
-        for peer, num_blocks in self.quarantined().items():
+        for peer, num_blocks in quarantined.items():
             blocks[self._key(peer, Direction.RECEIVED)] += num_blocks
         return tuple(
-            _report(key, pair.counters, blocks[key])
-            for key, pair in sorted(self._pairs.items())
+            _report(key, pair.counters, blocks[key]) for key, pair in sorted(self._pairs.items())
         )
 
     def _of(self, peer: Peer, direction: Direction) -> TransferCounters:

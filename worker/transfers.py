@@ -78,7 +78,7 @@ class Transfers:
         return replace(
             report,
             num_quarantined_blocks=self.table.num_quarantined_blocks,
-            pairs=self.peers.pairs.stats.reports(),
+            pairs=self.peers.pairs.stats.reports(self.table.quarantined),
             counters={**report.counters, **self._counters()},
         )
 

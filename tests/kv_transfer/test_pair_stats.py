@@ -78,7 +78,10 @@ async def test_both_ends_count_a_transfer_under_each_others_names(ends: Ends) ->
         outgoing = await ends.granted(reservation)
         outgoing.computed_all(10)
         await reservation.verify(await outgoing.landed())
-    sent, received = only(ends.sent.reports()), only(ends.received.reports())
+    sent, received = (
+        only(ends.sent.reports({})),
+        only(ends.received.reports(ends.table.quarantined)),
+    )
     assert (sent.peer, sent.direction) == ("decode-0", Direction.SENT)
     assert (received.peer, received.direction) == ("prefill-0", Direction.RECEIVED)
     for report in (sent, received):
@@ -99,7 +102,7 @@ async def test_a_corrupted_transfer_is_a_failure_of_its_pair(ends: Ends) -> None
         ends.memory[LAYOUT.block_bytes] ^= 1
         with pytest.raises(DigestMismatch):
             await reservation.verify(written)
-    report = only(ends.received.reports())
+    report = only(ends.received.reports(ends.table.quarantined))
     assert report.num_transfers == 0
     assert [(f.phase, f.reason, f.count) for f in report.failures] == [("written", "digest", 1)]
 
@@ -107,9 +110,9 @@ async def test_a_corrupted_transfer_is_a_failure_of_its_pair(ends: Ends) -> None
 async def test_blocks_that_may_still_be_written_are_counted_by_who_may(ends: Ends) -> None:
     with await ends.reserve() as reservation:
         pass
-    assert only(ends.received.reports()).num_quarantined_blocks == 3
+    assert only(ends.received.reports(ends.table.quarantined)).num_quarantined_blocks == 3
     reservation.writer_closed("it was fenced")
-    report = only(ends.received.reports())
+    report = only(ends.received.reports(ends.table.quarantined))
     assert report.num_quarantined_blocks == 0
     assert [(f.phase, f.reason) for f in report.failures] == [("granted", "cancelled")]
 
@@ -119,7 +122,7 @@ async def test_what_is_heard_of_dead_epochs_is_counted(ends: Ends) -> None:
         reservation.writer_closed("it was full")
     reservation.writer_closed("again")
     ends.table.writer_closed(99, "of an epoch that nobody knows")
-    assert only(ends.received.reports()).num_fenced == 1
+    assert only(ends.received.reports(ends.table.quarantined)).num_fenced == 1
     assert ends.table.counters.num_fenced == 2
 
 
@@ -128,7 +131,7 @@ async def test_the_writer_says_why_it_stopped(ends: Ends) -> None:
         outgoing = await ends.granted(reservation)
         ends.network.kill("d-life")
         await outgoing.closed()
-    report = only(ends.sent.reports())
+    report = only(ends.sent.reports({}))
     assert [(f.phase, f.reason) for f in report.failures] == [("granted", "receiver_died")]
     assert report.num_transfers == 0
 
@@ -139,7 +142,7 @@ async def test_a_write_that_the_receiving_end_refuses_is_counted() -> None:
         outgoing = await ends.granted(reservation)
     outgoing.computed(0, 10)
     await outgoing.closed()
-    report = only(ends.sent.reports())
+    report = only(ends.sent.reports({}))
     assert report.num_refused_writes == 1
     assert [f.reason for f in report.failures] == ["write_failed"]
     ends.close()
@@ -160,7 +163,7 @@ async def test_a_worker_that_starts_again_keeps_its_pair() -> None:
     for life in ("first", "second"):
         stats.introduce(Incarnation(life), WorkerId("decode-0"))
         stats.sent(peer(life)).transferred(num_bytes=5, write_s=0.1)
-    assert only(stats.reports()).num_transfers == 2
+    assert only(stats.reports({})).num_transfers == 2
 
 
 async def test_pairs_long_gone_lapse_and_stay_in_the_totals() -> None:
@@ -170,9 +173,9 @@ async def test_pairs_long_gone_lapse_and_stay_in_the_totals() -> None:
     for each in (dead, alive):
         stats.received(each).transferred(num_bytes=7, write_s=0.1)
     dead.life.end()
-    assert len(stats.reports()) == 2, "a reader can still see how it ended"
+    assert len(stats.reports({})) == 2, "a reader can still see how it ended"
     now = LAPSE_S + 1
-    assert only(stats.reports()).peer == "alive"
+    assert only(stats.reports({})).peer == "alive"
     assert stats.total(Direction.RECEIVED).num_bytes == 14
 
 
@@ -180,7 +183,7 @@ async def test_the_number_of_pairs_is_bounded() -> None:
     stats = PairStats()
     for number in range(MAX_PAIRS + 5):
         stats.sent(peer(f"p{number:04d}")).transferred(num_bytes=1, write_s=0.1)
-    reports = stats.reports()
+    reports = stats.reports({})
     assert len(reports) == MAX_PAIRS
     assert reports[0].peer == "p0005", "those that moved nothing for longest are left out"
     assert stats.total(Direction.SENT).num_transfers == MAX_PAIRS + 5
@@ -210,7 +213,7 @@ async def test_a_pair_as_rows_of_a_metrics_page(ends: Ends) -> None:
         await reservation.verify(await outgoing.landed())
     with await ends.reserve():
         pass
-    report = only(ends.received.reports())
+    report = only(ends.received.reports(ends.table.quarantined))
     rows = list(pair_rows(WorkerId("decode-0"), report))
     who = {
         "worker": "decode-0",
