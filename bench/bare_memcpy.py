@@ -15,9 +15,10 @@ class Memcpy:
         self._destination = np.ones(num_bytes, dtype=np.uint8)
 
     def move(self, turns: Turns, turn: int) -> float:
-        spans, source, destination = list(turns.pairs(turn)), self._source, self._destination
+        pairs, source, destination = turns.pairs(turn), self._source, self._destination
+        columns = (pairs.source.tolist(), pairs.destination.tolist(), pairs.sizes.tolist())
         begin = time.perf_counter()
-        for start, to, num_bytes in spans:
+        for start, to, num_bytes in zip(*columns, strict=True):
             destination[to : to + num_bytes] = source[start : start + num_bytes]
         return time.perf_counter() - begin
 

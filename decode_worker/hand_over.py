@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cluster.channel import Exchange
 from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_from_pb
-from cluster.errors import PenstockError, TransferFailed
+from cluster.errors import PenstockError, TransferFailed, WorkerLost
 from cluster.timeline import Moment
 from cluster.transfer_codec import grant_to_pb, written_from_pb
 from cluster.types import SampledToken, WorkerAddress
@@ -135,7 +135,8 @@ class HandOvers:
                 raise TransferFailed(f"No blocks were free for {waited_s:.1f} s.")
 
     async def _tell(self, call: Exchange, receiving: _Receiving) -> None:
-        """Sends the grant, and signs of life while the prefill worker may write."""
+        """Sends the grant, and signs of life while the prefill worker may write. A call that
+        ended takes no more: its last words, or their lack, are for `_listen`."""
         while True:
             try:
                 async with asyncio.timeout(self._lease_s / 3):
@@ -144,7 +145,10 @@ class HandOvers:
                 if (reservation := receiving.reservation) is None:
                     continue
                 message = pb.PrefillRequest(renew=pb.Renew(epoch=reservation.epoch))
-            await call.send(message)
+            try:
+                await call.send(message)
+            except WorkerLost:
+                return
 
     # -- its steps ---------------------------------------------------------------------------
 
