@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.codec import address_to_pb
 from cluster.errors import Overloaded, PenstockError
-from cluster.types import Incarnation, Member, Role, WorkerAddress, WorkerId
+from cluster.types import Incarnation, Member, Role, WorkerAddress
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
 from worker.probe import Probes
@@ -43,7 +43,6 @@ class PairKeeper:
         self._tasks = tasks
         self._num_tokens = num_tokens
         self._keeping: dict[Incarnation, asyncio.Task[None]] = {}
-        self._lives: dict[WorkerId, Incarnation] = {}  # the newest that was seen of each
         self._untried: set[Incarnation] | None = None  # of those found at first
         self._refused: dict[Incarnation, str] = {}  # why there is no pair with these members
         self.settled = asyncio.Event()  # every member found at first has been tried
@@ -56,14 +55,12 @@ class PairKeeper:
     def update(self, me: Member, members: Sequence[Member]) -> None:
         """The members as of now; after each heartbeat."""
         others = [one for one in members if one.worker.incarnation != me.worker.incarnation]
-        for other in others:
-            self._see(other.worker)
+        self._peers.update([other.worker for other in others])
         lives = {other.worker.incarnation for other in others}
         for gone in self._keeping.keys() - lives:
             self._keeping.pop(gone).cancel()
             self._refused.pop(gone, None)
             self._probes.last.pop(gone, None)
-        self._peers.keep(lives)
         needed = [other for other in others if self._num_tokens and other.role is not me.role]
         is_first = self._untried is None
         if self._untried is None:
@@ -81,14 +78,6 @@ class PairKeeper:
     def close(self) -> None:
         for task in self._keeping.values():
             task.cancel()
-
-    def _see(self, worker: WorkerAddress) -> None:
-        """A newer life of a worker proves that the last is over: whoever starts it again has
-        seen it die first."""
-        last = self._lives.get(worker.worker_id)
-        if last is not None and last < worker.incarnation:
-            self._peers.forget(last)
-        self._lives[worker.worker_id] = worker.incarnation
 
     def _start(self, worker: WorkerAddress, keep: Coroutine[Any, Any, None]) -> None:
         self._keeping[worker.incarnation] = self._tasks.create_task(keep)

@@ -1,12 +1,12 @@
 """The other workers as this one reaches them: a gRPC channel and a KV peer to each life."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from cluster.channel import Channel, open_channel
 from cluster.errors import FingerprintMismatch
 from cluster.fingerprint import mismatch
-from cluster.types import Incarnation, WorkerAddress
+from cluster.types import Incarnation, WorkerAddress, WorkerId
 from kv_transfer.pairs import Pairs
 from kv_transfer.transport import Peer
 
@@ -23,6 +23,7 @@ class Peers:
         self._token = token
         self._tasks = tasks
         self._channels: dict[Incarnation, Channel] = {}
+        self._met: dict[WorkerId, set[Incarnation]] = {}
 
     async def connect(self, worker: WorkerAddress, *, by: str | None = None) -> Peer:
         """The KV peer, by the best transport there is, or by this one only.
@@ -30,6 +31,7 @@ class Peers:
         Raises FingerprintMismatch where no KV can be exchanged, TransferFailed where no
         transport reaches it.
         """
+        self._met.setdefault(worker.worker_id, set()).add(worker.incarnation)
         diff = mismatch(self._me.fingerprint, worker.fingerprint)
         if diff:
             raise FingerprintMismatch(
@@ -50,14 +52,23 @@ class Peers:
         """None: nothing was ever said to it, or its life is over."""
         return self._channels.get(incarnation)
 
-    def forget(self, incarnation: Incarnation) -> None:
-        """This life of a worker is over, for certain: nothing of it writes here any more."""
-        self.pairs.forget(incarnation)
-        self._drop(incarnation)
+    def update(self, members: Sequence[WorkerAddress]) -> None:
+        """Drops what is over. A newer life of a worker proves that those before it are: whoever
+        starts it again has seen it die. Lives that are no members are kept while KV may still
+        move: a router that starts again knows of nobody at first."""
+        for member in members:
+            met = self._met.get(member.worker_id, set())
+            for incarnation in [one for one in met if one < member.incarnation]:
+                met.discard(incarnation)
+                self.pairs.forget(incarnation)
+                self._drop(incarnation)
+        self._keep({member.incarnation for member in members})
 
-    def keep(self, members: Collection[Incarnation]) -> None:
-        """Drops channels to lives that are no members, unless KV may still move: a router that
-        starts again knows of nobody at first."""
+    def _keep(self, members: Collection[Incarnation]) -> None:
+        for worker, met in list(self._met.items()):
+            met &= {one for one in met if one in members or self.pairs.is_connected(one)}
+            if not met:
+                del self._met[worker]
         for incarnation in list(self._channels):
             if incarnation not in members and not self.pairs.is_connected(incarnation):
                 self._drop(incarnation)

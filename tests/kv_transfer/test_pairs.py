@@ -1,0 +1,145 @@
+"""Which transport joins two workers, and what is remembered of it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cluster.errors import ConfigError, TransferFailed
+from cluster.types import Incarnation, WorkerAddress, WorkerId
+from kv_transfer import pairs as pairs_module
+from kv_transfer.life import Life
+from kv_transfer.pairs import Pairs
+from tests.cluster.cluster_samples import FINGERPRINT
+
+
+class FakePeer:
+    def __init__(self, transport: str, incarnation: str) -> None:
+        self.transport = transport
+        self.incarnation = incarnation
+        self.life = Life()
+
+
+class FakeTransport:
+    """Connects, unless it has a failure or is made to wait."""
+
+    address = "here"
+
+    def __init__(self, name: str, failure: str = "") -> None:
+        self.name = name
+        self.failure = failure
+        self.num_connects = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def connect(self, address: str) -> FakePeer:
+        self.num_connects += 1
+        await self.gate.wait()
+        if self.failure:
+            raise TransferFailed(self.failure)
+        return FakePeer(self.name, address)
+
+    def close(self) -> None: ...
+
+
+def pairs_of(*transports: FakeTransport, required: str | None = None) -> Pairs:
+    doors: Any = transports
+    pool: Any = None
+    return Pairs(pool, doors, required=required)
+
+
+def peer_of(life: str = "1", transports: tuple[str, ...] = ("fast", "slow")) -> WorkerAddress:
+    return WorkerAddress(
+        worker_id=WorkerId("other"),
+        incarnation=Incarnation(life),
+        address="127.0.0.1:1",
+        transports=dict.fromkeys(transports, life),
+        fingerprint=FINGERPRINT,
+    )
+
+
+async def test_the_fastest_that_both_have_is_taken_and_kept() -> None:
+    fast, slow = FakeTransport("fast"), FakeTransport("slow")
+    pairs = pairs_of(fast, slow)
+    peer = await pairs.connect(peer_of())
+    assert peer.transport == "fast"
+    assert await pairs.connect(peer_of()) is peer
+    assert (await pairs.connect(peer_of("2", ("slow",)))).transport == "slow"
+    assert (fast.num_connects, slow.num_connects) == (1, 1)
+
+
+async def test_when_one_fails_the_next_is_tried_and_then_used() -> None:
+    fast, slow = FakeTransport("fast", "no way"), FakeTransport("slow")
+    pairs = pairs_of(fast, slow)
+    for _ in range(3):
+        assert (await pairs.connect(peer_of())).transport == "slow"
+    assert fast.num_connects == 1
+
+
+async def test_all_failures_are_told_and_not_asked_for_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast, slow = FakeTransport("fast", "no way"), FakeTransport("slow", "too far")
+    pairs = pairs_of(fast, slow)
+    for _ in range(3):
+        with pytest.raises(TransferFailed, match=r"fast: no way slow: too far"):
+            await pairs.connect(peer_of())
+    assert fast.num_connects == 1
+    now = pairs_module.time.monotonic()
+    monkeypatch.setattr(pairs_module.time, "monotonic", lambda: now + 1)
+    fast.failure = ""
+    assert (await pairs.connect(peer_of())).transport == "fast"
+
+
+async def test_a_required_transport_is_the_only_one() -> None:
+    fast, slow = FakeTransport("fast", "no way"), FakeTransport("slow")
+    pairs = pairs_of(fast, slow, required="fast")
+    with pytest.raises(TransferFailed, match="no way"):
+        await pairs.connect(peer_of())
+    with pytest.raises(TransferFailed, match="only 'fast' is allowed"):
+        await pairs.connect(peer_of(), by="slow")
+    assert slow.num_connects == 0
+    with pytest.raises(ConfigError, match="'require_transport' is 'other'"):
+        pairs_of(fast, required="other")
+
+
+async def test_who_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "CONNECT_S", 0.01)
+    fast, slow = FakeTransport("fast"), FakeTransport("slow")
+    fast.gate.clear()
+    assert (await pairs_of(fast, slow).connect(peer_of())).transport == "slow"
+
+
+async def test_those_who_want_a_peer_at_once_share_one_connection() -> None:
+    fast = FakeTransport("fast")
+    pairs = pairs_of(fast)
+    fast.gate.clear()
+    tasks = [asyncio.create_task(pairs.connect(peer_of())) for _ in range(4)]
+    await asyncio.sleep(0)
+    fast.gate.set()
+    assert len({id(peer) for peer in await asyncio.gather(*tasks)}) == 1
+    assert fast.num_connects == 1
+
+
+async def test_a_life_that_is_forgotten_has_ended_and_the_next_is_another() -> None:
+    fast = FakeTransport("fast")
+    pairs = pairs_of(fast)
+    old = await pairs.connect(peer_of("1"))
+    assert pairs.is_connected(Incarnation("1"))
+    pairs.forget(Incarnation("1"))
+    assert old.life.is_over
+    assert not pairs.is_connected(Incarnation("1"))
+    new = await pairs.connect(peer_of("2"))
+    assert not new.life.is_over
+    new.life.end()  # its transport saw it die
+    assert not pairs.is_connected(Incarnation("2"))
+    assert not pairs._peers
+
+
+async def test_who_answers_under_a_wrong_name_is_refused() -> None:
+    class Stranger(FakeTransport):
+        async def connect(self, address: str) -> FakePeer:
+            return FakePeer(self.name, "a stranger")
+
+    with pytest.raises(TransferFailed, match="Behind fast is 'a stranger', not '1'"):
+        await pairs_of(Stranger("fast")).connect(peer_of())
