@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.channel import Channel, open_channel
 from cluster.diagnosis import Diagnosis
 from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError
+from cluster.facts import ProcessFacts
 from cluster.facts_codec import facts_from_pb
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
@@ -74,7 +75,8 @@ class Examination:
         self._say(f"Asking {len(workers)} workers about themselves and their machines.")
         router = Examined(name="router", address=self._router)
         answers = [self._examined(one, deadline) for one in (router, *workers)]
-        everyone = [*await asyncio.gather(*answers), await self._here()]
+        everyone = await self._measured(await asyncio.gather(*answers), deadline)
+        everyone.append(await self._here())
         pairs = [
             judge(await self._probed(source, receiver, deadline))
             for source in everyone
@@ -98,33 +100,47 @@ class Examination:
     # -- processes -----------------------------------------------------------------------
 
     async def _examined(self, one: Examined, deadline: float) -> Examined:
-        """Twice: the first answer is quick, for the clock; the second measures the memory."""
-        service = _CLUSTER if one.member is None else _WORKER
+        begin, began_at = time.perf_counter(), time.time()
         try:
-            channel = await self._channel(one.address)
-            begin, began_at = time.perf_counter(), time.time()
-            answer = await self._ask(channel, service, deadline, measures_memory=False)
-            round_trip_s = time.perf_counter() - begin
-            if one.member is not None:
-                measured = await self._ask(channel, service, deadline, measures_memory=True)
-                answer.memory_bytes_per_second = measured.memory_bytes_per_second
+            facts = await self._facts(one, deadline)
         except PenstockError as error:
             return replace(one, problem=error.message)
+        round_trip_s = time.perf_counter() - begin
         return replace(
             one,
-            facts=facts_from_pb(answer),
+            facts=facts,
             round_trip_s=round_trip_s,
-            clock_ahead_s=answer.unix_seconds - (began_at + round_trip_s / 2),
+            clock_ahead_s=facts.unix_s - (began_at + round_trip_s / 2),
         )
 
-    async def _ask(
-        self, channel: Channel, service: str, deadline: float, *, measures_memory: bool
-    ) -> worker_pb2.DiagnoseResponse:
+    async def _measured(self, everyone: Sequence[Examined], deadline: float) -> list[Examined]:
+        """With each machine's memory speed, which one worker of it measures: several at once
+        would measure each other."""
+        firsts = {one.facts.machine: one for one in reversed(everyone) if one.member and one.facts}
+        speeds = await asyncio.gather(*(self._speed(one, deadline) for one in firsts.values()))
+        speed_of = dict(zip(firsts, speeds, strict=True))
+        return [
+            replace(one, memory_bytes_per_s=speed_of.get(one.facts.machine, 0.0))
+            if one.facts
+            else one
+            for one in everyone
+        ]
+
+    async def _speed(self, one: Examined, deadline: float) -> float:
+        try:
+            return (await self._facts(one, deadline, measures_memory=True)).memory_bytes_per_s
+        except PenstockError:
+            return 0.0  # then no speed is expected of its pairs
+
+    async def _facts(
+        self, one: Examined, deadline: float, *, measures_memory: bool = False
+    ) -> ProcessFacts:
+        channel = await self._channel(one.address)
+        service = _CLUSTER if one.member is None else _WORKER
         request = worker_pb2.DiagnoseRequest(measure_memory=measures_memory)
-        answer: worker_pb2.DiagnoseResponse = await channel.unary(
-            service, "Diagnose", request, timeout_s=_left_s(deadline, ANSWER_S)
+        return facts_from_pb(
+            await channel.unary(service, "Diagnose", request, timeout_s=_left_s(deadline, ANSWER_S))
         )
-        return answer
 
     async def _here(self) -> Examined:
         """Its versions and its copy of the secrets are part of the cluster, too."""
@@ -138,6 +154,8 @@ class Examination:
         probe = PairProbe(source=source, receiver=receiver)
         assert source.member is not None
         assert receiver.member is not None
+        if time.monotonic() >= deadline:
+            return replace(probe, is_skipped=True)
         if source.facts is None or receiver.facts is None:
             return probe
         if diff := impossible(source.member, receiver.member):

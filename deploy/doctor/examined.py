@@ -16,6 +16,7 @@ class Examined:
     problem: str = ""  # why there are no facts
     round_trip_s: float = 0.0
     clock_ahead_s: float = 0.0  # of ours, by the middle of the round trip
+    memory_bytes_per_s: float = 0.0  # of its machine, by one thread; 0: not measured
     num_free_blocks: int = 0
 
     @property

@@ -34,6 +34,7 @@ class PairProbe:
     small: Probed | None = None  # one block: for the latency
     large: Probed | None = None
     failure: PenstockError | None = None
+    is_skipped: bool = False  # the time was up
     passed_over: Mapping[str, str] = field(default_factory=dict)  # faster transport -> why not
 
     @property
@@ -88,6 +89,10 @@ def impossible(source: Member, receiver: Member) -> list[str]:
 
 
 def _findings(probe: PairProbe) -> Iterator[Finding]:
+    if probe.is_skipped:
+        fix = "Give it more: --timeout."
+        yield failed("pair", probe.name, "nothing was moved: the time was up", fix)
+        return
     if probe.failure is not None:
         yield _failure(probe.name, probe.failure)
         return
@@ -173,9 +178,7 @@ def _slowness(probe: PairProbe) -> Iterator[Finding]:
 
 def _memory_speed(probe: PairProbe) -> float:
     """Of the slower machine; 0 where it was not measured."""
-    ends = (probe.source.facts, probe.receiver.facts)
-    speeds = [facts.memory_bytes_per_s for facts in ends if facts is not None]
-    return min(speeds, default=0.0)
+    return min(probe.source.memory_bytes_per_s, probe.receiver.memory_bytes_per_s)
 
 
 def _are_apart(source: Examined, receiver: Examined) -> bool:

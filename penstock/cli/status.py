@@ -28,7 +28,9 @@ WORKER_COLUMNS = [
     "cached",
     "address",
 ]
-PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s", "failed", "quarantined"]
+PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s"]
+PAIR_COLUMNS += ["given up", "failed", "quarantined"]
+GIVEN_UP = "cancelled"  # what nobody needed any more: no failure
 TIMEOUT_S = 2.0
 
 
@@ -132,6 +134,7 @@ def _pair_figures(pair: pb.PairReport) -> list[str]:
         str(pair.transfers),
         f"{pair.bytes / 2**20:.1f} MiB",
         f"{pair.bytes / write_s / 1e9:.2f}" if write_s else "",
+        str(sum(each.count for each in pair.failures if each.reason == GIVEN_UP)),
         _failures(pair),
         str(pair.quarantined_blocks),
     ]
@@ -139,10 +142,11 @@ def _pair_figures(pair: pb.PairReport) -> list[str]:
 
 def _failures(pair: pb.PairReport) -> str:
     """The number, and the most frequent reason."""
-    num = sum(failure.count for failure in pair.failures)
-    if not num:
+    failures = [failure for failure in pair.failures if failure.reason != GIVEN_UP]
+    if not failures:
         return "0"
-    most = max(pair.failures, key=lambda failure: failure.count)
+    most = max(failures, key=lambda failure: failure.count)
+    num = sum(failure.count for failure in failures)
     return f"{num} ({most.reason} while {most.phase})"
 
 

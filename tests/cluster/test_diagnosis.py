@@ -12,7 +12,7 @@ from cluster import facts_codec, host
 from cluster.diagnosis import Diagnosis
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from penstock.v1 import worker_pb2
-from tests.redis_server import free_port
+from tests.redis_server import free_port, redis_server
 
 
 @pytest.fixture
@@ -47,6 +47,15 @@ async def test_what_cannot_be_seen_is_left_out(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     facts = await Diagnosis(secrets_file=gone, run_dir=gone).facts()
     assert (facts.secrets_mode, facts.run_dir) == (None, None)
+
+
+@pytest.mark.slow
+async def test_a_store_that_answers_is_timed(secrets_file: Path) -> None:
+    async with redis_server() as server:
+        facts = await Diagnosis(secrets_file=secrets_file, store=server.url).facts()
+    assert facts.store is not None
+    assert facts.store.problem == ""
+    assert 0 < facts.store.seconds < 5
 
 
 async def test_a_store_that_is_away_is_told_without_its_password(secrets_file: Path) -> None:

@@ -227,6 +227,7 @@ def test_status_shows_each_pair_once_as_its_receiver_counts_it(
     received.bytes, received.write_seconds.sum = 3 << 20, 0.001
     received.failures.add(phase="written", reason="digest", count=2)
     received.failures.add(phase="granted", reason="lapsed", count=1)
+    received.failures.add(phase="granted", reason="cancelled", count=8)
     sent = {"peer": "decode-0", "direction": pb.PAIR_DIRECTION_SENT}
     prefill.load.pairs.add(transport="tcp", transfers=9, **sent)
     prefill.load.pairs.add(transport="nixl", transfers=1, quarantined_blocks=4, **sent)
@@ -236,8 +237,8 @@ def test_status_shows_each_pair_once_as_its_receiver_counts_it(
     lines = penstock("status").out.splitlines()
     rows = [line.split() for line in lines if line.startswith("prefill-0  decode-0")]
     assert [row[2:] for row in rows] == [
-        ["nixl", "1", "0.0", "MiB", "0", "4"],
-        ["tcp", "7", "3.0", "MiB", "3.15", "3", "(digest", "while", "written)", "0"],
+        ["nixl", "1", "0.0", "MiB", "0", "0", "4"],
+        ["tcp", "7", "3.0", "MiB", "3.15", "8", "3", "(digest", "while", "written)", "0"],
     ]
     assert "96 cached tokens predicted, 80 found" in lines[-1]
     pairs = penstock("status", "--json").json["workers"][0]["load"]["pairs"]

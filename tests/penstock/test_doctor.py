@@ -86,6 +86,7 @@ def worker(name: str = "decode-0", *transports: str, **facts: Any) -> Examined:
         address="127.0.0.1:7000",
         member=member(name, *transports),
         facts=replace(FACTS, **facts),
+        memory_bytes_per_s=10e9,
         num_free_blocks=1000,
     )
 
@@ -211,6 +212,13 @@ def probe(**changes: Any) -> PairProbe:
     return PairProbe(source=worker("prefill-0"), receiver=worker(), **values)
 
 
+def test_without_a_measured_memory_no_speed_is_expected() -> None:
+    slow = probe(large=moved(write_s=9.0))
+    unmeasured = replace(slow, source=replace(worker("prefill-0"), memory_bytes_per_s=0.0))
+    assert judge(slow).severity is Severity.WARN
+    assert judge(unmeasured).severity is Severity.PASS
+
+
 @pytest.mark.parametrize(
     ("changes", "severity", "said"),
     [
@@ -229,6 +237,7 @@ def probe(**changes: Any) -> PairProbe:
         ({"failure": DeadlineExceeded("probe")}, Severity.FAIL, "in time"),
         ({"failure": Overloaded("no block")}, Severity.WARN, "too busy"),
         ({"small": None, "large": None}, Severity.FAIL, "an end does not answer"),
+        ({"is_skipped": True}, Severity.FAIL, "the time was up"),
     ],
 )
 def test_what_a_probe_tells_of_a_pair(
@@ -267,6 +276,7 @@ class FakeCluster(worker_pb2_grpc.ClusterServicer, worker_pb2_grpc.WorkerService
     address: str = ""
     facts: ProcessFacts = field(default_factory=lambda: replace(FACTS, versions=host.versions()))
     workers: list[Member] = field(default_factory=list)
+    transport: str = "shared_memory"
     probes: list[pb.ProbeRequest] = field(default_factory=list)
     refuse: Callable[[pb.ProbeRequest, grpc.ServicerContext], None] | None = None
     tokens: set[str] = field(default_factory=set)
@@ -289,7 +299,7 @@ class FakeCluster(worker_pb2_grpc.ClusterServicer, worker_pb2_grpc.WorkerService
             self.refuse(request, context)
         num_bytes = request.num_tokens * 16384
         return pb.ProbeResponse(
-            transport="shared_memory",
+            transport=self.transport,
             num_tokens=request.num_tokens,
             num_bytes=num_bytes,
             seconds=0.002 + num_bytes / 4e9,
@@ -396,6 +406,26 @@ def test_a_pair_that_moves_nothing_fails_with_what_to_do(fake: FakeCluster, doct
     assert row.split()[-1] == "fail"
     assert "layer 1 differs" in out
     assert "-> " in out
+
+
+def test_a_pair_that_passed_a_faster_transport_over_says_why(
+    fake: FakeCluster, doctor: Any
+) -> None:
+    def refuses(request: pb.ProbeRequest, context: grpc.ServicerContext) -> None:
+        if request.transport == "shared_memory":
+            context.abort(grpc.StatusCode.ABORTED, "another pid namespace")
+
+    fake.workers = [
+        member(name, "tcp", "shared_memory", address=fake.address)
+        for name in ("decode-0", "prefill-0")
+    ]
+    fake.refuse, fake.transport = refuses, "tcp"
+    code, out, _ = doctor()
+    assert code == 0, "it works"
+    assert "both have shared_memory, which is faster" in out
+    assert "another pid namespace" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("prefill-0"))
+    assert (row[2], row[-1]) == ("tcp", "warn")
 
 
 def test_workers_that_can_never_exchange_kv_are_not_asked_to(
