@@ -27,7 +27,7 @@ def _cost_sheet(costs: Sequence[Cost]) -> Sheet:
         title="What a hand-over costs: second token late by, beyond a decode step (medians)",
         columns=(
             *("transport", "layers leave", "tokens", "MB", "TTFT ms", "prefill ms", "2nd token ms"),
-            *("step ms", "cost ms", "of prefill", f"<= {MOST_SHARE:.0%}"),
+            *("step ms", "cost ms", "of prefill", f"<= {MOST_SHARE:.0%}", "recomputed"),
         ),
         rows=[_cost_cells(cost) for cost in costs],
         num_names=2,
@@ -47,6 +47,7 @@ def _cost_cells(cost: Cost) -> tuple[str, ...]:
         number(1e3 * cost.cost_s, 1),
         f"{cost.share:.1%}",
         verdict(cost.is_met),
+        f"{cost.num_recomputed} of {cost.num_requests + cost.num_recomputed}",
     )
 
 
@@ -55,10 +56,15 @@ def _fresh_sheet(fresh: Sequence[Fresh]) -> Sheet:
         title="A fresh pair: its first request against its second",
         columns=(
             *("transport", "after", "TTFT, 1st, ms", "2nd, ms"),
-            *("second token, 1st, ms", "2nd, ms"),
+            *("second token, 1st, ms", "2nd, ms", "recomputed"),
         ),
         rows=[
-            (pair.door, pair.after, *(number(1e3 * seconds, 1) for seconds in _times(pair)))
+            (
+                pair.door,
+                pair.after,
+                *(number(1e3 * seconds, 1) for seconds in _times(pair)),
+                str(pair.num_recomputed),
+            )
             for pair in fresh
         ],
         num_names=2,
