@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from kv_transfer.counters import Reason, TransferCounters
 from kv_transfer.layout import BlockTable, Spans
 from kv_transfer.pair_stats import PairStats
 from kv_transfer.pool import Pool
+from kv_transfer.share import Share
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
 from kv_transfer.transport import Peer
@@ -29,9 +31,10 @@ from kv_transfer.transport import Peer
 class Reservation:
     """One epoch. Use as `with`: leaving it without `verify` abandons it, and waits for nobody."""
 
-    def __init__(self, table: "ReservationTable", grant: Grant, peer: Peer) -> None:
+    def __init__(self, table: "ReservationTable", grant: Grant, peer: Peer, share: Share) -> None:
         block_size = table.layout.block_size
         self.grant = grant
+        self.share = share  # what of the granted tokens will be written
         self.peer = peer
         # Blocks before `start` are only read, those after `stop` are not written remotely.
         self.blocks = grant.blocks[grant.start // block_size : -(-grant.stop // block_size)]
@@ -50,6 +53,16 @@ class Reservation:
     @property
     def state(self) -> State:
         return self.transfer.state
+
+    @property
+    def whole_from(self) -> int:
+        """Tokens before this one lack, in layers with a window, what no later token sees."""
+        return self.share.whole_from(self.grant.start, self.grant.stop)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Otherwise what was written may serve its own request, and no other."""
+        return self.share.is_lossless
 
     def renew(self) -> None:
         """Any message of the writer's stream shows that it still works on this."""
@@ -97,16 +110,19 @@ class ReservationTable:
         on_release: Callable[[tuple[int, ...]], None],
         on_abandoned: Callable[[Reservation], None] | None = None,
         check_content: bool = True,
+        wire_dtype: str | None = None,
         stats: PairStats | None = None,
         timers: Timers | None = None,
     ) -> None:
-        """`on_abandoned` hears of reservations that wait for their writer's close."""
+        """`on_abandoned` hears of reservations that wait for their writer's close; `wire_dtype`
+        is what KV may be narrowed to on its way."""
         self.layout = layout
         self._stats = stats or PairStats()
         self._incarnation = pool.incarnation
         self._on_release = on_release
         self._on_abandoned = on_abandoned
         self._check_content = check_content
+        self._wire_dtype = wire_dtype
         self._timers = timers or LoopTimers(asyncio.get_running_loop())
         self._last_epoch = 0
         self._live: dict[int, Reservation] = {}  # by epoch, in order
@@ -138,10 +154,22 @@ class ReservationTable:
         return self._stats.total(Direction.RECEIVED)
 
     def reserve(
-        self, blocks: Sequence[int], start: int, stop: int, *, lease_s: float, peer: Peer
+        self,
+        blocks: Sequence[int],
+        start: int,
+        stop: int,
+        *,
+        lease_s: float,
+        peer: Peer,
+        source: KvLayout | None = None,
     ) -> Reservation:
-        """Lends what holds tokens [start, stop) of a block table to a writer."""
+        """Lends what holds tokens [start, stop) of a block table to a writer, whose pool's layout
+        is `source` (None: one like ours).
+
+        Raises TransferFailed where nothing can move between such pools.
+        """
         BlockTable(self.layout, blocks).check_range(start, stop)
+        share = self._share(source or self.layout)
         self._last_epoch += 1
         grant = Grant(
             incarnation=self._incarnation,
@@ -151,11 +179,12 @@ class ReservationTable:
             blocks=tuple(blocks),
             lease_s=lease_s,
             transport=peer.transport,
+            wire_dtype=self._wire_dtype,
         )
-        reservation = Reservation(self, grant, peer)
+        reservation = Reservation(self, grant, peer, share)
         reservation.transfer.grant(lease_s, self._timers.now())
         self._live[grant.epoch] = reservation
-        peer.admit(grant.epoch, _allows(self.layout, reservation.blocks))
+        peer.admit(grant.epoch, _allows(self.layout, reservation.blocks, share.heads))
         reservation.forget_peer = peer.life.on_end(lambda: self._peer_died(reservation))
         self._watch_lease(reservation)
         return reservation
@@ -204,7 +233,7 @@ class ReservationTable:
         if transfer.apply(Event.WRITTEN) is not State.WRITTEN:
             self.fail(reservation, Event.STOP, Reason.LAPSED, "it came too late")
             raise TransferFailed(f"A hand-over failed: {reservation.failure}.")
-        problem = _shortage(self.layout, reservation.grant, written, self._check_content)
+        problem = _shortage(reservation, written, self._check_content)
         if problem:
             self.fail(reservation, Event.REJECT, Reason.SHORT, problem)
             raise TransferFailed(f"A hand-over is refused: {problem}.")
@@ -222,16 +251,16 @@ class ReservationTable:
         )
 
     def check(self) -> None:
-        """Every block is lent at most once, and only what is still open is held."""
-        lent: dict[int, int] = {}
+        """Every head of a block is lent at most once, and only what is still open is held."""
+        lent: dict[tuple[int, int], int] = {}
         for epoch, reservation in self._live.items():
             assert epoch == reservation.epoch <= self._last_epoch
             assert reservation.state is not State.VERIFIED
             assert not (reservation.is_let_go and reservation.transfer.is_over)
-            for block in reservation.blocks:
-                assert block not in lent, f"block {block}: epochs {lent[block]} and {epoch}"
-                lent[block] = epoch
-        assert len(lent) == self.num_held_blocks >= self.num_quarantined_blocks
+            for part in product(reservation.blocks, reservation.share.heads):
+                assert part not in lent, f"block, head {part}: epochs {lent[part]} and {epoch}"
+                lent[part] = epoch
+        assert self.num_held_blocks >= self.num_quarantined_blocks
 
     def close(self) -> None:
         for reservation in self._live.values():
@@ -242,20 +271,25 @@ class ReservationTable:
         self, reservation: Reservation, digests: Sequence[SpanDigest]
     ) -> None:
         loop = asyncio.get_running_loop()
-        blocks = reservation.grant.blocks
-        wrong = await loop.run_in_executor(self._reader, self._first_wrong, blocks, digests)
+        wrong = await loop.run_in_executor(self._reader, self._first_wrong, reservation, digests)
         if wrong is not None and reservation.state is State.WRITTEN:
             problem = f"layer {wrong.layer}, tokens [{wrong.start}, {wrong.stop}) differ"
             self.fail(reservation, Event.REJECT, Reason.DIGEST, problem)
             raise DigestMismatch(f"A hand-over's bytes are not those that were sent: {problem}.")
 
+    def _share(self, source: KvLayout) -> Share:
+        try:
+            return Share(source=source, destination=self.layout, wire_dtype=self._wire_dtype)
+        except ValueError as error:
+            raise TransferFailed(str(error)) from error
+
     def _first_wrong(
-        self, blocks: Sequence[int], digests: Sequence[SpanDigest]
+        self, reservation: Reservation, digests: Sequence[SpanDigest]
     ) -> SpanDigest | None:
         """On the reader's thread."""
-        table = BlockTable(self.layout, blocks)
+        table = BlockTable(self.layout, reservation.grant.blocks)
         for one in digests:
-            here = table.spans(one.layer, one.start, one.stop)
+            here = table.spans(one.layer, one.start, one.stop, reservation.share.heads)
             if self._digest(here) != one.digest:
                 return one
         return None
@@ -291,18 +325,25 @@ class ReservationTable:
             reservation.lease_timer.cancel()
 
 
-def _allows(layout: KvLayout, blocks: Sequence[int]) -> Callable[[Spans], bool]:
-    """Whether spans lie in these blocks, each in one of them or in a run of them."""
+def _allows(layout: KvLayout, blocks: Sequence[int], heads: range) -> Callable[[Spans], bool]:
+    """Whether spans lie in these blocks, each in one of them or in a run of them; where only
+    some heads are lent, each in those of one slot."""
     is_lent = np.zeros(layout.num_blocks, dtype=bool)
     is_lent[list(blocks)] = True
     before = np.concatenate(([0], np.cumsum(is_lent)))  # lent blocks before each
 
+    first_byte = (heads.start - layout.first_head) * layout.head_bytes
+    last_byte = first_byte + len(heads) * layout.head_bytes
+
     def allows(spans: Spans) -> bool:
-        plane = layout.num_blocks * layout.block_bytes
+        plane = layout.plane_bytes
         first = spans.offsets % plane // layout.block_bytes
         last = (spans.offsets + spans.sizes - 1) % plane // layout.block_bytes
         is_sane = (spans.offsets >= 0) & (spans.sizes > 0) & (first <= last)
         is_sane &= (spans.sizes <= plane) & (spans.offsets + spans.sizes <= layout.pool_bytes)
+        if heads != layout.heads:
+            in_slot = spans.offsets % layout.slot_bytes
+            is_sane &= (in_slot >= first_byte) & (in_slot + spans.sizes <= last_byte)
         if not is_sane.all():
             return False
         return bool((before[last + 1] - before[first] == last - first + 1).all())
@@ -310,24 +351,26 @@ def _allows(layout: KvLayout, blocks: Sequence[int]) -> Callable[[Spans], bool]:
     return allows
 
 
-def _shortage(layout: KvLayout, grant: Grant, written: Written, check_content: bool) -> str:
+def _shortage(reservation: Reservation, written: Written, check_content: bool) -> str:
     """What is missing, as a phrase; empty when nothing is."""
+    grant, share = reservation.grant, reservation.share
     if (written.start, written.stop) != (grant.start, grant.stop):
         return (
             f"tokens [{written.start}, {written.stop}) came, "
             f"[{grant.start}, {grant.stop}) were granted"
         )
-    num_bytes = layout.num_layers * 2 * (grant.stop - grant.start) * layout.slot_bytes
+    num_bytes = share.num_bytes(grant.start, grant.stop)
     if written.num_bytes != num_bytes:
         return f"{written.num_bytes} of {num_bytes} bytes came"
-    return _gap(layout, grant, written.digests) if check_content else ""
+    return _gap(share, grant, written.digests) if check_content else ""
 
 
-def _gap(layout: KvLayout, grant: Grant, digests: Sequence[SpanDigest]) -> str:
+def _gap(share: Share, grant: Grant, digests: Sequence[SpanDigest]) -> str:
     """Digests must cover each layer's range once, without gap or overlap."""
-    reached = [grant.start] * layout.num_layers
+    layers = range(share.source.num_layers)
+    reached = [share.first(layer, grant.start, grant.stop) for layer in layers]
     for one in sorted(digests, key=lambda one: (one.layer, one.start)):
-        if not 0 <= one.layer < layout.num_layers or one.start != reached[one.layer]:
+        if one.layer not in layers or one.start != reached[one.layer]:
             return f"the digest of layer {one.layer}, token {one.start} is out of place"
         if not one.start < one.stop <= grant.stop:
             return f"the digest of layer {one.layer} ends at token {one.stop}"

@@ -1,17 +1,20 @@
 """Where a run of tokens lies in a KV pool, as byte spans, and how two layouts differ.
 
-Addressing is by token range, so the two ends may have different block sizes. The wire order
-of a layer's bytes is K of tokens [start, stop), then V of them, whatever the blocks.
+Addressing is by token and head, so the two ends may have different block sizes and shards. The
+wire order of a layer's bytes is K of tokens [start, stop), then V of them, whatever the blocks;
+of each token its heads in order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cluster.types import Fingerprint, KvLayout
+from cluster.types import KvLayout
+from kv_transfer.conversion import Conversion
+from kv_transfer.share import Share
 
 Offsets = npt.NDArray[np.int64]
 
@@ -47,15 +50,27 @@ class Spans:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SpanPairs:
-    """Equal spans of a source and a destination pool, in wire order."""
+    """Spans of a source pool and what they become in a destination pool, in wire order."""
 
     source: Offsets
     destination: Offsets
-    sizes: Offsets
+    sizes: Offsets  # in the source
+    conversion: Conversion | None = None  # None: equal bytes
 
     @property
     def num_bytes(self) -> int:
+        """In the source."""
         return int(self.sizes.sum())
+
+    @property
+    def destination_sizes(self) -> Offsets:
+        if (conversion := self.conversion) is None:
+            return self.sizes
+        return self.sizes // conversion.source_row_bytes * conversion.destination_row_bytes
+
+    @property
+    def destination_spans(self) -> Spans:
+        return Spans(offsets=self.destination, sizes=self.destination_sizes)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -67,21 +82,26 @@ class SpanPairs:
         """Whether every span lies inside its pool."""
         if not len(self.sizes):
             return True
-        ends = ((self.source, source_bytes), (self.destination, destination_bytes))
+        ends = (
+            (self.source, self.sizes, source_bytes),
+            (self.destination, self.destination_sizes, destination_bytes),
+        )
         return int(self.sizes.min()) > 0 and all(
-            int(offsets.min()) >= 0 and int((offsets + self.sizes).max()) <= num_bytes
-            for offsets, num_bytes in ends
+            int(offsets.min()) >= 0 and int((offsets + sizes).max()) <= num_bytes
+            for offsets, sizes, num_bytes in ends
         )
 
 
 class BlockTable:
     """A sequence's blocks in one pool: turns token positions into offsets."""
 
-    __slots__ = ("_blocks", "layout")
+    __slots__ = ("_blocks", "_layer_bytes", "_planes", "layout")
 
     def __init__(self, layout: KvLayout, blocks: Sequence[int]) -> None:
         self.layout = layout
         self._blocks = np.asarray(blocks, dtype=np.int64)
+        self._planes = np.arange(layout.num_planes).reshape(-1, 1) * layout.plane_bytes
+        self._layer_bytes = layout.num_planes * layout.plane_bytes
         outside = self._blocks[(self._blocks < 0) | (self._blocks >= layout.num_blocks)]
         if len(outside):
             raise ValueError(
@@ -93,21 +113,31 @@ class BlockTable:
         """Tokens that the blocks have room for."""
         return len(self._blocks) * self.layout.block_size
 
-    def offsets(self, tokens: Offsets) -> Offsets:
-        """Byte offsets of the tokens' K inside one layer's K plane."""
-        block, slot = np.divmod(tokens, self.layout.block_size)
-        offsets: Offsets = self._blocks[block] * self.layout.block_bytes
-        offsets += slot * self.layout.slot_bytes
+    def offsets(self, tokens: Offsets, first_head: int) -> Offsets:
+        """Byte offsets of this head of the tokens' K inside one layer's K plane."""
+        layout = self.layout
+        block, slot = np.divmod(tokens, layout.block_size)
+        offsets: Offsets = self._blocks[block] * layout.block_bytes
+        offsets += slot * layout.slot_bytes + (first_head - layout.first_head) * layout.head_bytes
         return offsets
 
-    def plane(self, layer: int, part: int) -> int:
-        """Offset of a layer's K (part 0) or V (part 1) plane."""
-        return (layer * 2 + part) * self.layout.num_blocks * self.layout.block_bytes
+    def in_all_planes(self, layer: int, offsets: Offsets) -> Offsets:
+        """What lies at these offsets of the layer's K plane, then of its V plane."""
+        if not 0 <= layer < self.layout.num_layers:
+            raise ValueError(f"Layer {layer} is not one of {self.layout.num_layers}.")
+        return (self._planes + layer * self._layer_bytes + offsets).reshape(-1)
 
-    def spans(self, layer: int, start: int, stop: int) -> Spans:
-        """K, then V, of tokens [start, stop) of one layer; adjacent blocks are one span."""
-        paired = PairedTables(self, self).pairs(layer, start, stop)
-        return Spans(offsets=paired.source, sizes=paired.sizes)
+    def spans(self, layer: int, start: int, stop: int, heads: range) -> Spans:
+        """K, then V, of these heads of tokens [start, stop) of one layer; adjacent blocks are
+        one span where the heads are all."""
+        edges = _edges(start, stop, self, self, heads)
+        offsets = self.offsets(edges[:-1], heads.start)
+        sizes = np.diff(edges) * len(heads) * self.layout.head_bytes
+        plane = _merged(SpanPairs(source=offsets, destination=offsets, sizes=sizes))
+        return Spans(
+            offsets=self.in_all_planes(layer, plane.source),
+            sizes=np.tile(plane.sizes, self.layout.num_planes),
+        )
 
     def check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.num_tokens:
@@ -118,7 +148,7 @@ class BlockTable:
 
 def spans(layout: KvLayout, layer: int, blocks: Sequence[int], start: int, stop: int) -> Spans:
     """K, then V, of tokens [start, stop) of one layer; adjacent blocks are one span."""
-    return BlockTable(layout, blocks).spans(layer, start, stop)
+    return BlockTable(layout, blocks).spans(layer, start, stop, layout.heads)
 
 
 def pair_spans(
@@ -129,97 +159,89 @@ def pair_spans(
     layer: int,
     start: int,
     stop: int,
+    *,
+    wire_dtype: str | None = None,
 ) -> SpanPairs:
     """What to copy where, so that tokens [start, stop) of one layer move between two pools."""
     source = BlockTable(source_layout, source_blocks)
     destination = BlockTable(destination_layout, destination_blocks)
-    return PairedTables(source, destination).pairs(layer, start, stop)
+    return PairedTables(source, destination, wire_dtype).pairs(layer, start, stop)
 
 
 class PairedTables:
     """The same sequence in two pools. Keeps the last range it was asked for: the layers of one
     chunk share it, and differ by a constant. Not thread-safe."""
 
-    __slots__ = ("_destination", "_last", "_range", "_source")
+    __slots__ = ("_conversion", "_destination", "_last", "_range", "_sizes", "_source", "share")
 
-    def __init__(self, source: BlockTable, destination: BlockTable) -> None:
-        differences = geometry_mismatch(source.layout, destination.layout)
-        if differences:
-            raise ValueError(f"KV cannot move between these pools: {'; '.join(differences)}.")
+    def __init__(
+        self, source: BlockTable, destination: BlockTable, wire_dtype: str | None = None
+    ) -> None:
+        """Raises ValueError where nothing can move between such pools."""
+        self.share = Share(
+            source=source.layout, destination=destination.layout, wire_dtype=wire_dtype
+        )
+        self._conversion = self.share.conversion
         self._source = source
         self._destination = destination
         self._range = (-1, -1)
-        self._last = SpanPairs(source=_NONE, destination=_NONE, sizes=_NONE)
+        self._last = _NO_PAIRS
+        self._sizes = _NONE
 
     def pairs(self, layer: int, start: int, stop: int) -> SpanPairs:
+        """Of all these tokens, whether a window leaves some out or not."""
         if self._range != (start, stop):
             self._last = self._plane_pairs(start, stop)
+            self._sizes = np.tile(self._last.sizes, self._source.layout.num_planes)
             self._range = (start, stop)
         last = self._last
         return SpanPairs(
-            source=_in_both_planes(self._source, layer, last.source),
-            destination=_in_both_planes(self._destination, layer, last.destination),
-            sizes=np.concatenate((last.sizes, last.sizes)),
+            source=self._source.in_all_planes(layer, last.source),
+            destination=self._destination.in_all_planes(layer, last.destination),
+            sizes=self._sizes,
+            conversion=self._conversion,
         )
 
     def _plane_pairs(self, start: int, stop: int) -> SpanPairs:
-        self._source.check_range(start, stop)
-        self._destination.check_range(start, stop)
-        if start == stop:
-            return SpanPairs(source=_NONE, destination=_NONE, sizes=_NONE)
-        block_sizes = {self._source.layout.block_size, self._destination.layout.block_size}
-        edges = _edges(start, stop, block_sizes)
-        return _merged(
-            self._source.offsets(edges[:-1]),
-            self._destination.offsets(edges[:-1]),
-            np.diff(edges) * self._source.layout.slot_bytes,
+        heads = self.share.heads
+        edges = _edges(start, stop, self._source, self._destination, heads)
+        pairs = SpanPairs(
+            source=self._source.offsets(edges[:-1], heads.start),
+            destination=self._destination.offsets(edges[:-1], heads.start),
+            sizes=np.diff(edges) * (len(heads) * self._source.layout.head_bytes),
+            conversion=self._conversion,
         )
+        return _merged(pairs)
 
 
 _NONE: Offsets = np.empty(0, dtype=np.int64)
+_NO_PAIRS = SpanPairs(source=_NONE, destination=_NONE, sizes=_NONE)
 
 
-def _edges(start: int, stop: int, block_sizes: set[int]) -> Offsets:
-    """Token positions where either block table may jump, with both ends."""
-    inner = [np.arange(start // size * size + size, stop, size) for size in block_sizes]
+def _edges(start: int, stop: int, one: BlockTable, other: BlockTable, heads: range) -> Offsets:
+    """Token positions where either block table may jump, with both ends of the range."""
+    one.check_range(start, stop)
+    other.check_range(start, stop)
+    if not heads == one.layout.heads == other.layout.heads:
+        return np.arange(start, stop + 1)  # between two tokens lie other heads
+    sizes = {one.layout.block_size, other.layout.block_size}
+    inner = [np.arange(start // size * size + size, stop, size) for size in sizes]
     edges = np.sort(np.concatenate((*inner, np.array((start, stop), dtype=np.int64))))
     # Not np.unique: its first call imports masked arrays, in the middle of a first request.
     return edges[np.concatenate(([True], edges[1:] != edges[:-1]))]
 
 
-def _merged(source: Offsets, destination: Offsets, sizes: Offsets) -> SpanPairs:
-    ends_source, ends_destination = source + sizes, destination + sizes
+def _merged(pairs: SpanPairs) -> SpanPairs:
+    if not len(pairs):
+        return pairs
+    source, destination = pairs.source, pairs.destination
+    ends_source = source + pairs.sizes
+    ends_destination = destination + pairs.destination_sizes
     jumps = (source[1:] != ends_source[:-1]) | (destination[1:] != ends_destination[:-1])
     first = np.concatenate(([0], np.flatnonzero(jumps) + 1))
     return SpanPairs(
         source=source[first],
         destination=destination[first],
-        sizes=np.add.reduceat(sizes, first),
+        sizes=np.add.reduceat(pairs.sizes, first),
+        conversion=pairs.conversion,
     )
-
-
-def _in_both_planes(table: BlockTable, layer: int, offsets: Offsets) -> Offsets:
-    if not 0 <= layer < table.layout.num_layers:
-        raise ValueError(f"Layer {layer} is not one of {table.layout.num_layers}.")
-    return np.concatenate((offsets + table.plane(layer, 0), offsets + table.plane(layer, 1)))
-
-
-def geometry_mismatch(a: KvLayout, b: KvLayout) -> list[str]:
-    """Why KV cannot move between two pools; their block sizes and counts may differ."""
-    names = ("num_layers", "num_kv_heads", "head_dim", "dtype")
-    return [
-        f"{name} {getattr(a, name)} against {getattr(b, name)}"
-        for name in names
-        if getattr(a, name) != getattr(b, name)
-    ]
-
-
-def mismatch(a: Fingerprint, b: Fingerprint) -> list[str]:
-    """Why two workers cannot be paired: one entry a difference, empty when they can."""
-    names = [field.name for field in fields(Fingerprint) if field.name != "layout"]
-    differences = [
-        f"{name} {getattr(a, name)} against {getattr(b, name)}"
-        for name in names
-        if getattr(a, name) != getattr(b, name)
-    ]
-    return differences + geometry_mismatch(a.layout, b.layout)

@@ -155,8 +155,7 @@ def _begin(pool: MemoryPool, key: _Epoch, pairs: SpanPairs) -> bool:
 
 def _is_admitted(pool: MemoryPool, key: _Epoch, pairs: SpanPairs) -> bool:
     allows = pool.admitted.get(key)
-    spans = Spans(offsets=pairs.destination, sizes=pairs.sizes)
-    return allows is not None and allows(spans)
+    return allows is not None and allows(pairs.destination_spans)
 
 
 def _end(pool: MemoryPool, key: _Epoch, done: "Future[Landed]") -> None:

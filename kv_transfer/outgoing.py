@@ -84,7 +84,7 @@ class OutgoingTransfer:
                 except ValueError as error:
                     self._stop(Event.STOP, Reason.PROTOCOL, f"the grant is wrong: {error}")
                 else:
-                    self._accept(grant, peer)
+                    self._accept(grant, peer, self._tables)
             writes = self._queue_all() if is_first else []
             self._settle()
         self._hand_out(writes)
@@ -152,14 +152,19 @@ class OutgoingTransfer:
             raise ValueError(
                 f"tokens [{grant.start}, {grant.stop}) are not of the {self._num_tokens} here"
             )
+        if any(layout.windows) and grant.stop != self._num_tokens:
+            # What is cached here of layers with a window is what tokens from there on see.
+            raise ValueError(f"it ends at token {grant.stop}, not {self._num_tokens}")
         destination = BlockTable(layout, grant.blocks)
         destination.check_range(grant.start, grant.stop)
-        return PairedTables(self._table, destination)
+        return PairedTables(self._table, destination, grant.wire_dtype)
 
-    def _accept(self, grant: Grant, peer: Peer) -> None:
+    def _accept(self, grant: Grant, peer: Peer, tables: PairedTables) -> None:
         self._grant = grant
         self._peer = peer
-        self._queued = [grant.start] * len(self._queued)
+        self._queued = [
+            tables.share.first(layer, grant.start, grant.stop) for layer in range(len(self._queued))
+        ]
         self._transfer.grant(grant.lease_s, self._timers.now())
 
     def _queue_all(self) -> list[Write]:

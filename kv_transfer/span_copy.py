@@ -1,24 +1,25 @@
 """Copies spans between byte pools and digests them, at the speed of memory.
 
 Short spans go through a small staging buffer, many at a time: a Python step (and a hand-over
-of the interpreter lock) for each would cost more than the bytes. The buffer stays in cache,
-so hashing it is nearly free.
+of the interpreter lock) for each would cost more than copying the bytes twice. What was just
+copied is in cache, so hashing it is nearly free.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from kv_transfer.conversion import Conversion
 from kv_transfer.layout import Offsets, SpanPairs, Spans
 
 Bytes = npt.NDArray[np.uint8]
 
 STAGE_BYTES = 256 * 1024  # a fraction of the second-level cache
-# Mean span size from which one copy a span is as fast as staging.
-DIRECT_BYTES = 64 * 1024
+# Mean span size from which one copy a span is faster than staging, beside a busy engine as well.
+DIRECT_BYTES = 16 * 1024
 
 
 class SpanCopier:
@@ -36,6 +37,8 @@ class SpanCopier:
         hasher = xxhash.xxh3_64() if digest else None
         if not len(pairs):
             pass
+        elif pairs.conversion is not None:
+            self._copy_converted(source, destination, pairs, pairs.conversion, hasher)
         elif pairs.num_bytes >= DIRECT_BYTES * len(pairs):
             _copy_each(source, destination, pairs, hasher)
         else:
@@ -48,8 +51,9 @@ class SpanCopier:
         if not len(spans):
             pass
         elif spans.num_bytes >= DIRECT_BYTES * len(spans):
-            for offset, num_bytes in spans:
-                hasher.update(pool[offset : offset + num_bytes].data)
+            view = pool.data
+            for first, num_bytes in zip(spans.offsets.tolist(), spans.sizes.tolist(), strict=True):
+                hasher.update(view[first : first + num_bytes])
         else:
             unit = common_unit(spans.offsets, spans.sizes)
             indices = unit_indices(spans.offsets, spans.sizes, unit)
@@ -70,6 +74,29 @@ class SpanCopier:
             if hasher is not None:
                 hasher.update(staged.view(np.uint8).data)
 
+    def _copy_converted(
+        self,
+        source: Bytes,
+        destination: Bytes,
+        pairs: SpanPairs,
+        conversion: Conversion,
+        hasher: Any,
+    ) -> None:
+        targets = RowScatter(destination, pairs)
+        for wire in self.encoded(source, pairs):
+            rows = conversion.decode(wire)
+            targets.scatter(rows)
+            if hasher is not None:
+                hasher.update(rows.data)
+
+    def encoded(self, source: Bytes, pairs: SpanPairs) -> Iterator[Bytes]:
+        """What these pairs' conversion sends, whole rows at a time, in wire order; each is
+        overwritten by the next."""
+        assert pairs.conversion is not None
+        unit = pairs.conversion.source_row_bytes
+        for rows in self._gathered(source, unit_indices(pairs.source, pairs.sizes, unit), unit):
+            yield pairs.conversion.encode(rows.view(np.uint8))
+
     def _gathered(self, pool: Bytes, indices: Offsets, unit: int) -> Iterator[npt.NDArray[np.void]]:
         """The units, a stageful at a time; each is overwritten by the next."""
         units = _as_units(pool, unit)
@@ -82,15 +109,44 @@ class SpanCopier:
             yield staged
 
 
+class RowScatter:
+    """Puts converted rows where they belong, in wire order, as they come."""
+
+    __slots__ = ("_num_done", "_rows", "_targets")
+
+    def __init__(self, destination: Bytes, pairs: SpanPairs) -> None:
+        assert pairs.conversion is not None
+        unit = pairs.conversion.destination_row_bytes
+        self._rows = _as_units(destination, unit)
+        self._targets = unit_indices(pairs.destination, pairs.destination_sizes, unit)
+        self._num_done = 0
+
+    def scatter(self, data: Bytes) -> None:
+        """The next rows: contiguous, whole ones."""
+        rows = data.view(self._rows.dtype)
+        self._rows[self._targets[self._num_done : self._num_done + len(rows)]] = rows
+        self._num_done += len(rows)
+
+
 def _copy_each(source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any) -> None:
-    for pair in pairs:
-        for done in range(0, pair.num_bytes, STAGE_BYTES):
-            num_bytes = min(STAGE_BYTES, pair.num_bytes - done)
-            chunk = source[pair.source + done : pair.source + done + num_bytes]
-            first = pair.destination + done
-            destination[first : first + num_bytes] = chunk
-            if hasher is not None:
-                hasher.update(chunk.data)  # still in cache
+    """One copy a span, in pieces where they are hashed. The loop is all that there is beside
+    the bytes: a span of 16 KiB takes 3 microseconds."""
+    spans = (pairs.source, pairs.destination, pairs.sizes)
+    rows = zip(*(column.tolist() for column in spans), strict=True)
+    if hasher is None:
+        for first, to, num_bytes in rows:
+            destination[to : to + num_bytes] = source[first : first + num_bytes]
+        return
+    view = source.data
+    for first, to, num_bytes in _pieces(rows):
+        destination[to : to + num_bytes] = source[first : first + num_bytes]
+        hasher.update(view[first : first + num_bytes])  # still in cache
+
+
+def _pieces(rows: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    for first, to, num_bytes in rows:
+        for done in range(0, num_bytes, STAGE_BYTES):
+            yield first + done, to + done, min(STAGE_BYTES, num_bytes - done)
 
 
 def common_unit(*numbers: Offsets) -> int:

@@ -149,7 +149,7 @@ async def test_a_receiver_of_another_geometry_is_refused(pair: Pair) -> None:
     with await pair.reserve() as reservation:
         peer = await pair.writer.connect(pair.receiver.address)
         layout = replace(LAYOUT, num_kv_heads=1, head_dim=8)
-        with pytest.raises(RemoteProtocolError, match="head_dim 4 against 8"):
+        with pytest.raises(RemoteProtocolError, match="head_dim: 4 and 8"):
             outgoing.grant(reservation.grant, peer, layout)
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.types import Fingerprint, KvLayout
-from kv_transfer.layout import mismatch, pair_spans, spans
+from cluster.types import KvLayout
+from kv_transfer.layout import pair_spans, spans
 from kv_transfer.span_copy import SpanCopier
 
 
@@ -73,21 +73,3 @@ def test_adjacent_blocks_are_one_span() -> None:
 def test_what_lies_outside_the_pool_is_refused(blocks: list[int], start: int, stop: int) -> None:
     with pytest.raises(ValueError, match=r"block"):
         spans(layout_of(4, 16), 0, blocks, start, stop)
-
-
-def test_a_mismatch_names_what_differs_but_not_the_block_size() -> None:
-    def fingerprint(model_digest: str, layout: KvLayout) -> Fingerprint:
-        return Fingerprint(
-            model_digest=model_digest,
-            tokenizer_digest="t",
-            template_digest="c",
-            hash_grain=16,
-            layout=layout,
-        )
-
-    ours = fingerprint("m", layout_of(8, 10))
-    assert mismatch(ours, fingerprint("m", layout_of(16, 99))) == []
-    assert mismatch(ours, fingerprint("x", layout_of(8, 10, head_dim=4))) == [
-        "model_digest m against x",
-        "head_dim 3 against 4",
-    ]
