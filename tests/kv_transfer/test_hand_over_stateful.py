@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from cluster.errors import TransferFailed
 from cluster.types import KvLayout, Written
-from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.layout import SpanPairs
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
@@ -53,7 +53,7 @@ class Request:
 @dataclass(eq=False)
 class WriterProcess:
     name: str
-    transport: GatedTransport
+    transport: FaultyTransport
     is_open: bool = True
     outgoings: list[OutgoingTransfer] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ class HandOvers(RuleBasedStateMachine):
         self.used: dict[int, Bytes] = {}  # block -> what it must hold
         self.open: list[Request] = []
         self.num_writers = 0
-        self.retired: list[GatedTransport] = []
+        self.retired: list[FaultyTransport] = []
 
     def run(self, steps: Coroutine[Any, Any, None]) -> None:
         async def then_settle() -> None:
@@ -101,7 +101,7 @@ class HandOvers(RuleBasedStateMachine):
         writer = await self.receiver.connect(self.writer.name)
         writer.admit(0, lambda spans: len(spans) == 0)
 
-    def until_held_or_done(self, transport: GatedTransport, pending: list[Future[Landed]]) -> None:
+    def until_held_or_done(self, transport: FaultyTransport, pending: list[Future[Landed]]) -> None:
         """A revoked write fails before it comes to the gate."""
         while not transport.held.is_set() and not all(write.done() for write in pending):
             transport.held.wait(0.001)
@@ -125,7 +125,7 @@ class HandOvers(RuleBasedStateMachine):
         pool = self.network.pool(name, SOURCE.pool_bytes)
         pool.memory[:] = np.random.default_rng(self.num_writers).integers(1, 255, pool.num_bytes)
         inner = MemoryTransport(self.network, pool)
-        self.writer = WriterProcess(name, GatedTransport(inner, in_the_middle=True))
+        self.writer = WriterProcess(name, FaultyTransport(inner))
 
     def released(self, blocks: tuple[int, ...]) -> None:
         assert self.free.isdisjoint(blocks)

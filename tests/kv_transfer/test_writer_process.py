@@ -112,7 +112,6 @@ async def test_a_hand_over_between_processes_is_verified(
     async with spawned_writer(tmp_path, "open") as writer:
         ready = await writer.hear("ready")
         with await receiver.reserve(writer, ready["address"], lease_s=20) as reservation:
-            await writer.hear("held")
             message = await writer.hear("written")
             digests = tuple(
                 SpanDigest(layer=layer, start=start, stop=stop, digest=digest)

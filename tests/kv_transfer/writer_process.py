@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.errors import TransferFailed
 from cluster.types import Grant, Incarnation, KvLayout
-from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.shared_memory_transport import SharedMemoryTransport
@@ -30,7 +30,7 @@ async def main(run_dir: Path, is_gated: bool) -> None:
         incarnation=Incarnation("writer"), num_bytes=LAYOUT.pool_bytes, run_dir=run_dir
     )
     pool = FilePool(config)
-    transport = GatedTransport(SharedMemoryTransport(pool), in_the_middle=True)
+    transport = FaultyTransport(SharedMemoryTransport(pool))
     pool.memory[:] = 7
     if is_gated:
         transport.close_gate()
@@ -44,7 +44,7 @@ async def main(run_dir: Path, is_gated: bool) -> None:
     outgoing.computed_all(NUM_TOKENS)
     grant = Grant(**message["grant"])
     peer = await transport.connect(message["address"])
-    outgoing.grant(grant, peer, KvLayout(**message["layout"]))
+    outgoing.grant(grant, peer, KvLayout(**{**message["layout"], "windows": ()}))
     async with asyncio.TaskGroup() as group:
         group.create_task(follow(lines, transport, outgoing))
         group.create_task(report(transport, outgoing))
@@ -53,7 +53,7 @@ async def main(run_dir: Path, is_gated: bool) -> None:
 
 
 async def follow(
-    lines: asyncio.StreamReader, transport: GatedTransport, outgoing: OutgoingTransfer
+    lines: asyncio.StreamReader, transport: FaultyTransport, outgoing: OutgoingTransfer
 ) -> None:
     while line := (await lines.readline()).decode().strip():
         if line == "open":
@@ -62,9 +62,10 @@ async def follow(
             outgoing.stop("told to")
 
 
-async def report(transport: GatedTransport, outgoing: OutgoingTransfer) -> None:
-    await asyncio.to_thread(transport.held.wait)
-    tell("held")
+async def report(transport: FaultyTransport, outgoing: OutgoingTransfer) -> None:
+    if not transport.is_open:
+        await asyncio.to_thread(transport.held.wait)
+        tell("held")
     try:
         written = await outgoing.landed()
     except TransferFailed as error:

@@ -15,19 +15,23 @@ from cluster.errors import PenstockError
 from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
 from cluster.tokenizer import Tokenizer
-from cluster.types import KvLayout, Role
+from cluster.types import Incarnation, KvLayout, Role
 from cluster.worker_process import describe
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from engine.echo import EchoEngine, echo_layout
 from engine.thread import ForwardEngine
+from kv_transfer.doors import DoorSettings, open_doors
+from kv_transfer.faulty_transport import FaultPlan
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.pairs import Pairs
+from kv_transfer.pool import FilePool, Pool, PoolConfig
 from kv_transfer.transport import Transport
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
 from router.policy import Disaggregate
 from tests.router.cluster_of_fakes import Cluster
+from tests.router.fake_worker import TOKEN
 from worker.parts import WorkerParts
 
 Worker = DecodeWorker | PrefillWorker
@@ -63,6 +67,7 @@ class Running:
     drain: asyncio.Event
     task: asyncio.Task[None]
     transport: Any
+    memory: Any  # its KV pool's bytes
     address: str = ""
     blocker: Any = None  # a call that keeps it busy
 
@@ -88,9 +93,11 @@ class LocalCluster(Cluster):
         make_engine: MakeEngine | None = None,
         layout: Callable[..., KvLayout] = echo_layout,
         wrap_transport: Callable[[Transport], Any] = lambda transport: transport,
+        door: str = "memory",
         disaggregate: str = "auto",
         **router: Any,
     ) -> None:
+        """`door`: the transport between the workers, the in-memory twin or one of `DOORS`."""
         router = {"drain_s": 5.0, "disaggregate": Disaggregate(disaggregate), **router}
         super().__init__(checkpoint, directory, **router)
         self.checkpoint = checkpoint
@@ -99,6 +106,7 @@ class LocalCluster(Cluster):
         self.make_engine = make_engine
         self.layout = layout
         self.wrap_transport = wrap_transport
+        self.door = door
         self._plan = [(Role.DECODE, each) for each in decode]
         self._plan += [(Role.PREFILL, each) for each in prefill]
         self.decode: list[Running] = []
@@ -112,7 +120,7 @@ class LocalCluster(Cluster):
         number = len(self.decode if role is Role.DECODE else self.prefill)
         values = {"worker_id": f"{role}-{number}", "num_blocks": 64, "block_size": 16, **settings}
         gate, drain = Gate(), asyncio.Event()
-        worker, transport = self._build(role, gate, values)
+        worker, transport, memory = self._build(role, gate, values)
         ready = asyncio.Event()
         found: dict[str, Any] = {}
 
@@ -121,7 +129,14 @@ class LocalCluster(Cluster):
             ready.set()
 
         task = asyncio.create_task(worker.serve(drain, serves))
-        running = Running(worker=worker, gate=gate, drain=drain, task=task, transport=transport)
+        running = Running(
+            worker=worker,
+            gate=gate,
+            drain=drain,
+            task=task,
+            transport=transport,
+            memory=memory,
+        )
         (self.decode if role is Role.DECODE else self.prefill).append(running)
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,7 +145,7 @@ class LocalCluster(Cluster):
         running.address = found["address"]
         return running
 
-    def _build(self, role: Role, gate: Gate, values: dict[str, Any]) -> tuple[Worker, Any]:
+    def _build(self, role: Role, gate: Gate, values: dict[str, Any]) -> tuple[Worker, Any, Any]:
         common = {
             "checkpoint": str(self.checkpoint),
             "model": "echo",
@@ -144,8 +159,8 @@ class LocalCluster(Cluster):
         config = make(**common)
         layout = self.layout(num_blocks=config.num_blocks, block_size=config.block_size)
         incarnation = new_incarnation()
-        pool = self.network.pool(incarnation, layout.pool_bytes)
-        transport = self.wrap_transport(MemoryTransport(self.network, pool))
+        pool, opened = self._open(incarnation, layout.pool_bytes)
+        transport = self.wrap_transport(opened)
         pairs = Pairs(pool, [transport], required=config.require_transport)
         member = describe(
             config,
@@ -162,14 +177,35 @@ class LocalCluster(Cluster):
             pairs=pairs,
             cost=StepCost(),
         )
+        worker: Worker
         if role is Role.PREFILL:
-            return PrefillWorker(config, parts), transport
-        return DecodeWorker(config, parts, tokenizer=Tokenizer.load(self.checkpoint)), transport
+            worker = PrefillWorker(config, parts)
+        else:
+            worker = DecodeWorker(config, parts, tokenizer=Tokenizer.load(self.checkpoint))
+        return worker, transport, pool.memory
+
+    def _open(self, incarnation: Incarnation, num_bytes: int) -> tuple[Pool, Transport]:
+        if self.door == "memory":
+            memory = self.network.pool(incarnation, num_bytes)
+            return memory, MemoryTransport(self.network, memory)
+        config = PoolConfig(incarnation=incarnation, num_bytes=num_bytes, run_dir=self.directory)
+        pool = FilePool(config)
+        [transport] = open_doors([self.door], pool, DoorSettings(key=TOKEN.encode()))
+        return pool, transport
 
     def _engine(self, layout: KvLayout, buffer: memoryview, gate: Gate) -> ForwardEngine:
         if self.make_engine is not None:
             return self.make_engine(layout, buffer)
         return EchoEngine(layout, buffer, before_layer=gate.pass_through)
+
+    def disturb(self, writer: str, receiver: str, plan: FaultPlan) -> None:
+        """From now on faults befall what one worker writes to another."""
+        source = self.named(writer)
+        peer = self.named(receiver).worker.member.worker.incarnation
+        source.transport.disturb(peer, plan, source.memory)
+
+    def named(self, name: str) -> Running:
+        return next(running for running in self.workers if running.name == name)
 
     async def idle(self) -> None:
         """Waits until no worker holds a block, and checks all accounts."""

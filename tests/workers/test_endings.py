@@ -11,7 +11,7 @@ import pytest
 
 from cluster.channel import open_channel
 from cluster.codec import address_to_pb
-from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from tests.router.cluster_of_fakes import Answer, failure
@@ -28,7 +28,7 @@ def gated(checkpoint: Path, tmp_path: Path, **settings: Any) -> LocalCluster:
         checkpoint,
         tmp_path,
         disaggregate="always",
-        **{"prefill": [{"max_sequences": 1}], "wrap_transport": GatedTransport, **settings},
+        **{"prefill": [{"max_sequences": 1}], "wrap_transport": FaultyTransport, **settings},
     )
 
 
@@ -153,40 +153,17 @@ async def test_a_hand_over_that_fails_is_computed_here_after_what_was_sent(
         cluster.prefill[0].transport.failure = None
 
 
-class Corrupting(GatedTransport):
-    """Flips a byte of what it has written, while `is_on`."""
-
-    is_on = False
-
-    async def connect(self, address: str) -> Any:
-        peer = await super().connect(address)
-        write = peer.write
-
-        def write_and_flip(pairs: Any, **how: Any) -> Any:
-            def flip(_: Any) -> None:
-                if self.is_on:
-                    pool.memory[pairs.destination[0]] ^= 1
-
-            pool = self._inner._network.find(address)  # type: ignore[attr-defined]
-            future = write(pairs, **how)
-            future.add_done_callback(flip)  # before anyone hears that it has landed
-            return future
-
-        peer.write = write_and_flip  # type: ignore[method-assign]
-        return peer
-
-
 async def test_a_corrupted_hand_over_is_caught_and_computed_here(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    async with gated(checkpoint, tmp_path, wrap_transport=Corrupting) as cluster:
-        cluster.prefill[0].transport.is_on = True
+    async with gated(checkpoint, tmp_path) as cluster:
+        cluster.disturb("prefill-0", "decode-0", FaultPlan(shares={Fault.CORRUPT: 1}))
         answer = await cluster.generate(greedy(PROMPT, 8))
         assert answer.token_ids == expected(PROMPT, 8)
         assert answer.messages[-1].finished.timeline.recomputes == 1
         counters = cluster.decode[0].worker.hand_overs.counters()
         assert counters["transfer_failures.written.digest"] == 1
-        cluster.prefill[0].transport.is_on = False
+        cluster.disturb("prefill-0", "decode-0", FaultPlan())
         answer = await cluster.generate(greedy(prompt_of(2, 50), 8))
         assert answer.token_ids == expected(prompt_of(2, 50), 8)
         assert answer.messages[-1].finished.timeline.recomputes == 0
