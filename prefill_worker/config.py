@@ -8,3 +8,4 @@ from worker.config import WorkerConfig
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillWorkerConfig(WorkerConfig):
     watermark: float = 0.05  # share of the pool kept free: above it no prompt is scheduled
+    overlap: bool = True  # layers leave as they are computed; false: when all are, to compare

@@ -21,7 +21,9 @@ OpenTransfer = Callable[["HandOver"], OutgoingTransfer]
 class HandOver:
     """Owns one sequence's story on a prefill worker; `outbox` is what it has to tell."""
 
-    def __init__(self, request: ComputeRequest, open_transfer: OpenTransfer) -> None:
+    def __init__(
+        self, request: ComputeRequest, open_transfer: OpenTransfer, *, overlap: bool = True
+    ) -> None:
         self.sequence = Sequence(request, num_choices=request.params.num_choices, owner=self)
         self.outbox: asyncio.Queue[pb.PrefillResponse | Exception] = asyncio.Queue()
         self.transfer: OutgoingTransfer | None = None  # from when it is scheduled
@@ -30,6 +32,7 @@ class HandOver:
         self.has_ended = False  # the call; its transfer may go on
         self.is_computed = asyncio.Event()  # the first tokens are in the outbox
         self._open_transfer = open_transfer
+        self._overlap = overlap
         self._received = time.monotonic()
         self._scheduled = self._received
         self._forward_s = 0.0
@@ -38,7 +41,8 @@ class HandOver:
         """Asks for destination blocks: now, not when it was queued."""
         self._scheduled = time.monotonic()
         self.transfer = self._open_transfer(self)
-        self.transfer.computed_all(self.sequence.num_cached)
+        if self._overlap:
+            self.transfer.computed_all(self.sequence.num_cached)
         message = pb.Scheduled(
             queue_seconds=self._scheduled - self._received,
             cached_tokens=self.sequence.num_cached,
@@ -49,13 +53,16 @@ class HandOver:
     def computed(self, layer: int, num_tokens: int) -> None:
         """On the engine's thread."""
         assert self.transfer is not None
-        self.transfer.computed(layer, num_tokens)
+        if self._overlap:
+            self.transfer.computed(layer, num_tokens)
 
     def chunk_done(self, seconds: float) -> None:
         self._forward_s += seconds
 
     def first_tokens(self, drawn: list[Drawn]) -> None:
         """Leaves at once: it does not wait for the KV."""
+        assert self.transfer is not None
+        self.transfer.computed_all(self.sequence.num_computed)
         message = pb.FirstTokens(
             tokens=[sampled_to_pb(each.token) for each in drawn if each.token is not None],
             queue_seconds=self._scheduled - self._received,

@@ -54,7 +54,9 @@ class PrefillService:
         """`Prefill.Prefill`."""
         start = await self._first_message(call)
         decode = address_from_pb(start.decode)
-        hand_over = HandOver(self._request(start), self._open_transfer)
+        hand_over = HandOver(
+            self._request(start), self._open_transfer, overlap=self._config.overlap
+        )
         self._feed.admitted(start.request_id)
         try:
             with self.open_calls:

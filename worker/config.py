@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from kv_transfer.tcp_tls import TlsFiles
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
@@ -23,8 +25,11 @@ class WorkerConfig:
     max_waiting: int = 1024
     max_batch_tokens: int = 512
     chunk_s: float = 0.25  # predicted seconds of prompt work in one step
-    transports: tuple[str, ...] = ("shared_memory",)
+    transports: tuple[str, ...] = ("shared_memory", "tcp")
     require_transport: str | None = None  # this one or none
+    tcp_port: int = 0  # of the transport 'tcp'; 0: any that is free
+    tcp_streams: int = 1  # to each peer
+    tcp_tls: TlsFiles | None = None  # both ends or neither
     digest: Literal["content", "count"] = "content"
     lease_s: float = 3.0
     probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none

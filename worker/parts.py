@@ -59,7 +59,11 @@ def _pairs(
         )
     )
     settings = DoorSettings(
-        host=config.address.rpartition(":")[0], key=secrets.cluster_token.encode()
+        host=config.address.rpartition(":")[0],
+        key=secrets.cluster_token.encode(),
+        tcp_port=config.tcp_port,
+        num_tcp_streams=config.tcp_streams,
+        tls=config.tcp_tls,
     )
     doors = open_doors(config.transports, pool, settings)
     return Pairs(pool, doors, required=config.require_transport)

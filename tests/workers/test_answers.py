@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,3 +180,25 @@ async def test_prompt_logprobs_compute_every_position(checkpoint: Path, tmp_path
         assert [p.token_id for p in accepted.prompt_logprobs] == prompt
         assert not accepted.prompt_logprobs[0].HasField("logprob")
         assert len([p for m in answer.messages for d in m.deltas for p in d.logprobs]) == 2
+
+
+async def test_without_overlap_nothing_is_written_before_the_prompt_is_computed(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = {"overlap": False, "max_batch_tokens": 16}
+    cluster = LocalCluster(checkpoint, tmp_path, prefill=[settings], disaggregate="always")
+    async with cluster:
+        prefill, me = cluster.prefill[0], cluster.decode[0].worker.member.worker
+        peer = await prefill.worker.parts.pairs.connect(me)
+        computed: list[float] = []  # at each write, as far as the scheduler knows
+        write = peer.write
+
+        def write_and_look(*what: Any, **how: Any) -> Any:
+            computed.append(prefill.worker.scheduler.counters()["computed_tokens"])
+            return write(*what, **how)
+
+        peer.write = write_and_look
+        prompt = prompt_of(6, 50)
+        answer = await cluster.generate(greedy(prompt, 8))
+        assert answer.token_ids == expected(prompt, 8)
+        assert computed == [50, 50]  # one write a layer
