@@ -168,6 +168,8 @@ class Link:
                 stream.unsent.advance(num_bytes)
                 self._moved_at = time.monotonic()
             self._watch(stream)
+        if self._in_flight:
+            self._in_flight[-1].digest_sent()
 
     def _watch(self, stream: _Stream) -> None:
         events = EVENT_READ | EVENT_WRITE if stream.unsent.num_bytes else EVENT_READ

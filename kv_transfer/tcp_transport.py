@@ -15,7 +15,7 @@ from functools import partial
 from cluster.errors import ConfigError, TransferFailed
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
-from kv_transfer.pool import Pool
+from kv_transfer.pool import FilePool
 from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.tcp_admission import Admission, EpochOf
 from kv_transfer.tcp_dial import Dialler, TcpAddress
@@ -32,7 +32,7 @@ class TcpTransport:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: FilePool,
         *,
         host: str,
         port: int = 0,

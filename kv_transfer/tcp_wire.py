@@ -18,9 +18,6 @@ Result = TypeVar("Result")
 Steps = Generator[int, None, Result]
 
 IOV_MAX = 1024  # buffers in one call, on every Linux
-# Beside small buffers the bytes of a loopback stay in the cache between the two copies. Between
-# machines the kernel's own sizes, which follow the path's round trip, are better.
-LOOPBACK_BUFFER_BYTES = 256 * 1024
 JOIN_BYTES = 64 * 1024  # what TLS encrypts in one call: it copies anyway
 KEEPALIVE_S = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
@@ -153,9 +150,6 @@ def open_wire(stream: socket.socket, tls: Tls | None, *, is_server: bool) -> Wir
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, seconds in KEEPALIVE_S.items():
         stream.setsockopt(socket.IPPROTO_TCP, option, seconds)
-    if stream.getsockname()[0] == stream.getpeername()[0]:
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            stream.setsockopt(socket.SOL_SOCKET, option, LOOPBACK_BUFFER_BYTES)
     return PlainWire(stream) if tls is None else TlsWire(stream, tls, is_server=is_server)
 
 

@@ -27,6 +27,7 @@ class TcpWrite:
         "_num_left",
         "_num_unanswered",
         "_pairs",
+        "_undigested",
         "future",
         "num_bytes",
     )
@@ -44,6 +45,7 @@ class TcpWrite:
         self._may_start = may_start
         self._num_left = self.num_bytes  # that no frame carries yet
         self._num_unanswered = 0  # frames
+        self._undigested: list[memoryview] = []
         self._is_refused = False
         self._may_have_landed = False  # a byte of it
         self._began_at = 0.0
@@ -75,15 +77,21 @@ class TcpWrite:
         return True
 
     def next_frame(self, memory: memoryview) -> Views:
-        """Its bytes are hashed now, and sent while they are in the cache."""
+        self.digest_sent()
         pairs = next(self._frames)
         self._num_left -= pairs.num_bytes
         self._num_unanswered += 1
         views = [memory[pair.source : pair.source + pair.num_bytes] for pair in pairs]
-        if self._hasher is not None:
-            for view in views:
-                self._hasher.update(view)
+        self._undigested = views
         return Views([memoryview(encode_head(self._epoch, pairs)), *views])
+
+    def digest_sent(self) -> None:
+        """Hashes the last frame: after it was sent, as its bytes are still in the cache and the
+        receiver is busy with them."""
+        if self._hasher is not None:
+            for view in self._undigested:
+                self._hasher.update(view)
+        self._undigested = []
 
     def answered(self, answer: Answer) -> None:
         """A frame was."""
