@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from cluster.errors import ConfigError
 from cluster.types import KvLayout
@@ -13,6 +13,10 @@ from engine.echo import EchoEngine, echo_layout
 from engine.model_spec import ModelSpec
 from engine.thread import ForwardEngine
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KvBuffer: TypeAlias = "memoryview | Tensor"
 EngineKind = Literal["torch", "echo"]
 
 
@@ -32,26 +36,20 @@ class EnginePlan:
 
     layout: KvLayout
     context_length: int  # the longest sequence that the model was made for
-    build: Callable[[memoryview], ForwardEngine]  # over `layout.pool_bytes` of memory
+    build: "Callable[[KvBuffer], ForwardEngine]"  # over `layout.pool_bytes` of memory
 
 
 def plan_engine(choice: EngineChoice) -> EnginePlan:
     """Reads the checkpoint's description, once.
 
-    Raises CheckpointError for a directory that cannot be served, ConfigError for a device that
-    cannot.
+    Raises CheckpointError for a directory that cannot be served.
     """
     if choice.kind == "echo":
         layout = echo_layout(num_blocks=choice.num_blocks, block_size=choice.block_size)
         return EnginePlan(
             layout=layout,
             context_length=choice.num_blocks * choice.block_size,
-            build=partial(EchoEngine, layout),
-        )
-    if choice.device != "cpu":
-        raise ConfigError(
-            f"'device' is '{choice.device}', but the KV pool lies in host memory: no transport "
-            "here reaches a GPU's memory yet. Use 'cpu'."
+            build=partial(_echo_engine, layout),
         )
     spec = load_spec(choice.checkpoint)
     return EnginePlan(
@@ -61,7 +59,13 @@ def plan_engine(choice: EngineChoice) -> EnginePlan:
     )
 
 
-def _torch_engine(choice: EngineChoice, spec: ModelSpec, kv_buffer: memoryview) -> ForwardEngine:
+def _echo_engine(layout: KvLayout, kv_buffer: KvBuffer) -> ForwardEngine:
+    if not isinstance(kv_buffer, memoryview):
+        raise ConfigError("The echo engine runs on the host: set 'device' to 'cpu'.")
+    return EchoEngine(layout, kv_buffer)
+
+
+def _torch_engine(choice: EngineChoice, spec: ModelSpec, kv_buffer: KvBuffer) -> ForwardEngine:
     from engine.engine import Engine, EngineConfig
 
     config = EngineConfig(

@@ -55,7 +55,7 @@ class Engine:
         self,
         spec: ModelSpec,
         config: EngineConfig,
-        kv_buffer: memoryview | bytearray | mmap | None = None,
+        kv_buffer: Tensor | memoryview | bytearray | mmap | None = None,
     ) -> None:
         """`kv_buffer`, of the layout's `pool_bytes`, stays its owner's; None allocates one."""
         torch.set_num_threads(config.num_threads)  # the process's: it has one engine

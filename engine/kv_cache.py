@@ -20,10 +20,11 @@ class KvCache:
     def __init__(
         self,
         layout: KvLayout,
-        buffer: memoryview | bytearray | mmap | None,
+        buffer: Tensor | memoryview | bytearray | mmap | None,
         device: torch.device,
     ) -> None:
-        """`buffer` must outlive the cache. *Raises* ValueError where it does not fit."""
+        """`buffer` must outlive the cache; a tensor of bytes where it lies on a device. *Raises*
+        ValueError where it does not fit."""
         shape = (
             layout.num_layers,
             2,
@@ -34,13 +35,8 @@ class KvCache:
         dtype = DTYPES[layout.dtype]
         if buffer is None:
             pool = torch.zeros(shape, dtype=dtype, device=device)
-        elif device.type != "cpu":
-            raise ValueError(f"a KV buffer in host memory cannot serve the device '{device}'")
-        elif (num_bytes := memoryview(buffer).nbytes) < layout.pool_bytes:
-            raise ValueError(f"the KV buffer has {num_bytes} bytes, not {layout.pool_bytes}")
         else:
-            count = layout.pool_bytes // dtype.itemsize
-            pool = torch.frombuffer(buffer, dtype=dtype, count=count).view(shape)
+            pool = _bytes_of(buffer, layout.pool_bytes, device).view(dtype).view(shape)
         self._blocks = pool.view(*shape[:2], layout.num_blocks, layout.block_size, *shape[3:])
         self.dtype = dtype
         self.layers: tuple[Tensor, ...] = pool.unbind(0)
@@ -56,3 +52,15 @@ class KvCache:
             return
         sources, targets = torch.tensor(copies, device=self._blocks.device).t()
         self._blocks.index_copy_(2, targets, self._blocks.index_select(2, sources))
+
+
+def _bytes_of(
+    buffer: Tensor | memoryview | bytearray | mmap, num_bytes: int, device: torch.device
+) -> Tensor:
+    if not isinstance(buffer, Tensor):
+        buffer = torch.frombuffer(buffer, dtype=torch.uint8)
+    if buffer.device.type != device.type:
+        raise ValueError(f"a KV buffer on '{buffer.device}' cannot serve the device '{device}'")
+    if len(buffer) < num_bytes:
+        raise ValueError(f"the KV buffer has {len(buffer)} bytes, not {num_bytes}")
+    return buffer[:num_bytes]

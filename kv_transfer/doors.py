@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cluster.errors import ConfigError
-from kv_transfer.pool import FilePool, Pool
+from kv_transfer.pool import FilePool, Pool, PoolConfig
 from kv_transfer.tcp_tls import TlsFiles
 from kv_transfer.transport import Transport
 
@@ -69,6 +69,15 @@ DOORS: dict[str, Callable[[Pool, DoorSettings], Transport]] = {
     "tcp": _tcp,
     "gloo": _gloo,
 }
+
+
+def open_pool(config: PoolConfig, device: str) -> Pool:
+    """Where the engine computes. Raises ConfigError where there is no room, or no such device."""
+    if device == "cpu":
+        return FilePool(config)
+    from kv_transfer.device_pool import DevicePool
+
+    return DevicePool(config.incarnation, config.num_bytes, device)
 
 
 def open_doors(names: Sequence[str], pool: Pool, settings: DoorSettings) -> list[Transport]:

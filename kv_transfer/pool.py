@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from cluster.errors import ConfigError
 from cluster.types import Incarnation
 from kv_transfer.layout import Spans
 from kv_transfer.span_copy import Bytes, SpanCopier
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "kv-"
 FILE_NAME = re.compile(r"kv-[A-Za-z0-9_.-]{1,128}")
@@ -36,7 +39,8 @@ class PoolConfig:
 
 
 class Pool(Protocol):
-    """Memory that peers write into. Zeroed and writable from the start."""
+    """Memory that peers write into, on the host or on a device. Zeroed and writable from the
+    start."""
 
     @property
     def incarnation(self) -> Incarnation: ...
@@ -45,11 +49,8 @@ class Pool(Protocol):
     def num_bytes(self) -> int: ...
 
     @property
-    def memory(self) -> Bytes: ...
-
-    @property
-    def buffer(self) -> memoryview:
-        """The same, for the engine: its tensors lie in it."""
+    def buffer(self) -> "memoryview | Tensor":
+        """All of it, for the engine, whose tensors lie in it; on a device, a tensor of bytes."""
         ...
 
     def digester(self) -> Callable[[Spans], int]:

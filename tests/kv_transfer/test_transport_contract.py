@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
+from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DOORS, DoorSettings, open_doors
-from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.layout import SpanPairs
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.pool import FilePool, Pool, PoolConfig
 from kv_transfer.transport import Landed, Transport, WriteRefused
+from tests.kv_transfer.device_bytes import DeviceBytes
 
 NUM_BYTES = 3 * 1024 * 1024
 
@@ -35,7 +38,7 @@ class Pair:
     def __init__(self, ours: End, theirs: End) -> None:
         self.ours, self.theirs = ours.transport, theirs.transport
         self.pools = (ours.pool, theirs.pool)
-        self.source, self.destination = ours.pool.memory, theirs.pool.memory
+        self.source, self.destination = bytes_of(ours.pool), bytes_of(theirs.pool)
 
     async def connect(self) -> None:
         self.peer = await self.ours.connect(self.theirs.address)
@@ -51,8 +54,22 @@ class Pair:
             end.close()
 
 
+# Over pools in tensors: the door, and the device of each end.
+ON_DEVICES = {
+    "gloo, tensors": ("gloo", {"a": "cpu", "b": "cpu"}),
+    "gloo, cuda": ("gloo", {"a": "cuda:0", "b": "cuda:0"}),
+    "nccl": ("nccl", {"a": "cuda:0", "b": "cuda:1"}),  # which wants a GPU for each rank
+}
+KINDS = ["memory", "faulty", *(door for door in DOORS if door not in ON_DEVICES), "gloo, tensors"]
+KINDS_WITH_GPU = [pytest.param(kind, marks=pytest.mark.gpu) for kind in ("gloo, cuda", "nccl")]
+
+
+def bytes_of(pool: Any) -> Any:
+    return DeviceBytes(pool) if isinstance(pool, DevicePool) else pool.memory
+
+
 def open_pair(kind: str, run_dir: Path) -> Pair:
-    """`kind` is a door's name, the in-memory twin, or the gate before one."""
+    """`kind` is a door's name, the in-memory twin, or a wrapper that can bring faults into one."""
     network = MemoryNetwork()
 
     def open_end(name: str) -> End:
@@ -60,19 +77,26 @@ def open_pair(kind: str, run_dir: Path) -> Pair:
             pool: Any = network.pool(name, NUM_BYTES)
             return End(pool, MemoryTransport(network, pool))
         config = PoolConfig(incarnation=Incarnation(name), num_bytes=NUM_BYTES, run_dir=run_dir)
+        door = "shared_memory" if kind == "faulty" else kind
+        if kind in ON_DEVICES:
+            door, devices = ON_DEVICES[kind]
+            device_pool = DevicePool(config.incarnation, NUM_BYTES, devices[name])
+            [transport] = open_doors([door], device_pool, DoorSettings(key=b"of the cluster"))
+            return End(device_pool, transport)
         pool = FilePool(config)
-        door = "shared_memory" if kind == "gated" else kind
         [transport] = open_doors([door], pool, DoorSettings(key=b"of the cluster"))
         return End(pool, transport)
 
     ours, theirs = open_end("a"), open_end("b")
-    if kind == "gated":
-        ours = End(ours.pool, GatedTransport(ours.transport))
+    if kind == "faulty":
+        ours = End(ours.pool, FaultyTransport(ours.transport))
     return Pair(ours, theirs)
 
 
-@pytest.fixture(params=["memory", "gated", *DOORS])
+@pytest.fixture(params=[*KINDS, *KINDS_WITH_GPU])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    if request.param == "nccl" and torch.cuda.device_count() < 2:
+        pytest.skip("NCCL wants a GPU for each rank, and here are not two.")
     pair = open_pair(request.param, tmp_path)
     await pair.connect()
     pair.source[:] = np.random.default_rng(0).integers(1, 255, NUM_BYTES, dtype=np.uint8)
@@ -87,8 +111,9 @@ def spans_of(*spans: tuple[int, int, int]) -> SpanPairs:
 
 async def test_a_pool_begins_writable_and_zeroed(pair: Pair) -> None:
     assert len(pair.pools[1].buffer) == NUM_BYTES
-    assert not pair.pools[1].buffer.readonly
     assert not pair.destination.any()
+    pair.pools[1].buffer[7] = 1
+    assert pair.destination[:9].tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -213,17 +238,17 @@ async def test_a_closed_transport_fails_its_writes(pair: Pair) -> None:
 async def test_a_closed_gate_holds_a_write_and_a_failure_fails_it(tmp_path: Path) -> None:
     pair = open_pair("memory", tmp_path)
     pair.source[:] = 1
-    gated = pair.ours = GatedTransport(pair.ours, in_the_middle=True)
+    faulty = pair.ours = FaultyTransport(pair.ours)
     await pair.connect()
-    gated.close_gate()
+    faulty.close_gate()
     write = pair.write(spans_of((0, 0, 1), (1, 1, 1)))
-    await asyncio.to_thread(gated.held.wait, 10)
+    await asyncio.to_thread(faulty.held.wait, 10)
     assert pair.destination[:2].tolist() == [1, 0]
     assert not write.done()
-    gated.open_gate()
+    faulty.open_gate()
     await asyncio.wrap_future(write)
     assert pair.destination[:2].tolist() == [1, 1]
-    gated.failure = OSError("unplugged")
+    faulty.failure = OSError("unplugged")
     with pytest.raises(OSError, match="unplugged"):
         await asyncio.wrap_future(pair.write(spans_of((0, 0, 1))))
     pair.close()

@@ -29,7 +29,7 @@ ENGINE_MAY_IMPORT = {"cluster.types", "cluster.block_hash", "cluster.errors"}
 # A dependency -> the only file that imports it.
 DOORS = {
     "nixl": "kv_transfer/nixl_transport.py",
-    "torch.distributed": "kv_transfer/collective_transport.py",
+    "torch.distributed": "kv_transfer/process_group.py",
     "redis": "cluster/redis_store.py",
     "ray": "deploy/ray_launcher.py",
     "flash_attn": "engine/flash_attention.py",

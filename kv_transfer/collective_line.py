@@ -1,0 +1,162 @@
+"""The connection beside a process group: who is at the other end, and what is said about a write.
+
+A group only moves tensors. It neither knows nor proves who its ranks are, and a tensor that is
+sent before the other rank waits for it takes milliseconds. So each writer has a line to each of
+its receivers, opened by the same handshake as a TCP stream, on which headers and answers travel.
+
+    writer                            receiver
+    (handshake; entries of the group's store; the ranks prove over the group that they are theirs)
+    header, span table              ─▶ admitted?
+                                    ◀─ CREDIT for each stageful it waits for, or REFUSED
+    stagefuls, by the group         ═▶
+                                    ◀─ LANDED or STOPPED
+"""
+
+import hmac
+import socket
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from cluster.errors import TransferFailed
+from kv_transfer.layout import Spans
+from kv_transfer.tcp_handshake import Hello, greet, welcome
+from kv_transfer.tcp_wire import Steps, Wire, finish, open_wire
+
+GREETING_S = 2.0  # for a stranger to prove that it is none
+STALL_S = 5.0  # without progress, after which a write fails and its line is dropped
+MAX_SPANS = 1 << 20
+MAX_ENTRY_BYTES = 1 << 16
+
+_ENTRY = struct.Struct("<II")  # bytes of the key, of the value
+_HEADER = struct.Struct("<QI")  # epoch, number of spans
+_NUMBER = np.dtype("<i8")
+
+
+class Answer(IntEnum):
+    CREDIT = 1  # one more stageful is waited for
+    REFUSED = 2  # none is: the epoch is not admitted, or not there
+    LANDED = 3
+    STOPPED = 4  # the epoch was revoked on the way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteHeader:
+    epoch: int
+    spans: Spans  # of the receiver's pool
+
+
+class Line:
+    """One end. For one thread at a time, but `close`. Whatever goes wrong is a TransferFailed."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.is_closed = False
+        self._stream = stream
+
+    def greet(self, own: Hello, key: bytes) -> Hello:
+        """The writer's end: who listens there, proven."""
+        wire = open_wire(self._stream, None, is_server=False)
+        return _finish(wire, greet(wire, own, key))
+
+    def welcome(self, own: Hello, key: bytes) -> Hello:
+        """The receiver's end: who wants to write, proven."""
+        wire = open_wire(self._stream, None, is_server=True)
+        return _finish(wire, welcome(wire, own, key))
+
+    def send(self, *parts: bytes) -> None:
+        try:
+            self._stream.settimeout(STALL_S)
+            self._stream.sendall(b"".join(parts))
+        except OSError as error:
+            raise _lost(error) from error
+
+    def receive(self, num_bytes: int, *, within_s: float | None = STALL_S) -> bytes:
+        """Exactly so many, however long it takes where nothing is said."""
+        deadline = None if within_s is None else time.monotonic() + within_s
+        received = bytearray(num_bytes)
+        missing = memoryview(received)
+        while missing:
+            missing = missing[self._receive_some(missing, deadline) :]
+        return bytes(received)
+
+    def close(self) -> None:
+        """From any thread: ends whatever waits here."""
+        if not self.is_closed:
+            self.is_closed = True
+            with suppress(OSError):  # the other end was faster
+                self._stream.shutdown(socket.SHUT_RDWR)
+            self._stream.close()
+
+    def send_header(self, header: WriteHeader) -> None:
+        spans = header.spans
+        if len(spans) > MAX_SPANS:
+            raise TransferFailed(f"A write of {len(spans)} spans: {MAX_SPANS} are the most.")
+        table = np.concatenate((spans.offsets, spans.sizes)).astype(_NUMBER)
+        self.send(_HEADER.pack(header.epoch, len(spans)), table.tobytes())
+
+    def receive_header(self) -> WriteHeader:
+        """Waits for the next write as long as it takes."""
+        first = self.receive(1, within_s=None)
+        epoch, num_spans = _HEADER.unpack(first + self.receive(_HEADER.size - 1))
+        if num_spans > MAX_SPANS:
+            raise TransferFailed(f"A write of {num_spans} spans: {MAX_SPANS} are the most.")
+        table = np.frombuffer(self.receive(2 * num_spans * _NUMBER.itemsize), dtype=_NUMBER)
+        offsets, sizes = table.astype(np.int64).reshape(2, num_spans)
+        return WriteHeader(epoch=epoch, spans=Spans(offsets=offsets, sizes=sizes))
+
+    def send_answer(self, answer: Answer) -> None:
+        self.send(bytes([answer]))
+
+    def receive_answer(self) -> Answer:
+        [number] = self.receive(1)
+        try:
+            return Answer(number)
+        except ValueError as error:
+            raise TransferFailed(f"The receiver answered {number}, which means nothing.") from error
+
+    def send_entry(self, key: str, value: bytes) -> None:
+        """An entry of the store by which the two make their group."""
+        name = key.encode()
+        self.send(_ENTRY.pack(len(name), len(value)), name, value)
+
+    def receive_entry(self) -> tuple[str, bytes]:
+        num_key_bytes, num_value_bytes = _ENTRY.unpack(self.receive(_ENTRY.size))
+        if num_key_bytes + num_value_bytes > MAX_ENTRY_BYTES:
+            raise TransferFailed("The other end sent an entry that is far too long.")
+        key = self.receive(num_key_bytes).decode(errors="replace")
+        return key, self.receive(num_value_bytes)
+
+    def _receive_some(self, into: memoryview, deadline: float | None) -> int:
+        try:
+            # A timeout of zero would mean: without waiting.
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
+            self._stream.settimeout(left_s)
+            num_bytes = self._stream.recv_into(into)
+        except OSError as error:
+            raise _lost(error) from error
+        if not num_bytes:
+            raise TransferFailed("The other end closed the line.")
+        return num_bytes
+
+
+def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:
+    """What a rank says first over the group, so that the group is known to be the line's."""
+    said = role.encode() + b"\n" + writer.encode() + receiver.encode()
+    return hmac.digest(key, b"penstock kv rank, " + said, "sha256")
+
+
+def _finish(wire: Wire, steps: Steps[Hello]) -> Hello:
+    try:
+        return finish(wire, steps, time.monotonic() + GREETING_S)
+    except OSError as error:
+        raise _lost(error) from error
+
+
+def _lost(error: OSError) -> TransferFailed:
+    if isinstance(error, TimeoutError):
+        return TransferFailed("The other end says nothing: it is frozen, or cut off.")
+    return TransferFailed(f"The line is lost: {error.strerror or error}.")

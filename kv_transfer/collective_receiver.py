@@ -1,0 +1,166 @@
+"""The receiving end: listens for writers, and lets land what is admitted.
+
+One thread accepts; each connected writer has one of its own, so that a writer that is frozen
+holds up nobody else.
+"""
+
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from cluster.errors import ConfigError, TransferFailed
+from cluster.types import Incarnation
+from kv_transfer.admissions import Admissions
+from kv_transfer.collective_line import Answer, Line, WriteHeader
+from kv_transfer.layout import Spans
+from kv_transfer.process_group import ProcessGroup, Wait
+from kv_transfer.staging import NUM_STAGES, Stage, on_own_stream, stagefuls
+from kv_transfer.tcp_frame import lie_in
+
+MAX_STRANGERS = 32  # who have not yet proven that they are none
+
+logger = logging.getLogger(__name__)
+
+# Takes a stranger's line: who it is, and the group with it. Raises TransferFailed.
+Welcome = Callable[[Line], tuple[Incarnation, ProcessGroup]]
+
+
+class Receiver:
+    """Listens from the moment it is made until `close`."""
+
+    def __init__(self, host: str, pool: Tensor, welcome: Welcome) -> None:
+        """Raises ConfigError where it cannot listen there."""
+        self.admissions = Admissions()
+        self._listener = _listen(host)
+        self._pool = pool
+        self._welcome = welcome
+        self._lines: dict[Line, threading.Thread] = {}
+        self._lock = threading.Lock()  # of the lines
+        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._is_closed = False
+        self._acceptor = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
+        self._acceptor.start()
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Ends every line; returns when nothing can land any more."""
+        with self._lock:
+            self._is_closed = True
+            lines = dict(self._lines)
+        if self._acceptor.is_alive():
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._listener.close()
+        for line in lines:
+            line.close()
+        for thread in lines.values():
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                stream, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            line = Line(stream)
+            thread = threading.Thread(target=self._serve, args=(line,), name="kv-line", daemon=True)
+            with self._lock:
+                if self._is_closed or not self._strangers.acquire(blocking=False):
+                    line.close()
+                else:
+                    self._lines[line] = thread
+                    thread.start()
+
+    def _serve(self, line: Line) -> None:
+        """The thread of one line, whoever is at its other end."""
+        try:
+            on_own_stream(self._pool.device)
+            writer, group = self._welcome_stranger(line)
+            lander = _Lander(line, group, self._pool, writer, self.admissions)
+            while True:
+                line.send_answer(lander.take(line.receive_header()))
+        except TransferFailed as error:
+            logger.debug("A line ends: %s", error)
+        finally:
+            line.close()
+            with self._lock:
+                self._lines.pop(line)
+
+    def _welcome_stranger(self, line: Line) -> tuple[Incarnation, ProcessGroup]:
+        try:
+            return self._welcome(line)
+        finally:
+            self._strangers.release()
+
+
+class _Lander:
+    """Receives the stagefuls of one writer's writes."""
+
+    def __init__(
+        self,
+        line: Line,
+        group: ProcessGroup,
+        pool: Tensor,
+        writer: Incarnation,
+        admissions: Admissions,
+    ) -> None:
+        self._line = line
+        self._group = group
+        self._pool_bytes = len(pool)
+        self._writer = writer
+        self._admissions = admissions
+        self._idle = deque(Stage(pool, group.device, group.stage_bytes) for _ in range(NUM_STAGES))
+
+    def take(self, header: WriteHeader) -> Answer:
+        """One write. Raises TransferFailed when the line ends."""
+        spans = header.spans
+        is_there = _fit(spans, self._pool_bytes)
+        if not is_there or not self._admissions.allow(self._writer, header.epoch, spans):
+            return Answer.REFUSED
+        return Answer.LANDED if self._land(header) else Answer.STOPPED
+
+    def _land(self, header: WriteHeader) -> bool:
+        """Whether all of it landed. What is on its way is received to its end even where it may
+        not land any more: the two ends stay in step."""
+        ahead = stagefuls(header.spans, self._group.stage_bytes)
+        awaited: deque[tuple[Stage, Spans, Wait]] = deque()
+        has_landed = True
+        while True:
+            while self._idle and (some := next(ahead, None)) is not None:
+                awaited.append(self._awaited(self._idle.popleft(), some))
+            if not awaited:
+                return has_landed
+            stage, some, wait = awaited.popleft()
+            wait()
+            scatter = partial(stage.scatter, some)
+            has_landed &= self._admissions.land(self._writer, header.epoch, scatter)
+            self._idle.append(stage)
+
+    def _awaited(self, stage: Stage, some: Spans) -> tuple[Stage, Spans, Wait]:
+        # Waits first: a tensor that is sent to somebody who does not takes milliseconds.
+        wait = self._group.receive(stage.wire(some.num_bytes))
+        self._line.send_answer(Answer.CREDIT)
+        return stage, some, wait
+
+
+def _fit(spans: Spans, pool_bytes: int) -> bool:
+    """Whether they lie in the pool and are, together, no more than it."""
+    is_sane = (spans.sizes > 0) & (spans.sizes <= pool_bytes)
+    return bool(is_sane.all()) and lie_in(spans, pool_bytes) and spans.num_bytes <= pool_bytes
+
+
+def _listen(host: str) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, 0), family=family)
+    except OSError as error:
+        raise ConfigError(f"KV cannot be received on '{host}': {error}.") from error

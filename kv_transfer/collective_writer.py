@@ -1,0 +1,68 @@
+"""The writer's end of a line: gathers, waits for a credit, sends, until the receiver has all."""
+
+import time
+from collections import deque
+from itertools import cycle
+
+import xxhash
+from torch import Tensor
+
+from cluster.errors import TransferFailed
+from kv_transfer.collective_line import Answer, Line, WriteHeader
+from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.process_group import ProcessGroup, Wait
+from kv_transfer.staging import NUM_STAGES, Stage, stagefuls
+from kv_transfer.transport import Landed, WriteRefused
+
+
+class LineWriter:
+    """For one thread at a time, but `close`. After a TransferFailed other than WriteRefused the
+    two ends are out of step: close it."""
+
+    def __init__(self, line: Line, group: ProcessGroup, pool: Tensor) -> None:
+        self._line = line
+        self._group = group
+        self._stages = [Stage(pool, group.device, group.stage_bytes) for _ in range(NUM_STAGES)]
+
+    @property
+    def is_closed(self) -> bool:
+        return self._line.is_closed
+
+    def write(self, pairs: SpanPairs, *, epoch: int, digest: bool) -> Landed:
+        begin = time.perf_counter()
+        targets = Spans(offsets=pairs.destination, sizes=pairs.sizes)
+        self._line.send_header(WriteHeader(epoch=epoch, spans=targets))
+        value = self._send(Spans(offsets=pairs.source, sizes=pairs.sizes), digest)
+        self._hear(Answer.LANDED)
+        seconds = time.perf_counter() - begin
+        return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)
+
+    def close(self) -> None:
+        """From any thread."""
+        self._line.close()
+        self._group.abort()
+
+    def _send(self, spans: Spans, digest: bool) -> int | None:
+        hasher = xxhash.xxh3_64() if digest else None
+        sent: deque[Wait] = deque()
+        ahead = stagefuls(spans, self._group.stage_bytes)
+        for stage, some in zip(cycle(self._stages), ahead, strict=False):
+            if len(sent) == NUM_STAGES:
+                sent.popleft()()  # this stage's last use
+            run = stage.gather(some)
+            self._hear(Answer.CREDIT)
+            sent.append(self._group.send(run))
+            if hasher is not None:
+                hasher.update(stage.on_host(len(run)).data)
+        for wait in sent:
+            wait()
+        return None if hasher is None else int(hasher.intdigest())
+
+    def _hear(self, expected: Answer) -> None:
+        answer = self._line.receive_answer()
+        if answer is Answer.REFUSED:
+            raise WriteRefused("The receiver does not admit this write: its grant is over.")
+        if answer is Answer.STOPPED:
+            raise TransferFailed("The receiver took its grant back while the write was on its way.")
+        if answer is not expected:
+            raise TransferFailed(f"The receiver answered {answer.name}, not {expected.name}.")
