@@ -277,7 +277,8 @@ def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
         step_age_seconds=report.step_age_s,
         request_ids=report.request_ids,
         counters=report.counters,
-        pairs=map(pair_report_to_pb, report.pairs),
+        pairs=map(pair_report_to_pb, report.pairs or ()),
+        pairs_left_out=report.pairs is None,
     )
 
 
@@ -298,7 +299,7 @@ def load_report_from_pb(message: worker_pb2.LoadReport) -> LoadReport:
         step_age_s=message.step_age_seconds,
         request_ids=tuple(message.request_ids),
         counters=dict(message.counters),
-        pairs=tuple(map(pair_report_from_pb, message.pairs)),
+        pairs=None if message.pairs_left_out else tuple(map(pair_report_from_pb, message.pairs)),
     )
 
 

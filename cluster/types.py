@@ -276,7 +276,7 @@ class LoadReport:
     step_age_s: float = 0.0  # age of the running step
     request_ids: tuple[str, ...] = ()  # admitted since the last report
     counters: Mapping[str, float] = field(default_factory=dict)
-    pairs: tuple[PairReport, ...] = ()
+    pairs: tuple[PairReport, ...] | None = ()  # None: not told this time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from cluster.types import CacheChange, LoadReport
 from penstock.v1 import worker_pb2
 
 REPORT_INTERVAL_S = 0.25
+PAIRS_EVERY = 4  # reports: pairs are many, and only people look at them
 MAX_PART_BYTES = 1 << 20
 _UNKNOWN = -1  # no change has this number: a snapshot is due
 _MAX_CHANGES = 4_096  # turned into messages in one go
@@ -115,6 +116,9 @@ class WatchFeed:
         watcher.num_admitted = self._num_admitted
         request_ids = tuple(islice(self._admitted, len(self._admitted) - num_new, None))
         report = replace(self._load(), request_ids=request_ids)
+        if watcher.num_reports % PAIRS_EVERY:
+            report = replace(report, pairs=None)
+        watcher.num_reports += 1
         await send(worker_pb2.WatchResponse(load=load_report_to_pb(report)))
 
 
@@ -125,6 +129,7 @@ class _Watcher:
     num_admitted: int
     number: int = _UNKNOWN  # of the last change sent
     num_demands: int = 0
+    num_reports: int = 0
     next_report: float = 0.0  # loop time
 
 

@@ -5,7 +5,7 @@ It knows no prices and opens no sockets; time comes in as an argument. One owner
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.types import (
     DecodeCost,
@@ -184,6 +184,8 @@ class Pool:
         live = self._of_life(worker, incarnation)
         if live is None:
             return
+        if report.pairs is None:
+            report = replace(report, pairs=live.report.pairs)
         live.report, live.reported_at, live.is_reachable = report, now, True
         for request_id in report.request_ids:
             live.prefills.pop(request_id, None)

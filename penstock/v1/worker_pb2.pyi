@@ -463,7 +463,7 @@ class CacheEvent(_message.Message):
     def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs")
+    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs", "pairs_left_out")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -486,6 +486,7 @@ class LoadReport(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     NUM_QUARANTINED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     num_running: int
     num_waiting: int
     queued_tokens: int
@@ -501,7 +502,8 @@ class LoadReport(_message.Message):
     counters: _containers.ScalarMap[str, float]
     num_quarantined_blocks: int
     pairs: _containers.RepeatedCompositeFieldContainer[PairReport]
-    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ...) -> None: ...
+    pairs_left_out: bool
+    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ..., pairs_left_out: bool = ...) -> None: ...
 
 class PairReport(_message.Message):
     __slots__ = ("peer", "direction", "transport", "transfers", "bytes", "spans", "write_seconds", "verify_seconds", "failures", "quarantined_blocks", "fenced", "refused_writes")

@@ -163,7 +163,7 @@ reports = st.builds(
     step_age_s=floats,
     request_ids=st.lists(names, max_size=3).map(tuple),
     counters=st.dictionaries(names, floats, max_size=3),
-    pairs=st.lists(pairs, max_size=2).map(tuple),
+    pairs=st.none() | st.lists(pairs, max_size=2).map(tuple),
 )
 changes = st.builds(CacheChange, stored=hash_tuples, evicted=hash_tuples)
 logprobs = st.builds(TokenLogprob, token_id=ids, logprob=float32s, top=tops)

@@ -202,6 +202,16 @@ async def test_load_is_reported_by_the_clock_and_at_once_when_told():
     ]
 
 
+async def test_pairs_are_told_to_each_router_at_once_and_then_more_seldom():
+    worker = Worker(interval_s=0.01)
+    async with worker.serve() as channel:
+        for router in (Router(channel), Router(channel)):
+            async with router.open() as stream:
+                await router.follow(stream, lambda router=router: len(router.loads) == 9)
+            told = [not load.pairs_left_out for load in router.loads]
+            assert told == [True, False, False, False] * 2 + [True]
+
+
 async def test_every_router_is_told_of_every_admitted_request_once():
     worker = Worker()
     async with worker.serve() as channel:

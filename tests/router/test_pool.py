@@ -2,7 +2,15 @@
 
 import pytest
 
-from cluster.types import Incarnation, LoadReport, Role, WorkerId
+from cluster.types import (
+    Direction,
+    HistogramReport,
+    Incarnation,
+    LoadReport,
+    PairReport,
+    Role,
+    WorkerId,
+)
 from router.pool import Booking, Pool, WorkerView
 from tests.router.pool_samples import member
 
@@ -137,6 +145,26 @@ def test_a_new_life_starts_without_a_past() -> None:
     pool.leave(D0, Incarnation("2"))
     assert pool.address(D0) is None
     pool.check()
+
+
+def test_pairs_told_last_are_shown_while_reports_leave_them_out() -> None:
+    pool = Pool()
+    pool.join(member("d"))
+    pair = PairReport(
+        peer=WorkerId("p"),
+        direction=Direction.RECEIVED,
+        transport="tcp",
+        num_transfers=1,
+        num_bytes=1,
+        num_spans=0,
+        write_seconds=HistogramReport(bounds=(), counts=(1,), sum=1.0),
+        verify_s=0.0,
+    )
+    shown = []
+    for pairs in ((pair,), None, ()):
+        pool.report(WorkerId("d"), Incarnation("1"), LoadReport(pairs=pairs), 0.0)
+        shown.append(next(iter(pool.statuses(0.0))).report.pairs)
+    assert shown == [(pair,), (pair,), ()]
 
 
 def test_statuses_count_what_is_in_flight_by_worker() -> None:
