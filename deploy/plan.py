@@ -42,6 +42,7 @@ class ClusterPlan:
     block_size: int | None = None
     hash_grain: int | None = None
     transports: tuple[str, ...] | None = None
+    require_transport: str | None = None  # every pair uses this one or none
     drain_s: float = 30.0  # requests in flight may end
     # For what has no flag: merged into the configuration of the router, of all workers, of
     # prefill workers.
@@ -78,7 +79,8 @@ class ClusterPlan:
             "block_size": self.block_size,
             "hash_grain": self.hash_grain,
             "num_threads": self.num_threads,
-            "transports": self.transports and list(self.transports),
+            "transports": list(self.transports) if self.transports else None,
+            "require_transport": self.require_transport,
             "drain_s": self.drain_s,
             **self.worker,
         }

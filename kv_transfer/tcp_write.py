@@ -106,6 +106,7 @@ class TcpWrite:
         if self._is_refused:
             self.future.set_exception(self._refusal())
             return
+        self.digest_sent()  # the last frame, if another write has begun since
         digest = None if self._hasher is None else int(self._hasher.intdigest())
         seconds = time.perf_counter() - max(self._began_at, idle_until)
         self.future.set_result(Landed(num_bytes=self.num_bytes, seconds=seconds, digest=digest))

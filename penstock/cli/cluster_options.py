@@ -10,6 +10,7 @@ from typing import Any
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from engine.build import EngineChoice, plan_engine
+from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say
 from router.policy import Disaggregate
@@ -33,10 +34,16 @@ class ServeFlags:
     blocks: int = DEFAULT_BLOCKS
     block_size: int = DEFAULT_BLOCK_SIZE
     drain: float = 30.0
+    transport: str = ""  # this one or none; empty: the best of the usual ones
     disaggregate: Disaggregate = Disaggregate.AUTO
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
+    if flags.transport and flags.transport not in DOORS:
+        fail(
+            f"There is no transport '{flags.transport}': choose from {', '.join(DOORS)}.",
+            ExitCode.USAGE,
+        )
     checkpoint = (flags.model_dir or SHIPPED_MODEL).resolve()
     if not checkpoint.is_dir():
         fail(
@@ -54,6 +61,8 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         num_blocks=flags.blocks,
         block_size=flags.block_size,
         drain_s=flags.drain,
+        transports=(flags.transport,) if flags.transport else None,
+        require_transport=flags.transport or None,
         router={"disaggregate": str(flags.disaggregate)},
     )
 

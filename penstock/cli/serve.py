@@ -27,6 +27,9 @@ def serve(
     blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
     block_size: Annotated[int, typer.Option("--block-size", min=1, help="Tokens a block.")] = 16,
     drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to end requests.")] = 30.0,
+    transport: Annotated[
+        str, typer.Option("--transport", help="KV moves by this transport or not at all.")
+    ] = "",
     disaggregate: Annotated[
         Disaggregate, typer.Option("--disaggregate", help="When a prefill worker is used.")
     ] = Disaggregate.AUTO,
@@ -47,6 +50,7 @@ def serve(
         blocks=blocks,
         block_size=block_size,
         drain=drain,
+        transport=transport,
         disaggregate=disaggregate,
     )
     asyncio.run(_serve(make_cluster(flags), json))

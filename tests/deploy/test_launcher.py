@@ -174,3 +174,8 @@ def test_the_plan_gives_each_process_its_own_configuration(tmp_path: Path) -> No
     assert {worker.config["router"] for worker in workers} == {"127.0.0.1:5"}
     assert workers[0].command[-1] == "prefill_worker"
     assert "num_blocks" not in workers[0].config  # unset: the worker's own default
+    assert "require_transport" not in workers[0].config
+    only = ClusterPlan(checkpoint=tmp_path, transports=("tcp",), require_transport="tcp")
+    [prefill, decode] = only.worker_plans(tmp_path / "s", tmp_path, "127.0.0.1:5")
+    assert prefill.config["transports"] == decode.config["transports"] == ["tcp"]
+    assert prefill.config["require_transport"] == "tcp"

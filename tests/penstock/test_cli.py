@@ -115,6 +115,9 @@ def test_no_cluster_says_what_to_do(penstock: Penstock) -> None:
 def test_a_wrong_option_is_a_usage_error(penstock: Penstock) -> None:
     assert penstock("generate", "--frobnicate").code == 2
     assert penstock("frobnicate").code == 2
+    ended = penstock("serve", "--transport", "pigeon")
+    assert ended.code == 2
+    assert "shared_memory" in ended.err
 
 
 @pytest.mark.parametrize("command", ["serve", "demo", "chat", "generate", "status", "models"])
