@@ -23,6 +23,7 @@ from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.span_copy import Bytes
 
 FILL_BYTES = 2**20
+TOUCH_S = 4.0
 # What a transport is held against; memcpy runs beside every one, to show what the machine gives.
 YARDSTICKS = {"tcp": "socket", "gloo": "socket", "nixl": "bare NIXL"}
 
@@ -34,7 +35,7 @@ class Outcome:
     door: str
     yardsticks: tuple[str, ...]
     connect_s: float
-    first_touch_s: dict[str, float] = field(default_factory=dict)  # by way: all of the pool
+    first_touch: dict[str, float] = field(default_factory=dict)  # by way: bytes a second
     samples: dict[Case, dict[str, Samples]] = field(default_factory=dict)
     verify_s: dict[Case, float] = field(default_factory=dict)  # the receiver's check
 
@@ -95,7 +96,7 @@ class Arena:
 
     def _touch(self, ways: Iterable[Way], outcome: Outcome) -> None:
         turns = self.turns[max(self.cases, key=lambda case: case.span_bytes)]
-        outcome.first_touch_s.update({way.name: first_touch(way, turns) for way in ways})
+        outcome.first_touch.update({way.name: first_touch(way, turns, TOUCH_S) for way in ways})
 
     async def _verify(self, way: TransportWay, turns: Turns) -> float:
         """Seconds that the receiver's check of one move takes."""

@@ -111,29 +111,29 @@ def digest_rows(outcome: Outcome) -> Iterator[DigestRow]:
         )
 
 
-def set_up_rows(outcome: Outcome, pool_bytes: int) -> Iterator[SetUpRow]:
-    for way, seconds in outcome.first_touch_s.items():
+def set_up_rows(outcome: Outcome) -> Iterator[SetUpRow]:
+    for way, bytes_per_s in outcome.first_touch.items():
         yield SetUpRow(
             door=outcome.door,
             way=way,
             connect_ms=1e3 * outcome.connect_s if way == outcome.door else None,
-            first_touch_gigabytes_per_s=pool_bytes / seconds / 1e9,
+            first_touch_gigabytes_per_s=bytes_per_s / 1e9,
         )
 
 
-def as_json(outcomes: Sequence[Outcome], pool_bytes: int) -> dict[str, Any]:
+def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "transports": [asdict(row) for outcome in outcomes for row in rows(outcome)],
         "digest": [asdict(row) for outcome in outcomes for row in digest_rows(outcome)],
-        "set_up": [asdict(row) for outcome in outcomes for row in set_up_rows(outcome, pool_bytes)],
+        "set_up": [asdict(row) for outcome in outcomes for row in set_up_rows(outcome)],
     }
 
 
-def sheets(outcomes: Sequence[Outcome], pool_bytes: int) -> list[Sheet]:
+def sheets(outcomes: Sequence[Outcome]) -> list[Sheet]:
     return [
         *(_speed_sheet(outcome) for outcome in outcomes),
         _digest_sheet([row for outcome in outcomes for row in digest_rows(outcome)]),
-        _set_up_sheet([row for outcome in outcomes for row in set_up_rows(outcome, pool_bytes)]),
+        _set_up_sheet([row for outcome in outcomes for row in set_up_rows(outcome)]),
     ]
 
 

@@ -34,6 +34,7 @@ CASES = ("64KiB", "1MiB", "64MiB", "4000x16KiB")
 LENGTHS = (128, 512, 2048, 8192)
 LEAST_POOL_MIB, MOST_POOL_MIB = 256, 1024
 MOVE_BYTES = 4 * 2**20  # a turn moves about so much: one move, or several small ones
+CASE_S = 8.0  # a case of one transport takes about so long at most
 PIPE_COLUMNS = 150
 MEMORY = Path("/dev/shm")
 
@@ -79,7 +80,7 @@ class Findings:
 
     @property
     def sheets(self) -> list[Sheet]:
-        found = kv_figures.sheets(self.outcomes, self.pool_bytes) if self.outcomes else []
+        found = kv_figures.sheets(self.outcomes) if self.outcomes else []
         return found + (hand_over_figures.sheets(self.costs, self.fresh) if self.costs else [])
 
     def as_markdown(self) -> str:
@@ -87,7 +88,7 @@ class Findings:
         return "\n\n".join(parts)
 
     def as_json(self) -> str:
-        figures = kv_figures.as_json(self.outcomes, self.pool_bytes)
+        figures = kv_figures.as_json(self.outcomes)
         figures |= hand_over_figures.as_json(self.costs, self.fresh)
         return json.dumps({"about": self.about, "left_out": self.left_out} | figures, indent=1)
 
@@ -104,7 +105,8 @@ async def run(flags: argparse.Namespace, say: Say) -> Findings:
 
 async def _measure_transports(flags: argparse.Namespace, findings: Findings, say: Say) -> None:
     def rounds(case: Case) -> Rounds:
-        return Rounds(num_rounds=flags.rounds, num_moves=max(1, MOVE_BYTES // case.num_bytes))
+        num_moves = max(1, MOVE_BYTES // case.num_bytes)
+        return Rounds(num_rounds=flags.rounds, num_moves=num_moves, limit_s=CASE_S)
 
     in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=in_memory) as folder:

@@ -11,6 +11,7 @@ from bench.kv_cases import Turns
 from kv_transfer.transport import Landed, Peer
 
 EPOCH = 1
+LEAST_ROUNDS = 3
 
 
 class Way(Protocol):
@@ -78,6 +79,7 @@ class Rounds:
 
     num_rounds: int
     num_moves: int
+    limit_s: float  # fewer rounds where they take longer, but LEAST_ROUNDS
 
 
 def take_turns(
@@ -85,8 +87,10 @@ def take_turns(
 ) -> dict[str, Samples]:
     """All ways in every round, so that a busy machine slows all of them alike."""
     samples = {way.name: Samples(num_bytes=turns.case.num_bytes) for way in ways}
-    turn = 0
-    for _ in range(rounds.num_rounds):
+    turn, begin = 0, time.perf_counter()
+    for number in range(rounds.num_rounds):
+        if number >= LEAST_ROUNDS and time.perf_counter() - begin > rounds.limit_s:
+            break
         for way in ways:
             mine, before = samples[way.name], cpu_seconds(pids)
             for _ in range(rounds.num_moves):
@@ -96,9 +100,12 @@ def take_turns(
     return samples
 
 
-def first_touch(way: Way, turns: Turns) -> float:
-    """Seconds to move all of the pool once: every byte of it is touched afterwards."""
-    return sum(way.move(turns, turn) for turn in range(turns.num_until_repeated))
+def first_touch(way: Way, turns: Turns, limit_s: float) -> float:
+    """Moves all of the pool once, or as much as the time allows; returns bytes a second."""
+    moves: list[float] = []
+    while len(moves) < turns.num_until_repeated and sum(moves) < limit_s:
+        moves.append(way.move(turns, len(moves)))
+    return turns.case.num_bytes * len(moves) / sum(moves)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
