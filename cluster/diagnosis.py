@@ -26,6 +26,7 @@ class Diagnosis:
     run_dir: Path | None = None
     num_threads: int = 1
     checks_content: bool = True
+    required_transport: str | None = None
 
     async def diagnose(
         self, request: worker_pb2.DiagnoseRequest, call: Call
@@ -50,6 +51,7 @@ class Diagnosis:
             secrets_mode=host.mode_of(self.secrets_file),
             store=store,
             checks_content=self.checks_content,
+            required_transport=self.required_transport,
             memory_bytes_per_s=speed,
             unix_s=time.time(),  # last: it is compared with when the answer arrives
         )

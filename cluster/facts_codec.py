@@ -21,6 +21,7 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
         secrets_mode=facts.secrets_mode,
         store=_store_to_pb(store) if store else None,
         checks_content=facts.checks_content,
+        required_transport=facts.required_transport or "",
         memory_bytes_per_second=facts.memory_bytes_per_s,
     )
 
@@ -44,6 +45,7 @@ def facts_from_pb(message: worker_pb2.DiagnoseResponse) -> ProcessFacts:
         secrets_mode=given("secrets_mode"),
         store=_store_from_pb(message.store) if message.HasField("store") else None,
         checks_content=message.checks_content,
+        required_transport=message.required_transport or None,
         memory_bytes_per_s=message.memory_bytes_per_second,
     )
 

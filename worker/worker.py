@@ -51,7 +51,12 @@ class Worker:
         self.parts = parts
         self.monitor = ProgressMonitor()
         self.log = EventLog(parts.member.worker.incarnation)
-        self.pool = BlockPool(config.num_blocks, config.block_size, config.hash_grain)
+        self.pool = BlockPool(
+            config.num_blocks,
+            config.block_size,
+            config.hash_grain,
+            window=parts.member.worker.fingerprint.layout.widest_window,
+        )
         self.thread = EngineThread(parts.engine)
         self.open_calls = OpenCalls()
         self.feed = WatchFeed(self.log, self._load)
@@ -135,6 +140,7 @@ class Worker:
             run_dir=Path(config.run_dir),
             num_threads=config.num_threads,
             checks_content=config.digest == "content",
+            required_transport=config.require_transport,
         )
 
     def _is_serving(self) -> bool:

@@ -69,6 +69,8 @@ def faster_transports(source: Examined, receiver: Examined, used: str) -> Sequen
     """Those that both ends list and that should have been chosen before the used one."""
     if source.member is None or receiver.member is None:
         return ()
+    if receiver.facts is not None and receiver.facts.required_transport is not None:
+        return ()  # as somebody wished
     both = source.member.worker.transports.keys() & receiver.member.worker.transports.keys()
     if _are_apart(source, receiver):
         both -= _OF_ONE_MACHINE

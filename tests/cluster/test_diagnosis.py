@@ -112,6 +112,7 @@ FACTS = ProcessFacts(
     secrets_mode=0,
     store=StoreAnswer(address="h:1", seconds=0.5, problem="away"),
     checks_content=True,
+    required_transport="tcp",
     memory_bytes_per_s=1e9,
 )
 

@@ -257,6 +257,8 @@ def test_a_transport_of_one_machine_is_not_missed_between_two() -> None:
         assert "shared_memory" in faster_transports(*ends, slowest)
     assert "shared_memory" not in faster_transports(*apart, slowest)
     assert faster_transports(*ends, "shared_memory") == []
+    wished = replace(ends[1], facts=replace(FACTS, required_transport="tcp"))
+    assert faster_transports(ends[0], wished, "tcp") == ()
 
 
 def test_a_probe_takes_at_most_half_of_what_is_free() -> None:
