@@ -9,12 +9,13 @@ import csv
 import gzip
 import io
 import json
-import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 from cluster.errors import ConfigError
@@ -24,6 +25,7 @@ MOONCAKE_GRAIN = 512
 MAX_REQUESTS = 5_000_000
 MAX_TOKENS = 10_000_000
 _MAX_LINE = 4 << 20
+_LEAST_BIN_S = 0.5
 _AZURE_COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
 
 
@@ -203,8 +205,10 @@ def _spread(requests: list[TraceRequest], chances: random.Random) -> tuple[Trace
 
 
 def _bin_s(requests: list[TraceRequest]) -> float:
-    """The whole seconds that all arrivals are multiples of; 0: they were not binned."""
-    times = {round(each.arrival_s * 1e3) for each in requests}
-    step_ms = math.gcd(*times)
-    is_binned = len(times) > 2 and step_ms >= 1000 and len(requests) > 2 * len(times)
-    return step_ms / 1e3 if is_binned else 0.0
+    """How far apart the moments are at which several requests came; 0: they were not binned.
+    The usual distance, for recorded bins wobble by a millisecond."""
+    moments = sorted({each.arrival_s for each in requests})
+    if len(moments) < 3 or len(requests) < 2 * len(moments):
+        return 0.0
+    gap_s = median(later - earlier for earlier, later in pairwise(moments))
+    return gap_s if gap_s >= _LEAST_BIN_S else 0.0
