@@ -145,6 +145,8 @@ def decode_request_to_pb(
     tenant: str,
     cache_scope: str,
     prefill: WorkerAddress | None,
+    source: WorkerAddress | None = None,
+    num_source_tokens: int = 0,
     router_s: float = 0.0,
 ) -> worker_pb2.DecodeRequest:
     """The hash key does not travel: each end derives it from tenant and scope."""
@@ -157,6 +159,8 @@ def decode_request_to_pb(
         tenant=tenant,
         cache_scope=cache_scope,
         prefill=address_to_pb(prefill) if prefill else None,
+        source=address_to_pb(source) if source else None,
+        source_tokens=num_source_tokens,
         router_seconds=router_s,
     )
 

@@ -149,6 +149,11 @@ class KvLayout:
     def pool_bytes(self) -> int:
         return self.num_layers * self.num_planes * self.plane_bytes
 
+    @property
+    def widest_window(self) -> int | None:
+        """None: no layer has one."""
+        return max(filter(None, self.windows), default=None)
+
     def window(self, layer: int) -> int | None:
         return self.windows[layer] if self.windows else None
 
@@ -294,6 +299,8 @@ class Placement:
 
     decode: WorkerId
     prefill: WorkerId | None
+    source: WorkerId | None = None  # whose cached prefix whoever computes the prompt fetches first
+    num_source_tokens: int = 0  # how long it is, as the router believes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,8 +236,7 @@ class Relay:
     def _decode_request(
         self, decision: Decision, routed: RoutedRequest, sent: Sent
     ) -> worker_pb2.DecodeRequest:
-        prefill = decision.placement.prefill
-        compute = routed.compute
+        placement, compute = decision.placement, routed.compute
         if sent.num_tokens:
             emitted = sent.emitted(compute.params.num_choices)
             compute = replace(compute, emitted=emitted)
@@ -246,7 +245,9 @@ class Relay:
             model=routed.model,
             tenant=TENANT,
             cache_scope=routed.cache_scope,
-            prefill=self.pool.address(prefill) if prefill else None,
+            prefill=self.pool.address(placement.prefill) if placement.prefill else None,
+            source=self.pool.address(placement.source) if placement.source else None,
+            num_source_tokens=placement.num_source_tokens,
             router_s=self.clock() - routed.received_at,
         )
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from cluster.codec import address_to_pb
+from cluster.types import Placement
 from kv_transfer.gated_transport import GatedTransport
 from penstock.v1 import worker_pb2
+from router import relay
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.test_answers import expected, greedy, prompt_of
 from tests.workers.test_endings import continuation, decode
 
 PROMPT = prompt_of(4, 100)
@@ -232,3 +234,24 @@ async def test_fetched_prefixes_never_block_each_other(checkpoint: Path, tmp_pat
                 *(decode(receiver, request(prompt, 30, source=source)) for prompt in prompts)
             )
         assert [ids(answer) for answer in answers] == [expected(p, 30) for p in prompts]
+
+
+async def test_a_placement_with_a_source_reaches_the_worker(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
+        source, receiver = cluster.decode
+        await warm(source)
+        choose = relay.place
+
+        def place(*arguments: Any) -> Any:
+            decision, state = choose(*arguments)
+            placement = Placement(
+                decode=receiver.name, prefill=None, source=source.name, num_source_tokens=96
+            )
+            return replace(decision, placement=placement), state
+
+        monkeypatch.setattr(relay, "place", place)
+        answer = await cluster.generate(greedy(PROMPT, 8))
+        assert answer.token_ids == expected(PROMPT, 8)
+        assert answer.messages[0].accepted.cached_tokens == 96
