@@ -13,7 +13,6 @@ from penstock.v1 import worker_pb2
 from tests.router.fake_worker import TOKEN
 from tests.workers.local_cluster import LocalCluster
 
-
 pytestmark = pytest.mark.slow
 
 
