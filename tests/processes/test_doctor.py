@@ -51,7 +51,8 @@ async def test_it_moves_bytes_between_every_pair_and_knows_which_is_broken(tmp_p
             os.kill(frozen.pid, signal.SIGCONT)
         assert code == 8
         verdicts = {pair["source"]: pair["severity"] for pair in said["pairs"]}
-        assert verdicts["prefill-1"] == "fail"
+        # The router forgets a silent worker after a while: then it has no pairs.
+        assert verdicts.get("prefill-1", "fail") == "fail"
         assert verdicts["prefill-0"] != "fail", "the other pair is still measured"
         broken = [each for each in said["findings"] if each["severity"] == "fail"]
         assert {each["subject"] for each in broken} == {"prefill-1"}
