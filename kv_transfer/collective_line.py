@@ -23,17 +23,19 @@ from enum import IntEnum
 import numpy as np
 
 from cluster.errors import TransferFailed
+from cluster.types import DTYPE_BYTES
+from kv_transfer.conversion import WIRE_DTYPES, Conversion
 from kv_transfer.layout import Spans
 from kv_transfer.tcp_handshake import Hello, greet, welcome
 from kv_transfer.tcp_wire import Steps, Wire, finish, open_wire
 
 GREETING_S = 2.0  # for a stranger to prove that it is none
-STALL_S = 5.0  # without progress, after which a write fails and its line is dropped
 MAX_SPANS = 1 << 20
 MAX_ENTRY_BYTES = 1 << 16
+MAX_ROW = 1 << 14  # numbers
 
 _ENTRY = struct.Struct("<II")  # bytes of the key, of the value
-_HEADER = struct.Struct("<QI")  # epoch, number of spans
+_HEADER = struct.Struct("<QIBBBI")  # epoch, number of spans, dtypes and row of a conversion
 _NUMBER = np.dtype("<i8")
 
 
@@ -48,13 +50,16 @@ class Answer(IntEnum):
 class WriteHeader:
     epoch: int
     spans: Spans  # of the receiver's pool
+    conversion: Conversion | None = None
 
 
 class Line:
     """One end. For one thread at a time, but `close`. Whatever goes wrong is a TransferFailed."""
 
-    def __init__(self, stream: socket.socket) -> None:
+    def __init__(self, stream: socket.socket, stall_s: float) -> None:
+        """`stall_s` is how long the other end may say nothing where it should."""
         self.is_closed = False
+        self.stall_s = stall_s
         self._stream = stream
 
     def greet(self, own: Hello, key: bytes) -> Hello:
@@ -69,18 +74,19 @@ class Line:
 
     def send(self, *parts: bytes) -> None:
         try:
-            self._stream.settimeout(STALL_S)
+            self._stream.settimeout(self.stall_s)
             self._stream.sendall(b"".join(parts))
         except OSError as error:
             raise _lost(error) from error
 
-    def receive(self, num_bytes: int, *, within_s: float | None = STALL_S) -> bytes:
-        """Exactly so many, however long it takes where nothing is said."""
-        deadline = None if within_s is None else time.monotonic() + within_s
+    def receive(self, num_bytes: int) -> bytes:
+        """Exactly so many, in time."""
+        deadline = time.monotonic() + self.stall_s
         received = bytearray(num_bytes)
         missing = memoryview(received)
         while missing:
-            missing = missing[self._receive_some(missing, deadline) :]
+            # A timeout of zero would mean: without waiting.
+            missing = missing[self._receive_some(missing, max(deadline - time.monotonic(), 1e-3)) :]
         return bytes(received)
 
     def close(self) -> None:
@@ -96,17 +102,21 @@ class Line:
         if len(spans) > MAX_SPANS:
             raise TransferFailed(f"A write of {len(spans)} spans: {MAX_SPANS} are the most.")
         table = np.concatenate((spans.offsets, spans.sizes)).astype(_NUMBER)
-        self.send(_HEADER.pack(header.epoch, len(spans)), table.tobytes())
+        conversion = _conversion_fields(header.conversion)
+        self.send(_HEADER.pack(header.epoch, len(spans), *conversion), table.tobytes())
 
     def receive_header(self) -> WriteHeader:
         """Waits for the next write as long as it takes."""
-        first = self.receive(1, within_s=None)
-        epoch, num_spans = _HEADER.unpack(first + self.receive(_HEADER.size - 1))
+        first = bytearray(1)
+        self._receive_some(memoryview(first), None)
+        rest = self.receive(_HEADER.size - 1)
+        epoch, num_spans, *conversion = _HEADER.unpack(first + rest)
         if num_spans > MAX_SPANS:
             raise TransferFailed(f"A write of {num_spans} spans: {MAX_SPANS} are the most.")
         table = np.frombuffer(self.receive(2 * num_spans * _NUMBER.itemsize), dtype=_NUMBER)
         offsets, sizes = table.astype(np.int64).reshape(2, num_spans)
-        return WriteHeader(epoch=epoch, spans=Spans(offsets=offsets, sizes=sizes))
+        spans = Spans(offsets=offsets, sizes=sizes)
+        return WriteHeader(epoch=epoch, spans=spans, conversion=_conversion(*conversion))
 
     def send_answer(self, answer: Answer) -> None:
         self.send(bytes([answer]))
@@ -130,11 +140,9 @@ class Line:
         key = self.receive(num_key_bytes).decode(errors="replace")
         return key, self.receive(num_value_bytes)
 
-    def _receive_some(self, into: memoryview, deadline: float | None) -> int:
+    def _receive_some(self, into: memoryview, timeout_s: float | None) -> int:
         try:
-            # A timeout of zero would mean: without waiting.
-            left_s = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
-            self._stream.settimeout(left_s)
+            self._stream.settimeout(timeout_s)
             num_bytes = self._stream.recv_into(into)
         except OSError as error:
             raise _lost(error) from error
@@ -147,6 +155,28 @@ def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:
     """What a rank says first over the group, so that the group is known to be the line's."""
     said = role.encode() + b"\n" + writer.encode() + receiver.encode()
     return hmac.digest(key, b"penstock kv rank, " + said, "sha256")
+
+
+def _conversion_fields(conversion: Conversion | None) -> tuple[int, int, int, int]:
+    if conversion is None:
+        return 0, 0, 0, 0
+    dtypes = (conversion.source_dtype, conversion.wire_dtype, conversion.destination_dtype)
+    source, wire, destination = map(WIRE_DTYPES.index, dtypes)
+    return source, wire, destination, conversion.row
+
+
+def _conversion(source: int, wire: int, destination: int, row: int) -> Conversion | None:
+    if not row:
+        return None
+    num_pool_dtypes = len(DTYPE_BYTES)
+    if max(source, destination) >= num_pool_dtypes or wire >= len(WIRE_DTYPES) or row > MAX_ROW:
+        raise TransferFailed("The other end converts KV in a way that is not known here.")
+    return Conversion(
+        source_dtype=WIRE_DTYPES[source],
+        wire_dtype=WIRE_DTYPES[wire],
+        destination_dtype=WIRE_DTYPES[destination],
+        row=row,
+    )
 
 
 def _finish(wire: Wire, steps: Steps[Hello]) -> Hello:

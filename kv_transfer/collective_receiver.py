@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from kv_transfer.admissions import Admissions
 from kv_transfer.collective_line import Answer, Line, WriteHeader
 from kv_transfer.layout import Spans
 from kv_transfer.process_group import ProcessGroup, Wait
-from kv_transfer.staging import NUM_STAGES, Stage, on_own_stream, stagefuls
+from kv_transfer.staging import NUM_STAGES, Cut, Stage, on_own_stream, stagefuls
 from kv_transfer.tcp_frame import lie_in
 
 MAX_STRANGERS = 32  # who have not yet proven that they are none
@@ -33,12 +34,13 @@ Welcome = Callable[[Line], tuple[Incarnation, ProcessGroup]]
 class Receiver:
     """Listens from the moment it is made until `close`."""
 
-    def __init__(self, host: str, pool: Tensor, welcome: Welcome) -> None:
+    def __init__(self, host: str, pool: Tensor, welcome: Welcome, stall_s: float) -> None:
         """Raises ConfigError where it cannot listen there."""
         self.admissions = Admissions()
         self._listener = _listen(host)
         self._pool = pool
         self._welcome = welcome
+        self._stall_s = stall_s
         self._lines: dict[Line, threading.Thread] = {}
         self._lock = threading.Lock()  # of the lines
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
@@ -71,7 +73,7 @@ class Receiver:
                 stream, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            line = Line(stream)
+            line = Line(stream, self._stall_s)
             thread = threading.Thread(target=self._serve, args=(line,), name="kv-line", daemon=True)
             with self._lock:
                 if self._is_closed or not self._strangers.acquire(blocking=False):
@@ -123,38 +125,57 @@ class _Lander:
     def take(self, header: WriteHeader) -> Answer:
         """One write. Raises TransferFailed when the line ends."""
         spans = header.spans
-        is_there = _fit(spans, self._pool_bytes)
-        if not is_there or not self._admissions.allow(self._writer, header.epoch, spans):
+        if not _fits(header, self._pool_bytes) or not self._admissions.allow(
+            self._writer, header.epoch, spans
+        ):
             return Answer.REFUSED
         return Answer.LANDED if self._land(header) else Answer.STOPPED
 
     def _land(self, header: WriteHeader) -> bool:
         """Whether all of it landed. What is on its way is received to its end even where it may
         not land any more: the two ends stay in step."""
-        ahead = stagefuls(header.spans, self._group.stage_bytes)
-        awaited: deque[tuple[Stage, Spans, Wait]] = deque()
+        cut = Cut.of(self._group.stage_bytes, header.conversion)
+        ahead = stagefuls(header.spans, cut.destination)
+        awaited: deque[_Arrival] = deque()
         has_landed = True
         while True:
             while self._idle and (some := next(ahead, None)) is not None:
-                awaited.append(self._awaited(self._idle.popleft(), some))
+                num_wire_bytes = some.num_bytes * cut.wire // cut.destination
+                awaited.append(self._awaited(self._idle.popleft(), some, num_wire_bytes))
             if not awaited:
                 return has_landed
-            stage, some, wait = awaited.popleft()
-            wait()
-            scatter = partial(stage.scatter, some)
-            has_landed &= self._admissions.land(self._writer, header.epoch, scatter)
-            self._idle.append(stage)
+            has_landed &= self._landed(awaited.popleft(), header)
 
-    def _awaited(self, stage: Stage, some: Spans) -> tuple[Stage, Spans, Wait]:
+    def _awaited(self, stage: Stage, spans: Spans, num_wire_bytes: int) -> "_Arrival":
         # Waits first: a tensor that is sent to somebody who does not takes milliseconds.
-        wait = self._group.receive(stage.wire(some.num_bytes))
+        wait = self._group.receive(stage.wire(num_wire_bytes))
         self._line.send_answer(Answer.CREDIT)
-        return stage, some, wait
+        return _Arrival(stage, spans, num_wire_bytes, wait)
+
+    def _landed(self, arrival: "_Arrival", header: WriteHeader) -> bool:
+        stage, spans, num_wire_bytes, wait = arrival
+        wait()
+        if header.conversion is not None:
+            stage.put(header.conversion.decode(stage.on_host(num_wire_bytes)))
+        scatter = partial(stage.scatter, spans)
+        has_landed = self._admissions.land(self._writer, header.epoch, scatter)
+        self._idle.append(stage)
+        return has_landed
 
 
-def _fit(spans: Spans, pool_bytes: int) -> bool:
-    """Whether they lie in the pool and are, together, no more than it."""
+class _Arrival(NamedTuple):
+    stage: Stage
+    spans: Spans
+    num_wire_bytes: int
+    wait: Wait
+
+
+def _fits(header: WriteHeader, pool_bytes: int) -> bool:
+    """Whether its spans lie in the pool, are no more than it, and are of whole rows."""
+    spans, conversion = header.spans, header.conversion
     is_sane = (spans.sizes > 0) & (spans.sizes <= pool_bytes)
+    if conversion is not None:
+        is_sane &= spans.sizes % conversion.destination_row_bytes == 0
     return bool(is_sane.all()) and lie_in(spans, pool_bytes) and spans.num_bytes <= pool_bytes
 
 

@@ -31,6 +31,8 @@ from kv_transfer.tcp_handshake import Hello
 from kv_transfer.transport import Landed, WriteRefused
 from kv_transfer.writer_thread import submit
 
+STALL_S = 5.0  # without progress, after which a write fails, and its line and group go
+
 _ADDRESS = re.compile(
     r"(?P<incarnation>[A-Za-z0-9_.-]{1,128}) (?P<num_bytes>\d{1,18}) "
     r"(?P<pid>\d{1,18}) (?P<namespace>\d{1,18}) (?P<boot_id>[A-Za-z0-9-]{1,64}) "
@@ -65,7 +67,9 @@ class _Address(NamedTuple):
 
 
 class CollectiveTransport:
-    def __init__(self, name: str, pool: Pool, *, host: str, key: bytes) -> None:
+    def __init__(
+        self, name: str, pool: Pool, *, host: str, key: bytes, stall_s: float = STALL_S
+    ) -> None:
         """`name` is 'gloo' or 'nccl'; peers dial `host`, which is where it listens.
 
         Raises ConfigError where that cannot be.
@@ -77,8 +81,9 @@ class CollectiveTransport:
         self._own = partial(Hello, incarnation=pool.incarnation, num_bytes=pool.num_bytes)
         self._host = host
         self._key = key
+        self._stall_s = stall_s
         self._peers: dict[str, CollectivePeer] = {}
-        self._receiver = Receiver(host, self._pool, self._welcome)
+        self._receiver = Receiver(host, self._pool, self._welcome, stall_s)
         process = ProcessAddress.own()
         self.address = str(
             _Address(pool.incarnation, pool.num_bytes, process, host, self._receiver.port)
@@ -116,7 +121,7 @@ class CollectiveTransport:
     def _dial(self, address: _Address) -> LineWriter:
         """On the peer's thread."""
         on_own_stream(self._pool.device)
-        line = Line(_connected(address))
+        line = Line(_connected(address), self._stall_s)
         try:
             own = self._own()
             theirs = line.greet(own, self._key)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from cluster.errors import TransferFailed
 from kv_transfer.collective_line import Answer, Line, WriteHeader
+from kv_transfer.conversion import Bytes, Conversion
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.process_group import ProcessGroup, Wait
-from kv_transfer.staging import NUM_STAGES, Stage, stagefuls
+from kv_transfer.staging import NUM_STAGES, Cut, Stage, stagefuls
 from kv_transfer.transport import Landed, WriteRefused
 
 
@@ -30,9 +31,10 @@ class LineWriter:
 
     def write(self, pairs: SpanPairs, *, epoch: int, digest: bool) -> Landed:
         begin = time.perf_counter()
-        targets = Spans(offsets=pairs.destination, sizes=pairs.sizes)
-        self._line.send_header(WriteHeader(epoch=epoch, spans=targets))
-        value = self._send(Spans(offsets=pairs.source, sizes=pairs.sizes), digest)
+        self._line.send_header(
+            WriteHeader(epoch=epoch, spans=pairs.destination_spans, conversion=pairs.conversion)
+        )
+        value = self._send(pairs, digest)
         self._hear(Answer.LANDED)
         seconds = time.perf_counter() - begin
         return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)
@@ -42,18 +44,19 @@ class LineWriter:
         self._line.close()
         self._group.abort()
 
-    def _send(self, spans: Spans, digest: bool) -> int | None:
+    def _send(self, pairs: SpanPairs, digest: bool) -> int | None:
         hasher = xxhash.xxh3_64() if digest else None
         sent: deque[Wait] = deque()
-        ahead = stagefuls(spans, self._group.stage_bytes)
+        spans = Spans(offsets=pairs.source, sizes=pairs.sizes)
+        ahead = stagefuls(spans, Cut.of(self._group.stage_bytes, pairs.conversion).source)
         for stage, some in zip(cycle(self._stages), ahead, strict=False):
             if len(sent) == NUM_STAGES:
                 sent.popleft()()  # this stage's last use
-            run = stage.gather(some)
+            run = _converted(stage, stage.gather(some), pairs.conversion)
             self._hear(Answer.CREDIT)
             sent.append(self._group.send(run))
             if hasher is not None:
-                hasher.update(stage.on_host(len(run)).data)
+                hasher.update(_arriving(stage.on_host(len(run)), pairs.conversion))
         for wait in sent:
             wait()
         return None if hasher is None else int(hasher.intdigest())
@@ -66,3 +69,12 @@ class LineWriter:
             raise TransferFailed("The receiver took its grant back while the write was on its way.")
         if answer is not expected:
             raise TransferFailed(f"The receiver answered {answer.name}, not {expected.name}.")
+
+
+def _converted(stage: Stage, run: Tensor, conversion: Conversion | None) -> Tensor:
+    return run if conversion is None else stage.put(conversion.encode(stage.on_host(len(run))))
+
+
+def _arriving(wire: Bytes, conversion: Conversion | None) -> memoryview:
+    """What will lie in the receiver's pool: that is what is digested."""
+    return (wire if conversion is None else conversion.decode(wire)).data

@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from cluster.errors import ConfigError, TransferFailed
-from kv_transfer.collective_line import STALL_S, Line
+from kv_transfer.collective_line import Line
 from kv_transfer.staging import HOST_STAGE_BYTES
 
 MAX_ENTRIES = 64
 DEVICE_STAGE_BYTES = 16 << 20
 
-_TIMEOUT = timedelta(seconds=STALL_S)
 # Read by torch when an NCCL group is made. A wait then waits on the host, with a timeout, and an
 # error is an exception of that wait, where the default is to end the process.
 _NCCL_ENVIRONMENT = {
@@ -62,7 +61,7 @@ class LineStore(c10d.Store):
             self._receive()
         return self._entries[key]
 
-    def wait(self, keys: list[str], timeout: timedelta = _TIMEOUT) -> None:
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         for key in keys:
             self.get(key)
 
@@ -144,31 +143,32 @@ def open_group(
 
     Raises TransferFailed where the other rank does not come, or a stranger does.
     """
-    store = LineStore(line)
+    store, timeout = LineStore(line), timedelta(seconds=line.stall_s)
     if name == "nccl":
-        backend, device = _translated(partial(_nccl, store, rank)), pool_device
+        make, device = partial(_nccl, store, rank, timeout), pool_device
     else:
-        backend, device = _translated(partial(_gloo, store, rank, host)), torch.device("cpu")
+        make, device = partial(_gloo, store, rank, timeout, host), torch.device("cpu")
+    backend = _translated(make)
     group = ProcessGroup(store, backend, rank, device)
     _prove_ranks(group, prove(rank), prove(Rank(1 - rank)))
     store.finish()
     return group
 
 
-def _gloo(store: LineStore, rank: Rank, host: str) -> _Backend:
+def _gloo(store: LineStore, rank: Rank, timeout: timedelta, host: str) -> _Backend:
     options: Any = c10d.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [c10d.ProcessGroupGloo.create_device(hostname=host)]
     options._threads = 1
-    options._timeout = _TIMEOUT
+    options._timeout = timeout
     backend: Any = c10d.ProcessGroupGloo(store, rank, len(Rank), options)
     return backend  # type: ignore[no-any-return]
 
 
-def _nccl(store: LineStore, rank: Rank) -> _Backend:
+def _nccl(store: LineStore, rank: Rank, timeout: timedelta) -> _Backend:
     for name, value in _NCCL_ENVIRONMENT.items():
         os.environ[name] = value
     options = c10d.ProcessGroupNCCL.Options()
-    options._timeout = _TIMEOUT
+    options._timeout = timeout
     backend: Any = c10d.ProcessGroupNCCL(store, rank, len(Rank), options)
     return backend  # type: ignore[no-any-return]
 

@@ -5,13 +5,15 @@ numpy, because it copies rows and not units.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kv_transfer.conversion import Bytes, Conversion
 from kv_transfer.layout import Spans
-from kv_transfer.span_copy import DIRECT_BYTES, Bytes, common_unit, unit_indices
+from kv_transfer.span_copy import DIRECT_BYTES, common_unit, unit_indices
 
 NUM_STAGES = 2  # one is on the wire while the other is filled or emptied
 HOST_STAGE_BYTES = 1 << 20  # stays in the second-level cache between two copies
@@ -32,6 +34,25 @@ def stagefuls(spans: Spans, stage_bytes: int) -> Iterator[Spans]:
         offsets[0] += before
         sizes[0] -= before
         yield Spans(offsets=offsets, sizes=sizes)
+
+
+class Cut(NamedTuple):
+    """What one stageful is of a write's bytes, at each point of their way."""
+
+    source: int
+    wire: int
+    destination: int
+
+    @classmethod
+    def of(cls, stage_bytes: int, conversion: Conversion | None) -> "Cut":
+        """As much as a stage holds: where rows are converted, whole ones."""
+        if conversion is None:
+            return cls(stage_bytes, stage_bytes, stage_bytes)
+        row = cls(
+            conversion.source_row_bytes, conversion.wire_row_bytes, conversion.destination_row_bytes
+        )
+        num_rows = stage_bytes // max(row)
+        return cls(num_rows * row.source, num_rows * row.wire, num_rows * row.destination)
 
 
 class Stage:
@@ -60,6 +81,12 @@ class Stage:
             self._far[:num_bytes].copy_(self._near[:num_bytes], non_blocking=True)
         _settle(self._pool.device)
         return self._far[:num_bytes]
+
+    def put(self, data: Bytes) -> Tensor:
+        """Bytes of the host, on the wire's device."""
+        wire = self._far[: len(data)]
+        wire.copy_(torch.from_numpy(data))
+        return wire
 
     def scatter(self, spans: Spans) -> None:
         """What is on the wire's device, into the pool; returns when it is there."""

@@ -11,9 +11,9 @@ from cluster.worker_process import describe
 from engine.build import EngineChoice, plan_engine
 from engine.thread import ForwardEngine
 from engine.warm_up import warm_up
-from kv_transfer.doors import DoorSettings, open_doors
+from kv_transfer.doors import DoorSettings, open_doors, open_pool
 from kv_transfer.pairs import Pairs
-from kv_transfer.pool import FilePool, PoolConfig
+from kv_transfer.pool import PoolConfig
 from worker.config import WorkerConfig
 
 
@@ -26,8 +26,8 @@ class WorkerParts:
     cost: StepCost
 
 
-def build_parts(config: WorkerConfig, role: Role) -> WorkerParts:
-    """Loads the model and warms it up.
+def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = None) -> WorkerParts:
+    """Loads the model and warms it up. KV may be narrowed to `wire_dtype` on its way here.
 
     Raises ConfigError or CheckpointError for what cannot be served.
     """
@@ -42,6 +42,7 @@ def build_parts(config: WorkerConfig, role: Role) -> WorkerParts:
         layout=plan.layout,
         context_length=plan.context_length,
         transports=pairs.addresses,
+        wire_dtype=wire_dtype,
     )
     engine = plan.build(pairs.pool.buffer)
     cost = StepCost()
@@ -53,11 +54,10 @@ def build_parts(config: WorkerConfig, role: Role) -> WorkerParts:
 def _pairs(
     config: WorkerConfig, secrets: Secrets, incarnation: Incarnation, layout: KvLayout
 ) -> Pairs:
-    pool = FilePool(
-        PoolConfig(
-            incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
-        )
+    place = PoolConfig(
+        incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
     )
+    pool = open_pool(place, config.device)
     settings = DoorSettings(
         host=config.address.rpartition(":")[0],
         key=secrets.cluster_token.encode(),
@@ -75,6 +75,7 @@ def _engine_choice(config: WorkerConfig) -> EngineChoice:
         checkpoint=Path(config.checkpoint),
         num_blocks=config.num_blocks,
         block_size=config.block_size,
+        kv_dtype=config.kv_dtype,
         num_threads=config.num_threads,
         device=config.device,
     )
