@@ -120,7 +120,9 @@ def test_a_wrong_option_is_a_usage_error(penstock: Penstock) -> None:
     assert "shared_memory" in ended.err
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "chat", "generate", "status", "models"])
+@pytest.mark.parametrize(
+    "command", ["serve", "demo", "chat", "generate", "status", "doctor", "models"]
+)
 def test_every_command_explains_itself(penstock: Penstock, command: str) -> None:
     ended = penstock(command, "--help")
     assert ended.code == 0
