@@ -29,6 +29,12 @@ def _shared_memory(pool: Pool, settings: DoorSettings) -> Transport:
     return SharedMemoryTransport(_on_host(pool, "shared_memory"))
 
 
+def _nixl(pool: Pool, settings: DoorSettings) -> Transport:
+    from kv_transfer.nixl_transport import NixlTransport
+
+    return NixlTransport(_on_host(pool, "nixl"), host=settings.host, key=settings.key)
+
+
 def _tcp(pool: Pool, settings: DoorSettings) -> Transport:
     from kv_transfer.tcp_transport import TcpTransport
 
@@ -65,6 +71,7 @@ def _on_host(pool: Pool, door: str) -> FilePool:
 
 DOORS: dict[str, Callable[[Pool, DoorSettings], Transport]] = {
     "shared_memory": _shared_memory,
+    "nixl": _nixl,
     "nccl": _nccl,
     "tcp": _tcp,
     "gloo": _gloo,

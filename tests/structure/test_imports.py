@@ -11,7 +11,7 @@ STUBS = "penstock.v1"
 WORKER = {"engine", "kv_transfer", "cluster", STUBS}
 ALLOWED = {
     "penstock": {STUBS},
-    "penstock.cli": {"penstock", STUBS, "cluster", "engine", "kv_transfer", "router", "deploy"},
+    "penstock.cli": {"penstock", STUBS, "cluster", "engine", "kv_transfer", "router", "simulator", "deploy"},
     "cluster": {STUBS},
     "engine": {"cluster"},
     "kv_transfer": {"cluster"},
@@ -28,7 +28,7 @@ ENGINE_MAY_IMPORT = {"cluster.types", "cluster.block_hash", "cluster.errors"}
 
 # A dependency -> the only file that imports it.
 DOORS = {
-    "nixl": "kv_transfer/nixl_transport.py",
+    "nixl": "kv_transfer/nixl_agent.py",
     "torch.distributed": "kv_transfer/process_group.py",
     "redis": "cluster/redis_store.py",
     "ray": "deploy/ray_launcher.py",

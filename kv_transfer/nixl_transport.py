@@ -1,0 +1,263 @@
+"""KV by NIXL: one-sided writes into a peer's registered memory, by the fastest lane that UCX finds
+between the two (RDMA, NVLink, a kernel's copy between processes of one machine, TCP).
+
+NIXL is only polled: one thread (`progress_loop`) does everything with it, from the first post to
+the last release. Its own progress thread stays off: on two cores it takes half the bandwidth.
+"""
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+import xxhash
+
+from cluster.errors import TransferFailed
+from kv_transfer.conversion import Conversion
+from kv_transfer.layout import Offsets, SpanPairs, Spans
+from kv_transfer.life import Life
+from kv_transfer.nixl_address import NixlAddress
+from kv_transfer.nixl_agent import NixlAgent, rows
+from kv_transfer.pool import FilePool
+from kv_transfer.process_watch import ProcessAddress, ProcessWatch
+from kv_transfer.progress_loop import ProgressLoop, Steps
+from kv_transfer.span_copy import STAGE_BYTES, SpanCopier, unit_indices
+from kv_transfer.transport import Landed
+
+GREETING_BYTES = 16
+NUM_LANDINGS = 64  # a greeting that comes too late must not be taken for another
+GREETING_S = 5.0
+
+# A first contact needs the progress of both ends whatever the lane, and a two-sided lane always.
+IDLE_S = 0.005
+IDLE_TWO_SIDED_S = 0.001
+
+logger = logging.getLogger(__name__)
+
+
+class NixlTransport:
+    name = "nixl"
+
+    def __init__(self, pool: FilePool, *, host: str, key: bytes) -> None:
+        """On a loopback `host` no other machine is reached. Raises ConfigError where NIXL is
+        missing or does not start."""
+        self._key = key
+        self._memory = pool.memory
+        self._copier = SpanCopier()
+        self._greetings = np.zeros((1 + NUM_LANDINGS, GREETING_BYTES), dtype=np.uint8)
+        self._greetings[0] = np.frombuffer(secrets.token_bytes(GREETING_BYTES), dtype=np.uint8)
+        self._landings = itertools.cycle(self._greetings[1:])
+        self._agent = NixlAgent(pool.incarnation, host, [self._memory, self._greetings])
+        self.address = NixlAddress(
+            incarnation=pool.incarnation,
+            num_bytes=pool.num_bytes,
+            pool=self._memory.ctypes.data,
+            greeting_at=self._greetings.ctypes.data,
+            process=ProcessAddress.own(),
+            greeting=self._greetings[0].tobytes(),
+            metadata=self._agent.metadata(),
+        ).sealed(key)
+        self._peers: dict[str, NixlPeer] = {}
+        self._idle_s = IDLE_S
+        self._loop = ProgressLoop(
+            "kv-nixl", progress=self._agent.progress, idle_s=lambda: self._idle_s
+        )
+
+    async def connect(self, address: str) -> "NixlPeer":
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = await self._open(NixlAddress.unsealed(address, self._key))
+            other = self._peers.setdefault(address, peer)
+            if other is not peer:  # of another task, meanwhile
+                peer.close()
+                return other
+            peer.life.on_end(lambda: self._forget(address))
+            self._choose_idle()
+        return peer
+
+    def close(self) -> None:
+        self._loop.close()
+        for peer in self._peers.values():
+            peer.close()
+        self._peers.clear()
+        self._agent.close()
+
+    def write(
+        self,
+        target: NixlAddress,
+        pairs: SpanPairs,
+        *,
+        digest: bool,
+        may_start: Callable[[], bool],
+    ) -> "Future[Landed]":
+        steps = self._write(target, pairs, digest, may_start)
+        return self._loop.submit(target.incarnation, steps)
+
+    async def _open(self, target: NixlAddress) -> "NixlPeer":
+        life = Life()
+        life.on_end(lambda: self._loop.fail(target.incarnation, _gone(target)))
+        # The watch stands before the peer shows its greeting: what is watched is that process.
+        # The end of one that cannot be seen from here is told by whoever keeps the members.
+        watch = ProcessWatch(target.process, life) if target.process.is_here else None
+        try:
+            async with asyncio.timeout(GREETING_S):
+                greeting = self._loop.submit(target.incarnation, self._greet(target))
+                is_one_sided = await asyncio.wrap_future(greeting)
+        except BaseException as error:
+            self._loop.fail(target.incarnation, _gone(target))
+            if watch is not None:
+                watch.close()
+            if isinstance(error, TimeoutError):
+                raise TransferFailed(
+                    f"'{target.incarnation}' does not answer by NIXL within {GREETING_S:g} s: it "
+                    "hangs, or no lane that UCX may use leads there (UCX_TLS, UCX_NET_DEVICES)."
+                ) from error
+            raise
+        kind = "one-sided writes" if is_one_sided else "writes that need its progress"
+        logger.info("NIXL reaches '%s' by %s.", target.incarnation, kind)
+        return NixlPeer(self, target, life=life, watch=watch, is_one_sided=is_one_sided)
+
+    def _forget(self, address: str) -> None:
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            peer.close()
+            self._loop.submit(peer.incarnation, self._disconnect(peer.incarnation))
+            self._choose_idle()
+
+    def _choose_idle(self) -> None:
+        is_one_sided = all(peer.is_one_sided for peer in self._peers.values())
+        self._idle_s = IDLE_S if is_one_sided else IDLE_TWO_SIDED_S
+
+    def _greet(self, target: NixlAddress) -> Steps[bool]:
+        """Reads the peer's greeting: the first time makes the connection, the second tells
+        whether the lane is one-sided, so that it was over when it was posted."""
+        landing = next(self._landings)
+        landing[:] = 0
+        sizes = np.array([GREETING_BYTES])
+        ours = rows(landing.ctypes.data, sizes * 0, sizes)
+        theirs = rows(target.greeting_at, sizes * 0, sizes)
+        yield from self._agent.move("READ", target, ours, theirs)
+        was_over = yield from self._agent.move("READ", target, ours, theirs)
+        if landing.tobytes() != target.greeting:
+            raise TransferFailed(f"Where '{target.incarnation}' was there is another process.")
+        return was_over
+
+    def _disconnect(self, name: str) -> Steps[None]:
+        self._agent.disconnect(name)
+        yield from ()
+
+    def _write(
+        self, target: NixlAddress, pairs: SpanPairs, digest: bool, may_start: Callable[[], bool]
+    ) -> Steps[Landed]:
+        if not pairs.fits(len(self._memory), target.num_bytes):
+            raise ValueError(
+                f"A span lies outside its pool ({len(self._memory)} and {target.num_bytes} bytes)."
+            )
+        begin = time.perf_counter()
+        value: int | None
+        if pairs.conversion is None:
+            value = yield from self._write_equal(target, pairs, digest, may_start)
+        else:
+            value = yield from self._write_converted(target, pairs, pairs.conversion, may_start)
+        seconds = time.perf_counter() - begin
+        return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)
+
+    def _write_equal(
+        self, target: NixlAddress, pairs: SpanPairs, digest: bool, may_start: Callable[[], bool]
+    ) -> Steps[int | None]:
+        """Returns the digest, where it is asked for."""
+        if len(pairs):
+            ours = rows(self._memory.ctypes.data, pairs.source, pairs.sizes)
+            theirs = rows(target.pool, pairs.destination, pairs.sizes)
+            yield from self._agent.move("WRITE", target, ours, theirs, may_start)
+        if not digest:
+            return None
+        return self._copier.digest(self._memory, Spans(offsets=pairs.source, sizes=pairs.sizes))
+
+    def _write_converted(
+        self,
+        target: NixlAddress,
+        pairs: SpanPairs,
+        conversion: Conversion,
+        may_start: Callable[[], bool],
+    ) -> Steps[int]:
+        """The receiving end takes no part: what it wants is made here, a stageful at a time."""
+        row = conversion.destination_row_bytes
+        where = unit_indices(pairs.destination, pairs.destination_sizes, row)
+        hasher = xxhash.xxh3_64()
+        done = 0
+        with self._agent.stage(STAGE_BYTES // conversion.source_row_bytes * row) as stage:
+            for wire in self._copier.encoded(self._memory, pairs):
+                some = conversion.decode(wire)
+                stage[: len(some)] = some
+                hasher.update(some.data)
+                runs = _runs(where[done : done + len(some) // row])
+                done += len(some) // row
+                ours = rows(stage.ctypes.data, runs.source * row, runs.sizes * row)
+                theirs = rows(target.pool, runs.destination * row, runs.sizes * row)
+                yield from self._agent.move("WRITE", target, ours, theirs, may_start)
+                may_start = _begun
+        return int(hasher.intdigest())
+
+
+def _runs(where: Offsets) -> SpanPairs:
+    """Rows that lie one after another here, and where they go: as many at a time as can."""
+    first = np.flatnonzero(np.diff(where, prepend=-2) != 1)
+    return SpanPairs(
+        source=first, destination=where[first], sizes=np.diff(first, append=len(where))
+    )
+
+
+def _begun() -> bool:
+    return True
+
+
+class NixlPeer:
+    transport = NixlTransport.name
+
+    def __init__(
+        self,
+        ours: NixlTransport,
+        target: NixlAddress,
+        *,
+        life: Life,
+        watch: ProcessWatch | None,
+        is_one_sided: bool,
+    ) -> None:
+        self.incarnation = target.incarnation
+        self.num_bytes = target.num_bytes
+        self.life = life
+        self.is_one_sided = is_one_sided  # it need not run for our writes to land
+        self._ours = ours
+        self._target = target
+        self._watch = watch
+
+    def write(
+        self,
+        pairs: SpanPairs,
+        *,
+        epoch: int,
+        digest: bool,
+        may_start: Callable[[], bool],
+    ) -> "Future[Landed]":
+        return self._ours.write(self._target, pairs, digest=digest, may_start=may_start)
+
+    def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
+        """Whoever is connected can write all of our pool: nothing to enforce."""
+
+    def revoke(self, epoch: int) -> bool:
+        """What a peer can do about our memory is everyone's: taking the memory away from NIXL
+        would end it for all, and an epoch is one writer's."""
+        return False
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+
+def _gone(target: NixlAddress) -> TransferFailed:
+    return TransferFailed(f"'{target.incarnation}' is gone, or was given up.")

@@ -1,0 +1,335 @@
+"""NIXL between real processes: by kernel copies, by TCP, to the frozen, the dead and the reborn."""
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import ConfigError, TransferFailed
+from cluster.types import Incarnation
+from kv_transfer.conversion import conversion_between
+from kv_transfer.doors import DoorSettings, open_doors
+from kv_transfer.layout import SpanPairs
+from kv_transfer.nixl_address import NixlAddress
+from kv_transfer.nixl_transport import NixlPeer, NixlTransport
+from kv_transfer.pool import FilePool, PoolConfig
+from kv_transfer.span_copy import SpanCopier
+from kv_transfer.transport import Landed, WriteRefused
+
+KEY = b"of the cluster"
+NUM_BYTES = 64 * 2**20
+OWNER = """
+import sys
+import nixl_cu13
+sys.modules["nixl"] = nixl_cu13  # which otherwise loads torch, to see which wheel fits: seconds
+from pathlib import Path
+from kv_transfer.nixl_transport import NixlTransport
+from kv_transfer.pool import FilePool, PoolConfig
+name, num_bytes, run_dir = sys.argv[1:]
+pool = FilePool(PoolConfig(incarnation=name, num_bytes=int(num_bytes), run_dir=Path(run_dir)))
+transport = NixlTransport(pool, host="127.0.0.1", key=b"of the cluster")
+print(transport.address, flush=True)
+sys.stdin.read()
+transport.close()
+pool.close()
+"""
+
+pytestmark = pytest.mark.slow
+
+
+class Owner:
+    """A process with a pool."""
+
+    def __init__(self, process: subprocess.Popen[str], pool_file: Path) -> None:
+        assert process.stdout is not None
+        self._process = process
+        self._pool_file = pool_file
+        self.address = process.stdout.readline().strip()
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
+    def holds(self, offset: int, num_bytes: int) -> bytes:
+        with self._pool_file.open("rb") as file:
+            file.seek(offset)
+            return file.read(num_bytes)
+
+
+@contextmanager
+def started(run_dir: Path, name: str = "owner") -> Iterator[Owner]:
+    command = [sys.executable, "-c", OWNER, name, str(NUM_BYTES), str(run_dir)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as process:
+        try:
+            yield Owner(process, run_dir / f"kv-{name}")
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def by_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As between machines without RDMA: both ends take part."""
+    monkeypatch.setenv("UCX_TLS", "tcp,self")
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[FilePool]:
+    pool = open_pool(tmp_path)
+    pool.memory[:] = 7
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+async def transport(pool: FilePool) -> AsyncIterator[NixlTransport]:
+    transport = NixlTransport(pool, host="127.0.0.1", key=KEY)
+    yield transport
+    transport.close()
+
+
+def open_pool(run_dir: Path, name: str = "us") -> FilePool:
+    config = PoolConfig(incarnation=Incarnation(name), num_bytes=NUM_BYTES, run_dir=run_dir)
+    return FilePool(config)
+
+
+def write(
+    peer: NixlPeer,
+    num_bytes: int = 4,
+    offset: int = 0,
+    may_start: Callable[[], bool] = lambda: True,
+) -> Future[Landed]:
+    offsets, sizes = np.array([offset]), np.array([num_bytes])
+    pairs = SpanPairs(source=offsets, destination=offsets, sizes=sizes)
+    return peer.write(pairs, epoch=1, digest=True, may_start=may_start)
+
+
+async def landed(written: Future[Landed]) -> Landed:
+    async with asyncio.timeout(10):
+        return await asyncio.wrap_future(written)
+
+
+async def test_bytes_reach_a_process_that_stands_still(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    """By kernel copies nothing of the receiver's is needed."""
+    with started(tmp_path) as owner:
+        peer = await transport.connect(owner.address)
+        assert peer.is_one_sided
+        owner.signal(signal.SIGSTOP)
+        await landed(write(peer, 2**20, offset=4096))
+        assert owner.holds(4096, 2**20) == b"\7" * 2**20
+        assert not any(owner.holds(0, 4096))
+        assert not peer.life.is_over
+
+
+@pytest.mark.usefixtures("by_tcp")
+async def test_a_process_that_stands_still_holds_up_no_other(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    with started(tmp_path, "frozen") as frozen, started(tmp_path, "other") as other:
+        slow, fast = [await transport.connect(owner.address) for owner in (frozen, other)]
+        assert not slow.is_one_sided
+        frozen.signal(signal.SIGSTOP)
+        held, behind = write(slow, NUM_BYTES), write(slow)
+        for _ in range(3):
+            await landed(write(fast, 2**20))
+        assert not held.done()
+        assert behind.cancel(), "writes to one peer land in order"
+        assert not slow.life.is_over
+        frozen.signal(signal.SIGCONT)
+        assert (await landed(held)).num_bytes == NUM_BYTES
+        assert frozen.holds(NUM_BYTES - 8, 8) == other.holds(2**20 - 8, 8) == b"\7" * 8
+
+
+async def test_a_killed_process_is_seen_and_its_successor_reached_at_once(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    with started(tmp_path, "first") as first, started(tmp_path, "second") as second:
+        peer = await transport.connect(first.address)
+        await landed(write(peer))
+        first.signal(signal.SIGKILL)
+        async with asyncio.timeout(1):
+            await peer.life.wait()
+        with pytest.raises(TransferFailed):
+            await landed(write(peer))
+        with pytest.raises(TransferFailed, match="dead"):
+            await transport.connect(first.address)
+        successor = await transport.connect(second.address)
+        await landed(write(successor))
+        assert second.holds(0, 4) == b"\7" * 4
+
+
+@pytest.mark.usefixtures("by_tcp")
+async def test_a_write_in_flight_to_a_killed_process_fails(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    with started(tmp_path) as owner:
+        peer = await transport.connect(owner.address)
+        owner.signal(signal.SIGSTOP)
+        begun = asyncio.Event()
+        tell = asyncio.get_running_loop().call_soon_threadsafe
+        held, behind = (
+            write(peer, NUM_BYTES, may_start=lambda: tell(begun.set) or True),
+            write(peer),
+        )
+        await begun.wait()
+        owner.signal(signal.SIGKILL)
+        for one in (held, behind):
+            with pytest.raises(TransferFailed):
+                await landed(one)
+        async with asyncio.timeout(1):
+            await peer.life.wait()
+
+
+@pytest.mark.usefixtures("by_tcp")
+async def test_closing_does_not_wait_for_a_process_that_stands_still(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    with started(tmp_path) as owner:
+        peer = await transport.connect(owner.address)
+        owner.signal(signal.SIGSTOP)
+        begun = asyncio.Event()
+        tell = asyncio.get_running_loop().call_soon_threadsafe
+        held, behind = (
+            write(peer, NUM_BYTES, may_start=lambda: tell(begun.set) or True),
+            write(peer),
+        )
+        await begun.wait()
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(transport.close)
+        assert isinstance(held.exception(), TransferFailed)
+        assert behind.cancelled()
+        assert isinstance(write(peer).exception(), WriteRefused)
+
+
+async def test_a_process_that_never_answers_is_given_up(
+    tmp_path: Path, transport: NixlTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_transfer.nixl_transport.GREETING_S", 0.2)
+    with started(tmp_path) as owner:
+        owner.signal(signal.SIGSTOP)
+        with pytest.raises(TransferFailed, match="does not answer"):
+            await transport.connect(owner.address)
+        owner.signal(signal.SIGCONT)
+        monkeypatch.undo()
+        await landed(write(await transport.connect(owner.address)))
+
+
+@pytest.mark.parametrize("wire_dtype", [None, "int8"])
+async def test_converted_kv_lands_as_by_every_other_transport(
+    tmp_path: Path, transport: NixlTransport, pool: FilePool, wire_dtype: str | None
+) -> None:
+    row, num_rows = 16, 20_000
+    conversion = conversion_between("bfloat16", "float32", row, wire_dtype=wire_dtype)
+    assert conversion is not None
+    pool.memory[:] = np.random.default_rng(0).integers(0, 120, NUM_BYTES, dtype=np.uint8)
+    order = np.random.default_rng(1).permutation(num_rows // 4)
+    pairs = SpanPairs(
+        source=order * 4 * conversion.source_row_bytes,
+        destination=np.arange(num_rows // 4) * 5 * conversion.destination_row_bytes,
+        sizes=np.full(num_rows // 4, 4 * conversion.source_row_bytes),
+        conversion=conversion,
+    )
+    expected = np.zeros(NUM_BYTES, dtype=np.uint8)
+    value = SpanCopier().copy(pool.memory, expected, pairs, digest=True)
+    with started(tmp_path) as owner:
+        peer = await transport.connect(owner.address)
+        written = await landed(peer.write(pairs, epoch=1, digest=True, may_start=lambda: True))
+        assert written.digest == value
+        assert owner.holds(0, NUM_BYTES) == expected.tobytes()
+
+
+async def test_every_transfer_is_released(
+    tmp_path: Path, transport: NixlTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that ended, those that were refused, and those that failed."""
+    import nixl
+
+    held: list[object] = []
+    for name, keep in (("__init__", held.append), ("release", held.remove)):
+        original = getattr(nixl.nixl_xfer_handle, name)
+
+        def counted(handle: object, *given: object, original=original, keep=keep) -> None:
+            original(handle, *given)
+            keep(handle)
+
+        monkeypatch.setattr(nixl.nixl_xfer_handle, name, counted)
+    with started(tmp_path) as owner:
+        peer = await transport.connect(owner.address)
+        await landed(write(peer))
+        with pytest.raises(WriteRefused):
+            await landed(write(peer, may_start=lambda: False))
+        owner.signal(signal.SIGKILL)
+        with pytest.raises(TransferFailed):
+            await landed(write(peer))
+    assert held == []
+
+
+async def test_an_address_that_was_not_sealed_here_is_refused(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    with started(tmp_path) as owner:
+        good = NixlAddress.unsealed(owner.address, KEY)
+        with pytest.raises(TransferFailed, match="same secrets"):
+            await transport.connect(good.sealed(b"of another cluster"))
+        body, _, seal = owner.address.rpartition(":")
+        with pytest.raises(TransferFailed, match="changed on its way"):
+            await transport.connect(body.replace("owner:", "other:") + ":" + seal)
+        for text in ("", "nobody", "x" * 2**20, "é" * 9, ":" * 9):
+            with pytest.raises(TransferFailed):
+                await transport.connect(text)
+        # What has the seal but no sense: another version's, or a bug of ours.
+        for wrong in (
+            good._replace(metadata=b""),
+            good._replace(metadata=secrets.token_bytes(300)),
+            good._replace(greeting=b"another"),
+            good._replace(greeting_at=64),
+            good._replace(num_bytes=0),
+        ):
+            with pytest.raises(TransferFailed):
+                await transport.connect(wrong.sealed(KEY))
+        await landed(write(await transport.connect(owner.address)))
+        cut = good._replace(incarnation=Incarnation("cut"), metadata=good.metadata[:-9])
+        with pytest.raises(TransferFailed):
+            await transport.connect(cut.sealed(KEY))
+
+
+async def test_a_machine_that_cannot_be_watched_lives_until_it_is_forgotten(
+    tmp_path: Path, transport: NixlTransport
+) -> None:
+    with started(tmp_path) as owner:
+        near = NixlAddress.unsealed(owner.address, KEY)
+        process = near.process._replace(boot_id="another machine")
+        peer = await transport.connect(near._replace(process=process).sealed(KEY))
+        await landed(write(peer))
+        owner.signal(signal.SIGKILL)
+        with pytest.raises(TransferFailed):
+            await landed(write(peer))
+        assert not peer.life.is_over
+        peer.life.end()
+        with pytest.raises(TransferFailed):
+            await landed(write(peer))
+
+
+def test_a_missing_dependency_says_what_to_install(
+    pool: FilePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nixl", None)
+    with pytest.raises(ConfigError, match=r"pip install 'penstock\[nixl\]'"):
+        open_doors(["nixl"], pool, DoorSettings(key=KEY))
+
+
+def test_lanes_that_do_not_start_are_an_error_of_the_configuration(
+    pool: FilePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UCX_TLS", "cma")
+    with pytest.raises(ConfigError, match="UCX_LOG_LEVEL"):
+        NixlTransport(pool, host="127.0.0.1", key=KEY)
