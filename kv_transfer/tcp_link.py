@@ -228,7 +228,7 @@ class Link:
             self._in_flight.popleft().future.set_exception(error)
 
     def _refuse_queued(self, error: TransferFailed) -> None:
-        while self._queue:
+        for _ in range(len(self._queue)):  # not those that their callers submit meanwhile
             future = self._queue.popleft().future
             if future.set_running_or_notify_cancel():
                 future.set_exception(WriteRefused(str(error)))

@@ -137,9 +137,9 @@ class Receiver:
         del self._strangers[connection]
         connection.writer = writer
         streams = self._streams.setdefault(writer, [])
-        if len(streams) == MAX_STREAMS:
-            self._drop(streams[0])
         streams.append(connection)
+        if len(streams) > MAX_STREAMS:
+            self._drop(streams[0])
 
     def _step(self, connection: _Connection) -> None:
         if connection.wire.fileno() < 0:
@@ -159,14 +159,14 @@ class Receiver:
 
     def _drop(self, connection: _Connection) -> None:
         """What it had begun never lands."""
-        self._selector.unregister(connection.wire)
-        connection.wire.close()
-        if connection.writer is None:
+        writer = connection.writer
+        if writer is None:
             del self._strangers[connection]
             self.counters.num_strangers += 1
-            return
-        streams = self._streams[connection.writer]
-        streams.remove(connection)
-        if not streams:
-            del self._streams[connection.writer]
-        self.counters.num_lost_streams += 1
+        else:
+            self._streams[writer].remove(connection)
+            if not self._streams[writer]:
+                del self._streams[writer]
+            self.counters.num_lost_streams += 1
+        self._selector.unregister(connection.wire)
+        connection.wire.close()
