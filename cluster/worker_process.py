@@ -173,6 +173,7 @@ def describe(
     layout: KvLayout,
     context_length: int,
     transports: Mapping[str, str],
+    wire_dtype: str | None = None,
 ) -> Member:
     """The worker as it registers itself, and what its peers compare before bytes move."""
     checkpoint = Path(settings.checkpoint)
@@ -182,6 +183,7 @@ def describe(
         template_digest=ChatTemplate.load(checkpoint).digest,
         hash_grain=settings.hash_grain,
         layout=layout,
+        wire_dtype=wire_dtype,
     )
     worker = WorkerAddress(
         worker_id=WorkerId(settings.worker_id),

@@ -13,7 +13,7 @@ from worker.process import run_worker
 
 def build(config: DecodeWorkerConfig) -> DecodeWorker:
     """Loads the model and warms it up."""
-    parts = build_parts(config, Role.DECODE)
+    parts = build_parts(config, Role.DECODE, wire_dtype=config.wire_dtype)
     return DecodeWorker(config, parts, tokenizer=Tokenizer.load(Path(config.checkpoint)))
 
 

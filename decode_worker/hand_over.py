@@ -18,7 +18,9 @@ from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
+from kv_transfer.counters import Reason
 from kv_transfer.incoming import Reservation
+from kv_transfer.share import Share
 from kv_transfer.transfer import State
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
@@ -35,6 +37,7 @@ class _Receiving:
     sequence: Sequence
     worker: WorkerAddress
     peer: Peer | None = None  # its pool
+    share: Share | None = None  # what moves from there into ours
     outbox: asyncio.Queue[pb.PrefillRequest] = field(default_factory=asyncio.Queue)
     reservation: Reservation | None = None
     claimed: float | None = None  # loop time
@@ -80,6 +83,9 @@ class HandOvers:
         receiving = _Receiving(answer=answer, sequence=sequence, worker=worker)
         try:
             # Before it computes anything: what no transport can bring is not asked for.
+            receiving.share = self._table.share_of(
+                worker.fingerprint.layout, self._me.fingerprint.wire_dtype
+            )
             receiving.peer = await self._peers.connect(worker)
             await self._exchange(receiving, start)
             self.num_received += 1
@@ -99,20 +105,23 @@ class HandOvers:
     async def _exchange(self, receiving: _Receiving, start: pb.PrefillStart) -> None:
         channel = self._peers.channel(receiving.worker)
         call = channel.exchange("penstock.v1.Prefill", "Prefill", timeout_s=None)
+        reason = Reason.CANCELLED
         try:
             async with call, asyncio.TaskGroup() as group:
                 await call.send(pb.PrefillRequest(start=start))
                 telling = group.create_task(self._tell(call, receiving))
                 await self._listen(call, receiving)
                 telling.cancel()
+        except* PenstockError:
+            reason = Reason.WRITER_CLOSED
+            raise
         finally:
-            self._leave(receiving)
+            self._leave(receiving, reason)
 
     async def _listen(self, call: Exchange, receiving: _Receiving) -> None:
         """Takes messages until the sequences run, or the answer needs no more tokens."""
         while True:
-            async with asyncio.timeout(self._lease_s):
-                message = await call.receive()
+            message = await self._hear(call, receiving)
             if message is None:
                 raise TransferFailed(f"{receiving.worker.worker_id} ended a hand-over half-way.")
             self._renew(receiving)
@@ -124,6 +133,19 @@ class HandOvers:
                 case "written":
                     await self._finish(receiving, message.written)
                     return
+
+    async def _hear(self, call: Exchange, receiving: _Receiving) -> pb.PrefillResponse | None:
+        """Who writes but says nothing for a lease has stopped, or its writes stand still."""
+        try:
+            async with asyncio.timeout(self._lease_s):
+                message: pb.PrefillResponse | None = await call.receive()
+        except TimeoutError:
+            if receiving.reservation is not None:
+                self._table.lapse(receiving.reservation)
+            raise TransferFailed(
+                f"{receiving.worker.worker_id} gave no sign of progress for {self._lease_s:g} s."
+            ) from None
+        return message
 
     def _renew(self, receiving: _Receiving) -> None:
         """Each message shows that the writer lives. A claim without blocks has an end, too."""
@@ -166,6 +188,7 @@ class HandOvers:
                 sequence.num_tokens,
                 lease_s=self._lease_s,
                 peer=peer,
+                share=receiving.share,
             )
             receiving.reservation = reservation
             message = pb.PrefillRequest(grant=grant_to_pb(reservation.grant))
@@ -195,6 +218,8 @@ class HandOvers:
             raise TransferFailed("The prefill worker finished what was not granted.")
         written = written_from_pb(message)
         await reservation.verify(written)
+        receiving.sequence.whole_from = reservation.whole_from
+        receiving.sequence.is_exact = reservation.is_lossless
         answer.timeline.stamp(Moment.VERIFIED)
         answer.timeline.transferred_bytes = written.num_bytes
         sequences = self._begun(receiving)
@@ -206,14 +231,14 @@ class HandOvers:
             else:
                 self._scheduler.drop(sequence)
 
-    def _leave(self, receiving: _Receiving) -> None:
+    def _leave(self, receiving: _Receiving, reason: Reason) -> None:
         """Ends the claim. What a writer may still write goes to the table, the rest is free."""
         unwritten = self._scheduler.forgo(receiving.sequence)
         num_lent = 0
         if (reservation := receiving.reservation) is not None:
             if reservation.state is not State.VERIFIED:
                 num_lent = len(reservation.blocks)
-            self._table.let_go(reservation)
+            self._table.let_go(reservation, reason)
         self._scheduler.release(unwritten[num_lent:])
 
     def _recompute(self, receiving: _Receiving, error: Exception) -> None:

@@ -148,6 +148,7 @@ class Batcher:
         sequence.block_table = prefix + fresh
         sequence.num_computed = len(prefix) * self.pool.block_size
         sequence.num_stored = len(prefix)
+        sequence.whole_from, sequence.is_exact = 0, True
         if not sequence.num_preemptions:
             sequence.num_cached = sequence.num_computed
             self.counters.num_cached_tokens += sequence.num_cached
@@ -396,8 +397,12 @@ class Batcher:
         self.running.append(twin)
 
     def _store_complete_blocks(self, sequence: Sequence) -> None:
+        if not sequence.is_exact:
+            return
         hashes = sequence.hashes(sequence.num_computed, self.pool.hash_grain)
-        sequence.num_stored = self.pool.store(hashes, sequence.block_table, sequence.num_stored)
+        sequence.num_stored = self.pool.store(
+            hashes, sequence.block_table, sequence.num_stored, whole_from=sequence.whole_from
+        )
 
     # -- inside: small things ----------------------------------------------------------------
 

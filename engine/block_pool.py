@@ -3,12 +3,16 @@
 Pure accounting: knows neither tensors nor requests. A block is *free* (no content), *held*
 (references above zero) or *cached* (content that nobody holds; evicted leaf first, least
 recently used first). Cached blocks count as free for whoever asks for room.
+
+A *thin* block lacks KV in layers with a sliding window: it came from another worker, and nobody
+who went on from where it ended could see that part. It serves whoever goes on behind enough
+whole blocks.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from cluster.types import BlockId, CacheChange, GrainHash
+from cluster.types import BlockId, CacheChange, GrainHash, first_visible
 
 _TAKEN, _FREE, _CLAIMED = 0, 1, 2  # _CLAIMED: free, but a growing neighbour hopes for it
 _UNCLAIM = bytes([_TAKEN, _FREE, _FREE]) + bytes(range(3, 256))
@@ -19,7 +23,10 @@ _Key = tuple[GrainHash, int]  # chain hash of the block's last grain, part withi
 class BlockPool:
     """Owns every block's state. `check()` states the invariant."""
 
-    def __init__(self, num_blocks: int, block_size: int, hash_grain: int) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, hash_grain: int, *, window: int | None = None
+    ) -> None:
+        """`window` is the widest that a layer has: tokens that it sees, itself included."""
         if block_size % hash_grain and hash_grain % block_size:
             raise ValueError(f"block size {block_size} and hash grain {hash_grain} do not nest")
         self.num_blocks = num_blocks
@@ -35,6 +42,8 @@ class BlockPool:
         self._grains_of: dict[BlockId, tuple[GrainHash, ...]] = {}
         self._parts: dict[GrainHash, int] = {}  # blocks of a grain present, if several make one
         self._cached: OrderedDict[BlockId, None] = OrderedDict()  # least recently used first
+        self._window = window
+        self._thin: set[BlockId] = set()
         self._stored: list[GrainHash] = []
         self._evicted: list[GrainHash] = []
 
@@ -58,7 +67,8 @@ class BlockPool:
         return self._references[block]
 
     def match(self, hashes: Sequence[GrainHash], num_tokens: int) -> list[BlockId]:
-        """The longest run of cached blocks, from the start, that lies within `num_tokens`."""
+        """The longest run of cached blocks, from the start, that lies within `num_tokens` and
+        has all that whoever goes on from its end can see."""
         blocks: list[BlockId] = []
         for index in range(num_tokens // self.block_size):
             key = self._key(hashes, index)
@@ -66,7 +76,12 @@ class BlockPool:
             if block is None:
                 break
             blocks.append(block)
-        return blocks
+        return self._without_thin_end(blocks) if self._thin else blocks
+
+    def whole_from(self, blocks: Sequence[BlockId]) -> int:
+        """The first token behind the last thin block of a table."""
+        thin = (index + 1 for index, block in enumerate(blocks) if block in self._thin)
+        return max(thin, default=0) * self.block_size
 
     # -- taking and giving back --------------------------------------------------------------
 
@@ -116,16 +131,31 @@ class BlockPool:
 
     # -- cached content ----------------------------------------------------------------------
 
-    def store(self, hashes: Sequence[GrainHash], block_table: Sequence[BlockId], first: int) -> int:
+    def store(
+        self,
+        hashes: Sequence[GrainHash],
+        block_table: Sequence[BlockId],
+        first: int,
+        *,
+        whole_from: int = 0,
+    ) -> int:
         """Makes the content of complete blocks from `first` on findable; returns the next first.
+        Blocks that begin before token `whole_from` are thin.
 
-        Content that another block already stands for is left alone.
+        Content that another block already stands for is left alone, unless that one is thin and
+        this one is not.
         """
         index = first
         while index < len(block_table) and (key := self._key(hashes, index)) is not None:
             block = block_table[index]
-            if key not in self._block_of and block not in self._key_of:
-                self._remember(block, key, hashes, index)
+            if index * self.block_size < whole_from:
+                self._thin.add(block)
+            if block not in self._key_of:
+                known = self._block_of.get(key)
+                if known is None:
+                    self._remember(block, key, hashes, index)
+                elif known in self._thin and block not in self._thin:
+                    self._replace(known, block)
             index += 1
         return index
 
@@ -157,6 +187,7 @@ class BlockPool:
         assert free + held + len(self._cached) == self.num_blocks, (free, held, len(self._cached))
         assert all(self._references[b] == 0 and self._map[b] == _TAKEN for b in self._cached)
         assert {b: k for k, b in self._block_of.items()} == self._key_of
+        assert all(self._map[b] == _TAKEN for b in self._thin)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -167,6 +198,27 @@ class BlockPool:
         else:
             grain, part = (index + 1) * self._grains_per_block - 1, 0
         return (hashes[grain], part) if grain < len(hashes) else None
+
+    def _without_thin_end(self, blocks: list[BlockId]) -> list[BlockId]:
+        size, num_kept = self.block_size, 0
+        whole_from = 0  # the first token behind the last thin block so far
+        for index, block in enumerate(blocks):
+            stop = (index + 1) * size
+            if block in self._thin:
+                whole_from = stop
+            if whole_from <= first_visible(self._window, stop):
+                num_kept = index + 1
+        return blocks[:num_kept]
+
+    def _replace(self, old: BlockId, new: BlockId) -> None:
+        """The same content, in another block. Whoever holds the old one keeps it."""
+        key = self._key_of.pop(old)
+        self._key_of[new] = key
+        self._block_of[key] = new
+        self._grains_of[new] = self._grains_of.pop(old)
+        if old in self._cached:
+            del self._cached[old]
+            self._free(old)
 
     def _next_block(self, after: BlockId | None, wanted: int, room: int) -> BlockId:
         if after is not None and after + 1 < self.num_blocks and self._map[after + 1] != _TAKEN:
@@ -219,6 +271,7 @@ class BlockPool:
         self._free(block)
 
     def _free(self, block: BlockId) -> None:
+        self._thin.discard(block)
         self._map[block] = _FREE
         self._num_free += 1
 

@@ -28,6 +28,7 @@ class EngineChoice:
     block_size: int
     num_threads: int
     device: str = "cpu"
+    kv_dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,12 @@ class EnginePlan:
 def plan_engine(choice: EngineChoice) -> EnginePlan:
     """Reads the checkpoint's description, once.
 
-    Raises CheckpointError for a directory that cannot be served.
+    Raises CheckpointError for a directory that cannot be served, ConfigError for a choice that
+    no engine has.
     """
     if choice.kind == "echo":
+        if choice.kv_dtype != "float32":
+            raise ConfigError("The echo engine keeps no numbers: leave 'kv_dtype' at float32.")
         layout = echo_layout(num_blocks=choice.num_blocks, block_size=choice.block_size)
         return EnginePlan(
             layout=layout,
@@ -53,7 +57,9 @@ def plan_engine(choice: EngineChoice) -> EnginePlan:
         )
     spec = load_spec(choice.checkpoint)
     return EnginePlan(
-        layout=spec.kv_layout(num_blocks=choice.num_blocks, block_size=choice.block_size),
+        layout=spec.kv_layout(
+            num_blocks=choice.num_blocks, block_size=choice.block_size, dtype=choice.kv_dtype
+        ),
         context_length=spec.context_length,
         build=partial(_torch_engine, choice, spec),
     )
@@ -74,5 +80,6 @@ def _torch_engine(choice: EngineChoice, spec: ModelSpec, kv_buffer: KvBuffer) ->
         block_size=choice.block_size,
         num_threads=choice.num_threads,
         device=choice.device,
+        kv_dtype=choice.kv_dtype,
     )
     return Engine(spec, config, kv_buffer)

@@ -16,7 +16,13 @@ from engine.sequence import Sequence
 _DIGEST_BYTES = 8
 
 
-def echo_layout(*, num_blocks: int, block_size: int, num_layers: int = 2) -> KvLayout:
+def echo_layout(
+    *,
+    num_blocks: int,
+    block_size: int,
+    num_layers: int = 2,
+    windows: tuple[int | None, ...] = (),
+) -> KvLayout:
     return KvLayout(
         num_layers=num_layers,
         num_blocks=num_blocks,
@@ -24,6 +30,7 @@ def echo_layout(*, num_blocks: int, block_size: int, num_layers: int = 2) -> KvL
         num_kv_heads=1,
         head_dim=2,
         dtype="float32",
+        windows=windows,
     )
 
 
@@ -67,7 +74,8 @@ class EchoEngine:
         return [self._draw(row, chain[-1]) for row, chain in zip(batch.rows, chains, strict=True)]
 
     def _check_context(self, layer: int, row: BatchRow, chain: list[bytes]) -> None:
-        for position in range(row.start):
+        oldest = max(0, row.start + 1 - (self.layout.window(layer) or row.stop))
+        for position in range(oldest, row.start):
             for kv in (0, 1):
                 start = self._offset(layer, kv, row.sequence, position)
                 if bytes(self._pool[start : start + _DIGEST_BYTES]) != chain[position]:

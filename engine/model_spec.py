@@ -75,6 +75,7 @@ class ModelSpec:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=dtype,
+            windows=self.windows if any(self.windows) else (),
         )
 
     @property

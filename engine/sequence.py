@@ -21,6 +21,7 @@ class Sequence:
         "choice",
         "has_begun",
         "hash_key",
+        "is_exact",
         "num_cached",
         "num_choices",
         "num_computed",
@@ -31,6 +32,7 @@ class Sequence:
         "params",
         "prompt_ids",
         "request_id",
+        "whole_from",
     )
 
     def __init__(
@@ -55,6 +57,8 @@ class Sequence:
         self.num_computed = 0  # tokens[:num_computed] have their KV in the block table
         self.num_cached = 0  # of those, found and not computed, when it was admitted
         self.num_stored = 0  # leading blocks made findable
+        self.whole_from = 0  # blocks of its own that begin before this token are thin
+        self.is_exact = True  # otherwise its KV lost something on its way, and is for it alone
         self.has_begun = False  # its first token here is out
         self.num_preemptions = 0
         self._grains: list[GrainHash] = []

@@ -110,19 +110,16 @@ class ReservationTable:
         on_release: Callable[[tuple[int, ...]], None],
         on_abandoned: Callable[[Reservation], None] | None = None,
         check_content: bool = True,
-        wire_dtype: str | None = None,
         stats: PairStats | None = None,
         timers: Timers | None = None,
     ) -> None:
-        """`on_abandoned` hears of reservations that wait for their writer's close; `wire_dtype`
-        is what KV may be narrowed to on its way."""
+        """`on_abandoned` hears of reservations that wait for their writer's close."""
         self.layout = layout
         self._stats = stats or PairStats()
         self._incarnation = pool.incarnation
         self._on_release = on_release
         self._on_abandoned = on_abandoned
         self._check_content = check_content
-        self._wire_dtype = wire_dtype
         self._timers = timers or LoopTimers(asyncio.get_running_loop())
         self._last_epoch = 0
         self._live: dict[int, Reservation] = {}  # by epoch, in order
@@ -153,6 +150,17 @@ class ReservationTable:
         """Of all writers together."""
         return self._stats.total(Direction.RECEIVED)
 
+    def share_of(self, source: KvLayout, wire_dtype: str | None = None) -> Share:
+        """What moves from a pool of this layout into ours, if it may be narrowed to `wire_dtype`
+        on its way.
+
+        Raises TransferFailed where nothing can.
+        """
+        try:
+            return Share(source=source, destination=self.layout, wire_dtype=wire_dtype)
+        except ValueError as error:
+            raise TransferFailed(str(error)) from error
+
     def reserve(
         self,
         blocks: Sequence[int],
@@ -161,15 +169,12 @@ class ReservationTable:
         *,
         lease_s: float,
         peer: Peer,
-        source: KvLayout | None = None,
+        share: Share | None = None,
     ) -> Reservation:
-        """Lends what holds tokens [start, stop) of a block table to a writer, whose pool's layout
-        is `source` (None: one like ours).
-
-        Raises TransferFailed where nothing can move between such pools.
-        """
+        """Lends what holds tokens [start, stop) of a block table to a writer; `share` is what
+        moves between its pool and ours (None: the pools are alike)."""
         BlockTable(self.layout, blocks).check_range(start, stop)
-        share = self._share(source or self.layout)
+        share = share or self.share_of(self.layout)
         self._last_epoch += 1
         grant = Grant(
             incarnation=self._incarnation,
@@ -179,7 +184,7 @@ class ReservationTable:
             blocks=tuple(blocks),
             lease_s=lease_s,
             transport=peer.transport,
-            wire_dtype=self._wire_dtype,
+            wire_dtype=share.wire_dtype,
         )
         reservation = Reservation(self, grant, peer, share)
         reservation.transfer.grant(lease_s, self._timers.now())
@@ -215,12 +220,16 @@ class ReservationTable:
             transfer.apply(Event.REVOKED)
         self._release_if_over(reservation)
 
-    def let_go(self, reservation: Reservation) -> None:
+    def lapse(self, reservation: Reservation) -> None:
+        """Its writer gave no sign of life, whatever the lease's timer says."""
+        self.fail(reservation, Event.STOP, Reason.LAPSED, "its lease lapsed")
+
+    def let_go(self, reservation: Reservation, reason: Reason = Reason.CANCELLED) -> None:
         """The caller's scope ends; what it verified is already its own."""
         if reservation.epoch not in self._live:
             return
         reservation.is_let_go = True
-        self.fail(reservation, Event.STOP, Reason.CANCELLED, "it was cancelled")
+        self.fail(reservation, Event.STOP, reason, "it was given up")
         if reservation.state is State.ABANDONED and self._on_abandoned is not None:
             self._on_abandoned(reservation)
 
@@ -277,12 +286,6 @@ class ReservationTable:
             self.fail(reservation, Event.REJECT, Reason.DIGEST, problem)
             raise DigestMismatch(f"A hand-over's bytes are not those that were sent: {problem}.")
 
-    def _share(self, source: KvLayout) -> Share:
-        try:
-            return Share(source=source, destination=self.layout, wire_dtype=self._wire_dtype)
-        except ValueError as error:
-            raise TransferFailed(str(error)) from error
-
     def _first_wrong(
         self, reservation: Reservation, digests: Sequence[SpanDigest]
     ) -> SpanDigest | None:
@@ -303,7 +306,7 @@ class ReservationTable:
             return
         left_s = transfer.deadline - self._timers.now()
         if left_s <= 0:
-            self.fail(reservation, Event.STOP, Reason.LAPSED, "its lease lapsed")
+            self.lapse(reservation)
         else:
             reservation.lease_timer = self._timers.call_later(
                 left_s, lambda: self._watch_lease(reservation)

@@ -32,15 +32,18 @@ class OutgoingTransfer:
         layout: KvLayout,
         blocks: Sequence[int],
         num_tokens: int,
+        whole_from: int = 0,
         digest: bool = True,
         stats: PairStats | None = None,
         timers: Timers | None = None,
         on_closed: Callable[[], None] | None = None,
     ) -> None:
+        """Tokens before `whole_from` may lack KV here in layers with a sliding window."""
         self._loop = asyncio.get_running_loop()
         self._timers = timers or LoopTimers(self._loop)
         self._table = BlockTable(layout, blocks)
         self._num_tokens = num_tokens
+        self._whole_from = whole_from
         self._digest = digest
         self._stats = stats or PairStats()
         self._on_closed = on_closed
@@ -53,6 +56,8 @@ class OutgoingTransfer:
         self._peer: Peer | None = None
         self._tables: PairedTables | None = None
         self._landed: list[tuple[SpanDigest, Landed]] = []
+        self._writing_since = 0.0  # of those pending
+        self.landed_at = float("-inf")  # when a write ended last
         self._stop_reason = ""
         self._failed: tuple[State, Reason] | None = None  # in which phase, why
         self._num_spans = 0
@@ -69,6 +74,13 @@ class OutgoingTransfer:
     def is_closed(self) -> bool:
         """Nothing of this hand-over touches either pool any more."""
         return self._closed.is_set()
+
+    @property
+    def writing_since(self) -> float:
+        """Since when writes have been in flight of which none has ended; infinity without."""
+        with self._lock:
+            is_writing = bool(self._pending)
+            return max(self._writing_since, self.landed_at) if is_writing else float("inf")
 
     def grant(self, grant: Grant, peer: Peer, layout: KvLayout) -> None:
         """The receiver's blocks arrived; `layout` is its pool's. A late or doubled grant is
@@ -152,12 +164,15 @@ class OutgoingTransfer:
             raise ValueError(
                 f"tokens [{grant.start}, {grant.stop}) are not of the {self._num_tokens} here"
             )
-        if any(layout.windows) and grant.stop != self._num_tokens:
-            # What is cached here of layers with a window is what tokens from there on see.
-            raise ValueError(f"it ends at token {grant.stop}, not {self._num_tokens}")
         destination = BlockTable(layout, grant.blocks)
         destination.check_range(grant.start, grant.stop)
-        return PairedTables(self._table, destination, grant.wire_dtype)
+        tables = PairedTables(self._table, destination, grant.wire_dtype)
+        if tables.share.first_of_windows(grant.start, grant.stop) < self._whole_from:
+            raise ValueError(
+                f"layers with a window lack tokens before {self._whole_from} here, which "
+                f"whoever goes on from token {grant.stop} sees"
+            )
+        return tables
 
     def _accept(self, grant: Grant, peer: Peer, tables: PairedTables) -> None:
         self._grant = grant
@@ -187,6 +202,8 @@ class OutgoingTransfer:
             digest=self._digest,
             may_start=self._may_start,
         )
+        if not self._pending:
+            self._writing_since = self._timers.now()
         self._pending.add(future)
         return [(future, partial(self._write_ended, layer, start, stop))]
 
@@ -204,6 +221,7 @@ class OutgoingTransfer:
         failure = "cancelled" if future.cancelled() else future.exception()
         with self._lock:
             self._pending.discard(future)
+            self.landed_at = self._timers.now()
             self._transfer.end_write()
             self._num_refused += isinstance(failure, WriteRefused)
             if failure is None:

@@ -50,6 +50,12 @@ class Share:
         """The first of tokens [start, stop) that travels in every layer."""
         return max(self.first(layer, start, stop) for layer in range(self.source.num_layers))
 
+    def first_of_windows(self, start: int, stop: int) -> int:
+        """The first of tokens [start, stop) that travels in a layer with a window; `stop` where
+        none has one."""
+        windows = filter(None, self.source.windows)
+        return min((max(start, first_visible(window, stop)) for window in windows), default=stop)
+
     def num_bytes(self, start: int, stop: int) -> int:
         """Bytes read from the source's pool, of all layers and planes."""
         layers = range(self.source.num_layers)

@@ -139,7 +139,7 @@ class PrefillService:
                 async with asyncio.timeout(self._config.lease_s / 3):
                     message = await hand_over.outbox.get()
             except TimeoutError:
-                if self._is_making_progress():
+                if self._moves(hand_over):
                     await call.send(pb.PrefillResponse(renewed=pb.Renewed()))
                 continue
             if isinstance(message, Exception):
@@ -148,10 +148,21 @@ class PrefillService:
             if message.HasField("written"):
                 return
 
+    def _moves(self, hand_over: HandOver) -> bool:
+        """While it does not, its receiver hears nothing, and computes the prompt itself."""
+        transfer = hand_over.transfer
+        is_stuck = transfer is not None and self._writes.stand_still(
+            transfer, self._config.lease_s
+        )
+        return self._is_making_progress() and not is_stuck
+
     def _open_transfer(self, hand_over: HandOver) -> OutgoingTransfer:
         sequence = hand_over.sequence
         return self._writes.open(
-            sequence.block_table, sequence.num_tokens, on_closed=lambda: self._closed(hand_over)
+            sequence.block_table,
+            sequence.num_tokens,
+            whole_from=self._scheduler.batcher.pool.whole_from(sequence.block_table),
+            on_closed=lambda: self._closed(hand_over),
         )
 
     def _closed(self, hand_over: HandOver) -> None:

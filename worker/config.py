@@ -20,6 +20,7 @@ class WorkerConfig:
     num_threads: int = 1
     num_blocks: int = 1024
     block_size: int = 16
+    kv_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the KV pool
     hash_grain: int = 16
     max_sequences: int = 16
     max_waiting: int = 1024

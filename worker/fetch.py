@@ -16,6 +16,7 @@ from engine.batcher import Batcher
 from engine.block_pool import BlockPool
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
@@ -56,7 +57,9 @@ class Fetches:
         """
         hashes = sequence.hashes(sequence.num_tokens - 1, self._pool.hash_grain)
         have = self._num_cached(hashes)
-        if not sequence.reuses_prefix or have >= min(len(hashes), num_expected or len(hashes)):
+        if source.incarnation == self._me.incarnation or not sequence.reuses_prefix:
+            return
+        if have >= min(len(hashes), num_expected or len(hashes)):
             return
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
         try:
@@ -92,7 +95,8 @@ class Fetches:
     async def _fetch(
         self, sequence: Sequence, source: WorkerAddress, hashes: Sequences[GrainHash]
     ) -> None:
-        _check_lossless(self._me, source)
+        _check_exact(self._me, source)
+        share = self._table.share_of(source.fingerprint.layout)
         peer = await self._peers.connect(source)
         taken: list[BlockId] = []  # the whole table; what is cached of it is held
         num_cached = 0
@@ -102,7 +106,7 @@ class Fetches:
             cached, fresh = self._take(hashes, num_found)
             taken.extend(cached + fresh)
             num_cached = len(cached)
-            return self._reserve(cached, fresh, peer) if fresh else None
+            return self._reserve(cached, fresh, peer, share) if fresh else None
 
         start = pb.FetchStart(receiver=address_to_pb(self._me), hashes=hashes_to_bytes(hashes))
         call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
@@ -111,7 +115,9 @@ class Fetches:
         except BaseException:
             self._scheduler.release(taken[:num_cached])  # the rest is the table's
             raise
-        self._pool.store(hashes, taken, num_cached)
+        num_tokens = len(taken) * self._pool.block_size
+        whole_from = share.whole_from(num_cached * self._pool.block_size, num_tokens)
+        self._pool.store(hashes, taken, num_cached, whole_from=whole_from)
         sequence.block_table = taken
         if written is not None:
             self.num_fetched += 1
@@ -123,22 +129,27 @@ class Fetches:
         """Holds what is cached here, and allocates blocks for what the source has beyond it;
         none where memory is short: whoever runs may need a block each."""
         pool = self._pool
-        cached = pool.match(hashes, len(hashes) * pool.hash_grain)
+        num_asked = len(hashes) * pool.hash_grain
+        cached = pool.match(hashes, num_asked)
         pool.hold(cached)
-        num_missing = num_found // pool.block_size - len(cached)
+        num_missing = min(num_found, num_asked) // pool.block_size - len(cached)
         head_room = len(self._batcher.running) + 1
         if num_missing <= 0 or num_missing + head_room > pool.num_available:
             return cached, []
         return cached, pool.allocate(num_missing, after=cached[-1] if cached else None) or []
 
-    def _reserve(self, cached: list[BlockId], fresh: list[BlockId], peer: Peer) -> Reservation:
+    def _reserve(
+        self, cached: list[BlockId], fresh: list[BlockId], peer: Peer, share: Share
+    ) -> Reservation:
         block_size = self._pool.block_size
         start = len(cached) * block_size
         stop = start + len(fresh) * block_size
-        return self._table.reserve(cached + fresh, start, stop, lease_s=self._lease_s, peer=peer)
+        return self._table.reserve(
+            cached + fresh, start, stop, lease_s=self._lease_s, peer=peer, share=share
+        )
 
 
-def _check_lossless(me: WorkerAddress, source: WorkerAddress) -> None:
+def _check_exact(me: WorkerAddress, source: WorkerAddress) -> None:
     """What is cached is as exact as what is computed here: it has the same hashes."""
     mine, other = me.fingerprint.layout.dtype, source.fingerprint.layout.dtype
     if mine != other:

@@ -10,6 +10,7 @@ from cluster.errors import DeadlineExceeded, Overloaded
 from cluster.rpc import Call
 from cluster.types import BlockId, Incarnation, WorkerAddress
 from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
@@ -86,11 +87,13 @@ class Probes:
         asked = time.monotonic()
         peer = await self._peers.connect(source, by=by)
         connected = time.monotonic()
+        wire_dtype = self._me.fingerprint.wire_dtype
+        share = self._table.share_of(source.fingerprint.layout, wire_dtype)
         taken: list[BlockId] = []
 
         def reserve(num_found: int) -> Reservation | None:
             taken.extend(self._free_blocks(num_found))
-            return self._reserve(taken, num_found, peer) if taken else None
+            return self._reserve(taken, num_found, peer, share) if taken else None
 
         start = pb.FetchStart(receiver=address_to_pb(self._me), probe_tokens=num_tokens)
         call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
@@ -111,6 +114,10 @@ class Probes:
         pool = self._scheduler.batcher.pool
         return pool.allocate(min(-(-num_tokens // pool.block_size), pool.num_free)) or []
 
-    def _reserve(self, blocks: list[BlockId], num_found: int, peer: Peer) -> Reservation:
+    def _reserve(
+        self, blocks: list[BlockId], num_found: int, peer: Peer, share: Share
+    ) -> Reservation:
         num_tokens = min(num_found, len(blocks) * self._table.layout.block_size)
-        return self._table.reserve(blocks, 0, num_tokens, lease_s=self._lease_s, peer=peer)
+        return self._table.reserve(
+            blocks, 0, num_tokens, lease_s=self._lease_s, peer=peer, share=share
+        )

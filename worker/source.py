@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.block_hash import HASH_BYTES
 from cluster.codec import address_from_pb, hashes_from_bytes
 from cluster.errors import Draining, InvalidRequest
 from cluster.open_calls import OpenCalls
@@ -57,7 +58,10 @@ class Source:
             blocks = self._lend(message.start)
             num_tokens = len(blocks) * self._layout.block_size
             transfer = self._writes.open(
-                blocks, num_tokens, on_closed=lambda: self._scheduler.release(blocks)
+                blocks,
+                num_tokens,
+                whole_from=self._pool.whole_from(blocks),
+                on_closed=lambda: self._scheduler.release(blocks),
             )
             transfer.computed_all(num_tokens)
             try:
@@ -71,8 +75,10 @@ class Source:
         """Blocks with a reference each."""
         match start.WhichOneof("what"):
             case "hashes":
-                hashes = hashes_from_bytes("hashes", start.hashes)
-                blocks = self._pool.match(hashes, len(hashes) * self._pool.hash_grain)
+                pool = self._pool
+                most = pool.num_blocks * pool.block_size // pool.hash_grain
+                hashes = hashes_from_bytes("hashes", start.hashes[: HASH_BYTES * most])
+                blocks = pool.match(hashes, len(hashes) * pool.hash_grain)
                 self._pool.hold(blocks)
                 self.num_tokens += len(blocks) * self._layout.block_size
                 return blocks
@@ -99,7 +105,8 @@ class Source:
                     async with asyncio.timeout(self._lease_s / 3):
                         await transfer.closed()
                 except TimeoutError:
-                    await call.send(pb.FetchResponse(renewed=pb.Renewed()))
+                    if not self._writes.stand_still(transfer, self._lease_s):
+                        await call.send(pb.FetchResponse(renewed=pb.Renewed()))
             written = await transfer.landed()
             await call.send(pb.FetchResponse(written=written_to_pb(written)))
             reading.cancel()

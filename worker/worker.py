@@ -51,7 +51,12 @@ class Worker:
         self.parts = parts
         self.monitor = ProgressMonitor()
         self.log = EventLog(parts.member.worker.incarnation)
-        self.pool = BlockPool(config.num_blocks, config.block_size, config.hash_grain)
+        self.pool = BlockPool(
+            config.num_blocks,
+            config.block_size,
+            config.hash_grain,
+            window=parts.member.worker.fingerprint.layout.widest_window,
+        )
         self.thread = EngineThread(parts.engine)
         self.open_calls = OpenCalls()
         self.feed = WatchFeed(self.log, self._load)

@@ -1,5 +1,6 @@
 """What this worker writes into other workers' pools, and what it has promised not to write."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,9 +30,15 @@ class Writes:
         self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
 
     def open(
-        self, blocks: Sequence[int], num_tokens: int, on_closed: Callable[[], None]
+        self,
+        blocks: Sequence[int],
+        num_tokens: int,
+        *,
+        whole_from: int,
+        on_closed: Callable[[], None],
     ) -> OutgoingTransfer:
-        """`blocks` must stay as they are until `on_closed`, which is called once."""
+        """`blocks` must stay as they are until `on_closed`, which is called once; tokens before
+        `whole_from` lie in thin ones."""
 
         def closed() -> None:
             self._open.pop(transfer, None)
@@ -41,6 +48,7 @@ class Writes:
             layout=self._me.fingerprint.layout,
             blocks=blocks,
             num_tokens=num_tokens,
+            whole_from=whole_from,
             digest=self._digest,
             stats=self._peers.pairs.stats,
             on_closed=closed,
@@ -62,6 +70,17 @@ class Writes:
             return  # while it connected
         self._open[transfer] = epoch
         transfer.grant(grant, peer, receiver.fingerprint.layout)
+
+    def stand_still(self, transfer: OutgoingTransfer, limit_s: float) -> bool:
+        """Whether it has writes in flight, and for this long nothing has landed at its receiver,
+        of this transfer or of another: those before it may be what it waits for."""
+        limit = time.monotonic() - limit_s
+        if transfer.writing_since > limit:
+            return False
+        receiver = self._open[transfer].receiver
+        return all(
+            one.landed_at < limit for one, epoch in self._open.items() if epoch.receiver == receiver
+        )
 
     async def fence(self, request: pb.FenceRequest, call: Call) -> pb.FenceResponse:
         """`Worker.Fence`: answers when none of these epochs will be written any more."""

@@ -157,7 +157,8 @@ class LocalCluster(Cluster):
         }
         make: Any = DecodeWorkerConfig if role is Role.DECODE else PrefillWorkerConfig
         config = make(**common)
-        layout = self.layout(num_blocks=config.num_blocks, block_size=config.block_size)
+        dtype = {"dtype": config.kv_dtype} if "kv_dtype" in values else {}
+        layout = self.layout(num_blocks=config.num_blocks, block_size=config.block_size, **dtype)
         incarnation = new_incarnation()
         pool, opened = self._open(incarnation, layout.pool_bytes)
         transport = self.wrap_transport(opened)
@@ -169,6 +170,7 @@ class LocalCluster(Cluster):
             layout=layout,
             context_length=512,
             transports=pairs.addresses,
+            wire_dtype=values.get("wire_dtype"),
         )
         parts = WorkerParts(
             member=member,
