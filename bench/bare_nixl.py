@@ -13,12 +13,12 @@ WRITER, RECEIVER = "bench-writer", "bench-receiver"
 PROGRESS_S = 0.001  # a first write needs both ends' progress
 
 
-def _agent(name: str, pool: Bytes) -> Any:
+def _agent(name: str, pool: Bytes) -> tuple[Any, Any]:
+    """An agent, and the pool as it knows it. The environment is as the door has set it."""
     from nixl._api import nixl_agent, nixl_agent_config
 
     agent = nixl_agent(name, nixl_agent_config(enable_prog_thread=False, backends=["UCX"]))
-    agent.register_memory([(pool.ctypes.data, len(pool), 0, "pool")], "DRAM")
-    return agent
+    return agent, agent.register_memory([(pool.ctypes.data, len(pool), 0, "pool")], "DRAM")
 
 
 def _rows(base: int, offsets: Any, sizes: Any) -> Any:
@@ -30,7 +30,7 @@ class NixlSender:
     name = "bare NIXL"
 
     def __init__(self, source: Bytes, *, metadata: bytes, address: int) -> None:
-        self._agent = _agent(WRITER, source)
+        self._agent, self._registered = _agent(WRITER, source)
         self._peer = self._agent.add_remote_agent(metadata)
         self._bases = (source.ctypes.data, address)
 
@@ -56,11 +56,12 @@ class NixlSender:
 
     def close(self) -> None:
         self._agent.remove_remote_agent(self._peer)
+        self._agent.deregister_memory(self._registered)
 
 
 class NixlReceiver:
     def __init__(self, pool: Bytes) -> None:
-        self._agent = _agent(RECEIVER, pool)
+        self._agent, self._registered = _agent(RECEIVER, pool)
         self.metadata: bytes = self._agent.get_agent_metadata()
         self.address: int = pool.ctypes.data
         self._ends = threading.Event()
@@ -70,6 +71,7 @@ class NixlReceiver:
     def close(self) -> None:
         self._ends.set()
         self._progress.join()
+        self._agent.deregister_memory(self._registered)
 
     def _run(self) -> None:
         while not self._ends.wait(PROGRESS_S):

@@ -36,6 +36,8 @@ LEAST_POOL_MIB, MOST_POOL_MIB = 256, 1024
 MOVE_BYTES = 4 * 2**20  # a turn moves about so much: one move, or several small ones
 CASE_S = 8.0  # a case of one transport takes about so long at most
 PIPE_COLUMNS = 150
+# Whose hand-overs are measured: gloo is how NCCL's protocol is tested, and nobody serves with it.
+SERVING_DOORS = [door for door in DOORS if door not in ("gloo", "nccl")]
 MEMORY = Path("/dev/shm")
 
 Say = Callable[[str], None]
@@ -44,7 +46,7 @@ Say = Callable[[str], None]
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
-    parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), metavar="DOOR")
+    parser.add_argument("--doors", nargs="+", choices=DOORS, metavar="DOOR", help="default: all")
     parser.add_argument("--cases", nargs="+", type=parse_case, metavar="CASE",
                         default=[parse_case(text) for text in CASES])  # fmt: skip
     parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="of hand-overs")
@@ -118,7 +120,7 @@ async def _measure_transports(flags: argparse.Namespace, findings: Findings, say
         )
         with contextlib.closing(arena):
             async with arena.far:
-                for door in flags.doors:
+                for door in flags.doors or DOORS:
                     try:
                         findings.outcomes.append(await arena.run(door, rounds, say))
                     except ConfigError as error:
@@ -130,7 +132,7 @@ async def _measure_hand_overs(flags: argparse.Namespace, findings: Findings, say
         findings.left_out.append("Layers at the end: this prefill worker always overlaps.")
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         model = hand_over.write_model(Path(folder) / "random")
-        for door in flags.doors:
+        for door in flags.doors or SERVING_DOORS:
             try:
                 costs, fresh = await hand_over.run(
                     model, door, flags.lengths, flags.hand_over_rounds, say

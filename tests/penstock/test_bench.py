@@ -92,6 +92,20 @@ def test_transports_beside_their_yardsticks(tmp_path: Path) -> None:
     assert "| 40x4KiB | shared_memory |" in text.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.prove
+def test_hand_overs_of_real_clusters(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    wanted = ["--parts", "hand_over", "--doors", "shared_memory", "--lengths", "32"]
+    assert kv_transfer.main([*wanted, "--hand-over-rounds", "2", "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    assert {(cost["overlap"], cost["num_requests"]) for cost in found["hand_overs"]} == {
+        (True, 2),
+        (False, 2),
+    }
+    assert len(found["fresh_pairs"]) == 3
+
+
 @pytest.mark.parametrize(
     ("gap_s", "overlap", "is_met"),
     [(0.014, True, True), (0.03, True, False), (0.03, False, None)],
