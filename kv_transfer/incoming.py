@@ -229,7 +229,7 @@ class ReservationTable:
         if reservation.epoch not in self._live:
             return
         reservation.is_let_go = True
-        self.fail(reservation, Event.STOP, reason, "it was given up")
+        self.fail(reservation, Event.STOP, reason, "it was cancelled")
         if reservation.state is State.ABANDONED and self._on_abandoned is not None:
             self._on_abandoned(reservation)
 
