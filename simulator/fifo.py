@@ -46,6 +46,10 @@ class _Cache:
         self._capacity = capacity
         self._grains: OrderedDict[GrainHash, None] = OrderedDict()
 
+    @property
+    def num_unused(self) -> int:
+        return self._capacity - len(self._grains)
+
     def match(self, grains: Sequence[GrainHash]) -> int:
         held, depth = self._grains, 0
         for grain in grains:
@@ -153,6 +157,7 @@ class FifoReplay:
             num_prefill_tokens=worker.num_new,
             num_free_tokens=setting.cache_tokens,
             num_total_tokens=setting.cache_tokens,
+            num_unused_tokens=self._tokens(worker.promised.num_unused),
             fetch_s_per_token=self._fetch_s_per_token,
         )
 

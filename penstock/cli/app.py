@@ -24,6 +24,7 @@ COMMANDS = {
     "models": "text",
     "tokenize": "text",
     "detokenize": "text",
+    "policy": "policy",
     "bench": "bench",
     "version": "version",
 }
@@ -42,6 +43,8 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"penstock.cli.{COMMANDS[cmd_name]}")
+        if isinstance(group := getattr(module, cmd_name), typer.Typer):
+            return typer.main.get_command(group)
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         settings = FORWARDS if cmd_name == "bench" else {}
         app.command(cmd_name, context_settings=settings)(told(getattr(module, cmd_name)))

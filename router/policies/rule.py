@@ -35,6 +35,7 @@ class Load:
     num_context_tokens: int = 0  # of running answers
     num_free_tokens: int = 0  # of its KV pool; cached ones that nobody uses are free
     num_total_tokens: int = 0  # 0: unknown
+    num_unused_tokens: int = 0  # of the free ones, those that hold nothing: no eviction yet
     fetch_s_per_token: float = 0.0  # of KV from another worker; 0: it cannot fetch
     fetch_setup_s: float = 0.0
 

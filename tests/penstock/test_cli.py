@@ -318,3 +318,25 @@ def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rules_are_listed_and_replayed(penstock: Penstock) -> None:
+    """The shipped trace; a rule of a name that does not exist is told the names."""
+    listed = penstock("policy", "list", "--json")
+    assert listed.json["mooncake_algorithm1"] == {"balancing_threshold": 2.0, "may_fetch": True}
+    rules = ("--rule", "priced", "--rule", "random")
+    ended = penstock("policy", "replay", *rules, "--workers", "2,4", "--limit", "300", "--json")
+    assert [(row["rule"], row["setting"]["num_workers"]) for row in ended.json] == [
+        ("priced", 2),
+        ("priced", 4),
+        ("random", 2),
+        ("random", 4),
+    ]
+    assert ended.json[0]["mean_ttft_s"] < ended.json[2]["mean_ttft_s"]
+    assert "an endless cache would hold" in ended.err
+    table = penstock("policy", "replay", *rules, "--limit", "50").out
+    assert table.startswith("rule")
+    for wrong in (("--rule", "best"), ("--workers", "0"), ("--cache", "3X"), ("--cost", "1b")):
+        refused = penstock("policy", "replay", *wrong)
+        assert refused.code == 1
+        assert wrong[1] in refused.err

@@ -147,5 +147,5 @@ def test_a_fetch_that_takes_longer_than_computing_is_not_made() -> None:
     slow, fast = 2e-3, 1e-5
     for seconds, source in ((slow, None), (fast, 0)):
         loads = [load(0, num_cached=900, wait_s=50.0), load(1, fetch_s_per_token=seconds)]
-        choice, _ = Priced().choose(PROMPT, loads, 0)
+        choice, _ = Priced().choose(PROMPT, loads, Priced().begin(0))
         assert (choice.index, choice.source) == (1, source)

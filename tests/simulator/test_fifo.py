@@ -68,6 +68,15 @@ def test_a_fetch_replaces_a_computation() -> None:
     assert fetching.mean_ttft_s < not_fetching.mean_ttft_s
 
 
+def test_a_fetch_is_not_made_where_its_copy_drives_out_more() -> None:
+    """Caches too small for all: whoever copies freely holds less of everything."""
+    small = replace(SETTING, cache_tokens=500_000)
+    default = run(Priced(), setting=small)
+    careless = run(Priced(eviction_weight=0.0), setting=small)
+    assert default.mean_ttft_s < careless.mean_ttft_s
+    assert default.hit_share > careless.hit_share
+
+
 def test_the_longest_prefix_alone_follows_a_shared_system_prompt() -> None:
     """The trap of a shared system prompt: whoever had it first gets everything."""
     assert run(LongestPrefix()).mean_ttft_s > 5 * run(Priced()).mean_ttft_s
