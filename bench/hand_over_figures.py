@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.hand_over import MOST_SHARE, Cost, Fresh
+from bench.hand_over import KV_BYTES_PER_TOKEN, MOST_SHARE, Cost, Fresh
 from bench.sheets import Sheet, number, verdict
 
 
 def as_json(costs: Sequence[Cost], fresh: Sequence[Fresh]) -> dict[str, Any]:
     return {
+        "kv_bytes_per_token": KV_BYTES_PER_TOKEN,
         "hand_overs": [
             {**asdict(cost), "cost_s": cost.cost_s, "share": cost.share, "is_met": cost.is_met}
             for cost in costs
@@ -24,7 +25,10 @@ def sheets(costs: Sequence[Cost], fresh: Sequence[Fresh]) -> list[Sheet]:
 
 def _cost_sheet(costs: Sequence[Cost]) -> Sheet:
     return Sheet(
-        title="What a hand-over costs: second token late by, beyond a decode step (medians)",
+        title=(
+            "What a hand-over costs: the wait for the second token beyond a decode step"
+            f" (medians; {KV_BYTES_PER_TOKEN:,} bytes of KV a token)"
+        ),
         columns=(
             *("transport", "layers leave", "tokens", "MB", "TTFT ms", "prefill ms", "2nd token ms"),
             *("step ms", "cost ms", "of prefill", f"<= {MOST_SHARE:.0%}", "recomputed"),

@@ -149,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse(arguments)
     progress = Console(stderr=True)
     with progress.status("starting") as status:
-        findings = asyncio.run(run(flags, status.update))
+        say = status.update if progress.is_terminal else progress.print
+        findings = asyncio.run(run(flags, say))
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     console.print(findings.about, *findings.left_out, sep="\n", markup=False)
     for sheet in findings.sheets:
