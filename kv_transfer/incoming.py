@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from cluster.errors import DigestMismatch, TransferFailed
-from cluster.types import Direction, Grant, KvLayout, SpanDigest, Written
+from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
 from kv_transfer.counters import Reason, TransferCounters
 from kv_transfer.layout import BlockTable, Spans
 from kv_transfer.pair_stats import PairStats
@@ -41,6 +41,7 @@ class Reservation:
         self.forget_peer: Callable[[], None] = lambda: None
         self.lease_timer: TimerHandle | None = None
         self.is_let_go = False
+        self.has_lapsed = False
         self.transfer = Transfer(End.RECEIVER)
         self.failure: str | None = None
         self._table = table
@@ -220,8 +221,16 @@ class ReservationTable:
             transfer.apply(Event.REVOKED)
         self._release_if_over(reservation)
 
+    def is_held_up_by(self, peer: Incarnation) -> bool:
+        """Whether blocks are quarantined because this writer stood still, and may write yet."""
+        return any(
+            one.has_lapsed and one.peer.incarnation == peer and one.state is State.ABANDONED
+            for one in self._live.values()
+        )
+
     def lapse(self, reservation: Reservation) -> None:
         """Its writer gave no sign of life, whatever the lease's timer says."""
+        reservation.has_lapsed = True
         self.fail(reservation, Event.STOP, Reason.LAPSED, "its lease lapsed")
 
     def let_go(self, reservation: Reservation, reason: Reason = Reason.CANCELLED) -> None:

@@ -67,7 +67,7 @@ class Running:
     drain: asyncio.Event
     task: asyncio.Task[None]
     transport: Any
-    memory: Any  # its KV pool's bytes
+    pairs: Pairs
     address: str = ""
     blocker: Any = None  # a call that keeps it busy
 
@@ -120,7 +120,7 @@ class LocalCluster(Cluster):
         number = len(self.decode if role is Role.DECODE else self.prefill)
         values = {"worker_id": f"{role}-{number}", "num_blocks": 64, "block_size": 16, **settings}
         gate, drain = Gate(), asyncio.Event()
-        worker, transport, memory = self._build(role, gate, values)
+        worker, transport, pairs = self._build(role, gate, values)
         ready = asyncio.Event()
         found: dict[str, Any] = {}
 
@@ -135,7 +135,7 @@ class LocalCluster(Cluster):
             drain=drain,
             task=task,
             transport=transport,
-            memory=memory,
+            pairs=pairs,
         )
         (self.decode if role is Role.DECODE else self.prefill).append(running)
         waiting = asyncio.create_task(ready.wait())
@@ -145,7 +145,7 @@ class LocalCluster(Cluster):
         running.address = found["address"]
         return running
 
-    def _build(self, role: Role, gate: Gate, values: dict[str, Any]) -> tuple[Worker, Any, Any]:
+    def _build(self, role: Role, gate: Gate, values: dict[str, Any]) -> tuple[Worker, Any, Pairs]:
         common = {
             "checkpoint": str(self.checkpoint),
             "model": "echo",
@@ -184,7 +184,7 @@ class LocalCluster(Cluster):
             worker = PrefillWorker(config, parts)
         else:
             worker = DecodeWorker(config, parts, tokenizer=Tokenizer.load(self.checkpoint))
-        return worker, transport, pool.memory
+        return worker, transport, pairs
 
     def _open(self, incarnation: Incarnation, num_bytes: int) -> tuple[Pool, Transport]:
         if self.door == "memory":
@@ -204,7 +204,7 @@ class LocalCluster(Cluster):
         """From now on faults befall what one worker writes to another."""
         source = self.named(writer)
         peer = self.named(receiver).worker.member.worker.incarnation
-        source.transport.disturb(peer, plan, source.memory)
+        source.transport.disturb(peer, plan, source.pairs.pool.memory)
 
     def named(self, name: str) -> Running:
         return next(running for running in self.workers if running.name == name)

@@ -1,0 +1,232 @@
+"""Faults under every transport, in one pair of four: no answer is wrong or missing, no block is
+lost, and the other pairs notice nothing.
+
+Echo engines check every slot of their context, so KV that is not what it should be is an error.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from kv_transfer.doors import DOORS
+from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from tests.router.cluster_of_fakes import Answer, failure
+from tests.workers.local_cluster import LocalCluster
+from tests.workers.test_answers import expected, greedy, prompt_of
+
+KINDS = [
+    "memory",
+    *(pytest.param(name, marks=pytest.mark.gpu if name == "nccl" else ()) for name in DOORS),
+]
+CONCURRENCY = 12
+NUM_OUTPUT = 6
+# Why a hand-over that was hit fails; those that are not here do no harm.
+HARMFUL = {
+    Fault.DROP: "digest",
+    Fault.CORRUPT: "digest",
+    Fault.TRUNCATE: "short",
+    Fault.DISCONNECT: "writer_closed",
+    Fault.STALL: "lapsed",
+}
+MANY = {fault: 0.07 for fault in Fault if fault is not Fault.STALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answer: which pair it went by, how often it was recomputed, and how long it took."""
+
+    pair: tuple[str, str]
+    num_recomputes: int
+    seconds: float
+
+
+def cluster_of(checkpoint: Path, tmp_path: Path, kind: str, **settings: Any) -> LocalCluster:
+    worker = {"lease_s": 1.0, "num_blocks": 96, "max_sequences": 32, **settings}
+    return LocalCluster(
+        checkpoint,
+        tmp_path,
+        decode=[worker, worker],
+        prefill=[worker, worker],
+        disaggregate="always",
+        door=kind,
+        wrap_transport=FaultyTransport,
+    )
+
+
+async def ask(cluster: LocalCluster, number: int) -> Outcome:
+    """One request that shares no prefix with another; its answer is checked."""
+    prompt = [number % 256, number // 256, *prompt_of(number, 20 + number % 50)]
+    answer = Answer()
+    begun = time.monotonic()
+    await cluster.generate(greedy(prompt, NUM_OUTPUT), answer=answer, timeout_s=60)
+    seconds = time.monotonic() - begun
+    assert answer.is_complete
+    assert answer.token_ids == expected(prompt, NUM_OUTPUT)
+    accepted = answer.messages[0].accepted
+    num_recomputes = answer.messages[-1].finished.timeline.recomputes
+    return Outcome((accepted.prefill_worker, accepted.decode_worker), num_recomputes, seconds)
+
+
+async def ask_all(cluster: LocalCluster, numbers: Sequence[int]) -> list[Outcome]:
+    limit = asyncio.Semaphore(CONCURRENCY)
+
+    async def bounded(number: int) -> Outcome:
+        async with limit:
+            return await ask(cluster, number)
+
+    return await asyncio.gather(*map(bounded, numbers))
+
+
+def total(cluster: LocalCluster, counter: str) -> float:
+    return sum(each.worker.hand_overs.counters().get(counter, 0) for each in cluster.decode)
+
+
+async def undisturbed(cluster: LocalCluster, num_requests: int) -> None:
+    outcomes = await ask_all(cluster, range(num_requests))
+    assert not any(outcome.num_recomputes for outcome in outcomes)
+    assert {outcome.pair for outcome in outcomes} == {
+        (f"prefill-{p}", f"decode-{d}") for p in (0, 1) for d in (0, 1)
+    }
+    assert total(cluster, "hand_over_recomputes") == 0
+    assert total(cluster, "hand_overs_received") == num_requests
+    await asyncio.wait_for(cluster.idle(), 2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+async def test_undisturbed_every_prompt_is_handed_over(
+    checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    async with cluster_of(checkpoint, tmp_path, kind) as cluster:
+        await undisturbed(cluster, 60)
+
+
+async def disturbed(
+    cluster: LocalCluster, shares: dict[Fault, float], num_requests: int, *, seed: int = 7
+) -> list[Outcome]:
+    """Faults in what prefill-0 writes to decode-0; what must hold whatever they are."""
+    cluster.disturb("prefill-0", "decode-0", FaultPlan(shares=shares, seed=seed))
+    outcomes = await ask_all(cluster, range(num_requests))
+    others = [one for one in outcomes if {"prefill-1", "decode-1"} & set(one.pair)]
+    assert others
+    assert not any(one.num_recomputes for one in others), "another pair noticed"
+    assert failed_pairs(cluster) <= {("prefill-0", "decode-0")}
+    recomputed = total(cluster, "hand_over_recomputes")
+    assert recomputed == sum(one.num_recomputes for one in outcomes)
+    assert total(cluster, "hand_overs_received") + recomputed == num_requests
+    cluster.named("prefill-0").transport.release()
+    await asyncio.wait_for(cluster.idle(), 2.0)
+    return outcomes
+
+
+def failed_pairs(cluster: LocalCluster) -> set[tuple[str, str]]:
+    return {
+        (report.peer, receiver.name)
+        for receiver in cluster.decode
+        for report in receiver.pairs.stats.reports({})
+        if report.failures
+    }
+
+
+def num_failures(cluster: LocalCluster, reason: str) -> float:
+    counters = cluster.named("decode-0").worker.hand_overs.counters()
+    return sum(
+        value
+        for name, value in counters.items()
+        if name.startswith("transfer_failures.") and name.endswith(f".{reason}")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault for fault in HARMFUL if fault is not Fault.STALL])
+async def test_each_fault_costs_a_recompute_that_says_why(
+    checkpoint: Path, tmp_path: Path, fault: Fault
+) -> None:
+    async with cluster_of(checkpoint, tmp_path, "memory") as cluster:
+        outcomes = await disturbed(cluster, {fault: 0.3}, 40)
+        num_faults = cluster.named("prefill-0").transport.num_faults[fault]
+        num_recomputes = sum(one.num_recomputes for one in outcomes)
+        assert num_recomputes > 0
+        assert num_failures(cluster, HARMFUL[fault]) == num_recomputes
+        assert num_recomputes <= num_faults or fault is Fault.DISCONNECT  # all that it carried
+
+
+@pytest.mark.slow
+async def test_a_pair_that_stands_still_is_left_alone_until_it_moves(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    pair = ("prefill-0", "decode-0")
+    async with cluster_of(checkpoint, tmp_path, "shared_memory") as cluster:
+        cluster.disturb(*pair, FaultPlan(shares={Fault.STALL: 1}))
+        first = await ask_all(cluster, range(24))
+        assert any(one.num_recomputes for one in first)
+        assert all(one.num_recomputes == 0 for one in first if one.pair != pair)
+        num_lapsed = num_failures(cluster, "lapsed")
+        num_quarantined = cluster.named("decode-0").worker.hand_overs._table.num_quarantined_blocks
+        assert num_quarantined > 0
+        later = await ask_all(cluster, range(24, 96))
+        assert any(one.num_recomputes for one in later), "at once"
+        assert num_failures(cluster, "lapsed") == num_lapsed, "it was tried again"
+        cluster.disturb(*pair, FaultPlan())
+        cluster.named("prefill-0").transport.release()
+        await asyncio.wait_for(cluster.idle(), 2.0)
+        async with asyncio.timeout(20):
+            number = 96
+            while (one := await ask(cluster, number)).pair != pair or one.num_recomputes:
+                number += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_faults_in_one_pair_cost_no_answer(
+    checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    async with cluster_of(checkpoint, tmp_path, kind) as cluster:
+        await disturbed(cluster, MANY, 60)
+
+
+@pytest.mark.slow
+async def test_where_only_tokens_are_counted_a_short_hand_over_is_still_caught(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """And a corrupted one is not: that is what `digest: count` gives up. The echo engine sees it
+    in its slots, and refuses to answer; a model would answer wrongly."""
+    async with cluster_of(checkpoint, tmp_path, "memory", digest="count") as cluster:
+        outcomes = await disturbed(cluster, {Fault.TRUNCATE: 0.3}, 40)
+        num_recomputes = sum(one.num_recomputes for one in outcomes)
+        assert num_failures(cluster, "short") == num_recomputes > 0
+        for receiver in ("decode-0", "decode-1"):
+            for writer in ("prefill-0", "prefill-1"):
+                cluster.disturb(writer, receiver, FaultPlan(shares={Fault.CORRUPT: 1}))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(cluster, 40)
+        assert failure(caught.value).code is grpc.StatusCode.INTERNAL
+        assert num_failures(cluster, "digest") == 0
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "fault", [None, *Fault, MANY], ids=lambda f: "many" if f is MANY else str(f)
+)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_two_thousand_requests_under_each_fault(
+    checkpoint: Path, tmp_path: Path, kind: str, fault: Any
+) -> None:
+    async with cluster_of(checkpoint, tmp_path, kind) as cluster:
+        if fault is None:
+            await undisturbed(cluster, 2000)
+            return
+        shares = MANY if fault is MANY else {fault: 0.02 if fault is Fault.STALL else 0.2}
+        outcomes = await disturbed(cluster, shares, 2000)
+        num_faults = cluster.named("prefill-0").transport.num_faults
+        num_recomputes = sum(one.num_recomputes for one in outcomes)
+        print(f"{kind}: {dict(num_faults)}, {num_recomputes} recomputed")
+        assert num_faults.total() > 0
+        assert (num_recomputes > 0) == bool(shares.keys() & HARMFUL.keys())
