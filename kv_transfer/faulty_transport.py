@@ -212,7 +212,10 @@ class FaultyPeer:
 def _first_half(write: _Write) -> _Write:
     pairs, half = write.pairs, len(write.pairs) // 2
     first = SpanPairs(
-        source=pairs.source[:half], destination=pairs.destination[:half], sizes=pairs.sizes[:half]
+        source=pairs.source[:half],
+        destination=pairs.destination[:half],
+        sizes=pairs.sizes[:half],
+        conversion=pairs.conversion,
     )
     return write._replace(pairs=first)
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import Incarnation, KvLayout
-from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
@@ -272,7 +272,7 @@ class StoppedTimers(ManualTimers):
 
 async def test_a_writer_that_was_frozen_starts_no_write_after_its_lease(pair: Pair) -> None:
     timers = StoppedTimers()
-    gated = GatedTransport(pair.writer)
+    gated = FaultyTransport(pair.writer)
     outgoing = OutgoingTransfer(layout=SOURCE, blocks=[5, 6, 1, 12], num_tokens=30, timers=timers)
     with await pair.reserve() as reservation:
         gated.close_gate()

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.codec import address_to_pb
 from cluster.types import Placement
-from kv_transfer.gated_transport import GatedTransport
+from kv_transfer.faulty_transport import FaultyTransport
 from penstock.v1 import worker_pb2
 from router import relay
 from tests.workers.local_cluster import LocalCluster, Running
@@ -163,7 +163,7 @@ async def test_prompt_logprobs_fetch_nothing(checkpoint: Path, tmp_path: Path) -
 
 def gated(checkpoint: Path, tmp_path: Path, **settings: Any) -> LocalCluster:
     return LocalCluster(
-        checkpoint, tmp_path, decode=[{}, settings], prefill=[], wrap_transport=GatedTransport
+        checkpoint, tmp_path, decode=[{}, settings], prefill=[], wrap_transport=FaultyTransport
     )
 
 
@@ -185,7 +185,7 @@ async def test_a_fetch_that_takes_too_long_is_given_up(checkpoint: Path, tmp_pat
 async def test_a_fetch_is_cancelled_with_its_request(
     checkpoint: Path, tmp_path: Path, role: str
 ) -> None:
-    cluster = LocalCluster(checkpoint, tmp_path, decode=[{}, {}], wrap_transport=GatedTransport)
+    cluster = LocalCluster(checkpoint, tmp_path, decode=[{}, {}], wrap_transport=FaultyTransport)
     async with cluster:
         source, receiver = cluster.decode
         await warm(source)
