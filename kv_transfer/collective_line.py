@@ -23,8 +23,8 @@ from enum import IntEnum
 import numpy as np
 
 from cluster.errors import TransferFailed
-from cluster.types import DTYPE_BYTES
-from kv_transfer.conversion import WIRE_DTYPES, Conversion
+from kv_transfer.conversion import Conversion
+from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_conversion
 from kv_transfer.layout import Spans
 from kv_transfer.tcp_handshake import Hello, greet, welcome
 from kv_transfer.tcp_wire import Steps, Wire, finish, open_wire
@@ -32,10 +32,9 @@ from kv_transfer.tcp_wire import Steps, Wire, finish, open_wire
 GREETING_S = 2.0  # for a stranger to prove that it is none
 MAX_SPANS = 1 << 20
 MAX_ENTRY_BYTES = 1 << 16
-MAX_ROW = 1 << 14  # numbers
 
 _ENTRY = struct.Struct("<II")  # bytes of the key, of the value
-_HEADER = struct.Struct("<QIBBBI")  # epoch, number of spans, dtypes and row of a conversion
+_HEADER = struct.Struct(f"<QI{NUM_BYTES}s")  # epoch, number of spans, conversion
 _NUMBER = np.dtype("<i8")
 
 
@@ -102,21 +101,21 @@ class Line:
         if len(spans) > MAX_SPANS:
             raise TransferFailed(f"A write of {len(spans)} spans: {MAX_SPANS} are the most.")
         table = np.concatenate((spans.offsets, spans.sizes)).astype(_NUMBER)
-        conversion = _conversion_fields(header.conversion)
-        self.send(_HEADER.pack(header.epoch, len(spans), *conversion), table.tobytes())
+        conversion = encode_conversion(header.conversion)
+        self.send(_HEADER.pack(header.epoch, len(spans), conversion), table.tobytes())
 
     def receive_header(self) -> WriteHeader:
         """Waits for the next write as long as it takes."""
         first = bytearray(1)
         self._receive_some(memoryview(first), None)
         rest = self.receive(_HEADER.size - 1)
-        epoch, num_spans, *conversion = _HEADER.unpack(first + rest)
+        epoch, num_spans, conversion = _HEADER.unpack(first + rest)
         if num_spans > MAX_SPANS:
             raise TransferFailed(f"A write of {num_spans} spans: {MAX_SPANS} are the most.")
         table = np.frombuffer(self.receive(2 * num_spans * _NUMBER.itemsize), dtype=_NUMBER)
         offsets, sizes = table.astype(np.int64).reshape(2, num_spans)
         spans = Spans(offsets=offsets, sizes=sizes)
-        return WriteHeader(epoch=epoch, spans=spans, conversion=_conversion(*conversion))
+        return WriteHeader(epoch=epoch, spans=spans, conversion=decode_conversion(conversion))
 
     def send_answer(self, answer: Answer) -> None:
         self.send(bytes([answer]))
@@ -155,28 +154,6 @@ def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:
     """What a rank says first over the group, so that the group is known to be the line's."""
     said = role.encode() + b"\n" + writer.encode() + receiver.encode()
     return hmac.digest(key, b"penstock kv rank, " + said, "sha256")
-
-
-def _conversion_fields(conversion: Conversion | None) -> tuple[int, int, int, int]:
-    if conversion is None:
-        return 0, 0, 0, 0
-    dtypes = (conversion.source_dtype, conversion.wire_dtype, conversion.destination_dtype)
-    source, wire, destination = map(WIRE_DTYPES.index, dtypes)
-    return source, wire, destination, conversion.row
-
-
-def _conversion(source: int, wire: int, destination: int, row: int) -> Conversion | None:
-    if not row:
-        return None
-    num_pool_dtypes = len(DTYPE_BYTES)
-    if max(source, destination) >= num_pool_dtypes or wire >= len(WIRE_DTYPES) or row > MAX_ROW:
-        raise TransferFailed("The other end converts KV in a way that is not known here.")
-    return Conversion(
-        source_dtype=WIRE_DTYPES[source],
-        wire_dtype=WIRE_DTYPES[wire],
-        destination_dtype=WIRE_DTYPES[destination],
-        row=row,
-    )
 
 
 def _finish(wire: Wire, steps: Steps[Hello]) -> Hello:

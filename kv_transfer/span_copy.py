@@ -82,7 +82,7 @@ class SpanCopier:
         conversion: Conversion,
         hasher: Any,
     ) -> None:
-        targets = RowScatter(destination, pairs)
+        targets = RowScatter(destination, pairs.destination_spans, conversion)
         for wire in self.encoded(source, pairs):
             rows = conversion.decode(wire)
             targets.scatter(rows)
@@ -114,11 +114,10 @@ class RowScatter:
 
     __slots__ = ("_num_done", "_rows", "_targets")
 
-    def __init__(self, destination: Bytes, pairs: SpanPairs) -> None:
-        assert pairs.conversion is not None
-        unit = pairs.conversion.destination_row_bytes
+    def __init__(self, destination: Bytes, spans: Spans, conversion: Conversion) -> None:
+        unit = conversion.destination_row_bytes
         self._rows = _as_units(destination, unit)
-        self._targets = unit_indices(pairs.destination, pairs.destination_sizes, unit)
+        self._targets = unit_indices(spans.offsets, spans.sizes, unit)
         self._num_done = 0
 
     def scatter(self, data: Bytes) -> None:

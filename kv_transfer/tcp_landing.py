@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from selectors import EVENT_READ
 
+import numpy as np
+
 from cluster.types import Incarnation
+from kv_transfer.conversion import Conversion
 from kv_transfer.layout import Spans
+from kv_transfer.span_copy import RowScatter
 from kv_transfer.tcp_admission import Admission, EpochOf
 from kv_transfer.tcp_frame import HEADER, Answer, Header, decode_header, decode_spans, lie_in
 from kv_transfer.tcp_wire import Steps, Views, Wire, receive_exactly, send_all
@@ -56,15 +60,22 @@ class Landing:
         """One frame's bytes: all into the pool, or what is not allowed to nowhere."""
         num_left = header.num_bytes
         if admission and lie_in(spans, len(self._memory)) and admission.allows(spans):
+            if header.conversion is not None:
+                data = yield from receive_exactly(wire, header.num_bytes)
+                has_landed = self._land_converted(data, spans, header.conversion, admission)
+                return Answer.LANDED if has_landed else self._refused()
             num_left = yield from self._land(wire, spans, admission)
         if not num_left:
             return Answer.LANDED
         yield from self._discard(wire, num_left)
         if num_left == header.num_bytes:
-            self._counters.num_refused_frames += 1
-            return Answer.REFUSED
+            return self._refused()
         self._counters.num_revoked_frames += 1
         return Answer.REVOKED
+
+    def _refused(self) -> Answer:
+        self._counters.num_refused_frames += 1
+        return Answer.REFUSED
 
     def _land(self, wire: Wire, spans: Spans, admission: Admission) -> Steps[int]:
         """Returns how many bytes it left on the stream, because they were revoked."""
@@ -75,6 +86,14 @@ class Landing:
             if views.num_bytes and not wire.has_more:
                 yield EVENT_READ
         return views.num_bytes
+
+    def _land_converted(
+        self, data: bytes, spans: Spans, conversion: Conversion, admission: Admission
+    ) -> bool:
+        """All of a frame at once, unless it is revoked."""
+        rows = conversion.decode(np.frombuffer(data, dtype=np.uint8))
+        pool = np.frombuffer(self._memory, dtype=np.uint8)
+        return admission.land(partial(RowScatter(pool, spans, conversion).scatter, rows))
 
     def _discard(self, wire: Wire, num_bytes: int) -> Steps[None]:
         while num_bytes:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
+import numpy as np
 import xxhash
 
 from cluster.errors import TransferFailed
@@ -83,6 +84,10 @@ class TcpWrite:
         self._num_unanswered += 1
         views = [memory[pair.source : pair.source + pair.num_bytes] for pair in pairs]
         self._undigested = views
+        if (conversion := pairs.conversion) is not None:
+            wire = conversion.encode(np.frombuffer(b"".join(views), dtype=np.uint8))
+            views = [wire.data]
+            self._undigested = [conversion.decode(wire).data]  # what will lie there
         return Views([memoryview(encode_head(self._epoch, pairs)), *views])
 
     def digest_sent(self) -> None:

@@ -96,11 +96,13 @@ class Intruder:
         payload: bytes,
         num_bytes: int | None = None,
         num_spans: int | None = None,
+        conversion: bytes = bytes(7),  # none
     ) -> None:
         total = sum(size for _, size in spans) if num_bytes is None else num_bytes
         count = len(spans) if num_spans is None else num_spans
         self.stream.sendall(
             struct.pack("<QII", epoch, count, total)
+            + conversion
             + b"".join(struct.pack("<q", offset) for offset, _ in spans)
             + b"".join(struct.pack("<I", size) for _, size in spans)
             + payload

@@ -267,6 +267,28 @@ class TestFrames:
         assert await asyncio.to_thread(intruder.answer) is None
         assert not ends[1].memory.any()
 
+    @pytest.mark.parametrize(
+        ("span", "fields"),
+        [
+            ((2, 8), (0, 1, 0, 2)),  # not where a row begins
+            ((8, 6), (0, 1, 0, 2)),  # not a whole row
+            ((8, 8), (0, 9, 0, 2)),  # a dtype that nobody knows
+            ((8, 8), (0, 3, 3, 2)),  # no pool is of int8
+            ((8, 8), (0, 1, 0, 1 << 30)),
+        ],
+    )
+    async def test_conversions_that_cannot_be_end_the_stream(
+        self,
+        ends: tuple[End, End],
+        intruder: Intruder,
+        span: tuple[int, int],
+        fields: tuple[int, int, int, int],
+    ) -> None:
+        conversion = struct.pack("<BBBI", *fields)
+        intruder.frame(1, span, payload=b"abcd", num_bytes=4, conversion=conversion)
+        assert await asyncio.to_thread(intruder.answer) is None
+        assert not ends[1].memory.any()
+
     async def test_anothers_epoch_is_not_ones_own(self, ends: tuple[End, End]) -> None:
         other = Intruder("c", ends[1])
         other.frame(1, (0, 3), payload=b"xyz")

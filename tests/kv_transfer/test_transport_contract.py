@@ -14,6 +14,7 @@ import torch
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
+from kv_transfer.conversion import conversion_between
 from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DOORS, DoorSettings, open_doors
 from kv_transfer.faulty_transport import FaultyTransport
@@ -136,6 +137,42 @@ async def test_bytes_land_where_they_should_and_nowhere_else(
     assert landed.num_bytes == sum(size for _, _, size in spans)
     again = await asyncio.wrap_future(pair.write(spans_of(*spans)))
     assert again.digest == landed.digest is not None
+
+
+@pytest.mark.parametrize("rows_per_span", [1, 4000])
+@pytest.mark.parametrize(
+    ("source", "wire_dtype", "destination"),
+    [
+        ("bfloat16", None, "float32"),
+        ("float32", "int8", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+    ],
+)
+async def test_what_is_converted_lands_as_the_destinations_numbers(
+    pair: Pair, source: str, wire_dtype: str | None, destination: str, rows_per_span: int
+) -> None:
+    """And the digest is of what must lie there."""
+    row, num_spans = 8, 8000 // rows_per_span
+    conversion = conversion_between(source, destination, row, wire_dtype=wire_dtype)
+    assert conversion is not None
+    numbers = np.random.default_rng(1).standard_normal(NUM_BYTES // 4).astype(np.float32)
+    pair.source[:] = numbers.view(np.uint8)
+    order = np.random.default_rng(2).permutation(num_spans).astype(np.int64)
+    pairs = SpanPairs(
+        source=order * (rows_per_span + 1) * conversion.source_row_bytes,
+        destination=np.arange(num_spans) * (rows_per_span + 2) * conversion.destination_row_bytes,
+        sizes=np.full(num_spans, rows_per_span * conversion.source_row_bytes),
+        conversion=conversion,
+    )
+    expected = np.zeros(NUM_BYTES, dtype=np.uint8)
+    for one in pairs:
+        data = np.array(pair.source[one.source : one.source + one.num_bytes])
+        there = conversion.decode(conversion.encode(data))
+        expected[one.destination : one.destination + len(there)] = there
+    landed = await asyncio.wrap_future(pair.write(pairs))
+    assert np.array_equal(pair.destination, expected)
+    assert landed.num_bytes == pairs.num_bytes
+    assert landed.digest == pair.pools[1].digester()(pairs.destination_spans)
 
 
 async def test_writes_land_in_order_from_any_thread(pair: Pair) -> None:
