@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import xxhash
@@ -26,11 +26,12 @@ from kv_transfer.pool import FilePool
 from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.progress_loop import ProgressLoop, Steps
 from kv_transfer.span_copy import STAGE_BYTES, SpanCopier, unit_indices
-from kv_transfer.transport import Landed
+from kv_transfer.transport import Landed, WriteRefused
 
 GREETING_BYTES = 16
 NUM_LANDINGS = 64  # a greeting that comes too late must not be taken for another
 GREETING_S = 5.0
+APART_BYTES = 2**20  # from which the digest is worth a thread of its own
 
 # A first contact needs the progress of both ends whatever the lane, and a two-sided lane always.
 IDLE_S = 0.005
@@ -48,6 +49,8 @@ class NixlTransport:
         self._key = key
         self._memory = pool.memory
         self._copier = SpanCopier()
+        self._digester = pool.digester()  # of the next
+        self._digests = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-nixl-digest")
         self._greetings = np.zeros((1 + NUM_LANDINGS, GREETING_BYTES), dtype=np.uint8)
         self._greetings[0] = np.frombuffer(secrets.token_bytes(GREETING_BYTES), dtype=np.uint8)
         self._landings = itertools.cycle(self._greetings[1:])
@@ -81,6 +84,7 @@ class NixlTransport:
 
     def close(self) -> None:
         self._loop.close()
+        self._digests.shutdown()
         for peer in self._peers.values():
             peer.close()
         self._peers.clear()
@@ -88,14 +92,14 @@ class NixlTransport:
 
     def write(
         self,
-        target: NixlAddress,
+        peer: "NixlPeer",
         pairs: SpanPairs,
         *,
         digest: bool,
         may_start: Callable[[], bool],
     ) -> "Future[Landed]":
-        steps = self._write(target, pairs, digest, may_start)
-        return self._loop.submit(target.incarnation, steps)
+        steps = self._write(peer, pairs, digest, may_start)
+        return self._loop.submit(peer.incarnation, steps)
 
     async def _open(self, target: NixlAddress) -> "NixlPeer":
         life = Life()
@@ -151,8 +155,11 @@ class NixlTransport:
         yield from ()
 
     def _write(
-        self, target: NixlAddress, pairs: SpanPairs, digest: bool, may_start: Callable[[], bool]
+        self, peer: "NixlPeer", pairs: SpanPairs, digest: bool, may_start: Callable[[], bool]
     ) -> Steps[Landed]:
+        target = peer.target
+        if peer.life.is_over:
+            raise WriteRefused(f"'{peer.incarnation}' is gone, or was given up.")
         if not pairs.fits(len(self._memory), target.num_bytes):
             raise ValueError(
                 f"A span lies outside its pool ({len(self._memory)} and {target.num_bytes} bytes)."
@@ -170,13 +177,26 @@ class NixlTransport:
         self, target: NixlAddress, pairs: SpanPairs, digest: bool, may_start: Callable[[], bool]
     ) -> Steps[int | None]:
         """Returns the digest, where it is asked for."""
+        digested = None
+        if digest:
+            digested = self._digest(Spans(offsets=pairs.source, sizes=pairs.sizes))
         if len(pairs):
             ours = rows(self._memory.ctypes.data, pairs.source, pairs.sizes)
             theirs = rows(target.pool, pairs.destination, pairs.sizes)
             yield from self._agent.move("WRITE", target, ours, theirs, may_start)
-        if not digest:
+        if digested is None:
             return None
-        return self._copier.digest(self._memory, Spans(offsets=pairs.source, sizes=pairs.sizes))
+        while not digested.done():
+            yield
+        return digested.result()
+
+    def _digest(self, spans: Spans) -> "Future[int]":
+        """Of much on another thread, while it moves; of little at once, which is faster."""
+        if spans.num_bytes >= APART_BYTES:
+            return self._digests.submit(self._digester, spans)
+        digested: Future[int] = Future()
+        digested.set_result(self._copier.digest(self._memory, spans))
+        return digested
 
     def _write_converted(
         self,
@@ -228,12 +248,12 @@ class NixlPeer:
         watch: ProcessWatch | None,
         is_one_sided: bool,
     ) -> None:
+        self.target = target
         self.incarnation = target.incarnation
         self.num_bytes = target.num_bytes
         self.life = life
         self.is_one_sided = is_one_sided  # it need not run for our writes to land
         self._ours = ours
-        self._target = target
         self._watch = watch
 
     def write(
@@ -244,7 +264,7 @@ class NixlPeer:
         digest: bool,
         may_start: Callable[[], bool],
     ) -> "Future[Landed]":
-        return self._ours.write(self._target, pairs, digest=digest, may_start=may_start)
+        return self._ours.write(self, pairs, digest=digest, may_start=may_start)
 
     def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
         """Whoever is connected can write all of our pool: nothing to enforce."""

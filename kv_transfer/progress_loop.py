@@ -38,7 +38,8 @@ class _Job:
 
     def fail(self, error: Exception) -> None:
         if self._begin() and not self._resume(lambda: self._steps.throw(error)):
-            raise RuntimeError("Work on a progress loop goes on after an error.")
+            self._steps.close()
+            self.future.set_exception(error)
 
     def _begin(self) -> bool:
         """Whether it may run; from here on it cannot be cancelled."""
