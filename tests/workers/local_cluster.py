@@ -79,6 +79,10 @@ class Running:
     def pool(self) -> Any:
         return self.worker.pool
 
+    @property
+    def memory(self) -> Any:
+        return self.pairs.pool.memory  # type: ignore[attr-defined]  # all rigs are on the host
+
 
 class LocalCluster(Cluster):
     """`Cluster` with real workers. Everything is checked and empty at exit."""
