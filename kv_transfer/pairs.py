@@ -45,6 +45,7 @@ class Pairs:
         self._required = required
         self._peers: dict[Incarnation, dict[str, Peer]] = {}
         self._connecting: dict[tuple[Incarnation, str], asyncio.Lock] = {}
+        self._distrusted: dict[Incarnation, dict[str, str]] = {}  # by transport: why
         self._refusals: dict[tuple[Incarnation, str | None], _Refusal] = {}
 
     @property
@@ -59,14 +60,13 @@ class Pairs:
         Raises TransferFailed where there is none, with the reason of each: at once, if none was
         found a moment ago.
         """
-        names = self._names(by)
+        names, reasons = self._names(worker.incarnation, by)
         for name in names:
             if (peer := self._live(worker.incarnation, name)) is not None:
                 return peer
         refusal = self._refusals.get((worker.incarnation, by))
         if refusal is not None and time.monotonic() < refusal.until:
             raise TransferFailed(refusal.reason)
-        reasons = []
         for name in names:
             try:
                 return await self._peer(worker, name)
@@ -74,12 +74,23 @@ class Pairs:
                 reasons.append(f"{name}: {error}")
         raise self._refused(worker, by, reasons)
 
+    def distrust(self, peer: Peer, reason: str) -> bool:
+        """What it should move does not arrive, though it is connected: another transport is
+        taken from now on. False: there is no other, and all are trusted again."""
+        distrusted = self._distrusted.setdefault(peer.incarnation, {})
+        distrusted[peer.transport] = reason
+        if self._required is None and distrusted.keys() != self._transports.keys():
+            return True
+        del self._distrusted[peer.incarnation]
+        return False
+
     def is_connected(self, incarnation: Incarnation) -> bool:
         """KV may move between us and this life of a worker."""
         return any(not peer.life.is_over for peer in self._peers.get(incarnation, {}).values())
 
     def forget(self, incarnation: Incarnation) -> None:
         """This life of a worker is over, for certain."""
+        self._distrusted.pop(incarnation, None)
         for peer in list(self._peers.pop(incarnation, {}).values()):
             if not peer.life.is_over:
                 peer.life.end()
@@ -89,17 +100,22 @@ class Pairs:
             transport.close()
         self.pool.close()
 
-    def _names(self, by: str | None) -> Sequence[str]:
+    def _names(self, incarnation: Incarnation, by: str | None) -> tuple[Sequence[str], list[str]]:
+        """The transports to try, and why not the others."""
         if by is not None and self._required not in (None, by):
             raise TransferFailed(f"'{by}' is asked for, but only '{self._required}' is allowed.")
-        only = by or self._required
-        return (only,) if only is not None else tuple(self._transports)
+        if (only := by or self._required) is not None:
+            return (only,), []
+        distrusted = self._distrusted.get(incarnation, {})
+        trusted = [name for name in self._transports if name not in distrusted]
+        return trusted, [f"{name}: {reason}" for name, reason in distrusted.items()]
 
     def _refused(
         self, worker: WorkerAddress, by: str | None, reasons: Sequence[str]
     ) -> TransferFailed:
         now = time.monotonic()
         reason = f"No transport reaches '{worker.worker_id}'. {' '.join(reasons)}"
+        self._distrusted.pop(worker.incarnation, None)  # the next time all are tried anew
         self._refusals = {key: old for key, old in self._refusals.items() if now < old.until}
         self._refusals[worker.incarnation, by] = _Refusal(now + REFUSAL_S, reason)
         return TransferFailed(reason)
@@ -126,6 +142,7 @@ class Pairs:
         peers.pop(name, None)
         if not peers:
             self._peers.pop(incarnation, None)
+            self._distrusted.pop(incarnation, None)
 
     async def _connect_in_time(self, worker: WorkerAddress, name: str) -> Peer:
         try:

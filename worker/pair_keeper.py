@@ -13,14 +13,16 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from cluster.codec import address_to_pb
-from cluster.errors import Overloaded, PenstockError
+from cluster.errors import DeadlineExceeded, Overloaded, PenstockError, TransferFailed
 from cluster.types import Incarnation, Member, Role, WorkerAddress
+from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
 from worker.probe import Probes
 
 logger = logging.getLogger(__name__)
 
+PROBE_S = 3.0
 SETTLE_S = 1.0  # a member that hangs holds up nobody for longer
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 5.0
@@ -97,12 +99,24 @@ class PairKeeper:
 
     async def _make(self, source: WorkerAddress) -> None:
         try:
-            if source.incarnation not in self._probes.last:  # it may have asked before we saw it
-                await self._probes.probe(source, self._num_tokens)
+            while source.incarnation not in self._probes.last:  # it may have asked us to before
+                peer = await self._peers.connect(source)
+                await self._try(source, peer)
         except Overloaded:
-            await self._peers.connect(source)  # no block to spare: connected will do
+            pass  # no block to spare: connected will do
         finally:
             self._tried(source)
+
+    async def _try(self, source: WorkerAddress, peer: Peer) -> None:
+        """One probe. Raises what it failed of, unless there is another transport to try."""
+        try:
+            await self._probes.probe(source, self._num_tokens, by=peer.transport, limit_s=PROBE_S)
+        except (TransferFailed, DeadlineExceeded) as error:
+            if not self._peers.pairs.distrust(peer, str(error)):
+                raise
+            logger.warning(
+                "KV from '%s' does not come by %s: %s", source.worker_id, peer.transport, error
+            )
 
     async def _stay(self, source: WorkerAddress) -> None:
         """Returns when the connection is over, though its worker may be a member yet."""

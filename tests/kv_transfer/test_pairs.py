@@ -103,6 +103,35 @@ async def test_a_required_transport_is_the_only_one() -> None:
         pairs_of(fast, required="other")
 
 
+async def test_a_transport_that_is_not_trusted_any_more_gives_way_to_the_next() -> None:
+    fast, slow = FakeTransport("fast"), FakeTransport("slow")
+    pairs = pairs_of(fast, slow)
+    peer = await pairs.connect(peer_of())
+    assert pairs.distrust(peer, "it lost a byte")
+    other = await pairs.connect(peer_of())
+    assert other.transport == "slow"
+    assert (await pairs.connect(peer_of(), by="fast")) is peer  # whoever asks for it
+    assert not pairs.distrust(other, "it lost two")
+    assert await pairs.connect(peer_of()) is peer
+
+
+async def test_what_was_distrusted_is_tried_anew_when_nothing_else_works() -> None:
+    fast, slow = FakeTransport("fast"), FakeTransport("slow", "too far")
+    pairs = pairs_of(fast, slow)
+    assert pairs.distrust(await pairs.connect(peer_of()), "it lost a byte")
+    with pytest.raises(TransferFailed, match="fast: it lost a byte slow: too far"):
+        await pairs.connect(peer_of())
+    assert (await pairs.connect(peer_of())).transport == "fast"
+
+
+async def test_a_required_transport_is_kept_however_it_fails() -> None:
+    fast, slow = FakeTransport("fast"), FakeTransport("slow")
+    pairs = pairs_of(fast, slow, required="fast")
+    peer = await pairs.connect(peer_of())
+    assert not pairs.distrust(peer, "it lost a byte")
+    assert await pairs.connect(peer_of()) is peer
+
+
 async def test_who_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs_module, "CONNECT_S", 0.01)
     fast, slow = FakeTransport("fast"), FakeTransport("slow")

@@ -1,0 +1,116 @@
+"""What the keeper of pairs does with probes that fail, without any worker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.errors import DigestMismatch, Overloaded, TransferFailed
+from cluster.types import Member, Role
+from tests.cluster.cluster_samples import member
+from tests.kv_transfer.test_pairs import FakeTransport, pairs_of
+from worker import pair_keeper
+from worker.pair_keeper import PairKeeper
+from worker.peers import Peers
+
+ME = member("d0", "0", role=Role.DECODE)
+
+
+class FakeProbes:
+    """Fails by transport, as told."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, Any] = {}
+        self.failures: dict[str, Exception] = {}
+        self.tried: list[str] = []
+
+    async def probe(self, source: Any, num_tokens: int, *, by: str, limit_s: float) -> None:
+        self.tried.append(by)
+        await asyncio.sleep(0)
+        if by in self.failures:
+            raise self.failures[by]
+        self.last[source.incarnation] = by
+
+
+class Rig:
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.probes: Any = FakeProbes()
+        self.pairs = pairs_of(FakeTransport("shared_memory"), FakeTransport("a"))
+        self.peers = Peers(ME.worker, "token", self.pairs, tasks)
+        self.keeper = PairKeeper(self.peers, self.probes, tasks, num_tokens=16)
+
+
+@asynccontextmanager
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(pair_keeper, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr("kv_transfer.pairs.REFUSAL_S", 0.0)
+    async with asyncio.TaskGroup() as tasks:
+        made = Rig(tasks)
+        yield made
+        made.keeper.close()
+
+
+def prefill(life: str = "1") -> Member:
+    other = member("p0", life, role=Role.PREFILL)
+    transports = dict.fromkeys(other.worker.transports, life)
+    return replace(other, worker=replace(other.worker, transports=transports))
+
+
+async def test_a_transport_whose_probe_fails_gives_way_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig(monkeypatch) as it:
+        it.probes.failures["shared_memory"] = DigestMismatch("other bytes came")
+        it.keeper.update(ME, [ME, prefill()])
+        await it.keeper.settled.wait()
+        assert it.probes.tried == ["shared_memory", "a"]
+        assert (await it.peers.connect(prefill().worker)).transport == "a"
+
+
+async def test_when_all_fail_all_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(monkeypatch) as it:
+        it.probes.failures = {
+            "shared_memory": TransferFailed("no room"),
+            "a": TransferFailed("no way"),
+        }
+        it.keeper.update(ME, [ME, prefill()])
+        await it.keeper.settled.wait()
+        assert it.keeper.num_refused == 1
+        assert "no KV from 'p0': no way" in caplog.text
+        it.probes.failures.clear()
+        async with asyncio.timeout(5):
+            while not it.keeper.num_up:  # noqa: ASYNC110 - it backs off for a millisecond
+                await asyncio.sleep(0.001)
+        assert it.keeper.num_refused == 0
+        assert (await it.peers.connect(prefill().worker)).transport == "shared_memory"
+
+
+async def test_who_has_no_block_to_spare_is_connected_at_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig(monkeypatch) as it:
+        it.probes.failures["shared_memory"] = Overloaded("no block free")
+        it.keeper.update(ME, [ME, prefill()])
+        await it.keeper.settled.wait()
+        assert it.pairs.is_connected(prefill().worker.incarnation)
+        assert it.probes.tried == ["shared_memory"]
+
+
+async def test_members_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig(monkeypatch) as it:
+        it.keeper.update(ME, [ME])
+        assert it.keeper.settled.is_set()  # alone: nobody to reach
+        it.keeper.update(ME, [ME, prefill()])
+        it.keeper.update(ME, [ME, prefill()])
+        old = await it.peers.connect(prefill().worker)
+        it.keeper.update(ME, [ME, prefill("2")])
+        assert old.life.is_over
+        await asyncio.sleep(0)
+        assert it.probes.tried.count("shared_memory") <= 2
+        it.keeper.update(ME, [ME])
+        assert not it.keeper._keeping
