@@ -19,7 +19,7 @@ class DoorSettings:
     host: str = "127.0.0.1"  # where it listens
     key: bytes = field(repr=False)  # shared by the cluster: a peer proves that it has it
     tcp_port: int = 0  # 0: any that is free
-    num_tcp_streams: int = 1  # to each peer
+    num_tcp_streams: int = 4  # to each peer; only large writes use more than one
     tls: TlsFiles | None = None  # for TCP: both ends or neither
 
 

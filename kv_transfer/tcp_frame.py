@@ -21,8 +21,8 @@ from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_co
 from kv_transfer.layout import Offsets, SpanPairs, Spans
 from kv_transfer.transfer import RemoteProtocolError
 
-FRAME_BYTES = 1 << 20  # what a frame may carry: it fits the second-level cache
-FRAME_SPANS = 1000  # and header and spans fit one call
+FRAME_BYTES = 4 << 20  # what a frame may carry: few enough of them that Python costs little
+FRAME_SPANS = 1000  # so that header and spans are one call
 HEADER = struct.Struct(f"<QII{NUM_BYTES}s")
 
 _OFFSETS = np.dtype("<i8")

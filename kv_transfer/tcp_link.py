@@ -28,7 +28,7 @@ from kv_transfer.tcp_write import TcpWrite
 from kv_transfer.transfer import RemoteProtocolError
 from kv_transfer.transport import Landed, WriteRefused
 
-STALL_S = 5.0  # without any progress, after which the peer is given up
+STALL_S = 5.0  # without an answer to any frame, after which the streams are dropped
 SPLIT_BYTES = 16 << 20  # a write from here on uses all streams
 ANSWERS_BYTES = 4096  # taken at once
 
@@ -63,7 +63,7 @@ class Link:
         self._streams: list[_Stream] = []
         self._queue: deque[TcpWrite] = deque()
         self._in_flight: deque[TcpWrite] = deque()  # begun; the last may have frames to send
-        self._moved_at = 0.0  # when a byte last went, or an answer came
+        self._heard_at = 0.0  # when an answer came, or the first frame began to be owed one
         self._idle_until = 0.0
         self._closed_by: TransferFailed | None = None
         self._lock = threading.Lock()  # of `_queue`'s end and `_closed_by`
@@ -130,10 +130,10 @@ class Link:
         """For answers, for room, for writes; raises TransferFailed when none come for too long."""
         left_s = None
         if self._in_flight:
-            left_s = max(0.0, self._moved_at + STALL_S - time.monotonic())
+            left_s = max(0.0, self._heard_at + STALL_S - time.monotonic())
         ready = self._selector.select(left_s)
         if left_s is not None and not ready:
-            raise TransferFailed(f"nothing moved for {STALL_S:.0f} s: it is frozen, or cut off")
+            raise TransferFailed(f"it took no frame for {STALL_S:.0f} s: frozen, or cut off")
         for key, events in ready:
             if events & EVENT_READ:
                 key.data()
@@ -148,7 +148,7 @@ class Link:
                 stream.unanswered.popleft().answered(decode_answer(byte))
             if not stream.wire.has_more:
                 break
-        self._moved_at = time.monotonic()
+        self._heard_at = time.monotonic()
         self._settle()
 
     def _settle(self) -> None:
@@ -166,7 +166,6 @@ class Link:
                 if not num_bytes:
                     break
                 stream.unsent.advance(num_bytes)
-                self._moved_at = time.monotonic()
             self._watch(stream)
         if self._in_flight:
             self._in_flight[-1].digest_sent()
@@ -181,6 +180,8 @@ class Link:
         """Gives the stream its next frame, if there is one for it."""
         is_first = stream is self._streams[0]
         write = self._in_flight[-1] if self._in_flight else None
+        if write is not None:
+            write.digest_sent()
         if write is None or not write.has_frames:
             write = self._begin_next() if is_first else None
         if write is None or not (is_first or self._is_split(write)):
@@ -194,8 +195,9 @@ class Link:
             write = self._queue.popleft()
             if not write.begin(len(self._source), self._destination_bytes):
                 continue
+            if not self._in_flight:
+                self._heard_at = time.monotonic()
             self._in_flight.append(write)
-            self._moved_at = time.monotonic()
             if write.has_frames:
                 return write
             self._settle()

@@ -78,7 +78,7 @@ class TcpWrite:
         return True
 
     def next_frame(self, memory: memoryview) -> Views:
-        self.digest_sent()
+        """The one before is digested by now."""
         pairs = next(self._frames)
         self._num_left -= pairs.num_bytes
         self._num_unanswered += 1

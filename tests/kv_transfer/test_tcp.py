@@ -77,6 +77,21 @@ async def test_the_digest_is_that_of_the_bytes_in_wire_order(
     assert np.array_equal(theirs.memory, expected)
 
 
+async def test_writes_one_behind_the_other_have_each_their_digest(open_end: Open) -> None:
+    ours, theirs = open_end("a"), open_end("b")
+    peer = await pair(ours, theirs)
+    hold = threading.Event()
+    held = peer.write(pairs_of((0, 0, 9)), epoch=1, digest=True, may_start=lambda: hold.wait(9))
+    shapes = [[(97 * i, 31 * i, 50_000 * i)] for i in range(1, 40)]
+    queued = [write(peer, *spans) for spans in shapes]
+    hold.set()
+    await landed(held)
+    scratch = np.empty(NUM_BYTES, dtype=np.uint8)
+    for spans, future in zip(shapes, queued, strict=True):
+        digest = SpanCopier().copy(ours.memory, scratch, pairs_of(*spans), digest=True)
+        assert (await landed(future)).digest == digest
+
+
 async def test_a_split_write_neither_overtakes_nor_is_overtaken(
     open_end: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
