@@ -14,7 +14,7 @@ from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_f
 from cluster.errors import PenstockError, TransferFailed, WorkerLost
 from cluster.timeline import Moment
 from cluster.transfer_codec import grant_to_pb, written_from_pb
-from cluster.types import Incarnation, SampledToken, WorkerAddress
+from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
@@ -60,11 +60,11 @@ class HandOvers:
         self._scheduler = scheduler
         self._peers = transfers.peers
         self._table = transfers.table
+        self._rests = transfers.rests
         self._lease_s = lease_s
         self._grant_s = grant_s
         self.num_recomputes = 0
         self.num_received = 0
-        self._rests: dict[Incarnation, float] = {}  # until when a pair is left alone, loop time
 
     async def receive(
         self, answer: Answer, worker: WorkerAddress, request: pb.DecodeRequest
@@ -87,7 +87,7 @@ class HandOvers:
             receiving.share = self._table.share_of(
                 worker.fingerprint.layout, self._me.fingerprint.wire_dtype
             )
-            self._check_rest(worker)
+            self._rests.check(worker)
             receiving.peer = await self._peers.connect(worker)
             await self._exchange(receiving, start)
             self.num_received += 1
@@ -142,25 +142,13 @@ class HandOvers:
             async with asyncio.timeout(self._lease_s):
                 message: pb.PrefillResponse | None = await call.receive()
         except TimeoutError:
-            self._let_rest(receiving.worker)
+            self._rests.begin(receiving.worker)
             if receiving.reservation is not None:
                 self._table.lapse(receiving.reservation)
             raise TransferFailed(
                 f"{receiving.worker.worker_id} gave no sign of progress for {self._lease_s:g} s."
             ) from None
         return message
-
-    def _let_rest(self, worker: WorkerAddress) -> None:
-        now = asyncio.get_running_loop().time()
-        self._rests = {life: until for life, until in self._rests.items() if until > now}
-        self._rests[worker.incarnation] = now + self._lease_s
-
-    def _check_rest(self, worker: WorkerAddress) -> None:
-        """A pair that stood still is left alone for a while, and as long as it holds blocks of
-        ours: each further hand-over would cost a lease, and more blocks."""
-        is_resting = self._rests.get(worker.incarnation, 0.0) > asyncio.get_running_loop().time()
-        if is_resting or self._table.is_held_up_by(worker.incarnation):
-            raise TransferFailed(f"{worker.worker_id} stood still in an earlier hand-over.")
 
     def _renew(self, receiving: _Receiving) -> None:
         """Each message shows that the writer lives. A claim without blocks has an end, too."""

@@ -21,6 +21,7 @@ from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
 from worker.receive import receive
+from worker.rests import Rests
 from worker.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Fetches:
         scheduler: Scheduler,
         peers: Peers,
         table: ReservationTable,
+        rests: Rests,
         *,
         lease_s: float,
         limit_s: float,
@@ -41,6 +43,7 @@ class Fetches:
         self._scheduler = scheduler
         self._peers = peers
         self._table = table
+        self._rests = rests
         self._lease_s = lease_s
         self._limit_s = limit_s
         # By the first grain that is missing: who wants the same waits, and finds it cached.
@@ -65,8 +68,11 @@ class Fetches:
         try:
             async with asyncio.timeout(self._limit_s), lock:
                 if self._num_cached(hashes) == have:
+                    self._rests.check(source)
                     await self._fetch(sequence, source, hashes)
         except (PenstockError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self._rests.begin(source)
             self.num_failed += 1
             logger.warning(
                 "request %s: its prefix cannot be fetched from %s (%s): computing it",

@@ -16,6 +16,7 @@ from worker.pair_keeper import PairKeeper
 from worker.parts import WorkerParts
 from worker.peers import Peers
 from worker.probe import Probes
+from worker.rests import Rests
 from worker.scheduler import Scheduler
 from worker.source import Source
 from worker.writes import Writes
@@ -45,11 +46,13 @@ class Transfers:
             stats=pairs.stats,
         )
         self.writes = Writes(me, self.peers, digest=checks_content)
+        self.rests = Rests(self.table, rest_s=config.lease_s)
         self.fetches = Fetches(
             me,
             scheduler,
             self.peers,
             self.table,
+            self.rests,
             lease_s=config.lease_s,
             limit_s=config.fetch_s,
         )
