@@ -46,9 +46,10 @@ class Header(NamedTuple):
         return self.num_spans * (_OFFSETS.itemsize + _SIZES.itemsize)
 
 
-def cut(pairs: SpanPairs) -> Iterator[SpanPairs]:
-    """Runs of pairs that fit a frame, in wire order; a pair that is too large is cut itself."""
-    frame_bytes = _frame_bytes(pairs.conversion)
+def cut(pairs: SpanPairs, most_bytes: int) -> Iterator[SpanPairs]:
+    """Runs of pairs that fit frames of so many bytes, in wire order; a pair that is too large is
+    cut itself."""
+    frame_bytes = _frame_bytes(pairs.conversion, most_bytes)
     pairs = _cut_large(pairs, frame_bytes)
     ends = np.cumsum(pairs.sizes)
     first = done = 0
@@ -113,11 +114,11 @@ def lie_in(spans: Spans, num_bytes: int) -> bool:
     return bool(((spans.offsets >= 0) & (spans.offsets <= num_bytes - spans.sizes)).all())
 
 
-def _frame_bytes(conversion: Conversion | None) -> int:
+def _frame_bytes(conversion: Conversion | None, most_bytes: int) -> int:
     """What a frame may carry, in the source: whole rows, at both ends of their conversion."""
     if conversion is None:
-        return FRAME_BYTES
-    num_rows = FRAME_BYTES // max(conversion.source_row_bytes, conversion.wire_row_bytes)
+        return most_bytes
+    num_rows = most_bytes // max(conversion.source_row_bytes, conversion.wire_row_bytes)
     return num_rows * conversion.source_row_bytes
 
 

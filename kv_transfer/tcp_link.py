@@ -4,9 +4,9 @@ A thread a peer, so that one that is frozen or far away holds up nobody else's w
 touches its streams (TLS allows no other), and waits in one place: for room, for answers, for
 writes.
 
-Order is kept without waiting wherever it costs nothing: writes share the first stream, one after
-the other. Only one that is large is dealt to all streams, frame by frame, and such a write begins
-and ends alone.
+Writes share the first stream, one after the other, and so keep their order. One that is large is
+dealt to all streams, frame by frame: it waits for those before it, and those behind it for it,
+where they go to the same stretch of the pool.
 """
 
 import logging
@@ -22,14 +22,15 @@ from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 
 from cluster.errors import TransferFailed
-from kv_transfer.tcp_frame import decode_answer
+from kv_transfer.tcp_frame import FRAME_BYTES, decode_answer
 from kv_transfer.tcp_wire import Views, Wire
 from kv_transfer.tcp_write import TcpWrite
 from kv_transfer.transfer import RemoteProtocolError
 from kv_transfer.transport import Landed, WriteRefused
 
 STALL_S = 5.0  # without an answer to any frame, after which the streams are dropped
-SPLIT_BYTES = 16 << 20  # a write from here on uses all streams
+SPLIT_BYTES = 4 << 20  # a write from here on uses all streams
+SPLIT_FRAME_BYTES = 1 << 20  # and its frames have this size at least
 ANSWERS_BYTES = 4096  # taken at once
 
 logger = logging.getLogger(__name__)
@@ -178,22 +179,22 @@ class Link:
 
     def _load(self, stream: _Stream) -> bool:
         """Gives the stream its next frame, if there is one for it."""
-        is_first = stream is self._streams[0]
         write = self._in_flight[-1] if self._in_flight else None
         if write is not None:
             write.digest_sent()
         if write is None or not write.has_frames:
-            write = self._begin_next() if is_first else None
-        if write is None or not (is_first or self._is_split(write)):
+            write = self._begin_next(stream)
+        if write is None or not self._may_carry(stream, write):
             return False
         stream.unsent = write.next_frame(self._source)
         stream.unanswered.append(write)
         return True
 
-    def _begin_next(self) -> TcpWrite | None:
-        while self._queue and self._may_begin(self._queue[0]):
+    def _begin_next(self, stream: _Stream) -> TcpWrite | None:
+        while self._queue and self._may_begin(self._queue[0], stream):
             write = self._queue.popleft()
-            if not write.begin(len(self._source), self._destination_bytes):
+            pools = len(self._source), self._destination_bytes
+            if not write.begin(*pools, self._frame_bytes(write)):
                 continue
             if not self._in_flight:
                 self._heard_at = time.monotonic()
@@ -203,14 +204,24 @@ class Link:
             self._settle()
         return None
 
-    def _may_begin(self, write: TcpWrite) -> bool:
-        """Not where one could overtake the other on another stream."""
-        if not self._in_flight:
-            return True
-        return not (self._is_split(write) or self._is_split(self._in_flight[-1]))
+    def _may_begin(self, write: TcpWrite, stream: _Stream) -> bool:
+        """Not where one could overtake another on another stream."""
+        return self._may_carry(stream, write) and not any(
+            (self._is_split(write) or self._is_split(other)) and write.overlaps(other)
+            for other in self._in_flight
+        )
+
+    def _may_carry(self, stream: _Stream, write: TcpWrite) -> bool:
+        return stream is self._streams[0] or self._is_split(write)
 
     def _is_split(self, write: TcpWrite) -> bool:
         return len(self._streams) > 1 and write.num_bytes >= SPLIT_BYTES
+
+    def _frame_bytes(self, write: TcpWrite) -> int:
+        if not self._is_split(write):
+            return FRAME_BYTES
+        share = -(-write.num_bytes // len(self._streams))
+        return min(max(share, SPLIT_FRAME_BYTES), FRAME_BYTES)
 
     def _open_again(self) -> None:
         """Once; what was queued until now fails with it."""

@@ -41,6 +41,7 @@ class TcpTransport:
         num_streams: int = 1,
     ) -> None:
         """`host` is where it listens, and what peers dial. Raises ConfigError."""
+        host = host.strip("[]")
         context = None if tls is None else Tls(tls)
         listening = _listen(host, port)
         self._memory = pool.buffer
@@ -83,7 +84,7 @@ class TcpTransport:
         return peer
 
     def close(self) -> None:
-        """Does not wait for peers: a write in flight fails."""
+        """Writes in flight fail. Waits for no peer, but for a call in progress: two seconds."""
         peers = list(self._peers.values())
         self._peers.clear()
         for peer in peers:

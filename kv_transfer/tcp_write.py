@@ -59,7 +59,13 @@ class TcpWrite:
     def is_over(self) -> bool:
         return not self._num_left and not self._num_unanswered
 
-    def begin(self, source_bytes: int, destination_bytes: int) -> bool:
+    def overlaps(self, other: "TcpWrite") -> bool:
+        """Whether both write into one stretch of the peer's pool."""
+        start, stop = self._stretch()
+        other_start, other_stop = other._stretch()
+        return start < other_stop and other_start < stop
+
+    def begin(self, source_bytes: int, destination_bytes: int, frame_bytes: int) -> bool:
         """Right before its first byte would move; if it may not, its future is done."""
         if not self.future.set_running_or_notify_cancel():
             return False
@@ -74,7 +80,7 @@ class TcpWrite:
             self.future.set_exception(error)
             return False
         self._began_at = time.perf_counter()
-        self._frames = cut(self._pairs)
+        self._frames = cut(self._pairs, frame_bytes)
         return True
 
     def next_frame(self, memory: memoryview) -> Views:
@@ -115,6 +121,13 @@ class TcpWrite:
         digest = None if self._hasher is None else int(self._hasher.intdigest())
         seconds = time.perf_counter() - max(self._began_at, idle_until)
         self.future.set_result(Landed(num_bytes=self.num_bytes, seconds=seconds, digest=digest))
+
+    def _stretch(self) -> tuple[int, int]:
+        pairs = self._pairs
+        if not len(pairs):
+            return 0, 0
+        ends = pairs.destination + pairs.destination_sizes
+        return int(pairs.destination.min()), int(ends.max())
 
     def _refusal(self) -> TransferFailed:
         if self._may_have_landed:

@@ -131,6 +131,31 @@ def recording(port: int, heard: bytearray) -> Iterator[int]:
         yield own_port
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", "another protocol"),
+        (hello(version=VERSION + 1), f"version {VERSION + 1}"),
+        (hello(b"newer"), "hung up|does not accept"),
+        (b"", "hung up"),
+    ],
+)
+async def test_who_is_not_what_was_dialled_is_described(
+    ends: tuple[End, End], answer: bytes, says: str
+) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        with listening.accept()[0] as caller:
+            caller.sendall(answer)
+            caller.recv(len(hello(b"a")), socket.MSG_WAITALL)
+
+    with running(run, listening) as port:
+        target = ends[1].target._replace(port=port)
+        with pytest.raises(TransferFailed, match=says):
+            await ends[0].transport.connect(str(target))
+
+
 @contextmanager
 def reflecting() -> Iterator[int]:
     listening = socket.create_server(("127.0.0.1", 0))
