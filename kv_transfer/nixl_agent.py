@@ -76,15 +76,15 @@ class NixlAgent:
         ours: Rows,
         theirs: Rows,
         may_start: Callable[[], bool] = lambda: True,
-    ) -> Steps[bool]:
-        """Returns whether it was over when it was posted. Raises TransferFailed."""
+    ) -> Steps[None]:
+        """Done when the bytes are there. Raises TransferFailed."""
         transfer = self._prepare(operation, target, ours, theirs)
         has_failed = False
         try:
             if not may_start():
                 raise WriteRefused("The grant was stopped or lapsed before the write started.")
             has_failed = True
-            state = first = _asked(self._nixl.transfer, transfer)
+            state = _asked(self._nixl.transfer, transfer)
             while state == "PROC":
                 yield
                 state = _asked(self._nixl.check_xfer_state, transfer)
@@ -95,7 +95,6 @@ class NixlAgent:
                 self.disconnect(target.incarnation)  # so that the next one connects anew
         if has_failed:
             raise TransferFailed("NIXL gave the transfer up.")
-        return bool(first == "DONE")
 
     def disconnect(self, name: str) -> None:
         if name in self._connected:
