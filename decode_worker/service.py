@@ -56,7 +56,6 @@ class DecodeService:
         request = self._request(message)
         self._admit(request)
         answer = self._answer(message, request)
-        self._feed.admitted(request.request_id)
         try:
             with self.open_calls:
                 async with asyncio.TaskGroup() as group:
@@ -71,6 +70,7 @@ class DecodeService:
         if answer.is_finished:
             return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
+            self._feed.admitted(message.request_id)
             await self._hand_overs.receive(answer, address_from_pb(message.prefill), message)
         else:
             await self._prefill_here(answer, message)
@@ -89,6 +89,7 @@ class DecodeService:
         for sequence in sequences:
             answer.sequences.add(sequence)
             self._scheduler.submit(sequence)
+        self._feed.admitted(message.request_id)  # until then the router counts it itself
 
     async def _relay(self, answer: Answer, call: Call) -> None:
         call.phase = "queue"

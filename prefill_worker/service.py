@@ -57,7 +57,6 @@ class PrefillService:
         hand_over = HandOver(
             self._request(start), self._open_transfer, overlap=self._config.overlap
         )
-        self._feed.admitted(start.request_id)
         try:
             with self.open_calls:
                 async with asyncio.TaskGroup() as group:
@@ -78,6 +77,7 @@ class PrefillService:
             source = address_from_pb(start.source)
             await self._fetches.fetch(hand_over.sequence, source, start.source_tokens)
         self._scheduler.submit(hand_over.sequence)
+        self._feed.admitted(start.request_id)  # until then the router counts it itself
 
     async def _first_message(self, call: Call) -> pb.PrefillStart:
         if self.open_calls.is_draining:
@@ -151,9 +151,7 @@ class PrefillService:
     def _moves(self, hand_over: HandOver) -> bool:
         """While it does not, its receiver hears nothing, and computes the prompt itself."""
         transfer = hand_over.transfer
-        is_stuck = transfer is not None and self._writes.stand_still(
-            transfer, self._config.lease_s
-        )
+        is_stuck = transfer is not None and self._writes.stand_still(transfer, self._config.lease_s)
         return self._is_making_progress() and not is_stuck
 
     def _open_transfer(self, hand_over: HandOver) -> OutgoingTransfer:
