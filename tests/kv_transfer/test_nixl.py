@@ -160,12 +160,13 @@ async def test_a_killed_process_is_seen_and_its_successor_reached_at_once(
 ) -> None:
     with started(tmp_path, "first") as first, started(tmp_path, "second") as second:
         peer = await transport.connect(first.address)
-        await landed(write(peer))
-        first.signal(signal.SIGKILL)
-        async with asyncio.timeout(1):
+        writes = [asyncio.wrap_future(write(peer, NUM_BYTES)) for _ in range(9)]
+        await writes[0]
+        first.signal(signal.SIGKILL)  # in the middle of the next
+        async with asyncio.timeout(5):
             await peer.life.wait()
-        with pytest.raises(TransferFailed):
-            await landed(write(peer))
+            ends = await asyncio.gather(*writes, return_exceptions=True)
+        assert {type(end) for end in ends} == {Landed, TransferFailed}
         with pytest.raises(TransferFailed, match="dead"):
             await transport.connect(first.address)
         successor = await transport.connect(second.address)
