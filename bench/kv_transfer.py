@@ -15,8 +15,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -28,6 +29,7 @@ from bench.kv_ways import Rounds
 from bench.sheets import Sheet
 from cluster.errors import ConfigError, StartupError
 from kv_transfer.doors import DOORS
+from worker.config import WorkerConfig
 
 PARTS = ("transports", "hand_over")
 CASES = ("64KiB", "1MiB", "64MiB", "4000x16KiB")
@@ -52,7 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="of hand-overs")
     parser.add_argument("--rounds", type=int, help="of moves")
     parser.add_argument("--hand-over-rounds", type=int, default=6, help="of short prompts")
-    parser.add_argument("--tcp-streams", type=int, default=1)
+    parser.add_argument("--tcp-streams", type=int, default=_worker_default("tcp_streams"))
     parser.add_argument("--pool-mib", type=int)
     parser.add_argument("--quick", action="store_true", help="few rounds, small pools, no 8,192")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -62,6 +64,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags.rounds = flags.rounds or (6 if flags.quick else 20)
     flags.pool_mib = flags.pool_mib or (LEAST_POOL_MIB if flags.quick else _pool_mib())
     return flags
+
+
+def _worker_default(name: str) -> Any:
+    return next(field.default for field in fields(WorkerConfig) if field.name == name)
 
 
 def _pool_mib() -> int:
