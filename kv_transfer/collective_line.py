@@ -1,8 +1,8 @@
 """The connection beside a process group: who is at the other end, and what is said about a write.
 
-A group only moves tensors. It neither knows nor proves who its ranks are, and a tensor that is
-sent before the other rank waits for it takes milliseconds. So each writer has a line to each of
-its receivers, opened by the same handshake as a TCP stream, on which headers and answers travel.
+A group only moves tensors. It neither knows nor proves who its ranks are, and what was sent into
+it cannot be refused. So each writer has a line to each of its receivers, opened by the same
+handshake as a TCP stream, on which headers and answers travel; a tensor is sent for a credit only.
 
     writer                            receiver
     (handshake; entries of the group's store; the ranks prove over the group that they are theirs)
@@ -42,7 +42,7 @@ class Answer(IntEnum):
     CREDIT = 1  # one more stageful is waited for
     REFUSED = 2  # none is: the epoch is not admitted, or not there
     LANDED = 3
-    STOPPED = 4  # the epoch was revoked on the way
+    STOPPED = 4  # the epoch was revoked on the way: no more credits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

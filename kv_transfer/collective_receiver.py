@@ -132,14 +132,14 @@ class _Lander:
         return Answer.LANDED if self._land(header) else Answer.STOPPED
 
     def _land(self, header: WriteHeader) -> bool:
-        """Whether all of it landed. What is on its way is received to its end even where it may
-        not land any more: the two ends stay in step."""
+        """Whether all of it landed. Where it may not land any more there are no more credits, but
+        what was credited is received: the two ends stay in step."""
         cut = Cut.of(self._group.stage_bytes, header.conversion)
         ahead = stagefuls(header.spans, cut.destination)
         awaited: deque[_Arrival] = deque()
         has_landed = True
         while True:
-            while self._idle and (some := next(ahead, None)) is not None:
+            while has_landed and self._idle and (some := next(ahead, None)) is not None:
                 num_wire_bytes = some.num_bytes * cut.wire // cut.destination
                 awaited.append(self._awaited(self._idle.popleft(), some, num_wire_bytes))
             if not awaited:
@@ -147,7 +147,6 @@ class _Lander:
             has_landed &= self._landed(awaited.popleft(), header)
 
     def _awaited(self, stage: Stage, spans: Spans, num_wire_bytes: int) -> "_Arrival":
-        # Waits first: a tensor that is sent to somebody who does not takes milliseconds.
         wait = self._group.receive(stage.wire(num_wire_bytes))
         self._line.send_answer(Answer.CREDIT)
         return _Arrival(stage, spans, num_wire_bytes, wait)

@@ -19,7 +19,7 @@ from cluster.types import Incarnation
 from kv_transfer.admissions import Admissions
 from kv_transfer.collective_line import GREETING_S, Line, rank_proof
 from kv_transfer.collective_receiver import Receiver
-from kv_transfer.collective_writer import LineWriter
+from kv_transfer.collective_writer import LineWriter, WriteStopped
 from kv_transfer.device_pool import tensor_of
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
@@ -228,7 +228,7 @@ class CollectivePeer:
             raise WriteRefused("The grant was stopped or lapsed before the write started.")
         try:
             return writer.write(pairs, epoch=epoch, digest=digest)
-        except WriteRefused:
+        except (WriteRefused, WriteStopped):
             raise
         except BaseException:
             writer.close()

@@ -16,9 +16,13 @@ from kv_transfer.staging import NUM_STAGES, Cut, Stage, stagefuls
 from kv_transfer.transport import Landed, WriteRefused
 
 
+class WriteStopped(TransferFailed):
+    """The receiver revoked the grant while the write was on its way."""
+
+
 class LineWriter:
-    """For one thread at a time, but `close`. After a TransferFailed other than WriteRefused the
-    two ends are out of step: close it."""
+    """For one thread at a time, but `close`. After an error other than WriteRefused and
+    WriteStopped the two ends are out of step: close it."""
 
     def __init__(self, line: Line, group: ProcessGroup, pool: Tensor) -> None:
         self._line = line
@@ -66,7 +70,7 @@ class LineWriter:
         if answer is Answer.REFUSED:
             raise WriteRefused("The receiver does not admit this write: its grant is over.")
         if answer is Answer.STOPPED:
-            raise TransferFailed("The receiver took its grant back while the write was on its way.")
+            raise WriteStopped("The receiver took its grant back while the write was on its way.")
         if answer is not expected:
             raise TransferFailed(f"The receiver answered {answer.name}, not {expected.name}.")
 

@@ -1,8 +1,4 @@
-"""A stageful of a pool's bytes in one run, for transports that send runs and not spans.
-
-Torch gathers and scatters, on the host and on a device alike: on the host it does so faster than
-numpy, because it copies rows and not units.
-"""
+"""A stageful of a pool's bytes in one run, for transports that send runs and not spans."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kv_transfer.conversion import Bytes, Conversion
-from kv_transfer.layout import Spans
-from kv_transfer.span_copy import DIRECT_BYTES, common_unit, unit_indices
+from kv_transfer.layout import Offsets, SpanPairs, Spans
+from kv_transfer.span_copy import DIRECT_BYTES, SpanCopier, common_unit, unit_indices
 
 NUM_STAGES = 2  # one is on the wire while the other is filled or emptied
 HOST_STAGE_BYTES = 1 << 20  # stays in the second-level cache between two copies
@@ -59,10 +55,11 @@ class Stage:
     """Memory for one stageful, on the device that the wire reads and writes. For one thread at
     a time."""
 
-    __slots__ = ("_far", "_host", "_near", "_pool")
+    __slots__ = ("_copier", "_far", "_host", "_near", "_pool")
 
     def __init__(self, pool: Tensor, device: torch.device, num_bytes: int) -> None:
         """`pool` is all of it, uint8, on any device."""
+        self._copier = SpanCopier()
         self._pool = pool
         self._near = _stage_on(pool.device, num_bytes)
         self._far = self._near if device == pool.device else _stage_on(device, num_bytes)
@@ -76,7 +73,7 @@ class Stage:
     def gather(self, spans: Spans) -> Tensor:
         """The pool's bytes, on the wire's device; returns when they are there."""
         num_bytes = spans.num_bytes
-        gather(self._pool, spans, self._near)
+        self._gather(spans)
         if self._far is not self._near:
             self._far[:num_bytes].copy_(self._near[:num_bytes], non_blocking=True)
         _settle(self._pool.device)
@@ -84,16 +81,17 @@ class Stage:
 
     def put(self, data: Bytes) -> Tensor:
         """Bytes of the host, on the wire's device."""
-        wire = self._far[: len(data)]
-        wire.copy_(torch.from_numpy(data))
-        return wire
+        self._host.numpy()[: len(data)] = data
+        if self._far is not self._host:
+            self._far[: len(data)].copy_(self._host[: len(data)])
+        return self._far[: len(data)]
 
     def scatter(self, spans: Spans) -> None:
         """What is on the wire's device, into the pool; returns when it is there."""
         num_bytes = spans.num_bytes
         if self._far is not self._near:
             self._near[:num_bytes].copy_(self._far[:num_bytes], non_blocking=True)
-        scatter(self._near, spans, self._pool)
+        self._scatter(spans)
         _settle(self._pool.device)
 
     def on_host(self, num_bytes: int) -> Bytes:
@@ -104,14 +102,31 @@ class Stage:
         array: Bytes = self._host[:num_bytes].numpy()
         return array
 
+    def _gather(self, spans: Spans) -> None:
+        if self._pool.device.type == "cpu":
+            self._copy(self._pool, spans.offsets, self._near, _in_a_run(spans), spans.sizes)
+        else:
+            gather(self._pool, spans, self._near)
+
+    def _scatter(self, spans: Spans) -> None:
+        if self._pool.device.type == "cpu":
+            self._copy(self._near, _in_a_run(spans), self._pool, spans.offsets, spans.sizes)
+        else:
+            scatter(self._near, spans, self._pool)
+
+    def _copy(
+        self, source: Tensor, at: Offsets, destination: Tensor, to: Offsets, sizes: Offsets
+    ) -> None:
+        # Torch shares even a small copy among threads, which wait for each other spinning.
+        pairs = SpanPairs(source=at, destination=to, sizes=sizes)
+        self._copier.copy(source.numpy(), destination.numpy(), pairs, digest=False)
+
 
 def gather(pool: Tensor, spans: Spans, run: Tensor) -> None:
-    """Spans of a pool into the beginning of a run on the same device."""
+    """Spans of a pool into the beginning of a run on the same device, by torch."""
     if _is_direct(spans):
-        done = 0
-        for offset, num_bytes in spans:
-            run[done : done + num_bytes].copy_(pool[offset : offset + num_bytes])
-            done += num_bytes
+        for offset, first, num_bytes in _triples(spans):
+            run[first : first + num_bytes].copy_(pool[offset : offset + num_bytes])
     else:
         unit = common_unit(spans.offsets, spans.sizes)
         indices = _indices(spans, unit, pool.device)
@@ -120,12 +135,10 @@ def gather(pool: Tensor, spans: Spans, run: Tensor) -> None:
 
 
 def scatter(run: Tensor, spans: Spans, pool: Tensor) -> None:
-    """The beginning of a run into spans of a pool on the same device."""
+    """The beginning of a run into spans of a pool on the same device, by torch."""
     if _is_direct(spans):
-        done = 0
-        for offset, num_bytes in spans:
-            pool[offset : offset + num_bytes].copy_(run[done : done + num_bytes])
-            done += num_bytes
+        for offset, first, num_bytes in _triples(spans):
+            pool[offset : offset + num_bytes].copy_(run[first : first + num_bytes])
     else:
         unit = common_unit(spans.offsets, spans.sizes)
         indices = _indices(spans, unit, pool.device)
@@ -139,8 +152,18 @@ def on_own_stream(device: torch.device) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
+def _in_a_run(spans: Spans) -> Offsets:
+    offsets: Offsets = np.cumsum(spans.sizes) - spans.sizes
+    return offsets
+
+
 def _is_direct(spans: Spans) -> bool:
     return spans.num_bytes >= DIRECT_BYTES * len(spans)
+
+
+def _triples(spans: Spans) -> Iterator[tuple[int, int, int]]:
+    """Offset in the pool, offset in the run, bytes."""
+    return zip(spans.offsets.tolist(), _in_a_run(spans).tolist(), spans.sizes.tolist(), strict=True)
 
 
 def _indices(spans: Spans, unit: int, device: torch.device) -> Tensor:

@@ -105,7 +105,7 @@ async def test_what_is_revoked_in_the_middle_of_a_write_lands_no_further(
     peer.admit(1, lambda spans: True)
     odd = await asyncio.to_thread(OddWriter, receiver)
     with closing(odd.line):
-        odd.announce((0, 3 * STAGE))
+        odd.announce((0, 4 * STAGE))
         assert [odd.hear(), odd.hear()] == [Answer.CREDIT] * 2
         odd.send_ones(STAGE)
         assert odd.hear() is Answer.CREDIT, "the first stageful is in the pool"
@@ -113,7 +113,7 @@ async def test_what_is_revoked_in_the_middle_of_a_write_lands_no_further(
         receiver.memory[:] = 9  # its blocks have another use now
         odd.send_ones(STAGE)
         odd.send_ones(STAGE)
-        assert odd.hear() is Answer.STOPPED
+        assert odd.hear() is Answer.STOPPED, "the last one is not asked for"
         assert (receiver.memory == 9).all()
         peer.admit(2, lambda spans: True)  # and the line is in step
         odd.announce((5, 3), epoch=2)

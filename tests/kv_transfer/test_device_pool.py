@@ -14,7 +14,7 @@ from engine.engine import Engine
 from kv_transfer.device_pool import DevicePool, tensor_of
 from kv_transfer.layout import Spans
 from kv_transfer.pool import FilePool, PoolConfig
-from kv_transfer.staging import gather, scatter, stagefuls
+from kv_transfer.staging import Stage, gather, scatter, stagefuls
 from tests.checkpoints import checkpoint
 from tests.engine.driver import Driver, make_sequence
 from tests.engine.test_greedy import draw_prompts
@@ -65,10 +65,12 @@ def test_stagefuls_are_the_spans_in_order(steps, stage_bytes, random) -> None:
     pool = torch.arange(10_000, dtype=torch.int32).to(torch.uint8)
     back, done = torch.zeros_like(pool), 0
     run = torch.zeros(stage_bytes, dtype=torch.uint8)
+    stage = Stage(pool, pool.device, stage_bytes)
     for one in some:
         gather(pool, one, run)
         wanted = pool[expected[done : done + one.num_bytes]]
         assert torch.equal(run[: one.num_bytes], wanted)
+        assert torch.equal(stage.gather(one), wanted), "the same without torch"
         scatter(run, one, back)
         done += one.num_bytes
     assert torch.equal(back[expected], pool[expected])
