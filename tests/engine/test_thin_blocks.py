@@ -69,13 +69,13 @@ def test_a_thin_block_replaces_nothing() -> None:
 def test_whatever_comes_and_goes_a_match_sees_what_it_should(block_size: int) -> None:
     """Against a record of what each block holds."""
     rng = random.Random(block_size)
-    pool = BlockPool(256 // block_size, block_size, 16, window=WINDOW)
+    pool = BlockPool(1024 // block_size, block_size, 16, window=WINDOW)
     is_whole: dict[BlockId, bool] = {}
     held: list[list[BlockId]] = []
     num_behind_thin = 0
     for _ in range(2000):
-        branch = rng.randrange(2)  # both begin with the same grain
-        depths = range(rng.randrange(1, 9))
+        branch = rng.randrange(40)  # all begin with the same grain
+        depths = range(rng.randrange(1, 20))
         hashes = chain(*(depth and 100 * branch + depth for depth in depths))
         matched = pool.match(hashes, len(hashes) * 16)
         stop = len(matched) * block_size
@@ -87,7 +87,7 @@ def test_whatever_comes_and_goes_a_match_sees_what_it_should(block_size: int) ->
         if fresh is None:
             pool.release(matched)
         else:
-            whole_from = rng.choice([0, first_visible(WINDOW, len(hashes) * 16)])
+            whole_from = rng.choice([0, 1, 1, 1]) * first_visible(WINDOW, len(hashes) * 16)
             whole_from = max(whole_from, stop) if whole_from else 0
             table = matched + fresh
             for index, block in enumerate(fresh, len(matched)):
