@@ -61,6 +61,7 @@ class HandOvers:
         self._peers = transfers.peers
         self._table = transfers.table
         self._rests = transfers.rests
+        self._keeper = transfers.keeper
         self._lease_s = lease_s
         self._grant_s = grant_s
         self.num_recomputes = 0
@@ -87,6 +88,7 @@ class HandOvers:
             receiving.share = self._table.share_of(
                 worker.fingerprint.layout, self._me.fingerprint.wire_dtype
             )
+            self._keeper.check(worker)
             self._rests.check(worker)
             receiving.peer = await self._peers.connect(worker)
             await self._exchange(receiving, start)

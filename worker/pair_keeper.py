@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_S = 3.0
 SETTLE_S = 1.0  # a member that hangs holds up nobody for longer
+LAPSE_S = 1.5
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 5.0
 
@@ -53,6 +54,11 @@ class PairKeeper:
     @property
     def num_refused(self) -> int:
         return len(self._refused)
+
+    def check(self, source: WorkerAddress) -> None:
+        """Raises TransferFailed, at once, while nothing reaches us from this member."""
+        if (reason := self._refused.get(source.incarnation)) is not None:
+            raise TransferFailed(reason)
 
     def update(self, me: Member, members: Sequence[Member]) -> None:
         """The members as of now; after each heartbeat."""
@@ -92,6 +98,8 @@ class PairKeeper:
                 await self._make(source)
                 backoff_s = FIRST_BACKOFF_S
                 await self._stay(source)
+                # As a rule its process has ended, and a heartbeat will say so.
+                await asyncio.sleep(LAPSE_S)
             except PenstockError as error:
                 self._refuse(source, error)
                 await asyncio.sleep(backoff_s)

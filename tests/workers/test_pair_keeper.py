@@ -82,11 +82,14 @@ async def test_when_all_fail_all_are_tried_again(
         await it.keeper.settled.wait()
         assert it.keeper.num_refused == 1
         assert "no KV from 'p0': no way" in caplog.text
+        with pytest.raises(TransferFailed, match="no way"):
+            it.keeper.check(prefill().worker)
         it.probes.failures.clear()
         async with asyncio.timeout(5):
             while not it.keeper.num_up:  # noqa: ASYNC110 - it backs off for a millisecond
                 await asyncio.sleep(0.001)
         assert it.keeper.num_refused == 0
+        it.keeper.check(prefill().worker)
         assert (await it.peers.connect(prefill().worker)).transport == "shared_memory"
 
 
