@@ -61,6 +61,7 @@ class Cost:
     ttft_s: float
     gap_s: float  # from the first token to the second
     step_s: float  # between later tokens
+    visible_s: float  # by the decode worker's clock: first token here to ready to decode
 
     @property
     def cost_s(self) -> float:
@@ -205,6 +206,7 @@ def _cost(setting: Setting, prompt_tokens: int, requests: Sequence[Measured]) ->
         prefill_s=median(one.prefill_s for one in found),
         ttft_s=median(one.ttft_s for one in found),
         gap_s=median(one.gaps_s[0] for one in found),
+        visible_s=median(one.transfer_visible_s for one in found),
         step_s=median(gap for one in found for gap in one.gaps_s[1:]),
     )
 

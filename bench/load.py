@@ -70,6 +70,7 @@ async def _read(stream: AsyncStream, measured: Measured, due: float) -> None:
     measured.prefill_s = timeline.prefill_seconds
     measured.forward_s = timeline.forward_seconds
     measured.transfer_s = timeline.transfer_seconds
+    measured.transfer_visible_s = timeline.transfer_visible_seconds
     measured.transferred_bytes = timeline.transferred_bytes
     measured.recomputes = timeline.recomputes
     measured.preemptions = timeline.preemptions

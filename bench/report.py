@@ -23,6 +23,7 @@ class Measured:
     prefill_s: float = 0.0
     forward_s: float = 0.0
     transfer_s: float = 0.0
+    transfer_visible_s: float = 0.0
     transferred_bytes: int = 0
     recomputes: int = 0
     preemptions: int = 0
