@@ -32,7 +32,7 @@ GREETING_BYTES = 16
 NUM_LANDINGS = 64  # a greeting that comes too late must not be taken for another
 NUM_TIMED_GREETINGS = 5
 GREETING_S = 5.0
-APART_BYTES = 2**20  # from which the digest is worth a thread of its own
+APART_BYTES = 4 * 2**20  # from which the digest is worth a thread of its own
 
 # A first contact needs the progress of both ends whatever the lane, and a two-sided lane always.
 IDLE_S = 0.005
