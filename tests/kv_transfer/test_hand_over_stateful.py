@@ -366,14 +366,17 @@ class HandOvers(RuleBasedStateMachine):
             assert self.table.num_held_blocks == 0, "a block leaked"
             self.table.close()
 
-        if self.num_writers:
-            self.writer.is_open = True
-            self.run(steps())
-            self.blocks_that_are_not_lent_do_not_change()
-            self.accounts_are_right()
-            for transport in (*self.retired, self.writer.transport, self.receiver):
-                transport.close()
-        self.runner.close()
+        try:
+            if self.num_writers:
+                self.writer.is_open = True
+                self.run(steps())
+                self.blocks_that_are_not_lent_do_not_change()
+                self.accounts_are_right()
+        finally:
+            if self.num_writers:
+                for end in (*self.retired, self.writer.transport, self.table, self.receiver):
+                    end.close()
+            self.runner.close()
 
 
 class RevocableHandOvers(HandOvers):

@@ -33,6 +33,7 @@ LONG = {
     Bounds(): (88_020, 26),
     Bounds(num_writes=3): (236_477, 32),
     Bounds(num_writes=1, num_lives=3): (149_856, 22),
+    Bounds(num_epochs=3, num_writes=1): (906_521, 29),
 }
 
 
