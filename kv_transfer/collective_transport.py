@@ -24,7 +24,7 @@ from kv_transfer.device_pool import tensor_of
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
 from kv_transfer.pool import Pool
-from kv_transfer.process_group import ProcessGroup, Rank, check_door, open_group
+from kv_transfer.process_group import GroupMaker, ProcessGroup, Rank
 from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.staging import on_own_stream
 from kv_transfer.tcp_handshake import Hello
@@ -76,13 +76,12 @@ class CollectiveTransport:
         """
         self.name = name
         self._pool = tensor_of(pool)
-        check_door(name, self._pool.device)
         _check_host(name, host)
         self._own = partial(Hello, incarnation=pool.incarnation, num_bytes=pool.num_bytes)
-        self._host = host
         self._key = key
         self._stall_s = stall_s
         self._peers: dict[str, CollectivePeer] = {}
+        self._groups = GroupMaker(name, self._pool.device, host)
         self._receiver = Receiver(host, self._pool, self._welcome, stall_s)
         process = ProcessAddress.own()
         self.address = str(
@@ -145,8 +144,7 @@ class CollectiveTransport:
         def prove(rank: Rank) -> bytes:
             return rank_proof(self._key, rank.name, writer, receiver)
 
-        device = self._pool.device
-        return open_group(self.name, line, rank, host=self._host, pool_device=device, prove=prove)
+        return self._groups.open(line, rank, prove)
 
 
 class CollectivePeer:

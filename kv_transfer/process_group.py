@@ -124,8 +124,50 @@ class ProcessGroup:
         return partial(_translated, wait)
 
 
-def check_door(name: str, pool_device: torch.device) -> None:
-    """Raises ConfigError for a group that cannot be made here."""
+class GroupMaker:
+    """Makes a transport's groups, at both ends of their lines. From any thread."""
+
+    def __init__(self, name: str, pool_device: torch.device, host: str) -> None:
+        """Raises ConfigError for groups that cannot be made here."""
+        _check(name, pool_device)
+        self._is_nccl = name == "nccl"
+        self._device = pool_device if self._is_nccl else torch.device("cpu")
+        # One for all groups: it is a thread and a listening socket.
+        self._gloo = None if self._is_nccl else _gloo_device(host)
+
+    def open(self, line: Line, rank: Rank, prove: Callable[[Rank], bytes]) -> ProcessGroup:
+        """`prove` gives what only a rank of this line can say.
+
+        Raises TransferFailed where the other rank does not come, or a stranger does.
+        """
+        store = LineStore(line)
+        backend = _translated(partial(self._backend, store, rank, timedelta(seconds=line.stall_s)))
+        group = ProcessGroup(store, backend, rank, self._device)
+        _prove_ranks(group, prove(rank), prove(Rank(1 - rank)))
+        store.finish()
+        return group
+
+    def _backend(self, store: LineStore, rank: Rank, timeout: timedelta) -> Any:
+        if self._is_nccl:
+            os.environ.update(_NCCL_ENVIRONMENT)
+            options: Any = c10d.ProcessGroupNCCL.Options()
+            options._timeout = timeout
+            return c10d.ProcessGroupNCCL(store, rank, len(Rank), options)
+        options = c10d.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._devices = [self._gloo]
+        options._threads = 1
+        options._timeout = timeout
+        return c10d.ProcessGroupGloo(store, rank, len(Rank), options)
+
+
+def _gloo_device(host: str) -> Any:
+    try:
+        return c10d.ProcessGroupGloo.create_device(hostname=host)
+    except RuntimeError as error:
+        raise ConfigError(f"KV cannot be received on '{host}': {error}.") from error
+
+
+def _check(name: str, pool_device: torch.device) -> None:
     if name == "nccl" and pool_device.type != "cuda":
         raise ConfigError(
             "The transport 'nccl' moves KV between GPUs, and the KV pool lies in host memory: set "
@@ -133,49 +175,6 @@ def check_door(name: str, pool_device: torch.device) -> None:
         )
     if not (c10d.is_nccl_available() if name == "nccl" else c10d.is_gloo_available()):
         raise ConfigError(f"This build of torch has no '{name}': use another transport.")
-
-
-def open_group(
-    name: str,
-    line: Line,
-    rank: Rank,
-    *,
-    host: str,
-    pool_device: torch.device,
-    prove: Callable[[Rank], bytes],
-) -> ProcessGroup:
-    """Called at both ends of a line. `prove` gives what only a rank of this line can say.
-
-    Raises TransferFailed where the other rank does not come, or a stranger does.
-    """
-    store, timeout = LineStore(line), timedelta(seconds=line.stall_s)
-    if name == "nccl":
-        make, device = partial(_nccl, store, rank, timeout), pool_device
-    else:
-        make, device = partial(_gloo, store, rank, timeout, host), torch.device("cpu")
-    backend = _translated(make)
-    group = ProcessGroup(store, backend, rank, device)
-    _prove_ranks(group, prove(rank), prove(Rank(1 - rank)))
-    store.finish()
-    return group
-
-
-def _gloo(store: LineStore, rank: Rank, timeout: timedelta, host: str) -> _Backend:
-    options: Any = c10d.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._devices = [c10d.ProcessGroupGloo.create_device(hostname=host)]
-    options._threads = 1
-    options._timeout = timeout
-    backend: Any = c10d.ProcessGroupGloo(store, rank, len(Rank), options)
-    return backend  # type: ignore[no-any-return]
-
-
-def _nccl(store: LineStore, rank: Rank, timeout: timedelta) -> _Backend:
-    for name, value in _NCCL_ENVIRONMENT.items():
-        os.environ[name] = value
-    options = c10d.ProcessGroupNCCL.Options()
-    options._timeout = timeout
-    backend: Any = c10d.ProcessGroupNCCL(store, rank, len(Rank), options)
-    return backend  # type: ignore[no-any-return]
 
 
 def _prove_ranks(group: ProcessGroup, ours: bytes, theirs: bytes) -> None:

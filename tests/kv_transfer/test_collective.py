@@ -22,7 +22,7 @@ from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DoorSettings, open_doors, open_pool
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.pool import FilePool, PoolConfig
-from kv_transfer.process_group import ProcessGroup, Rank, open_group
+from kv_transfer.process_group import GroupMaker, ProcessGroup, Rank
 from kv_transfer.span_copy import SpanCopier
 from kv_transfer.tcp_handshake import Hello
 from kv_transfer.transport import WriteRefused
@@ -63,6 +63,10 @@ def writer(tmp_path: Path) -> Iterator[End]:
         yield end
 
 
+def make_groups() -> GroupMaker:
+    return GroupMaker("gloo", torch.device("cpu"), "127.0.0.1")
+
+
 def port_of(end: End) -> int:
     return int(end.transport.address.rpartition(" ")[2])
 
@@ -78,13 +82,8 @@ class OddWriter:
         self.line = Line(socket.create_connection(("127.0.0.1", port_of(receiver))), 5.0)
         own = Hello(incarnation=Incarnation("writer"), num_bytes=NUM_BYTES)
         theirs = self.line.greet(own, KEY)
-        self.group = open_group(
-            "gloo",
-            self.line,
-            Rank.WRITER,
-            host="127.0.0.1",
-            pool_device=torch.device("cpu"),
-            prove=lambda rank: rank_proof(KEY, rank.name, own, theirs),
+        self.group = make_groups().open(
+            self.line, Rank.WRITER, lambda rank: rank_proof(KEY, rank.name, own, theirs)
         )
 
     def announce(self, *spans: tuple[int, int], epoch: int = 1) -> None:
@@ -184,14 +183,7 @@ async def test_a_stranger_in_the_group_is_found_out() -> None:
 
     def join(end: socket.socket, rank: Rank, expected: bytes) -> ProcessGroup:
         with closing(Line(end, 5.0)) as line:
-            return open_group(
-                "gloo",
-                line,
-                rank,
-                host="127.0.0.1",
-                pool_device=torch.device("cpu"),
-                prove=lambda of: b"ours" if of is rank else expected,
-            )
+            return make_groups().open(line, rank, lambda of: b"ours" if of is rank else expected)
 
     receiver, writer = socket.socketpair()
     seen = await asyncio.gather(
