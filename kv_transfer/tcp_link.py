@@ -67,7 +67,7 @@ class Link:
         self._heard_at = 0.0  # when an answer came, or the first frame began to be owed one
         self._idle_until = 0.0
         self._closed_by: TransferFailed | None = None
-        self._lock = threading.Lock()  # of `_queue`'s end and `_closed_by`
+        self._lock = threading.Lock()  # of `_queue`'s end, `_closed_by` and the bell
         self._selector = selectors.DefaultSelector()
         self._bell, woken = socket.socketpair()
         self._bell.setblocking(False)
@@ -250,7 +250,8 @@ class Link:
         error = self._closed_by or TransferFailed("The transport is closed.")
         self._lose(str(error))
         self._refuse_queued(error)
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
-        self._selector.close()
-        self._bell.close()
+        with self._lock:  # whoever closed us may not have rung yet
+            for key in list(self._selector.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]
+            self._selector.close()
+            self._bell.close()

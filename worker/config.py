@@ -29,7 +29,7 @@ class WorkerConfig:
     transports: tuple[str, ...] = ("shared_memory", "tcp")
     require_transport: str | None = None  # this one or none
     tcp_port: int = 0  # of the transport 'tcp'; 0: any that is free
-    tcp_streams: int = 1  # to each peer
+    tcp_streams: int = 4  # to each peer; only large writes use more than one
     tcp_tls: TlsFiles | None = None  # both ends or neither
     digest: Literal["content", "count"] = "content"
     lease_s: float = 3.0
