@@ -76,6 +76,11 @@ class Owner:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
 
+    def kill(self) -> bool:
+        """Returns when it is dead."""
+        self.signal(signal.SIGKILL)
+        return self._process.wait() != 0
+
     def holds(self, offset: int, num_bytes: int) -> bytes:
         with self._pool_file.open("rb") as file:
             file.seek(offset)
@@ -182,7 +187,9 @@ async def test_a_killed_process_is_seen_and_its_successor_reached_at_once(
 ) -> None:
     with started(tmp_path, "first") as first, started(tmp_path, "second") as second:
         peer = await transport.connect(first.address)
-        writes = [asyncio.wrap_future(write(peer, NUM_BYTES)) for _ in range(9)]
+        futures = [write(peer, NUM_BYTES) for _ in range(8)]
+        futures.append(write(peer, NUM_BYTES, may_start=first.kill))
+        writes = [asyncio.wrap_future(future) for future in futures]
         await writes[0]
         first.signal(signal.SIGKILL)  # in the middle of the next
         async with asyncio.timeout(5):
@@ -302,7 +309,7 @@ async def test_every_transfer_is_released(
         await landed(write(peer))
         with pytest.raises(WriteRefused):
             await landed(write(peer, may_start=lambda: False))
-        owner.signal(signal.SIGKILL)
+        owner.kill()
         with pytest.raises(TransferFailed):
             await landed(write(peer))
     assert held == []
@@ -357,7 +364,7 @@ async def test_a_lost_connection_is_not_a_death(tmp_path: Path, transport: NixlT
         near = NixlAddress.unsealed(owner.address, KEY)
         process = near.process._replace(boot_id="another machine")
         peer = await transport.connect(near._replace(process=process).sealed(KEY))
-        owner.signal(signal.SIGKILL)
+        owner.kill()
         for _ in range(2):
             with pytest.raises(TransferFailed):
                 await landed(write(peer))
