@@ -19,6 +19,9 @@ CONNECT_S = 5.0  # one transport's attempt
 REFUSAL_S = 0.5  # for so long a peer that no transport reached is not tried again
 
 
+_Way = tuple[Incarnation, str]  # to a peer by a transport
+
+
 class _Refusal(NamedTuple):
     until: float  # monotonic
     reason: str
@@ -44,7 +47,7 @@ class Pairs:
             )
         self._required = required
         self._peers: dict[Incarnation, dict[str, Peer]] = {}
-        self._connecting: dict[tuple[Incarnation, str], asyncio.Lock] = {}
+        self._connecting: dict[_Way, asyncio.Task[Peer]] = {}
         self._distrusted: dict[Incarnation, dict[str, str]] = {}  # by transport: why
         self._refusals: dict[tuple[Incarnation, str | None], _Refusal] = {}
 
@@ -89,13 +92,18 @@ class Pairs:
         return any(not peer.life.is_over for peer in self._peers.get(incarnation, {}).values())
 
     def forget(self, incarnation: Incarnation) -> None:
-        """This life of a worker is over, for certain."""
+        """This life of a worker is said to be over. Where its process can be seen, that is
+        believed when it is: one that is frozen, or was started twice, may write yet."""
         self._distrusted.pop(incarnation, None)
-        for peer in list(self._peers.pop(incarnation, {}).values()):
-            if not peer.life.is_over:
+        for peer in list(self._peers.get(incarnation, {}).values()):
+            if not peer.life.is_over and not peer.life.is_watched:
                 peer.life.end()
+        if not self.is_connected(incarnation):
+            self._peers.pop(incarnation, None)
 
     def close(self) -> None:
+        for task in self._connecting.values():
+            task.cancel()
         for transport in self._transports.values():
             transport.close()
         self.pool.close()
@@ -125,17 +133,23 @@ class Pairs:
         return None if peer is None or peer.life.is_over else peer
 
     async def _peer(self, worker: WorkerAddress, name: str) -> Peer:
-        incarnation = worker.incarnation
-        lock = self._connecting.setdefault((incarnation, name), asyncio.Lock())
-        try:
-            async with lock:
-                if (peer := self._live(incarnation, name)) is None:
-                    peer = await self._connect_in_time(worker, name)
-                    self._peers.setdefault(incarnation, {})[name] = peer
-                    peer.life.on_end(lambda: self._ended(incarnation, name))
-                return peer
-        finally:
-            self._connecting.pop((incarnation, name), None)
+        """Whoever waits may leave: the connection is made for whoever comes next."""
+        key = (worker.incarnation, name)
+        connecting = self._connecting.get(key)
+        if connecting is None:
+            connecting = asyncio.create_task(self._connect_in_time(worker, name))
+            self._connecting[key] = connecting
+            connecting.add_done_callback(lambda task: self._connected(key, task))
+        return await asyncio.shield(connecting)
+
+    def _connected(self, key: _Way, task: "asyncio.Task[Peer]") -> None:
+        incarnation, name = key
+        del self._connecting[key]
+        if task.cancelled() or task.exception() is not None:
+            return
+        peer = task.result()
+        self._peers.setdefault(incarnation, {})[name] = peer
+        peer.life.on_end(lambda: self._ended(incarnation, name))
 
     def _ended(self, incarnation: Incarnation, name: str) -> None:
         peers = self._peers.get(incarnation, {})

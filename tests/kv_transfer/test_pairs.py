@@ -150,6 +150,18 @@ async def test_those_who_want_a_peer_at_once_share_one_connection() -> None:
     assert fast.num_connects == 1
 
 
+async def test_a_connection_is_made_though_who_wanted_it_has_left() -> None:
+    fast = FakeTransport("fast")
+    pairs = pairs_of(fast)
+    fast.gate.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await pairs.connect(peer_of())
+    fast.gate.set()
+    assert (await pairs.connect(peer_of())).transport == "fast"
+    assert fast.num_connects == 1
+
+
 async def test_a_life_that_is_forgotten_has_ended_and_the_next_is_another() -> None:
     fast = FakeTransport("fast")
     pairs = pairs_of(fast)
