@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import TransferFailed
+from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import DTYPE_BYTES, KvLayout
 from kv_transfer.incoming import ReservationTable
 from kv_transfer.layout import BlockTable, PairedTables
-from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
+from kv_transfer.memory_transport import MemoryNetwork
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.shards import routes, shards
 from kv_transfer.span_copy import SpanCopier
@@ -204,6 +204,36 @@ async def test_a_writer_of_other_heads_or_numbers_is_refused_before_bytes_move()
         one.close()
 
 
+@pytest.mark.parametrize("wire_dtype", [None, "int8"])
+@pytest.mark.parametrize("head", range(4))
+async def test_the_digest_is_of_what_this_writer_had_to_bring(
+    head: int, wire_dtype: str | None
+) -> None:
+    """Of the receiver's four heads the writer holds the third and the fourth."""
+    network = MemoryNetwork()
+    mine = shards(GQA, 2)[1]
+    pool, writer = open_in(network, "writer", mine.pool_bytes)
+    there, receiver = open_in(network, "receiver", GQA.pool_bytes)
+    pool.memory[:] = pool_of(mine, 3)
+    table = ReservationTable(there, GQA, on_release=lambda blocks: None)
+    outgoing = OutgoingTransfer(layout=mine, blocks=[4, 1, 2], num_tokens=20)
+    outgoing.computed_all(20)
+    peer, share = await receiver.connect(writer.address), table.share_of(mine, wire_dtype)
+    with table.reserve([9, 3, 7], 0, 20, lease_s=9, peer=peer, share=share) as reservation:
+        outgoing.grant(reservation.grant, await writer.connect(receiver.address), GQA)
+        written = await outgoing.landed()
+        assert reservation.is_lossless is (wire_dtype is None)
+        rows(GQA, there.memory)[1, 0, 3, 5, head, 2] ^= 1
+        if head in mine.heads:
+            with pytest.raises(DigestMismatch, match=r"layer 1, tokens \[0, 20\) differ"):
+                await reservation.verify(written)
+        else:
+            await reservation.verify(written)
+    table.close()
+    writer.close()
+    receiver.close()
+
+
 async def test_a_source_that_lacks_what_a_window_shows_writes_nothing() -> None:
     network = MemoryNetwork()
     layout = replace(WINDOWED, windows=(40, None, 40))
@@ -230,6 +260,5 @@ async def test_a_source_that_lacks_what_a_window_shows_writes_nothing() -> None:
                 outgoing.grant(reservation.grant, back, layout)
             assert not there.memory.any()
     table.close()
-    for end in (writer, receiver):
-        assert isinstance(end, MemoryTransport)
-        end.close()
+    writer.close()
+    receiver.close()
