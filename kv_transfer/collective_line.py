@@ -16,6 +16,7 @@ import hmac
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -63,13 +64,11 @@ class Line:
 
     def greet(self, own: Hello, key: bytes) -> Hello:
         """The writer's end: who listens there, proven."""
-        wire = open_wire(self._stream, None, is_server=False)
-        return _finish(wire, greet(wire, own, key))
+        return self._shake_hands(lambda wire: greet(wire, own, key), is_server=False)
 
     def welcome(self, own: Hello, key: bytes) -> Hello:
         """The receiver's end: who wants to write, proven."""
-        wire = open_wire(self._stream, None, is_server=True)
-        return _finish(wire, welcome(wire, own, key))
+        return self._shake_hands(lambda wire: welcome(wire, own, key), is_server=True)
 
     def send(self, *parts: bytes) -> None:
         try:
@@ -139,6 +138,13 @@ class Line:
         key = self.receive(num_key_bytes).decode(errors="replace")
         return key, self.receive(num_value_bytes)
 
+    def _shake_hands(self, say: Callable[[Wire], Steps[Hello]], *, is_server: bool) -> Hello:
+        try:
+            wire = open_wire(self._stream, None, is_server=is_server)
+            return finish(wire, say(wire), time.monotonic() + GREETING_S)
+        except OSError as error:  # the other end may be gone already
+            raise _lost(error) from error
+
     def _receive_some(self, into: memoryview, timeout_s: float | None) -> int:
         try:
             self._stream.settimeout(timeout_s)
@@ -154,13 +160,6 @@ def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:
     """What a rank says first over the group, so that the group is known to be the line's."""
     said = role.encode() + b"\n" + writer.encode() + receiver.encode()
     return hmac.digest(key, b"penstock kv rank, " + said, "sha256")
-
-
-def _finish(wire: Wire, steps: Steps[Hello]) -> Hello:
-    try:
-        return finish(wire, steps, time.monotonic() + GREETING_S)
-    except OSError as error:
-        raise _lost(error) from error
 
 
 def _lost(error: OSError) -> TransferFailed:

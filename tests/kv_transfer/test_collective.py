@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -270,3 +271,14 @@ def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such device"):
         open_pool(config, "not-a-device")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [Line.greet, Line.welcome])
+def test_a_connection_that_is_reset_is_a_failed_transfer(end: Callable[..., Hello]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    with closing(Line(ours, 1.0)) as line, pytest.raises(TransferFailed):
+        end(line, Hello(incarnation=Incarnation("us"), num_bytes=1), KEY)
