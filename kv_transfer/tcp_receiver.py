@@ -21,7 +21,7 @@ from kv_transfer.tcp_tls import Tls
 from kv_transfer.tcp_wire import Steps, Wire, open_wire
 
 GREETING_S = 2.0
-MAX_STRANGERS = 64  # at a time; one more, and the oldest goes
+MAX_STRANGERS = 256  # at a time (a fleet may join at once); one more, and the oldest goes
 MAX_STREAMS = 32  # of one writer; one more, and its oldest goes
 PAUSE_S = 0.5  # without accepting, where the process has no file descriptor left
 

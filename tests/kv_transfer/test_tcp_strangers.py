@@ -1,7 +1,9 @@
 """Our own TCP streams against those who should not be there, and those who keep no rule."""
 
 import asyncio
+import os
 import random
+import resource
 import socket
 import struct
 import threading
@@ -187,8 +189,9 @@ def pass_on(source: socket.socket, destination: socket.socket, heard: bytearray)
 
 class TestFloods:
     async def test_many_who_say_nothing_keep_nobody_out(
-        self, ends: tuple[End, End], tmp_path: Path
+        self, ends: tuple[End, End], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(tcp_receiver, "MAX_STRANGERS", 32)
         silent = [dialled(ends[1]) for _ in range(3 * tcp_receiver.MAX_STRANGERS)]
         late = End("c", tmp_path)
         async with asyncio.timeout(1):
@@ -221,6 +224,34 @@ class TestFloods:
         assert many[0].answer() is None
         for intruder in many:
             intruder.close()
+
+    @pytest.mark.slow
+    async def test_without_a_file_descriptor_left_callers_wait(
+        self,
+        ends: tuple[End, End],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(tcp_receiver, "PAUSE_S", 0.2)
+        with socket.socket() as stream:
+            with no_more_files():
+                stream.connect(("127.0.0.1", ends[1].target.port))
+                await until(lambda: "can be accepted" in caplog.text)
+            stream.sendall(b"nonsense, but heard")
+            await asyncio.to_thread(hang_up, stream)
+        assert caplog.text.count("can be accepted") < 5, "it does not ask again and again"
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class TestFrames:
