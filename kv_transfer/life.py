@@ -7,9 +7,10 @@ from collections.abc import Callable
 class Life:
     """Ends once. Belongs to the event loop that it is used on."""
 
-    __slots__ = ("_callbacks", "_ended")
+    __slots__ = ("_callbacks", "_ended", "is_watched")
 
     def __init__(self) -> None:
+        self.is_watched = False  # its process is seen from here: nothing else tells its end
         self._ended = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
 

@@ -46,6 +46,7 @@ class ProcessWatch:
             os.close(self._pidfd)
             raise TransferFailed(f"Process {process.pid} is dead.")
         self._life = life
+        life.is_watched = True
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pidfd, self._on_exit)  # readable when all of it is dead
 

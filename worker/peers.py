@@ -53,15 +53,16 @@ class Peers:
         return self._channels.get(incarnation)
 
     def update(self, members: Sequence[WorkerAddress]) -> None:
-        """Drops what is over. A newer life of a worker proves that those before it are: whoever
-        starts it again has seen it die. Lives that are no members are kept while KV may still
-        move: a router that starts again knows of nobody at first."""
+        """Drops what is over. A newer life of a worker proves that those before it are, unless
+        they are seen to live: whoever starts it again has seen it die. Lives that are no members
+        are kept while KV may still move: a router that starts again knows of nobody at first."""
         for member in members:
             met = self._met.get(member.worker_id, set())
             for incarnation in [one for one in met if one < member.incarnation]:
-                met.discard(incarnation)
                 self.pairs.forget(incarnation)
-                self._drop(incarnation)
+                if not self.pairs.is_connected(incarnation):
+                    met.discard(incarnation)
+                    self._drop(incarnation)
         self._keep({member.incarnation for member in members})
 
     def _keep(self, members: Collection[Incarnation]) -> None:

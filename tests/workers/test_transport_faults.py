@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cluster.types import Role
 from kv_transfer.doors import DOORS
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.router.cluster_of_fakes import Answer, failure
@@ -230,3 +231,35 @@ async def test_two_thousand_requests_under_each_fault(
         print(f"{kind}: {dict(num_faults)}, {num_recomputes} recomputed")
         assert num_faults.total() > 0
         assert (num_recomputes > 0) == bool(shares.keys() & HARMFUL.keys())
+
+
+@pytest.mark.slow
+async def test_a_second_life_beside_a_writer_that_stands_still_frees_nothing(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Whoever started it again may not have seen the first one die: its process still can write,
+    and on this machine that can be seen."""
+    worker = {"lease_s": 1.0, "num_blocks": 96}
+    cluster = LocalCluster(
+        checkpoint,
+        tmp_path,
+        decode=[worker],
+        prefill=[worker],
+        disaggregate="always",
+        door="shared_memory",
+        wrap_transport=FaultyTransport,
+    )
+    async with cluster:
+        cluster.disturb("prefill-0", "decode-0", FaultPlan(shares={Fault.STALL: 1}))
+        assert (await ask(cluster, 0)).num_recomputes == 1
+        table = cluster.decode[0].worker.hand_overs._table
+        num_quarantined = table.num_quarantined_blocks
+        assert num_quarantined > 0
+        await cluster.start_worker(Role.PREFILL, worker_id="prefill-0", **worker)
+        async with asyncio.timeout(20):
+            number = 1
+            while (one := await ask(cluster, number)).pair[0] == "" or one.num_recomputes:
+                number += 1
+        assert table.num_quarantined_blocks == num_quarantined
+        cluster.prefill[0].transport.release()
+        await asyncio.wait_for(cluster.idle(), 10.0)
