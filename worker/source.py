@@ -48,13 +48,13 @@ class Source:
 
     async def fetch(self, call: Call) -> None:
         """`Worker.Fetch`."""
+        message = await call.receive()
+        if message is None or message.WhichOneof("event") != "start":
+            raise InvalidRequest("start", "A fetch begins with 'start'.")
+        receiver = address_from_pb(message.start.receiver)
         if self._open_calls.is_draining:
             raise Draining("This worker is draining: fetch elsewhere, or compute.")
         with self._open_calls:
-            message = await call.receive()
-            if message is None or message.WhichOneof("event") != "start":
-                raise InvalidRequest("start", "A fetch begins with 'start'.")
-            receiver = address_from_pb(message.start.receiver)
             blocks = self._lend(message.start)
             num_tokens = len(blocks) * self._layout.block_size
             transfer = self._writes.open(
@@ -79,7 +79,7 @@ class Source:
                 most = pool.num_blocks * pool.block_size // pool.hash_grain
                 hashes = hashes_from_bytes("hashes", start.hashes[: HASH_BYTES * most])
                 blocks = pool.match(hashes, len(hashes) * pool.hash_grain)
-                self._pool.hold(blocks)
+                pool.hold(blocks)
                 self.num_tokens += len(blocks) * self._layout.block_size
                 return blocks
             case "probe_tokens":

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from cluster.channel import open_channel
 from cluster.codec import address_to_pb
+from cluster.errors import InvalidRequest
 from cluster.types import Placement
 from kv_transfer.faulty_transport import FaultyTransport
 from penstock.v1 import worker_pb2
 from router import relay
+from tests.router.fake_worker import TOKEN
 from tests.workers.local_cluster import LocalCluster, Running
 from tests.workers.test_answers import expected, greedy, prompt_of
 from tests.workers.test_endings import continuation, decode
@@ -260,3 +263,49 @@ async def test_a_placement_with_a_source_reaches_the_worker(
         answer = await cluster.generate(greedy(PROMPT, 8))
         assert answer.token_ids == expected(PROMPT, 8)
         assert answer.messages[0].accepted.cached_tokens == 96
+
+
+async def test_a_worker_that_drains_lends_nothing_any_more(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
+        source, receiver = cluster.decode
+        await warm(source)
+        source.gate.close()
+        busy = asyncio.create_task(decode(source, request(prompt_of(9, 30))))
+        await asyncio.to_thread(source.gate.reached.wait, 10)
+        source.drain.set()
+        await cluster.until(lambda: source.worker.worker.open_calls.is_draining)
+        assert ids(await decode(receiver, request(source=source))) == expected(PROMPT, 8)
+        assert counted(receiver, "fetch_failures") == 1
+        source.gate.open()
+        assert ids(await busy) == expected(prompt_of(9, 30), 8)
+        await source.task
+        cluster.decode.remove(source)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (None, "begins with 'start'"),
+        ({"hashes": b"1" * 16}, "worker address needs"),
+        ({"receiver": True}, "'hashes' or 'probe_tokens'"),
+        ({"receiver": True, "hashes": b"odd"}, "hashes"),
+    ],
+)
+async def test_a_fetch_that_makes_no_sense_is_refused_with_a_sentence(
+    checkpoint: Path, tmp_path: Path, start: dict[str, Any] | None, words: str
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
+        message = worker_pb2.FetchRequest()
+        if start is not None:
+            receiver = address(cluster.decode[0]) if "receiver" in start else None
+            what = {"receiver": receiver, "hashes": start.get("hashes")}
+            message.start.MergeFrom(worker_pb2.FetchStart(**what))
+            message.start.SetInParent()
+        async with open_channel(cluster.decode[0].address, TOKEN) as channel:
+            call = channel.exchange("penstock.v1.Worker", "Fetch", timeout_s=5)
+            async with call:
+                await call.send(message)
+                with pytest.raises(InvalidRequest, match=words):
+                    await call.receive()
