@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.errors import ConfigError
@@ -14,6 +15,7 @@ from penstock.cli import options
 from penstock.cli.app import told
 from penstock.cli.output import err, say, write_json, write_table
 from router.policies.registry import RULES, make_rule, parameters_of
+from router.policies.rule import Rule
 from simulator.comparison import COSTS, Row, compare, ideal_hit_share
 from simulator.fifo import FifoSetting
 from simulator.trace import load_trace
@@ -43,7 +45,8 @@ def replay(
         Path, typer.Option("--trace", help="Mooncake JSON lines or Azure CSV, .gz or not.")
     ] = SHIPPED_TRACE,
     rule: Annotated[
-        list[str] | None, typer.Option("--rule", help="By name; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option("--rule", help="NAME or 'NAME: {KEY: VALUE}'; repeatable. Default: all."),
     ] = None,
     workers: Annotated[str, typer.Option("--workers", help="One or several, with commas.")] = "8",
     cache: Annotated[
@@ -67,7 +70,7 @@ def replay(
     Example: penstock policy replay --rule priced --rule lmetric --workers 8,10
     """
     settings = _settings(workers, cache, cost, speculates=speculate)
-    rules = {name: make_rule(name) for name in rule or RULES}
+    rules = {text: _rule(text) for text in rule or RULES}
     requests = load_trace(trace, limit=limit)
     say(
         f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s / rate:.0f} s,"
@@ -100,6 +103,17 @@ def replay(
         write_json([_row_json(row) for row in rows])
     else:
         write_table(COLUMNS, list(map(_row_cells, rows)))
+
+
+def _rule(text: str) -> Rule[Any]:
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError:
+        parsed = None
+    if isinstance(parsed, dict) and len(parsed) == 1:
+        [(name, parameters)] = parsed.items()
+        return make_rule(str(name), parameters)
+    return make_rule(text)
 
 
 def _settings(workers: str, cache: str, cost: str, *, speculates: bool) -> Sequence[FifoSetting]:

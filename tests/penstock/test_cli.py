@@ -336,7 +336,15 @@ def test_rules_are_listed_and_replayed(penstock: Penstock) -> None:
     assert "an endless cache would hold" in ended.err
     table = penstock("policy", "replay", *rules, "--limit", "50").out
     assert table.startswith("rule")
-    for wrong in (("--rule", "best"), ("--workers", "0"), ("--cache", "3X"), ("--cost", "1b")):
+    alone = penstock("policy", "replay", "--rule", "priced: {may_fetch: false}", "--json")
+    assert alone.json[0]["fetched_bytes"] == 0
+    for wrong in (
+        ("--rule", "best"),
+        ("--rule", "priced: {fetch: 1}"),
+        ("--workers", "0"),
+        ("--cache", "3X"),
+        ("--cost", "1b"),
+    ):
         refused = penstock("policy", "replay", *wrong)
         assert refused.code == 1
-        assert wrong[1] in refused.err
+        assert wrong[1].split(":")[0] in refused.err
