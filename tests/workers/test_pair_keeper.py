@@ -117,3 +117,19 @@ async def test_members_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
         assert it.probes.tried.count("shared_memory") <= 2
         it.keeper.update(ME, [ME])
         assert not it.keeper._keeping
+
+
+async def test_a_router_that_knows_of_nobody_yet_costs_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig(monkeypatch) as it:
+        it.keeper.update(ME, [ME, prefill()])
+        await it.keeper.settled.wait()
+        peer, channel = await it.peers.connect(prefill().worker), it.peers.channel(prefill().worker)
+        it.keeper.update(ME, [ME])
+        assert it.peers.known_channel(prefill().worker.incarnation) is channel
+        it.keeper.update(ME, [ME, prefill()])
+        assert await it.peers.connect(prefill().worker) is peer
+        peer.life.end()
+        it.keeper.update(ME, [ME])  # neither a member nor connected
+        assert it.peers.known_channel(prefill().worker.incarnation) is None
