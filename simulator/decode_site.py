@@ -1,0 +1,252 @@
+"""A modelled decode worker: the answers that it owns, driven by the scheduler that real ones
+use. A hand-over that fails is computed here, as the real ones are.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from cluster.types import BlockId, LoadReport
+from decode_worker.scheduler import DecodeScheduler
+from engine.batcher import Drawn
+from engine.sequence import Sequence
+from simulator.answer import Answer
+from simulator.prefill_site import HandOver, PrefillSite
+from simulator.site import Site
+
+
+class Upstream(Protocol):
+    """The router's end of a call. Each is a message that has arrived."""
+
+    def first_token(self, answer: Answer, site: Site, num_cached: int) -> None: ...
+
+    def finished(self, answer: Answer, site: Site) -> None: ...
+
+    def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
+        """It takes no more, or, `for_good`, the request can never fit."""
+
+
+class Attempt:
+    """One try of an answer, on one decode worker."""
+
+    __slots__ = ("answer", "decode", "hand_over", "has_first", "is_over", "sequence", "timer")
+
+    def __init__(self, decode: "DecodeSite", answer: Answer) -> None:
+        self.decode = decode
+        self.answer = answer
+        self.sequence = answer.sequence(decode.site.world.grain, self)
+        self.hand_over: HandOver | None = None
+        self.timer: int | None = None  # of a claim that waits
+        self.has_first = False
+        self.is_over = False
+
+    @property
+    def site(self) -> Site:
+        return self.decode.site
+
+    # -- told by the scheduler ---------------------------------------------------------------
+
+    def scheduled(self) -> None:
+        pass
+
+    def drawn(self, drawn: Drawn, seconds: float) -> bool:
+        # Without a token it was but a chunk of the prompt.
+        return drawn.token is None or self._take_token(drawn.sequence.num_cached)
+
+    def failed(self, error: Exception) -> None:
+        raise AssertionError("a modelled engine does not fail") from error
+
+    def granted(self) -> None:
+        """Its claim: the blocks are in its table."""
+        self._stop_timer()
+        if (hand_over := self.hand_over) is not None:
+            num_missing = self.sequence.num_tokens - self.sequence.num_computed
+            self._tell(hand_over, partial(hand_over.granted, num_missing))
+
+    # -- told by the prefill worker ----------------------------------------------------------
+
+    def claim(self, hand_over: HandOver) -> None:
+        """The prompt is being computed: asks for blocks, now and not before."""
+        if hand_over is not self.hand_over:
+            return
+        grant_s = self.site.world.setting.grant_s
+        late = partial(self.site.post, 0.0, partial(self.lost, hand_over))
+        self.timer = self.site.world.agenda.after(grant_s, late)
+        self.decode.scheduler.claim(self.sequence, self.granted)
+
+    def first_token(self, hand_over: HandOver, num_cached: int) -> None:
+        """To the client at once."""
+        if hand_over is self.hand_over and not self._take_token(num_cached):
+            self.leave(hand_over)
+
+    def written(self, hand_over: HandOver) -> None:
+        if hand_over is not self.hand_over:
+            return
+        self.hand_over = None
+        self._begin()
+        self.decode.scheduler.join(self.sequence, [])
+
+    def lost(self, hand_over: HandOver, *, may_still_write: bool = False) -> None:
+        """Computes the prompt here, and goes on after what has been sent."""
+        if hand_over is not self.hand_over:
+            return
+        self.leave(hand_over, may_still_write=may_still_write)
+        self.site.world.ledger.num_recomputes += 1
+        if self.has_first:
+            self._begin()
+        self.decode.scheduler.submit(self.sequence)
+
+    # -- ends --------------------------------------------------------------------------------
+
+    def leave(self, hand_over: HandOver, *, may_still_write: bool = False) -> None:
+        """Ends the hand-over. Blocks that its writer may still write are kept out of use."""
+        self.hand_over = None
+        self._stop_timer()
+        unwritten = self.decode.scheduler.forgo(self.sequence)
+        if may_still_write:
+            self.decode.quarantine(hand_over.prefill, unwritten)
+        else:
+            self.decode.scheduler.release(unwritten)
+        self._tell(hand_over, hand_over.cancel)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.is_over = True
+        if self.hand_over is not None:
+            self.leave(self.hand_over)
+            return
+        self.site.stepper.forget(self.sequence)
+        self.decode.scheduler.drop(self.sequence)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self.sequence.has_begun = True
+        self.sequence.output_ids.append(0)
+
+    def _take_token(self, num_cached: int) -> bool:
+        answer, world = self.answer, self.site.world
+        if answer.num_tokens:
+            world.ledger.gap(world.agenda.now_s - answer.last_s)
+        answer.num_tokens += 1
+        answer.last_s = world.agenda.now_s
+        if not self.has_first:
+            self.has_first = True
+            upstream = self.decode.upstream
+            self.site.tell_router(partial(upstream.first_token, answer, self.site, num_cached))
+        if answer.num_left == 0:
+            self.decode.end(self)
+            return False
+        return True
+
+    def _tell(self, hand_over: HandOver, action: Callable[[], None]) -> None:
+        hand_over.prefill.site.post(self.site.world.setting.message_s, action)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.site.world.agenda.cancel(self.timer)
+            self.timer = None
+
+
+class DecodeSite:
+    def __init__(self, site: Site, upstream: Upstream) -> None:
+        self.site = site
+        self.upstream = upstream
+        self.attempts: dict[Answer, Attempt] = {}
+        self.scheduler = DecodeScheduler(site.batcher, site.cost, site.stepper.wake)
+        self._quarantined: list[tuple[PrefillSite, list[BlockId]]] = []
+        site.drive(self.scheduler, self)
+
+    def generate(self, answer: Answer, prefill: PrefillSite | None) -> None:
+        """`Decode.Generate`."""
+        make = self.site.make
+        traced = answer.traced
+        num_tokens = traced.num_prompt_tokens + traced.num_output_tokens
+        for_good = num_tokens > make.num_blocks * make.block_size
+        if for_good or self.scheduler.num_waiting >= make.max_waiting:
+            refused = partial(self.upstream.refused, answer, self.site, for_good=for_good)
+            self.site.tell_router(refused)
+            return
+        self.site.feed.admitted(answer.request_id)
+        attempt = self.attempts[answer] = Attempt(self, answer)
+        if prefill is None or prefill.site.is_dead:
+            self.scheduler.submit(attempt.sequence)
+        else:
+            self._hand_over(attempt, prefill)
+
+    def _hand_over(self, attempt: Attempt, prefill: PrefillSite) -> None:
+        setting = self.site.world.setting
+        hand_over = attempt.hand_over = HandOver(prefill, attempt, attempt.answer)
+        prefill.site.post(setting.message_s, partial(prefill.receive, hand_over))
+        if prefill.site.is_frozen:
+            self.site.post(setting.lease_s, partial(self._check_sign, attempt, hand_over))
+
+    def _check_sign(self, attempt: Attempt, hand_over: HandOver) -> None:
+        if hand_over.prefill.site.is_frozen:
+            attempt.lost(hand_over, may_still_write=True)
+
+    # -- told by the step loop ---------------------------------------------------------------
+
+    def stepped(self, sequences: list[Sequence], ends: list[float], before_s: float | None) -> None:
+        ledger, num, last_s = self.site.world.ledger, len(sequences), ends[-1]
+        if before_s is not None:
+            ledger.gap(ends[0] - before_s, num)
+        for sequence in sequences:
+            answer: Answer = sequence.owner.answer
+            if before_s is None:
+                ledger.gap(ends[0] - answer.last_s)
+            answer.num_tokens += len(ends)
+            answer.last_s = last_s
+        earlier_s = ends[0]
+        for end_s in ends[1:]:
+            ledger.gap(end_s - earlier_s, num)
+            earlier_s = end_s
+
+    def finished(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            self.end(sequence.owner)
+
+    def end(self, attempt: Attempt) -> None:
+        """The answer has all its tokens."""
+        attempt.is_over = True
+        del self.attempts[attempt.answer]
+        self.site.tell_router(partial(self.upstream.finished, attempt.answer, self.site))
+
+    # -- faults ------------------------------------------------------------------------------
+
+    def writer_died(self, prefill: PrefillSite) -> None:
+        for attempt in list(self.attempts.values()):
+            hand_over = attempt.hand_over
+            if hand_over is not None and hand_over.prefill is prefill:
+                attempt.lost(hand_over)
+        self.writer_answered(prefill)
+
+    def writer_silent(self, prefill: PrefillSite) -> None:
+        for attempt in list(self.attempts.values()):
+            hand_over = attempt.hand_over
+            if hand_over is not None and hand_over.prefill is prefill:
+                attempt.lost(hand_over, may_still_write=True)
+
+    def quarantine(self, prefill: PrefillSite, blocks: list[BlockId]) -> None:
+        """Until `prefill` has said, by an answer or by its death, that it will not write."""
+        self._quarantined.append((prefill, blocks))
+
+    def writer_answered(self, prefill: PrefillSite) -> None:
+        ours = [blocks for writer, blocks in self._quarantined if writer is prefill]
+        self._quarantined = [each for each in self._quarantined if each[0] is not prefill]
+        for blocks in ours:
+            self.scheduler.release(blocks)
+
+    def drop(self, answer: Answer) -> None:
+        """The router's call has ended."""
+        attempt = self.attempts.pop(answer, None)
+        if attempt is not None:
+            attempt.cancel()
+
+    def load(self) -> LoadReport:
+        self.site.stepper.sync()
+        self.site.feed.flush()
+        return self.site.feed.report(self.scheduler.load())
+
+    def check(self) -> None:
+        self.scheduler.check()

@@ -1,0 +1,81 @@
+"""How long a step takes, by the cost models that workers report; nothing is computed.
+
+The fit of a worker's own steps is taken to be perfect: it knows its cost, its slowness too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cluster.cost import Row, StepCost
+from cluster.types import DecodeCost, PrefillCost
+from engine.batch import Batch, RowResult
+from engine.thread import StepResult
+from router.policies.rule import draw
+from simulator.modelled_sequence import TOKEN
+
+_CHUNK = RowResult()
+_DRAWN = RowResult(tokens=(TOKEN,))
+
+
+class KnownCost(StepCost):
+    """What is reported is what is so. It learns nothing from steps."""
+
+    def __init__(self, prefill: PrefillCost, decode: DecodeCost) -> None:
+        self._true_prefill, self._true_decode = prefill, decode
+        self.be_slower(1.0)
+
+    def be_slower(self, factor: float) -> None:
+        prefill, decode = self._true_prefill, self._true_decode
+        self.prefill = PrefillCost(
+            c0=prefill.c0 * factor,
+            c1=prefill.c1 * factor,
+            c2=prefill.c2 * factor,
+            c3=prefill.c3 * factor,
+        )
+        self.decode = replace(
+            decode, d0=decode.d0 * factor, d1=decode.d1 * factor, d2=decode.d2 * factor
+        )
+
+    def observe(self, prompts: Sequence[Row], decodes: Sequence[int], seconds: float) -> None:
+        pass
+
+
+class ModelledEngine:
+    """Draws the seconds of one worker's steps, one after another."""
+
+    def __init__(self, cost: KnownCost, *, noise: float = 0.0, seed: int = 0) -> None:
+        """`noise`: a step takes up to this share more or less, evenly."""
+        self.cost = cost
+        self._noise = noise
+        self._seed = seed
+        self._num_steps = 0
+
+    def step_s(self, batch: Batch) -> float:
+        return self.cost.predicted_s(batch.prompts, batch.decode_contexts) * self._factor(0)
+
+    def run_ends(self, now_s: float, num_context: int, num_rows: int, num: int) -> list[float]:
+        """When each of `num` steps of pure decode ends that follow each other."""
+        ends, cost, is_noisy = [], self.cost.decode, self._noise > 0.0
+        for index in range(num):
+            seconds = cost.seconds(num_context + index * num_rows, num_rows)
+            now_s += seconds * self._factor(index) if is_noisy else seconds
+            ends.append(now_s)
+        return ends
+
+    def ran(self, num: int) -> None:
+        """So many of the steps asked for last have been run."""
+        self._num_steps += num
+
+    def _factor(self, ahead: int) -> float:
+        """A function of the step's number: steps that are put down but never run draw nothing."""
+        if not self._noise:
+            return 1.0
+        share, _ = draw((self._seed << 32) + self._num_steps + ahead)
+        return 1.0 + self._noise * (2.0 * share - 1.0)
+
+
+def result_of(batch: Batch, seconds: float) -> StepResult:
+    """Every prompt that ends here, and every answer, gets a token."""
+    return StepResult(
+        rows=[_DRAWN if row.choices else _CHUNK for row in batch.rows], seconds=seconds
+    )

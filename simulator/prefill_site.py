@@ -1,0 +1,155 @@
+"""A modelled prefill worker: its hand-overs, driven by the scheduler that real ones use."""
+
+from functools import partial
+from typing import Protocol
+
+from cluster.types import LoadReport
+from engine.batcher import Drawn
+from prefill_worker.scheduler import PrefillScheduler
+from simulator.agenda import Action
+from simulator.answer import Answer
+from simulator.site import Site
+
+
+class Receiver(Protocol):
+    """The decode worker's end of a hand-over. Each call is a message on its way."""
+
+    @property
+    def site(self) -> Site: ...
+
+    def claim(self, hand_over: "HandOver") -> None: ...
+
+    def first_token(self, hand_over: "HandOver", num_cached: int) -> None: ...
+
+    def written(self, hand_over: "HandOver") -> None: ...
+
+    def lost(self, hand_over: "HandOver") -> None: ...
+
+
+class HandOver:
+    """One prompt computed here for a decode worker."""
+
+    __slots__ = (
+        "answer",
+        "computed_s",
+        "granted_s",
+        "has_given_up",
+        "is_over",
+        "num_bytes",
+        "prefill",
+        "receiver",
+        "scheduled_s",
+        "sequence",
+    )
+
+    def __init__(self, prefill: "PrefillSite", receiver: Receiver, answer: Answer) -> None:
+        self.prefill = prefill
+        self.receiver = receiver
+        self.answer = answer
+        self.sequence = answer.sequence(prefill.site.world.grain, self)
+        self.scheduled_s = 0.0
+        self.computed_s: float | None = None
+        self.granted_s: float | None = None
+        self.num_bytes = 0
+        self.has_given_up = False
+        self.is_over = False
+
+    # -- told by the scheduler ---------------------------------------------------------------
+
+    def scheduled(self) -> None:
+        self.scheduled_s = self._now_s
+        self._tell(partial(self.receiver.claim, self))
+
+    def computed(self, layer: int, num_tokens: int) -> None:
+        """The link's model says when layers land."""
+
+    def chunk_done(self, seconds: float) -> None:
+        pass
+
+    def first_tokens(self, drawn: list[Drawn]) -> None:
+        self.computed_s = self._now_s
+        self._tell(partial(self.receiver.first_token, self, self.sequence.num_cached))
+        self._transfer()
+
+    def failed(self, error: Exception) -> None:
+        raise AssertionError("a modelled engine does not fail") from error
+
+    def give_up(self) -> bool:
+        if self.granted_s is not None or self.has_given_up:
+            return False
+        self.has_given_up = True
+        self.refuse()
+        self.prefill.site.post(0.0, self.cancel)
+        return True
+
+    # -- told by the decode worker -----------------------------------------------------------
+
+    def granted(self, num_tokens: int) -> None:
+        """It has blocks for these tokens, which it does not hold."""
+        if self.is_over:
+            return
+        self.granted_s = self._now_s
+        self.num_bytes = num_tokens * self.prefill.token_bytes
+        self._transfer()
+
+    def cancel(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self.prefill.scheduler.drop(self.sequence)
+
+    def refuse(self) -> None:
+        """Somebody else has to compute it."""
+        self._tell(partial(self.receiver.lost, self))
+
+    # -- inside ------------------------------------------------------------------------------
+
+    @property
+    def _now_s(self) -> float:
+        return self.prefill.site.world.agenda.now_s
+
+    def _tell(self, action: Action) -> None:
+        self.receiver.site.post(self.prefill.site.world.setting.message_s, action)
+
+    def _transfer(self) -> None:
+        """Once the prompt is computed and the blocks are there: when will the last layer land?"""
+        if self.computed_s is None or self.granted_s is None:
+            return
+        setting = self.prefill.site.world.setting
+        num_layers = setting.model.num_layers
+        begin_s = max(self.scheduled_s, self.granted_s)
+        overlap_s = max(0.0, self.computed_s - begin_s) * (num_layers - 1) / num_layers
+        seconds = setting.link.visible_s(self.num_bytes, num_layers, overlap_s)
+        self.prefill.site.post(seconds, self._landed)
+
+    def _landed(self) -> None:
+        if not self.is_over:
+            self.prefill.site.world.ledger.moved_bytes += self.num_bytes
+            self.cancel()
+            self._tell(partial(self.receiver.written, self))
+
+
+class PrefillSite:
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.token_bytes = site.world.setting.model.token_bytes
+        self.scheduler = PrefillScheduler(site.batcher, site.cost, site.stepper.wake)
+        site.drive(self.scheduler)
+
+    def receive(self, hand_over: HandOver) -> None:
+        """`Prefill.Prefill`."""
+        if hand_over.is_over:
+            return
+        if len(self.scheduler.batcher.waiting) >= self.site.make.max_waiting:
+            hand_over.is_over = True
+            hand_over.refuse()
+            return
+        self.site.feed.admitted(hand_over.answer.request_id)
+        self.scheduler.submit(hand_over.sequence)
+
+    def load(self) -> LoadReport:
+        self.site.stepper.sync()
+        self.site.feed.flush()
+        return self.site.feed.report(self.scheduler.load())
+
+    def check(self) -> None:
+        self.scheduler.check()

@@ -1,0 +1,111 @@
+"""One simulation: a trace, a setting, a seed; the same three give the same report.
+
+The router's index, pool and policy and the workers' schedulers, batchers and block pools are
+the real ones; engines, transfers and messages are modelled, and time is the agenda's.
+"""
+
+from collections.abc import Callable, Iterable
+
+from simulator.agenda import Agenda
+from simulator.answer import Answer
+from simulator.cluster import ModelledCluster
+from simulator.faults import Fault, schedule
+from simulator.report import Ledger, Report
+from simulator.setting import Setting
+from simulator.site import World
+from simulator.trace import Trace
+
+Progress = Callable[[int], None]
+
+
+class Simulation:
+    """Owns one run. `run` may be called once."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        setting: Setting,
+        *,
+        seed: int = 0,
+        faults: Iterable[Fault] = (),
+        jumps: bool = True,
+        check_s: float | None = None,
+    ) -> None:
+        """`jumps`: steps in which nothing but tokens happens are taken many at once; the report
+        is the same without. `check_s`: every so often all accounts are checked."""
+        self._trace = trace
+        self._agenda = Agenda()
+        self._ledger = Ledger(setting.targets)
+        self._check_s = check_s
+        world = World(
+            agenda=self._agenda,
+            setting=setting,
+            grain=trace.grain,
+            ledger=self._ledger,
+            seed=seed,
+            jumps=jumps,
+        )
+        self._setting = setting
+        self.cluster = ModelledCluster(world)
+        self._num_arrived = 0
+        schedule(faults, self._agenda, self.cluster)
+
+    @property
+    def now_s(self) -> float:
+        return self._agenda.now_s
+
+    def run(self, progress: Progress = lambda done: None) -> Report:
+        """`progress` hears how many requests have come, now and then."""
+        self._await_arrival()
+        if self._check_s is not None:
+            self._agenda.after(self._check_s, self._check)
+        router, num = self.cluster.router, len(self._trace.requests)
+        told = 0
+        while self._num_arrived < num or router.num_open:
+            if not self._agenda.step():
+                raise RuntimeError(f"{router.num_open} requests wait, and nothing will happen.")
+            if self._num_arrived - told >= 1000:
+                told = self._num_arrived
+                progress(told)
+        self.cluster.is_over = True
+        while self._agenda.step():  # what is still on its way
+            pass
+        progress(num)
+        return self._report()
+
+    def _await_arrival(self) -> None:
+        if self._num_arrived < len(self._trace.requests):
+            arrival_s = self._trace.requests[self._num_arrived].arrival_s
+            self._agenda.at(arrival_s, self._arrive)
+
+    def _arrive(self) -> None:
+        answer = Answer(self._num_arrived, self._trace.requests[self._num_arrived])
+        self._num_arrived += 1
+        self.cluster.router.arrive(answer)
+        self._await_arrival()
+
+    def _check(self) -> None:
+        self.cluster.check()
+        if not self.cluster.is_over:
+            assert self._check_s is not None
+            self._agenda.after(self._check_s, self._check)
+
+    def _report(self) -> Report:
+        busy_s = {str(role): seconds for role, seconds in self.cluster.busy_s.items()}
+        return self._ledger.report(
+            self._trace,
+            self._setting,
+            busy_s=busy_s,
+            num_preemptions=self.cluster.num_preemptions,
+        )
+
+
+def simulate(
+    trace: Trace,
+    setting: Setting,
+    *,
+    seed: int = 0,
+    faults: Iterable[Fault] = (),
+    progress: Progress = lambda done: None,
+) -> Report:
+    return Simulation(trace, setting, seed=seed, faults=faults).run(progress)

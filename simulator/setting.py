@@ -1,0 +1,151 @@
+"""What is simulated: how many workers of which make, what joins them, what is aimed at."""
+
+from dataclasses import dataclass, field
+
+from cluster.errors import ConfigError
+from cluster.types import (
+    DecodeCost,
+    Fingerprint,
+    Incarnation,
+    KvLayout,
+    Member,
+    PrefillCost,
+    Role,
+    WorkerAddress,
+    WorkerId,
+)
+from router.policy import PolicyConfig
+
+# A 70-billion model on four GPUs, as in Preble's published fits; decoding as its memory
+# bandwidth allows: 35 GB of weights and 80 KiB of a token's KV on each GPU, at 2 TB/s.
+PREFILL_COST = PrefillCost(c0=18.67e-3, c1=0.07988e-3, c2=2.69e-6, c3=7.44e-10)
+DECODE_COST = DecodeCost(d0=18e-3, d1=4e-8, d2=5e-5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerMake:
+    """One worker of a role: its speed, its memory and its limits."""
+
+    prefill_cost: PrefillCost = PREFILL_COST
+    decode_cost: DecodeCost = DECODE_COST
+    cache_tokens: int = 400_000  # its KV pool
+    block_size: int = 64
+    max_sequences: int = 128
+    max_batch_tokens: int = 8192
+    chunk_s: float = 0.5  # predicted seconds of prompt work in one step
+    max_waiting: int = 1024
+    watermark: float = 0.05  # prefill: share of the pool kept free
+    num_gpus: int = 4
+
+    @property
+    def num_blocks(self) -> int:
+        return self.cache_tokens // self.block_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What one token's KV is."""
+
+    num_layers: int = 80
+    num_kv_heads: int = 8
+    head_dim: int = 128
+    dtype: str = "bfloat16"
+
+    def layout(self, make: WorkerMake) -> KvLayout:
+        return KvLayout(
+            num_layers=self.num_layers,
+            num_blocks=make.num_blocks,
+            block_size=make.block_size,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            dtype=self.dtype,
+        )
+
+    @property
+    def token_bytes(self) -> int:
+        return 2 * self.num_layers * self.layout(WorkerMake()).slot_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairLink:
+    """What every pair of workers has for itself: pairs do not slow each other down."""
+
+    setup_s: float = 0.002
+    bytes_per_s: float = 20e9
+
+    def visible_s(self, num_bytes: int, num_layers: int, overlap_s: float) -> float:
+        """From the end of the prefill until the last layer has landed, where the layers before
+        it could travel for `overlap_s` while the prompt was computed."""
+        layer_s = num_bytes / num_layers / self.bytes_per_s
+        earlier_s = self.setup_s + layer_s * (num_layers - 1)
+        return max(0.0, earlier_s - overlap_s) + layer_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What a request must meet to count as good."""
+
+    ttft_s: float = 2.0
+    itl_s: float = 0.1  # mean of the request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    num_prefill: int
+    num_decode: int
+    prefill: WorkerMake = field(default_factory=WorkerMake)
+    decode: WorkerMake = field(default_factory=WorkerMake)
+    model: Model = field(default_factory=Model)
+    link: PairLink = field(default_factory=PairLink)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    targets: Targets = field(default_factory=Targets)
+    noise: float = 0.0  # share by which a step's seconds vary, evenly
+    message_s: float = 0.0005  # between any two processes
+    event_s: float = 0.001  # from a worker's cache to the router's index
+    report_s: float = 0.25  # between two load reports
+    grant_s: float = 10.0  # a hand-over without blocks by then is computed by its decode worker
+    lease_s: float = 3.0  # a hand-over without a sign of life for so long, too
+    lapse_s: float = 5.0  # a worker that says nothing for so long is given up by the router
+    index_bytes: int = 1 << 30
+    gpu_hour_price: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.num_prefill < 0 or self.num_decode < 1:
+            raise ConfigError("Give one decode worker at least, and no fewer than 0 for prefill.")
+        for make in (self.prefill, self.decode):
+            if make.num_blocks < 1 or make.block_size < 1:
+                raise ConfigError("cache_tokens must hold one block of block_size at least.")
+        if not 0.0 <= self.noise < 1.0:
+            raise ConfigError(f"noise is a share from 0 to below 1, not {self.noise}.")
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_prefill + self.num_decode
+
+    def make(self, role: Role) -> WorkerMake:
+        return self.prefill if role is Role.PREFILL else self.decode
+
+    def member(self, role: Role, worker: WorkerId, life: int, grain: int) -> Member:
+        """A worker as it would register itself."""
+        make = self.make(role)
+        fingerprint = Fingerprint(
+            model_digest="modelled",
+            tokenizer_digest="",
+            template_digest="",
+            hash_grain=grain,
+            layout=self.model.layout(make),
+        )
+        address = WorkerAddress(
+            worker_id=worker,
+            incarnation=Incarnation(f"{worker}#{life}"),
+            address="",
+            transports={},
+            fingerprint=fingerprint,
+        )
+        return Member(
+            worker=address,
+            role=role,
+            model="modelled",
+            context_length=make.cache_tokens,
+            max_sequences=make.max_sequences,
+        )

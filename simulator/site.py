@@ -1,0 +1,164 @@
+"""One life of a modelled worker, of either role: its pool, batcher, engine and step loop, and
+how messages reach it. The scheduler and what the role does with it come from the role's file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cluster.types import CacheChange, Member, Role, WorkerId
+from decode_worker.scheduler import DecodeScheduler
+from engine.batcher import Budget
+from engine.block_pool import BlockPool
+from prefill_worker.scheduler import PrefillScheduler
+from simulator.agenda import Action, Agenda
+from simulator.feed import Feed
+from simulator.jumping_batcher import JumpingBatcher
+from simulator.modelled_engine import KnownCost, ModelledEngine
+from simulator.report import Ledger
+from simulator.setting import Setting
+from simulator.stepper import Rows, Stepper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What all workers of one simulation share."""
+
+    agenda: Agenda
+    setting: Setting
+    grain: int
+    ledger: Ledger
+    seed: int
+    jumps: bool
+
+
+class Site:
+    """Ends with a crash; a restarted worker is a new one."""
+
+    def __init__(
+        self,
+        world: World,
+        member: Member,
+        *,
+        rank: int,
+        hear: Callable[["Site", int, CacheChange], None],
+    ) -> None:
+        """`hear`: the router's ear for cache events, when they arrive there."""
+        setting, role = world.setting, member.role
+        make = setting.make(role)
+        self.world = world
+        self.member = member
+        self.make = make
+        self.is_dead = False
+        self.is_frozen = False
+        self.is_cut = False  # from the router
+        self.cost = KnownCost(make.prefill_cost, make.decode_cost)
+        self.pool = BlockPool(make.num_blocks, make.block_size, world.grain)
+        self.batcher = _batcher(self, role)
+        self.feed = Feed(member.worker.incarnation, self.pool, partial(self._tell_events, hear))
+        engine = ModelledEngine(self.cost, noise=setting.noise, seed=world.seed * 4096 + rank)
+        self.stepper = Stepper(
+            world.agenda, self.batcher, engine, self.feed.flush, rank=rank, jumps=world.jumps
+        )
+        self._held: list[Action] = []  # messages for a frozen process
+        self._held_up: list[Action] = []  # to and from the router, while it is cut off
+        self._held_down: list[Action] = []
+
+    @property
+    def worker(self) -> WorkerId:
+        return self.member.worker.worker_id
+
+    def drive(
+        self, scheduler: PrefillScheduler | DecodeScheduler, rows: Rows | None = None
+    ) -> None:
+        self.stepper.drive(scheduler, rows)
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def post(self, seconds: float, action: Action) -> None:
+        """A message of a peer, or something of its own, that reaches it after `seconds`."""
+        self.world.agenda.after(seconds, partial(self._deliver, action))
+
+    def post_from_router(self, action: Action) -> None:
+        if self.is_cut:
+            self._held_down.append(action)
+        else:
+            self.post(self.world.setting.message_s, action)
+
+    def tell_router(self, action: Action) -> None:
+        if self.is_cut:
+            self._held_up.append(action)
+        else:
+            self.world.agenda.after(self.world.setting.message_s, action)
+
+    def _tell_events(
+        self, hear: Callable[["Site", int, CacheChange], None], number: int, change: CacheChange
+    ) -> None:
+        if not self.is_cut:
+            event_s = self.world.setting.event_s
+            self.world.agenda.after(event_s, partial(hear, self, number, change))
+
+    def _deliver(self, action: Action) -> None:
+        if self.is_dead:
+            return
+        if self.is_frozen:
+            self._held.append(action)
+            return
+        self.stepper.touch()
+        action()
+        self.feed.flush()
+
+    # -- faults ------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        self.is_frozen = True
+        self.stepper.freeze()
+
+    def thaw(self) -> None:
+        self.is_frozen = False
+        held, self._held = self._held, []
+        for action in held:
+            self.post(0.0, action)
+        self.stepper.thaw()
+
+    def cut(self) -> None:
+        """The router and it do not reach each other."""
+        self.stepper.sync()
+        self.is_cut = True
+
+    def forget_router(self) -> None:
+        """Its connection is given up: what waited on it never comes."""
+        self._held_up, self._held_down = [], []
+
+    def heal(self) -> None:
+        """Reached by the router again: what waited comes now."""
+        self.is_cut = False
+        up, self._held_up = self._held_up, []
+        down, self._held_down = self._held_down, []
+        for action in up:
+            self.tell_router(action)
+        for action in down:
+            self.post_from_router(action)
+
+    def be_slower(self, factor: float) -> None:
+        self.stepper.touch()
+        self.cost.be_slower(factor)
+
+    def die(self) -> None:
+        self.is_dead = True
+        self.stepper.stop()
+
+
+def _batcher(site: Site, role: Role) -> JumpingBatcher:
+    make, cost = site.make, site.cost
+    budget = Budget(
+        max_sequences=make.max_sequences, max_tokens=make.max_batch_tokens, chunk_s=make.chunk_s
+    )
+    is_prefill = role is Role.PREFILL
+    return JumpingBatcher(
+        site.pool,
+        budget,
+        prefill_cost=lambda: cost.prefill,
+        decodes=not is_prefill,
+        reserve_blocks=int(make.num_blocks * make.watermark) if is_prefill else 0,
+    )
