@@ -50,6 +50,9 @@ def cut(pairs: SpanPairs, most_bytes: int) -> Iterator[SpanPairs]:
     """Runs of pairs that fit frames of so many bytes, in wire order; a pair that is too large is
     cut itself."""
     frame_bytes = _frame_bytes(pairs.conversion, most_bytes)
+    if 0 < pairs.num_bytes <= frame_bytes and len(pairs) <= FRAME_SPANS:
+        yield pairs
+        return
     pairs = _cut_large(pairs, frame_bytes)
     ends = np.cumsum(pairs.sizes)
     first = done = 0
@@ -107,6 +110,12 @@ def decode_answer(byte: int) -> Answer:
         return Answer(byte)
     except ValueError as error:
         raise RemoteProtocolError(f"{byte} came in answer to a frame.") from error
+
+
+def views_of(memory: memoryview, offsets: Offsets, sizes: Offsets) -> list[memoryview]:
+    """What spans are in a pool: no copy."""
+    ends = (offsets + sizes).tolist()
+    return [memory[start:stop] for start, stop in zip(offsets.tolist(), ends, strict=True)]
 
 
 def lie_in(spans: Spans, num_bytes: int) -> bool:

@@ -12,10 +12,19 @@ from kv_transfer.conversion import Conversion
 from kv_transfer.layout import Spans
 from kv_transfer.span_copy import RowScatter
 from kv_transfer.tcp_admission import Admission, EpochOf
-from kv_transfer.tcp_frame import HEADER, Answer, Header, decode_header, decode_spans, lie_in
+from kv_transfer.tcp_frame import (
+    HEADER,
+    Answer,
+    Header,
+    decode_header,
+    decode_spans,
+    lie_in,
+    views_of,
+)
 from kv_transfer.tcp_wire import Steps, Views, Wire, receive_exactly, send_all
 
 DRAIN_BYTES = 256 * 1024
+WAKE_BYTES = 256 * 1024  # of a frame, worth a turn: while we sleep the sender is quicker
 
 
 @dataclass(slots=True, eq=False)
@@ -79,12 +88,13 @@ class Landing:
 
     def _land(self, wire: Wire, spans: Spans, admission: Admission) -> Steps[int]:
         """Returns how many bytes it left on the stream, because they were revoked."""
-        memory = self._memory
-        views = Views(memory[offset : offset + size] for offset, size in spans)
+        views = Views(views_of(self._memory, spans.offsets, spans.sizes))
         receive = partial(_receive, wire, views)
         while views.num_bytes and admission.land(receive):
             if views.num_bytes and not wire.has_more:
+                wire.expect(min(views.num_bytes, WAKE_BYTES))
                 yield EVENT_READ
+        wire.expect(1)
         return views.num_bytes
 
     def _land_converted(

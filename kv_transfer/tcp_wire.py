@@ -66,6 +66,10 @@ class Wire(Protocol):
         """Whether bytes are here that no selector sees."""
         ...
 
+    def expect(self, num_bytes: int) -> None:
+        """A selector need not say that it is readable before so many bytes are there."""
+        ...
+
     def secure(self) -> Steps[bytes]:
         """Before anything else: returns what ties a proof to this connection (32 bytes)."""
         ...
@@ -78,6 +82,7 @@ class PlainWire:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
+        self._expected = 1
 
     def fileno(self) -> int:
         return self._stream.fileno()
@@ -94,6 +99,11 @@ class PlainWire:
         except BlockingIOError:
             return 0
         return num_bytes or _closed()
+
+    def expect(self, num_bytes: int) -> None:
+        if num_bytes != self._expected:
+            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, num_bytes)
+            self._expected = num_bytes
 
     def secure(self) -> Steps[bytes]:
         yield from ()
@@ -127,6 +137,9 @@ class TlsWire:
             return self._stream.recv_into(views[0]) or _closed()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
+
+    def expect(self, num_bytes: int) -> None:
+        """How long a record is, only TLS knows."""
 
     def secure(self) -> Steps[bytes]:
         while True:

@@ -9,7 +9,7 @@ import xxhash
 
 from cluster.errors import TransferFailed
 from kv_transfer.layout import SpanPairs
-from kv_transfer.tcp_frame import Answer, cut, encode_head
+from kv_transfer.tcp_frame import Answer, cut, encode_head, views_of
 from kv_transfer.tcp_wire import Views
 from kv_transfer.transport import Landed, WriteRefused
 
@@ -88,7 +88,7 @@ class TcpWrite:
         pairs = next(self._frames)
         self._num_left -= pairs.num_bytes
         self._num_unanswered += 1
-        views = [memory[pair.source : pair.source + pair.num_bytes] for pair in pairs]
+        views = views_of(memory, pairs.source, pairs.sizes)
         self._undigested = views
         if (conversion := pairs.conversion) is not None:
             wire = conversion.encode(np.frombuffer(b"".join(views), dtype=np.uint8))
