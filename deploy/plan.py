@@ -45,10 +45,11 @@ class ClusterPlan:
     require_transport: str | None = None  # every pair uses this one or none
     drain_s: float = 30.0  # requests in flight may end
     # For what has no flag: merged into the configuration of the router, of all workers, of
-    # prefill workers.
+    # prefill workers, of decode workers.
     router: Mapping[str, Any] = field(default_factory=dict)
     worker: Mapping[str, Any] = field(default_factory=dict)
     prefill: Mapping[str, Any] = field(default_factory=dict)
+    decode: Mapping[str, Any] = field(default_factory=dict)
     commands: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -84,7 +85,7 @@ class ClusterPlan:
             "drain_s": self.drain_s,
             **self.worker,
         }
-        own = {Part.PREFILL: self.prefill, Part.DECODE: {}}
+        own = {Part.PREFILL: self.prefill, Part.DECODE: self.decode}
         named = [(f"prefill-{i}", Part.PREFILL) for i in range(self.num_prefill)]
         named += [(f"decode-{i}", Part.DECODE) for i in range(self.num_decode)]
         return [

@@ -55,8 +55,11 @@ async def answer(decoder: Running, prompt: list[int], *, prefill: Running | None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mistral", "qwen3-window"])
-@pytest.mark.parametrize("sizes", [(16, 16), (8, 32), (32, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [("mistral", (16, 16)), ("qwen3-window", (8, 32)), ("mistral", (32, 8))],
+    ids=str,
+)
 async def test_turns_and_branches_over_windows_are_the_references(
     family: str, sizes: tuple[int, int], tmp_path: Path
 ) -> None:
