@@ -170,7 +170,7 @@ async def partitioned_in_one_process(folder: Path) -> None:
         print(f"{sum(one.num_recomputes for one in during)} of {len(during)} recomputed")
         assert any(one.num_recomputes for one in during)
         assert not any(one.num_recomputes for one in others)
-        assert under_faults.failed_pairs(cluster) <= {CUT}
+        assert under_faults.failed_pairs(cluster).keys() <= {CUT}
         await asyncio.wait_for(cluster.idle(), 10.0)
         after: list[under_faults.Outcome] = []
         while not any(one.pair == CUT and not one.num_recomputes for one in after):

@@ -48,7 +48,7 @@ class Outcome:
 
 
 def cluster_of(checkpoint: Path, tmp_path: Path, kind: str, **settings: Any) -> LocalCluster:
-    worker = {"lease_s": 1.0, "num_blocks": 96, "max_sequences": 32, **settings}
+    worker = {"num_blocks": 96, "max_sequences": 32, **settings}
     return LocalCluster(
         checkpoint,
         tmp_path,
@@ -99,36 +99,31 @@ async def undisturbed(cluster: LocalCluster, num_requests: int) -> None:
     await asyncio.wait_for(cluster.idle(), 2.0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-async def test_undisturbed_every_prompt_is_handed_over(
-    checkpoint: Path, tmp_path: Path, kind: str
-) -> None:
-    async with cluster_of(checkpoint, tmp_path, kind) as cluster:
-        await undisturbed(cluster, 60)
-
-
 async def disturbed(
-    cluster: LocalCluster, shares: dict[Fault, float], num_requests: int, *, seed: int = 7
+    cluster: LocalCluster, shares: dict[Fault, float], numbers: range, *, seed: int = 7
 ) -> list[Outcome]:
     """Faults in what prefill-0 writes to decode-0; what must hold whatever they are."""
+    num_received = total(cluster, "hand_overs_received")
+    before = failed_pairs(cluster)  # a probe at join may have had no time on a busy machine
     cluster.disturb("prefill-0", "decode-0", FaultPlan(shares=shares, seed=seed))
-    outcomes = await ask_all(cluster, range(num_requests))
+    outcomes = await ask_all(cluster, numbers)
     others = [one for one in outcomes if {"prefill-1", "decode-1"} & set(one.pair)]
     assert others
     assert not any(one.num_recomputes for one in others), "another pair noticed"
-    assert failed_pairs(cluster) <= {("prefill-0", "decode-0")}
+    failed = {pair: why for pair, why in failed_pairs(cluster).items() if why != before.get(pair)}
+    assert failed.keys() <= {("prefill-0", "decode-0")}, failed
     recomputed = total(cluster, "hand_over_recomputes")
     assert recomputed == sum(one.num_recomputes for one in outcomes)
-    assert total(cluster, "hand_overs_received") + recomputed == num_requests
+    assert total(cluster, "hand_overs_received") - num_received + recomputed == len(numbers)
     cluster.named("prefill-0").transport.release()
     await asyncio.wait_for(cluster.idle(), 2.0)
     return outcomes
 
 
-def failed_pairs(cluster: LocalCluster) -> set[tuple[str, str]]:
+def failed_pairs(cluster: LocalCluster) -> dict[tuple[str, str], Any]:
+    """By writer and receiver: why."""
     return {
-        (report.peer, receiver.name)
+        (report.peer, receiver.name): report.failures
         for receiver in cluster.decode
         for report in receiver.pairs.stats.reports({})
         if report.failures
@@ -150,7 +145,7 @@ async def test_each_fault_costs_a_recompute_that_says_why(
     checkpoint: Path, tmp_path: Path, fault: Fault
 ) -> None:
     async with cluster_of(checkpoint, tmp_path, "memory") as cluster:
-        outcomes = await disturbed(cluster, {fault: 0.3}, 40)
+        outcomes = await disturbed(cluster, {fault: 0.3}, range(40))
         num_faults = cluster.named("prefill-0").transport.num_faults[fault]
         num_recomputes = sum(one.num_recomputes for one in outcomes)
         assert num_recomputes > 0
@@ -163,7 +158,7 @@ async def test_a_pair_that_stands_still_is_left_alone_until_it_moves(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     pair = ("prefill-0", "decode-0")
-    async with cluster_of(checkpoint, tmp_path, "shared_memory") as cluster:
+    async with cluster_of(checkpoint, tmp_path, "shared_memory", lease_s=1.5) as cluster:
         cluster.disturb(*pair, FaultPlan(shares={Fault.STALL: 1}))
         first = await ask_all(cluster, range(24))
         assert any(one.num_recomputes for one in first)
@@ -185,11 +180,12 @@ async def test_a_pair_that_stands_still_is_left_alone_until_it_moves(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-async def test_many_faults_in_one_pair_cost_no_answer(
+async def test_every_prompt_is_handed_over_and_faults_in_one_pair_cost_no_answer(
     checkpoint: Path, tmp_path: Path, kind: str
 ) -> None:
     async with cluster_of(checkpoint, tmp_path, kind) as cluster:
-        await disturbed(cluster, MANY, 60)
+        await undisturbed(cluster, 40)
+        await disturbed(cluster, MANY, range(40, 100))
 
 
 @pytest.mark.slow
@@ -199,7 +195,7 @@ async def test_where_only_tokens_are_counted_a_short_hand_over_is_still_caught(
     """And a corrupted one is not: that is what `digest: count` gives up. The echo engine sees it
     in its slots, and refuses to answer; a model would answer wrongly."""
     async with cluster_of(checkpoint, tmp_path, "memory", digest="count") as cluster:
-        outcomes = await disturbed(cluster, {Fault.TRUNCATE: 0.3}, 40)
+        outcomes = await disturbed(cluster, {Fault.TRUNCATE: 0.3}, range(40))
         num_recomputes = sum(one.num_recomputes for one in outcomes)
         assert num_failures(cluster, "short") == num_recomputes > 0
         for receiver in ("decode-0", "decode-1"):
@@ -225,10 +221,14 @@ async def test_two_thousand_requests_under_each_fault(
             await undisturbed(cluster, 2000)
             return
         shares = MANY if fault is MANY else {fault: 0.02 if fault is Fault.STALL else 0.2}
-        outcomes = await disturbed(cluster, shares, 2000)
+        outcomes = await disturbed(cluster, shares, range(2000))
         num_faults = cluster.named("prefill-0").transport.num_faults
         num_recomputes = sum(one.num_recomputes for one in outcomes)
-        print(f"{kind}: {dict(num_faults)}, {num_recomputes} recomputed")
+        others = [one.seconds for one in outcomes if {"prefill-1", "decode-1"} & set(one.pair)]
+        print(
+            f"{kind}: {num_faults.total()} faults, {num_recomputes} recomputed; slowest of the "
+            f"other pairs {max(others):.2f} s"
+        )
         assert num_faults.total() > 0
         assert (num_recomputes > 0) == bool(shares.keys() & HARMFUL.keys())
 
