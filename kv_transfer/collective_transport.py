@@ -35,7 +35,7 @@ STALL_S = 5.0  # without progress, after which a write fails, and its line and g
 
 _ADDRESS = re.compile(
     r"(?P<incarnation>[A-Za-z0-9_.-]{1,128}) (?P<num_bytes>\d{1,18}) "
-    r"(?P<pid>\d{1,18}) (?P<namespace>\d{1,18}) (?P<boot_id>[A-Za-z0-9-]{1,64}) "
+    r"(?P<pid>\d{1,9}) (?P<namespace>\d{1,18}) (?P<boot_id>[A-Za-z0-9-]{1,64}) "
     r"(?P<host>[A-Za-z0-9_.:-]{1,255}) (?P<port>\d{1,5})",
     re.ASCII,
 )
@@ -115,7 +115,8 @@ class CollectiveTransport:
         self._receiver.close()
 
     def _forget(self, address: str) -> None:
-        self._peers.pop(address).close()
+        if peer := self._peers.pop(address, None):
+            peer.close()
 
     def _dial(self, address: _Address) -> LineWriter:
         """On the peer's thread."""
@@ -236,7 +237,7 @@ class CollectivePeer:
 def _connected(address: _Address) -> socket.socket:
     try:
         return socket.create_connection((address.host, address.port), timeout=GREETING_S)
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # an address may be nonsense
         raise TransferFailed(
             f"Nobody answers at {address.host}:{address.port} ({error}): the worker is gone, or a "
             "firewall is between."

@@ -157,6 +157,21 @@ async def test_a_header_without_end_ends_the_line(writer: End, receiver: End) ->
     await writer.transport.connect(receiver.transport.address)  # and others come in
 
 
+async def test_an_address_that_is_nonsense_is_refused(writer: End, receiver: End) -> None:
+    incarnation, num_bytes, pid, *process, host, port = receiver.transport.address.split(" ")
+    for parts in (
+        (incarnation, num_bytes, pid, *process, host, "99999"),
+        (incarnation, num_bytes, pid, *process, "a..b", port),
+        (incarnation, num_bytes, "999999999", *process, host, port),
+        (incarnation, num_bytes, "9" * 18, *process, host, port),
+        (incarnation, "7", pid, *process, host, port),
+        ("another", num_bytes, pid, *process, host, port),
+        (incarnation, num_bytes, pid, *process, host),
+    ):
+        with pytest.raises(TransferFailed):
+            await writer.transport.connect(" ".join(parts))
+
+
 async def test_another_key_is_named_as_the_reason(tmp_path: Path, receiver: End) -> None:
     with (
         closing(End("stranger", tmp_path, key=b"another")) as stranger,
