@@ -10,14 +10,13 @@ where they go to the same stretch of the pool.
 """
 
 import logging
+import os
 import selectors
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 
@@ -69,9 +68,8 @@ class Link:
         self._closed_by: TransferFailed | None = None
         self._lock = threading.Lock()  # of `_queue`'s end, `_closed_by` and the bell
         self._selector = selectors.DefaultSelector()
-        self._bell, woken = socket.socketpair()
-        self._bell.setblocking(False)
-        self._selector.register(woken, EVENT_READ, partial(woken.recv, 4096))
+        self._bell = os.eventfd(0)
+        self._selector.register(self._bell, EVENT_READ, partial(os.eventfd_read, self._bell))
         self._thread = threading.Thread(target=self._run, name="kv-tcp-link", daemon=True)
         self._thread.start()
 
@@ -79,7 +77,7 @@ class Link:
         with self._lock:
             if self._closed_by is None:
                 self._queue.append(write)
-                self._ring()
+                os.eventfd_write(self._bell, 1)
             else:
                 write.future.set_exception(WriteRefused(str(self._closed_by)))
         return write.future
@@ -89,14 +87,10 @@ class Link:
         with self._lock:
             if self._closed_by is None:
                 self._closed_by = TransferFailed(reason)
-                self._ring()
+                os.eventfd_write(self._bell, 1)
 
     def join(self) -> None:
         self._thread.join()
-
-    def _ring(self) -> None:
-        with suppress(BlockingIOError):  # it has been rung often enough
-            self._bell.send(b"\0")
 
     def _run(self) -> None:
         if self.is_up.set_running_or_notify_cancel():
@@ -251,7 +245,5 @@ class Link:
         self._lose(str(error))
         self._refuse_queued(error)
         with self._lock:  # whoever closed us may not have rung yet
-            for key in list(self._selector.get_map().values()):
-                key.fileobj.close()  # type: ignore[union-attr]
             self._selector.close()
-            self._bell.close()
+            os.close(self._bell)

@@ -33,8 +33,18 @@ class Other:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
 
+    async def freeze(self) -> None:
+        """Returns when every thread of it stands still."""
+        self.signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        await until(lambda: all(state_of(task) == "T" for task in tasks.iterdir()))
+
     def has(self, offset: int, byte: int) -> bool:
         return self._file.read_bytes()[offset] == byte
+
+
+def state_of(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def spawn(name: str, run_dir: Path) -> Other:
@@ -79,7 +89,7 @@ async def test_a_peer_that_is_killed_in_mid_write_fails_it_at_once(
 ) -> None:
     first, second = others
     to_first, to_second = await peer_of(us, first), await peer_of(us, second)
-    first.signal(signal.SIGSTOP)
+    await first.freeze()
     stuck = [write(to_first, (0, 0, NUM_BYTES)) for _ in range(4)]  # more than sockets hold
     begin = time.monotonic()
     await landed(write(to_second, (0, 0, NUM_BYTES)))  # while the first is frozen
@@ -107,7 +117,7 @@ async def test_a_frozen_peer_is_given_up_and_dialled_again_once_it_wakes(
     frozen = others[0]
     peer = await peer_of(us, frozen)
     await landed(write(peer, (0, 0, 9)))
-    frozen.signal(signal.SIGSTOP)
+    await frozen.freeze()
     with monkeypatch.context() as impatient:
         impatient.setattr(tcp_link, "STALL_S", 0.3)
         impatient.setattr(tcp_dial, "CONNECT_S", 0.3)
