@@ -209,6 +209,7 @@ class DecodeSite:
     def end(self, attempt: Attempt) -> None:
         """The answer has all its tokens."""
         attempt.is_over = True
+        attempt.sequence.owner = None  # no circle: it is gone at once
         del self.attempts[attempt.answer]
         self.site.tell_router(partial(self.upstream.finished, attempt.answer, self.site))
 

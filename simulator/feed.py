@@ -42,7 +42,7 @@ class Feed:
 
     def report(self, load: LoadReport) -> LoadReport:
         admitted, self._admitted = self._admitted, []
-        return replace(load, request_ids=tuple(admitted), pairs=None)
+        return replace(load, request_ids=tuple(admitted))
 
     def snapshot(self) -> tuple[int, list[GrainHash]]:
         """The number of the last change, and all grains after it."""

@@ -55,9 +55,11 @@ class ModelledEngine:
 
     def run_ends(self, now_s: float, num_context: int, num_rows: int, num: int) -> list[float]:
         """When each of `num` steps of pure decode ends that follow each other."""
-        ends, cost, is_noisy = [], self.cost.decode, self._noise > 0.0
+        cost, is_noisy, ends = self.cost.decode, self._noise > 0.0, []
+        d0, d1, rows_s = cost.d0, cost.d1, cost.d2 * num_rows
         for index in range(num):
-            seconds = cost.seconds(num_context + index * num_rows, num_rows)
+            # To the bit what `DecodeCost.seconds` says: a step by itself takes as long.
+            seconds = d0 + d1 * (num_context + index * num_rows) + rows_s
             now_s += seconds * self._factor(index) if is_noisy else seconds
             ends.append(now_s)
         return ends

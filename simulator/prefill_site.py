@@ -96,6 +96,7 @@ class HandOver:
         if not self.is_over:
             self.is_over = True
             self.prefill.scheduler.drop(self.sequence)
+            self.sequence.owner = None  # no circle: it is gone at once
 
     def refuse(self) -> None:
         """Somebody else has to compute it."""

@@ -31,14 +31,16 @@ class Rows(Protocol):
 
 class _Run:
     """Steps put down together: `ends` of all, of which `num_ended` have been taken in. Who
-    joins while the last of them runs is not among its rows."""
+    joins while the last of them runs is not among its rows.
 
-    __slots__ = ("ends", "num_ended", "rows")
+    Slots are taken when somebody looks: `num_begun` steps have theirs."""
+
+    __slots__ = ("ends", "num_begun", "num_ended", "rows")
 
     def __init__(self, rows: list[Sequence], ends: list[float]) -> None:
         self.rows = rows
         self.ends = ends
-        self.num_ended = 0
+        self.num_ended = self.num_begun = 0
 
 
 class Stepper:
@@ -158,7 +160,6 @@ class Stepper:
             rows = list(batcher.running)
             ends = engine.run_ends(now_s, batcher.num_context_tokens, len(rows), num)
             self._run = _Run(rows, ends)
-            batcher.jump(rows, 0, 1)
             self._end_at(self._run.ends[-1], self._end_run)
             return
         assert self._scheduler is not None
@@ -208,12 +209,12 @@ class Stepper:
 
     def _take_in(self, run: _Run, stop: int) -> None:
         """The steps of a run before `stop` have ended; the next one runs, if there is one."""
-        first, run.num_ended = run.num_ended, stop
-        if stop == first:
-            return
-        assert self._rows is not None
-        batcher, ends = self._batcher, run.ends
-        num = stop - first
-        batcher.jump(run.rows, num, num + 1 if stop < len(ends) else num)
-        self._engine.ran(num)
-        self._rows.stepped(run.rows, ends[first:stop], ends[first - 1] if first else None)
+        first, ends = run.num_ended, run.ends
+        num_begun = min(stop + 1, len(ends))
+        if num_begun > run.num_begun or stop > first:
+            self._batcher.jump(run.rows, stop - first, num_begun - first)
+            run.num_ended, run.num_begun = stop, num_begun
+        if stop > first:
+            assert self._rows is not None
+            self._engine.ran(stop - first)
+            self._rows.stepped(run.rows, ends[first:stop], ends[first - 1] if first else None)
