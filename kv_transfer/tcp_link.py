@@ -97,7 +97,8 @@ class Link:
             self._open_first()
         while self._closed_by is None:
             try:
-                self._wait()
+                if self._streams or not self._queue:  # else a write waits to be dialled for
+                    self._wait()
                 self._send()
             except (OSError, TransferFailed) as error:
                 self._lose(str(error))

@@ -121,8 +121,11 @@ async def test_a_frozen_peer_is_given_up_and_dialled_again_once_it_wakes(
     with monkeypatch.context() as impatient:
         impatient.setattr(tcp_link, "STALL_S", 0.3)
         impatient.setattr(tcp_dial, "CONNECT_S", 0.3)
-        with pytest.raises(TransferFailed, match="frozen"):
-            await landed(write(peer, (0, 0, NUM_BYTES)))
+        stuck = [write(peer, (0, 0, NUM_BYTES)) for _ in range(6)]  # more than sockets hold
+        for future in stuck:
+            with pytest.raises(TransferFailed, match="frozen"):
+                await landed(future)
+        assert isinstance(stuck[-1].exception(), WriteRefused), "it was dialled for, once more"
         with pytest.raises(WriteRefused, match="frozen"):  # nor does it answer a new call
             await landed(write(peer, (0, 0, 9)))
     assert not peer.life.is_over, "frozen is not dead"
