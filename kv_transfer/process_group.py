@@ -145,7 +145,7 @@ class GroupMaker:
         store = LineStore(line)
         backend = _translated(partial(self._backend, store, rank, timedelta(seconds=line.stall_s)))
         group = ProcessGroup(store, backend, rank, self._device)
-        _prove_ranks(group, prove(rank), prove(Rank(1 - rank)))
+        _prove_ranks(group, rank, prove)
         store.finish()
         return group
 
@@ -179,14 +179,18 @@ def _check(name: str, pool_device: torch.device) -> None:
         raise ConfigError(f"This build of torch has no '{name}': use another transport.")
 
 
-def _prove_ranks(group: ProcessGroup, ours: bytes, theirs: bytes) -> None:
+def _prove_ranks(group: ProcessGroup, rank: Rank, prove: Callable[[Rank], bytes]) -> None:
     """Whether the other rank is the other end of the line: a group's own sockets ask nobody."""
-    said = torch.frombuffer(bytearray(ours), dtype=torch.uint8).to(group.device)
+    said = torch.frombuffer(bytearray(prove(rank)), dtype=torch.uint8).to(group.device)
     heard = torch.zeros_like(said)
-    received, sent = group.receive(heard), group.send(said)
-    received()
-    sent()
-    if not hmac.compare_digest(bytes(heard.tolist()), theirs):
+    # One after the other: NCCL does what it is told in order, and both would wait to receive.
+    if rank is Rank.WRITER:
+        group.send(said)()
+        group.receive(heard)()
+    else:
+        group.receive(heard)()
+        group.send(said)()
+    if not hmac.compare_digest(bytes(heard.tolist()), prove(Rank(1 - rank))):
         raise TransferFailed("A stranger is in the process group.")
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.errors import ConfigError
 from cluster.types import Incarnation
 from engine.build import EngineChoice, plan_engine
 from engine.engine import Engine
@@ -51,6 +52,7 @@ def test_a_digest_is_that_of_a_pool_file(tmp_path: Path, spans: list[tuple[int, 
 disjoint = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 90)), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @given(disjoint, st.integers(1, 200), st.randoms())
 def test_stagefuls_are_the_spans_in_order(steps, stage_bytes, random) -> None:
     starts = np.cumsum([gap + size for gap, size in steps])
@@ -93,6 +95,15 @@ def test_an_engine_over_a_pool_in_a_tensor_gives_the_same_tokens() -> None:
         outputs.append(driver.run([make_sequence(prompt, max_tokens=12) for prompt in prompts]))
     assert outputs[0] == outputs[1]
     assert pool.buffer.any(), "the cache lies in it"
+
+
+def test_the_echo_engine_wants_host_memory() -> None:
+    choice = EngineChoice(
+        kind="echo", checkpoint=Path(), num_blocks=8, block_size=16, num_threads=1
+    )
+    plan = plan_engine(choice)
+    with pytest.raises(ConfigError, match="'device' to 'cpu'"):
+        plan.build(torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8))
 
 
 def test_a_cache_refuses_a_pool_that_is_not_its_own() -> None:
