@@ -21,7 +21,8 @@ from tests.router.checkpoint import write_checkpoint
 from tests.workers.test_answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
-KINDS = [pytest.param(name, marks=pytest.mark.gpu if name == "nccl" else ()) for name in DOORS]
+# Not NCCL: it moves what lies on devices, and an echo engine's pool lies in host memory.
+KINDS = [name for name in DOORS if name != "nccl"]
 QUICK = ["tcp"]  # memory that is shared: test_faults
 SUPERVISION = Supervision(frozen_s=60.0, first_backoff_s=0.1)
 
