@@ -24,6 +24,7 @@ from kv_transfer.staging import NUM_STAGES, Cut, Stage, on_own_stream, stagefuls
 from kv_transfer.tcp_frame import lie_in
 
 MAX_STRANGERS = 32  # who have not yet proven that they are none
+PAUSE_S = 0.5  # without accepting, where that fails
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Receiver:
         self._lines: dict[Line, threading.Thread] = {}
         self._lock = threading.Lock()  # of the lines
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
-        self._is_closed = False
+        self._closed = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
         self._acceptor.start()
 
@@ -56,7 +57,7 @@ class Receiver:
     def close(self) -> None:
         """Ends every line; returns when nothing can land any more."""
         with self._lock:
-            self._is_closed = True
+            self._closed.set()
             lines = dict(self._lines)
         if self._acceptor.is_alive():
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -68,15 +69,16 @@ class Receiver:
             thread.join()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
                 stream, _ = self._listener.accept()
-            except OSError:
-                return  # closed
+            except OSError:  # closed, or no file descriptor is left
+                self._closed.wait(PAUSE_S)
+                continue
             line = Line(stream, self._stall_s)
             thread = threading.Thread(target=self._serve, args=(line,), name="kv-line", daemon=True)
             with self._lock:
-                if self._is_closed or not self._strangers.acquire(blocking=False):
+                if self._closed.is_set() or not self._strangers.acquire(blocking=False):
                     line.close()
                 else:
                     self._lines[line] = thread
@@ -85,8 +87,8 @@ class Receiver:
     def _serve(self, line: Line) -> None:
         """The thread of one line, whoever is at its other end."""
         try:
-            on_own_stream(self._pool.device)
             writer, group = self._welcome_stranger(line)
+            on_own_stream(self._pool.device)
             lander = _Lander(line, group, self._pool, writer, self.admissions)
             while True:
                 line.send_answer(lander.take(line.receive_header()))

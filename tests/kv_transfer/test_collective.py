@@ -1,6 +1,7 @@
 """Process groups as a transport: what a receiver lets land, and whom it lets in."""
 
 import asyncio
+import errno
 import socket
 import struct
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +194,27 @@ async def test_strangers_are_few_and_do_not_stay(writer: End, receiver: End) -> 
             pass
         stranger.close()
     await writer.transport.connect(receiver.transport.address)
+
+
+async def test_a_process_without_file_descriptors_accepts_again(
+    writer: End, receiver: End, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of one `accept` is not the end of the transport."""
+    seen = threading.Event()
+    accept = socket.socket.accept
+
+    def accept_once_more(self: socket.socket) -> Any:
+        if not seen.is_set():
+            seen.set()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr("kv_transfer.collective_receiver.PAUSE_S", 0.01)
+    monkeypatch.setattr(socket.socket, "accept", accept_once_more)
+    first = socket.create_connection(("127.0.0.1", port_of(receiver)))  # ends the call in flight
+    await writer.transport.connect(receiver.transport.address)
+    assert seen.is_set()
+    first.close()
 
 
 async def test_a_stranger_in_the_group_is_found_out() -> None:
