@@ -35,7 +35,7 @@ ALWAYS = replace(SETTING, policy=PolicyConfig(disaggregate=Disaggregate.ALWAYS))
 ALONE = replace(SETTING, num_prefill=0, num_decode=1)
 
 
-def groups(num_requests: int = 120, rate: float = 8.0, seed: int = 0) -> Trace:
+def groups(num_requests: int = 80, rate: float = 8.0, seed: int = 0) -> Trace:
     return shared_prefixes(
         num_requests=num_requests,
         rate=rate,
@@ -106,6 +106,7 @@ def test_a_slower_worker_takes_that_much_longer() -> None:
 # -- caches ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_worker_with_room_for_all_finds_every_prefix() -> None:
     trace = conversations(
         num_sessions=20,
@@ -132,6 +133,7 @@ def test_a_small_cache_finds_less() -> None:
 # -- accounts ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disaggregate", list(Disaggregate))
 def test_every_request_ends_and_every_block_returns(disaggregate: Disaggregate) -> None:
     setting = replace(SETTING, policy=PolicyConfig(disaggregate=disaggregate))
@@ -141,6 +143,7 @@ def test_every_request_ends_and_every_block_returns(disaggregate: Disaggregate) 
     assert (report.moved_bytes > 0) == (disaggregate is not Disaggregate.NEVER)
 
 
+@pytest.mark.slow
 def test_too_little_memory_puts_answers_back_and_ends_them_all() -> None:
     trace = shared_prefixes(
         num_requests=60,
@@ -156,6 +159,7 @@ def test_too_little_memory_puts_answers_back_and_ends_them_all() -> None:
     assert report.num_finished == 60
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report() -> None:
     noisy = replace(SETTING, noise=0.1)
     faults = random_faults(5, ["decode-0", "decode-1", "prefill-0"], num=4, duration_s=10.0)
@@ -166,11 +170,12 @@ def test_the_same_seed_gives_the_same_report() -> None:
     assert first != other
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_jumping_over_steps_changes_nothing(data: st.DataObject) -> None:
     trace = shared_prefixes(
-        num_requests=data.draw(st.integers(1, 40)),
+        num_requests=data.draw(st.integers(1, 30)),
         rate=data.draw(st.sampled_from([2.0, 20.0, 200.0])),
         num_groups=3,
         prefix_tokens=data.draw(st.sampled_from([32, 256])),
@@ -188,8 +193,11 @@ def test_jumping_over_steps_changes_nothing(data: st.DataObject) -> None:
         num_decode=data.draw(st.integers(1, 3)),
         noise=data.draw(st.sampled_from([0.0, 0.2])),
     )
-    jumped = Simulation(trace, setting, seed=1)
-    stepped = Simulation(trace, setting, seed=1, jumps=False)
+    workers = [f"prefill-{i}" for i in range(setting.num_prefill)] + ["decode-0"]
+    num_faults = data.draw(st.sampled_from([0, 0, 4]))
+    faults = random_faults(data.draw(st.integers(0, 99)), workers, num=num_faults, duration_s=5.0)
+    jumped = Simulation(trace, setting, seed=1, faults=faults)
+    stepped = Simulation(trace, setting, seed=1, faults=faults, jumps=False)
     assert jumped.run() == stepped.run()
     jumped.cluster.check_empty()
 
@@ -251,22 +259,25 @@ def test_hand_overs_do_not_wait_for_a_frozen_writer() -> None:
     assert report.ttft.p99_s < ALWAYS.lease_s + 2.0
 
 
+@pytest.mark.slow
 def test_lost_events_are_asked_for_again() -> None:
-    trace = groups(num_requests=200)
+    trace = groups(num_requests=120)
     lost = LostEvents(worker="decode-0", at_s=0.0, for_s=3.0)
     usual, missed = checked(trace, ALONE), checked(trace, ALONE, (lost,))
     assert missed.num_predicted_hit_tokens < usual.num_predicted_hit_tokens
     assert missed.num_predicted_hit_tokens > 0.5 * usual.num_predicted_hit_tokens
 
 
+@pytest.mark.slow
 def test_a_long_partition_moves_requests_and_a_short_one_delays_them() -> None:
     short = checked(groups(), SETTING, (Partition(worker="decode-0", at_s=3.0, for_s=2.0),))
     long = checked(groups(), SETTING, (Partition(worker="decode-0", at_s=3.0, for_s=9.0),))
     assert short.num_moved == 0 < long.num_moved
-    assert short.num_finished == long.num_finished == 120
+    assert short.num_finished == long.num_finished == 80
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
 def test_whatever_goes_wrong_the_accounts_agree(seed: int) -> None:
     setting = replace(SETTING, num_prefill=2, num_decode=3, decode=TIGHT)
     workers = [f"prefill-{i}" for i in range(2)] + [f"decode-{i}" for i in range(3)]

@@ -11,7 +11,16 @@ STUBS = "penstock.v1"
 WORKER = {"engine", "kv_transfer", "cluster", STUBS}
 ALLOWED = {
     "penstock": {STUBS},
-    "penstock.cli": {"penstock", STUBS, "cluster", "engine", "kv_transfer", "router", "simulator", "deploy"},
+    "penstock.cli": {
+        "penstock",
+        STUBS,
+        "cluster",
+        "engine",
+        "kv_transfer",
+        "router",
+        "simulator",
+        "deploy",
+    },
     "cluster": {STUBS},
     "engine": {"cluster"},
     "kv_transfer": {"cluster"},
@@ -102,6 +111,7 @@ TORCH_FREE = (
     "engine.sequence",
     "engine.echo",
     "deploy.launcher",
+    "simulator.run",
 )
 
 
