@@ -21,7 +21,7 @@ from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_co
 from kv_transfer.layout import Offsets, SpanPairs, Spans
 from kv_transfer.transfer import RemoteProtocolError
 
-FRAME_BYTES = 4 << 20  # what a frame may carry: few enough of them that Python costs little
+FRAME_BYTES = 1 << 20  # what a frame may carry: it stays in the second-level cache
 FRAME_SPANS = 1000  # so that header and spans are one call
 HEADER = struct.Struct(f"<QII{NUM_BYTES}s")
 

@@ -24,7 +24,7 @@ from kv_transfer.tcp_frame import (
 from kv_transfer.tcp_wire import Steps, Views, Wire, receive_exactly, send_all
 
 DRAIN_BYTES = 256 * 1024
-WAKE_BYTES = 256 * 1024  # of a frame, worth a turn: while we sleep the sender is quicker
+WAKE_BYTES = 512 * 1024  # of a frame, worth a turn: while we sleep the sender is quicker
 
 
 @dataclass(slots=True, eq=False)

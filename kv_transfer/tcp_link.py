@@ -29,7 +29,6 @@ from kv_transfer.transport import Landed, WriteRefused
 
 STALL_S = 5.0  # without an answer to any frame, after which the streams are dropped
 SPLIT_BYTES = 4 << 20  # a write from here on uses all streams
-SPLIT_FRAME_BYTES = 1 << 20  # and its frames have this size at least
 ANSWERS_BYTES = 4096  # taken at once
 
 logger = logging.getLogger(__name__)
@@ -188,8 +187,7 @@ class Link:
     def _begin_next(self, stream: _Stream) -> TcpWrite | None:
         while self._queue and self._may_begin(self._queue[0], stream):
             write = self._queue.popleft()
-            pools = len(self._source), self._destination_bytes
-            if not write.begin(*pools, self._frame_bytes(write)):
+            if not write.begin(len(self._source), self._destination_bytes, FRAME_BYTES):
                 continue
             if not self._in_flight:
                 self._heard_at = time.monotonic()
@@ -211,12 +209,6 @@ class Link:
 
     def _is_split(self, write: TcpWrite) -> bool:
         return len(self._streams) > 1 and write.num_bytes >= SPLIT_BYTES
-
-    def _frame_bytes(self, write: TcpWrite) -> int:
-        if not self._is_split(write):
-            return FRAME_BYTES
-        share = -(-write.num_bytes // len(self._streams))
-        return min(max(share, SPLIT_FRAME_BYTES), FRAME_BYTES)
 
     def _open_again(self) -> None:
         """Once; what was queued until now fails with it."""

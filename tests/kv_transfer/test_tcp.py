@@ -67,7 +67,6 @@ async def test_the_digest_is_that_of_the_bytes_in_wire_order(
     open_end: Open, shape: str, num_streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-    monkeypatch.setattr(tcp_link, "SPLIT_FRAME_BYTES", 1 << 14)
     monkeypatch.setattr(tcp_link, "FRAME_BYTES", 1 << 14)
     ours, theirs = open_end("a", num_streams=num_streams), open_end("b")
     peer = await pair(ours, theirs)
@@ -97,7 +96,6 @@ async def test_a_split_write_neither_overtakes_nor_is_overtaken(
     open_end: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-    monkeypatch.setattr(tcp_link, "SPLIT_FRAME_BYTES", 1 << 14)
     monkeypatch.setattr(tcp_link, "FRAME_BYTES", 1 << 14)
     ours, theirs = open_end("a", num_streams=3), open_end("b")
     peer = await pair(ours, theirs)
@@ -232,7 +230,7 @@ async def test_revoked_under_full_load_nothing_lands(
 ) -> None:
     """Over and over: the moment `revoke` returns, the blocks are another's."""
     monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-    monkeypatch.setattr(tcp_link, "SPLIT_FRAME_BYTES", 1 << 18)
+    monkeypatch.setattr(tcp_link, "FRAME_BYTES", 1 << 18)
     ours, theirs = open_end("a", num_streams=num_streams), open_end("b")
     peer = await pair(ours, theirs)
     writer = await theirs.transport.connect(ours.transport.address)
