@@ -21,6 +21,7 @@ class DoorSettings:
     tcp_port: int = 0  # 0: any that is free
     num_tcp_streams: int = 4  # to each peer; only large writes use more than one
     tls: TlsFiles | None = None  # for TCP: both ends or neither
+    allows_nixl_over_tcp: bool = True
 
 
 def _shared_memory(pool: Pool, settings: DoorSettings) -> Transport:
@@ -32,7 +33,12 @@ def _shared_memory(pool: Pool, settings: DoorSettings) -> Transport:
 def _nixl(pool: Pool, settings: DoorSettings) -> Transport:
     from kv_transfer.nixl_transport import NixlTransport
 
-    return NixlTransport(_on_host(pool, "nixl"), host=settings.host, key=settings.key)
+    return NixlTransport(
+        _on_host(pool, "nixl"),
+        host=settings.host,
+        key=settings.key,
+        allows_two_sided=settings.allows_nixl_over_tcp,
+    )
 
 
 def _tcp(pool: Pool, settings: DoorSettings) -> Transport:

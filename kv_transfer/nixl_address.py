@@ -14,7 +14,7 @@ from kv_transfer.process_watch import ProcessAddress
 
 MAX_ADDRESS_BYTES = 64 * 1024  # NIXL names every device that it could be reached by
 _INCARNATION = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_NUM_FIELDS = 10
+_NUM_FIELDS = 11
 
 
 class NixlAddress(NamedTuple):
@@ -23,6 +23,7 @@ class NixlAddress(NamedTuple):
     pool: int  # where in its memory it begins
     greeting_at: int  # where it keeps the next
     process: ProcessAddress
+    copies: bool  # by the kernel: UCX there may use them, and is permitted to
     greeting: bytes  # drawn at its start: who can show it is this very process
     metadata: bytes  # of its agent
 
@@ -30,9 +31,20 @@ class NixlAddress(NamedTuple):
         """As text. `key` is shared by the cluster."""
         process = self.process
         numbers = (self.num_bytes, self.pool, self.greeting_at, process.pid, process.pid_namespace)
+        copies = int(self.copies)
         metadata = base64.b64encode(self.metadata).decode("ascii")
         text = ":".join(
-            map(str, (self.incarnation, *numbers, process.boot_id, self.greeting.hex(), metadata))
+            map(
+                str,
+                (
+                    self.incarnation,
+                    *numbers,
+                    copies,
+                    process.boot_id,
+                    self.greeting.hex(),
+                    metadata,
+                ),
+            )
         )
         return f"{text}:{_seal(key, text)}"
 
@@ -55,13 +67,14 @@ def _parse(fields: list[str]) -> NixlAddress:
     """Of our own writing; it may be another version's."""
     incarnation, *numbers, boot_id, greeting, metadata, _ = fields
     try:
-        num_bytes, pool, greeting_at, pid, pid_namespace = map(int, numbers)
+        num_bytes, pool, greeting_at, pid, pid_namespace, copies = map(int, numbers)
         address = NixlAddress(
             Incarnation(incarnation),
             num_bytes,
             pool,
             greeting_at,
             ProcessAddress(pid, pid_namespace, boot_id),
+            copies == 1,
             bytes.fromhex(greeting),
             base64.b64decode(metadata, validate=True),
         )

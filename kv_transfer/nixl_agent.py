@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import ConfigError, TransferFailed
+from kv_transfer.kernel_copy import kernel_copies
 from kv_transfer.layout import Offsets
 from kv_transfer.nixl_address import NixlAddress
 from kv_transfer.progress_loop import Steps
@@ -27,6 +28,12 @@ DEVICE = 0
 _QUIET = {"NIXL_LOG_LEVEL": "FATAL", "UCX_LOG_LEVEL": "fatal", "UCX_WARN_UNUSED_ENV_VARS": "n"}
 
 Rows = npt.NDArray[np.uint64]  # [num_spans, 3]: address, bytes, device
+
+
+def may_copy() -> bool:
+    """Whether UCX writes into a process of this machine without its help."""
+    lanes = os.environ.get("UCX_TLS", "all").split(",")
+    return kernel_copies() and not {"all", "cma", "sm", "shm", "shared_memory"}.isdisjoint(lanes)
 
 
 class NixlAgent:

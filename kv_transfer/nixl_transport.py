@@ -21,12 +21,12 @@ from kv_transfer.conversion import Conversion
 from kv_transfer.layout import Offsets, SpanPairs, Spans
 from kv_transfer.life import Life
 from kv_transfer.nixl_address import NixlAddress
-from kv_transfer.nixl_agent import NixlAgent, rows
+from kv_transfer.nixl_agent import NixlAgent, may_copy, rows
 from kv_transfer.pool import FilePool
 from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.progress_loop import ProgressLoop, Steps
 from kv_transfer.span_copy import STAGE_BYTES, SpanCopier, unit_indices
-from kv_transfer.transport import Landed, WriteRefused
+from kv_transfer.transport import Landed, WriteRefused, WriteUnsettled
 
 GREETING_BYTES = 16
 NUM_LANDINGS = 64  # a greeting that comes too late must not be taken for another
@@ -44,10 +44,16 @@ logger = logging.getLogger(__name__)
 class NixlTransport:
     name = "nixl"
 
-    def __init__(self, pool: FilePool, *, host: str, key: bytes) -> None:
-        """On a loopback `host` no other machine is reached. Raises ConfigError where NIXL is
-        missing or does not start."""
+    def __init__(
+        self, pool: FilePool, *, host: str, key: bytes, allows_two_sided: bool = True
+    ) -> None:
+        """On a loopback `host` no other machine is reached. Without `allows_two_sided`, peers
+        that only UCX's TCP leads to are refused: our own is faster, and can be revoked.
+
+        Raises ConfigError where NIXL is missing or does not start.
+        """
         self._key = key
+        self._allows_two_sided = allows_two_sided
         self._memory = pool.memory
         self._copier = SpanCopier()
         self._digester = pool.digester()  # of the next
@@ -62,6 +68,7 @@ class NixlTransport:
             pool=self._memory.ctypes.data,
             greeting_at=self._greetings.ctypes.data,
             process=ProcessAddress.own(),
+            copies=may_copy(),
             greeting=self._greetings[0].tobytes(),
             metadata=self._agent.metadata(),
         ).sealed(key)
@@ -122,6 +129,14 @@ class NixlTransport:
                     "hangs, or no lane that UCX may use leads there (UCX_TLS, UCX_NET_DEVICES)."
                 ) from error
             raise
+        if not (is_one_sided or self._allows_two_sided):
+            if watch is not None:
+                watch.close()
+            self._loop.submit(target.incarnation, self._disconnect(target.incarnation))
+            raise TransferFailed(
+                f"Between us and '{target.incarnation}' NIXL has no one-sided lane (RDMA, kernel "
+                "copies); over TCP the transport 'tcp' is better."
+            )
         kind = "one-sided writes" if is_one_sided else "writes that need its progress"
         logger.info("NIXL reaches '%s' by %s.", target.incarnation, kind)
         return NixlPeer(self, target, life=life, watch=watch, is_one_sided=is_one_sided)
@@ -138,21 +153,24 @@ class NixlTransport:
         self._idle_s = IDLE_S if is_one_sided else IDLE_TWO_SIDED_S
 
     def _greet(self, target: NixlAddress) -> Steps[bool]:
-        """Reads the peer's greeting; returns whether the lane is one-sided: no turn of its
-        progress loop is waited for. The first time makes the connection."""
+        """Reads the peer's greeting, which makes the connection; returns whether the lane is
+        one-sided: no turn of its progress loop is waited for. Within a machine that is known;
+        across a network it is seen by how long a read takes."""
         landing = next(self._landings)
         landing[:] = 0
         sizes = np.array([GREETING_BYTES])
         ours = rows(landing.ctypes.data, sizes * 0, sizes)
         theirs = rows(target.greeting_at, sizes * 0, sizes)
         yield from self._agent.move("READ", target, ours, theirs)
+        if landing.tobytes() != target.greeting:
+            raise TransferFailed(f"Where '{target.incarnation}' was there is another process.")
+        if target.process.is_here:
+            return may_copy() and target.copies
         times = [time.perf_counter()]
         for _ in range(NUM_TIMED_GREETINGS):
             yield from self._agent.move("READ", target, ours, theirs)
             times.append(time.perf_counter())
-        if landing.tobytes() != target.greeting:
-            raise TransferFailed(f"Where '{target.incarnation}' was there is another process.")
-        return bool(np.median(np.diff(times)) < IDLE_TWO_SIDED_S / 4)  # few wait for a core
+        return bool(np.median(np.diff(times)) < IDLE_TWO_SIDED_S / 4)
 
     def _disconnect(self, name: str) -> Steps[None]:
         self._agent.disconnect(name)
@@ -170,10 +188,16 @@ class NixlTransport:
             )
         begin = time.perf_counter()
         value: int | None
-        if pairs.conversion is None:
-            value = yield from self._write_equal(target, pairs, digest, may_start)
-        else:
-            value = yield from self._write_converted(target, pairs, pairs.conversion, may_start)
+        try:
+            if pairs.conversion is None:
+                value = yield from self._write_equal(target, pairs, digest, may_start)
+            else:
+                conversion = pairs.conversion
+                value = yield from self._write_converted(target, pairs, conversion, may_start)
+        except TransferFailed as error:
+            if isinstance(error, WriteRefused) or peer.copies_at_once:
+                raise
+            raise WriteUnsettled(str(error)) from error
         seconds = time.perf_counter() - begin
         return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)
 
@@ -259,6 +283,12 @@ class NixlPeer:
         self.is_one_sided = is_one_sided  # it need not run for our writes to land
         self._ours = ours
         self._watch = watch
+
+    @property
+    def copies_at_once(self) -> bool:
+        """By the kernel, within one machine. Whatever a network has taken may arrive although
+        the sender was told of a failure."""
+        return self.is_one_sided and self.target.process.is_here
 
     def write(
         self,

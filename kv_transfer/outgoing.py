@@ -18,7 +18,7 @@ from kv_transfer.layout import BlockTable, PairedTables
 from kv_transfer.pair_stats import PairStats
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
-from kv_transfer.transport import Landed, Peer, WriteRefused
+from kv_transfer.transport import Landed, Peer, WriteRefused, WriteUnsettled
 
 Write = tuple["Future[Landed]", Callable[["Future[Landed]"], None]]
 
@@ -62,6 +62,7 @@ class OutgoingTransfer:
         self._failed: tuple[State, Reason] | None = None  # in which phase, why
         self._num_spans = 0
         self._num_refused = 0
+        self._num_unsettled = 0
         self._closed = asyncio.Event()
         self._lease_timer: TimerHandle | None = None
         self._forget_peer: Callable[[], None] = _nothing
@@ -222,7 +223,10 @@ class OutgoingTransfer:
         with self._lock:
             self._pending.discard(future)
             self.landed_at = self._timers.now()
-            self._transfer.end_write()
+            if isinstance(failure, WriteUnsettled):
+                self._num_unsettled += 1  # in flight for as long as its receiver lives
+            else:
+                self._transfer.end_write()
             self._num_refused += isinstance(failure, WriteRefused)
             if failure is None:
                 landed = future.result()
@@ -287,6 +291,10 @@ class OutgoingTransfer:
             )
 
     def _peer_died(self) -> None:
+        with self._lock:
+            for _ in range(self._num_unsettled):
+                self._transfer.end_write()
+            self._num_unsettled = 0
         self._apply(Event.PEER_DIED, Reason.RECEIVER_DIED, "the receiver died")
 
     def _watch_lease(self) -> None:

@@ -28,6 +28,11 @@ class WriteRefused(TransferFailed):
     """No byte of this write moved: its grant was stopped, lapsed or revoked before it began."""
 
 
+class WriteUnsettled(TransferFailed):
+    """A write failed, and bytes of it may still be on their way: the receiver must not reuse its
+    blocks while its process lives."""
+
+
 class Peer(Protocol):
     """Another worker's pool, reachable by one transport while its process lives."""
 
@@ -62,7 +67,8 @@ class Peer(Protocol):
         way. `may_start` is asked right before the first byte moves, on no event loop; a refusal
         fails the future with WriteRefused. Cancelling the future succeeds exactly when no byte
         has moved and none will. Spans outside a pool fail it with ValueError; whatever goes
-        wrong on the way, with TransferFailed.
+        wrong on the way, with TransferFailed: what of it may still land the receiver can revoke,
+        unless it is WriteUnsettled.
         """
         ...
 

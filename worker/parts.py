@@ -64,6 +64,7 @@ def _pairs(
         tcp_port=config.tcp_port,
         num_tcp_streams=config.tcp_streams,
         tls=config.tcp_tls,
+        allows_nixl_over_tcp=config.require_transport == "nixl" or "tcp" not in config.transports,
     )
     doors = open_doors(config.transports, pool, settings)
     return Pairs(pool, doors, required=config.require_transport)

@@ -17,6 +17,7 @@ from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.timers import ManualTimers
 from kv_transfer.transfer import RemoteProtocolError, State
+from kv_transfer.transport import WriteUnsettled
 
 SOURCE = KvLayout(num_layers=3, num_blocks=20, block_size=8, num_kv_heads=2, head_dim=4)
 LAYOUT = KvLayout(num_layers=3, num_blocks=20, block_size=4, num_kv_heads=2, head_dim=4)
@@ -287,6 +288,27 @@ async def test_a_writer_that_was_frozen_starts_no_write_after_its_lease(pair: Pa
         assert here[0].any(), "the write in flight ended"
         assert not here[1:].any(), "and no other began"
     gated.close()
+
+
+async def test_a_write_that_failed_and_may_still_land_is_not_closed(shared: Pair) -> None:
+    """A network may deliver what its sender was told has failed: the blocks stay quarantined
+    until the receiver's process, which still takes it in, or the writer's is dead."""
+    outgoing = shared.outgoing()
+    faulty = FaultyTransport(shared.writer)
+    with await shared.reserve() as reservation:
+        peer = await faulty.connect(shared.receiver.address)
+        faulty.failure = WriteUnsettled("the line broke")
+        outgoing.grant(reservation.grant, peer, LAYOUT)
+        outgoing.computed_all(30)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(outgoing.closed(), 0.2)
+    assert shared.abandoned == [reservation]
+    assert shared.table.num_quarantined_blocks == len(reservation.blocks)
+    shared.network.kill("receiver")
+    await asyncio.wait_for(outgoing.closed(), 1)
+    shared.network.kill("writer")
+    assert shared.released == [reservation.blocks]
+    faulty.close()
 
 
 async def test_a_transport_that_revokes_frees_at_once(pair: Pair) -> None:

@@ -164,6 +164,18 @@ async def test_without_kernel_copies_another_lane_is_taken(
 
 
 @pytest.mark.usefixtures("by_tcp")
+async def test_a_lane_over_tcp_is_left_to_our_own_where_that_is_wished(tmp_path: Path) -> None:
+    pool = FilePool(
+        PoolConfig(incarnation=Incarnation("us"), num_bytes=NUM_BYTES, run_dir=tmp_path)
+    )
+    transport = NixlTransport(pool, host="127.0.0.1", key=KEY, allows_two_sided=False)
+    with started(tmp_path) as owner, pytest.raises(TransferFailed, match="'tcp' is better"):
+        await transport.connect(owner.address)
+    transport.close()
+    pool.close()
+
+
+@pytest.mark.usefixtures("by_tcp")
 async def test_a_process_that_stands_still_holds_up_no_other(
     tmp_path: Path, transport: NixlTransport
 ) -> None:
