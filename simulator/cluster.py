@@ -96,9 +96,11 @@ class ModelledCluster:
         site.site.freeze()
         if isinstance(site, PrefillSite):
             for peer in self._decodes():
-                silent = partial(self._hear_silence, peer, site)
+                silent = partial(self._hear_silence, peer, site, self._world.agenda.now_s)
                 peer.site.post(self._world.setting.lease_s, silent)
-        self._world.agenda.after(self._world.setting.lapse_s, partial(self._kill_frozen, site))
+        self._world.agenda.after(
+            self._world.setting.lapse_s, partial(self._kill_frozen, site, self._world.agenda.now_s)
+        )
 
     def thaw(self, worker: WorkerId) -> None:
         """Goes on where it stood still; if it was killed meanwhile, a new life begins."""
@@ -121,13 +123,16 @@ class ModelledCluster:
             self._sent[site] = {
                 answer: answer.num_tokens for answer in self.router.calls_of(site.site)
             }
-            self._world.agenda.after(self._world.setting.lapse_s, partial(self._give_up, site))
+            self._world.agenda.after(
+                self._world.setting.lapse_s, partial(self._give_up, site, self._world.agenda.now_s)
+            )
 
     def heal(self, worker: WorkerId) -> None:
         site = self.sites[worker]
         if site.site.is_dead or not site.site.is_cut:
             return
         site.site.heal()
+        del self._sent[site]
         if not self.router.follows(site):
             self.router.join(site)
 
@@ -180,18 +185,18 @@ class ModelledCluster:
         for answer in self.router.calls_of(site.site):
             self.router.lost(answer, site.site)
 
-    def _hear_silence(self, peer: DecodeSite, site: PrefillSite) -> None:
-        if site.site.is_frozen:
+    def _hear_silence(self, peer: DecodeSite, site: PrefillSite, since_s: float) -> None:
+        if site.site.frozen_at_s == since_s:
             peer.writer_silent(site)
 
-    def _kill_frozen(self, site: AnySite) -> None:
+    def _kill_frozen(self, site: AnySite, since_s: float) -> None:
         """The supervisor does."""
-        if site.site.is_frozen and self.sites[site.site.worker] is site:
+        if site.site.frozen_at_s == since_s and self.sites[site.site.worker] is site:
             self.crash(site.site.worker)
 
-    def _give_up(self, site: AnySite) -> None:
+    def _give_up(self, site: AnySite, since_s: float) -> None:
         """The router takes a worker that it cannot reach for lost, and so do its calls."""
-        if not site.site.is_cut or site.site.is_dead:
+        if site.site.cut_at_s != since_s or site.site.is_dead:
             return
         self.router.leave(site)
         site.site.forget_router()

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from cluster.errors import ConfigError
 from cluster.types import WorkerId
@@ -17,7 +18,11 @@ class Fault:
 
     worker: WorkerId
     at_s: float
-    for_s: float = float("inf")
+    for_s: float = inf
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.at_s < inf and self.for_s > 0.0):
+            raise ConfigError(f"A fault begins at 0 s or later and lasts, unlike {self}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,11 @@ class Slow(Fault):
     """Its steps take `factor` times as long."""
 
     factor: float = 3.0
+
+    def __post_init__(self) -> None:
+        Fault.__post_init__(self)  # slots: `super()` would miss the class
+        if not 0.0 < self.factor < inf:
+            raise ConfigError(f"A step takes a multiple of its time, not {self.factor}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +64,7 @@ def schedule(faults: Iterable[Fault], agenda: Agenda, cluster: ModelledCluster) 
             raise ConfigError(f"There is no worker '{fault.worker}' that a fault could befall.")
         begin, end = _effects(fault, cluster)
         agenda.at(fault.at_s, begin)
-        if fault.for_s != float("inf"):
+        if fault.for_s != inf:
             agenda.at(fault.at_s + fault.for_s, end)
 
 

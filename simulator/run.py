@@ -34,7 +34,11 @@ class Simulation:
         check_s: float | None = None,
     ) -> None:
         """`jumps`: steps in which nothing but tokens happens are taken many at once; the report
-        is the same without. `check_s`: every so often all accounts are checked."""
+        is the same without. `check_s`: every so often all accounts are checked.
+
+        Raises ConfigError for a setting that does not fit the trace, or a wrong fault.
+        """
+        setting.check_grain(trace.grain)
         self._trace = trace
         self._agenda = Agenda()
         self._ledger = Ledger(setting.targets)

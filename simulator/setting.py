@@ -1,6 +1,7 @@
 """What is simulated: how many workers of which make, what joins them, what is aimed at."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from cluster.errors import ConfigError
 from cluster.types import (
@@ -20,6 +21,9 @@ from router.policy import PolicyConfig
 # bandwidth allows: 35 GB of weights and 80 KiB of a token's KV on each GPU, at 2 TB/s.
 PREFILL_COST = PrefillCost(c0=18.67e-3, c1=0.07988e-3, c2=2.69e-6, c3=7.44e-10)
 DECODE_COST = DecodeCost(d0=18e-3, d1=4e-8, d2=5e-5)
+
+
+_DURATIONS = ("message_s", "event_s", "report_s", "grant_s", "lease_s", "lapse_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,14 +117,29 @@ class Setting:
         if self.num_prefill < 0 or self.num_decode < 1:
             raise ConfigError("Give one decode worker at least, and no fewer than 0 for prefill.")
         for make in (self.prefill, self.decode):
-            if make.num_blocks < 1 or make.block_size < 1:
-                raise ConfigError("cache_tokens must hold one block of block_size at least.")
+            if make.block_size < 1 or make.num_blocks < 1 or make.max_sequences < 1:
+                raise ConfigError(
+                    "A worker has room for one sequence and one block of one token at least."
+                )
+        for name in _DURATIONS:
+            seconds = getattr(self, name)
+            if not (0.0 <= seconds < inf) or (name == "report_s" and not seconds):
+                raise ConfigError(f"{name} is a number of seconds, not {seconds}.")
         if not 0.0 <= self.noise < 1.0:
             raise ConfigError(f"noise is a share from 0 to below 1, not {self.noise}.")
 
     @property
     def num_workers(self) -> int:
         return self.num_prefill + self.num_decode
+
+    def check_grain(self, grain: int) -> None:
+        """Raises ConfigError unless blocks and the grains of a trace nest."""
+        for make in (self.prefill, self.decode):
+            if grain % make.block_size and make.block_size % grain:
+                raise ConfigError(
+                    f"A block of {make.block_size} tokens and the trace's grain of {grain} do "
+                    f"not nest: choose a block_size that divides the grain."
+                )
 
     def make(self, role: Role) -> WorkerMake:
         return self.prefill if role is Role.PREFILL else self.decode

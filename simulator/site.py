@@ -50,8 +50,8 @@ class Site:
         self.member = member
         self.make = make
         self.is_dead = False
-        self.is_frozen = False
-        self.is_cut = False  # from the router
+        self.frozen_at_s: float | None = None
+        self.cut_at_s: float | None = None  # from the router
         self.cost = KnownCost(make.prefill_cost, make.decode_cost)
         self.pool = BlockPool(make.num_blocks, make.block_size, world.grain)
         self.batcher = _batcher(self, role)
@@ -67,6 +67,14 @@ class Site:
     @property
     def worker(self) -> WorkerId:
         return self.member.worker.worker_id
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.frozen_at_s is not None
+
+    @property
+    def is_cut(self) -> bool:
+        return self.cut_at_s is not None
 
     def drive(
         self, scheduler: PrefillScheduler | DecodeScheduler, rows: Rows | None = None
@@ -111,11 +119,11 @@ class Site:
     # -- faults ------------------------------------------------------------------------------
 
     def freeze(self) -> None:
-        self.is_frozen = True
+        self.frozen_at_s = self.world.agenda.now_s
         self.stepper.freeze()
 
     def thaw(self) -> None:
-        self.is_frozen = False
+        self.frozen_at_s = None
         held, self._held = self._held, []
         for action in held:
             self.post(0.0, action)
@@ -124,7 +132,7 @@ class Site:
     def cut(self) -> None:
         """The router and it do not reach each other."""
         self.stepper.sync()
-        self.is_cut = True
+        self.cut_at_s = self.world.agenda.now_s
 
     def forget_router(self) -> None:
         """Its connection is given up: what waited on it never comes."""
@@ -132,7 +140,7 @@ class Site:
 
     def heal(self) -> None:
         """Reached by the router again: what waited comes now."""
-        self.is_cut = False
+        self.cut_at_s = None
         up, self._held_up = self._held_up, []
         down, self._held_down = self._held_down, []
         for action in up:

@@ -170,10 +170,7 @@ def test_the_same_seed_gives_the_same_report() -> None:
     assert first != other
 
 
-@pytest.mark.slow
-@settings(max_examples=20, deadline=None)
-@given(data=st.data())
-def test_jumping_over_steps_changes_nothing(data: st.DataObject) -> None:
+def assert_jumping_changes_nothing(data: st.DataObject) -> None:
     trace = shared_prefixes(
         num_requests=data.draw(st.integers(1, 30)),
         rate=data.draw(st.sampled_from([2.0, 20.0, 200.0])),
@@ -200,6 +197,20 @@ def test_jumping_over_steps_changes_nothing(data: st.DataObject) -> None:
     stepped = Simulation(trace, setting, seed=1, faults=faults, jumps=False)
     assert jumped.run() == stepped.run()
     jumped.cluster.check_empty()
+
+
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_jumping_over_steps_changes_nothing(data: st.DataObject) -> None:
+    assert_jumping_changes_nothing(data)
+
+
+@pytest.mark.prove
+@settings(max_examples=500, deadline=None)
+@given(data=st.data())
+def test_jumping_over_steps_changes_nothing_at_length(data: st.DataObject) -> None:
+    assert_jumping_changes_nothing(data)
 
 
 # -- faults ------------------------------------------------------------------------------------
@@ -290,5 +301,18 @@ def test_what_cannot_be_simulated_is_refused() -> None:
         replace(SETTING, num_decode=0)
     with pytest.raises(ConfigError, match="There is no worker 'decode-9'"):
         simulate(groups(), SETTING, faults=[Crash(worker="decode-9", at_s=0.0)])
+    with pytest.raises(ConfigError, match="do not nest"):
+        simulate(groups(), replace(SETTING, decode=replace(MAKE, block_size=48)))
+    with pytest.raises(ConfigError, match="report_s"):
+        replace(SETTING, report_s=0.0)
+    with pytest.raises(ConfigError, match="begins"):
+        Crash(worker="decode-0", at_s=-1.0)
+    with pytest.raises(ConfigError, match="multiple"):
+        Slow(worker="decode-0", at_s=0.0, factor=0.0)
+
+
+def test_what_never_fits_fails_and_no_requests_make_an_empty_report() -> None:
+    empty = simulate(Trace(name="none", grain=64, requests=()), SETTING)
+    assert (empty.num_requests, empty.num_finished, empty.cost) == (0, 0, 0.0)
     huge = simulate(one(300_000, 4), SETTING)
     assert (huge.num_failed, huge.num_finished) == (1, 0)
