@@ -46,10 +46,9 @@ class Header(NamedTuple):
         return self.num_spans * (_OFFSETS.itemsize + _SIZES.itemsize)
 
 
-def cut(pairs: SpanPairs, most_bytes: int) -> Iterator[SpanPairs]:
-    """Runs of pairs that fit frames of so many bytes, in wire order; a pair that is too large is
-    cut itself."""
-    frame_bytes = _frame_bytes(pairs.conversion, most_bytes)
+def cut(pairs: SpanPairs) -> Iterator[SpanPairs]:
+    """Runs of pairs that fit a frame, in wire order; a pair that is too large is cut itself."""
+    frame_bytes = _frame_bytes(pairs.conversion)
     if 0 < pairs.num_bytes <= frame_bytes and len(pairs) <= FRAME_SPANS:
         yield pairs
         return
@@ -123,11 +122,11 @@ def lie_in(spans: Spans, num_bytes: int) -> bool:
     return bool(((spans.offsets >= 0) & (spans.offsets <= num_bytes - spans.sizes)).all())
 
 
-def _frame_bytes(conversion: Conversion | None, most_bytes: int) -> int:
+def _frame_bytes(conversion: Conversion | None) -> int:
     """What a frame may carry, in the source: whole rows, at both ends of their conversion."""
     if conversion is None:
-        return most_bytes
-    num_rows = most_bytes // max(conversion.source_row_bytes, conversion.wire_row_bytes)
+        return FRAME_BYTES
+    num_rows = FRAME_BYTES // max(conversion.source_row_bytes, conversion.wire_row_bytes)
     return num_rows * conversion.source_row_bytes
 
 

@@ -21,7 +21,7 @@ from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 
 from cluster.errors import TransferFailed
-from kv_transfer.tcp_frame import FRAME_BYTES, decode_answer
+from kv_transfer.tcp_frame import decode_answer
 from kv_transfer.tcp_wire import Views, Wire
 from kv_transfer.tcp_write import TcpWrite
 from kv_transfer.transfer import RemoteProtocolError
@@ -187,7 +187,7 @@ class Link:
     def _begin_next(self, stream: _Stream) -> TcpWrite | None:
         while self._queue and self._may_begin(self._queue[0], stream):
             write = self._queue.popleft()
-            if not write.begin(len(self._source), self._destination_bytes, FRAME_BYTES):
+            if not write.begin(len(self._source), self._destination_bytes):
                 continue
             if not self._in_flight:
                 self._heard_at = time.monotonic()

@@ -65,7 +65,7 @@ class TcpWrite:
         other_start, other_stop = other._stretch()
         return start < other_stop and other_start < stop
 
-    def begin(self, source_bytes: int, destination_bytes: int, frame_bytes: int) -> bool:
+    def begin(self, source_bytes: int, destination_bytes: int) -> bool:
         """Right before its first byte would move; if it may not, its future is done."""
         if not self.future.set_running_or_notify_cancel():
             return False
@@ -80,7 +80,7 @@ class TcpWrite:
             self.future.set_exception(error)
             return False
         self._began_at = time.perf_counter()
-        self._frames = cut(self._pairs, frame_bytes)
+        self._frames = cut(self._pairs)
         return True
 
     def next_frame(self, memory: memoryview) -> Views:

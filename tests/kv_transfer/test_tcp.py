@@ -67,7 +67,7 @@ async def test_the_digest_is_that_of_the_bytes_in_wire_order(
     open_end: Open, shape: str, num_streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-    monkeypatch.setattr(tcp_link, "FRAME_BYTES", 1 << 14)
+    monkeypatch.setattr(tcp_frame, "FRAME_BYTES", 1 << 14)
     ours, theirs = open_end("a", num_streams=num_streams), open_end("b")
     peer = await pair(ours, theirs)
     expected = np.zeros(NUM_BYTES, dtype=np.uint8)
@@ -96,7 +96,7 @@ async def test_a_split_write_neither_overtakes_nor_is_overtaken(
     open_end: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-    monkeypatch.setattr(tcp_link, "FRAME_BYTES", 1 << 14)
+    monkeypatch.setattr(tcp_frame, "FRAME_BYTES", 1 << 14)
     ours, theirs = open_end("a", num_streams=3), open_end("b")
     peer = await pair(ours, theirs)
     ours.memory[:] = np.arange(NUM_BYTES) // (1 << 17)  # what is written says when
@@ -111,7 +111,7 @@ async def test_a_split_write_neither_overtakes_nor_is_overtaken(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_frames_are_the_write_within_their_limits(shape: str) -> None:
     pairs = pairs_of(*SHAPES[shape])
-    frames = list(cut(pairs, tcp_frame.FRAME_BYTES))
+    frames = list(cut(pairs))
     assert all(0 < frame.num_bytes <= tcp_frame.FRAME_BYTES for frame in frames)
     assert all(0 < len(frame) <= tcp_frame.FRAME_SPANS for frame in frames)
     everything = np.arange(NUM_BYTES)
@@ -230,7 +230,7 @@ async def test_revoked_under_full_load_nothing_lands(
 ) -> None:
     """Over and over: the moment `revoke` returns, the blocks are another's."""
     monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-    monkeypatch.setattr(tcp_link, "FRAME_BYTES", 1 << 18)
+    monkeypatch.setattr(tcp_frame, "FRAME_BYTES", 1 << 18)
     ours, theirs = open_end("a", num_streams=num_streams), open_end("b")
     peer = await pair(ours, theirs)
     writer = await theirs.transport.connect(ours.transport.address)
