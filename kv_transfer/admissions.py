@@ -1,6 +1,5 @@
-"""Which writes may land in our pool now: for transports whose receiving end takes part.
-
-This is what makes their `revoke` true: bytes land only under the same lock.
+"""Leave to write into our pool, given to one peer for one epoch, and taken back for certain: for
+transports whose receiving end takes part. Bytes land only under the lock that revoking takes.
 """
 
 import threading
@@ -9,37 +8,57 @@ from collections.abc import Callable
 from cluster.types import Incarnation
 from kv_transfer.layout import Spans
 
-_Epoch = tuple[Incarnation, int]  # of the writer, of our pool
+
+class Admission:
+    """Has a lock of its own, so that `revoke` waits for one receive of this epoch at most, and
+    never for another peer's."""
+
+    __slots__ = ("_allows", "_is_revoked", "_lock")
+
+    def __init__(self, allows: Callable[[Spans], bool]) -> None:
+        self._allows = allows
+        self._is_revoked = False
+        self._lock = threading.Lock()
+
+    def allows(self, spans: Spans) -> bool:
+        return not self._is_revoked and self._allows(spans)
+
+    def land(self, receive: Callable[[], None]) -> bool:
+        """Receives some bytes, unless it is revoked; `receive` waits for nobody."""
+        with self._lock:
+            if self._is_revoked:
+                return False
+            receive()
+            return True
+
+    def revoke(self) -> None:
+        """Once it returns, nothing lands any more."""
+        self._is_revoked = True  # first: no further receive overtakes us at the lock
+        with self._lock:
+            pass
 
 
 class Admissions:
-    """The epochs in which each writer may write, and where. From any thread."""
+    """All of one pool. Found by its transport's threads, changed entry by entry by others."""
 
-    __slots__ = ("_admitted", "_lock")
+    __slots__ = ("_by_epoch",)
 
     def __init__(self) -> None:
-        self._admitted: dict[_Epoch, Callable[[Spans], bool]] = {}
-        self._lock = threading.Lock()
+        self._by_epoch: dict[tuple[Incarnation, int], Admission] = {}  # writer, epoch of ours
 
     def admit(self, writer: Incarnation, epoch: int, allows: Callable[[Spans], bool]) -> None:
-        with self._lock:
-            self._admitted[writer, epoch] = allows
+        self.revoke(writer, epoch)
+        self._by_epoch[writer, epoch] = Admission(allows)
+
+    def find(self, writer: Incarnation, epoch: int) -> Admission | None:
+        return self._by_epoch.get((writer, epoch))
 
     def revoke(self, writer: Incarnation, epoch: int) -> None:
         """Once it returns, nothing of the epoch lands any more."""
-        with self._lock:
-            self._admitted.pop((writer, epoch), None)
+        if (admission := self._by_epoch.pop((writer, epoch), None)) is not None:
+            admission.revoke()
 
-    def allow(self, writer: Incarnation, epoch: int, spans: Spans) -> bool:
-        with self._lock:
-            allows = self._admitted.get((writer, epoch))
-        return allows is not None and allows(spans)
-
-    def land(self, writer: Incarnation, epoch: int, copy: Callable[[], None]) -> bool:
-        """Copies, unless the epoch was revoked meanwhile; `copy` must be short and wait for
-        nobody, because `revoke` waits for it. Returns whether it did."""
-        with self._lock:
-            if (writer, epoch) not in self._admitted:
-                return False
-            copy()
-            return True
+    def revoke_all(self, writer: Incarnation) -> None:
+        for one, epoch in list(self._by_epoch):
+            if one == writer:
+                self.revoke(writer, epoch)

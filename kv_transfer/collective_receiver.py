@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.admissions import Admissions
+from kv_transfer.admissions import Admission, Admissions
 from kv_transfer.collective_line import Answer, Line, WriteHeader
 from kv_transfer.layout import Spans
 from kv_transfer.process_group import ProcessGroup, Wait
@@ -126,14 +126,14 @@ class _Lander:
 
     def take(self, header: WriteHeader) -> Answer:
         """One write. Raises TransferFailed when the line ends."""
-        spans = header.spans
-        if not _fits(header, self._pool_bytes) or not self._admissions.allow(
-            self._writer, header.epoch, spans
-        ):
+        admission = self._admissions.find(self._writer, header.epoch)
+        if admission is None or not _fits(header, self._pool_bytes):
             return Answer.REFUSED
-        return Answer.LANDED if self._land(header) else Answer.STOPPED
+        if not admission.allows(header.spans):
+            return Answer.REFUSED
+        return Answer.LANDED if self._land(header, admission) else Answer.STOPPED
 
-    def _land(self, header: WriteHeader) -> bool:
+    def _land(self, header: WriteHeader, admission: Admission) -> bool:
         """Whether all of it landed. Where it may not land any more there are no more credits, but
         what was credited is received: the two ends stay in step."""
         cut = Cut.of(self._group.stage_bytes, header.conversion)
@@ -146,20 +146,19 @@ class _Lander:
                 awaited.append(self._awaited(self._idle.popleft(), some, num_wire_bytes))
             if not awaited:
                 return has_landed
-            has_landed &= self._landed(awaited.popleft(), header)
+            has_landed &= self._landed(awaited.popleft(), header, admission)
 
     def _awaited(self, stage: Stage, spans: Spans, num_wire_bytes: int) -> "_Arrival":
         wait = self._group.receive(stage.wire(num_wire_bytes))
         self._line.send_answer(Answer.CREDIT)
         return _Arrival(stage, spans, num_wire_bytes, wait)
 
-    def _landed(self, arrival: "_Arrival", header: WriteHeader) -> bool:
+    def _landed(self, arrival: "_Arrival", header: WriteHeader, admission: Admission) -> bool:
         stage, spans, num_wire_bytes, wait = arrival
         wait()
         if header.conversion is not None:
             stage.put(header.conversion.decode(stage.on_host(num_wire_bytes)))
-        scatter = partial(stage.scatter, spans)
-        has_landed = self._admissions.land(self._writer, header.epoch, scatter)
+        has_landed = admission.land(partial(stage.scatter, spans))
         self._idle.append(stage)
         return has_landed
 

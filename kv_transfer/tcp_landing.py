@@ -1,6 +1,5 @@
 """Frames of authenticated writers, from their streams into our pool."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from selectors import EVENT_READ
@@ -8,10 +7,10 @@ from selectors import EVENT_READ
 import numpy as np
 
 from cluster.types import Incarnation
+from kv_transfer.admissions import Admission, Admissions
 from kv_transfer.conversion import Conversion
 from kv_transfer.layout import Spans
 from kv_transfer.span_copy import RowScatter
-from kv_transfer.tcp_admission import Admission, EpochOf
 from kv_transfer.tcp_frame import (
     HEADER,
     Answer,
@@ -43,7 +42,7 @@ class Landing:
     def __init__(
         self,
         memory: memoryview,
-        admissions: Mapping[EpochOf, Admission],
+        admissions: Admissions,
         counters: TcpCounters,
     ) -> None:
         self._memory = memory
@@ -57,7 +56,7 @@ class Landing:
             header = decode_header((yield from receive_exactly(wire, HEADER.size)))
             table = yield from receive_exactly(wire, header.num_table_bytes)
             spans = decode_spans(header, table)
-            admission = self._admissions.get((writer, header.epoch))
+            admission = self._admissions.find(writer, header.epoch)
             answer = yield from self._take(wire, header, spans, admission)
             yield from send_all(wire, bytes([answer]))
             if not wire.has_more:

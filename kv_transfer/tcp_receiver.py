@@ -14,7 +14,7 @@ from selectors import EVENT_READ
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.tcp_admission import Admission, EpochOf
+from kv_transfer.admissions import Admissions
 from kv_transfer.tcp_handshake import Hello, welcome
 from kv_transfer.tcp_landing import Landing, TcpCounters
 from kv_transfer.tcp_tls import Tls
@@ -54,7 +54,7 @@ class Receiver:
         tls: Tls | None,
     ) -> None:
         self.counters = TcpCounters()
-        self.admissions: dict[EpochOf, Admission] = {}  # changed by others, entry by entry
+        self.admissions = Admissions()
         self._landing = Landing(memory, self.admissions, self.counters)
         self._num_bytes = len(memory)
         self._incarnation = incarnation

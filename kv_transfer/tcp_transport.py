@@ -13,11 +13,11 @@ from concurrent.futures import Future
 from functools import partial
 
 from cluster.errors import ConfigError, TransferFailed
+from kv_transfer.admissions import Admissions
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
 from kv_transfer.pool import FilePool
 from kv_transfer.process_watch import ProcessAddress, ProcessWatch
-from kv_transfer.tcp_admission import Admission, EpochOf
 from kv_transfer.tcp_dial import Dialler, TcpAddress
 from kv_transfer.tcp_landing import TcpCounters
 from kv_transfer.tcp_link import Link
@@ -122,7 +122,7 @@ class TcpPeer:
     def __init__(
         self,
         target: TcpAddress,
-        admissions: dict[EpochOf, Admission],
+        admissions: Admissions,
         *,
         life: Life,
         link: Link,
@@ -146,13 +146,10 @@ class TcpPeer:
         return self._link.write(TcpWrite(pairs, epoch=epoch, digest=digest, may_start=may_start))
 
     def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
-        self.revoke(epoch)
-        self._admissions[self.incarnation, epoch] = Admission(allows)
+        self._admissions.admit(self.incarnation, epoch, allows)
 
     def revoke(self, epoch: int) -> bool:
-        admission = self._admissions.pop((self.incarnation, epoch), None)
-        if admission is not None:
-            admission.revoke()
+        self._admissions.revoke(self.incarnation, epoch)
         return True
 
     def close(self, reason: str) -> None:
@@ -160,9 +157,7 @@ class TcpPeer:
         if self._watch is not None:
             self._watch.close()
         self._link.close(reason)
-        for writer, epoch in list(self._admissions):
-            if writer == self.incarnation:
-                self.revoke(epoch)
+        self._admissions.revoke_all(self.incarnation)
 
     def join(self) -> None:
         self._link.join()
