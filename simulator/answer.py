@@ -1,7 +1,6 @@
 """One traced request on its way through the modelled cluster, over all its tries."""
 
 from cluster.types import WorkerId
-from router.policy import Decision
 from simulator.modelled_sequence import ModelledSequence
 from simulator.trace import TraceRequest
 
@@ -10,12 +9,12 @@ class Answer:
     """Begun by the router, grown by the decode worker that has it."""
 
     __slots__ = (
-        "decision",
         "excluded",
         "first_s",
         "is_over",
         "last_s",
         "num_cached",
+        "num_predicted",
         "num_tokens",
         "num_tries",
         "request_id",
@@ -25,9 +24,9 @@ class Answer:
     def __init__(self, number: int, traced: TraceRequest) -> None:
         self.request_id = f"r{number}"
         self.traced = traced
-        self.decision: Decision | None = None
         self.excluded: frozenset[WorkerId] = frozenset()
         self.num_tries = 0
+        self.num_predicted = 0  # prompt tokens that the router believes to be cached
         self.num_tokens = 0  # sent to the client
         self.num_cached = 0  # prompt tokens, as the first worker says
         self.first_s = 0.0  # when the client had its first token

@@ -133,7 +133,9 @@ class ModelledCluster:
             return
         site.site.heal()
         del self._sent[site]
-        if not self.router.follows(site):
+        if self.router.follows(site):
+            self.router.ask(site)
+        else:
             self.router.join(site)
 
     def lose_events(self, worker: WorkerId, *, loses: bool) -> None:

@@ -54,10 +54,9 @@ class ModelledRouter:
             return
         self.pool.first_token(answer.request_id)
         if not answer.first_s:
-            assert answer.decision is not None
             answer.first_s = self._now_s
             answer.num_cached = num_cached
-            self._world.ledger.first_token(answer, answer.decision.num_cached_tokens)
+            self._world.ledger.first_token(answer)
 
     def finished(self, answer: Answer, site: Site) -> None:
         if self._end_call(answer, site):
@@ -80,7 +79,8 @@ class ModelledRouter:
         if decision is None:
             self._fail(answer)
             return
-        answer.decision = decision
+        if not answer.num_tokens:
+            answer.num_predicted = decision.num_cached_tokens
         placement = decision.placement
         decode = self._sites[placement.decode]
         assert isinstance(decode, DecodeSite)
@@ -171,7 +171,16 @@ class ModelledRouter:
         update = followed.cursor.events(number, (change,))
         if update is not None:
             self._apply(followed, update)
-            return
+        else:
+            self._ask(followed)
+
+    def ask(self, site: AnySite) -> None:
+        """Its stream broke and begins anew."""
+        followed = self._followed[site.site.member.worker.incarnation]
+        if not followed.is_asking:
+            self._ask(followed)
+
+    def _ask(self, followed: _Followed) -> None:
         followed.is_asking = True
         self._world.agenda.after(
             self._world.setting.event_s, partial(self._take_snapshot, followed)

@@ -79,10 +79,10 @@ class Ledger:
         """So many tokens came this long after the token before them."""
         self._gaps[int(seconds * _GAPS_A_SECOND)] += num
 
-    def first_token(self, answer: Answer, num_predicted: int) -> None:
+    def first_token(self, answer: Answer) -> None:
         self._ttft_s.append(answer.first_s - answer.traced.arrival_s)
         self._num_hits += min(answer.num_cached, answer.traced.num_prompt_tokens - 1)
-        self._num_predicted += num_predicted
+        self._num_predicted += answer.num_predicted
 
     def finished(self, answer: Answer, now_s: float) -> None:
         traced, targets = answer.traced, self._targets
