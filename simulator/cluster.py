@@ -132,7 +132,7 @@ class ModelledCluster:
         if site.site.is_dead or not site.site.is_cut:
             return
         site.site.heal()
-        del self._sent[site]
+        self._sent.pop(site, None)
         if self.router.follows(site):
             self.router.ask(site)
         else:
@@ -184,7 +184,13 @@ class ModelledCluster:
     def _lose_calls(self, site: AnySite) -> None:
         worker = site.site.member.worker
         self.router.pool.unreachable(worker.worker_id, worker.incarnation)
+        self._lose_answers(site)
+
+    def _lose_answers(self, site: AnySite) -> None:
+        sent = self._sent.pop(site, {})
         for answer in self.router.calls_of(site.site):
+            # What was drawn behind a cut never left: others draw it again.
+            answer.num_tokens = sent.get(answer, answer.num_tokens)
             self.router.lost(answer, site.site)
 
     def _hear_silence(self, peer: DecodeSite, site: PrefillSite, since_s: float) -> None:
@@ -202,12 +208,10 @@ class ModelledCluster:
             return
         self.router.leave(site)
         site.site.forget_router()
-        for answer in self.router.calls_of(site.site):
-            if isinstance(site, DecodeSite):
+        if isinstance(site, DecodeSite):
+            for answer in self.router.calls_of(site.site):
                 site.drop(answer)
-            # What it drew behind the cut never left: the others draw it again.
-            answer.num_tokens = self._sent[site].get(answer, answer.num_tokens)
-            self.router.lost(answer, site.site)
+        self._lose_answers(site)
 
     def _alive(self) -> list[AnySite]:
         return [site for site in self.sites.values() if not site.site.is_dead]

@@ -287,6 +287,23 @@ def test_a_long_partition_moves_requests_and_a_short_one_delays_them() -> None:
     assert short.num_finished == long.num_finished == 80
 
 
+def test_what_was_drawn_behind_a_cut_is_drawn_again_after_a_crash() -> None:
+    trace = shared_prefixes(
+        num_requests=8,
+        rate=200.0,
+        num_groups=3,
+        prefix_tokens=64,
+        own_tokens=100,
+        output_tokens=40,
+        grain=64,
+    )
+    cut = Partition(worker="decode-0", at_s=0.25, for_s=30.0)
+    crash = Crash(worker="decode-0", at_s=3.0, for_s=9.0)
+    report = checked(trace, replace(SETTING, lapse_s=20.0), (cut, crash))
+    assert report.num_moved > 0
+    assert report.num_finished == 8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_goes_wrong_the_accounts_agree(seed: int) -> None:
