@@ -61,7 +61,9 @@ class JumpingBatcher(Batcher):
         table += fresh
 
     def _has_failed_to_admit(self) -> bool:
-        """Takes the next step's decision and gives it back: its slots stay taken."""
+        """Takes the next step's decision and gives it back: its slots stay taken. When it let
+        somebody in or put somebody back, the step after it may go otherwise."""
+        waiting = list(self.waiting)
         batch = self.next_batch()
         self._in_flight = None
-        return batch is not None and len(batch.rows) == len(self.running)
+        return batch is not None and waiting == self.waiting
