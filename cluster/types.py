@@ -14,7 +14,7 @@ Incarnation = NewType("Incarnation", str)  # one life of a worker process
 BlockId = NewType("BlockId", int)
 GrainHash = NewType("GrainHash", bytes)  # 16 bytes: chain hash of a grain and all before it
 
-WIRE_VERSION = 1  # of all that workers say to each other
+WIRE_VERSION = 2  # 1: Fence was of Prefill, grants named no transport
 
 
 class Role(StrEnum):

@@ -112,7 +112,7 @@ def test_each_life_has_a_name_greater_than_the_last():
         (replace(FINGERPRINT, tokenizer_digest="x"), "tokenizer_digest: x and tokenizer"),
         (replace(FINGERPRINT, template_digest="x"), "template_digest: x and template"),
         (replace(FINGERPRINT, hash_grain=32), "hash_grain: 32 and 16"),
-        (replace(FINGERPRINT, wire_version=2), "wire_version: 2 and 1"),
+        (replace(FINGERPRINT, wire_version=1), "wire_version: 1 and 2"),
         (with_layout(num_layers=3), "num_layers: 3 and 2"),
         (with_layout(num_kv_heads=4), "num_kv_heads: 4 and 2"),
         (with_layout(head_dim=16), "head_dim: 16 and 8"),

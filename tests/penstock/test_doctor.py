@@ -18,6 +18,7 @@ from cluster.errors import DeadlineExceeded, DigestMismatch, Overloaded, Transfe
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
 from cluster.types import (
+    WIRE_VERSION,
     Fingerprint,
     Incarnation,
     KvLayout,
@@ -43,7 +44,7 @@ FACTS = ProcessFacts(
     unix_s=1e9,
     machine="machine-a",
     versions={"penstock": "1.0", "grpcio": "2.0", "torch": "3.0"},
-    wire_version=1,
+    wire_version=WIRE_VERSION,
     memlock_bytes=8 << 20,
     max_open_files=1024,
     num_open_files=20,
@@ -181,7 +182,7 @@ def test_who_may_reach_a_socket() -> None:
 @pytest.mark.parametrize(
     ("other", "check", "severity", "said"),
     [
-        ({"wire_version": 2}, "versions", Severity.FAIL, "wire versions differ: 1 at"),
+        ({"wire_version": 1}, "versions", Severity.FAIL, "wire versions differ: 1 at"),
         ({"versions": {"penstock": "1.1"}}, "versions", Severity.WARN, "1.0 at decode-0; 1.1 at"),
         ({"versions": {"nixl": "1"}}, "versions", Severity.PASS, "same versions"),
         ({"num_threads": 4}, "cpus", Severity.WARN, "5 threads on 4 CPUs"),
