@@ -107,9 +107,13 @@ def place(
         return None, state
     prefills = _prefill_views(request, snapshot, config.disaggregate)
     factor = load_factor(tuple(prefills) or tuple(decodes))
-    quotes = tuple(quote_prefill(request, view, factor, config.price) for view in prefills)
+    now = snapshot.now
+    quotes = tuple(quote_prefill(request, view, factor, config.price, now=now) for view in prefills)
     may_be_local = not (quotes and config.disaggregate is Disaggregate.ALWAYS)
-    options = tuple(_option(request, view, factor, may_be_local, config) for view in decodes)
+    options = tuple(
+        _option(request, view, factor, config, now=now, may_be_local=may_be_local)
+        for view in decodes
+    )
     chosen = _cheapest(options, quotes, state.rotation)
     num_cached = chosen.quote.num_cached_tokens
     decision = Decision(
@@ -142,13 +146,17 @@ def _option(
     request: PlacementRequest,
     view: WorkerView,
     factor: float,
-    may_be_local: bool,
     config: PolicyConfig,
+    *,
+    now: float,
+    may_be_local: bool,
 ) -> DecodeOption:
-    price = config.price
+    price, local = config.price, None
+    if may_be_local:
+        local = quote_local_prefill(request, view, factor, price, now=now)
     return DecodeOption(
         decode=quote_decode(request, view, factor, price),
-        local=quote_local_prefill(request, view, factor, price) if may_be_local else None,
+        local=local,
         transfer_s=transfer_s(request, view, price),
     )
 

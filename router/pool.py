@@ -28,7 +28,7 @@ class WorkerView:
     """One serving worker, as placement sees it: its last report and what came after it."""
 
     worker: WorkerId
-    report_age_s: float
+    reported_at: float  # by the router's clock
     num_running: int
     num_waiting: int
     num_queued_tokens: int  # by the report
@@ -59,6 +59,7 @@ class PoolSnapshot:
     prefill: tuple[WorkerView, ...] = ()
     decode: tuple[WorkerView, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    now: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class _Live:
     failed_at: float = 0.0
     prefills: dict[str, int] = field(default_factory=dict)  # request id -> prompt tokens
     decodes: dict[str, tuple[int, int]] = field(default_factory=dict)  # -> sequences, context
+    _view: WorkerView | None = None  # until anything of it changes
 
     def refusal(self, now: float) -> str | None:
         """Why nothing is sent here, or None."""
@@ -124,13 +126,21 @@ class _Live:
         spoke_at = self.reported_at
         return self.is_reachable and spoke_at is not None and now - spoke_at <= SILENCE_S
 
-    def view(self, now: float) -> WorkerView:
+    def view(self) -> WorkerView:
+        if self._view is None:
+            self._view = self._made_view()
+        return self._view
+
+    def changed(self) -> None:
+        self._view = None
+
+    def _made_view(self) -> WorkerView:
         report, layout = self.report, self.member.worker.fingerprint.layout
         sequences = [count for count, _ in self.decodes.values()]
         contexts = [context for _, context in self.decodes.values()]
         return WorkerView(
             worker=self.member.worker.worker_id,
-            report_age_s=now - (self.reported_at or now),
+            reported_at=self.reported_at or 0.0,
             num_running=report.num_running,
             num_waiting=report.num_waiting,
             num_queued_tokens=report.num_queued_tokens,
@@ -142,7 +152,7 @@ class _Live:
             num_free_tokens=max(0, report.num_free_blocks * layout.block_size - sum(contexts)),
             num_total_tokens=report.num_blocks * layout.block_size,
             max_sequences=self.member.max_sequences,
-            token_bytes=2 * layout.num_layers * layout.slot_bytes,
+            token_bytes=layout.num_planes * layout.num_layers * layout.slot_bytes,
             prefill_cost=report.prefill_cost,
             decode_cost=report.decode_cost,
         )
@@ -171,6 +181,7 @@ class Pool:
             self._members[member.worker.worker_id] = _Live(member)
         else:
             live.member = member
+            live.changed()
 
     def leave(self, worker: WorkerId, incarnation: Incarnation) -> None:
         live = self._members.get(worker)
@@ -187,6 +198,7 @@ class Pool:
         if report.pairs is None:
             report = replace(report, pairs=live.report.pairs)
         live.report, live.reported_at, live.is_reachable = report, now, True
+        live.changed()
         for request_id in report.request_ids:
             live.prefills.pop(request_id, None)
             live.decodes.pop(request_id, None)
@@ -208,9 +220,11 @@ class Pool:
         self._booked[booking.request_id] = booking
         if prefilling := self._members.get(booking.prefilling):
             prefilling.prefills[booking.request_id] = booking.num_prefill_tokens
+            prefilling.changed()
         if decoding := self._members.get(booking.decode):
             weight = (booking.num_sequences, booking.num_context_tokens)
             decoding.decodes[booking.request_id] = weight
+            decoding.changed()
 
     def first_token(self, request_id: str) -> None:
         """Its prefill is over, and the decode worker did its part."""
@@ -219,6 +233,7 @@ class Pool:
             return
         if prefilling := self._members.get(booking.prefilling):
             prefilling.prefills.pop(request_id, None)
+            prefilling.changed()
         if decoding := self._members.get(booking.decode):
             decoding.num_failures = 0
 
@@ -229,6 +244,7 @@ class Pool:
         for live in self._involved(booking):
             live.prefills.pop(request_id, None)
             live.decodes.pop(request_id, None)
+            live.changed()
 
     def snapshot(self, now: float) -> PoolSnapshot:
         """The pool frozen: serving workers by role, and the others with their reasons."""
@@ -237,13 +253,14 @@ class Pool:
         for worker, live in self._members.items():
             reason = live.refusal(now)
             if reason is None:
-                serving[live.member.role].append(live.view(now))
+                serving[live.member.role].append(live.view())
             else:
                 refused.append(Refusal(worker=worker, role=live.member.role, reason=reason))
         return PoolSnapshot(
             prefill=tuple(serving[Role.PREFILL]),
             decode=tuple(serving[Role.DECODE]),
             refused=tuple(refused),
+            now=now,
         )
 
     def is_serving(self, now: float) -> bool:

@@ -82,6 +82,7 @@ def quote_prefill(
     load_factor: float,
     config: PriceConfig,
     *,
+    now: float,
     num_delayed: int = 0,
 ) -> Quote:
     """The prompt, computed on this worker after those that wait there. It keeps `num_delayed`
@@ -92,7 +93,7 @@ def quote_prefill(
     # A new token attends to all before it: on average to the cached and half the new ones.
     prefill_s = max(0.0, cost.seconds(num_new, num_cached + num_new // 2))
     terms = Terms(
-        queue_s=_queue_s(view, cost),
+        queue_s=_queue_s(view, cost, now),
         prefill_s=prefill_s,
         interference_s=prefill_s * num_delayed,
         work_s=load_factor * prefill_s,
@@ -103,12 +104,17 @@ def quote_prefill(
 
 
 def quote_local_prefill(
-    request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
+    request: PlacementRequest,
+    view: WorkerView,
+    load_factor: float,
+    config: PriceConfig,
+    *,
+    now: float,
 ) -> Quote:
     """The prompt, computed on the decode worker beside its running answers."""
     # One answer more than run now: the worker is lost to whoever comes next, too.
     num_delayed = view.num_running + view.num_booked_sequences + 1
-    return quote_prefill(request, view, load_factor, config, num_delayed=num_delayed)
+    return quote_prefill(request, view, load_factor, config, now=now, num_delayed=num_delayed)
 
 
 def quote_decode(
@@ -151,8 +157,8 @@ def load_factor(views: tuple[WorkerView, ...]) -> float:
     return 1.0 + num_prompts / max(1, len(views))
 
 
-def _queue_s(view: WorkerView, cost: PrefillCost) -> float:
+def _queue_s(view: WorkerView, cost: PrefillCost, now: float) -> float:
     """What was reported, less the time since; and what was placed there after the report."""
     reported_s = cost.c0 * view.num_waiting + cost.c1 * view.num_queued_tokens
     booked_s = cost.c0 * view.num_booked_prompts + cost.c1 * view.num_booked_tokens
-    return max(0.0, reported_s - view.report_age_s) + booked_s
+    return max(0.0, reported_s - (now - view.reported_at)) + booked_s

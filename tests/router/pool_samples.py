@@ -43,7 +43,7 @@ def view(name: str, **changes: Any) -> WorkerView:
     """An idle worker: 5,000 prompt tokens a second, 10 ms a decode step."""
     values: dict[str, Any] = {
         "worker": WorkerId(name),
-        "report_age_s": 0.0,
+        "reported_at": 0.0,
         "num_running": 0,
         "num_waiting": 0,
         "num_queued_tokens": 0,

@@ -118,7 +118,7 @@ def test_a_backlog_at_prefill_brings_prompts_back_to_an_idle_decode_worker() -> 
 
 def test_a_queue_drains_while_no_report_comes() -> None:
     fresh = view("a", num_waiting=2, num_queued_tokens=1000)
-    aged = view("b", num_waiting=2, num_queued_tokens=1000, report_age_s=0.2)
+    aged = view("b", num_waiting=2, num_queued_tokens=1000, reported_at=-0.2)
     assert decide(prompt(500), [fresh, aged]).placement.decode == "b"
 
 
