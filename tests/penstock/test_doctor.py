@@ -456,6 +456,7 @@ def test_a_worker_that_is_gone_fails_and_the_others_are_still_examined(
     assert pairs == {"decode-0": "pass", "decode-1": "fail"}
 
 
+@pytest.mark.slow
 def test_the_time_for_all_of_it_is_bounded(fake: FakeCluster, doctor: Any) -> None:
     def stalls(request: pb.ProbeRequest, context: grpc.ServicerContext) -> None:
         released.wait(10)

@@ -115,6 +115,7 @@ async def test_several_choices_share_one_prompt(
         assert sum(computed) == 37 + 3 * 7
 
 
+@pytest.mark.slow
 async def test_many_requests_at_once_in_too_little_memory(checkpoint: Path, tmp_path: Path) -> None:
     cluster = LocalCluster(
         checkpoint, tmp_path, decode=[{"num_blocks": 14}], prefill=[{"num_blocks": 24}]

@@ -69,6 +69,7 @@ async def wait_for(cluster: LocalCluster, phase: str, answer: Answer) -> None:
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("way", ["cancel", "deadline", "death"])
+@pytest.mark.slow
 async def test_blocks_return_when_the_client_leaves(
     checkpoint: Path, tmp_path: Path, phase: str, way: str
 ) -> None:

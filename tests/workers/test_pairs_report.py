@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from cluster.types import Direction, PairReport, Role
 from tests.workers.local_cluster import LocalCluster
 
@@ -12,6 +14,7 @@ def pairs_of(cluster: LocalCluster, worker: str) -> tuple[PairReport, ...]:
     return next(report.pairs for name, report in reports.items() if name == worker)
 
 
+@pytest.mark.slow
 async def test_both_ends_of_a_pair_report_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     async with LocalCluster(checkpoint, tmp_path, disaggregate="always") as cluster:
         assert [running.worker.member.role for running in cluster.prefill] == [Role.PREFILL]
