@@ -251,6 +251,7 @@ class ReservationTable:
         if transfer.apply(Event.WRITTEN) is not State.WRITTEN:
             self.fail(reservation, Event.STOP, Reason.LAPSED, "it came too late")
             raise TransferFailed(f"A hand-over failed: {reservation.failure}.")
+        reservation.peer.revoke(reservation.epoch)  # nothing lands between the check and the use
         problem = _shortage(reservation, written, self._check_content)
         if problem:
             self.fail(reservation, Event.REJECT, Reason.SHORT, problem)

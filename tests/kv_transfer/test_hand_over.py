@@ -13,11 +13,12 @@ from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import Incarnation, KvLayout
 from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.layout import SpanPairs
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.timers import ManualTimers
 from kv_transfer.transfer import RemoteProtocolError, State
-from kv_transfer.transport import WriteUnsettled
+from kv_transfer.transport import WriteRefused, WriteUnsettled
 
 SOURCE = KvLayout(num_layers=3, num_blocks=20, block_size=8, num_kv_heads=2, head_dim=4)
 LAYOUT = KvLayout(num_layers=3, num_blocks=20, block_size=4, num_kv_heads=2, head_dim=4)
@@ -169,6 +170,28 @@ async def test_leaving_while_the_content_is_checked_gives_the_blocks_back_once(p
         await verifying
     assert pair.released == [reservation.blocks]
     assert pair.table.counters.num_transfers == 0
+
+
+async def test_nothing_lands_between_the_check_and_the_use(pair: Pair) -> None:
+    """A writer that said `written` and writes on, where the receiving end can refuse it."""
+    outgoing = pair.outgoing()
+    outgoing.computed_all(30)
+    hold = threading.Event()
+    pair.table._reader.submit(hold.wait)
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
+        verifying = asyncio.ensure_future(reservation.verify(await outgoing.landed()))
+        await asyncio.sleep(0)
+        peer = await pair.writer.connect(pair.receiver.address)
+        block = np.array([9 * LAYOUT.block_bytes])
+        again = SpanPairs(source=block * 0, destination=block, sizes=np.array([4]))
+        late = peer.write(again, epoch=reservation.epoch, digest=False, may_start=lambda: True)
+        try:
+            with pytest.raises(WriteRefused):
+                await asyncio.wrap_future(late)
+        finally:
+            hold.set()
+        await verifying
 
 
 async def test_a_writer_that_says_the_wrong_epoch_frees_nothing(shared: Pair) -> None:
