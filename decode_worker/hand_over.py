@@ -97,11 +97,10 @@ class HandOvers:
             self._recompute(receiving, group.exceptions[0])
 
     def counters(self) -> dict[str, float]:
-        """What the load report says of hand-overs; failures by phase and reason."""
+        """What the load report says of hand-overs, beside what it says of all transfers."""
         return {
             "hand_overs_received": self.num_received,
             "hand_over_recomputes": self.num_recomputes,
-            **self._table.counters.as_dict(),
         }
 
     # -- the call --------------------------------------------------------------------------

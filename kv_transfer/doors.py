@@ -5,6 +5,7 @@ A door's module is imported only when a worker names it: each brings a heavy dep
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cluster.errors import ConfigError
 from kv_transfer.pool import FilePool, Pool, PoolConfig
@@ -54,16 +55,10 @@ def _tcp(pool: Pool, settings: DoorSettings) -> Transport:
     )
 
 
-def _nccl(pool: Pool, settings: DoorSettings) -> Transport:
+def _collective(name: str, pool: Pool, settings: DoorSettings) -> Transport:
     from kv_transfer.collective_transport import CollectiveTransport
 
-    return CollectiveTransport("nccl", pool, host=settings.host, key=settings.key)
-
-
-def _gloo(pool: Pool, settings: DoorSettings) -> Transport:
-    from kv_transfer.collective_transport import CollectiveTransport
-
-    return CollectiveTransport("gloo", pool, host=settings.host, key=settings.key)
+    return CollectiveTransport(name, pool, host=settings.host, key=settings.key)
 
 
 def _on_host(pool: Pool, door: str) -> FilePool:
@@ -78,9 +73,9 @@ def _on_host(pool: Pool, door: str) -> FilePool:
 DOORS: dict[str, Callable[[Pool, DoorSettings], Transport]] = {
     "shared_memory": _shared_memory,
     "nixl": _nixl,
-    "nccl": _nccl,
+    "nccl": partial(_collective, "nccl"),
     "tcp": _tcp,
-    "gloo": _gloo,
+    "gloo": partial(_collective, "gloo"),
 }
 
 

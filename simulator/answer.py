@@ -16,7 +16,6 @@ class Answer:
         "num_cached",
         "num_predicted",
         "num_tokens",
-        "num_tries",
         "request_id",
         "traced",
     )
@@ -25,7 +24,6 @@ class Answer:
         self.request_id = f"r{number}"
         self.traced = traced
         self.excluded: frozenset[WorkerId] = frozenset()
-        self.num_tries = 0
         self.num_predicted = 0  # prompt tokens that the router believes to be cached
         self.num_tokens = 0  # sent to the client
         self.num_cached = 0  # prompt tokens, as the first worker says

@@ -59,7 +59,7 @@ class Worker:
         )
         self.thread = EngineThread(parts.engine)
         self.open_calls = OpenCalls()
-        self.feed = WatchFeed(self.log, self._load)
+        self.feed = WatchFeed(self.log, self.load)
         self._scheduler = make_scheduler(self)
         self._loop = StepLoop(self._scheduler, self.thread, self.monitor)
         self._role: RoleService | None = None
@@ -147,7 +147,8 @@ class Worker:
         is_known = self._transfers is not None and self._transfers.keeper.settled.is_set()
         return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 
-    def _load(self) -> LoadReport:
+    def load(self) -> LoadReport:
+        """What routers are told."""
         assert self._role is not None, "nobody watches before it serves"
         assert self._transfers is not None
         report = replace(

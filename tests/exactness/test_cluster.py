@@ -136,7 +136,7 @@ async def answers(family: str, way: Way, directory: Path, prompts: list[list[int
 
 def check_counters(cluster: LocalCluster, way: Way, num_prompts: int) -> None:
     decode = cluster.decode[0].worker
-    hand_overs, scheduler = decode.hand_overs.counters(), decode.scheduler.counters()
+    hand_overs, scheduler = cluster.decode[0].counters, decode.scheduler.counters()
     assert hand_overs["hand_over_recomputes"] == 0
     assert hand_overs["hand_overs_received"] == (num_prompts + way.cached) * way.remote
     assert (hand_overs["transfer_bytes"] > 0) is way.remote

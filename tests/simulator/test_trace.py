@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import ConfigError
 from simulator.synthetic import conversations, fan_outs, shared_prefixes
-from simulator.trace import load_trace
+from simulator.trace import load_trace, write_trace
 
 
 def write_mooncake(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -130,3 +130,20 @@ def test_a_turn_of_a_conversation_holds_all_that_was_said() -> None:
     assert arrivals == sorted(arrivals)
     assert len({each.grains[:2] for each in talks.requests}) == 1
     assert talks.ideal_hit_tokens() > 0.5 * talks.num_prompt_tokens
+
+
+def test_a_written_trace_is_the_one_that_is_read(tmp_path: Path) -> None:
+    trace = fan_outs(
+        num_prompts=3,
+        num_siblings=2,
+        shared_tokens=1024,
+        own_tokens=64,
+        output_tokens=8,
+        gap_s=1.0,
+        grain=512,
+    )
+    write_trace(trace, tmp_path / "t.jsonl.gz")
+    read = load_trace(tmp_path / "t.jsonl.gz")
+    assert [each.arrival_s for each in read.requests] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+    assert read.num_prompt_tokens == trace.num_prompt_tokens
+    assert read.ideal_hit_tokens() == trace.ideal_hit_tokens() == 3 * 1024

@@ -76,6 +76,10 @@ class Running:
         return str(self.worker.member.worker.worker_id)
 
     @property
+    def counters(self) -> dict[str, float]:
+        return dict(self.worker.worker.load().counters)
+
+    @property
     def pool(self) -> Any:
         return self.worker.pool
 

@@ -68,7 +68,7 @@ async def test_remote_and_local_prefill_give_the_same_answer(
             answer = await cluster.generate(greedy(prompt, 20))
             assert answer.is_complete
             assert answer.token_ids == expected(prompt, 20)
-        counters = cluster.decode[0].worker.hand_overs.counters()
+        counters = cluster.decode[0].counters
         assert counters["hand_over_recomputes"] == 0
         assert counters["hand_overs_received"] == (5 if disaggregate == "always" else 0)
 

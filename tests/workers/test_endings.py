@@ -162,7 +162,7 @@ async def test_a_corrupted_hand_over_is_caught_and_computed_here(
         answer = await cluster.generate(greedy(PROMPT, 8))
         assert answer.token_ids == expected(PROMPT, 8)
         assert answer.messages[-1].finished.timeline.recomputes == 1
-        counters = cluster.decode[0].worker.hand_overs.counters()
+        counters = cluster.decode[0].counters
         assert counters["transfer_failures.written.digest"] == 1
         cluster.disturb("prefill-0", "decode-0", FaultPlan())
         answer = await cluster.generate(greedy(prompt_of(2, 50), 8))

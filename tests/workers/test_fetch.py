@@ -43,7 +43,7 @@ def ids(messages: list[Any]) -> list[int]:
 
 
 def counted(running: Running, name: str) -> float:
-    return running.worker.worker._load().counters[name]
+    return running.counters[name]
 
 
 async def warm(running: Running, prompt: list[int] = PROMPT) -> None:

@@ -83,7 +83,7 @@ async def ask_all(cluster: LocalCluster, numbers: Sequence[int]) -> list[Outcome
 
 
 def total(cluster: LocalCluster, counter: str) -> float:
-    return sum(each.worker.hand_overs.counters().get(counter, 0) for each in cluster.decode)
+    return sum(each.counters.get(counter, 0) for each in cluster.decode)
 
 
 async def undisturbed(cluster: LocalCluster, num_requests: int) -> None:
@@ -129,7 +129,7 @@ def failed_pairs(cluster: LocalCluster) -> dict[tuple[str, str], Any]:
 
 
 def num_failures(cluster: LocalCluster, reason: str) -> float:
-    counters = cluster.named("decode-0").worker.hand_overs.counters()
+    counters = cluster.named("decode-0").counters
     return sum(
         value
         for name, value in counters.items()
