@@ -133,17 +133,19 @@ def test_a_turn_of_a_conversation_holds_all_that_was_said() -> None:
 
 
 def test_a_written_trace_is_the_one_that_is_read(tmp_path: Path) -> None:
-    trace = fan_outs(
-        num_prompts=3,
-        num_siblings=2,
-        shared_tokens=1024,
-        own_tokens=64,
-        output_tokens=8,
-        gap_s=1.0,
-        grain=512,
+    trace = shared_prefixes(
+        num_requests=50,
+        rate=10.0,
+        num_groups=3,
+        prefix_tokens=1024,
+        own_tokens=100,
+        output_tokens=20,
     )
     write_trace(trace, tmp_path / "t.jsonl.gz")
     read = load_trace(tmp_path / "t.jsonl.gz")
-    assert [each.arrival_s for each in read.requests] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+    start_s = round(trace.requests[0].arrival_s, 3)
+    assert [each.arrival_s for each in read.requests] == pytest.approx(
+        [each.arrival_s - start_s for each in trace.requests], abs=1e-3
+    )
     assert read.num_prompt_tokens == trace.num_prompt_tokens
-    assert read.ideal_hit_tokens() == trace.ideal_hit_tokens() == 3 * 1024
+    assert read.ideal_hit_tokens() == trace.ideal_hit_tokens() == 47 * 1024
