@@ -45,6 +45,7 @@ DOORS = {
     "triton": "engine/triton_kernels.py",
     "uvloop": "cluster/process.py",
     "opentelemetry": "cluster/tracing.py",
+    "matplotlib": "simulator/plot.py",
 }
 
 # Protobuf messages live in codecs, typed clients and service edges: inside, only dataclasses.
