@@ -1,0 +1,150 @@
+"""What an operator decides besides the placement rule: service classes with their targets,
+tenants' shares, the order of queues, admission, sessions, and how a policy is tried out. Values
+that the router reads; they know no file format.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from router.bounds import check_above, check_between, check_name
+
+MAX_CLASSES: Final = 16  # each is a label of metrics and a row of every report
+MAX_TENANTS: Final = 1024
+
+
+class Quantile(StrEnum):
+    """Of the error that workers report of their own predictions."""
+
+    P50 = "p50"
+    P90 = "p90"
+    P99 = "p99"
+
+
+class Order(StrEnum):
+    FIFO = "fifo"
+    DEADLINE = "deadline"  # whose first token is due first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceClass:
+    """What requests of one kind are promised."""
+
+    name: str
+    ttft_s: float = 2.0  # target: from arrival to the first token
+    itl_s: float = 0.2  # target: between two tokens
+    weight: float = 1.0  # how many times a second of its waiting counts
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "class")
+        check_above("the target of TTFT", self.ttft_s, "s", least=0.0, most=86_400.0)
+        check_above("the target of ITL", self.itl_s, "s", least=0.0, most=3_600.0)
+        check_above("the weight", self.weight, "", least=0.0, most=1e6)
+
+
+DEFAULT_CLASS: Final = ServiceClass(name="default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantShare:
+    """A tenant's part of the workers' time while they are short: share / sum of shares."""
+
+    name: str
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "tenant")
+        check_between("the share", self.share, "", least=0.0, most=1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOrder:
+    """Who is computed first at a worker; a request's priority goes before it."""
+
+    order: Order = Order.DEADLINE
+    # Long prompts are due later, by so many times their own predicted seconds: short ones pass
+    # them, and nobody waits for more than what has been promised.
+    stretch: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_between("'stretch'", self.stretch, "", least=0.0, most=1000.0)
+
+    def due_s(self, ttft_s: float, prefill_s: float) -> float:
+        """Seconds from arrival by which the first token is due; 0 for all is first come, first
+        served."""
+        if self.order is Order.FIFO:
+            return 0.0
+        return ttft_s + self.stretch * prefill_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Which requests are refused before they cost anything."""
+
+    rejects_early: bool = False  # those whose predicted TTFT exceeds `slack` times the target
+    slack: float = 2.0
+    quantile: Quantile = Quantile.P90  # of the prediction: p90 is too low once in ten times
+    max_queued: int = 4096  # prompts that wait at all workers together
+
+    def __post_init__(self) -> None:
+        check_above("'slack'", self.slack, "", least=0.0, most=1000.0)
+        check_between("the longest queue", self.max_queued, "", least=1, most=10_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAffinity:
+    """Requests with one session key stay with their worker while that costs little."""
+
+    ttl_s: float = 600.0  # since the session's last request
+    max_penalty_s: float = 0.5  # how much dearer than the best its worker may be; 0: never
+    max_sessions: int = 100_000  # remembered; beyond it the least recently used one is forgotten
+
+    def __post_init__(self) -> None:
+        check_above("a session's time to live", self.ttl_s, "s", least=0.0, most=86_400.0)
+        check_between("a session's penalty", self.max_penalty_s, "s", least=0.0, most=3_600.0)
+        check_between("the number of sessions", self.max_sessions, "", least=1, most=10_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowSettings:
+    """A second policy that decides beside the first, and changes nothing."""
+
+    sample_share: float = 0.1  # of the requests, from 0 to 1
+
+    def __post_init__(self) -> None:
+        check_above("the sample", 100 * self.sample_share, "%", least=0.0, most=100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """What ends a canary: its own figures over those of the policy before, over the same time."""
+
+    max_ttft_p95_ratio: float | None = None
+    max_error_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        for what, ratio in (("TTFT", self.max_ttft_p95_ratio), ("errors", self.max_error_ratio)):
+            if ratio is not None:
+                check_above(f"the guard's ratio of {what}", ratio, "", least=0.0, most=1000.0)
+
+    @property
+    def is_any(self) -> bool:
+        return self.max_ttft_p95_ratio is not None or self.max_error_ratio is not None
+
+
+DEFAULT_GUARDS: Final = Guards(max_ttft_p95_ratio=1.2, max_error_ratio=1.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanarySettings:
+    """How a policy takes over: a part of the requests first, all of them unless a guard ends it."""
+
+    traffic_share: float = 0.05  # of the requests, from 0 to 1
+    duration_s: float = 600.0
+    min_requests: int = 200  # placed by the canary, before a guard may judge it
+    guards: Guards = DEFAULT_GUARDS
+
+    def __post_init__(self) -> None:
+        check_above("the canary's traffic", 100 * self.traffic_share, "%", least=0.0, most=100.0)
+        check_above("the canary's duration", self.duration_s, "s", least=0.0, most=604_800.0)
+        check_between("the number of requests", self.min_requests, "", least=1, most=10_000_000)
