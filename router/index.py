@@ -15,6 +15,7 @@ from cluster.types import CacheChange, GrainHash, Incarnation, WorkerId
 # churn keeps up to 4 entry rows of 24 and 6 slots of 4 for each live key. The masks are shared.
 ENTRY_BYTES = 64 + 4 * 24 + 6 * 4
 _MAX_SHARED_MASKS = 1 << 15
+_NO_MASK = -1  # no entry has it
 
 
 @dataclass(slots=True, eq=False)
@@ -84,18 +85,22 @@ class PrefixIndex:
 
         Linear by need: eviction makes holes, so a later grain says nothing of an earlier one.
         """
-        masks, active, depth = self._masks, self._live, 0
+        active, depth = self._live, 0
+        last: int | None = _NO_MASK
         matched: dict[WorkerId, int] = {}
         if not active:
             return matched
-        for depth, grain in enumerate(hashes):
-            held = active & masks.get(grain, 0)
+        for depth, mask in enumerate(map(self._masks.get, hashes)):
+            if mask is last:  # masks are shared: most often a grain is held as the one before
+                continue
+            held = active & mask if mask else 0
             if held != active:
                 if depth:
-                    self._record(active & ~held, depth, matched)
+                    self._record(active ^ held, depth, matched)
                 active = held
                 if not active:
                     break
+            last = mask
         else:
             depth = len(hashes)
             if depth:

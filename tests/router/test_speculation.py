@@ -1,0 +1,159 @@
+"""What was placed counts as cached where it will be computed, until it is, or never will be."""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from cluster.types import GrainHash, WorkerId
+from router.speculation import Speculation
+
+A, B, C = WorkerId("a"), WorkerId("b"), WorkerId("c")
+
+
+def grain(number: int) -> GrainHash:
+    return GrainHash(number.to_bytes(16, "little"))
+
+
+def chain(start: int, length: int) -> tuple[GrainHash, ...]:
+    return tuple(grain(start + offset) for offset in range(length))
+
+
+PROMPT = chain(0, 8)
+
+
+def test_a_sibling_counts_on_what_is_being_computed() -> None:
+    speculation = Speculation()
+    speculation.expect("one", A, PROMPT[:6], 0.0)
+    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 6, B: 2}
+    speculation.expect("two", A, PROMPT[6:], 1.0)
+    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 8, B: 2}
+    speculation.check()
+
+
+def test_what_is_ready_and_what_follows_it_make_one_prefix() -> None:
+    speculation = Speculation()
+    speculation.expect("one", A, PROMPT[3:6], 0.0)
+    assert speculation.match(PROMPT, {A: 3}, 0.0) == {A: 6}
+    assert speculation.match(PROMPT, {A: 4, B: 4}, 0.0) == {A: 6, B: 4}
+    assert speculation.match(PROMPT, {A: 7}, 0.0) == {A: 7}
+    assert speculation.match(PROMPT, {A: 2}, 0.0) == {A: 2}, "grain 2 is neither"
+    assert speculation.match(PROMPT, {}, 0.0) == {}
+
+
+def test_nothing_expected_is_what_is_ready() -> None:
+    assert Speculation().match(PROMPT, {A: 3}, 0.0) == {A: 3}
+    assert Speculation().match((), {}, 0.0) == {}
+
+
+def test_a_request_that_ended_is_expected_no_more() -> None:
+    speculation = Speculation()
+    speculation.expect("one", A, PROMPT, 0.0)
+    speculation.expect("one", B, PROMPT[:4], 0.0)
+    speculation.settle("one")
+    speculation.settle("unknown")
+    assert speculation.match(PROMPT, {}, 0.0) == {}
+    assert speculation.num_grains == 0
+    speculation.check()
+
+
+def test_what_a_first_token_says_is_computed_counts_until_its_events_must_have_come() -> None:
+    speculation = Speculation(linger_s=1.0)
+    speculation.expect("one", A, PROMPT, 0.0)
+    speculation.computed("one", 5.0)
+    assert speculation.match(PROMPT, {}, 5.9) == {A: 8}
+    assert speculation.match(PROMPT, {}, 6.0) == {}
+    speculation.check()
+
+
+def test_what_nobody_settled_lapses() -> None:
+    speculation = Speculation(lapse_s=10.0)
+    speculation.expect("one", A, PROMPT[:2], 0.0)
+    speculation.expect("two", B, PROMPT[:2], 4.0)
+    assert speculation.match(PROMPT, {}, 9.9) == {A: 2, B: 2}
+    assert speculation.match(PROMPT, {}, 10.0) == {B: 2}
+    assert speculation.match(PROMPT, {}, 14.0) == {}
+    assert speculation.num_grains == 0
+
+
+def test_a_lost_worker_takes_its_prompts_with_it_and_comes_back_without() -> None:
+    speculation = Speculation()
+    speculation.expect("one", A, PROMPT, 0.0)
+    speculation.expect("one", B, PROMPT[:3], 0.0)
+    speculation.forget(A)
+    speculation.forget(C)
+    assert speculation.match(PROMPT, {}, 0.0) == {B: 3}
+    speculation.expect("two", A, PROMPT[:1], 0.0)
+    assert speculation.match(PROMPT, {}, 0.0) == {A: 1, B: 3}
+    speculation.settle("one")
+    assert speculation.match(PROMPT, {}, 0.0) == {A: 1}
+    speculation.check()
+
+
+def test_over_its_bound_it_forgets_the_oldest() -> None:
+    speculation = Speculation(max_grains=20)
+    for number in range(10):
+        speculation.expect(f"request-{number}", A, chain(100 * number, 8), 0.0)
+        assert speculation.num_grains <= 20
+    assert speculation.match(chain(900, 8), {}, 0.0) == {A: 8}
+    assert speculation.match(chain(800, 8), {}, 0.0) == {A: 8}
+    assert speculation.match(chain(700, 8), {}, 0.0) == {}
+    speculation.expect("too long", A, chain(5000, 30), 0.0)
+    assert speculation.num_grains == 0
+    speculation.check()
+
+
+@dataclass(slots=True)
+class Model:
+    """The same, said as slowly and plainly as possible: who was first to ask for what."""
+
+    owned: dict[tuple[WorkerId, GrainHash], str] = field(default_factory=dict)
+
+    def expect(self, request_id: str, worker: WorkerId, hashes: tuple[GrainHash, ...]) -> None:
+        for each in hashes:
+            self.owned.setdefault((worker, each), request_id)
+
+    def end(self, request_id: str) -> None:
+        self.owned = {key: owner for key, owner in self.owned.items() if owner != request_id}
+
+    def forget(self, worker: WorkerId) -> None:
+        self.owned = {key: owner for key, owner in self.owned.items() if key[0] != worker}
+
+    def match(
+        self, hashes: tuple[GrainHash, ...], ready: dict[WorkerId, int]
+    ) -> dict[WorkerId, int]:
+        matched = {}
+        for worker in (A, B, C):
+            depth = ready.get(worker, 0)
+            while depth < len(hashes) and (worker, hashes[depth]) in self.owned:
+                depth += 1
+            if depth:
+                matched[worker] = depth
+        return matched
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_sequence_equals_the_plain_model(seed: int) -> None:
+    random_numbers = random.Random(seed)
+    speculation, model = Speculation(lapse_s=1e9), Model()
+    prompts = [chain(0, 3) + chain(10 * n, 5) for n in range(1, 5)]
+    for number in range(80):
+        request_id = f"request-{random_numbers.randrange(12)}"
+        worker = random_numbers.choice((A, B, C))
+        match random_numbers.randrange(8):
+            case 0:
+                speculation.settle(request_id)
+                model.end(request_id)
+            case 1 if random_numbers.random() < 0.3:
+                speculation.forget(worker)
+                model.forget(worker)
+            case _:
+                hashes = random_numbers.choice(prompts)[random_numbers.randrange(4) :]
+                speculation.expect(request_id, worker, hashes, number)
+                model.expect(request_id, worker, hashes)
+        speculation.check()
+        prompt = random_numbers.choice(prompts)
+        ready = {
+            each: random_numbers.randrange(1, 9) for each in (A, B) if random_numbers.random() < 0.5
+        }
+        assert speculation.match(prompt, ready, number) == model.match(prompt, ready)
