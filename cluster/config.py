@@ -8,14 +8,14 @@ import json
 import re
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cluster.errors import ConfigError
+from cluster.strict_yaml import parse_yaml
 
 T = TypeVar("T")
 
@@ -23,7 +23,6 @@ MASK: Final = "***"
 SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
 NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*@")  # of a URL
-MAX_FILE_BYTES: Final = 1 << 20
 
 
 def load_config(cls: type[T], path: Path) -> T:
@@ -33,23 +32,25 @@ def load_config(cls: type[T], path: Path) -> T:
         raise ConfigError(
             f"'{path}' cannot be read: {error.strerror}. Give a YAML file."
         ) from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"'{path}' has {len(content)} bytes: give a configuration file.")
-    try:
-        mapping = yaml.load(content, Loader=_StrictLoader)  # a safe loader
-    except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
-        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
+    mapping = parse_yaml(content, source=f"'{path}'")
     return parse_config(cls, {} if mapping is None else mapping, source=str(path))
 
 
-def parse_config(cls: type[T], mapping: Any, *, source: str = "the configuration") -> T:
-    """`mapping` is what YAML gives: text for enums and paths, lists for tuples."""
+def parse_config(
+    cls: type[T],
+    mapping: Any,
+    *,
+    source: str = "the configuration",
+    key_of: Callable[[str], str] = str,
+) -> T:
+    """`mapping` is what YAML gives: text for enums and paths, lists for tuples. `key_of` says how
+    a field is spelt there."""
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"In {source}: give keys with values, not {_shown(mapping)}.")
     # Nested dataclasses inherit these settings only from a type that is not a dataclass.
     adapter = TypeAdapter(
         tuple[cls],  # type: ignore[valid-type]
-        config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False),
+        config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, alias_generator=key_of),
     )
     try:
         # From JSON, because only there does strict parsing take text for enums and paths.
@@ -58,7 +59,7 @@ def parse_config(cls: type[T], mapping: Any, *, source: str = "the configuration
         errors = [dict(found) for found in error.errors(include_url=False)]
         # A misspelt key is the cause of a missing one.
         errors.sort(key=lambda found: found["type"] != "unexpected_keyword_argument")
-        sentences = [_sentence(cls, found) for found in errors]
+        sentences = [_sentence(cls, found, key_of) for found in errors]
         raise ConfigError(f"In {source}: {' '.join(sentences)}") from error
     return typing.cast("T", config)
 
@@ -93,21 +94,6 @@ def _is_secret(name: str) -> bool:
 # Reading
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A key that is given twice is an error: YAML would keep the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key}' is given twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str) else "")
-        return super().construct_mapping(node, deep)
-
-
 def _json(mapping: Any, source: str) -> str:
     def refuse(value: Any) -> None:
         raise ConfigError(f"In {source}: put quotes around {_shown(value)} to mean a text.")
@@ -121,13 +107,13 @@ def _json(mapping: Any, source: str) -> str:
 # Sentences
 
 
-def _sentence(cls: Any, found: dict[str, Any]) -> str:
+def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> str:
     where = found["loc"][1:]
     place = _place(where)
     value = MASK if any(_is_secret(str(step)) for step in where) else _shown(found["input"])
     match found["type"]:
         case "unexpected_keyword_argument":
-            return _unknown_key(_known_keys(cls, where[:-1]), where)
+            return _unknown_key(_known_keys(cls, where[:-1], key_of), where)
         case "missing" | "missing_keyword_only_argument":
             return f"'{place}' is missing: it has no default."
         case "value_error":
@@ -157,17 +143,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _known_keys(cls: Any, where: Sequence[Any]) -> list[str]:
+def _known_keys(cls: Any, where: Sequence[Any], key_of: Callable[[str], str]) -> list[str]:
     """The keys of the dataclass at a place within `cls`."""
     for step in where:
-        cls = _type_at(_dataclass_in(cls, step), step)
+        cls = _type_at(_dataclass_in(cls, step), step, key_of)
     section = _dataclass_in(cls, None)
-    return [field.name for field in dataclasses.fields(section)] if section else []
+    return [key_of(field.name) for field in dataclasses.fields(section)] if section else []
 
 
-def _type_at(cls: Any, step: Any) -> Any:
+def _type_at(cls: Any, step: Any, key_of: Callable[[str], str]) -> Any:
     if dataclasses.is_dataclass(cls):
-        return typing.get_type_hints(cls).get(str(step), cls)
+        hints = typing.get_type_hints(cls)
+        return {key_of(name): hint for name, hint in hints.items()}.get(str(step), cls)
     arguments = [a for a in typing.get_args(cls) if a is not Ellipsis]
     return arguments[-1] if arguments else cls
 

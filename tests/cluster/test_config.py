@@ -118,7 +118,7 @@ def test_a_wrong_configuration_is_refused_with_its_place(mapping: object, says: 
         (b"checkpoint: x\ncheckpoint: y", "'checkpoint' is given twice"),
         (b"checkpoint: x\nstore: {ttl_s: 1, ttl_s: 2}", "'ttl_s' is given twice"),
         (b"checkpoint: 2020-01-01", "put quotes around"),
-        (b"checkpoint: &a [*a]", "plain values only"),
+        (b"checkpoint: &a [*a]", "'*a' is an alias: write out what it means"),
         (b"? [a]\n: 1", "is not valid YAML"),
         (b"a: !!python/object/apply:os.system ['true']", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
