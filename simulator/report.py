@@ -56,6 +56,15 @@ class Report:
         return self.num_hit_tokens / max(1, self.num_prompt_tokens)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """What percentiles leave out; for figures."""
+
+    arrival_s: Sequence[float]  # of each request that got a token, by when it did
+    ttft_s: Sequence[float]  # of the same
+    gap_counts: Sequence[tuple[float, int]]  # (seconds between two tokens, how often), rising
+
+
 class Ledger:
     """Owned by one simulation; whoever sees something happen writes it here."""
 
@@ -67,6 +76,7 @@ class Ledger:
         self.num_failed = 0
         self.end_s = 0.0
         self._targets = targets
+        self._arrival_s = array("d")
         self._ttft_s = array("d")
         self._gaps: Counter[int] = Counter()  # in steps -> how often
         self._num_good = 0
@@ -80,7 +90,9 @@ class Ledger:
         self._gaps[int(seconds * _GAPS_A_SECOND)] += num
 
     def first_token(self, answer: Answer) -> None:
-        self._ttft_s.append(answer.first_s - answer.traced.arrival_s)
+        arrival_s = answer.traced.arrival_s
+        self._arrival_s.append(arrival_s)
+        self._ttft_s.append(answer.first_s - arrival_s)
         self._num_hits += min(answer.num_cached, answer.traced.num_prompt_tokens - 1)
         self._num_predicted += answer.num_predicted
 
@@ -123,6 +135,14 @@ class Ledger:
             decode_busy_s=busy_s["decode"],
             gpu_s=num_gpus * self.end_s,
             cost=num_gpus * self.end_s / 3600.0 * setting.gpu_hour_price,
+        )
+
+    def samples(self) -> Samples:
+        counts = sorted(self._gaps.items())
+        return Samples(
+            arrival_s=self._arrival_s,
+            ttft_s=self._ttft_s,
+            gap_counts=[(steps / _GAPS_A_SECOND, count) for steps, count in counts],
         )
 
     def _itl(self) -> Spread:

@@ -12,7 +12,7 @@ from simulator.agenda import Agenda
 from simulator.answer import Answer
 from simulator.cluster import ModelledCluster
 from simulator.faults import Fault, schedule
-from simulator.report import Ledger, Report
+from simulator.report import Ledger, Report, Samples
 from simulator.setting import Setting
 from simulator.site import World
 from simulator.trace import Trace
@@ -65,6 +65,10 @@ class Simulation:
         with _without_collector():
             self._run(progress)
         return self._report()
+
+    def samples(self) -> Samples:
+        """What was seen so far."""
+        return self._ledger.samples()
 
     def _run(self, progress: Progress) -> None:
         self._await_arrival()

@@ -4,12 +4,13 @@ Seeded: the same arguments give the same trace.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
+from cluster.errors import ConfigError
 from cluster.types import GrainHash
-from simulator.trace import Trace, TraceRequest, grain_of
+from simulator.trace import MAX_REQUESTS, MAX_TOKENS, Trace, TraceRequest, grain_of
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ def shared_prefixes(
 ) -> Trace:
     """Poisson arrivals at `rate` a second; each request has the prefix of a random group, and
     a question and an answer of about the given lengths (exponential)."""
+    _check(locals())
     chances = random.Random(seed)
     grains = _Grains(grain)
     prefixes = [grains.fresh(prefix_tokens) for _ in range(num_groups)]
@@ -69,6 +71,7 @@ def conversations(
 ) -> Trace:
     """Sessions begin at `rate` a second; each turn's prompt is all that was said before in it,
     after one system prompt for all, and comes about `think_s` after the turn before."""
+    _check(locals())
     chances = random.Random(seed)
     grains = _Grains(grain)
     system = grains.fresh(system_tokens)
@@ -105,6 +108,7 @@ def fan_outs(
 ) -> Trace:
     """Each prompt is asked by several siblings at once, which differ only at the end; the next
     prompt follows after `gap_s`."""
+    _check(locals())
     grains = _Grains(grain)
     requests = []
     for index in range(num_prompts):
@@ -122,4 +126,16 @@ def fan_outs(
 
 
 def _around(mean: int, chances: random.Random) -> int:
-    return max(1, min(8 * mean, round(chances.expovariate(1 / mean))))
+    return max(1, min(8 * mean, round(chances.expovariate(1 / max(1, mean)))))
+
+
+def _check(given: Mapping[str, float]) -> None:
+    """Raises ConfigError unless each argument, by its name, can be what it is called."""
+    for name, value in given.items():
+        least, most = 0.0, float(MAX_TOKENS)
+        if name.startswith("num_"):
+            least, most = 1, MAX_REQUESTS
+        elif name in ("rate", "grain", "output_tokens", "think_s"):
+            least = 1e-9
+        if not least <= value <= most and name != "seed":
+            raise ConfigError(f"'{name}' of invented traffic is {value}: {least:g} to {most:g}.")

@@ -25,6 +25,7 @@ COMMANDS = {
     "tokenize": "text",
     "detokenize": "text",
     "policy": "policy",
+    "simulate": "simulate",
     "bench": "bench",
     "version": "version",
 }

@@ -1,0 +1,234 @@
+"""`penstock simulate`: a cluster in virtual time. The real router and schedulers, modelled
+engines and links: what latencies, hits and cost would be, with which workers and which faults."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cluster.errors import ConfigError
+from penstock.cli import options
+from penstock.cli.output import err, say, write_json, write_table
+from penstock.cli.policy import SHIPPED_TRACE
+from router.policy import Disaggregate
+from simulator.faults import Fault
+from simulator.plot import plot as write_plot
+from simulator.report import Report, Samples, Spread
+from simulator.run import Simulation
+from simulator.scenario import MAKES, load_setting, parse_fault, parse_workload, sized
+from simulator.setting import Setting, Targets
+from simulator.trace import Trace, load_trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One column of the table."""
+
+    name: str
+    setting: Setting
+    report: Report
+    samples: Samples
+
+
+def simulate(
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Mooncake JSON lines or Azure CSV. Default: a shipped one."),
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            help="Instead of a trace: shared_prefixes, conversations or fan_outs, as"
+            " 'NAME: {KEY: VALUE}'.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only so many requests.", min=1)
+    ] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.001)] = 1.0,
+    workers: Annotated[
+        str | None,
+        typer.Option("--workers", help="PREFILL+DECODE; with commas for several. Default: 4+4."),
+    ] = None,
+    make: Annotated[
+        str, typer.Option("--make", help=f"Of each worker: {', '.join(MAKES)}.")
+    ] = "70b-4gpu",
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster", help="YAML with makes, model, link and times (docs/simulator.md)."
+        ),
+    ] = None,
+    disaggregate: Annotated[
+        list[Disaggregate] | None, typer.Option("--disaggregate", help="Repeatable.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            help="crash, freeze, slow, lost_events or partition, as"
+            " 'crash: {worker: decode-0, at_s: 5, for_s: 4}'; 'random: {num: 4}'. Repeatable.",
+        ),
+    ] = None,
+    ttft: Annotated[float | None, typer.Option("--ttft", help="Target, seconds.", min=0)] = None,
+    itl: Annotated[float | None, typer.Option("--itl", help="Target, seconds.", min=0)] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Write figures there, as PNG.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Simulate a cluster: TTFT, gaps, goodput, cache hits and cost before anything is bought.
+
+    Example: penstock simulate --workers 2+2,2+4 --fault 'crash: {worker: decode-0, at_s: 60}'
+    """
+    requests = _requests(trace, workload, limit, seed).at_rate(rate)
+    base = _with_targets(_setting(cluster, make), ttft, itl)
+    settings = _settings(base, workers, disaggregate)
+    say(
+        f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s:.0f} s,"
+        f" {requests.num_prompt_tokens} prompt tokens"
+    )
+    runs = _run_all(requests, settings, fault or [], seed)
+    if plot is not None:
+        first = next(iter(settings.values()))
+        faults = _faults(fault or [], first, seed, requests)
+        write_plot(plot, {run.name: run.samples for run in runs}, faults)
+    if json:
+        write_json([_run_json(run) for run in runs])
+    else:
+        write_table(["", *(run.name for run in runs)], _rows(runs))
+
+
+def _requests(trace: Path | None, workload: str | None, limit: int | None, seed: int) -> Trace:
+    if workload is None:
+        return load_trace(trace or SHIPPED_TRACE, seed=seed, limit=limit)
+    if trace is not None:
+        raise ConfigError("Give '--trace' or '--workload', not both.")
+    invented = parse_workload(workload, seed=seed)
+    return replace(invented, requests=invented.requests[:limit])
+
+
+def _setting(cluster: Path | None, make: str) -> Setting:
+    if cluster is not None:
+        return load_setting(cluster)
+    if make not in MAKES:
+        raise ConfigError(f"'--make {make}' is unknown: choose from {', '.join(MAKES)}.")
+    return Setting(num_prefill=4, num_decode=4, prefill=MAKES[make], decode=MAKES[make])
+
+
+def _with_targets(setting: Setting, ttft_s: float | None, itl_s: float | None) -> Setting:
+    known = setting.targets
+    targets = Targets(
+        ttft_s=known.ttft_s if ttft_s is None else ttft_s,
+        itl_s=known.itl_s if itl_s is None else itl_s,
+    )
+    return replace(setting, targets=targets)
+
+
+def _settings(
+    base: Setting, workers: str | None, disaggregate: Sequence[Disaggregate] | None
+) -> dict[str, Setting]:
+    """A column each, by name."""
+    own = f"{base.num_prefill}+{base.num_decode}"
+    sizes = (workers or own).split(",")
+    return {
+        " ".join([size.strip(), *([str(choice)] if disaggregate else [])]): replace(
+            sized(base, size), policy=replace(base.policy, disaggregate=choice)
+        )
+        for size in sizes
+        for choice in disaggregate or [base.policy.disaggregate]
+    }
+
+
+def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> list[Fault]:
+    return [
+        fault
+        for text in texts
+        for fault in parse_fault(text, setting, seed=seed, duration_s=trace.duration_s)
+    ]
+
+
+def _run_all(
+    trace: Trace, settings: Mapping[str, Setting], faults: Sequence[str], seed: int
+) -> list[Run]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as bar:
+        return [_run(bar, name, trace, setting, faults, seed) for name, setting in settings.items()]
+
+
+def _run(
+    bar: Progress, name: str, trace: Trace, setting: Setting, faults: Sequence[str], seed: int
+) -> Run:
+    task = bar.add_task(name, total=len(trace.requests))
+    befall = _faults(faults, setting, seed, trace)
+    simulation = Simulation(trace, setting, seed=seed, faults=befall)
+    report = simulation.run(lambda done: bar.update(task, completed=done))
+    return Run(name=name, setting=setting, report=report, samples=simulation.samples())
+
+
+def _rows(runs: Sequence[Run]) -> list[list[str]]:
+    columns = [_figures(run) for run in runs]
+    return [[label, *(column[label] for column in columns)] for label in columns[0]]
+
+
+def _figures(run: Run) -> dict[str, str]:
+    report, targets = run.report, run.setting.targets
+    per_cent = 100 / max(1, report.num_prompt_tokens)
+    good = f"good: TTFT <= {targets.ttft_s:g} s, ITL <= {targets.itl_s:g} s"
+    return {
+        "requests": str(report.num_requests),
+        "failed": str(report.num_failed),
+        "TTFT s, mean p50 p90 p99": _spread(report.ttft, 1.0),
+        "ITL ms, mean p50 p90 p99": _spread(report.itl, 1e3),
+        good: f"{100 * report.num_good / max(1, report.num_requests):.1f} %",
+        "goodput, requests/s": f"{report.goodput:.3f}",
+        "output tokens/s": f"{report.num_output_tokens / max(1e-9, report.duration_s):.1f}",
+        "hit tokens, % of prompt": f"{report.num_hit_tokens * per_cent:.2f}",
+        "  of an endless cache": f"{report.num_ideal_hit_tokens * per_cent:.2f}",
+        "  as the router predicted": f"{report.num_predicted_hit_tokens * per_cent:.2f}",
+        "prefilled by decode workers": str(report.num_local),
+        "moved to another worker": str(report.num_moved),
+        "hand-overs recomputed": str(report.num_recomputes),
+        "put back for memory": str(report.num_preemptions),
+        "KV moved, GB": f"{report.moved_bytes / 1e9:.1f}",
+        "busy %, prefill decode": _busy(run),
+        "duration s": f"{report.duration_s:.1f}",
+        "GPU seconds": f"{report.gpu_s:.0f}",
+        "cost": f"{report.cost:.2f}",
+    }
+
+
+def _spread(spread: Spread, unit: float) -> str:
+    values = (spread.mean_s, spread.p50_s, spread.p90_s, spread.p99_s)
+    return " ".join(f"{unit * value:.3g}" for value in values)
+
+
+def _busy(run: Run) -> str:
+    pools = (
+        (run.report.prefill_busy_s, run.setting.num_prefill),
+        (run.report.decode_busy_s, run.setting.num_decode),
+    )
+    seconds = max(1e-9, run.report.duration_s)
+    return " ".join(f"{100 * busy_s / max(1, num) / seconds:.0f}" for busy_s, num in pools)
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "setting": asdict(run.setting),
+        **asdict(run.report),
+        "goodput": run.report.goodput,
+        "hit_share": run.report.hit_share,
+    }
