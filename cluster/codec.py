@@ -10,15 +10,26 @@ from typing import Final
 from cluster.block_hash import HASH_BYTES
 from cluster.errors import InvalidRequest
 from cluster.pair_codec import pair_report_from_pb, pair_report_to_pb
+from cluster.prediction_codec import (
+    backlog_from_pb,
+    backlog_to_pb,
+    decode_cost_from_pb,
+    decode_cost_to_pb,
+    due_s_from_pb,
+    errors_from_pb,
+    errors_to_pb,
+    links_from_pb,
+    links_to_pb,
+    prefill_cost_from_pb,
+    prefill_cost_to_pb,
+)
 from cluster.types import (
     CacheChange,
     ComputeRequest,
-    DecodeCost,
     FinishReason,
     GenerationParams,
     GrainHash,
     LoadReport,
-    PrefillCost,
     SampledToken,
     SamplingParams,
     TokenLogprob,
@@ -162,6 +173,7 @@ def decode_request_to_pb(
         source=address_to_pb(source) if source else None,
         source_tokens=num_source_tokens,
         router_seconds=router_s,
+        due_seconds=request.due_s,
     )
 
 
@@ -176,6 +188,7 @@ def prefill_start_to_pb(
         tenant=tenant,
         cache_scope=cache_scope,
         decode=address_to_pb(decode),
+        due_seconds=request.due_s,
     )
 
 
@@ -196,6 +209,7 @@ def compute_request_from_pb(
         params=params_from_pb(message.params),
         hash_key=hash_key,
         emitted=tuple(tuple(choice.token_ids) for choice in message.emitted),
+        due_s=due_s_from_pb(message.due_seconds),
     )
 
 
@@ -265,17 +279,21 @@ def finish_reason_from_pb(number: int) -> FinishReason:
 
 
 def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
-    prefill, decode = report.prefill_cost, report.decode_cost
     return worker_pb2.LoadReport(
         num_running=report.num_running,
         num_waiting=report.num_waiting,
         queued_tokens=report.num_queued_tokens,
         running_context_tokens=report.num_context_tokens,
         num_free_blocks=report.num_free_blocks,
+        num_unused_blocks=report.num_unused_blocks,
         num_blocks=report.num_blocks,
         num_quarantined_blocks=report.num_quarantined_blocks,
-        prefill=worker_pb2.PrefillCost(c0=prefill.c0, c1=prefill.c1, c2=prefill.c2, c3=prefill.c3),
-        decode=worker_pb2.DecodeCost(d0=decode.d0, d1=decode.d1, d2=decode.d2),
+        claimed_tokens=report.num_claimed_tokens,
+        backlog=backlog_to_pb(report.backlog),
+        prefill=prefill_cost_to_pb(report.prefill_cost),
+        decode=decode_cost_to_pb(report.decode_cost),
+        prefill_error=errors_to_pb(report.prefill_error),
+        decode_error=errors_to_pb(report.decode_error),
         serving=report.is_serving,
         draining=report.is_draining,
         step_age_seconds=report.step_age_s,
@@ -283,27 +301,35 @@ def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
         counters=report.counters,
         pairs=map(pair_report_to_pb, report.pairs or ()),
         pairs_left_out=report.pairs is None,
+        links=links_to_pb(report.links or ()),
+        links_left_out=report.links is None,
     )
 
 
 def load_report_from_pb(message: worker_pb2.LoadReport) -> LoadReport:
-    prefill, decode = message.prefill, message.decode
+    """Raises InvalidRequest for what no worker can mean."""
     return LoadReport(
         num_running=message.num_running,
         num_waiting=message.num_waiting,
         num_queued_tokens=message.queued_tokens,
         num_context_tokens=message.running_context_tokens,
         num_free_blocks=message.num_free_blocks,
+        num_unused_blocks=message.num_unused_blocks,
         num_blocks=message.num_blocks,
         num_quarantined_blocks=message.num_quarantined_blocks,
-        prefill_cost=PrefillCost(c0=prefill.c0, c1=prefill.c1, c2=prefill.c2, c3=prefill.c3),
-        decode_cost=DecodeCost(d0=decode.d0, d1=decode.d1, d2=decode.d2),
+        num_claimed_tokens=message.claimed_tokens,
+        backlog=backlog_from_pb(message.backlog),
+        prefill_cost=prefill_cost_from_pb(message.prefill),
+        decode_cost=decode_cost_from_pb(message.decode),
+        prefill_error=errors_from_pb("prefill_error", message),
+        decode_error=errors_from_pb("decode_error", message),
         is_serving=message.serving,
         is_draining=message.draining,
         step_age_s=message.step_age_seconds,
         request_ids=tuple(message.request_ids),
         counters=dict(message.counters),
         pairs=None if message.pairs_left_out else tuple(map(pair_report_from_pb, message.pairs)),
+        links=None if message.links_left_out else links_from_pb(message.links),
     )
 
 

@@ -219,6 +219,25 @@ class DecodeCost:
         return self.d0 + self.d1 * num_context + self.d2 * batch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorQuantiles:
+    """Of actual / predicted seconds of steps, at the median and above."""
+
+    p50: float = 1.0
+    p90: float = 1.0
+    p99: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkCost:
+    """KV that comes here from `peer`: seconds from asking to verified = setup_s + s_per_byte *
+    bytes."""
+
+    peer: WorkerId
+    setup_s: float
+    s_per_byte: float
+
+
 class Direction(StrEnum):
     """Which way KV moves between us and a peer."""
 
@@ -263,6 +282,11 @@ class PairReport:
     num_refused_writes: int = 0  # stopped before their first byte
 
 
+MAX_BACKLOG_POINTS = 8
+MAX_LINKS = 256
+MAX_DUE_S = 86_400.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """What a worker says about itself, a few times a second."""
@@ -272,16 +296,26 @@ class LoadReport:
     num_queued_tokens: int = 0  # prompt tokens not computed yet
     num_context_tokens: int = 0  # of the running sequences
     num_free_blocks: int = 0  # cached blocks that nobody uses are free
+    num_unused_blocks: int = 0  # of the free ones, those that hold nothing: no eviction yet
     num_blocks: int = 0
     num_quarantined_blocks: int = 0
+    num_claimed_tokens: int = 0  # of prompts computed elsewhere that have no blocks here yet
+    # What is queued, by when it is due: (due_s from now, predicted seconds of prompt work that
+    # would run before a prompt that arrived now and were due then). Both rise, there are
+    # MAX_BACKLOG_POINTS at the most, the first has what runs now and what is overdue, the last
+    # is all of it. Empty: nothing runs or waits.
+    backlog: tuple[tuple[float, float], ...] = ()
     prefill_cost: PrefillCost = PrefillCost(c0=0.0, c1=0.0)
     decode_cost: DecodeCost = DecodeCost(d0=0.0)
+    prefill_error: ErrorQuantiles = ErrorQuantiles()
+    decode_error: ErrorQuantiles = ErrorQuantiles()
     is_serving: bool = True  # forward progress, and not draining
     is_draining: bool = False
     step_age_s: float = 0.0  # age of the running step
     request_ids: tuple[str, ...] = ()  # admitted since the last report
     counters: Mapping[str, float] = field(default_factory=dict)
     pairs: tuple[PairReport, ...] | None = ()  # None: not told this time
+    links: tuple[LinkCost, ...] | None = ()  # of the peers KV came from; None: not told this time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +350,9 @@ class ComputeRequest:
     params: GenerationParams
     hash_key: bytes  # from cluster.block_hash.hash_key
     emitted: tuple[tuple[int, ...], ...] = ()
+    # From receipt, when its first token is due: who is due first is computed first. The router
+    # decides it; 0 for all is first come, first served.
+    due_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from cluster.types import CacheChange, LoadReport
 from penstock.v1 import worker_pb2
 
 REPORT_INTERVAL_S = 0.25
-PAIRS_EVERY = 4  # reports: pairs are many, and only people look at them
+PAIRS_EVERY = 4  # reports: pairs and links are many, and change slowly
 MAX_PART_BYTES = 1 << 20
 _UNKNOWN = -1  # no change has this number: a snapshot is due
 _MAX_CHANGES = 4_096  # turned into messages in one go
@@ -117,7 +117,7 @@ class WatchFeed:
         request_ids = tuple(islice(self._admitted, len(self._admitted) - num_new, None))
         report = replace(self._load(), request_ids=request_ids)
         if watcher.num_reports % PAIRS_EVERY:
-            report = replace(report, pairs=None)
+            report = replace(report, pairs=None, links=None)
         watcher.num_reports += 1
         await send(worker_pb2.WatchResponse(load=load_report_to_pb(report)))
 

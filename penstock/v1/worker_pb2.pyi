@@ -86,7 +86,7 @@ class EmittedTokens(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens")
+    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens", "due_seconds")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class DecodeRequest(_message.Message):
     ROUTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -109,7 +110,8 @@ class DecodeRequest(_message.Message):
     router_seconds: float
     source: WorkerAddress
     source_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ...) -> None: ...
+    due_seconds: float
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
     __slots__ = ("worker_id", "incarnation", "address", "transports", "fingerprint")
@@ -149,7 +151,7 @@ class Renew(_message.Message):
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class PrefillStart(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "decode", "source", "source_tokens")
+    __slots__ = ("request_id", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "decode", "source", "source_tokens", "due_seconds")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     EMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +161,7 @@ class PrefillStart(_message.Message):
     DECODE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     emitted: _containers.RepeatedCompositeFieldContainer[EmittedTokens]
@@ -168,7 +171,8 @@ class PrefillStart(_message.Message):
     decode: WorkerAddress
     source: WorkerAddress
     source_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ...) -> None: ...
+    due_seconds: float
+    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds", "transport", "wire_dtype")
@@ -463,7 +467,7 @@ class CacheEvent(_message.Message):
     def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs", "pairs_left_out")
+    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs", "pairs_left_out", "backlog", "prefill_error", "decode_error", "links", "links_left_out", "claimed_tokens", "num_unused_blocks")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -487,6 +491,13 @@ class LoadReport(_message.Message):
     NUM_QUARANTINED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
     PAIRS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    DECODE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNUSED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     num_running: int
     num_waiting: int
     queued_tokens: int
@@ -503,7 +514,42 @@ class LoadReport(_message.Message):
     num_quarantined_blocks: int
     pairs: _containers.RepeatedCompositeFieldContainer[PairReport]
     pairs_left_out: bool
-    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ..., pairs_left_out: bool = ...) -> None: ...
+    backlog: _containers.RepeatedCompositeFieldContainer[BacklogPoint]
+    prefill_error: ErrorQuantiles
+    decode_error: ErrorQuantiles
+    links: _containers.RepeatedCompositeFieldContainer[LinkCost]
+    links_left_out: bool
+    claimed_tokens: int
+    num_unused_blocks: int
+    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ..., pairs_left_out: bool = ..., backlog: _Optional[_Iterable[_Union[BacklogPoint, _Mapping]]] = ..., prefill_error: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., decode_error: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., links: _Optional[_Iterable[_Union[LinkCost, _Mapping]]] = ..., links_left_out: bool = ..., claimed_tokens: _Optional[int] = ..., num_unused_blocks: _Optional[int] = ...) -> None: ...
+
+class BacklogPoint(_message.Message):
+    __slots__ = ("due_seconds", "work_seconds")
+    DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WORK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    due_seconds: float
+    work_seconds: float
+    def __init__(self, due_seconds: _Optional[float] = ..., work_seconds: _Optional[float] = ...) -> None: ...
+
+class ErrorQuantiles(_message.Message):
+    __slots__ = ("p50", "p90", "p99")
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P90_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    p50: float
+    p90: float
+    p99: float
+    def __init__(self, p50: _Optional[float] = ..., p90: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
+
+class LinkCost(_message.Message):
+    __slots__ = ("peer", "setup_seconds", "seconds_per_byte")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    SETUP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    setup_seconds: float
+    seconds_per_byte: float
+    def __init__(self, peer: _Optional[str] = ..., setup_seconds: _Optional[float] = ..., seconds_per_byte: _Optional[float] = ...) -> None: ...
 
 class PairReport(_message.Message):
     __slots__ = ("peer", "direction", "transport", "transfers", "bytes", "spans", "write_seconds", "verify_seconds", "failures", "quarantined_blocks", "fenced", "refused_writes")

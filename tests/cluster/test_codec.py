@@ -1,5 +1,6 @@
 """What travels comes out as it went in, through real bytes."""
 
+import math
 import struct
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from cluster.types import (
     ComputeRequest,
     DecodeCost,
     Direction,
+    ErrorQuantiles,
     Fingerprint,
     FinishReason,
     GenerationParams,
@@ -22,6 +24,7 @@ from cluster.types import (
     HistogramReport,
     Incarnation,
     KvLayout,
+    LinkCost,
     LoadReport,
     Member,
     PairFailures,
@@ -147,6 +150,17 @@ pairs = st.builds(
     num_fenced=counts,
     num_refused_writes=counts,
 )
+seconds = st.floats(0.0, 1e9)
+positive = st.floats(1e-9, 1e9)
+backlogs = st.lists(st.tuples(seconds, seconds), max_size=8).map(
+    lambda points: tuple(
+        zip(sorted(due for due, _ in points), sorted(work for _, work in points), strict=True)
+    )
+)
+errors = st.lists(positive, min_size=3, max_size=3).map(
+    lambda three: ErrorQuantiles(p50=min(three), p90=sorted(three)[1], p99=max(three))
+)
+links = st.builds(LinkCost, peer=names.map(WorkerId), setup_s=seconds, s_per_byte=seconds)
 reports = st.builds(
     LoadReport,
     num_running=counts,
@@ -154,16 +168,22 @@ reports = st.builds(
     num_queued_tokens=counts,
     num_context_tokens=counts,
     num_free_blocks=counts,
+    num_unused_blocks=counts,
     num_blocks=counts,
     num_quarantined_blocks=counts,
-    prefill_cost=st.builds(PrefillCost, c0=floats, c1=floats, c2=floats, c3=floats),
-    decode_cost=st.builds(DecodeCost, d0=floats, d1=floats, d2=floats),
+    num_claimed_tokens=counts,
+    backlog=backlogs,
+    prefill_cost=st.builds(PrefillCost, c0=seconds, c1=seconds, c2=seconds, c3=seconds),
+    decode_cost=st.builds(DecodeCost, d0=seconds, d1=seconds, d2=seconds),
+    prefill_error=errors,
+    decode_error=errors,
     is_serving=st.booleans(),
     is_draining=st.booleans(),
     step_age_s=floats,
     request_ids=st.lists(names, max_size=3).map(tuple),
     counters=st.dictionaries(names, floats, max_size=3),
     pairs=st.none() | st.lists(pairs, max_size=2).map(tuple),
+    links=st.none() | st.lists(links, max_size=2).map(tuple),
 )
 changes = st.builds(CacheChange, stored=hash_tuples, evicted=hash_tuples)
 logprobs = st.builds(TokenLogprob, token_id=ids, logprob=float32s, top=tops)
@@ -184,6 +204,7 @@ def compute_requests(draw: st.DrawFn) -> ComputeRequest:
         params=given,
         hash_key=b"k" * 32,
         emitted=tuple(emitted),
+        due_s=draw(st.floats(0.0, 86_400.0)),
     )
 
 
@@ -289,6 +310,58 @@ def test_a_layout_that_cannot_be_is_refused(changes: dict[str, Any], problem: st
     message.MergeFrom(worker_pb2.Fingerprint(**changes))
     with pytest.raises(InvalidRequest, match=problem):
         codec.fingerprint_from_pb(message)
+
+
+def due(due_s: float, work_s: float) -> worker_pb2.BacklogPoint:
+    return worker_pb2.BacklogPoint(due_seconds=due_s, work_seconds=work_s)
+
+
+@pytest.mark.parametrize(
+    ("report", "field"),
+    [
+        (worker_pb2.LoadReport(backlog=[due(float(i), 1.0) for i in range(9)]), "backlog"),
+        (worker_pb2.LoadReport(backlog=[due(1.0, 2.0), due(0.5, 3.0)]), "backlog"),
+        (worker_pb2.LoadReport(backlog=[due(1.0, 2.0), due(2.0, 1.0)]), "backlog"),
+        (worker_pb2.LoadReport(backlog=[due(-1.0, 2.0)]), "backlog"),
+        (worker_pb2.LoadReport(backlog=[due(0.0, math.nan)]), "backlog"),
+        (worker_pb2.LoadReport(backlog=[due(math.inf, 1.0)]), "backlog"),
+        (worker_pb2.LoadReport(prefill=worker_pb2.PrefillCost(c1=-1.0)), "prefill"),
+        (worker_pb2.LoadReport(decode=worker_pb2.DecodeCost(d0=math.inf)), "decode"),
+        (
+            worker_pb2.LoadReport(prefill_error=worker_pb2.ErrorQuantiles(p50=1, p90=0.5, p99=2)),
+            "prefill_error",
+        ),
+        (worker_pb2.LoadReport(decode_error=worker_pb2.ErrorQuantiles()), "decode_error"),
+        (
+            worker_pb2.LoadReport(links=[worker_pb2.LinkCost(seconds_per_byte=math.nan)]),
+            "links",
+        ),
+        (worker_pb2.LoadReport(links=[worker_pb2.LinkCost()] * 257), "links"),
+    ],
+)
+def test_a_prediction_that_would_poison_a_price_is_refused(
+    report: worker_pb2.LoadReport, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        codec.load_report_from_pb(report)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("due_s", [-1.0, math.nan, math.inf, 1e6])
+def test_a_first_token_is_due_within_a_day(due_s: float) -> None:
+    message = worker_pb2.DecodeRequest(
+        request_id="r",
+        prompt_token_ids=[1],
+        params=worker_pb2.ResolvedParams(n=1),
+        due_seconds=due_s,
+    )
+    with pytest.raises(InvalidRequest, match="due within 0 to 86400 s"):
+        codec.compute_request_from_pb(message, hash_key=b"")
+
+
+def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
+    report = codec.load_report_from_pb(worker_pb2.LoadReport())
+    assert report.prefill_error == report.decode_error == ErrorQuantiles()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ STUB_FILES = {
         "cluster/transfer_codec.py",
         "cluster/worker_codec.py",
         "cluster/pair_codec.py",
+        "cluster/prediction_codec.py",
         "cluster/facts_codec.py",
         "cluster/sampling_fields.py",
         "cluster/prompt.py",
