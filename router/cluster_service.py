@@ -16,6 +16,7 @@ from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.fleet import Fleet, Identity
 from router.index import PrefixIndex
+from router.placer import PlacerCounters
 from router.pool import MemberStatus, Pool
 from router.relay import RelayCounters
 
@@ -32,6 +33,7 @@ class ClusterService:
         pool: Pool,
         index: PrefixIndex,
         relayed: RelayCounters,
+        placed: PlacerCounters,
         admission: Admission,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
@@ -42,6 +44,7 @@ class ClusterService:
         self._pool = pool
         self._index = index
         self._relayed = relayed
+        self._placed = placed
         self._admission = admission
         self._diagnosis = diagnosis
         self._clock = clock
@@ -90,7 +93,7 @@ class ClusterService:
             index_grains=self._index.num_grains,
             index_bytes=self._index.num_bytes,
             router_version=_version(),
-            relay=_relay_status(self._relayed),
+            relay=_relay_status(self._relayed, self._placed),
             forgotten_grains=self._index.num_forgotten,
         )
 
@@ -111,14 +114,14 @@ class ClusterService:
         )
 
 
-def _relay_status(counters: RelayCounters) -> worker_pb2.RelayStatus:
+def _relay_status(relayed: RelayCounters, placed: PlacerCounters) -> worker_pb2.RelayStatus:
     return worker_pb2.RelayStatus(
-        messages=counters.num_messages,
-        tokens=counters.num_tokens,
-        placed=counters.num_placed,
-        moved=counters.num_moved,
-        predicted_hit_tokens=counters.num_predicted_hits,
-        actual_hit_tokens=counters.num_actual_hits,
+        messages=relayed.num_messages,
+        tokens=relayed.num_tokens,
+        placed=placed.num_placed,
+        moved=placed.num_moved,
+        predicted_hit_tokens=placed.num_predicted_hits,
+        actual_hit_tokens=placed.num_actual_hits,
     )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cluster.errors import ConfigError
 from cluster.limits import Limits
-from router.policy import Disaggregate, PolicyConfig
-from router.price import PriceConfig
+from router.policy import Disaggregate, Policy
+from router.pool import Assumed
 
 IN_MEMORY = "memory"
 
@@ -23,7 +23,7 @@ class RouterConfig:
     verify_weights: bool = False  # digests compare all bytes of the weights
     limits: Limits = field(default_factory=Limits)
     disaggregate: Disaggregate = Disaggregate.AUTO
-    price: PriceConfig = field(default_factory=PriceConfig)
+    assumed: Assumed = field(default_factory=Assumed)  # where nothing has been measured
     max_in_flight: int = 1024
     max_waiting_texts: int = 256  # prompts that wait to be tokenised
     num_text_threads: int = 2
@@ -42,5 +42,5 @@ class RouterConfig:
             )
 
     @property
-    def policy(self) -> PolicyConfig:
-        return PolicyConfig(disaggregate=self.disaggregate, price=self.price)
+    def policy(self) -> Policy:
+        return Policy(disaggregate=self.disaggregate)

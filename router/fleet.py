@@ -14,10 +14,9 @@ from typing import Never
 from cluster.errors import PenstockError
 from cluster.fingerprint import IDENTITY, differences
 from cluster.membership import Membership
-from cluster.types import Incarnation, Member, WorkerId
-from router.index import PrefixIndex
+from cluster.types import Incarnation, Member, WorkerAddress, WorkerId
 from router.links import Links
-from router.pool import Pool
+from router.placer import Placer
 from router.watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -55,15 +54,13 @@ class Fleet:
         membership: Membership,
         identity: Identity,
         links: Links,
-        index: PrefixIndex,
-        pool: Pool,
+        placer: Placer,
         clock: Callable[[], float],
     ) -> None:
         self._membership = membership
         self.identity = identity
         self._links = links
-        self._index = index
-        self._pool = pool
+        self._placer = placer
         self._clock = clock
         self._followed: dict[WorkerId, _Followed] = {}
         self._turned_away: set[Incarnation] = set()
@@ -98,7 +95,7 @@ class Fleet:
             if self._fits(member):
                 await self._follow(member, watchers)
         present = {member.worker.worker_id for member in members}
-        for worker in self._followed.keys() - present - self._pool.reporting(self._clock()):
+        for worker in self._followed.keys() - present - self._placer.pool.reporting(self._clock()):
             await self._lose(worker)
 
     async def _members(self) -> list[Member] | None:
@@ -123,17 +120,20 @@ class Fleet:
                 return
             await self._lose(worker.worker_id)
         logger.info("%s worker %s joins, at %s", member.role, worker.worker_id, worker.address)
-        self._pool.join(member)
-        watcher = Watcher(self._links.open(worker), self._index, self._pool, self._clock)
+        self._placer.pool.join(member)
+        watcher = self._watcher(worker)
         task = watchers.create_task(watcher.run(), name=f"watch {worker.worker_id}")
         self._followed[worker.worker_id] = _Followed(worker.incarnation, watcher, task)
+
+    def _watcher(self, worker: WorkerAddress) -> Watcher:
+        placer = self._placer
+        return Watcher(self._links.open(worker), placer.index, placer.pool, self._clock)
 
     async def _lose(self, worker: WorkerId) -> None:
         followed = self._followed.pop(worker)
         logger.info("worker %s is gone", worker)
         followed.task.cancel()
-        self._pool.leave(worker, followed.incarnation)
-        self._index.purge(worker, followed.incarnation)
+        self._placer.leave(worker, followed.incarnation)
         await self._links.lose(worker, followed.incarnation)
 
     def _fits(self, member: Member) -> bool:

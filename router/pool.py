@@ -6,6 +6,8 @@ It knows no prices and opens no sockets; time comes in as an argument. One owner
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import inf
+from typing import NamedTuple
 
 from cluster.types import (
     DecodeCost,
@@ -17,32 +19,28 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
+from router.load import Load, Loads, LoadTable
+from router.pair_costs import PairCosts, PairCostTable
 
 SILENCE_S = 1.0  # four missed reports: nothing more is sent there
 _FIRST_BACKOFF_S = 0.25
 _LAST_BACKOFF_S = 5.0
 
+# What a worker reports before it has fitted a model.
+_NO_PREFILL = PrefillCost(c0=0.0, c1=0.0)
+_NO_DECODE = DecodeCost(d0=0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerView:
-    """One serving worker, as placement sees it: its last report and what came after it."""
+class Assumed:
+    """What is taken to be true where nothing has been measured yet."""
 
-    worker: WorkerId
-    reported_at: float  # by the router's clock
-    num_running: int
-    num_waiting: int
-    num_queued_tokens: int  # by the report
-    num_context_tokens: int
-    num_booked_prompts: int  # placed for prefill, in no report yet
-    num_booked_tokens: int
-    num_booked_sequences: int  # placed for decode, in no report yet
-    num_booked_context_tokens: int
-    num_free_tokens: int
-    num_total_tokens: int
-    max_sequences: int
-    token_bytes: int  # of one token's KV
-    prefill_cost: PrefillCost
-    decode_cost: DecodeCost
+    prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
+    decode: DecodeCost = field(
+        default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001)
+    )
+    transfer_setup_s: float = 0.005  # reserve, grant, close
+    transfer_bytes_per_s: float = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +52,16 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSnapshot:
-    prefill: tuple[WorkerView, ...] = ()
-    decode: tuple[WorkerView, ...] = ()
-    refused: tuple[Refusal, ...] = ()
+class PoolSnapshot(NamedTuple):
+    """All that serve, prefill workers first."""
+
+    loads: Loads
+    costs: PairCosts
     now: float = 0.0
+
+    @property
+    def decode(self) -> tuple[Load, ...]:
+        return self.loads[self.loads.num_prefill :]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class Booking:
     num_prefill_tokens: int
     num_context_tokens: int
     num_sequences: int = 1
+    prefill_s: float = 0.0  # predicted
 
     @property
     def prefilling(self) -> WorkerId:
@@ -101,9 +104,9 @@ class _Live:
     is_reachable: bool = True
     num_failures: int = 0
     failed_at: float = 0.0
-    prefills: dict[str, int] = field(default_factory=dict)  # request id -> prompt tokens
+    prefills: dict[str, tuple[int, float]] = field(default_factory=dict)  # -> tokens, seconds
     decodes: dict[str, tuple[int, int]] = field(default_factory=dict)  # -> sequences, context
-    _view: WorkerView | None = None  # until anything of it changes
+    position: int | None = None  # among those that serve
 
     def refusal(self, now: float) -> str | None:
         """Why nothing is sent here, or None."""
@@ -114,7 +117,7 @@ class _Live:
             return "unreachable"
         if self.reported_at is None:
             return "no report yet"
-        if now - self.reported_at > SILENCE_S:
+        if now >= self.reported_at + SILENCE_S:
             return f"no report for {now - self.reported_at:.1f} s"
         if not report.is_serving:
             return f"no progress: its step has run for {report.step_age_s:.1f} s"
@@ -124,37 +127,53 @@ class _Live:
 
     def is_reporting(self, now: float) -> bool:
         spoke_at = self.reported_at
-        return self.is_reachable and spoke_at is not None and now - spoke_at <= SILENCE_S
+        return self.is_reachable and spoke_at is not None and now < spoke_at + SILENCE_S
 
-    def view(self) -> WorkerView:
-        if self._view is None:
-            self._view = self._made_view()
-        return self._view
+    def changes_at(self, now: float) -> float:
+        """When `refusal` may change by itself."""
+        silent_at = inf if self.reported_at is None else self.reported_at + SILENCE_S
+        rested_at = self.failed_at + self._backoff_s()
+        return min((at for at in (silent_at, rested_at) if at > now), default=inf)
 
-    def changed(self) -> None:
-        self._view = None
-
-    def _made_view(self) -> WorkerView:
+    def load(self, assumed: Assumed) -> Load:
+        """Its last report, and what came after it."""
         report, layout = self.report, self.member.worker.fingerprint.layout
-        sequences = [count for count, _ in self.decodes.values()]
-        contexts = [context for _, context in self.decodes.values()]
-        return WorkerView(
-            worker=self.member.worker.worker_id,
-            reported_at=self.reported_at or 0.0,
+        is_prefill = self.member.role is Role.PREFILL
+        prefill = report.prefill_cost if report.prefill_cost != _NO_PREFILL else assumed.prefill
+        decode = report.decode_cost if report.decode_cost != _NO_DECODE else assumed.decode
+        reported_s = self.reported_at or 0.0
+        num_sequences = sum(count for count, _ in self.decodes.values())
+        num_context = sum(context for _, context in self.decodes.values())
+        num_booked = len(self.prefills) if is_prefill else num_sequences
+        num_prompts = report.num_waiting + len(self.prefills)
+        num_free = report.num_free_blocks * layout.block_size
+        return Load(
+            self.member.worker.worker_id,
+            tuple((reported_s + due_s, seconds) for due_s, seconds in report.backlog),
+            reported_s,
+            booked_s=sum(seconds for _, seconds in self.prefills.values()),
+            num_waiting=report.num_waiting + num_booked,
             num_running=report.num_running,
-            num_waiting=report.num_waiting,
-            num_queued_tokens=report.num_queued_tokens,
-            num_context_tokens=report.num_context_tokens,
-            num_booked_prompts=len(self.prefills),
-            num_booked_tokens=sum(self.prefills.values()),
-            num_booked_sequences=sum(sequences),
-            num_booked_context_tokens=sum(contexts),
-            num_free_tokens=max(0, report.num_free_blocks * layout.block_size - sum(contexts)),
+            num_prompts=num_prompts + (report.num_running if is_prefill else 0),
+            num_prefill_tokens=report.num_queued_tokens
+            + sum(tokens for tokens, _ in self.prefills.values()),
+            num_context_tokens=report.num_context_tokens + num_context,
+            num_free_tokens=max(0, num_free - num_context - report.num_claimed_tokens),
             num_total_tokens=report.num_blocks * layout.block_size,
-            max_sequences=self.member.max_sequences,
+            num_unused_tokens=report.num_unused_blocks * layout.block_size,
+            # One answer more than now: the worker is lost to whoever comes next, too.
+            num_delayed=0 if is_prefill else report.num_running + num_sequences + 1,
+            max_sequences=self.member.max_sequences or inf,
             token_bytes=layout.num_planes * layout.num_layers * layout.slot_bytes,
-            prefill_cost=report.prefill_cost,
-            decode_cost=report.decode_cost,
+            c0=prefill.c0,
+            c1=prefill.c1,
+            c2=prefill.c2,
+            c3=prefill.c3,
+            d0=decode.d0,
+            d1=decode.d1,
+            d2=decode.d2,
+            prefill_error=report.prefill_error.p90,
+            decode_error=report.decode_error.p90,
         )
 
     def _backoff_s(self) -> float:
@@ -167,8 +186,14 @@ class _Live:
 class Pool:
     """Members by id. Every placed request is booked until it ends."""
 
+    assumed: Assumed = Assumed()
     _members: dict[WorkerId, _Live] = field(default_factory=dict)
     _booked: dict[str, Booking] = field(default_factory=dict)
+    _serving: tuple[_Live, ...] = ()  # in the order of the table
+    _table: LoadTable = field(default_factory=lambda: LoadTable((), num_prefill=0))
+    _costs: PairCostTable = field(default_factory=lambda: PairCostTable(0, 0.0, 0.0))
+    _sorts_at: float = -inf  # when who serves has to be looked at anew
+    _changed: set[_Live] = field(default_factory=set)  # since the table was brought up to date
 
     @property
     def num_in_flight(self) -> int:
@@ -181,12 +206,14 @@ class Pool:
             self._members[member.worker.worker_id] = _Live(member)
         else:
             live.member = member
-            live.changed()
+            self._changed.add(live)
+        self._sorts_at = -inf
 
     def leave(self, worker: WorkerId, incarnation: Incarnation) -> None:
         live = self._members.get(worker)
         if live and live.member.worker.incarnation == incarnation:
             del self._members[worker]
+            self._sorts_at = -inf
 
     def report(
         self, worker: WorkerId, incarnation: Incarnation, report: LoadReport, now: float
@@ -197,34 +224,43 @@ class Pool:
             return
         if report.pairs is None:
             report = replace(report, pairs=live.report.pairs)
+        if report.links is None:
+            report = replace(report, links=live.report.links)
+        elif live.position is not None:
+            self._put_links(live, report)
         live.report, live.reported_at, live.is_reachable = report, now, True
-        live.changed()
+        self._changed.add(live)
         for request_id in report.request_ids:
             live.prefills.pop(request_id, None)
             live.decodes.pop(request_id, None)
+        if (live.refusal(now) is None) != (live.position is not None):
+            self._sorts_at = -inf
 
     def unreachable(self, worker: WorkerId, incarnation: Incarnation) -> None:
         """Its stream broke: nothing is sent there until it reports again."""
         if live := self._of_life(worker, incarnation):
             live.is_reachable = False
+            self._sorts_at = -inf
 
     def fail(self, worker: WorkerId, now: float) -> None:
         """A call to it failed: left alone for a moment, longer each time."""
         if live := self._members.get(worker):
             live.num_failures += 1
             live.failed_at = now
+            self._sorts_at = -inf
 
     def book(self, booking: Booking) -> None:
         """Counts a placed request. One booking a request id; `release` ends it."""
         assert booking.request_id not in self._booked
         self._booked[booking.request_id] = booking
         if prefilling := self._members.get(booking.prefilling):
-            prefilling.prefills[booking.request_id] = booking.num_prefill_tokens
-            prefilling.changed()
+            weight_s = (booking.num_prefill_tokens, booking.prefill_s)
+            prefilling.prefills[booking.request_id] = weight_s
+            self._changed.add(prefilling)
         if decoding := self._members.get(booking.decode):
             weight = (booking.num_sequences, booking.num_context_tokens)
             decoding.decodes[booking.request_id] = weight
-            decoding.changed()
+            self._changed.add(decoding)
 
     def first_token(self, request_id: str) -> None:
         """Its prefill is over, and the decode worker did its part."""
@@ -233,9 +269,10 @@ class Pool:
             return
         if prefilling := self._members.get(booking.prefilling):
             prefilling.prefills.pop(request_id, None)
-            prefilling.changed()
+            self._changed.add(prefilling)
         if decoding := self._members.get(booking.decode):
             decoding.num_failures = 0
+            self._sorts_at = -inf
 
     def release(self, request_id: str) -> None:
         booking = self._booked.pop(request_id, None)
@@ -244,24 +281,25 @@ class Pool:
         for live in self._involved(booking):
             live.prefills.pop(request_id, None)
             live.decodes.pop(request_id, None)
-            live.changed()
+            self._changed.add(live)
 
     def snapshot(self, now: float) -> PoolSnapshot:
-        """The pool frozen: serving workers by role, and the others with their reasons."""
-        serving: dict[Role, list[WorkerView]] = {role: [] for role in Role}
-        refused = []
-        for worker, live in self._members.items():
-            reason = live.refusal(now)
-            if reason is None:
-                serving[live.member.role].append(live.view())
-            else:
-                refused.append(Refusal(worker=worker, role=live.member.role, reason=reason))
-        return PoolSnapshot(
-            prefill=tuple(serving[Role.PREFILL]),
-            decode=tuple(serving[Role.DECODE]),
-            refused=tuple(refused),
-            now=now,
-        )
+        """Who serves, frozen. Only what changed since the last one is made anew."""
+        if now >= self._sorts_at:
+            self._sort(now)
+        for live in self._changed:
+            if live.position is not None:
+                self._table.put(live.position, live.load(self.assumed))
+        self._changed.clear()
+        return PoolSnapshot(self._table.freeze(), self._costs.freeze(), now)
+
+    def refusals(self, now: float) -> list[Refusal]:
+        """Who gets nothing."""
+        return [
+            Refusal(worker=worker, role=live.member.role, reason=reason)
+            for worker, live in self._members.items()
+            if (reason := live.refusal(now)) is not None
+        ]
 
     def is_serving(self, now: float) -> bool:
         """Whether any decode worker takes requests."""
@@ -294,6 +332,35 @@ class Pool:
         for live in self._members.values():
             assert set(live.prefills) <= set(self._booked)
             assert set(live.decodes) <= set(self._booked)
+
+    def _sort(self, now: float) -> None:
+        """Finds out who serves; if they are others than before, tables are begun anew."""
+        lives = [live for live in self._members.values() if live.refusal(now) is None]
+        lives.sort(key=lambda live: live.member.role is not Role.PREFILL)
+        changes_at = (live.changes_at(now) for live in self._members.values())
+        self._sorts_at = min(changes_at, default=inf)
+        if tuple(lives) == self._serving:
+            return
+        for live in self._serving:
+            live.position = None
+        self._serving = tuple(lives)
+        for position, live in enumerate(lives):
+            live.position = position
+        self._table = LoadTable(
+            [live.load(self.assumed) for live in lives],
+            num_prefill=sum(live.member.role is Role.PREFILL for live in lives),
+        )
+        s_per_byte = 1.0 / self.assumed.transfer_bytes_per_s
+        self._costs = PairCostTable(len(lives), self.assumed.transfer_setup_s, s_per_byte)
+        for live in lives:
+            self._put_links(live, live.report)
+
+    def _put_links(self, live: _Live, report: LoadReport) -> None:
+        assert live.position is not None
+        for link in report.links or ():
+            source = self._members.get(link.peer)
+            if source is not None and source.position is not None:
+                self._costs.put(live.position, source.position, link.setup_s, link.s_per_byte)
 
     def _of_life(self, worker: WorkerId, incarnation: Incarnation) -> _Live | None:
         live = self._members.get(worker)

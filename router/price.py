@@ -1,164 +1,74 @@
-"""What one request would cost on one worker, in seconds: quotes, each term by name. Pure.
-
-It reads views and cost models; it does not choose.
+"""What an answer costs on every decode worker, and a hand-over to it, in seconds: terms by
+name, each a column. Pure. What the prompt costs is the rule's: `router/policies/priced.py`.
 """
 
-from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
-from cluster.types import DecodeCost, PrefillCost, WorkerId
-from router.pool import WorkerView
+import numpy as np
 
-# What a worker reports before it has fitted a model.
-_NO_PREFILL_COST = PrefillCost(c0=0.0, c1=0.0)
-_NO_DECODE_COST = DecodeCost(d0=0.0)
+from router.load import Column, Columns
+from router.pair_costs import Matrix, PairCosts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceConfig:
-    """What the router assumes where nothing has been measured."""
-
-    expected_output_tokens: int = 128
-    handover_s: float = 0.005  # reserve, grant, close
-    transfer_bytes_per_s: float = 1e9
-    # For workers that have not fitted a model yet: it ranks them by load and prefix.
-    unknown_prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
-    unknown_decode: DecodeCost = field(
-        default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001)
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementRequest:
-    """A request as the policy sees it: sizes, and how much of its prompt each worker holds."""
+class Answer(NamedTuple):
+    """What will be decoded, as far as it is known beforehand."""
 
     num_prompt_tokens: int
-    max_tokens: int
-    num_choices: int = 1
-    num_cached_tokens: dict[WorkerId, int] = field(default_factory=dict)
-    excluded: frozenset[WorkerId] = frozenset()
-
-    def cached(self, worker: WorkerId) -> int:
-        """Useful cached tokens: the last prompt token is always computed, to be sampled from."""
-        return min(self.num_cached_tokens.get(worker, 0), self.num_prompt_tokens - 1)
+    num_choices: int
+    num_steps: float  # predicted tokens a choice
+    itl_s: float  # target
+    weight: float  # of its class
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """The price of one candidate, term by term, in seconds."""
+class DecodeTerms(NamedTuple):
+    """Float64 arrays [decode workers], seconds."""
 
-    queue_s: float = 0.0  # until the prompt's turn
-    slot_s: float = 0.0  # until the decode worker has room
-    prefill_s: float = 0.0  # of the uncached part
-    transfer_s: float = 0.0
-    decode_s: float = 0.0  # this answer, at the batch it would join
-    slowdown_s: float = 0.0  # of the answers it would join
-    interference_s: float = 0.0  # of running answers, by a prefill beside them
-    work_s: float = 0.0  # GPU seconds it adds, times the load factor
-
-    @property
-    def total_s(self) -> float:
-        waits = self.queue_s + self.slot_s + self.prefill_s + self.transfer_s + self.decode_s
-        return waits + self.slowdown_s + self.interference_s + self.work_s
-
-    def plus(self, other: "Terms") -> "Terms":
-        """Term by term; for explaining, not for speed."""
-        names = [term.name for term in fields(self)]
-        return Terms(**{name: getattr(self, name) + getattr(other, name) for name in names})
+    price_s: Column
+    slot_s: Column  # until there is room, for as much as fits not
+    decode_s: Column  # this answer, at the batch it would join
+    late_s: Column  # of these, beyond the target of its class
+    slowdown_s: Column  # of the answers it would join
+    work_s: Column  # GPU seconds it adds, times lambda
+    step_s: Column  # one step, at the batch it would join
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
-    """What one part of the work costs on one worker."""
-
-    worker: WorkerId
-    terms: Terms
-    total_s: float
-    num_cached_tokens: int
-
-
-def quote_prefill(
-    request: PlacementRequest,
-    view: WorkerView,
-    load_factor: float,
-    config: PriceConfig,
-    *,
-    now: float,
-    num_delayed: int = 0,
-) -> Quote:
-    """The prompt, computed on this worker after those that wait there. It keeps `num_delayed`
-    answers waiting that are decoded on the same worker."""
-    num_cached = request.cached(view.worker)
-    num_new = request.num_prompt_tokens - num_cached
-    cost = view.prefill_cost if view.prefill_cost != _NO_PREFILL_COST else config.unknown_prefill
-    # A new token attends to all before it: on average to the cached and half the new ones.
-    prefill_s = max(0.0, cost.seconds(num_new, num_cached + num_new // 2))
-    terms = Terms(
-        queue_s=_queue_s(view, cost, now),
-        prefill_s=prefill_s,
-        interference_s=prefill_s * num_delayed,
-        work_s=load_factor * prefill_s,
+def decode_terms(
+    answer: Answer, columns: Columns, cached: Column, num_prefill: int, backlog: float
+) -> DecodeTerms:
+    """`cached` [decode workers]: prompt tokens whose KV is there; `backlog` is lambda."""
+    decodes = slice(num_prefill, None)
+    num_waiting, num_running = columns.num_waiting[decodes], columns.num_running[decodes]
+    batch = num_waiting + num_running
+    d1, d2 = columns.d1[decodes], columns.d2[decodes]
+    added_step_s = d1 * (answer.num_prompt_tokens * answer.num_choices) + d2 * answer.num_choices
+    before_s = columns.d0[decodes] + d1 * columns.num_context_tokens[decodes] + d2 * batch
+    step_s = before_s + added_step_s
+    decode_s = answer.num_steps * step_s
+    added_s = answer.num_steps * added_step_s
+    num_missing = answer.num_prompt_tokens - cached
+    is_full = (num_missing > columns.num_free_tokens[decodes]) | (
+        batch >= columns.max_sequences[decodes]
     )
-    return Quote(
-        worker=view.worker, terms=terms, total_s=terms.total_s, num_cached_tokens=num_cached
-    )
+    turns = (num_waiting + 1.0) / np.maximum(num_running, 1.0)
+    slot_s = is_full * decode_s * turns
+    late_s = np.maximum(decode_s - answer.num_steps * answer.itl_s, 0.0)
+    slowdown_s, work_s = added_s * batch, backlog * added_s
+    price_s = answer.weight * (slot_s + decode_s + late_s) + slowdown_s + work_s
+    return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, work_s, step_s)
 
 
-def quote_local_prefill(
-    request: PlacementRequest,
-    view: WorkerView,
-    load_factor: float,
-    config: PriceConfig,
-    *,
-    now: float,
-) -> Quote:
-    """The prompt, computed on the decode worker beside its running answers."""
-    # One answer more than run now: the worker is lost to whoever comes next, too.
-    num_delayed = view.num_running + view.num_booked_sequences + 1
-    return quote_prefill(request, view, load_factor, config, now=now, num_delayed=num_delayed)
-
-
-def quote_decode(
-    request: PlacementRequest, view: WorkerView, load_factor: float, config: PriceConfig
-) -> Quote:
-    """The answer, decoded on this worker."""
-    cost = view.decode_cost if view.decode_cost != _NO_DECODE_COST else config.unknown_decode
-    num_steps = min(request.max_tokens, config.expected_output_tokens)
-    batch = view.num_running + view.num_waiting + view.num_booked_sequences
-    context = view.num_context_tokens + view.num_booked_context_tokens
-    added_context = request.num_prompt_tokens * request.num_choices
-    step_s = cost.seconds(context + added_context, batch + request.num_choices)
-    added_s = num_steps * max(0.0, step_s - cost.seconds(context, batch))
-    num_missing = request.num_prompt_tokens - request.cached(view.worker)
-    is_full = num_missing > view.num_free_tokens or batch >= view.max_sequences > 0
-    turns = (view.num_waiting + 1) / max(1, view.num_running)
-    terms = Terms(
-        slot_s=num_steps * step_s * turns if is_full else 0.0,
-        decode_s=num_steps * step_s,
-        slowdown_s=added_s * batch,
-        work_s=load_factor * added_s,
-    )
-    return Quote(
-        worker=view.worker,
-        terms=terms,
-        total_s=terms.total_s,
-        num_cached_tokens=request.cached(view.worker),
-    )
-
-
-def transfer_s(request: PlacementRequest, decode: WorkerView, config: PriceConfig) -> float:
-    """Only what the decode worker does not hold travels."""
-    num_tokens = request.num_prompt_tokens - request.cached(decode.worker)
-    return config.handover_s + num_tokens * decode.token_bytes / config.transfer_bytes_per_s
-
-
-def load_factor(views: tuple[WorkerView, ...]) -> float:
-    """λ: one plus the mean number of prompts that wait or are computed, a worker."""
-    num_prompts = sum(view.num_waiting + view.num_booked_prompts for view in views)
-    return 1.0 + num_prompts / max(1, len(views))
-
-
-def _queue_s(view: WorkerView, cost: PrefillCost, now: float) -> float:
-    """What was reported, less the time since; and what was placed there after the report."""
-    reported_s = cost.c0 * view.num_waiting + cost.c1 * view.num_queued_tokens
-    booked_s = cost.c0 * view.num_booked_prompts + cost.c1 * view.num_booked_tokens
-    return max(0.0, reported_s - (now - view.reported_at)) + booked_s
+def hand_over_s(
+    answer: Answer,
+    columns: Columns,
+    cached: Column,
+    prefill_s: Column,
+    costs: PairCosts,
+    num_prefill: int,
+) -> Matrix:
+    """[decode workers, prefill workers]: from the first token until the KV is there. Only what
+    the decode worker does not hold travels, and while the prompt is computed, too."""
+    num_bytes = (answer.num_prompt_tokens - cached) * columns.token_bytes[num_prefill:]
+    setup_s = costs.setup_s[num_prefill:, :num_prefill]
+    s_per_byte = costs.s_per_byte[num_prefill:, :num_prefill]
+    beyond_s: Matrix = np.maximum(s_per_byte * num_bytes[:, None] - prefill_s[:num_prefill], 0.0)
+    return setup_s + beyond_s

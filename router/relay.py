@@ -24,11 +24,10 @@ from cluster.rpc import Call
 from cluster.types import ComputeRequest, GrainHash, Role, WorkerId
 from penstock.v1 import worker_pb2
 from penstock.v1.inference_pb2 import GenerateResponse
-from router.index import PrefixIndex
 from router.links import Links
-from router.policy import Decision, PolicyConfig, PolicyState, place
-from router.pool import Booking, Pool, PoolSnapshot
-from router.price import PlacementRequest
+from router.placer import Ask, Placer
+from router.policy import Decision
+from router.pool import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,18 @@ class RoutedRequest:
     @property
     def request_id(self) -> str:
         return self.compute.request_id
+
+    @property
+    def ask(self) -> Ask:
+        params = self.compute.params
+        return Ask(
+            request_id=self.request_id,
+            hashes=() if self.bypasses_cache else self.hashes,
+            num_prompt_tokens=len(self.compute.prompt_ids),
+            max_tokens=params.max_tokens,
+            arrived_at=self.received_at,
+            num_choices=params.num_choices,
+        )
 
 
 class Sent:
@@ -111,24 +122,16 @@ class Sent:
 
 @dataclass(slots=True, eq=False)
 class RelayCounters:
-    """Since the start; the hits are prompt tokens of the requests that got an answer."""
+    """Since the start."""
 
     num_messages: int = 0
     num_tokens: int = 0
-    num_placed: int = 0
-    num_moved: int = 0  # placed again elsewhere
-    num_predicted_hits: int = 0
-    num_actual_hits: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Relay:
-    pool: Pool
-    index: PrefixIndex
+    placer: Placer
     links: Links
-    policy: PolicyConfig
-    hash_grain: int
-    state: PolicyState = field(default_factory=PolicyState)
     clock: Callable[[], float] = time.monotonic
     counters: RelayCounters = field(default_factory=RelayCounters)
 
@@ -150,7 +153,7 @@ class Relay:
                     return  # the client has all of it
                 failure = _interrupted(error, decode, sent) if sent.num_messages else error
             if not isinstance(failure, ResourceError):
-                self.pool.fail(decode, self.clock())
+                self.placer.pool.fail(decode, self.clock())
             logger.warning("%s: not served by %s: %s", routed.request_id, decode, failure)
             excluded |= {decode}
         assert failure is not None
@@ -160,35 +163,16 @@ class Relay:
         self, routed: RoutedRequest, excluded: frozenset[WorkerId], failure: PenstockError | None
     ) -> Decision:
         """Raises NoWorker, or what the last worker tried said, when nobody is left."""
-        snapshot = self.pool.snapshot(self.clock())
-        request = self._placement_request(routed, excluded)
-        decision, self.state = place(request, snapshot, self.state, self.policy)
+        now = self.clock()
+        decision = self.placer.place(routed.ask, now, excluded)
         if decision is None:
-            raise failure or _no_worker(snapshot)
-        self.counters.num_placed += 1
-        self.counters.num_moved += 1 if excluded else 0
+            raise failure or _no_worker(self.placer.pool.refusals(now))
         return decision
-
-    def _placement_request(
-        self, routed: RoutedRequest, excluded: frozenset[WorkerId]
-    ) -> PlacementRequest:
-        matched = {} if routed.bypasses_cache else self.index.match(routed.hashes)
-        params = routed.compute.params
-        return PlacementRequest(
-            num_prompt_tokens=len(routed.compute.prompt_ids),
-            max_tokens=params.max_tokens,
-            num_choices=params.num_choices,
-            num_cached_tokens={
-                worker: grains * self.hash_grain for worker, grains in matched.items()
-            },
-            excluded=excluded,
-        )
 
     async def _serve_by(
         self, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent
     ) -> None:
-        """One try. Books the workers for as long as it lasts."""
-        self.pool.book(_booking(decision, routed))
+        """One try. Its booking lasts as long."""
         num_before = sent.num_messages, sent.num_tokens
 
         async def pass_on(data: bytes) -> None:
@@ -206,7 +190,7 @@ class Relay:
             raise _deadline(error, call, sent) from error
         finally:
             call.tokens_emitted = sent.num_tokens
-            self.pool.release(routed.request_id)
+            self.placer.release(routed.request_id)
             self.counters.num_messages += sent.num_messages - num_before[0]
             self.counters.num_tokens += sent.num_tokens - num_before[1]
         if not sent.is_finished:
@@ -216,22 +200,19 @@ class Relay:
         self, data: bytes, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent
     ) -> bytes:
         """A worker's first message: it computes no prompt any more."""
-        self.pool.first_token(routed.request_id)
-        is_first = not sent.num_messages
+        request_id, is_first = routed.request_id, not sent.num_messages
         try:
             data = sent.add_first(data)
         except DecodeError as error:
             decode = decision.placement.decode
             raise WorkerLost(f"Worker '{decode}' sent bytes that are no answer.") from error
-        if is_first:
-            self._count_hits(decision, sent)
+        if not is_first:
+            self.placer.continued(request_id, self.clock())
+        else:
+            self.placer.first_token(request_id, decision, sent.num_cached_tokens, self.clock())
             call.phase = "decode"
             await _echo(routed, call)
         return data
-
-    def _count_hits(self, decision: Decision, sent: Sent) -> None:
-        self.counters.num_predicted_hits += decision.num_cached_tokens
-        self.counters.num_actual_hits += sent.num_cached_tokens
 
     def _decode_request(
         self, decision: Decision, routed: RoutedRequest, sent: Sent
@@ -240,13 +221,15 @@ class Relay:
         if sent.num_tokens:
             emitted = sent.emitted(compute.params.num_choices)
             compute = replace(compute, emitted=emitted)
+        compute = replace(compute, due_s=decision.due_s)
+        address = self.placer.pool.address
         return decode_request_to_pb(
             compute,
             model=routed.model,
             tenant=TENANT,
             cache_scope=routed.cache_scope,
-            prefill=self.pool.address(placement.prefill) if placement.prefill else None,
-            source=self.pool.address(placement.source) if placement.source else None,
+            prefill=address(placement.prefill) if placement.prefill else None,
+            source=address(placement.source) if placement.source else None,
             num_source_tokens=placement.num_source_tokens,
             router_s=self.clock() - routed.received_at,
         )
@@ -256,17 +239,6 @@ async def _echo(routed: RoutedRequest, call: Call) -> None:
     """To who sent its id as metadata; all others read it in `accepted`, for one write less."""
     if call.metadata(REQUEST_ID_KEY):
         await call.send_metadata((REQUEST_ID_KEY, routed.request_id))
-
-
-def _booking(decision: Decision, routed: RoutedRequest) -> Booking:
-    return Booking(
-        request_id=routed.request_id,
-        decode=decision.placement.decode,
-        prefill=decision.placement.prefill,
-        num_prefill_tokens=decision.num_prefill_tokens,
-        num_context_tokens=len(routed.compute.prompt_ids),
-        num_sequences=routed.compute.params.num_choices,
-    )
 
 
 def _interrupted(error: PenstockError, decode: WorkerId, sent: Sent) -> StreamInterrupted:
@@ -284,7 +256,7 @@ def _deadline(error: DeadlineExceeded, call: Call, sent: Sent) -> DeadlineExceed
     )
 
 
-def _no_worker(snapshot: PoolSnapshot) -> NoWorker:
-    reasons = [f"'{r.worker}': {r.reason}" for r in snapshot.refused if r.role is Role.DECODE]
+def _no_worker(refusals: list[Refusal]) -> NoWorker:
+    reasons = [f"'{r.worker}': {r.reason}" for r in refusals if r.role is Role.DECODE]
     said = "; ".join(sorted(reasons)) or "none has registered"
     return NoWorker(f"No decode worker serves ({said}).")

@@ -21,6 +21,7 @@ from router.config import IN_MEMORY, RouterConfig
 from router.fleet import Fleet
 from router.index import PrefixIndex
 from router.links import Links
+from router.placer import Placer
 from router.pool import Pool
 from router.relay import Relay
 from router.service import InferenceService
@@ -39,7 +40,7 @@ class Router:
         text = Text.load(config, secrets.hash_secret)
         self.config = config
         self.clock = clock
-        self.pool = Pool()
+        self.pool = Pool(config.assumed)
         self.index = PrefixIndex(config.index_budget_bytes)
         self.admission = Admission(config.max_in_flight)
         self.health = HealthState([service.NAME])
@@ -47,7 +48,8 @@ class Router:
         self.threads = TextThreads(
             num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
         )
-        self.relay = Relay(self.pool, self.index, self.links, config.policy, config.hash_grain)
+        self.placer = Placer(self.pool, self.index, config.hash_grain, config.policy)
+        self.relay = Relay(self.placer, self.links)
         self.store = _open_store(config.store)
         membership = Membership(self.store)
         identity = text.identity
@@ -55,8 +57,7 @@ class Router:
             membership=membership,
             identity=identity,
             links=self.links,
-            index=self.index,
-            pool=self.pool,
+            placer=self.placer,
             clock=clock,
         )
         inference = InferenceService(
@@ -69,6 +70,7 @@ class Router:
             pool=self.pool,
             index=self.index,
             relayed=self.relay.counters,
+            placed=self.placer.counters,
             admission=self.admission,
             diagnosis=Diagnosis(
                 secrets_file=config.secrets_file,

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.types import GrainHash, PrefillCost, WorkerId
-from router.policies.rule import Load, Prompt, Rule
+from router.load import Load, Loads
+from router.pair_costs import PairCosts
+from router.policies.rule import Prompt, Rule
 from simulator.trace import Trace, TraceRequest
 
 
@@ -105,7 +107,9 @@ class FifoReplay:
             _Worker(WorkerId(f"worker-{i}"), _Cache(capacity), _Cache(capacity))
             for i in range(setting.num_workers)
         ]
-        self._fetch_s_per_token = setting.token_bytes / setting.fetch_bytes_per_s
+        self._costs = PairCosts.uniform(
+            setting.num_workers, setup_s=0.0, s_per_byte=1.0 / setting.fetch_bytes_per_s
+        )
         self._ttft_s: list[float] = []
         self._num_hits = self._num_fetched = 0
 
@@ -120,45 +124,61 @@ class FifoReplay:
 
     def _serve(self, request: TraceRequest) -> None:
         now_s = request.arrival_s
-        loads = [self._load(worker, request) for worker in self._workers]
-        prompt = Prompt(
-            num_tokens=request.num_prompt_tokens, now_s=now_s, block_tokens=self._trace.grain
-        )
+        for each in self._workers:
+            each.settle(now_s)
+        prompt = self._prompt(request)
+        loads = Loads([self._load(worker, now_s) for worker in self._workers])
         choice, self._state = self._rule.choose(prompt, loads, self._state)
         worker, load = self._workers[choice.index], loads[choice.index]
         # More than the rule knew, where an earlier prompt of the queue begins alike.
-        num_cached = max(load.num_cached, self._tokens(worker.promised.match(request.grains)))
+        promised = self._tokens(worker.promised.match(request.grains))
+        num_cached = max(prompt.cached[choice.index], promised)
         fetch_s = 0.0
-        if choice.source is not None and loads[choice.source].num_ready > num_cached:
-            num_fetched = loads[choice.source].num_ready - num_cached
+        if choice.source is not None and prompt.ready[choice.source] > num_cached:
+            num_fetched = prompt.ready[choice.source] - num_cached
             num_cached += num_fetched
-            fetch_s = self._fetch_s_per_token * num_fetched
+            num_bytes = num_fetched * self._setting.token_bytes
+            fetch_s = self._costs.seconds(choice.index, choice.source, num_bytes)
             self._num_fetched += num_fetched
-        service_s = load.prefill_s(prompt, num_cached)
+        service_s = load.prefill_s(request.num_prompt_tokens, num_cached)
         self._queue(worker, request, max(now_s + fetch_s, worker.free_s) + service_s, num_cached)
         worker.busy_s += service_s
         self._ttft_s.append(worker.free_s - now_s)
         self._num_hits += min(num_cached, request.num_prompt_tokens - 1)
 
-    def _load(self, worker: _Worker, request: TraceRequest) -> Load:
-        worker.settle(request.arrival_s)
-        setting = self._setting
-        num_ready = self._tokens(worker.computed.match(request.grains))
-        num_cached = num_ready
-        if setting.speculates:
-            num_cached = max(num_ready, self._tokens(worker.promised.match(request.grains)))
+    def _prompt(self, request: TraceRequest) -> Prompt:
+        grains = request.grains
+        ready = [self._tokens(worker.computed.match(grains)) for worker in self._workers]
+        cached = ready
+        if self._setting.speculates:
+            promised = [self._tokens(worker.promised.match(grains)) for worker in self._workers]
+            cached = list(map(max, ready, promised))
+        return Prompt(
+            num_tokens=request.num_prompt_tokens,
+            cached=cached,
+            ready=ready,
+            costs=self._costs,
+            now_s=request.arrival_s,
+            block_tokens=self._trace.grain,
+        )
+
+    def _load(self, worker: _Worker, now_s: float) -> Load:
+        setting, cost = self._setting, self._setting.cost
         return Load(
             worker=worker.name,
-            num_cached=num_cached,
-            num_ready=num_ready,
-            wait_s=max(0.0, worker.free_s - request.arrival_s),
-            cost=setting.cost,
+            backlog=((0.0, worker.free_s - now_s),) if worker.free_s > now_s else (),
+            reported_s=now_s,
             num_waiting=len(worker.queue),
+            num_prompts=len(worker.queue),
             num_prefill_tokens=worker.num_new,
             num_free_tokens=setting.cache_tokens,
             num_total_tokens=setting.cache_tokens,
             num_unused_tokens=self._tokens(worker.promised.num_unused),
-            fetch_s_per_token=self._fetch_s_per_token,
+            token_bytes=setting.token_bytes,
+            c0=cost.c0,
+            c1=cost.c1,
+            c2=cost.c2,
+            c3=cost.c3,
         )
 
     def _queue(

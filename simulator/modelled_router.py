@@ -9,9 +9,9 @@ from functools import partial
 from cluster.events import CacheUpdate, EventCursor
 from cluster.types import CacheChange, Incarnation, LoadReport, WorkerId
 from router.index import PrefixIndex
-from router.policy import Decision, PolicyState, place
-from router.pool import Booking, Pool
-from router.price import PlacementRequest
+from router.placer import Ask, Placer
+from router.policy import Decision
+from router.pool import Pool
 from simulator.answer import Answer
 from simulator.decode_site import DecodeSite
 from simulator.prefill_site import PrefillSite
@@ -34,26 +34,38 @@ class _Followed:
 class ModelledRouter:
     def __init__(self, world: World, sites: Mapping[WorkerId, AnySite]) -> None:
         """`sites`: who answers at a worker's address now."""
+        setting = world.setting
         self.pool = Pool()
-        self.index = PrefixIndex(world.setting.index_bytes)
+        self.index = PrefixIndex(setting.index_bytes)
+        self.placer = Placer(self.pool, self.index, world.grain, setting.policy, world.seed)
         self.num_open = 0
+        self._door_free_s = 0.0
         self._world = world
         self._sites = sites
-        self._state = PolicyState()
         self._calls: dict[Answer, Site] = {}
+        self._decisions: dict[Answer, Decision] = {}
         self._followed: dict[Incarnation, _Followed] = {}
 
     # -- requests ----------------------------------------------------------------------------
 
     def arrive(self, answer: Answer) -> None:
         self.num_open += 1
-        self._try(answer)
+        setting = self._world.setting
+        begin_s = max(self._now_s + setting.client_s, self._door_free_s)
+        self._door_free_s = begin_s + setting.door_s
+        if self._door_free_s > self._now_s:
+            self._world.agenda.at(self._door_free_s, partial(self._try, answer))
+        else:
+            self._try(answer)
 
     def first_token(self, answer: Answer, site: Site, num_cached: int) -> None:
         if self._calls.get(answer) is not site:
             return
-        self.pool.first_token(answer.request_id)
-        if not answer.first_s:
+        if answer.first_s:
+            self.placer.continued(answer.request_id, self._now_s)
+        else:
+            decision = self._decisions[answer]
+            self.placer.first_token(answer.request_id, decision, num_cached, self._now_s)
             answer.first_s = self._now_s
             answer.num_cached = num_cached
             self._world.ledger.first_token(answer)
@@ -75,18 +87,18 @@ class ModelledRouter:
         return [answer for answer, other in self._calls.items() if other is site]
 
     def _try(self, answer: Answer) -> None:
-        decision = self._place(answer)
+        decision = self.placer.place(self._asked(answer), self._now_s, answer.excluded)
         if decision is None:
             self._fail(answer)
             return
         if not answer.num_tokens:
             answer.num_predicted = decision.num_cached_tokens
+        self._decisions[answer] = decision
         placement = decision.placement
         decode = self._sites[placement.decode]
         assert isinstance(decode, DecodeSite)
         prefill = self._sites[placement.prefill] if placement.prefill else None
         assert not isinstance(prefill, DecodeSite)
-        self.pool.book(_booking(decision, answer))
         self._calls[answer] = decode.site
         self._world.ledger.num_local += prefill is None
         if decode.site.is_dead:  # nobody listens there
@@ -95,19 +107,15 @@ class ModelledRouter:
         else:
             decode.site.post_from_router(partial(decode.generate, answer, prefill))
 
-    def _place(self, answer: Answer) -> Decision | None:
+    def _asked(self, answer: Answer) -> Ask:
         traced, grain = answer.traced, self._world.grain
-        whole = traced.grains[: traced.num_prompt_tokens // grain]
-        matched = self.index.match(whole)
-        request = PlacementRequest(
+        return Ask(
+            request_id=answer.request_id,
+            hashes=traced.grains[: traced.num_prompt_tokens // grain],
             num_prompt_tokens=traced.num_prompt_tokens,
             max_tokens=_NO_LIMIT,
-            num_cached_tokens={worker: num * grain for worker, num in matched.items()},
-            excluded=answer.excluded,
+            arrived_at=traced.arrival_s,
         )
-        snapshot = self.pool.snapshot(self._now_s)
-        decision, self._state = place(request, snapshot, self._state, self._world.setting.policy)
-        return decision
 
     def lost(self, answer: Answer, site: Site) -> None:
         """Its worker does not answer any more."""
@@ -128,7 +136,8 @@ class ModelledRouter:
         if self._calls.get(answer) is not site:
             return False
         del self._calls[answer]
-        self.pool.release(answer.request_id)
+        self.placer.release(answer.request_id)
+        del self._decisions[answer]
         return True
 
     def _fail(self, answer: Answer) -> None:
@@ -152,8 +161,7 @@ class ModelledRouter:
         """Nothing is known of it any more."""
         worker = site.site.member.worker
         self._followed.pop(worker.incarnation, None)
-        self.pool.leave(worker.worker_id, worker.incarnation)
-        self.index.purge(worker.worker_id, worker.incarnation)
+        self.placer.leave(worker.worker_id, worker.incarnation)
 
     def follows(self, site: AnySite) -> bool:
         return site.site.member.worker.incarnation in self._followed
@@ -209,15 +217,4 @@ class ModelledRouter:
         return self._world.agenda.now_s
 
     def check(self) -> None:
-        self.pool.check()
-        self.index.check()
-
-
-def _booking(decision: Decision, answer: Answer) -> Booking:
-    return Booking(
-        request_id=answer.request_id,
-        decode=decision.placement.decode,
-        prefill=decision.placement.prefill,
-        num_prefill_tokens=decision.num_prefill_tokens,
-        num_context_tokens=answer.traced.num_prompt_tokens,
-    )
+        self.placer.check()

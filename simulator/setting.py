@@ -15,7 +15,7 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
-from router.policy import PolicyConfig
+from router.policy import Policy
 
 # A 70-billion model on four GPUs, as in Preble's published fits; decoding as its memory
 # bandwidth allows: 35 GB of weights and 80 KiB of a token's KV on each GPU, at 2 TB/s.
@@ -23,7 +23,8 @@ PREFILL_COST = PrefillCost(c0=18.67e-3, c1=0.07988e-3, c2=2.69e-6, c3=7.44e-10)
 DECODE_COST = DecodeCost(d0=18e-3, d1=4e-8, d2=5e-5)
 
 
-_DURATIONS = ("message_s", "event_s", "report_s", "grant_s", "lease_s", "lapse_s")
+_DURATIONS = ("message_s", "client_s", "door_s", "step_gap_s", "event_s", "report_s")
+_DURATIONS += ("grant_s", "lease_s", "lapse_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +102,13 @@ class Setting:
     decode: WorkerMake = field(default_factory=WorkerMake)
     model: Model = field(default_factory=Model)
     link: PairLink = field(default_factory=PairLink)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    policy: Policy = field(default_factory=Policy)
     targets: Targets = field(default_factory=Targets)
     noise: float = 0.0  # share by which a step's seconds vary, evenly
     message_s: float = 0.0005  # between any two processes
+    client_s: float = 0.0  # between a client and the router, both ways together
+    door_s: float = 0.0  # the router's own work on a request, one after another
+    step_gap_s: float = 0.0  # between two steps of a worker: taking in, forming the next
     event_s: float = 0.001  # from a worker's cache to the router's index
     report_s: float = 0.25  # between two load reports
     grant_s: float = 10.0  # a hand-over without blocks by then is computed by its decode worker

@@ -2,11 +2,11 @@
 loaded once the spread of running requests is too wide.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
-from router.policies.rule import Choice, Load, Prompt, draw_least
+from router.load import Loads
+from router.policies.rule import Choice, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +17,13 @@ class AibrixPrefixCache:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         in_flight = [load.num_in_flight for load in loads]
-        scores = tuple(float(-load.num_cached) for load in loads)
+        scores = tuple(float(-num_cached) for num_cached in prompt.cached)
         ceiling = fmean(in_flight) + self.sigma_factor * pstdev(in_flight)
         is_balanced = max(in_flight) - min(in_flight) <= self.imbalance
         for index in sorted(range(len(loads)), key=lambda i: (scores[i], in_flight[i])):
-            if is_balanced and loads[index].num_cached and in_flight[index] <= ceiling:
+            if is_balanced and prompt.cached[index] and in_flight[index] <= ceiling:
                 return Choice(index, scores=scores), state
         index, state = draw_least(in_flight, state)
         return Choice(index, scores=scores), state

@@ -2,10 +2,10 @@
 ties at random.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_least
+from router.load import Load, Loads
+from router.policies.rule import Choice, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,15 +17,15 @@ class DynamoCost:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
-        scores = tuple(self._cost(prompt, load) for load in loads)
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+        scores = tuple(self._cost(prompt, i, load) for i, load in enumerate(loads))
         index, state = draw_least(scores, state)
         return Choice(index, scores=scores), state
 
-    def _cost(self, prompt: Prompt, load: Load) -> float:
+    def _cost(self, prompt: Prompt, index: int, load: Load) -> float:
         block = prompt.block_tokens
         new_blocks = -(-prompt.num_tokens // block)
-        overlap = self.overlap_credit * (load.num_cached // block)
+        overlap = self.overlap_credit * (prompt.cached[index] // block)
         prefill = max(load.num_prefill_tokens / block + new_blocks - overlap, 0.0)
         decode = load.num_context_tokens / block + new_blocks
         requests = self.decode_active_request_weight * load.num_in_flight

@@ -1,9 +1,9 @@
 """The least predicted seconds of work ahead."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_least
+from router.load import Loads
+from router.policies.rule import Choice, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +11,7 @@ class LeastWork:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
-        scores = tuple(load.wait_s for load in loads)
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+        scores = tuple(prompt.wait_s(i, load) for i, load in enumerate(loads))
         index, state = draw_least(scores, state)
         return Choice(index, scores=scores), state

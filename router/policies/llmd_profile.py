@@ -3,9 +3,10 @@ defaults are its built-in profile (v0.10): queue 2, KV utilisation 2, prefix cac
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from router.policies.rule import Choice, Load, Prompt, draw
+from router.load import Load, Loads
+from router.policies.rule import Choice, Prompt, draw
 
 Scorer = Callable[[Prompt, Sequence[Load]], list[float]]
 
@@ -25,8 +26,9 @@ class LlmdProfile:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         kept = self._filtered(loads)
+        prompt = replace(prompt, cached=[prompt.cached[i] for i in kept])
         totals = [0.0] * len(kept)
         for name, weight in self.weights.items():
             scores = SCORERS[name](prompt, [loads[i] for i in kept])
@@ -45,7 +47,7 @@ class LlmdProfile:
 
 
 def _prefix_cache(prompt: Prompt, loads: Sequence[Load]) -> list[float]:
-    return [load.num_cached / prompt.num_tokens for load in loads]
+    return [num_cached / prompt.num_tokens for num_cached in prompt.cached]
 
 
 def _least_is_one(values: Sequence[float]) -> list[float]:

@@ -1,9 +1,9 @@
 """LMetric (arXiv 2603.15202): new prefill tokens there, times the batch there; no weights."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_least
+from router.load import Loads
+from router.policies.rule import Choice, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +11,7 @@ class LMetric:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
-        scores = tuple(float(load.num_new(prompt) * (load.num_in_flight + 1)) for load in loads)
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+        scores = tuple(prompt.num_new(i) * (load.num_in_flight + 1) for i, load in enumerate(loads))
         index, state = draw_least(scores, state)
         return Choice(index, scores=scores), state

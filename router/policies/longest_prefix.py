@@ -2,10 +2,10 @@
 share a system prompt, all of them follow its first holder.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_least
+from router.load import Loads
+from router.policies.rule import Choice, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,7 @@ class LongestPrefix:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
-        scores = tuple(float(-load.num_cached) for load in loads)
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+        scores = tuple(float(-num_cached) for num_cached in prompt.cached)
         index, state = draw_least(scores, state)
         return Choice(index, scores=scores), state

@@ -2,10 +2,10 @@
 whose own match is much shorter than the best is assumed to fetch the best one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_least
+from router.load import Load, Loads
+from router.policies.rule import Choice, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,23 +16,24 @@ class MooncakeAlgorithm1:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
-        holder = max(range(len(loads)), key=lambda i: loads[i].num_ready)
-        best = loads[holder].num_ready
-        fetching = [self._fetches(load, best) for load in loads]
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+        holder = max(range(len(loads)), key=lambda i: prompt.ready[i])
+        fetching = [self._fetches(prompt, i, holder) for i in range(len(loads))]
         scores = tuple(
-            load.wait_s + (_fetched_s(prompt, load, best) if fetches else load.prefill_s(prompt))
-            for load, fetches in zip(loads, fetching, strict=True)
+            prompt.wait_s(i, load)
+            + (_fetched_s(prompt, i, load, holder) if fetches else prompt.prefill_s(i, load))
+            for i, (load, fetches) in enumerate(zip(loads, fetching, strict=True))
         )
         index, state = draw_least(scores, state)
         return Choice(index, holder if fetching[index] else None, scores), state
 
-    def _fetches(self, load: Load, best: int) -> bool:
-        if not self.may_fetch or not load.fetch_s_per_token or best <= load.num_cached:
-            return False
-        return best > self.balancing_threshold * load.num_cached
+    def _fetches(self, prompt: Prompt, index: int, holder: int) -> bool:
+        best, own = prompt.ready[holder], prompt.cached[index]
+        return self.may_fetch and best > own and best > self.balancing_threshold * own
 
 
-def _fetched_s(prompt: Prompt, load: Load, best: int) -> float:
-    transfer_s = load.fetch_setup_s + load.fetch_s_per_token * (best - load.num_cached)
-    return transfer_s + load.prefill_s(prompt, best)
+def _fetched_s(prompt: Prompt, index: int, load: Load, holder: int) -> float:
+    best = prompt.ready[holder]
+    num_bytes = (best - prompt.cached[index]) * load.token_bytes
+    transfer_s = prompt.costs.seconds(index, holder, num_bytes)
+    return transfer_s + load.prefill_s(prompt.num_tokens, best)

@@ -5,7 +5,8 @@ KV use if both report it, else fewer requests in flight.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_index
+from router.load import Load, Loads
+from router.policies.rule import Choice, Prompt, draw_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,7 @@ class PowerOfTwo:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         first, state = draw_index(len(loads), state)
         if len(loads) == 1:
             return Choice(first), state

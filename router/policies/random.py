@@ -1,9 +1,9 @@
 """Any of them, seeded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt, draw_index
+from router.load import Loads
+from router.policies.rule import Choice, Prompt, draw_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,6 +11,6 @@ class Random:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         index, state = draw_index(len(loads), state)
         return Choice(index), state

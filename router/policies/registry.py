@@ -1,10 +1,8 @@
 """The named rules, and how one is made from its name and parameters."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.config import parse_config
 from cluster.errors import ConfigError
 from router.policies.aibrix_prefix_cache import AibrixPrefixCache
 from router.policies.dynamo_cost import DynamoCost
@@ -20,6 +18,7 @@ from router.policies.random import Random
 from router.policies.round_robin import RoundRobin
 from router.policies.rule import Rule
 from router.policies.sglang_cache_aware import SglangCacheAware
+from router.policy_keys import parse_section, to_file
 
 DEFAULT = "priced"
 
@@ -41,13 +40,17 @@ RULES: dict[str, type[Any]] = {
 
 
 def make_rule(name: str, parameters: Mapping[str, Any] | None = None) -> Rule[Any]:
-    """Raises ConfigError for a name or a parameter that does not exist, or a wrong value."""
+    """`parameters` as a policy file writes them. Raises ConfigError for a name or a parameter that
+    does not exist, or a wrong value."""
     if name not in RULES:
         raise ConfigError(f"'{name}' is no placement rule: choose from {', '.join(RULES)}.")
-    rule: Rule[Any] = parse_config(RULES[name], parameters or {}, source=f"rule '{name}'")
+    rule: Rule[Any] = parse_section(
+        RULES[name], parameters or {}, f"the parameters of rule '{name}'"
+    )
     return rule
 
 
 def parameters_of(name: str) -> dict[str, Any]:
-    """What may be set, with the defaults."""
-    return dataclasses.asdict(RULES[name]())
+    """What may be set, with the defaults, as a policy file writes it."""
+    shown: dict[str, Any] = to_file(RULES[name]())
+    return shown

@@ -1,9 +1,9 @@
 """One after another, whatever they hold and do."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt
+from router.load import Loads
+from router.policies.rule import Choice, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,5 +11,5 @@ class RoundRobin:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         return Choice(state % len(loads)), state + 1

@@ -6,57 +6,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from cluster.types import PrefillCost, WorkerId
+from router.load import Load, Loads
+from router.pair_costs import PairCosts
 
 State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """The request as a rule sees it."""
+    """The request as a rule sees it, and what each worker holds of it, in the loads' order."""
 
     num_tokens: int
-    now_s: float = 0.0  # router's monotonic clock; for rules with windows
+    cached: Sequence[int]  # tokens that it holds by the prompt's turn, and need not compute
+    ready: Sequence[int]  # of these, computed by now: what others may fetch
+    costs: PairCosts  # of fetching
+    now_s: float = 0.0  # router's monotonic clock
+    slack_s: float = 0.0  # its first token is due at now + slack + stretch x prefill seconds:
+    stretch: float = 0.0  # what orders a worker's queue
+    weight: float = 1.0  # of its own waiting, against everybody's work
     block_tokens: int = 16  # what rules that count in blocks count in
 
+    def num_new(self, index: int) -> int:
+        """Tokens that this worker would compute. The last one always is: it is sampled from."""
+        return self.num_tokens - min(self.cached[index], self.num_tokens - 1)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """One worker that could compute the prompt: what it holds of it and what it has to do."""
+    def prefill_s(self, index: int, load: Load) -> float:
+        """Predicted seconds of the prompt on this worker, from what it holds."""
+        return load.prefill_s(self.num_tokens, self.cached[index])
 
-    worker: WorkerId
-    num_cached: int  # prompt tokens that it holds by the prompt's turn, and need not compute
-    num_ready: int  # of these, computed by now: what others may fetch
-    wait_s: float  # predicted, until the prompt's turn
-    cost: PrefillCost  # as the worker has fitted it
-    num_waiting: int = 0  # requests whose prompt is not being computed yet
-    num_running: int = 0
-    num_prefill_tokens: int = 0  # prompt tokens, waiting or begun, still to be computed
-    num_context_tokens: int = 0  # of running answers
-    num_free_tokens: int = 0  # of its KV pool; cached ones that nobody uses are free
-    num_total_tokens: int = 0  # 0: unknown
-    num_unused_tokens: int = 0  # of the free ones, those that hold nothing: no eviction yet
-    fetch_s_per_token: float = 0.0  # of KV from another worker; 0: it cannot fetch
-    fetch_setup_s: float = 0.0
-
-    @property
-    def num_in_flight(self) -> int:
-        return self.num_waiting + self.num_running
-
-    @property
-    def kv_usage(self) -> float:
-        """Share of its KV pool in use; 0 where it is unknown."""
-        return 1.0 - self.num_free_tokens / self.num_total_tokens if self.num_total_tokens else 0.0
-
-    def num_new(self, prompt: Prompt) -> int:
-        """Tokens it would compute. The last one always is: it is sampled from."""
-        return prompt.num_tokens - min(self.num_cached, prompt.num_tokens - 1)
-
-    def prefill_s(self, prompt: Prompt, num_cached: int | None = None) -> float:
-        """Predicted seconds of the prompt here, with this much of it cached."""
-        cached = self.num_cached if num_cached is None else num_cached
-        num_new = prompt.num_tokens - min(cached, prompt.num_tokens - 1)
-        return self.cost.seconds(num_new, prompt.num_tokens)
+    def wait_s(self, index: int, load: Load) -> float:
+        """Predicted seconds until its turn there."""
+        due_s = self.now_s + self.slack_s + self.stretch * self.prefill_s(index, load)
+        return load.wait_s(self.now_s, due_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +56,8 @@ class Rule(Protocol, Generic[State]):
         """The state before the first request."""
         ...
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: State) -> tuple[Choice, State]:
-        """`loads` is never empty, and always in the same order of workers."""
+    def choose(self, prompt: Prompt, loads: Loads, state: State) -> tuple[Choice, State]:
+        """`loads` is never empty."""
         ...
 
 

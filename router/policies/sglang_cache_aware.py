@@ -2,10 +2,10 @@
 least loaded worker once they are not. Defaults of its command line.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.policies.rule import Choice, Load, Prompt
+from router.load import Loads
+from router.policies.rule import Choice, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +16,14 @@ class SglangCacheAware:
     def begin(self, seed: int) -> None:
         return None
 
-    def choose(self, prompt: Prompt, loads: Sequence[Load], state: None) -> tuple[Choice, None]:
+    def choose(self, prompt: Prompt, loads: Loads, state: None) -> tuple[Choice, None]:
         in_flight = [load.num_in_flight for load in loads]
         most, fewest = max(in_flight), min(in_flight)
         is_imbalanced = (
             most - fewest > self.balance_abs_threshold
             and most > self.balance_rel_threshold * fewest
         )
-        overlaps = [0 if is_imbalanced else load.num_cached for load in loads]
+        overlaps = [0 if is_imbalanced else num_cached for num_cached in prompt.cached]
         # The largest overlap; ties by load, then by order. Without any: the least loaded.
         index = min(range(len(loads)), key=lambda i: (-overlaps[i], in_flight[i], i))
         return Choice(index, scores=tuple(float(-overlap) for overlap in overlaps)), None

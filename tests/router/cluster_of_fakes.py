@@ -84,7 +84,7 @@ class Cluster:
 
         def all_serve() -> bool:
             snapshot = self.router.pool.snapshot(self.router.clock())
-            return names <= {view.worker for view in (*snapshot.decode, *snapshot.prefill)}
+            return names <= {load.worker for load in snapshot.loads}
 
         await self.until(all_serve)
 

@@ -3,17 +3,17 @@
 from typing import Any
 
 from cluster.types import (
-    DecodeCost,
     Fingerprint,
     Incarnation,
     KvLayout,
     Member,
-    PrefillCost,
     Role,
     WorkerAddress,
     WorkerId,
 )
-from router.pool import WorkerView
+from router.load import Load, Loads
+from router.pair_costs import PairCosts
+from router.pool import PoolSnapshot
 
 FINGERPRINT = Fingerprint(
     model_digest="model",
@@ -39,24 +39,30 @@ def member(
     )
 
 
-def view(name: str, **changes: Any) -> WorkerView:
+def load(name: str, **changes: Any) -> Load:
     """An idle worker: 5,000 prompt tokens a second, 10 ms a decode step."""
     values: dict[str, Any] = {
-        "worker": WorkerId(name),
-        "reported_at": 0.0,
-        "num_running": 0,
-        "num_waiting": 0,
-        "num_queued_tokens": 0,
-        "num_context_tokens": 0,
-        "num_booked_prompts": 0,
-        "num_booked_tokens": 0,
-        "num_booked_sequences": 0,
-        "num_booked_context_tokens": 0,
         "num_free_tokens": 100_000,
         "num_total_tokens": 100_000,
+        "num_unused_tokens": 100_000,
         "max_sequences": 64,
         "token_bytes": 2048,
-        "prefill_cost": PrefillCost(c0=0.002, c1=2e-4),
-        "decode_cost": DecodeCost(d0=0.01, d1=1e-7, d2=0.0005),
+        "c0": 0.002,
+        "c1": 2e-4,
+        "d0": 0.01,
+        "d1": 1e-7,
+        "d2": 0.0005,
     }
-    return WorkerView(**{**values, **changes})
+    return Load(worker=WorkerId(name), **{**values, **changes})
+
+
+def snapshot(
+    decode: list[Load], prefill: list[Load] | None = None, *, s_per_byte: float = 1e-9
+) -> PoolSnapshot:
+    """What a pool of these would give, at the time 0."""
+    prefill = prefill or []
+    decode = [
+        each._replace(num_delayed=each.num_delayed or each.num_in_flight + 1) for each in decode
+    ]
+    costs = PairCosts.uniform(len(prefill) + len(decode), setup_s=0.005, s_per_byte=s_per_byte)
+    return PoolSnapshot(Loads([*prefill, *decode], num_prefill=len(prefill)), costs)

@@ -41,10 +41,10 @@ def test_everything_may_be_set(checkpoint: Path, tmp_path: Path) -> None:
         checkpoint,
         disaggregate="always",
         limits={"max_n": 2},
-        price={"expected_output_tokens": 9, "unknown_decode": {"d0": 0.5}},
+        assumed={"decode": {"d0": 0.5}},
         drain_s=1,
     )
     config = load_config(RouterConfig, path)
     assert config.policy.disaggregate is Disaggregate.ALWAYS
-    assert config.policy.price.unknown_decode.d0 == 0.5
+    assert config.assumed.decode.d0 == 0.5
     assert (config.limits.max_n, config.drain_s) == (2, 1.0)

@@ -118,7 +118,7 @@ async def test_a_worker_that_dies_before_it_speaks_is_replaced(cluster: Cluster)
 
 def _queue(cluster: Cluster, name: str) -> int:
     snapshot = cluster.router.pool.snapshot(cluster.router.clock())
-    return sum(view.num_queued_tokens for view in snapshot.decode if view.worker == name)
+    return sum(load.num_prefill_tokens for load in snapshot.decode if load.worker == name)
 
 
 async def test_a_worker_that_dies_after_tokens_ends_the_stream_with_their_number(

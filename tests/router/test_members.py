@@ -103,7 +103,7 @@ async def test_status_says_who_serves_and_who_does_not(cluster: Cluster) -> None
         call = cluster.inference.Generate(pb.GenerateRequest(text="hello"))
         await call.read()
         p0.report(is_serving=False, step_age_s=9.0)
-        await cluster.until(lambda: len(cluster.router.pool.snapshot(0).refused) > 0)
+        await cluster.until(lambda: len(cluster.router.pool.refusals(0)) > 0)
         said = await status(cluster)
         workers = {worker.member.worker.worker_id: worker for worker in said.workers}
         assert workers["d0"].serving

@@ -6,12 +6,14 @@ from cluster.types import (
     Direction,
     HistogramReport,
     Incarnation,
+    LinkCost,
     LoadReport,
     PairReport,
     Role,
     WorkerId,
 )
-from router.pool import Booking, Pool, WorkerView
+from router.load import Load
+from router.pool import Booking, Pool
 from tests.router.pool_samples import member
 
 D0, P0 = WorkerId("d0"), WorkerId("p0")
@@ -25,6 +27,7 @@ def booking(request_id: str, prefill: WorkerId | None = P0) -> Booking:
         prefill=prefill,
         num_prefill_tokens=300,
         num_context_tokens=400,
+        prefill_s=0.5,
     )
 
 
@@ -36,13 +39,13 @@ def live_pool() -> Pool:
     return pool
 
 
-def views(pool: Pool, now: float = 10.1) -> tuple[WorkerView, WorkerView]:
-    snapshot = pool.snapshot(now)
-    return snapshot.decode[0], snapshot.prefill[0]
+def loads(pool: Pool, now: float = 10.1) -> tuple[Load, Load]:
+    prefill, decode = pool.snapshot(now).loads
+    return decode, prefill
 
 
 def refusals(pool: Pool, now: float) -> dict[str, str]:
-    return {refusal.worker: refusal.reason for refusal in pool.snapshot(now).refused}
+    return {refusal.worker: refusal.reason for refusal in pool.refusals(now)}
 
 
 def test_a_member_serves_from_its_first_report_until_it_falls_silent() -> None:
@@ -50,7 +53,7 @@ def test_a_member_serves_from_its_first_report_until_it_falls_silent() -> None:
     pool.join(member("d0"))
     assert refusals(pool, 10.0) == {"d0": "no report yet"}
     pool.report(D0, LIFE, LoadReport(), 10.0)
-    assert pool.is_serving(11.0)
+    assert pool.is_serving(10.99)
     assert refusals(pool, 11.4) == {"d0": "no report for 1.4 s"}
     assert not pool.is_serving(11.4)
     pool.report(D0, LIFE, LoadReport(), 11.5)
@@ -93,38 +96,38 @@ def test_a_broken_stream_ends_service_at_once_and_the_next_report_restores_it() 
 def test_a_placed_request_weighs_until_a_report_contains_it() -> None:
     pool = live_pool()
     pool.book(booking("r"))
-    decode, prefill = views(pool)
-    assert (decode.num_booked_sequences, decode.num_booked_context_tokens) == (1, 400)
+    decode, prefill = loads(pool)
+    assert (decode.num_waiting, decode.num_context_tokens) == (1, 400)
     assert decode.num_free_tokens == 1200
-    assert decode.num_booked_tokens == 0
-    assert (prefill.num_booked_prompts, prefill.num_booked_tokens) == (1, 300)
+    assert decode.booked_s == 0.0
+    assert (prefill.num_waiting, prefill.num_prefill_tokens, prefill.booked_s) == (1, 300, 0.5)
     pool.report(P0, LIFE, LoadReport(num_waiting=1, request_ids=("r",)), 10.1)
     pool.report(D0, LIFE, LoadReport(num_waiting=1, request_ids=("other",)), 10.1)
-    decode, prefill = views(pool)
-    assert prefill.num_booked_prompts == 0
-    assert decode.num_booked_sequences == 1
+    decode, prefill = loads(pool)
+    assert (prefill.num_waiting, prefill.booked_s) == (1, 0.0), "the report has it"
+    assert decode.num_waiting == 2
     pool.check()
 
 
 def test_a_local_prefill_is_booked_on_the_decode_worker() -> None:
     pool = live_pool()
     pool.book(booking("r", prefill=None))
-    decode, prefill = views(pool)
-    assert (decode.num_booked_tokens, prefill.num_booked_tokens) == (300, 0)
+    decode, prefill = loads(pool)
+    assert (decode.booked_s, prefill.booked_s) == (0.5, 0.0)
 
 
 def test_the_first_token_ends_the_prefill_and_the_end_ends_everything() -> None:
     pool = live_pool()
     pool.book(booking("r"))
     pool.first_token("r")
-    decode, prefill = views(pool)
-    assert prefill.num_booked_prompts == 0
-    assert decode.num_booked_sequences == 1
+    decode, prefill = loads(pool)
+    assert prefill.booked_s == 0.0
+    assert decode.num_waiting == 1
     assert pool.num_in_flight == 1
     pool.release("r")
     pool.release("r")
-    decode, _ = views(pool)
-    assert decode.num_booked_sequences == 0
+    decode, _ = loads(pool)
+    assert decode.num_waiting == 0
     assert pool.num_in_flight == 0
     pool.check()
 
@@ -137,8 +140,8 @@ def test_a_new_life_starts_without_a_past() -> None:
     pool.report(D0, LIFE, LoadReport(), 10.1)  # a late report of the earlier life
     assert refusals(pool, 10.1) == {"d0": "no report yet"}
     pool.report(D0, Incarnation("2"), LoadReport(), 10.1)
-    decode, _ = views(pool)
-    assert decode.num_booked_sequences == 0
+    decode, _ = loads(pool)
+    assert decode.num_waiting == 0
     pool.release("r")
     pool.leave(D0, LIFE)  # late, too
     assert pool.address(D0) is not None
@@ -173,3 +176,33 @@ def test_statuses_count_what_is_in_flight_by_worker() -> None:
     pool.book(booking("local", prefill=None))
     counts = {status.member.worker.worker_id: status.num_in_flight for status in pool.statuses(10)}
     assert counts == {D0: 2, P0: 1}
+
+
+def test_links_told_by_a_receiver_price_its_pairs_and_small_changes_copy_nothing() -> None:
+    pool = live_pool()
+    first = pool.snapshot(10.1).costs
+    pool.report(
+        D0, LIFE, LoadReport(links=(LinkCost(peer=P0, setup_s=0.2, s_per_byte=1e-8),)), 10.2
+    )
+    told = pool.snapshot(10.2).costs
+    assert told.seconds(1, 0, 1e8) == pytest.approx(1.2)
+    assert told.seconds(0, 1, 0) == first.seconds(0, 1, 0), "the other way is another pair"
+    assert first.seconds(1, 0, 0) != 0.2, "a snapshot is frozen"
+    near = LinkCost(peer=P0, setup_s=0.201, s_per_byte=1e-8)
+    pool.report(D0, LIFE, LoadReport(links=(near,)), 10.3)
+    assert pool.snapshot(10.3).costs is told
+    pool.report(D0, LIFE, LoadReport(links=None), 10.4)
+    pool.leave(P0, LIFE)
+    pool.join(member("p0", Role.PREFILL, life="2"))
+    pool.report(P0, Incarnation("2"), LoadReport(), 10.5)
+    assert pool.snapshot(10.5).costs.seconds(1, 0, 0) == pytest.approx(0.201)
+
+
+def test_a_snapshot_shares_what_did_not_change_and_is_frozen() -> None:
+    pool = live_pool()
+    before = pool.snapshot(10.1)
+    assert pool.snapshot(10.2).loads is before.loads
+    pool.book(booking("r"))
+    after = pool.snapshot(10.3)
+    assert after.loads[0].booked_s == after.loads.columns.booked_s[0] == 0.5
+    assert before.loads[0].booked_s == before.loads.columns.booked_s[0] == 0.0

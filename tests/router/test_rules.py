@@ -1,11 +1,13 @@
 """Each named rule on loads where what it promises can be read off."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from cluster.types import PrefillCost, WorkerId
+from cluster.types import WorkerId
+from router.load import Load, Loads
+from router.pair_costs import CANNOT, PairCosts
 from router.policies.aibrix_prefix_cache import AibrixPrefixCache
 from router.policies.dynamo_cost import DynamoCost
 from router.policies.least_work import LeastWork
@@ -18,10 +20,9 @@ from router.policies.preble_e2 import PrebleE2
 from router.policies.priced import Priced
 from router.policies.random import Random
 from router.policies.round_robin import RoundRobin
-from router.policies.rule import Load, Prompt
+from router.policies.rule import Choice, Prompt
 from router.policies.sglang_cache_aware import SglangCacheAware
 
-PROMPT = Prompt(num_tokens=1000)
 RULES: list[Any] = [
     AibrixPrefixCache(),
     DynamoCost(),
@@ -41,17 +42,31 @@ RULES: list[Any] = [
 ]
 
 
-def load(number: int, **values: Any) -> Load:
-    cached = values.pop("num_cached", 0)
-    defaults: dict[str, Any] = {"wait_s": 0.0, "cost": PrefillCost(c0=0.01, c1=1e-3)}
+class Worker(NamedTuple):
+    load: Load
+    num_cached: int
+
+
+def load(number: int, *, num_cached: int = 0, wait_s: float = 0.0, **values: Any) -> Worker:
+    values = {"num_prompts": values.get("num_waiting", 0), "c0": 0.01, "c1": 1e-3, **values}
     name = WorkerId(f"worker-{number}")
-    return Load(worker=name, num_cached=cached, num_ready=cached, **{**defaults, **values})
+    return Worker(Load(worker=name, booked_s=wait_s, token_bytes=1, **values), num_cached)
 
 
-def chosen(rule: Any, loads: list[Load], times: int = 1) -> list[int]:
+def choose(
+    rule: Any, workers: list[Worker], state: Any, fetch_s_per_token: float = CANNOT
+) -> tuple[Choice, Any]:
+    cached = [worker.num_cached for worker in workers]
+    costs = PairCosts.uniform(len(workers), setup_s=0.0, s_per_byte=fetch_s_per_token)
+    prompt = Prompt(num_tokens=1000, cached=cached, ready=cached, costs=costs)
+    choice, state = rule.choose(prompt, Loads([worker.load for worker in workers]), state)
+    return choice, state
+
+
+def chosen(rule: Any, workers: list[Worker], times: int = 1) -> list[int]:
     state, indices = rule.begin(7), []
     for _ in range(times):
-        choice, state = rule.choose(PROMPT, loads, state)
+        choice, state = choose(rule, workers, state)
         indices.append(choice.index)
     return indices
 
@@ -90,11 +105,11 @@ def test_lmetric_multiplies_new_tokens_with_the_batch() -> None:
 
 
 def test_algorithm_1_fetches_what_is_much_longer_elsewhere() -> None:
-    holder = load(0, num_cached=800, wait_s=5.0, fetch_s_per_token=1e-5)
-    choice, _ = MooncakeAlgorithm1().choose(PROMPT, [holder, load(1, fetch_s_per_token=1e-5)], 0)
+    holder = load(0, num_cached=800, wait_s=5.0)
+    choice, _ = choose(MooncakeAlgorithm1(), [holder, load(1)], 0, fetch_s_per_token=1e-5)
     assert (choice.index, choice.source) == (1, 0)
-    near = load(1, num_cached=500, fetch_s_per_token=1e-5)
-    choice, _ = MooncakeAlgorithm1().choose(PROMPT, [holder, near], 0)
+    near = load(1, num_cached=500)
+    choice, _ = choose(MooncakeAlgorithm1(), [holder, near], 0, fetch_s_per_token=1e-5)
     assert (choice.index, choice.source) == (1, None)
 
 
@@ -146,6 +161,6 @@ def test_the_price_of_work_rises_with_the_backlog() -> None:
 def test_a_fetch_that_takes_longer_than_computing_is_not_made() -> None:
     slow, fast = 2e-3, 1e-5
     for seconds, source in ((slow, None), (fast, 0)):
-        loads = [load(0, num_cached=900, wait_s=50.0), load(1, fetch_s_per_token=seconds)]
-        choice, _ = Priced().choose(PROMPT, loads, Priced().begin(0))
+        loads = [load(0, num_cached=900, wait_s=50.0), load(1)]
+        choice, _ = choose(Priced(), loads, Priced().begin(0), fetch_s_per_token=seconds)
         assert (choice.index, choice.source) == (1, source)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from cluster.types import DecodeCost, PrefillCost
-from router.policy import Disaggregate, PolicyConfig
+from router.policy import Disaggregate, Policy
 from simulator.faults import (
     Crash,
     Fault,
@@ -31,7 +31,7 @@ MAKE = WorkerMake(
 )
 TIGHT = replace(MAKE, cache_tokens=3_200, max_batch_tokens=256)
 SETTING = Setting(num_prefill=1, num_decode=2, prefill=MAKE, decode=MAKE)
-ALWAYS = replace(SETTING, policy=PolicyConfig(disaggregate=Disaggregate.ALWAYS))
+ALWAYS = replace(SETTING, policy=Policy(disaggregate=Disaggregate.ALWAYS))
 ALONE = replace(SETTING, num_prefill=0, num_decode=1)
 
 
@@ -136,7 +136,7 @@ def test_a_small_cache_finds_less() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("disaggregate", list(Disaggregate))
 def test_every_request_ends_and_every_block_returns(disaggregate: Disaggregate) -> None:
-    setting = replace(SETTING, policy=PolicyConfig(disaggregate=disaggregate))
+    setting = replace(SETTING, policy=Policy(disaggregate=disaggregate))
     report = checked(groups(), setting)
     assert report.num_finished == report.num_requests
     assert report.num_output_tokens == sum(each.num_output_tokens for each in groups().requests)

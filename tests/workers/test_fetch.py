@@ -15,7 +15,7 @@ from cluster.errors import InvalidRequest
 from cluster.types import Placement
 from kv_transfer.faulty_transport import FaultyTransport
 from penstock.v1 import worker_pb2
-from router import relay
+from router import placer
 from tests.router.fake_worker import TOKEN
 from tests.workers.local_cluster import LocalCluster, Running
 from tests.workers.test_answers import expected, greedy, prompt_of
@@ -250,7 +250,7 @@ async def test_a_placement_with_a_source_reaches_the_worker(
     async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
         source, receiver = cluster.decode
         await warm(source)
-        choose = relay.place
+        choose = placer.place
 
         def place(*arguments: Any) -> Any:
             decision, state = choose(*arguments)
@@ -259,7 +259,7 @@ async def test_a_placement_with_a_source_reaches_the_worker(
             )
             return replace(decision, placement=placement), state
 
-        monkeypatch.setattr(relay, "place", place)
+        monkeypatch.setattr(placer, "place", place)
         answer = await cluster.generate(greedy(PROMPT, 8))
         assert answer.token_ids == expected(PROMPT, 8)
         assert answer.messages[0].accepted.cached_tokens == 96

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.types import Placement
-from router import relay
+from router import placer
 from tests.workers import test_soak
 from tests.workers.local_cluster import LocalCluster
 from tests.workers.test_answers import prompt_of
@@ -22,11 +22,11 @@ WORKERS = ["decode-0", "decode-1", "prefill-0", "prefill-1"]
 @pytest.fixture(autouse=True)
 def fetching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anyone computes, and has a source: often the one that knows most, sometimes anyone."""
-    rng, choose = random.Random(5), relay.place
+    rng, choose = random.Random(5), placer.place
 
     def place(request: Any, *others: Any) -> Any:
         decision, state = choose(request, *others)
-        cached = request.num_cached_tokens
+        cached = request.num_ready
         best = max(cached, key=cached.__getitem__, default=WORKERS[0])
         source = best if rng.random() < 0.7 else rng.choice(WORKERS)
         placement = Placement(
@@ -41,7 +41,7 @@ def fetching(monkeypatch: pytest.MonkeyPatch) -> None:
         """More prefixes than fit into one worker's cache."""
         return prompt_of(number + 4 * rng.randrange(6), length)
 
-    monkeypatch.setattr(relay, "place", place)
+    monkeypatch.setattr(placer, "place", place)
     monkeypatch.setattr(test_soak, "prompt_of", varied)
 
 

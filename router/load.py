@@ -1,0 +1,166 @@
+"""The workers as placement sees them, frozen: a row of numbers a worker, a column a number.
+
+Rules read rows; prices are computed on whole columns. It knows no formula.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.types import MAX_BACKLOG_POINTS, WorkerId
+
+Column = NDArray[np.float64]
+
+_NEVER_S = 1e18  # later than any prompt is due
+
+
+class Load(NamedTuple):
+    """One serving worker: its last report, and what was placed there since.
+
+    Seconds are of the router's monotonic clock. All but the name and the backlog are numbers.
+    """
+
+    worker: WorkerId
+    # (due at, seconds of prompt work before a prompt that is due then), both rising; the last
+    # holds for all later ones. As of `reported_s`.
+    backlog: tuple[tuple[float, float], ...] = ()
+    reported_s: float = 0.0
+    booked_s: float = 0.0  # predicted prompt work that was placed and is in no report yet
+    num_waiting: float = 0  # requests whose prompt is not being computed yet
+    num_running: float = 0
+    num_prompts: float = 0  # of all these, prompts that wait or are being computed
+    num_prefill_tokens: float = 0  # of prompts waiting or begun, still to be computed
+    num_context_tokens: float = 0  # of running answers
+    num_free_tokens: float = 0  # of its KV pool; cached ones that nobody uses are free
+    num_total_tokens: float = 0  # 0: unknown
+    num_unused_tokens: float = inf  # of the free ones, those that hold nothing: no eviction yet
+    num_delayed: float = 0  # answers that wait while it computes a prompt
+    max_sequences: float = inf
+    token_bytes: float = 0  # of one token's KV
+    c0: float = 0.0  # prefill seconds = c0 + c1 new + c2 context + c3 new context
+    c1: float = 0.0
+    c2: float = 0.0
+    c3: float = 0.0
+    d0: float = 0.0  # step seconds = d0 + d1 context + d2 batch
+    d1: float = 0.0
+    d2: float = 0.0
+    prefill_error: float = 1.0  # actual / predicted seconds, at the ninetieth percentile
+    decode_error: float = 1.0
+
+    @property
+    def num_in_flight(self) -> float:
+        return self.num_waiting + self.num_running
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of its KV pool in use; 0 where it is unknown."""
+        return 1.0 - self.num_free_tokens / self.num_total_tokens if self.num_total_tokens else 0.0
+
+    def wait_s(self, now_s: float, due_s: float = _NEVER_S) -> float:
+        """Predicted, until the turn of a prompt that is due at `due_s`."""
+        ahead_s = max((seconds for at_s, seconds in self.backlog if at_s <= due_s), default=0.0)
+        return max(0.0, ahead_s - (now_s - self.reported_s)) + self.booked_s
+
+    def prefill_s(self, num_tokens: int, num_cached: int) -> float:
+        """Predicted seconds of a prompt here, so much of it cached. The last token is always
+        computed: it is sampled from."""
+        num_new = num_tokens - min(num_cached, num_tokens - 1)
+        return self.c0 + (self.c1 + self.c3 * num_tokens) * num_new + self.c2 * num_tokens
+
+
+_FIRST_NUMBER = Load._fields.index("reported_s")
+NUMBERS = Load._fields[_FIRST_NUMBER:]
+
+
+class Columns:
+    """The numbers of all loads, a float64 array [loads] each, by the names of `Load`."""
+
+    def __init__(self, numbers: NDArray[np.float64], due: NDArray[np.float64]) -> None:
+        """`numbers` [len(NUMBERS), loads]; `due` [2, MAX_BACKLOG_POINTS, loads]: the points of
+        the backlogs."""
+        (
+            self.reported_s, self.booked_s, self.num_waiting, self.num_running,
+            self.num_prompts, self.num_prefill_tokens, self.num_context_tokens,
+            self.num_free_tokens, self.num_total_tokens, self.num_unused_tokens,
+            self.num_delayed, self.max_sequences,
+            self.token_bytes, self.c0, self.c1, self.c2, self.c3, self.d0, self.d1, self.d2,
+            self.prefill_error, self.decode_error,
+        ) = numbers  # fmt: skip
+        self._due = due
+
+    def wait_s(self, now_s: float, due_s: Column) -> Column:
+        """As `Load.wait_s`, of all; `due_s` [loads]."""
+        due_at, seconds = self._due
+        ahead_s = np.where(due_at <= due_s, seconds, 0.0).max(axis=0)
+        wait_s: Column = np.maximum(ahead_s - (now_s - self.reported_s), 0.0) + self.booked_s
+        return wait_s
+
+
+class LoadTable:
+    """The loads of a pool in a fixed order, kept as rows and as columns; frozen on demand."""
+
+    def __init__(self, loads: Sequence[Load], *, num_prefill: int) -> None:
+        self._loads = list(loads)
+        self._num_prefill = num_prefill
+        self._numbers = np.zeros((len(NUMBERS), len(loads)))
+        self._due = np.zeros((2, MAX_BACKLOG_POINTS, len(loads)))
+        self._positions = {load.worker: position for position, load in enumerate(loads)}
+        self._frozen: Loads | None = None
+        for position, load in enumerate(loads):
+            self.put(position, load)
+
+    def put(self, position: int, load: Load) -> None:
+        self._loads[position] = load
+        self._numbers[:, position] = load[_FIRST_NUMBER:]
+        due = self._due[:, :, position]
+        due[0], due[1] = _NEVER_S, 0.0
+        if load.backlog:
+            due[:, : len(load.backlog)] = np.transpose(load.backlog[-MAX_BACKLOG_POINTS:])
+        self._frozen = None
+
+    def freeze(self) -> "Loads":
+        if self._frozen is None:
+            columns = Columns(self._numbers.copy(), self._due.copy())
+            self._frozen = Loads(
+                self._loads,
+                num_prefill=self._num_prefill,
+                columns=columns,
+                positions=self._positions,
+            )
+        return self._frozen
+
+
+class Loads(tuple[Load, ...]):
+    """Some loads, also as columns. Prefill workers come first."""
+
+    num_prefill: int  # of them; the others decode, too
+    _columns: Columns | None
+    _positions: dict[WorkerId, int] | None
+
+    def __new__(
+        cls,
+        loads: Sequence[Load] = (),
+        *,
+        num_prefill: int | None = None,
+        columns: Columns | None = None,
+        positions: dict[WorkerId, int] | None = None,
+    ) -> "Loads":
+        made = super().__new__(cls, loads)
+        made.num_prefill = len(loads) if num_prefill is None else num_prefill
+        made._columns, made._positions = columns, positions
+        return made
+
+    @property
+    def columns(self) -> Columns:
+        if self._columns is None:
+            self._columns = LoadTable(self, num_prefill=self.num_prefill).freeze().columns
+        return self._columns
+
+    @property
+    def positions(self) -> dict[WorkerId, int]:
+        if self._positions is None:
+            self._positions = {load.worker: position for position, load in enumerate(self)}
+        return self._positions

@@ -1,0 +1,59 @@
+"""What it costs to move KV between any two workers, frozen: seconds = setup + bytes x rate."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+CANNOT = 1e18  # seconds; finite, so that nothing times it is not a number
+_SAME = 0.1  # relative: costs this close to the known ones change nothing
+
+Matrix = NDArray[np.float64]
+
+
+class PairCosts(NamedTuple):
+    """Float64 arrays [receiver, source], in the order of the loads. CANNOT: no way joins them."""
+
+    setup_s: Matrix
+    s_per_byte: Matrix
+
+    @classmethod
+    def uniform(cls, num_workers: int, setup_s: float, s_per_byte: float) -> "PairCosts":
+        """The same for each pair; takes no memory."""
+        shape = (num_workers, num_workers)
+        return cls(np.broadcast_to(setup_s, shape), np.broadcast_to(s_per_byte, shape))
+
+    def among(self, workers: NDArray[np.intp]) -> "PairCosts":
+        """Of these only, in their order."""
+        pairs = np.ix_(workers, workers)
+        return PairCosts(self.setup_s[pairs], self.s_per_byte[pairs])
+
+    def seconds(self, receiver: int, source: int, num_bytes: float) -> float:
+        setup_s, s_per_byte = self.setup_s[receiver, source], self.s_per_byte[receiver, source]
+        return float(setup_s + s_per_byte * num_bytes)
+
+
+class PairCostTable:
+    """Costs as they become known; frozen on demand, which copies only what has really changed."""
+
+    def __init__(self, num_workers: int, setup_s: float, s_per_byte: float) -> None:
+        self._costs = PairCosts.uniform(num_workers, setup_s, s_per_byte)
+        self._is_frozen = True
+
+    def put(self, receiver: int, source: int, setup_s: float, s_per_byte: float) -> None:
+        costs, pair = self._costs, (receiver, source)
+        if _is_same(costs.setup_s[pair], setup_s) and _is_same(costs.s_per_byte[pair], s_per_byte):
+            return
+        if self._is_frozen:
+            self._costs = costs = PairCosts(costs.setup_s.copy(), costs.s_per_byte.copy())
+            self._is_frozen = False
+        costs.setup_s[pair] = setup_s
+        costs.s_per_byte[pair] = s_per_byte
+
+    def freeze(self) -> PairCosts:
+        self._is_frozen = True
+        return self._costs
+
+
+def _is_same(known: float, told: float) -> bool:
+    return abs(told - known) <= _SAME * known
