@@ -48,6 +48,11 @@ class RequestTimeline:
         self.num_recomputes = 0
         self.transferred_bytes = 0
 
+    @property
+    def received_at(self) -> float:
+        """By the clock."""
+        return self._stamps[Moment.RECEIVED]
+
     def stamp(self, moment: Moment) -> None:
         """Notes the time; later stamps of the same moment are ignored."""
         if moment not in self._stamps:

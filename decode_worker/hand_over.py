@@ -7,7 +7,8 @@ what has been sent is never drawn again. Leaving the scope never waits for the p
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 
 from cluster.channel import Exchange
 from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_from_pb
@@ -72,9 +73,15 @@ class HandOvers:
     ) -> None:
         """Returns when the sequences run here, whichever worker computed the prompt."""
         num_choices = answer.request.params.num_choices
-        sequence = Sequence(answer.request, num_choices=num_choices, owner=answer)
-        start = prefill_start_to_pb(
+        sequence = Sequence(
             answer.request,
+            num_choices=num_choices,
+            owner=answer,
+            received_at=answer.timeline.received_at,
+        )
+        left_s = max(0.0, sequence.due_at - time.monotonic())
+        start = prefill_start_to_pb(
+            replace(answer.request, due_s=left_s),
             tenant=request.tenant,
             cache_scope=request.cache_scope,
             decode=self._me,

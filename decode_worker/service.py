@@ -78,11 +78,16 @@ class DecodeService:
     async def _prefill_here(self, answer: Answer, message: pb.DecodeRequest) -> None:
         request = answer.request
         num_choices = request.params.num_choices
+        received_at = answer.timeline.received_at
         if _is_uneven(request):
             left = [i for i in range(num_choices) if answer.choices[i].finish is None]
-            sequences = [Sequence(request, choice=i, owner=answer) for i in left]
+            sequences = [
+                Sequence(request, choice=i, owner=answer, received_at=received_at) for i in left
+            ]
         else:
-            sequences = [Sequence(request, num_choices=num_choices, owner=answer)]
+            sequences = [
+                Sequence(request, num_choices=num_choices, owner=answer, received_at=received_at)
+            ]
         if message.HasField("source"):
             source = address_from_pb(message.source)
             await self._fetches.fetch(sequences[0], source, message.source_tokens)

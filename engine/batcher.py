@@ -1,19 +1,21 @@
 """Forms batches: who runs, who waits, who is put back. Pure; both workers' schedulers use it.
 
-Order of claims on one step: running sequences that decode, prompts already begun, waiting
-prompts. A prompt takes all the blocks it needs when it is admitted, so that no two prompts
-hold half of what both want. Under memory pressure the youngest sequence is put back and
-computed again later; its tokens stay.
+Order of claims on one step: running sequences that decode, then prompts, begun or waiting, in the
+order of the queue. A prompt takes all the blocks it needs when it is admitted, so that no two
+prompts hold half of what both want. Under memory pressure the sequence that is last in that order
+is put back and computed again later; its tokens stay.
 """
 
-import bisect
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
-from cluster.types import BlockId, GrainHash, LoadReport, PrefillCost, SampledToken, TokenLogprob
+from cluster.types import BlockId, LoadReport, PrefillCost, SampledToken, TokenLogprob
+from engine.backlog import backlog
 from engine.batch import Batch, BatchRow, RowResult
 from engine.block_pool import BlockPool
+from engine.queue import Queue
 from engine.sequence import Sequence
 
 MIN_CHUNK_TOKENS = 16
@@ -66,22 +68,29 @@ class Batcher:
         prefill_cost: Callable[[], PrefillCost],
         decodes: bool = True,
         reserve_blocks: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`decodes`: whether a sequence goes on running here after its first token."""
+        """`decodes`: whether a sequence goes on running here after its first token. `clock` is
+        the one by which sequences are due."""
         self.pool = pool
         self.budget = budget
         self.running: list[Sequence] = []  # oldest first
-        self.waiting: list[Sequence] = []  # next first
         self.paused: set[Sequence] = set()  # running, but not scheduled: nobody reads them
         self.counters = BatcherCounters()
         self._prefill_cost = prefill_cost
         self._decodes = decodes
         self._reserve_blocks = reserve_blocks
-        self._order: dict[Sequence, tuple[int, int]] = {}
-        self._num_added = 0
+        self._clock = clock
+        self._queue = Queue(pool)
         self._in_flight: Batch | None = None
+        self._in_flight_since = 0.0  # by the clock
         self._dropped: list[Sequence] = []  # to be released when the batch in flight ends
         self._prompt_logprobs: dict[Sequence, list[TokenLogprob]] = {}
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        """Next first."""
+        return self._queue.waiting
 
     # -- coming and going --------------------------------------------------------------------
 
@@ -91,19 +100,19 @@ class Batcher:
         Its block table may hold a prefix that was brought here for it. It does not wait for
         blocks with that in its hand for ever: when nothing else runs, the prefix is let go.
         """
-        self._order[sequence] = self._next_order(sequence)
-        bisect.insort(self.waiting, sequence, key=self._order.__getitem__)
+        self._queue.enter(sequence)
+        self._queue.wait(sequence)
 
     def join(self, sequence: Sequence) -> None:
         """Takes over a sequence whose blocks are already filled, and its references."""
-        self._order[sequence] = self._next_order(sequence)
+        self._queue.enter(sequence)
         self._store_complete_blocks(sequence)
         self.running.append(sequence)
 
     def drop(self, sequence: Sequence) -> None:
         """Ends a sequence in any state; its blocks return now, or after the running step."""
         if sequence in self.waiting:
-            self.waiting.remove(sequence)
+            self._queue.wait_no_more(sequence)
             self.release(sequence)
         elif sequence in self.running:
             self.running.remove(sequence)
@@ -112,13 +121,13 @@ class Batcher:
                 self._dropped.append(sequence)
             else:
                 self.release(sequence)
-        self._order.pop(sequence, None)
+        self._queue.leave(sequence)
         self._prompt_logprobs.pop(sequence, None)
 
     def detach(self, sequence: Sequence) -> None:
         """Stops running a sequence that keeps its blocks; `release` gives them back."""
         self.running.remove(sequence)
-        self._order.pop(sequence, None)
+        self._queue.leave(sequence)
 
     def release(self, sequence: Sequence) -> None:
         blocks, sequence.block_table = sequence.block_table, []
@@ -166,6 +175,7 @@ class Batcher:
         if not rows:
             return None
         self._in_flight = Batch(rows=tuple(rows), copies=tuple(copies))
+        self._in_flight_since = self._clock()
         self.counters.num_copies += len(copies)
         return self._in_flight
 
@@ -196,25 +206,38 @@ class Batcher:
         return failed
 
     @property
-    def num_queued_tokens(self) -> int:
-        """Tokens of prompts, waiting or begun, whose KV is still to be computed."""
-        begun = sum(s.num_uncomputed for s in self.running if s.num_uncomputed > 1)
-        return begun + sum(s.num_tokens for s in self.waiting)
-
-    @property
     def num_context_tokens(self) -> int:
         return sum(s.num_computed for s in self.running)
 
     def load(self) -> LoadReport:
         """What this worker runs and has room for; its owner adds what it alone knows."""
+        queue = self._queue.left(self.running, self._in_flight, self._clock())
+        points = backlog(
+            queue,
+            self._prefill_cost(),
+            step_tokens=self.budget.max_tokens,
+            step_s=self.budget.chunk_s,
+            running_s=self._running_s(),
+        )
         return LoadReport(
             num_running=len(self.running),
             num_waiting=len(self.waiting),
-            num_queued_tokens=self.num_queued_tokens,
+            num_queued_tokens=sum(work.num_new for work in queue),
             num_context_tokens=self.num_context_tokens,
             num_free_blocks=self.pool.num_available,
+            num_unused_blocks=self.pool.num_free,
             num_blocks=self.pool.num_blocks,
+            backlog=points,
         )
+
+    def _running_s(self) -> float:
+        """Predicted seconds that are left of the step that runs, if it computes prompts."""
+        prompts = self._in_flight.prompts if self._in_flight is not None else []
+        if not prompts:
+            return 0.0
+        cost = self._prefill_cost()
+        predicted_s = cost.c0 + sum(cost.seconds(*row) - cost.c0 for row in prompts)
+        return max(0.0, predicted_s - (self._clock() - self._in_flight_since))
 
     @property
     def has_work(self) -> bool:
@@ -242,23 +265,20 @@ class Batcher:
     def _add_prompt_rows(self, rows: list[BatchRow]) -> None:
         tokens_left = self.budget.max_tokens - sum(row.num_new for row in rows)
         seconds_left = self.budget.chunk_s
-        for sequence in self._prompts({row.sequence for row in rows}):
+        has_row = {row.sequence for row in rows}
+        begun = [s for s in self.running if s not in has_row and s not in self.paused]
+        for sequence in self._queue.prompts(begun, self._admit):
+            if sequence in has_row:
+                continue
             num_new = self._chunk(sequence, tokens_left, seconds_left)
             if num_new <= 0:
                 return
+            has_row.add(sequence)
             rows.append(_prompt_row(sequence, num_new))
             tokens_left -= num_new
             seconds_left -= self._prefill_cost().seconds(num_new, sequence.num_computed)
             if tokens_left <= 0 or seconds_left <= 0:
                 return
-
-    def _prompts(self, decoding: set[Sequence]) -> Iterator[Sequence]:
-        """The sequences with prompt work, begun ones first; admits waiting ones as it goes."""
-        for sequence in list(self.running):
-            if sequence not in decoding and sequence not in self.paused:
-                yield sequence
-        while (admitted := self._admit_next()) is not None:
-            yield admitted
 
     def _chunk(self, sequence: Sequence, tokens_left: int, seconds_left: float) -> int:
         """How many tokens of this prompt fit; at least a small chunk while tokens are left."""
@@ -272,19 +292,18 @@ class Batcher:
 
     # -- inside: admission and memory --------------------------------------------------------
 
-    def _admit_next(self) -> Sequence | None:
-        """Moves the first waiting sequence that can start now to the running ones."""
+    def _admit(self, sequence: Sequence) -> bool:
+        """Moves a waiting sequence to the running ones, if it can start now."""
         if len(self.running) + 1 > self.budget.max_sequences:
-            return None
-        for sequence in self.waiting:
-            if self._waits_for_sibling(sequence):
-                continue
-            if not self.reserve(sequence, head_room_blocks=len(self.running)):
-                return self._admit_next() if self._let_go_of_prefixes() else None
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
-            return sequence
-        return None
+            return False
+        head_room = len(self.running)
+        if not self.reserve(sequence, head_room_blocks=head_room) and not (
+            self._let_go_of_prefixes() and self.reserve(sequence, head_room_blocks=head_room)
+        ):
+            return False
+        self._queue.wait_no_more(sequence)
+        self.running.append(sequence)
+        return True
 
     def _let_go_of_prefixes(self) -> bool:
         """Whether waiting sequences held blocks while nothing runs that could free some."""
@@ -292,28 +311,6 @@ class Batcher:
         for sequence in holding:
             self.release(sequence)
         return bool(holding)
-
-    def _waits_for_sibling(self, sequence: Sequence) -> bool:
-        """Whether the first grain it lacks is being computed by a running sequence."""
-        missing = self._first_missing_grain(sequence)
-        if missing is None:
-            return False
-        grain = self.pool.hash_grain
-        for other in self.running:
-            if other.num_uncomputed <= 1 or other.hash_key != sequence.hash_key:
-                continue
-            hashes = other.hashes(other.num_tokens, grain)
-            if missing[0] < len(hashes) and hashes[missing[0]] == missing[1]:
-                return True
-        return False
-
-    def _first_missing_grain(self, sequence: Sequence) -> tuple[int, GrainHash] | None:
-        if not sequence.reuses_prefix:
-            return None
-        grain = self.pool.hash_grain
-        hashes = sequence.hashes(sequence.num_tokens - 1, grain)
-        have = len(self._cached_prefix(sequence)) * self.pool.block_size // grain
-        return (have, hashes[have]) if have < len(hashes) else None
 
     def _cached_prefix(self, sequence: Sequence) -> list[BlockId]:
         """Cached blocks for all but the last token, whose logits are wanted."""
@@ -336,7 +333,7 @@ class Batcher:
             return True
         after = table[index - 1] if index else None
         while (fresh := pool.allocate(1, after=after, room=self._room(sequence))) is None:
-            self._preempt_youngest(rows)
+            self._preempt_last(rows)
             if sequence not in self.running:
                 return False
         if is_shared:
@@ -347,11 +344,11 @@ class Batcher:
             table += fresh
         return True
 
-    def _preempt_youngest(self, rows: list[BatchRow]) -> None:
-        """Puts back the youngest running sequence that this step does not run yet."""
+    def _preempt_last(self, rows: list[BatchRow]) -> None:
+        """Puts back the running sequence that is due last, of those this step does not run yet."""
         scheduled = {row.sequence for row in rows}
         candidates = [s for s in self.running if s not in scheduled]
-        self._preempt(max(candidates, key=self._order.__getitem__))
+        self._preempt(self._queue.last(candidates))
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -361,7 +358,7 @@ class Batcher:
         sequence.num_preemptions += 1
         self._prompt_logprobs.pop(sequence, None)
         self.counters.num_preemptions += 1
-        bisect.insort(self.waiting, sequence, key=self._order.__getitem__)
+        self._queue.wait(sequence)
 
     # -- inside: results ---------------------------------------------------------------------
 
@@ -393,7 +390,7 @@ class Batcher:
     def run_fork(self, twin: Sequence) -> None:
         """Holds the blocks that a fork shares with its origin, and runs it."""
         self.pool.hold(twin.block_table)
-        self._order[twin] = self._next_order(twin)
+        self._queue.enter(twin)
         self.running.append(twin)
 
     def _store_complete_blocks(self, sequence: Sequence) -> None:
@@ -405,10 +402,6 @@ class Batcher:
         )
 
     # -- inside: small things ----------------------------------------------------------------
-
-    def _next_order(self, sequence: Sequence) -> tuple[int, int]:
-        self._num_added += 1
-        return (-sequence.params.priority, self._num_added)
 
     def _room(self, sequence: Sequence) -> int:
         if not self._decodes:

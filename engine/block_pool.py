@@ -66,6 +66,10 @@ class BlockPool:
     def references(self, block: BlockId) -> int:
         return self._references[block]
 
+    def has_grain(self, grain: GrainHash) -> bool:
+        """Whether its content is findable, if what precedes it is."""
+        return self._parts.get(grain, 0) == self._blocks_per_grain
+
     def match(self, hashes: Sequence[GrainHash], num_tokens: int) -> list[BlockId]:
         """The longest run of cached blocks, from the start, that lies within `num_tokens` and
         has all that whoever goes on from its end can see."""
@@ -166,8 +170,8 @@ class BlockPool:
         both = set(self._stored) & set(self._evicted)
         if both:  # came and went (or went and came): only the final state counts
             change = CacheChange(
-                stored=tuple(h for h in dict.fromkeys(self._stored) if self._is_present(h)),
-                evicted=tuple(h for h in dict.fromkeys(self._evicted) if not self._is_present(h)),
+                stored=tuple(h for h in dict.fromkeys(self._stored) if self.has_grain(h)),
+                evicted=tuple(h for h in dict.fromkeys(self._evicted) if not self.has_grain(h)),
             )
         else:
             change = CacheChange(stored=tuple(self._stored), evicted=tuple(self._evicted))
@@ -256,14 +260,14 @@ class BlockPool:
         self._grains_of[block] = grains
         for grain in grains:
             self._parts[grain] = self._parts.get(grain, 0) + 1
-            if self._is_present(grain):
+            if self.has_grain(grain):
                 self._stored.append(grain)
 
     def _evict(self) -> None:
         block, _ = self._cached.popitem(last=False)
         del self._block_of[self._key_of.pop(block)]
         for grain in self._grains_of.pop(block):
-            if self._is_present(grain):
+            if self.has_grain(grain):
                 self._evicted.append(grain)
             self._parts[grain] -= 1
             if not self._parts[grain]:
@@ -274,6 +278,3 @@ class BlockPool:
         self._thin.discard(block)
         self._map[block] = _FREE
         self._num_free += 1
-
-    def _is_present(self, grain: GrainHash) -> bool:
-        return self._parts.get(grain, 0) == self._blocks_per_grain

@@ -19,6 +19,7 @@ class Sequence:
         "_grains",
         "block_table",
         "choice",
+        "due_at",
         "has_begun",
         "hash_key",
         "is_exact",
@@ -42,8 +43,10 @@ class Sequence:
         choice: int = 0,
         num_choices: int = 1,
         owner: Any = None,
+        received_at: float = 0.0,
     ) -> None:
-        """`owner` is whoever is told what was drawn; it is not looked at here."""
+        """`owner` is whoever is told what was drawn; it is not looked at here. `received_at` is
+        when the request came, by its worker's monotonic clock."""
         self.request_id = request.request_id
         self.choice = choice
         self.owner = owner
@@ -52,6 +55,7 @@ class Sequence:
         emitted = request.emitted[choice] if choice < len(request.emitted) else ()
         self.output_ids: list[int] = list(emitted)
         self.params: GenerationParams = request.params
+        self.due_at = received_at + request.due_s  # its first token
         self.hash_key = request.hash_key
         self.block_table: list[BlockId] = []
         self.num_computed = 0  # tokens[:num_computed] have their KV in the block table

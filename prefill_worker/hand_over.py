@@ -24,7 +24,13 @@ class HandOver:
     def __init__(
         self, request: ComputeRequest, open_transfer: OpenTransfer, *, overlap: bool = True
     ) -> None:
-        self.sequence = Sequence(request, num_choices=request.params.num_choices, owner=self)
+        self._received = time.monotonic()
+        self.sequence = Sequence(
+            request,
+            num_choices=request.params.num_choices,
+            owner=self,
+            received_at=self._received,
+        )
         self.outbox: asyncio.Queue[pb.PrefillResponse | Exception] = asyncio.Queue()
         self.transfer: OutgoingTransfer | None = None  # from when it is scheduled
         self.grant: Grant | None = None
@@ -33,7 +39,6 @@ class HandOver:
         self.is_computed = asyncio.Event()  # the first tokens are in the outbox
         self._open_transfer = open_transfer
         self._overlap = overlap
-        self._received = time.monotonic()
         self._scheduled = self._received
         self._forward_s = 0.0
 

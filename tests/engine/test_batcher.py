@@ -17,11 +17,19 @@ NO_COST = PrefillCost(c0=0.0, c1=0.0)
 
 
 def request(
-    name: str, prompt: list[int], *, max_tokens: int = 8, n: int = 1, temperature: float = 0.0
+    name: str,
+    prompt: list[int],
+    *,
+    max_tokens: int = 8,
+    n: int = 1,
+    temperature: float = 0.0,
+    due_s: float = 0.0,
 ) -> ComputeRequest:
     sampling = SamplingParams(seed=7, temperature=temperature)
     params = GenerationParams(sampling=sampling, max_tokens=max_tokens, num_choices=n)
-    return ComputeRequest(request_id=name, prompt_ids=prompt, params=params, hash_key=b"k" * 32)
+    return ComputeRequest(
+        request_id=name, prompt_ids=prompt, params=params, hash_key=b"k" * 32, due_s=due_s
+    )
 
 
 class Rig:
@@ -94,6 +102,7 @@ def test_answers_do_not_depend_on_batching_memory_or_chunks(
             max_tokens=rng.randrange(1, 10),
             n=rng.choice([1, 1, 3]),
             temperature=rng.choice([0.0, 1.0]),
+            due_s=rng.choice([0.0, 1.0, 2.0]),
         )
         for i in range(8)
     ]

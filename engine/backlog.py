@@ -1,0 +1,74 @@
+"""What is queued on a worker in predicted seconds, by when it is due. Pure."""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cluster.types import MAX_BACKLOG_POINTS, PrefillCost
+
+Backlog = tuple[tuple[float, float], ...]  # as in a load report
+
+
+class Work(NamedTuple):
+    """A prompt, or what is left of it."""
+
+    due_s: float  # from now
+    num_new: int  # tokens to be computed
+    num_context: int  # tokens before them
+
+
+def backlog(
+    queue: Iterable[Work],
+    cost: PrefillCost,
+    *,
+    step_tokens: int,
+    step_s: float,
+    running_s: float,
+) -> Backlog:
+    """The points of a load report. `queue` is in the order in which it will be computed, in
+    steps of at most `step_tokens` tokens and about `step_s` seconds; `running_s` is left of the
+    step that runs."""
+    points = [(0.0, running_s)]
+    latest_s = prompts_s = 0.0
+    num_tokens = 0
+    for work in queue:
+        due_s, num_new, _ = work
+        num_tokens += num_new
+        prompts_s += _prompt_s(work, cost, step_tokens, step_s)
+        num_steps = -(-num_tokens // step_tokens)
+        if prompts_s > num_steps * step_s:
+            num_steps = int(prompts_s / step_s) + 1
+        total_s = running_s + prompts_s + cost.c0 * num_steps
+        if due_s > latest_s:
+            latest_s = due_s
+            points.append((due_s, total_s))
+        else:
+            points[-1] = (latest_s, total_s)
+    return _thinned(points) if points[-1][1] else ()
+
+
+def _prompt_s(work: Work, cost: PrefillCost, step_tokens: int, step_s: float) -> float:
+    """Without c0, which several prompts in one step share."""
+    new, context = work.num_new, work.num_context
+    seconds = (cost.c1 + cost.c3 * context) * new + cost.c2 * context
+    slope = cost.c1 + cost.c3 * (context + new / 2)
+    if slope * new > step_s:
+        step_tokens = min(step_tokens, max(1, int(step_s / slope)))
+    if new > step_tokens:  # chunks after the first have those before them as context
+        num_chunks = -(-new // step_tokens)
+        seconds += cost.c3 * new * (new - step_tokens) / 2
+        seconds += cost.c2 * (num_chunks - 1) * (context + step_tokens * num_chunks / 2)
+    return seconds
+
+
+def _thinned(points: list[tuple[float, float]]) -> Backlog:
+    """The first, the last, and those in between that split the work evenly."""
+    if len(points) <= MAX_BACKLOG_POINTS:
+        return tuple(points)
+    work_s = [seconds for _, seconds in points]
+    share_s = (work_s[-1] - work_s[0]) / (MAX_BACKLOG_POINTS - 1)
+    inner = (
+        bisect_left(work_s, work_s[0] + share_s * each, 0, len(points) - 1)
+        for each in range(1, MAX_BACKLOG_POINTS - 1)
+    )
+    return tuple(points[index] for index in sorted({0, *inner, len(points) - 1}))

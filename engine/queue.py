@@ -1,0 +1,106 @@
+"""The order in which prompts are computed, and who waits for what another computes. Pure.
+
+First by priority, then by when a prompt is due. That is a point in time, so nobody is overtaken
+for ever: what arrives after a prompt is due is computed after it.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Sequences
+
+from cluster.types import MAX_DUE_S, GrainHash
+from engine.backlog import Work
+from engine.batch import Batch
+from engine.block_pool import BlockPool
+from engine.prefixes import Prefixes
+from engine.sequence import Sequence
+
+_Place = tuple[int, float, int]  # priority, when it is due, who came first
+
+
+class Queue:
+    """Owns the places of all sequences of a batcher, and those that wait."""
+
+    def __init__(self, pool: BlockPool) -> None:
+        self.waiting: list[Sequence] = []  # next first
+        self._pool = pool
+        self._prefixes = Prefixes(pool)  # of the waiting ones
+        self._places: dict[Sequence, _Place] = {}
+        self._num_entered = 0
+
+    def enter(self, sequence: Sequence) -> None:
+        """Gives it its place, which it keeps until it leaves."""
+        self._num_entered += 1
+        self._places[sequence] = (
+            -sequence.params.priority,
+            sequence.due_at,
+            self._num_entered,
+        )
+
+    def leave(self, sequence: Sequence) -> None:
+        self._places.pop(sequence, None)
+
+    def wait(self, sequence: Sequence) -> None:
+        self._prefixes.add(sequence)
+        bisect.insort(self.waiting, sequence, key=self._places.__getitem__)
+
+    def wait_no_more(self, sequence: Sequence) -> None:
+        self._prefixes.forget(sequence)
+        self.waiting.remove(sequence)
+
+    def last(self, sequences: list[Sequence]) -> Sequence:
+        return max(sequences, key=self._places.__getitem__)
+
+    def prompts(
+        self, begun: list[Sequence], admit: Callable[[Sequence], bool]
+    ) -> Iterator[Sequence]:
+        """The begun prompts and the waiting ones that `admit` lets begin, in their order. One
+        that waits for what another computes lends that one its place, so some come twice."""
+        begun = sorted(begun, key=self._places.__getitem__, reverse=True)
+        computing = {self._next_grain(s): s for s in begun} if self.waiting else {}
+        for sequence in list(self.waiting):
+            while begun and self._places[begun[-1]] < self._places[sequence]:
+                yield begun.pop()
+            missing = self._prefixes.first_missing(sequence)
+            if missing is not None and (other := computing.get(missing)) is not None:
+                yield other
+            elif admit(sequence):
+                computing[self._next_grain(sequence)] = sequence
+                yield sequence
+            else:
+                break
+        yield from reversed(begun)
+
+    def left(self, running: list[Sequence], in_flight: Batch | None, now: float) -> list[Work]:
+        """What is left of each prompt after the step that runs, in their order. Of what several
+        share, only the first has to compute it."""
+        rows = in_flight.rows if in_flight is not None else ()
+        num_new = {row.sequence: row.num_new for row in rows}
+        leaders: dict[GrainHash, Sequences[GrainHash]] = {}
+        begun: list[tuple[Sequence, int]] = []  # and of how many tokens there is KV by then
+        for sequence in running:
+            num_done = sequence.num_computed + num_new.get(sequence, 0)
+            if sequence.num_tokens - num_done > bool(sequence.output_ids):
+                begun.append((sequence, num_done))
+                if (missing := self._next_grain(sequence)) is not None:
+                    leaders.setdefault(missing, self._hashes(sequence))
+        waiting = zip(self.waiting, self._prefixes.num_expected(self.waiting, leaders), strict=True)
+        ordered = sorted([*begun, *waiting], key=lambda one: self._places[one[0]])
+        return [Work(_due_s(s, now), s.num_tokens - done, done) for s, done in ordered]
+
+    def _next_grain(self, sequence: Sequence) -> GrainHash | None:
+        """The first of a prompt that has begun which nobody finds yet."""
+        index = sequence.num_stored * self._pool.block_size // self._pool.hash_grain
+        hashes = self._hashes(sequence)
+        return hashes[index] if index < len(hashes) else None
+
+    def _hashes(self, sequence: Sequence) -> Sequences[GrainHash]:
+        return sequence.hashes(sequence.num_tokens, self._pool.hash_grain)
+
+
+def _due_s(sequence: Sequence, now: float) -> float:
+    """As a prompt of priority 0 sees it: others come before or after it whenever they are due."""
+    if (priority := sequence.params.priority) != 0:
+        return 0.0 if priority > 0 else MAX_DUE_S
+    due_s = sequence.due_at - now
+    return due_s if due_s > 0.0 else 0.0

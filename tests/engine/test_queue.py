@@ -1,0 +1,270 @@
+"""Who is due first is computed first, nobody waits for ever, and the report says how long."""
+
+from collections.abc import Sequence as Sequences
+from itertools import pairwise
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.types import (
+    ComputeRequest,
+    GenerationParams,
+    LoadReport,
+    PrefillCost,
+    SampledToken,
+    SamplingParams,
+)
+from engine.batch import RowResult
+from engine.batcher import Batcher, Budget
+from engine.block_pool import BlockPool
+from engine.sequence import Sequence
+
+COST = PrefillCost(c0=0.01, c1=1e-3, c3=1e-6)
+TOKEN = RowResult(tokens=(SampledToken(token_id=0),))
+
+
+class Worker:
+    """Computes prompts in virtual time, each step as long as its cost says. One token each."""
+
+    def __init__(self, *, max_tokens: int = 64, num_blocks: int = 4096, max_sequences: int = 64):
+        self.now = 0.0
+        self.first_at: dict[str, float] = {}
+        budget = Budget(max_sequences=max_sequences, max_tokens=max_tokens)
+        self.batcher = Batcher(
+            BlockPool(num_blocks, 4, 4),
+            budget,
+            prefill_cost=lambda: COST,
+            decodes=False,
+            clock=lambda: self.now,
+        )
+
+    def add(
+        self,
+        name: str,
+        prompt: int | Sequences[int],
+        *,
+        due_s: float = 0.0,
+        priority: int = 0,
+    ) -> Sequence:
+        """A prompt of so many tokens that no other has, or of these."""
+        params = GenerationParams(sampling=SamplingParams(seed=0), max_tokens=1, priority=priority)
+        ids = prompt if not isinstance(prompt, int) else [crc32(name.encode()), *range(prompt - 1)]
+        request = ComputeRequest(
+            request_id=name, prompt_ids=ids, params=params, hash_key=b"k" * 32, due_s=due_s
+        )
+        sequence = Sequence(request, received_at=self.now)
+        self.batcher.add(sequence)
+        return sequence
+
+    def step(self) -> list[str]:
+        """Whose tokens were computed, in order."""
+        batch = self.batcher.next_batch()
+        if batch is None:
+            return []
+        self.now += COST.c0 + sum(COST.seconds(*row) - COST.c0 for row in batch.prompts)
+        rows = [TOKEN if row.choices else RowResult() for row in batch.rows]
+        for drawn in self.batcher.complete(rows):
+            if drawn.token is not None:
+                self.first_at[drawn.sequence.request_id] = self.now
+                self.batcher.release(drawn.sequence)
+        self.batcher.check()
+        return [row.sequence.request_id for row in batch.rows]
+
+    def run(self) -> list[str]:
+        """The names in the order of their first tokens."""
+        while self.step():
+            pass
+        assert not self.batcher.waiting
+        return list(self.first_at)
+
+
+def ahead_s(report: LoadReport, due_s: float) -> float:
+    return max((work_s for at_s, work_s in report.backlog if at_s <= due_s), default=0.0)
+
+
+# -- order
+
+
+def test_a_short_prompt_that_is_due_earlier_passes_a_long_one_that_has_begun() -> None:
+    worker = Worker()
+    worker.add("long", 1000, due_s=60.0)
+    assert worker.step() == ["long"]
+    worker.add("short", 60, due_s=1.0)
+    assert worker.step() == ["short", "long"]  # the rest of the step is the long one's
+    assert "short" in worker.first_at
+    assert worker.run() == ["short", "long"]
+
+
+def test_with_nothing_due_it_is_first_come_first_served() -> None:
+    worker = Worker()
+    for index in range(10):
+        worker.add(f"r{index}", 50 + index)
+        worker.step()
+    assert worker.run() == [f"r{index}" for index in range(10)]
+
+
+def test_a_higher_priority_is_computed_before_whatever_is_due() -> None:
+    worker = Worker()
+    worker.add("due", 300)
+    worker.step()
+    worker.add("urgent", 60, due_s=30.0, priority=1)
+    assert worker.run() == ["urgent", "due"]
+
+
+def test_who_computes_what_an_earlier_one_waits_for_has_its_place() -> None:
+    worker = Worker()
+    shared = list(range(200))
+    worker.add("late", [*shared, 1], due_s=60.0)
+    worker.step()
+    worker.add("between", 500, due_s=30.0)
+    early = worker.add("early", [*shared, 2, 3, 4, 5], due_s=1.0)
+    assert worker.step() == ["late"]
+    worker.run()
+    assert early.num_cached == 200
+    assert worker.first_at["early"] < worker.first_at["between"]
+
+
+def test_one_that_does_not_fit_lets_none_pass_but_those_that_have_begun() -> None:
+    worker = Worker(num_blocks=40)
+    worker.add("begun", 100, due_s=9.0)
+    worker.step()
+    worker.add("large", 120, due_s=1.0)
+    worker.add("small", 8, due_s=5.0)
+    assert worker.step() == ["begun"]
+    assert worker.run() == ["begun", "large", "small"]
+
+
+arrivals = st.lists(
+    st.tuples(st.floats(0.0, 0.5), st.integers(1, 300), st.floats(0.0, 2.0)),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrivals=arrivals)
+def test_a_prompt_waits_at_most_for_what_is_due_before_it(
+    arrivals: list[tuple[float, int, float]],
+) -> None:
+    """It has its first token before the step that ran when it came, and as many full steps as
+    all that is due no later fill, have passed: nothing that comes after it is due counts."""
+    worker = Worker()
+    bound_s: dict[str, float] = {}
+    due_at: dict[str, tuple[float, int]] = {}
+    came_at: dict[str, float] = {}
+    for index, (gap_s, num_tokens, due_s) in enumerate(arrivals):
+        until = worker.now + gap_s
+        while worker.now < until and worker.step():
+            pass
+        worker.now = max(worker.now, until)
+        worker.add(f"r{index}", num_tokens, due_s=due_s)
+        came_at[f"r{index}"] = worker.now
+        due_at[f"r{index}"] = (worker.now + due_s, num_tokens)
+    worker.run()
+    step_s = COST.c0 + 64 * (COST.c1 + 300 * COST.c3)  # at the most
+    for name, (due, _) in due_at.items():
+        ahead = sum(tokens for other_due, tokens in due_at.values() if other_due <= due)
+        bound_s[name] = came_at[name] + step_s * (1 + -(-ahead // 64))
+        assert worker.first_at[name] <= bound_s[name] + 1e-9
+
+
+# -- what the report says
+
+
+def test_nothing_is_queued_where_nothing_waits() -> None:
+    assert Worker().batcher.load().backlog == ()
+
+
+def test_the_backlog_rises_with_what_is_due() -> None:
+    worker = Worker(max_tokens=1000)
+    for name, num_tokens, due_s in (("a", 400, 5.0), ("b", 100, 1.0), ("c", 200, 9.0)):
+        worker.add(name, num_tokens, due_s=due_s)
+    backlog = worker.batcher.load().backlog
+    assert [due_s for due_s, _ in backlog] == [0.0, 1.0, 5.0, 9.0]
+    assert [work_s for _, work_s in backlog] == pytest.approx([0.0, 0.11, 0.51, 0.71])
+
+
+def test_what_is_overdue_and_what_runs_comes_before_whoever_arrives() -> None:
+    worker = Worker(max_tokens=100)
+    worker.add("runs", 100)
+    worker.add("waits", 50)
+    assert worker.batcher.next_batch() is not None
+    worker.now = 0.04  # of 0.11
+    assert worker.batcher.load().backlog == ((0.0, pytest.approx(0.07 + 0.06)),)
+    worker.now = 5.0  # longer than predicted: nothing is left of it, and not less
+    assert worker.batcher.load().backlog == ((0.0, pytest.approx(0.06)),)
+
+
+def test_of_a_prefix_that_several_share_only_the_first_counts() -> None:
+    worker = Worker(max_tokens=64)
+    shared = list(range(400))
+    for index in range(8):
+        worker.add(f"r{index}", [*shared, 1000 + index, 1, 2, 3])
+    assert worker.batcher.load().num_queued_tokens == 404 + 7 * 4
+    worker.step()  # the first has begun; the others still wait for it
+    assert worker.batcher.load().num_queued_tokens == 404 - 64 + 7 * 4
+    worker.run()
+    worker.add("later", [*shared, 7])
+    assert worker.batcher.load().num_queued_tokens == 1
+
+
+def test_a_prompt_whose_prefix_is_evicted_while_it_waits_counts_again() -> None:
+    worker = Worker(num_blocks=60, max_sequences=1)
+    worker.add("first", list(range(100)))
+    worker.run()
+    worker.add("evicts", [*range(500, 700)], priority=1)
+    worker.add("again", [*range(100), 1])
+    assert worker.batcher.load().num_queued_tokens == 200 + 1
+    worker.step()
+    # Its last 15 blocks made room.
+    assert worker.batcher.load().num_queued_tokens == 200 - 64 + 1 + 60
+
+
+def test_the_priority_of_others_decides_and_not_when_they_are_due() -> None:
+    worker = Worker(max_tokens=1000)
+    worker.add("urgent", 100, due_s=50.0, priority=1)
+    worker.add("idle", 300, due_s=0.0, priority=-1)
+    worker.add("usual", 200, due_s=2.0)
+    backlog = worker.batcher.load().backlog
+    assert [due_s for due_s, _ in backlog] == [0.0, 2.0, 86_400.0]
+    assert [work_s for _, work_s in backlog] == pytest.approx([0.11, 0.31, 0.61])
+
+
+def test_many_prompts_are_told_in_eight_points_that_split_the_work_evenly() -> None:
+    worker = Worker()
+    for index in range(500):
+        worker.add(f"r{index}", 50, due_s=float(index + 1))
+    backlog = worker.batcher.load().backlog
+    assert len(backlog) == 8
+    total_s = backlog[-1][1]
+    assert backlog[-1][0] == 500.0
+    for (_, earlier_s), (_, later_s) in pairwise(backlog):
+        assert 0.0 <= later_s - earlier_s < total_s / 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    queued=st.lists(st.tuples(st.integers(1, 700), st.floats(0.0, 20.0)), min_size=1, max_size=20),
+    num_steps=st.integers(0, 8),
+    due_s=st.floats(0.0, 20.0),
+)
+def test_what_is_said_to_run_before_a_prompt_is_what_runs_before_it(
+    queued: list[tuple[int, float]], num_steps: int, due_s: float
+) -> None:
+    """Within a step at both ends: parts of two prompts share one."""
+    worker = Worker()
+    for index, (num_tokens, other_due_s) in enumerate(queued):
+        worker.add(f"r{index}", num_tokens, due_s=other_due_s)
+    for _ in range(num_steps):
+        worker.step()
+    report, began = worker.batcher.load(), worker.now
+    worker.add("new", 1, due_s=due_s)
+    points = [0.0, 0.0, *(work_s for _, work_s in report.backlog)]
+    coarse_s = max(later - earlier for earlier, later in pairwise(points))
+    worker.run()
+    step_s = COST.c0 + 64 * (COST.c1 + 700 * COST.c3)
+    said_s, waited_s = ahead_s(report, due_s), worker.first_at["new"] - began
+    assert said_s - 2 * step_s <= waited_s
+    assert waited_s <= said_s + (coarse_s if len(report.backlog) == 8 else 0.0) + 2 * step_s
