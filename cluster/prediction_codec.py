@@ -102,9 +102,9 @@ def links_from_pb(messages: Sequence[worker_pb2.LinkCost]) -> tuple[LinkCost, ..
 
 
 def due_s_from_pb(due_s: float) -> float:
-    if not 0.0 <= due_s <= MAX_DUE_S:
+    if not -MAX_DUE_S <= due_s <= MAX_DUE_S:
         raise InvalidRequest(
-            "due_seconds", f"A first token is due within 0 to {MAX_DUE_S:g} s, not in {due_s:g} s."
+            "due_seconds", f"A first token is due within {MAX_DUE_S:g} s, not in {due_s:g} s."
         )
     return due_s
 

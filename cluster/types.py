@@ -284,7 +284,7 @@ class PairReport:
 
 MAX_BACKLOG_POINTS = 8
 MAX_LINKS = 256
-MAX_DUE_S = 86_400.0
+MAX_DUE_S = 1e6  # from receipt, either way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,7 +351,7 @@ class ComputeRequest:
     hash_key: bytes  # from cluster.block_hash.hash_key
     emitted: tuple[tuple[int, ...], ...] = ()
     # From receipt, when its first token is due: who is due first is computed first. The router
-    # decides it; 0 for all is first come, first served.
+    # decides it; 0 for all is first come, first served, and below 0 it is late already.
     due_s: float = 0.0
 
 

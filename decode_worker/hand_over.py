@@ -79,7 +79,7 @@ class HandOvers:
             owner=answer,
             received_at=answer.timeline.received_at,
         )
-        left_s = max(0.0, sequence.due_at - time.monotonic())
+        left_s = sequence.due_at - time.monotonic()
         start = prefill_start_to_pb(
             replace(answer.request, due_s=left_s),
             tenant=request.tenant,
