@@ -7,7 +7,7 @@ What a peer sent wrongly is an `InvalidRequest` that names the field. Floats of 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cluster.block_hash import HASH_BYTES
+from cluster.block_hash import HASH_BYTES, split_hashes
 from cluster.errors import InvalidRequest
 from cluster.pair_codec import pair_report_from_pb, pair_report_to_pb
 from cluster.prediction_codec import (
@@ -342,9 +342,7 @@ def hashes_from_bytes(field: str, packed: bytes) -> tuple[GrainHash, ...]:
         raise InvalidRequest(
             field, f"'{field}' has {len(packed)} bytes: not a multiple of {HASH_BYTES}."
         )
-    return tuple(
-        GrainHash(packed[start : start + HASH_BYTES]) for start in range(0, len(packed), HASH_BYTES)
-    )
+    return split_hashes(packed)
 
 
 def cache_change_to_pb(change: CacheChange) -> worker_pb2.CacheEvent:

@@ -4,17 +4,12 @@ It knows hashes and worker slots only: no tokens, no prices, no sockets, no cloc
 A wrong entry makes a request slower, never wrong.
 """
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from cluster.types import CacheChange, GrainHash, Incarnation, WorkerId
+from router.grain_masks import ENTRY_BYTES, GrainMasks
 
-# One entry at its dearest, CPython 3.11: a 16-byte `bytes` object takes 64; a dict under
-# churn keeps up to 4 entry rows of 24 and 6 slots of 4 for each live key. The masks are shared.
-ENTRY_BYTES = 64 + 4 * 24 + 6 * 4
-_MAX_SHARED_MASKS = 1 << 15
 _NO_MASK = -1  # no entry has it
 
 
@@ -40,7 +35,7 @@ class _Sweep:
 
 @dataclass(slots=True, eq=False)
 class PrefixIndex:
-    """Grain hash -> bitmask of the workers that hold it.
+    """Who holds which grain, by one bit a worker.
 
     Purging clears one bit of the live mask, at once; the bit returns to use when a sweep,
     paid for in small parts by later changes, has cleared it from every entry. Over the byte
@@ -49,8 +44,7 @@ class PrefixIndex:
 
     budget_bytes: int
     num_forgotten: int = 0  # grains dropped for the budget while a worker still held them
-    _masks: dict[GrainHash, int] = field(default_factory=dict)
-    _shared: dict[int, int] = field(default_factory=dict)
+    _masks: GrainMasks = field(init=False)
     _holders: dict[WorkerId, _Holder] = field(default_factory=dict)
     _by_bit: dict[int, _Holder] = field(default_factory=dict)
     _free_bits: list[int] = field(default_factory=list)
@@ -59,9 +53,13 @@ class PrefixIndex:
     _dead: int = 0
     _sweep: _Sweep | None = None
 
+    def __post_init__(self) -> None:
+        self._masks = GrainMasks(max(64, self.budget_bytes // ENTRY_BYTES))
+
     @property
     def capacity(self) -> int:
-        return max(64, self.budget_bytes // ENTRY_BYTES)
+        """Grains that are never forgotten while workers hold no more."""
+        return self._masks.capacity
 
     @property
     def num_grains(self) -> int:
@@ -69,8 +67,8 @@ class PrefixIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Estimated resident bytes: the table as it is, and one `bytes` object a key."""
-        return sys.getsizeof(self._masks) + 64 * len(self._masks) + sys.getsizeof(self._shared)
+        """Estimated resident bytes."""
+        return self._masks.num_bytes
 
     def num_grains_of(self, worker: WorkerId) -> int:
         holder = self._holders.get(worker)
@@ -85,13 +83,13 @@ class PrefixIndex:
 
         Linear by need: eviction makes holes, so a later grain says nothing of an earlier one.
         """
-        active, depth = self._live, 0
-        last: int | None = _NO_MASK
         matched: dict[WorkerId, int] = {}
+        active = self._live
         if not active:
             return matched
-        for depth, mask in enumerate(map(self._masks.get, hashes)):
-            if mask is last:  # masks are shared: most often a grain is held as the one before
+        last: int | None = _NO_MASK
+        for depth, mask in enumerate(self._masks.masks_of(hashes)):
+            if mask is last:  # most often a grain is held as the one before
                 continue
             held = active & mask if mask else 0
             if held != active:
@@ -102,10 +100,8 @@ class PrefixIndex:
                     break
             last = mask
         else:
-            depth = len(hashes)
-            if depth:
-                self._record(active, depth, matched)
-        self._touch(hashes[:depth])
+            if hashes:
+                self._record(active, len(hashes), matched)
         return matched
 
     def apply(self, worker: WorkerId, incarnation: Incarnation, change: CacheChange) -> bool:
@@ -113,9 +109,13 @@ class PrefixIndex:
         holder = self._holders.get(worker)
         if holder is None or holder.incarnation != incarnation:
             return False
-        self._store(holder, change.stored)
-        self._evict(holder, change.evicted)
-        self._continue_sweep(256 + 4 * (len(change.stored) + len(change.evicted)))
+        stored, evicted = change.stored, change.evicted
+        if stored:
+            holder.num_grains += self._masks.add(holder.bit, stored)
+        if evicted:
+            holder.num_grains -= self._masks.remove(holder.bit, evicted)
+        if self._dead or self._sweep or self._masks.has_dropped:
+            self._tidy(256 + 4 * (len(stored) + len(evicted)))
         return True
 
     def replace(
@@ -128,8 +128,7 @@ class PrefixIndex:
         holder = _Holder(worker, incarnation, bit, fresh_at=fresh_at)
         self._holders[worker] = self._by_bit[bit] = holder
         self._live |= bit
-        self._store(holder, hashes)
-        self._continue_sweep(256 + 4 * len(hashes))
+        self.apply(worker, incarnation, CacheChange(stored=tuple(hashes)))
 
     def purge(self, worker: WorkerId, incarnation: Incarnation | None = None) -> None:
         """Forgets a worker at once; with an incarnation, only that life of it."""
@@ -138,10 +137,7 @@ class PrefixIndex:
             return
         del self._holders[worker], self._by_bit[holder.bit]
         self._live &= ~holder.bit
-        if holder.num_grains == 0 and not self._masks:
-            self._free_bits.append(holder.bit)
-        else:
-            self._dead |= holder.bit
+        self._dead |= holder.bit
         if not self._live:
             self._clear()
 
@@ -156,10 +152,9 @@ class PrefixIndex:
     def check(self) -> None:
         """Every count equals what the entries say."""
         counted = dict.fromkeys(self._by_bit, 0)
-        for mask in self._masks.values():
-            assert mask, "an entry that nobody holds"
+        for mask, num in self._masks.check().items():
             for bit in _bits(mask & self._live):
-                counted[bit] += 1
+                counted[bit] += num
         for bit, holder in self._by_bit.items():
             assert holder.num_grains == counted[bit], f"{holder.worker} miscounted"
             assert self._holders[holder.worker] is holder
@@ -167,52 +162,10 @@ class PrefixIndex:
         bits += _bits(self._sweep.bits) if self._sweep else []
         assert sorted(bits) == [1 << n for n in range(self._num_bits)], "a bit lost or doubled"
         assert self._live == sum(self._by_bit)
-        assert len(self._masks) <= self.capacity, "over the budget"
 
     def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
         for bit in _bits(bits):
             matched[self._by_bit[bit].worker] = depth
-
-    def _touch(self, hashes: Sequence[GrainHash]) -> None:
-        """Makes matched grains the youngest, roots last, once ages may begin to matter."""
-        masks = self._masks
-        if 2 * len(masks) > self.capacity:
-            for grain in reversed(hashes):
-                masks[grain] = masks.pop(grain)
-
-    def _store(self, holder: _Holder, hashes: Sequence[GrainHash]) -> None:
-        masks, bit, shared = self._masks, holder.bit, self._shared
-        if len(shared) > _MAX_SHARED_MASKS:
-            shared.clear()
-        # Leaves first: a chain is useless without its root, so the root must outlive them.
-        for grain in reversed(hashes):
-            mask = masks.get(grain, 0)
-            if not mask & bit:
-                masks[grain] = shared.setdefault(mask | bit, mask | bit)
-                holder.num_grains += 1
-                if len(masks) > self.capacity:
-                    self._forget(max(1, self.capacity // 64))
-
-    def _evict(self, holder: _Holder, hashes: Iterable[GrainHash]) -> None:
-        for grain in hashes:
-            mask = self._masks.get(grain, 0)
-            if mask & holder.bit:
-                self._write(grain, mask & ~holder.bit)
-                holder.num_grains -= 1
-
-    def _write(self, grain: GrainHash, mask: int) -> None:
-        if mask:
-            self._masks[grain] = self._shared.setdefault(mask, mask)
-        else:
-            del self._masks[grain]
-
-    def _forget(self, count: int) -> None:
-        """Drops the oldest entries. In batches: a dict steps over deleted rows at its front."""
-        for grain in list(islice(self._masks, count)):
-            held = self._masks.pop(grain) & self._live
-            self.num_forgotten += 1 if held else 0
-            for bit in _bits(held):
-                self._by_bit[bit].num_grains -= 1
 
     def _take_bit(self) -> int:
         if self._free_bits:
@@ -221,18 +174,26 @@ class PrefixIndex:
         self._num_bits += 1
         return 1 << (self._num_bits - 1)
 
+    def _tidy(self, num_keys: int) -> None:
+        """A small part of what can wait: counting what was dropped, then clearing dead bits."""
+        lost = self._masks.free(num_keys)
+        for mask, num in lost.items():
+            held = mask & self._live
+            self.num_forgotten += num if held else 0
+            for bit in _bits(held):
+                self._by_bit[bit].num_grains -= num
+        if not lost:  # nothing dropped is left that could have a bit of the dead
+            self._continue_sweep(num_keys)
+
     def _continue_sweep(self, num_keys: int) -> None:
         if self._sweep is None:
             if not self._dead:
                 return
-            self._sweep = _Sweep(self._dead, list(self._masks))
+            self._sweep = _Sweep(self._dead, self._masks.grains())
             self._dead = 0
         sweep = self._sweep
         stop = sweep.position + num_keys
-        for grain in sweep.keys[sweep.position : stop]:
-            mask = self._masks.get(grain, 0)
-            if mask & sweep.bits:
-                self._write(grain, mask & ~sweep.bits)
+        self._masks.remove(sweep.bits, sweep.keys[sweep.position : stop])
         sweep.position = stop
         if stop >= len(sweep.keys):
             self._free_bits += _bits(sweep.bits)
@@ -240,8 +201,7 @@ class PrefixIndex:
 
     def _clear(self) -> None:
         """Nobody is left: nothing to sweep."""
-        self._masks = {}
-        self._shared.clear()
+        self._masks.clear()
         self._free_bits += _bits(self._dead | (self._sweep.bits if self._sweep else 0))
         self._dead, self._sweep = 0, None
 
