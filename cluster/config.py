@@ -119,6 +119,8 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
         case "value_error":
             at = f"'{place}': " if where else ""
             return f"{at}{found['msg'].removeprefix('Value error, ')}"
+        case "string_type" if isinstance(found["input"], bool | int | float):
+            return f"'{place}' is {value}: give a valid string, in quotes."
         case "dataclass_type":
             return f"'{place}' is {value}: give keys with values."
     expected = found["msg"].removeprefix("Input should be ")

@@ -6,12 +6,12 @@ import math
 import re
 from typing import Final
 
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 
 def check_name(name: str, what: str) -> None:
     """Names are labels of metrics."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
             f"'{name[:80]}' is no name of a {what}: give lower-case letters, digits and '-', at"
             " most 63."

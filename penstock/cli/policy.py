@@ -1,4 +1,4 @@
-"""`penstock policy`: what a placement rule does to recorded traffic."""
+"""`penstock policy`: the rules by name, and what they do to recorded traffic."""
 
 import json as json_module
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.errors import ConfigError
-from penstock.cli import options
+from penstock.cli import options, policy_files
 from penstock.cli.app import told
 from penstock.cli.output import err, say, write_json, write_table
 from router.policies.registry import RULES, make_rule, parameters_of
 from router.policies.rule import Rule
+from router.policy_file import load_policy
 from simulator.comparison import COSTS, Row, compare, ideal_hit_share
 from simulator.fifo import FifoSetting
 from simulator.trace import load_trace
@@ -24,7 +25,9 @@ SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.g
 COLUMNS = ["rule", "workers", "cache", "mean TTFT s", "p50", "p99", "hit %", "fetched GB", "busy %"]
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
-policy = typer.Typer(help="Placement rules: list them, replay traffic through them.")
+policy = typer.Typer(help="Routing policies: write, check, compare, replay traffic through them.")
+for name, command in policy_files.COMMANDS.items():
+    policy.command(name)(told(command))
 
 
 @policy.command("list")
@@ -48,6 +51,10 @@ def replay(
         list[str] | None,
         typer.Option("--rule", help="NAME or 'NAME: {KEY: VALUE}'; repeatable. Default: all."),
     ] = None,
+    policies: Annotated[
+        list[Path] | None,
+        typer.Option("--policy", help="A policy, of which the rule is replayed; repeatable."),
+    ] = None,
     workers: Annotated[str, typer.Option("--workers", help="One or several, with commas.")] = "8",
     cache: Annotated[
         str, typer.Option("--cache", help="Tokens of KV a worker, as 500k or 3M; with commas.")
@@ -70,7 +77,7 @@ def replay(
     Example: penstock policy replay --rule priced --rule lmetric --workers 8,10
     """
     settings = _settings(workers, cache, cost, speculates=speculate)
-    rules = {text: _rule(text) for text in rule or RULES}
+    rules = _rules(rule or [], policies or [])
     requests = load_trace(trace, limit=limit)
     say(
         f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s / rate:.0f} s,"
@@ -103,6 +110,14 @@ def replay(
         write_json([_row_json(row) for row in rows])
     else:
         write_table(COLUMNS, list(map(_row_cells, rows)))
+
+
+def _rules(texts: Sequence[str], policies: Sequence[Path]) -> dict[str, Rule[Any]]:
+    """By the names that rows of the table go by."""
+    if not texts and not policies:
+        texts = list(RULES)
+    of_files = {str(path): load_policy(path).policy().rule for path in policies}
+    return {text: _rule(text) for text in texts} | of_files
 
 
 def _rule(text: str) -> Rule[Any]:

@@ -98,7 +98,7 @@ WRONG = [
     ({"checkpoint": "x", "store": []}, "'store' is []: give keys with values."),
     ({"checkpoint": "x", "store": None}, "'store' is null"),
     ({"checkpoint": 7}, "'checkpoint' is 7"),
-    ({"checkpoint": "x", "labels": {"a": 1}}, "'labels.a' is 1: give a valid string."),
+    ({"checkpoint": "x", "labels": {"a": 1}}, "'labels.a' is 1: give a valid string, in quotes."),
     ([], "give keys with values, not []."),
     ("x", 'give keys with values, not "x".'),
 ]

@@ -13,9 +13,11 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 
 from penstock import Answer, AsyncClient, Client
+from penstock.cli.app import run
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2_grpc
 from penstock.v1 import worker_pb2 as worker_pb
+from tests.penstock.command_line import Ended, Penstock
 
 Step = Callable[[grpc.ServicerContext], Iterator[pb.GenerateResponse]]
 
@@ -168,3 +170,14 @@ def ask_async(address: str, prompt: str | None = "Hi", **options: Any) -> Answer
 def ask(request: pytest.FixtureRequest) -> Ask:
     chosen: Ask = request.param
     return chosen
+
+
+@pytest.fixture
+def penstock(capsys: pytest.CaptureFixture[str]) -> Penstock:
+    def call(*arguments: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            run(arguments)
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call

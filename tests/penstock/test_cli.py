@@ -2,35 +2,20 @@
 codes, sentences for errors."""
 
 import io
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import pytest
 
-from penstock.cli.app import run
 from penstock.cli.local import LocalNote, find_address, find_note, leave_note, withdraw_note
 from penstock.v1 import worker_pb2 as pb
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Penstock = Callable[..., Ended]
+from tests.penstock.command_line import Penstock
 
 
 @pytest.fixture(autouse=True)
@@ -39,17 +24,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("PENSTOCK_ADDRESS", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def penstock(capsys: pytest.CaptureFixture[str]) -> Penstock:
-    def call(*arguments: str) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            run(arguments)
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture
@@ -318,33 +292,3 @@ def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_rules_are_listed_and_replayed(penstock: Penstock) -> None:
-    """The shipped trace; a rule of a name that does not exist is told the names."""
-    listed = penstock("policy", "list", "--json")
-    assert listed.json["mooncake_algorithm1"] == {"balancing_threshold": 2.0, "may_fetch": True}
-    rules = ("--rule", "priced", "--rule", "random")
-    ended = penstock("policy", "replay", *rules, "--workers", "2,4", "--limit", "300", "--json")
-    assert [(row["rule"], row["setting"]["num_workers"]) for row in ended.json] == [
-        ("priced", 2),
-        ("priced", 4),
-        ("random", 2),
-        ("random", 4),
-    ]
-    assert ended.json[0]["mean_ttft_s"] < ended.json[2]["mean_ttft_s"]
-    assert "an endless cache would hold" in ended.err
-    table = penstock("policy", "replay", *rules, "--limit", "50").out
-    assert table.startswith("rule")
-    alone = penstock("policy", "replay", "--rule", "priced: {may_fetch: false}", "--json")
-    assert alone.json[0]["fetched_bytes"] == 0
-    for wrong in (
-        ("--rule", "best"),
-        ("--rule", "priced: {fetch: 1}"),
-        ("--workers", "0"),
-        ("--cache", "3X"),
-        ("--cost", "1b"),
-    ):
-        refused = penstock("policy", "replay", *wrong)
-        assert refused.code == 1
-        assert wrong[1].split(":")[0] in refused.err

@@ -1,0 +1,231 @@
+"""`penstock policy check|show|diff|schema|import`: policies as files, without a cluster."""
+
+import json as json_module
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import ConfigError
+from penstock.cli import options
+from penstock.cli.exit_codes import ExitCode
+from penstock.cli.output import fail, say, write, write_json
+from router.llmd_import import import_llmd
+from router.policy_file import (
+    PolicyDocument,
+    default_document,
+    effective,
+    load_policy,
+    parse_policy,
+    yaml_text,
+)
+from router.policy_review import risks
+from router.policy_schema import SHIPPED
+from router.sglang_import import import_sglang
+
+STDIN = Path("-")
+
+
+class Verdict(IntEnum):
+    """How `policy check` ends."""
+
+    VALID = 0
+    INVALID = 1
+    RISKY = 3  # valid, and probably not what is meant
+
+
+class Foreign(StrEnum):
+    LLMD = "llm-d"
+    SGLANG = "sglang"
+
+
+IMPORTS = {Foreign.LLMD: import_llmd, Foreign.SGLANG: import_sglang}
+
+PolicyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A policy; '-' is stdin.")]
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="'-' is stdin.")],
+    json: options.Json = False,
+) -> None:
+    """Check policies: keys, types, units, and whether they make sense.
+
+    Exit code 0: valid; 1: one is invalid; 2: usage; 3: all are valid, one is risky.
+    """
+    found = [_checked(path) for path in files]
+    if json:
+        write_json([{**each, "verdict": each["verdict"].name.lower()} for each in found])
+    else:
+        write("".join(map(_check_text, found)))
+    verdicts = {each["verdict"] for each in found}
+    worst = (each for each in (Verdict.INVALID, Verdict.RISKY) if each in verdicts)
+    raise typer.Exit(next(worst, Verdict.VALID))
+
+
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Default: what holds without one.")
+    ] = None,
+    all_defaults: Annotated[
+        bool, typer.Option("--effective", help="Every default, too; else what differs from them.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Print a policy as YAML that 'policy check' accepts."""
+    document = _load(file) if file else default_document()
+    shown = effective(document) if all_defaults else _told(document)
+    if json:
+        write_json(shown)
+    else:
+        write(yaml_text(shown))
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER")],
+    json: options.Json = False,
+) -> None:
+    """Compare what two policies mean, field by field, defaults included.
+
+    Exit code 0: they mean the same; 1: they differ; 2: one cannot be read or is invalid.
+    """
+    try:
+        values = [dict(_flat(effective(_load(path)))) for path in (before, after)]
+    except ConfigError as error:
+        fail(error.message, ExitCode.USAGE)
+    changes = list(_changes(*values))
+    if json:
+        write_json(changes)
+    else:
+        write("".join(map(_change_text, changes)))
+    raise typer.Exit(1 if changes else 0)
+
+
+def schema() -> None:
+    """Print the JSON Schema (2020-12) of policy files, for editors."""
+    write(SHIPPED.read_text())
+
+
+def import_policy(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE | -- FLAGS", help="A file, '-' for stdin, or flags."),
+    ],
+    kind: Annotated[Foreign, typer.Option("--from", help="Whose configuration it is.")],
+) -> None:
+    """Turn another router's configuration into a policy, on stdout.
+
+    What cannot be carried over is listed on stderr. Examples:
+
+      penstock policy import epp.yaml --from llm-d > policy.yaml
+
+      penstock policy import --from sglang -- --policy cache_aware --balance-abs-threshold 32
+    """
+    text, source = _foreign_text(arguments)
+    imported = IMPORTS[kind](text, source)
+    write(yaml_text(effective(imported.document)))
+    for note in imported.notes:
+        say(f"not carried over: {note}", style="yellow")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "check": check,
+    "show": show,
+    "diff": diff,
+    "schema": schema,
+    "import": import_policy,
+}
+
+
+def _load(path: Path) -> PolicyDocument:
+    return parse_policy(sys.stdin.read(), "stdin") if path == STDIN else load_policy(path)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    try:
+        document = _load(path)
+    except ConfigError as error:
+        return {"file": str(path), "verdict": Verdict.INVALID, "sentences": [error.message]}
+    sentences = risks(document)
+    return {
+        "file": str(path),
+        "verdict": Verdict.RISKY if sentences else Verdict.VALID,
+        "sentences": sentences,
+        "name": document.metadata.name,
+        "digest": document.digest,
+    }
+
+
+def _check_text(found: dict[str, Any]) -> str:
+    lines = [f"{found['file']}: {found['verdict'].name.lower()}"]
+    lines += [f"  {sentence}" for sentence in found["sentences"]]
+    return "\n".join(lines) + "\n"
+
+
+def _told(document: PolicyDocument) -> dict[str, Any]:
+    """What differs from the defaults, in its envelope."""
+    shown = effective(document)
+    return {**shown, "spec": _differing(shown["spec"], effective(default_document())["spec"])}
+
+
+def _differing(value: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if item == default.get(key, ...):
+            continue
+        usual = default.get(key)
+        both = isinstance(item, dict) and isinstance(usual, dict)
+        found[key] = _differing(item, usual) if both and usual else item
+    return found
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every leaf; items of a list go by their names."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            named = dict(item) if isinstance(item, dict) else {}
+            name = named.pop("name", index)
+            yield from _flat(named or item, f"{path}[{name}]")
+    else:
+        yield path, value
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A key that one side lacks is left out of its change."""
+    for path in dict.fromkeys([*before, *after]):
+        sides = (("before", before), ("after", after))
+        change = {side: values[path] for side, values in sides if path in values}
+        if len(change) == 1 or change["before"] != change["after"]:
+            yield {"field": path, **change}
+
+
+def _change_text(change: dict[str, Any]) -> str:
+    before, after = (_text(change, side) for side in ("before", "after"))
+    return f"{change['field']}: {before} -> {after}\n"
+
+
+def _text(change: dict[str, Any], side: str) -> str:
+    if side not in change:
+        return "absent"
+    value = change[side]
+    return value if isinstance(value, str) else json_module.dumps(value)
+
+
+def _foreign_text(arguments: list[str]) -> tuple[str, str]:
+    """What to import, and where it comes from."""
+    [first, *others] = arguments
+    if others or first.startswith("--"):
+        return shlex.join(arguments), "the flags"
+    if first == "-":
+        return sys.stdin.read(), "stdin"
+    try:
+        return Path(first).read_text(), first
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{first}' cannot be read: {error}.") from error

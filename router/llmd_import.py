@@ -1,0 +1,201 @@
+"""llm-d's EndpointPickerConfig (v0.10) as a routing policy: the profile that places the prompt
+becomes the rule `llmd_profile`, which has the same scorers and pickers.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cluster.config import parse_config
+from cluster.errors import ConfigError
+from cluster.strict_yaml import parse_yaml
+from router.imported_policy import Imported
+from router.policies.llmd_profile import PICKERS, SCORERS
+from router.policy import Disaggregate
+from router.policy_file import (
+    MAX_POLICY_BYTES,
+    Metadata,
+    PlacementSpec,
+    PolicyDocument,
+    PolicySpec,
+)
+from router.policy_keys import key_of
+from router.policy_settings import Admission
+
+_HANDLERS: Final = {"disagg-profile-handler", "pd-profile-handler"}
+_ROLES: Final = {"prefill-filter", "decode-filter", "encode-filter", "single-profile-handler"}
+_INSTEAD: Final = {
+    "session-affinity-scorer": "requests with one 'session_key' stay together: see 'sessions'",
+    "session-affinity-filter": "requests with one 'session_key' stay together: see 'sessions'",
+    "latency-scorer": "targets are told by class: see 'classes'",
+    "slo-headroom-tier-filter": "targets are told by class: see 'classes'",
+    "probabilistic-admitter": "requests are refused by their predicted TTFT: see 'admission'",
+    "utilization-detector": "requests are refused by their predicted TTFT: see 'admission'",
+    "concurrency-detector": "requests are refused by their predicted TTFT: see 'admission'",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plugin:
+    type: str
+    name: str | None = None
+    parameters: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Use:
+    plugin_ref: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Profile:
+    name: str
+    plugins: tuple[_Use, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PickerConfig:
+    api_version: str
+    kind: str
+    plugins: tuple[_Plugin, ...]
+    scheduling_profiles: tuple[_Profile, ...]
+    feature_gates: tuple[str, ...] = ()
+    data_layer: Mapping[str, Any] | None = None
+    flow_control: Mapping[str, Any] | None = None
+    request_handler: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def import_llmd(text: str, source: str) -> Imported:
+    """Raises ConfigError."""
+    mapping = parse_yaml(text, source=source, max_bytes=MAX_POLICY_BYTES)
+    if not isinstance(mapping, Mapping) or mapping.get("kind") != "EndpointPickerConfig":
+        raise ConfigError(f"In {source}: give one of 'kind: EndpointPickerConfig'.")
+    config = parse_config(_PickerConfig, mapping, source=source, key_of=key_of)
+    plugins = {plugin.name or plugin.type: plugin for plugin in config.plugins}
+    profile = _profile_of_the_prompt(config, source)
+    used = [(_plugin(plugins, use, source), use.weight) for use in profile.plugins]
+    notes: list[str] = []
+    spec = PolicySpec(
+        placement=PlacementSpec(
+            rule="llmd_profile",
+            parameters=_parameters(used, notes),
+            disaggregate=_disaggregate(plugins, notes),
+        ),
+        admission=_admission(config.flow_control or {}, notes),
+    )
+    notes += _other_notes(config, profile)
+    document = PolicyDocument(metadata=Metadata(name="from-llm-d"), spec=spec)
+    return Imported(document=document, notes=tuple(notes))
+
+
+def _profile_of_the_prompt(config: _PickerConfig, source: str) -> _Profile:
+    profiles = {profile.name: profile for profile in config.scheduling_profiles}
+    if not profiles:
+        raise ConfigError(f"In {source}: 'schedulingProfiles' is empty: there is nothing to place.")
+    handler = next((each for each in config.plugins if each.type in _HANDLERS), None)
+    named = _section(handler.parameters if handler else None, "profiles").get("prefill", "prefill")
+    return profiles.get(str(named)) or next(iter(profiles.values()))
+
+
+def _plugin(plugins: Mapping[str, _Plugin], use: _Use, source: str) -> _Plugin:
+    if use.plugin_ref not in plugins:
+        raise ConfigError(
+            f"In {source}: 'pluginRef: {use.plugin_ref}' is none of the plugins:"
+            f" {', '.join(plugins)}."
+        )
+    return plugins[use.plugin_ref]
+
+
+def _parameters(used: Iterable[tuple[_Plugin, float]], notes: list[str]) -> dict[str, Any]:
+    """Of the rule; what it does not know goes to the notes."""
+    weights: dict[str, float] = {}
+    parameters: dict[str, Any] = {}
+    for plugin, weight in used:
+        if plugin.type in SCORERS:
+            weights[plugin.type] = weights.get(plugin.type, 0.0) + weight
+        elif plugin.type in PICKERS:
+            parameters["picker"] = plugin.type
+        elif (most := _most_waiting(plugin)) is not None:
+            parameters["maxWaiting"] = most
+        elif plugin.type not in _ROLES:
+            why = _INSTEAD.get(plugin.type, "there is nothing like it")
+            notes.append(f"'{plugin.type}': {why}.")
+            continue
+        notes += _parameter_notes(plugin)
+    if not weights:
+        notes.append("no scorer could be carried over: the built-in weights stand in their place.")
+        return parameters
+    return {"weights": weights, **parameters}
+
+
+def _most_waiting(plugin: _Plugin) -> int | None:
+    """What a utilization filter says about queues."""
+    if plugin.type != "utilization-filter":
+        return None
+    conditions = (plugin.parameters or {}).get("conditions")
+    limits = [
+        condition.get("maxValue")
+        for condition in (conditions if isinstance(conditions, list) else [])
+        if isinstance(condition, Mapping) and condition.get("metric") == "waiting-queue"
+    ]
+    return int(limits[0]) if limits and isinstance(limits[0], int | float) else None
+
+
+def _parameter_notes(plugin: _Plugin) -> list[str]:
+    if not plugin.parameters:
+        return []
+    keys = ", ".join(str(key) for key in plugin.parameters)
+    if plugin.type == "utilization-filter":
+        return ["'utilization-filter': only the limit of 'waiting-queue' is carried over."]
+    return [f"'{plugin.type}': its parameters ({keys}) have their usual values here."]
+
+
+def _disaggregate(plugins: Mapping[str, _Plugin], notes: list[str]) -> Disaggregate:
+    handler = next((each for each in plugins.values() if each.type in _HANDLERS), None)
+    if handler is None:
+        notes.append("whether to disaggregate is decided by price: 'never' is the way it was.")
+        return Disaggregate.AUTO
+    named = _section(handler.parameters, "deciders").get("prefill")
+    decider = plugins.get(str(named)) if named else None
+    if decider is None:
+        return Disaggregate.NEVER
+    if decider.type == "always-disagg-pd-decider":
+        return Disaggregate.ALWAYS
+    threshold = (decider.parameters or {}).get("nonCachedTokens", 0)
+    if not threshold:
+        return Disaggregate.NEVER
+    notes.append(f"'nonCachedTokens: {threshold}': whether to disaggregate is decided by price.")
+    return Disaggregate.AUTO
+
+
+def _admission(flow_control: Mapping[str, Any], notes: list[str]) -> Admission:
+    most = flow_control.get("maxRequests")
+    left_out = [str(key) for key in flow_control if key != "maxRequests"]
+    if left_out:
+        notes.append(f"of 'flowControl' only 'maxRequests' is carried, not {', '.join(left_out)}.")
+    return Admission(max_queued=most) if isinstance(most, int) and most > 0 else Admission()
+
+
+def _other_notes(config: _PickerConfig, chosen: _Profile) -> list[str]:
+    others = [profile.name for profile in config.scheduling_profiles if profile is not chosen]
+    notes = [f"profile '{name}': it is chosen by predicted seconds." for name in others]
+    producers = [each.type for each in config.plugins if each.type.endswith("-producer")]
+    if producers:
+        notes.append(f"not needed, as the index is exact: {', '.join(dict.fromkeys(producers))}.")
+    unused = [
+        key
+        for key, value in (
+            ("featureGates", config.feature_gates),
+            ("dataLayer", config.data_layer),
+            ("requestHandler", config.request_handler),
+        )
+        if value
+    ]
+    return [*notes, f"no part of a routing policy: {', '.join(unused)}."] if unused else notes
+
+
+def _section(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
+    found = (mapping or {}).get(key)
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,209 @@
+"""A routing policy as a document: what operators write, check, compare and apply.
+
+    apiVersion: penstock/v1
+    kind: RoutingPolicy
+    metadata: {name: NAME}
+    spec: {...}
+
+Keys are camelCase and nothing else; quantities carry their unit (`750ms`, `8GiB`, `5%`). What is
+wrong anywhere makes no document at all.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+
+from cluster.errors import ConfigError
+from cluster.strict_yaml import parse_yaml
+from router.bounds import check_name
+from router.policies.registry import DEFAULT, make_rule
+from router.policies.rule import Rule
+from router.policy import Disaggregate, Policy
+from router.policy_keys import parse_section, to_file
+from router.policy_settings import (
+    DEFAULT_CLASS,
+    MAX_CLASSES,
+    MAX_TENANTS,
+    Admission,
+    CanarySettings,
+    QueueOrder,
+    ServiceClass,
+    SessionAffinity,
+    ShadowSettings,
+    TenantShare,
+)
+
+MAX_POLICY_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementSpec:
+    """How a worker is chosen."""
+
+    rule: str = DEFAULT
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # of the rule, as in the file
+    disaggregate: Disaggregate = Disaggregate.AUTO
+    speculates: bool = True  # counts on prompts that are placed and not computed yet
+
+    def __post_init__(self) -> None:
+        try:
+            self.make_rule()
+        except ConfigError as error:
+            raise ValueError(error.message[:1].lower() + error.message[1:]) from error
+
+    def make_rule(self) -> Rule[Any]:
+        return make_rule(self.rule, self.parameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySpec:
+    """All that a policy says. Targets first: the rest serves them."""
+
+    classes: tuple[ServiceClass, ...] = (DEFAULT_CLASS,)
+    default_class: str | None = None  # of requests that name none; None: the first one
+    tenants: tuple[TenantShare, ...] = ()  # who is not listed has a share of 1
+    queue: QueueOrder = field(default_factory=QueueOrder)
+    admission: Admission = field(default_factory=Admission)
+    # None: their keys mean nothing.
+    sessions: SessionAffinity | None = field(default_factory=SessionAffinity)
+    placement: PlacementSpec = field(default_factory=PlacementSpec)
+    shadow: "ShadowSpec | None" = None
+    canary: CanarySettings | None = None  # None: takes over at once
+
+    def __post_init__(self) -> None:
+        names = _distinct("class", [each.name for each in self.classes], MAX_CLASSES)
+        _distinct("tenant", [each.name for each in self.tenants], MAX_TENANTS)
+        if not names:
+            raise ValueError("there is no class: give one, or leave 'classes' out.")
+        if self.default_class is not None and self.default_class not in names:
+            raise ValueError(
+                f"the default class '{self.default_class}' is none of the classes:"
+                f" choose from {', '.join(names)}."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowSpec:
+    """A second policy, that decides beside the first one and changes nothing."""
+
+    spec: PolicySpec
+    sample_share: float = ShadowSettings().sample_share
+
+    def __post_init__(self) -> None:
+        self.settings()
+        if self.spec.shadow or self.spec.canary:
+            raise ValueError("a shadow has no shadow and no canary of its own: leave them out.")
+
+    def settings(self) -> ShadowSettings:
+        return ShadowSettings(sample_share=self.sample_share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    name: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "policy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyDocument:
+    """A valid policy. Two documents that mean the same have the same digest."""
+
+    api_version: Literal["penstock/v1"] = "penstock/v1"
+    kind: Literal["RoutingPolicy"] = "RoutingPolicy"
+    metadata: Metadata
+    spec: PolicySpec
+
+    @property
+    def digest(self) -> str:
+        """Of what is effective: defaults that are written out change nothing."""
+        text = json.dumps(effective(self)["spec"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def policy(self) -> Policy:
+        """What places requests."""
+        return _policy(self.metadata.name, self.spec)
+
+    def shadow_policy(self) -> Policy | None:
+        """What decides beside it, if anything does; `spec.shadow.settings()` says how often."""
+        shadow = self.spec.shadow
+        return _policy(f"{self.metadata.name}-shadow", shadow.spec) if shadow else None
+
+
+def default_document() -> PolicyDocument:
+    """What is in force where no policy was given."""
+    return PolicyDocument(metadata=Metadata(name="default"), spec=PolicySpec())
+
+
+def load_policy(path: Path) -> PolicyDocument:
+    """Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_POLICY_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}. Give a policy.") from error
+    return parse_policy(content, str(path))
+
+
+def parse_policy(text: str | bytes, source: str = "the policy") -> PolicyDocument:
+    """Raises ConfigError, with the place and what to do, of the first kind of fault found."""
+    mapping = parse_yaml(text, source=source, max_bytes=MAX_POLICY_BYTES)
+    if not isinstance(mapping, Mapping) or "apiVersion" not in mapping or "kind" not in mapping:
+        raise ConfigError(
+            f"In {source}: this is no policy: begin with 'apiVersion: penstock/v1' and"
+            " 'kind: RoutingPolicy'."
+        )
+    document: PolicyDocument = parse_section(PolicyDocument, mapping, source)
+    return document
+
+
+def effective(document: PolicyDocument) -> dict[str, Any]:
+    """The whole document as a file would say it, every default told."""
+    shown: dict[str, Any] = to_file(document)
+    shown["spec"] = effective_spec(document.spec)
+    return shown
+
+
+def yaml_text(shown: Mapping[str, Any]) -> str:
+    """Of what is `effective` `parse_policy` makes the same document again."""
+    return yaml.safe_dump(dict(shown), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _policy(name: str, spec: PolicySpec) -> Policy:
+    default = spec.default_class or spec.classes[0].name
+    return Policy(
+        name=name,
+        # The first is that of requests that name none.
+        classes=tuple(sorted(spec.classes, key=lambda each: each.name != default)),
+        tenants=spec.tenants,
+        rule=spec.placement.make_rule(),
+        disaggregate=spec.placement.disaggregate,
+        speculates=spec.placement.speculates,
+        queue=spec.queue,
+        admission=spec.admission,
+        sessions=spec.sessions,
+    )
+
+
+def effective_spec(spec: PolicySpec) -> dict[str, Any]:
+    shown: dict[str, Any] = to_file(spec)
+    shown["defaultClass"] = spec.default_class or spec.classes[0].name
+    shown["placement"]["parameters"] = to_file(spec.placement.make_rule())
+    if spec.shadow:
+        shown["shadow"]["spec"] = effective_spec(spec.shadow.spec)
+    return shown
+
+
+def _distinct(what: str, names: Sequence[str], most: int) -> Sequence[str]:
+    twice = [name for name in names if names.count(name) > 1] if len(names) <= most else []
+    if twice:
+        raise ValueError(f"the {what} '{twice[0]}' is given twice: leave one of them out.")
+    if len(names) > most:
+        raise ValueError(f"{len(names)} are given for each {what}: give at most {most}.")
+    return names

@@ -1,0 +1,126 @@
+"""Flags of SGLang's router and of its successor, the Shepherd Model Gateway, as a routing policy.
+
+Their values go nowhere but into the few settings named here: among the flags are secrets.
+"""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cluster.errors import ConfigError
+from router.imported_policy import Imported
+from router.policy import Disaggregate
+from router.policy_file import Metadata, PlacementSpec, PolicyDocument, PolicySpec
+from router.policy_settings import Admission
+
+Flags = dict[str, str]
+
+_DEFAULT_RULE: Final = "cache_aware"
+_RULES: Final = {
+    "cache_aware": "sglang_cache_aware",
+    "round_robin": "round_robin",
+    "random": "random",
+    "power_of_two": "power_of_two",
+    "least_load": "least_work",
+}
+_PARAMETERS: Final[Mapping[str, tuple[str, type[int] | type[float]]]] = {
+    "balance-abs-threshold": ("balanceAbsThreshold", int),
+    "spill-abs-threshold": ("balanceAbsThreshold", int),
+    "balance-rel-threshold": ("balanceRelThreshold", float),
+    "spill-rel-threshold": ("balanceRelThreshold", float),
+}
+_CARRIED: Final = {"policy", "prefill-policy", "pd-disaggregation", "queue-size"}
+# Beginning of a flag -> what there is instead.
+_INSTEAD: Final = {
+    "decode-policy": "the decode worker is chosen by predicted seconds",
+    "cache-threshold": "matches are exact, and one of any length counts",
+    "eviction-interval": "the index is bounded in bytes, by the router's configuration",
+    "max-tree-size": "the index is bounded in bytes, by the router's configuration",
+    "max-concurrent-requests": "it is 'max_in_flight' of the router's configuration",
+    "queue-timeout": "a request waits until its own deadline",
+    "request-timeout": "a request has its own deadline",
+    "rate-limit": "requests are refused by what they would wait: see 'admission'",
+    "retry-": "retries are the router's and the client's own",
+    "disable-retries": "retries are the router's and the client's own",
+    "cb-": "who serves is known from the workers' own reports",
+    "disable-circuit-breaker": "who serves is known from the workers' own reports",
+    "health-": "who serves is known from the workers' own reports",
+}
+_NO_PART: Final = "no part of a routing policy"
+
+
+def import_sglang(text: str, source: str) -> Imported:
+    """`text` is a command line or some of it, comments and continued lines allowed. Raises
+    ConfigError."""
+    flags = _flags(text, source)
+    named = flags.get("prefill-policy") or flags.get("policy") or _DEFAULT_RULE
+    rule = _RULES.get(named, PlacementSpec().rule)
+    is_split = "pd-disaggregation" in flags
+    placement = PlacementSpec(
+        rule=rule,
+        parameters=_parameters(flags, source) if rule == _RULES[_DEFAULT_RULE] else {},
+        disaggregate=Disaggregate.ALWAYS if is_split else Disaggregate.AUTO,
+    )
+    queued = flags.get("queue-size")
+    admission = Admission(max_queued=_number(queued, int, "queue-size", source)) if queued else None
+    spec = PolicySpec(placement=placement, admission=admission or Admission())
+    notes = [*_rule_notes(named, rule), *_flag_notes(flags, rule)]
+    if not is_split:
+        notes.append("whether to disaggregate is decided by price: 'never' is the way it was.")
+    document = PolicyDocument(metadata=Metadata(name="from-sglang"), spec=spec)
+    return Imported(document=document, notes=tuple(notes))
+
+
+def _flags(text: str, source: str) -> Flags:
+    """Of one that is given twice the last, as there."""
+    try:
+        words = shlex.split(text.replace("\\\n", " "), comments=True)
+    except ValueError as error:
+        raise ConfigError(f"In {source}: these are no flags: {error}.") from error
+    flags: Flags = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].removeprefix("router-").partition("=")
+            flags[name] = value
+        elif name:
+            flags[name] = f"{flags[name]} {word}".strip()
+    if not flags:
+        raise ConfigError(f"In {source}: there is no flag: give what follows the router's name.")
+    return flags
+
+
+def _parameters(flags: Flags, source: str) -> dict[str, Any]:
+    return {
+        parameter: _number(flags[flag], kind, flag, source)
+        for flag, (parameter, kind) in _PARAMETERS.items()
+        if flag in flags
+    }
+
+
+def _number(text: str, kind: type[int] | type[float], flag: str, source: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ConfigError(f"In {source}: '--{flag} {text[:40]}': give a number.") from error
+
+
+def _rule_notes(named: str, rule: str) -> list[str]:
+    if named not in _RULES:
+        return [f"there is no rule '{named}' here: the default, '{rule}', stands in its place."]
+    if named == "least_load":
+        return ["'least_load': load is counted in predicted seconds, not in tokens."]
+    return []
+
+
+def _flag_notes(flags: Flags, rule: str) -> list[str]:
+    used = _CARRIED | (set(_PARAMETERS) if rule == _RULES[_DEFAULT_RULE] else set())
+    left_out = [flag for flag in flags if flag not in used]
+    instead = {flag: _instead(flag) for flag in left_out}
+    notes = [f"'--{flag}': {why}." for flag, why in instead.items() if why != _NO_PART]
+    others = [f"--{flag}" for flag, why in instead.items() if why == _NO_PART]
+    return [*notes, f"{_NO_PART}: {', '.join(others)}."] if others else notes
+
+
+def _instead(flag: str) -> str:
+    return next((why for start, why in _INSTEAD.items() if flag.startswith(start)), _NO_PART)
