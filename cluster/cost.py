@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.types import DecodeCost, PrefillCost
+from cluster.residuals import Residuals
+from cluster.types import DecodeCost, ErrorQuantiles, PrefillCost
 
 Vector = NDArray[np.float64]
 
@@ -17,6 +18,7 @@ _MIN_SECONDS = 1e-5
 _MAX_SECONDS = 3600.0
 _MIN_USUAL_ERROR = 0.02  # relative; no machine's steps are steadier
 _MAX_UNUSUAL = 2  # in a row; more are not outliers
+_NUM_GUESSES = 8  # steps before whose fit a prediction is a guess; their errors say nothing
 _KEPT_AFTER_CHANGE = 0.1  # of what is known, when the machine turns out to be another
 Row = tuple[int, int]  # new tokens, context before them
 
@@ -126,6 +128,10 @@ class PrefillCostModel:
             product += num_new * num_context
         self._fit.observe((1.0, new, context, product), seconds)
 
+    @property
+    def is_guessing(self) -> bool:
+        return self._fit.num_observed < _NUM_GUESSES
+
     def cost(self) -> PrefillCost:
         c0, c1, c2, c3 = self._fit.coefficients()
         return PrefillCost(c0=c0, c1=c1, c2=c2, c3=c3)
@@ -142,6 +148,10 @@ class DecodeCostModel:
     def observe(self, num_context: int, batch: int, seconds: float) -> None:
         self._fit.observe((1.0, num_context, batch), seconds)
 
+    @property
+    def is_guessing(self) -> bool:
+        return self._fit.num_observed < _NUM_GUESSES
+
     def cost(self) -> DecodeCost:
         d0, d1, d2 = self._fit.coefficients()
         return DecodeCost(d0=d0, d1=d1, d2=d2)
@@ -153,8 +163,18 @@ class StepCost:
     def __init__(self) -> None:
         self._prefill = PrefillCostModel()
         self._decode = DecodeCostModel()
+        self._prefill_residuals = Residuals()  # of steps that compute prompts, whole
+        self._decode_residuals = Residuals()
         self.prefill = self._prefill.cost()
         self.decode = self._decode.cost()
+
+    @property
+    def prefill_error(self) -> ErrorQuantiles:
+        return self._prefill_residuals.quantiles()
+
+    @property
+    def decode_error(self) -> ErrorQuantiles:
+        return self._decode_residuals.quantiles()
 
     def predicted_s(self, prompts: Sequence[Row], decodes: Sequence[int]) -> float:
         """`prompts` are (new tokens, context before them), `decodes` the others' contexts."""
@@ -169,6 +189,7 @@ class StepCost:
     def observe(self, prompts: Sequence[Row], decodes: Sequence[int], seconds: float) -> None:
         """A mixed step teaches only the prompts' part: what the decodes should have cost is
         known well, for most steps are decodes alone."""
+        self._compare(prompts, decodes, seconds)
         if not prompts:
             self._decode.observe(sum(decodes), len(decodes), seconds)
             self.decode = self._decode.cost()
@@ -178,3 +199,8 @@ class StepCost:
         if seconds > 0:
             self._prefill.observe_rows(prompts, seconds)
             self.prefill = self._prefill.cost()
+
+    def _compare(self, prompts: Sequence[Row], decodes: Sequence[int], seconds: float) -> None:
+        if not (self._prefill if prompts else self._decode).is_guessing:
+            residuals = self._prefill_residuals if prompts else self._decode_residuals
+            residuals.add(seconds, self.predicted_s(prompts, decodes))

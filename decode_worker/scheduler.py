@@ -140,6 +140,8 @@ class DecodeScheduler:
             num_waiting=self.num_waiting,
             prefill_cost=self._cost.prefill,
             decode_cost=self._cost.decode,
+            prefill_error=self._cost.prefill_error,
+            decode_error=self._cost.decode_error,
         )
 
     def counters(self) -> dict[str, float]:

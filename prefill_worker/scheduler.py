@@ -124,6 +124,8 @@ class PrefillScheduler:
             num_running=len(self.batcher.running) + len(self._handing_over),
             prefill_cost=self._cost.prefill,
             decode_cost=self._cost.decode,
+            prefill_error=self._cost.prefill_error,
+            decode_error=self._cost.decode_error,
         )
 
     def counters(self) -> dict[str, float]:

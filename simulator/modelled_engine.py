@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.cost import Row, StepCost
-from cluster.types import DecodeCost, PrefillCost
+from cluster.types import DecodeCost, ErrorQuantiles, PrefillCost
 from engine.batch import Batch, RowResult
 from engine.thread import StepResult
 from router.policies.rule import draw
@@ -20,9 +20,19 @@ _DRAWN = RowResult(tokens=(TOKEN,))
 class KnownCost(StepCost):
     """What is reported is what is so. It learns nothing from steps."""
 
-    def __init__(self, prefill: PrefillCost, decode: DecodeCost) -> None:
+    def __init__(self, prefill: PrefillCost, decode: DecodeCost, *, noise: float = 0.0) -> None:
+        """`noise`: a step takes up to this share more or less, evenly."""
         self._true_prefill, self._true_decode = prefill, decode
+        self._error = ErrorQuantiles(p90=1.0 + 0.8 * noise, p99=1.0 + 0.98 * noise)
         self.be_slower(1.0)
+
+    @property
+    def prefill_error(self) -> ErrorQuantiles:
+        return self._error
+
+    @property
+    def decode_error(self) -> ErrorQuantiles:
+        return self._error
 
     def be_slower(self, factor: float) -> None:
         prefill, decode = self._true_prefill, self._true_decode

@@ -52,7 +52,7 @@ class Site:
         self.is_dead = False
         self.frozen_at_s: float | None = None
         self.cut_at_s: float | None = None  # from the router
-        self.cost = KnownCost(make.prefill_cost, make.decode_cost)
+        self.cost = KnownCost(make.prefill_cost, make.decode_cost, noise=setting.noise)
         self.pool = BlockPool(make.num_blocks, make.block_size, world.grain)
         self.batcher = _batcher(self, role)
         self.feed = Feed(member.worker.incarnation, self.pool, partial(self._tell_events, hear))
@@ -169,4 +169,5 @@ def _batcher(site: Site, role: Role) -> JumpingBatcher:
         prefill_cost=lambda: cost.prefill,
         decodes=not is_prefill,
         reserve_blocks=int(make.num_blocks * make.watermark) if is_prefill else 0,
+        clock=lambda: site.world.agenda.now_s,
     )

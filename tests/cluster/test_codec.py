@@ -355,7 +355,7 @@ def test_when_a_first_token_is_due_is_bounded(due_s: float) -> None:
         params=worker_pb2.ResolvedParams(n=1),
         due_seconds=due_s,
     )
-    with pytest.raises(InvalidRequest, match="due within 1e.06 s"):
+    with pytest.raises(InvalidRequest, match=r"due within 1e\+06 s"):
         codec.compute_request_from_pb(message, hash_key=b"")
 
 

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from cluster.cost import DecodeCostModel, PrefillCostModel
-from cluster.types import DecodeCost, PrefillCost
+from cluster.cost import DecodeCostModel, PrefillCostModel, StepCost
+from cluster.residuals import Residuals
+from cluster.types import DecodeCost, ErrorQuantiles, PrefillCost
 
 TRUE_PREFILL = PrefillCost(c0=4e-3, c1=8e-5, c2=3e-7, c3=2e-8)
 TRUE_DECODE = DecodeCost(d0=6e-3, d1=2e-7, d2=9e-4)
@@ -116,3 +117,40 @@ def test_before_any_step_the_given_guess_is_used():
     guess = PrefillCost(c0=1.0, c1=2.0, c2=3.0, c3=4.0)
     learned = PrefillCostModel(guess).cost()
     assert learned.seconds(3, 5) == pytest.approx(guess.seconds(3, 5))
+
+
+def test_the_errors_of_the_last_predictions_are_told_by_quantiles():
+    residuals = Residuals(num_kept=100)
+    assert residuals.quantiles() == ErrorQuantiles(p50=1.0, p90=1.0, p99=1.0)
+    for ratio in range(1, 301):  # the last hundred are 201 to 300
+        residuals.add(float(ratio), 1.0)
+    assert residuals.quantiles() == ErrorQuantiles(p50=250.0, p90=290.0, p99=299.0)
+
+
+@pytest.mark.parametrize(
+    ("actual_s", "predicted_s"),
+    [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, -1.0)],
+)
+def test_what_is_no_duration_is_no_error(actual_s: float, predicted_s: float):
+    residuals = Residuals()
+    residuals.add(actual_s, predicted_s)
+    assert residuals.quantiles() == ErrorQuantiles()
+
+
+def test_the_errors_of_steps_are_as_spread_as_the_steps_are():
+    cost, draw = StepCost(), random.Random(4)
+    for new, context in prefill_steps(3, 600):
+        seconds = TRUE_PREFILL.seconds(new, context) * draw.lognormvariate(0.0, 0.2)
+        cost.observe([(new, context)], [], seconds)
+        cost.observe([], [context], TRUE_DECODE.seconds(context, 1))
+    assert cost.prefill_error.p50 == pytest.approx(1.0, abs=0.1)
+    assert cost.prefill_error.p90 == pytest.approx(1.29, abs=0.12)  # of the lognormal: 1.29
+    assert cost.prefill_error.p99 == pytest.approx(1.59, abs=0.25)
+    assert cost.decode_error.p99 == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_error_of_the_first_guess_is_forgotten_at_once():
+    cost = StepCost()
+    for new, context in prefill_steps(3, 60):
+        cost.observe([(new, context)], [], 100 * TRUE_PREFILL.seconds(new, context))
+    assert 0.5 < cost.prefill_error.p50 <= cost.prefill_error.p99 < 2.0
