@@ -4,6 +4,7 @@ whoever reads the setting adds its place.
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Final
 
 NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -18,12 +19,17 @@ def check_name(name: str, what: str) -> None:
         )
 
 
-def check_between(what: str, value: float, unit: str, *, least: float, most: float) -> None:
+def check_choice(name: str, what: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"'{name[:80]}' is no {what}: choose from {', '.join(known)}.")
+
+
+def check_between(what: str, value: float, unit: str = "", *, least: float, most: float) -> None:
     if not (math.isfinite(value) and least <= value <= most):
         raise ValueError(_refusal(what, value, unit, f"from {least:,.10g} to {most:,.10g}"))
 
 
-def check_above(what: str, value: float, unit: str, *, least: float, most: float) -> None:
+def check_above(what: str, value: float, unit: str = "", *, least: float, most: float) -> None:
     if not (math.isfinite(value) and least < value <= most):
         raise ValueError(_refusal(what, value, unit, f"above {least:,.10g}, at most {most:,.10g}"))
 

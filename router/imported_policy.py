@@ -1,11 +1,19 @@
 """What becomes of another router's configuration."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from router.policy_file import PolicyDocument
+from router.policy_file import API_VERSION, KIND, PolicyDocument, document_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     document: PolicyDocument
     notes: tuple[str, ...]  # sentences: what could not be carried over, and what there is instead
+
+
+def imported(name: str, spec: Mapping[str, Any], notes: Iterable[str], *, source: str) -> Imported:
+    """`spec` as a file says it. Raises ConfigError."""
+    mapping = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
+    return Imported(document=document_of(mapping, source), notes=tuple(notes))

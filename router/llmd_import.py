@@ -9,18 +9,11 @@ from typing import Any, Final
 from cluster.config import parse_config
 from cluster.errors import ConfigError
 from cluster.strict_yaml import parse_yaml
-from router.imported_policy import Imported
+from router.imported_policy import Imported, imported
 from router.policies.llmd_profile import PICKERS, SCORERS
 from router.policy import Disaggregate
-from router.policy_file import (
-    MAX_POLICY_BYTES,
-    Metadata,
-    PlacementSpec,
-    PolicyDocument,
-    PolicySpec,
-)
+from router.policy_file import MAX_POLICY_BYTES
 from router.policy_keys import key_of
-from router.policy_settings import Admission
 
 _HANDLERS: Final = {"disagg-profile-handler", "pd-profile-handler"}
 _ROLES: Final = {"prefill-filter", "decode-filter", "encode-filter", "single-profile-handler"}
@@ -77,17 +70,13 @@ def import_llmd(text: str, source: str) -> Imported:
     profile = _profile_of_the_prompt(config, source)
     used = [(_plugin(plugins, use, source), use.weight) for use in profile.plugins]
     notes: list[str] = []
-    spec = PolicySpec(
-        placement=PlacementSpec(
-            rule="llmd_profile",
-            parameters=_parameters(used, notes),
-            disaggregate=_disaggregate(plugins, notes),
-        ),
-        admission=_admission(config.flow_control or {}, notes),
-    )
-    notes += _other_notes(config, profile)
-    document = PolicyDocument(metadata=Metadata(name="from-llm-d"), spec=spec)
-    return Imported(document=document, notes=tuple(notes))
+    placement = {
+        "rule": "llmd_profile",
+        "parameters": _parameters(used, notes),
+        "disaggregate": _disaggregate(plugins, notes),
+    }
+    spec = {"placement": placement, "admission": _admission(config.flow_control or {}, notes)}
+    return imported("from-llm-d", spec, [*notes, *_other_notes(config, profile)], source=source)
 
 
 def _profile_of_the_prompt(config: _PickerConfig, source: str) -> _Profile:
@@ -170,12 +159,12 @@ def _disaggregate(plugins: Mapping[str, _Plugin], notes: list[str]) -> Disaggreg
     return Disaggregate.AUTO
 
 
-def _admission(flow_control: Mapping[str, Any], notes: list[str]) -> Admission:
+def _admission(flow_control: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     most = flow_control.get("maxRequests")
     left_out = [str(key) for key in flow_control if key != "maxRequests"]
     if left_out:
         notes.append(f"of 'flowControl' only 'maxRequests' is carried, not {', '.join(left_out)}.")
-    return Admission(max_queued=most) if isinstance(most, int) and most > 0 else Admission()
+    return {} if most is None else {"maxQueued": most}
 
 
 def _other_notes(config: _PickerConfig, chosen: _Profile) -> list[str]:

@@ -39,6 +39,8 @@ from router.policy_settings import (
 )
 
 MAX_POLICY_BYTES: Final = 256 << 10
+API_VERSION: Final = "penstock/v1"
+KIND: Final = "RoutingPolicy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +117,8 @@ class Metadata:
 class PolicyDocument:
     """A valid policy. Two documents that mean the same have the same digest."""
 
-    api_version: Literal["penstock/v1"] = "penstock/v1"
-    kind: Literal["RoutingPolicy"] = "RoutingPolicy"
+    api_version: Literal["penstock/v1"] = API_VERSION
+    kind: Literal["RoutingPolicy"] = KIND
     metadata: Metadata
     spec: PolicySpec
 
@@ -156,9 +158,14 @@ def parse_policy(text: str | bytes, source: str = "the policy") -> PolicyDocumen
     mapping = parse_yaml(text, source=source, max_bytes=MAX_POLICY_BYTES)
     if not isinstance(mapping, Mapping) or "apiVersion" not in mapping or "kind" not in mapping:
         raise ConfigError(
-            f"In {source}: this is no policy: begin with 'apiVersion: penstock/v1' and"
-            " 'kind: RoutingPolicy'."
+            f"In {source}: this is no policy: begin with 'apiVersion: {API_VERSION}' and"
+            f" 'kind: {KIND}'."
         )
+    return document_of(mapping, source)
+
+
+def document_of(mapping: Mapping[str, Any], source: str) -> PolicyDocument:
+    """From what stands in a file. Raises ConfigError."""
     document: PolicyDocument = parse_section(PolicyDocument, mapping, source)
     return document
 

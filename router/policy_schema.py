@@ -111,3 +111,7 @@ def _rule_schema(name: str, rule: type[Any], sections: dict[str, Schema]) -> Sch
     if name != DEFAULT:
         is_named["required"] = ["rule"]
     return {"if": is_named, "then": {"properties": {"parameters": _reference(rule, sections)}}}
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

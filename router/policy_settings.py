@@ -39,7 +39,7 @@ class ServiceClass:
         check_name(self.name, "class")
         check_above("the target of TTFT", self.ttft_s, "s", least=0.0, most=86_400.0)
         check_above("the target of ITL", self.itl_s, "s", least=0.0, most=3_600.0)
-        check_above("the weight", self.weight, "", least=0.0, most=1e6)
+        check_above("the weight", self.weight, least=0.0, most=1e6)
 
 
 DEFAULT_CLASS: Final = ServiceClass(name="default")
@@ -54,7 +54,7 @@ class TenantShare:
 
     def __post_init__(self) -> None:
         check_name(self.name, "tenant")
-        check_between("the share", self.share, "", least=0.0, most=1e6)
+        check_between("the share", self.share, least=0.0, most=1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class QueueOrder:
     stretch: float = 1.0
 
     def __post_init__(self) -> None:
-        check_between("'stretch'", self.stretch, "", least=0.0, most=1000.0)
+        check_between("'stretch'", self.stretch, least=0.0, most=1000.0)
 
     def due_s(self, ttft_s: float, prefill_s: float) -> float:
         """Seconds from arrival by which the first token is due; 0 for all is first come, first
@@ -87,8 +87,8 @@ class Admission:
     max_queued: int = 4096  # prompts that wait at all workers together
 
     def __post_init__(self) -> None:
-        check_above("'slack'", self.slack, "", least=0.0, most=1000.0)
-        check_between("the longest queue", self.max_queued, "", least=1, most=10_000_000)
+        check_above("'slack'", self.slack, least=0.0, most=1000.0)
+        check_between("the longest queue", self.max_queued, least=1, most=10_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ class SessionAffinity:
     def __post_init__(self) -> None:
         check_above("a session's time to live", self.ttl_s, "s", least=0.0, most=86_400.0)
         check_between("a session's penalty", self.max_penalty_s, "s", least=0.0, most=3_600.0)
-        check_between("the number of sessions", self.max_sessions, "", least=1, most=10_000_000)
+        check_between("the number of sessions", self.max_sessions, least=1, most=10_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ class Guards:
     def __post_init__(self) -> None:
         for what, ratio in (("TTFT", self.max_ttft_p95_ratio), ("errors", self.max_error_ratio)):
             if ratio is not None:
-                check_above(f"the guard's ratio of {what}", ratio, "", least=0.0, most=1000.0)
+                check_above(f"the guard's ratio of {what}", ratio, least=0.0, most=1000.0)
 
     @property
     def is_any(self) -> bool:
@@ -147,4 +147,4 @@ class CanarySettings:
     def __post_init__(self) -> None:
         check_above("the canary's traffic", 100 * self.traffic_share, "%", least=0.0, most=100.0)
         check_above("the canary's duration", self.duration_s, "s", least=0.0, most=604_800.0)
-        check_between("the number of requests", self.min_requests, "", least=1, most=10_000_000)
+        check_between("the number of requests", self.min_requests, least=1, most=10_000_000)

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cluster.errors import ConfigError
-from router.imported_policy import Imported
+from router.imported_policy import Imported, imported
+from router.policies.registry import DEFAULT
 from router.policy import Disaggregate
-from router.policy_file import Metadata, PlacementSpec, PolicyDocument, PolicySpec
-from router.policy_settings import Admission
 
 Flags = dict[str, str]
 
@@ -54,21 +53,18 @@ def import_sglang(text: str, source: str) -> Imported:
     ConfigError."""
     flags = _flags(text, source)
     named = flags.get("prefill-policy") or flags.get("policy") or _DEFAULT_RULE
-    rule = _RULES.get(named, PlacementSpec().rule)
+    rule = _RULES.get(named, DEFAULT)
     is_split = "pd-disaggregation" in flags
-    placement = PlacementSpec(
-        rule=rule,
-        parameters=_parameters(flags, source) if rule == _RULES[_DEFAULT_RULE] else {},
-        disaggregate=Disaggregate.ALWAYS if is_split else Disaggregate.AUTO,
-    )
-    queued = flags.get("queue-size")
-    admission = Admission(max_queued=_number(queued, int, "queue-size", source)) if queued else None
-    spec = PolicySpec(placement=placement, admission=admission or Admission())
+    placement = {
+        "rule": rule,
+        "parameters": _parameters(flags, source) if rule == _RULES[_DEFAULT_RULE] else {},
+        "disaggregate": Disaggregate.ALWAYS if is_split else Disaggregate.AUTO,
+    }
+    spec = {"placement": placement, "admission": _admission(flags, source)}
     notes = [*_rule_notes(named, rule), *_flag_notes(flags, rule)]
     if not is_split:
         notes.append("whether to disaggregate is decided by price: 'never' is the way it was.")
-    document = PolicyDocument(metadata=Metadata(name="from-sglang"), spec=spec)
-    return Imported(document=document, notes=tuple(notes))
+    return imported("from-sglang", spec, notes, source=source)
 
 
 def _flags(text: str, source: str) -> Flags:
@@ -96,6 +92,12 @@ def _parameters(flags: Flags, source: str) -> dict[str, Any]:
         for flag, (parameter, kind) in _PARAMETERS.items()
         if flag in flags
     }
+
+
+def _admission(flags: Flags, source: str) -> dict[str, Any]:
+    if "queue-size" not in flags:
+        return {}
+    return {"maxQueued": _number(flags["queue-size"], int, "queue-size", source)}
 
 
 def _number(text: str, kind: type[int] | type[float], flag: str, source: str) -> Any:

@@ -319,6 +319,30 @@ SENSELESS = {
     "no sessions by their number": Broken(
         spec("{sessions: {maxSessions: 0}}"), "the number of sessions is 0: give one from 1"
     ),
+    "a negative weight of what is evicted": Broken(
+        placement("{parameters: {evictionWeight: -1}}"),
+        "in the parameters of rule 'priced': the weight of what is evicted is -1: give one from 0",
+    ),
+    "a balance below one": Broken(
+        placement("{rule: sglang_cache_aware, parameters: {balanceRelThreshold: 0.5}}"),
+        "the relative threshold is 0.5: give one from 1 to 1,000,000.",
+    ),
+    "an unknown scorer": Broken(
+        placement("{rule: llmd_profile, parameters: {weights: {lora-scorer: 1}}}"),
+        "in the parameters of rule 'llmd_profile': 'lora-scorer' is no scorer: choose from prefix-",
+    ),
+    "a negative weight of a scorer": Broken(
+        placement("{rule: llmd_profile, parameters: {weights: {queue-scorer: -1}}}"),
+        "the weight of 'queue-scorer' is -1: give one from 0 to 1,000,000.",
+    ),
+    "an unknown picker": Broken(
+        placement("{rule: llmd_profile, parameters: {picker: best}}"),
+        "'best' is no picker: choose from max-score-picker",
+    ),
+    "a negative credit": Broken(
+        placement("{rule: dynamo_cost, parameters: {overlapCredit: -2}}"),
+        "a weight of the cost is -2: give one from 0",
+    ),
     "an empty sample": Broken(
         spec("{shadow: {sample: 0%, spec: {}}}"), "'spec.shadow': the sample is 0 %: give one above"
     ),
