@@ -19,12 +19,25 @@ class PairDirection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PAIR_DIRECTION_UNSPECIFIED: _ClassVar[PairDirection]
     PAIR_DIRECTION_SENT: _ClassVar[PairDirection]
     PAIR_DIRECTION_RECEIVED: _ClassVar[PairDirection]
+
+class PolicyOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_OUTCOME_UNSPECIFIED: _ClassVar[PolicyOutcome]
+    POLICY_OUTCOME_UNCHANGED: _ClassVar[PolicyOutcome]
+    POLICY_OUTCOME_APPLIED: _ClassVar[PolicyOutcome]
+    POLICY_OUTCOME_CANARY: _ClassVar[PolicyOutcome]
+    POLICY_OUTCOME_ROLLED_BACK: _ClassVar[PolicyOutcome]
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
 PAIR_DIRECTION_UNSPECIFIED: PairDirection
 PAIR_DIRECTION_SENT: PairDirection
 PAIR_DIRECTION_RECEIVED: PairDirection
+POLICY_OUTCOME_UNSPECIFIED: PolicyOutcome
+POLICY_OUTCOME_UNCHANGED: PolicyOutcome
+POLICY_OUTCOME_APPLIED: PolicyOutcome
+POLICY_OUTCOME_CANARY: PolicyOutcome
+POLICY_OUTCOME_ROLLED_BACK: PolicyOutcome
 
 class ResolvedParams(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "seed", "logit_bias", "allowed_token_ids", "bad_token_ids", "max_tokens", "min_tokens", "stop_strings", "stop_token_ids", "include_stop_string", "skip_special_tokens", "logprobs", "prompt_logprobs", "n", "priority")
@@ -753,3 +766,273 @@ class StoreAnswer(_message.Message):
     seconds: float
     problem: str
     def __init__(self, address: _Optional[str] = ..., seconds: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class ApplyPolicyRequest(_message.Message):
+    __slots__ = ("text", "source", "canary_share")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    source: str
+    canary_share: float
+    def __init__(self, text: _Optional[str] = ..., source: _Optional[str] = ..., canary_share: _Optional[float] = ...) -> None: ...
+
+class ReloadPolicyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RollBackPolicyRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class PolicyChange(_message.Message):
+    __slots__ = ("outcome", "generation", "warnings")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    outcome: PolicyOutcome
+    generation: PolicyGeneration
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, outcome: _Optional[_Union[PolicyOutcome, str]] = ..., generation: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PolicyGeneration(_message.Message):
+    __slots__ = ("number", "name", "digest", "source", "unix_seconds", "text")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    name: str
+    digest: str
+    source: str
+    unix_seconds: float
+    text: str
+    def __init__(self, number: _Optional[int] = ..., name: _Optional[str] = ..., digest: _Optional[str] = ..., source: _Optional[str] = ..., unix_seconds: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+
+class PolicyStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PolicyStatusResponse(_message.Message):
+    __slots__ = ("active", "previous", "canary", "trial", "shadow", "reload", "last_change", "traffic", "regret", "file")
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    RELOAD_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    REGRET_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    active: PolicyGeneration
+    previous: PolicyGeneration
+    canary: PolicyGeneration
+    trial: CanaryStatus
+    shadow: ShadowStatus
+    reload: ReloadStatus
+    last_change: str
+    traffic: _containers.RepeatedCompositeFieldContainer[GenerationTraffic]
+    regret: RegretStatus
+    file: str
+    def __init__(self, active: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., previous: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., canary: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., trial: _Optional[_Union[CanaryStatus, _Mapping]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping]] = ..., reload: _Optional[_Union[ReloadStatus, _Mapping]] = ..., last_change: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[GenerationTraffic, _Mapping]]] = ..., regret: _Optional[_Union[RegretStatus, _Mapping]] = ..., file: _Optional[str] = ...) -> None: ...
+
+class CanaryStatus(_message.Message):
+    __slots__ = ("traffic_share", "age_seconds", "duration_seconds", "min_requests", "max_ttft_p95_ratio", "max_error_ratio", "canary", "baseline", "verdict")
+    TRAFFIC_SHARE_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TTFT_P95_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MAX_ERROR_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    traffic_share: float
+    age_seconds: float
+    duration_seconds: float
+    min_requests: int
+    max_ttft_p95_ratio: float
+    max_error_ratio: float
+    canary: TrafficFigures
+    baseline: TrafficFigures
+    verdict: str
+    def __init__(self, traffic_share: _Optional[float] = ..., age_seconds: _Optional[float] = ..., duration_seconds: _Optional[float] = ..., min_requests: _Optional[int] = ..., max_ttft_p95_ratio: _Optional[float] = ..., max_error_ratio: _Optional[float] = ..., canary: _Optional[_Union[TrafficFigures, _Mapping]] = ..., baseline: _Optional[_Union[TrafficFigures, _Mapping]] = ..., verdict: _Optional[str] = ...) -> None: ...
+
+class TrafficFigures(_message.Message):
+    __slots__ = ("requests", "errors", "ttft_p95_seconds")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P95_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    errors: int
+    ttft_p95_seconds: float
+    def __init__(self, requests: _Optional[int] = ..., errors: _Optional[int] = ..., ttft_p95_seconds: _Optional[float] = ...) -> None: ...
+
+class GenerationTraffic(_message.Message):
+    __slots__ = ("number", "placed", "in_flight", "errors")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PLACED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    placed: int
+    in_flight: int
+    errors: int
+    def __init__(self, number: _Optional[int] = ..., placed: _Optional[int] = ..., in_flight: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+
+class ShadowStatus(_message.Message):
+    __slots__ = ("sample_share", "evaluated", "disagreed", "ttft_difference_seconds", "price_difference_seconds", "failed")
+    SAMPLE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    DISAGREED_FIELD_NUMBER: _ClassVar[int]
+    TTFT_DIFFERENCE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_DIFFERENCE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    sample_share: float
+    evaluated: int
+    disagreed: int
+    ttft_difference_seconds: float
+    price_difference_seconds: float
+    failed: int
+    def __init__(self, sample_share: _Optional[float] = ..., evaluated: _Optional[int] = ..., disagreed: _Optional[int] = ..., ttft_difference_seconds: _Optional[float] = ..., price_difference_seconds: _Optional[float] = ..., failed: _Optional[int] = ...) -> None: ...
+
+class ReloadStatus(_message.Message):
+    __slots__ = ("last_reload_successful", "last_reload_success_timestamp_seconds", "error", "attempts", "failures")
+    LAST_RELOAD_SUCCESSFUL_FIELD_NUMBER: _ClassVar[int]
+    LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    last_reload_successful: bool
+    last_reload_success_timestamp_seconds: float
+    error: str
+    attempts: int
+    failures: int
+    def __init__(self, last_reload_successful: bool = ..., last_reload_success_timestamp_seconds: _Optional[float] = ..., error: _Optional[str] = ..., attempts: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
+
+class RegretStatus(_message.Message):
+    __slots__ = ("evaluated", "mean_seconds", "p90_seconds", "mean_ttft_error_seconds")
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    P90_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_TTFT_ERROR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    evaluated: int
+    mean_seconds: float
+    p90_seconds: float
+    mean_ttft_error_seconds: float
+    def __init__(self, evaluated: _Optional[int] = ..., mean_seconds: _Optional[float] = ..., p90_seconds: _Optional[float] = ..., mean_ttft_error_seconds: _Optional[float] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("request_id", "max_candidates")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    max_candidates: int
+    def __init__(self, request_id: _Optional[str] = ..., max_candidates: _Optional[int] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("request_id", "generation", "service_class", "prompt_tokens", "predicted_output_tokens", "age_seconds", "tries", "outcome")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    generation: PolicyGeneration
+    service_class: str
+    prompt_tokens: int
+    predicted_output_tokens: float
+    age_seconds: float
+    tries: _containers.RepeatedCompositeFieldContainer[ExplainedTry]
+    outcome: RequestOutcome
+    def __init__(self, request_id: _Optional[str] = ..., generation: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., service_class: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., predicted_output_tokens: _Optional[float] = ..., age_seconds: _Optional[float] = ..., tries: _Optional[_Iterable[_Union[ExplainedTry, _Mapping]]] = ..., outcome: _Optional[_Union[RequestOutcome, _Mapping]] = ...) -> None: ...
+
+class ExplainedTry(_message.Message):
+    __slots__ = ("candidates", "num_candidates", "left_out", "rule", "sentence", "margin_seconds", "predicted_ttft_seconds", "predicted_itl_seconds", "due_seconds", "regret_seconds", "best_afterwards", "num_tied")
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REGRET_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BEST_AFTERWARDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TIED_FIELD_NUMBER: _ClassVar[int]
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    num_candidates: int
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    rule: str
+    sentence: str
+    margin_seconds: float
+    predicted_ttft_seconds: float
+    predicted_itl_seconds: float
+    due_seconds: float
+    regret_seconds: float
+    best_afterwards: str
+    num_tied: int
+    def __init__(self, candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., num_candidates: _Optional[int] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., rule: _Optional[str] = ..., sentence: _Optional[str] = ..., margin_seconds: _Optional[float] = ..., predicted_ttft_seconds: _Optional[float] = ..., predicted_itl_seconds: _Optional[float] = ..., due_seconds: _Optional[float] = ..., regret_seconds: _Optional[float] = ..., best_afterwards: _Optional[str] = ..., num_tied: _Optional[int] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("decode", "prefill", "source", "cached_tokens", "price_seconds", "terms", "chosen", "score")
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    decode: str
+    prefill: str
+    source: str
+    cached_tokens: int
+    price_seconds: float
+    terms: _containers.RepeatedCompositeFieldContainer[PriceTerm]
+    chosen: bool
+    score: float
+    def __init__(self, decode: _Optional[str] = ..., prefill: _Optional[str] = ..., source: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., price_seconds: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[PriceTerm, _Mapping]]] = ..., chosen: bool = ..., score: _Optional[float] = ...) -> None: ...
+
+class PriceTerm(_message.Message):
+    __slots__ = ("name", "seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    seconds: float
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class LeftOut(_message.Message):
+    __slots__ = ("worker", "reason")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    reason: str
+    def __init__(self, worker: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RequestOutcome(_message.Message):
+    __slots__ = ("state", "error", "ttft_seconds", "cached_tokens", "tokens", "moved", "total_seconds")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    error: str
+    ttft_seconds: float
+    cached_tokens: int
+    tokens: int
+    moved: int
+    total_seconds: float
+    def __init__(self, state: _Optional[str] = ..., error: _Optional[str] = ..., ttft_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., moved: _Optional[int] = ..., total_seconds: _Optional[float] = ...) -> None: ...

@@ -461,6 +461,31 @@ class ClusterStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
                 _registered_method=True)
+        self.ApplyPolicy = channel.unary_unary(
+                '/penstock.v1.Cluster/ApplyPolicy',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.ApplyPolicyRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyChange.FromString,
+                _registered_method=True)
+        self.ReloadPolicy = channel.unary_unary(
+                '/penstock.v1.Cluster/ReloadPolicy',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.ReloadPolicyRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyChange.FromString,
+                _registered_method=True)
+        self.RollBackPolicy = channel.unary_unary(
+                '/penstock.v1.Cluster/RollBackPolicy',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.RollBackPolicyRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyChange.FromString,
+                _registered_method=True)
+        self.PolicyStatus = channel.unary_unary(
+                '/penstock.v1.Cluster/PolicyStatus',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/penstock.v1.Cluster/Explain',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -492,6 +517,41 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyPolicy(self, request, context):
+        """A policy takes effect at once, or for a part of the requests first. A wrong one does not at
+        all: INVALID_ARGUMENT with the place and the reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadPolicy(self, request, context):
+        """looks at the file now
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackPolicy(self, request, context):
+        """Ends a canary; where there is none, the policy before takes effect again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PolicyStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """NOT_FOUND: no longer remembered
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -514,6 +574,31 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Diagnose,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'ApplyPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyPolicy,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.ApplyPolicyRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.PolicyChange.SerializeToString,
+            ),
+            'ReloadPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadPolicy,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.ReloadPolicyRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.PolicyChange.SerializeToString,
+            ),
+            'RollBackPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackPolicy,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.RollBackPolicyRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.PolicyChange.SerializeToString,
+            ),
+            'PolicyStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.PolicyStatus,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -624,6 +709,141 @@ class Cluster(object):
             '/penstock.v1.Cluster/Diagnose',
             penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/ApplyPolicy',
+            penstock_dot_v1_dot_worker__pb2.ApplyPolicyRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.PolicyChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/ReloadPolicy',
+            penstock_dot_v1_dot_worker__pb2.ReloadPolicyRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.PolicyChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/RollBackPolicy',
+            penstock_dot_v1_dot_worker__pb2.RollBackPolicyRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.PolicyChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PolicyStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/PolicyStatus',
+            penstock_dot_v1_dot_worker__pb2.PolicyStatusRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.PolicyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/Explain',
+            penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,
