@@ -100,7 +100,8 @@ class EventCursor:
     def __init__(self) -> None:
         self.incarnation = ""  # empty: unknown, a snapshot comes first
         self.number = 0
-        self._is_in_snapshot = False
+        self._snapshot = ("", 0)  # incarnation and number of the one under way
+        self._num_received = 0  # grains of it
 
     def snapshot_part(
         self,
@@ -108,18 +109,22 @@ class EventCursor:
         number: int,
         hashes: Sequence[GrainHash],
         *,
-        is_first: bool,
+        offset: int,
         is_last: bool,
     ) -> CacheUpdate | None:
-        if is_first:
+        """`offset` is the number of grains in the parts before this one."""
+        if offset == 0:
             self.incarnation = ""  # until the last part is there, nothing can be replayed
-        elif not self._is_in_snapshot:
+            self._snapshot, self._num_received = (incarnation, number), 0
+        elif (incarnation, number) != self._snapshot or offset > self._num_received:
             return None
-        self._is_in_snapshot = not is_last
+        elif offset < self._num_received:
+            return CacheUpdate()  # seen already
+        self._num_received += len(hashes)
         if is_last:
             self.incarnation, self.number = incarnation, number
-        change = CacheChange(stored=tuple(hashes))
-        return CacheUpdate(is_reset=is_first, changes=(change,) if hashes else ())
+        changes = (CacheChange(stored=tuple(hashes)),) if hashes else ()
+        return CacheUpdate(is_reset=offset == 0, changes=changes)
 
     def events(self, first_number: int, changes: Sequence[CacheChange]) -> CacheUpdate | None:
         """What is new of these changes: those seen already are left out."""
@@ -129,6 +134,10 @@ class EventCursor:
         fresh = tuple(changes[num_seen:])
         self.number += len(fresh)
         return CacheUpdate(changes=fresh)
+
+    def has_all(self, number: int) -> bool:
+        """Whether everything up to this change has been followed."""
+        return bool(self.incarnation) and number <= self.number
 
 
 def _num_grains(change: CacheChange) -> int:

@@ -7,7 +7,7 @@ gets a snapshot when the ring has passed it by.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Never
@@ -19,15 +19,16 @@ from cluster.codec import (
     hashes_from_bytes,
     load_report_to_pb,
 )
-from cluster.events import CacheUpdate, EventCursor, EventLog
-from cluster.types import CacheChange, LoadReport
+from cluster.events import CacheUpdate, EventCursor, EventLog, Snapshot
+from cluster.types import CacheChange, Incarnation, LoadReport
 from penstock.v1 import worker_pb2
 
 REPORT_INTERVAL_S = 0.25
 PAIRS_EVERY = 4  # reports: pairs and links are many, and change slowly
-MAX_PART_BYTES = 1 << 20
-_UNKNOWN = -1  # no change has this number: a snapshot is due
-_MAX_CHANGES = 4_096  # turned into messages in one go
+# A part holds the router's event loop for a few milliseconds while it is applied.
+MAX_PART_BYTES = 1 << 17
+UNKNOWN = -1  # no change has this number: a snapshot is due
+_MAX_CHANGES = 1_024  # of a message
 _MAX_ADMITTED = 1_024  # remembered for a router that comes back
 
 Send = Callable[[Any], Awaitable[None]]
@@ -84,27 +85,9 @@ class WatchFeed:
 
     async def _send_changes(self, watcher: "_Watcher", send: Send) -> None:
         while watcher.number != self._log.number:
-            changes = self._log.replay(watcher.number, limit=_MAX_CHANGES)
-            if changes is None:
-                watcher.number = await self._send_snapshot(send)
-            else:
-                message = _events_message(watcher.number + 1, changes)
-                watcher.number += len(message.events.events)
+            messages, watcher.number = catch_up(self._log, watcher.number)
+            for message in messages:
                 await send(message)
-
-    async def _send_snapshot(self, send: Send) -> int:
-        number, hashes = self._log.snapshot()
-        starts = range(0, max(1, len(hashes)), MAX_PART_BYTES)
-        for start in starts:
-            part = worker_pb2.CacheSnapshot(
-                incarnation=self._log.incarnation,
-                number=number,
-                hashes=hashes[start : start + MAX_PART_BYTES],
-                first=start == 0,
-                last=start == starts[-1],
-            )
-            await send(worker_pb2.WatchResponse(snapshot=part))
-        return number
 
     async def _send_load(self, watcher: "_Watcher", send: Send) -> None:
         now = asyncio.get_running_loop().time()
@@ -119,7 +102,8 @@ class WatchFeed:
         if watcher.num_reports % PAIRS_EVERY:
             report = replace(report, pairs=None, links=None)
         watcher.num_reports += 1
-        await send(worker_pb2.WatchResponse(load=load_report_to_pb(report)))
+        # Only with its number a router knows that nothing is missing.
+        await send(worker_pb2.WatchResponse(load=load_report_to_pb(report), number=watcher.number))
 
 
 @dataclass(slots=True, eq=False)
@@ -127,20 +111,51 @@ class _Watcher:
     """How far one watcher has been told."""
 
     num_admitted: int
-    number: int = _UNKNOWN  # of the last change sent
+    number: int = UNKNOWN  # of the last change sent
     num_demands: int = 0
     num_reports: int = 0
     next_report: float = 0.0  # loop time
 
 
-def _events_message(first_number: int, changes: list[CacheChange]) -> worker_pb2.WatchResponse:
+def catch_up(
+    log: EventLog, after: int, *, part_bytes: int = MAX_PART_BYTES
+) -> tuple[Iterator[worker_pb2.WatchResponse], int]:
+    """What a watcher that was told of all changes up to `after` is told next, and up to which
+    change that is: changes if they are kept, else a snapshot as of now."""
+    changes = log.replay(after, limit=_MAX_CHANGES)
+    if changes is None:
+        snapshot = log.snapshot()
+        return _snapshot_messages(log.incarnation, snapshot, part_bytes), snapshot.number
+    message = _events_message(after + 1, changes, part_bytes)
+    return iter((message,)), after + len(message.events.events)
+
+
+def _snapshot_messages(
+    incarnation: Incarnation, snapshot: Snapshot, part_bytes: int
+) -> Iterator[worker_pb2.WatchResponse]:
+    number, hashes = snapshot
+    for start in range(0, max(1, len(hashes)), part_bytes):
+        stop = start + part_bytes
+        part = worker_pb2.CacheSnapshot(
+            incarnation=incarnation,
+            number=number,
+            hashes=hashes[start:stop],
+            offset=start // HASH_BYTES,
+            last=stop >= len(hashes),
+        )
+        yield worker_pb2.WatchResponse(snapshot=part)
+
+
+def _events_message(
+    first_number: int, changes: list[CacheChange], part_bytes: int
+) -> worker_pb2.WatchResponse:
     """As many of the changes as a message holds; one at least."""
     message = worker_pb2.WatchResponse()
     message.events.first_number = first_number
     num_bytes = 0
     for change in changes:
         num_bytes += HASH_BYTES * (len(change.stored) + len(change.evicted))
-        if num_bytes > MAX_PART_BYTES and message.events.events:
+        if num_bytes > part_bytes and message.events.events:
             break
         message.events.events.append(cache_change_to_pb(change))
     return message
@@ -156,7 +171,7 @@ def apply_snapshot(cursor: EventCursor, part: worker_pb2.CacheSnapshot) -> Cache
         part.incarnation,
         part.number,
         hashes_from_bytes("hashes", part.hashes),
-        is_first=part.first,
+        offset=part.offset,
         is_last=part.last,
     )
 

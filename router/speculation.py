@@ -64,20 +64,19 @@ class Speculation:
         expectation.grains.append((bit, fresh))
         self._expected[request_id] = expectation
         while len(self._masks) > self.max_grains:
-            self.settle(next(iter(self._computed or self._expected)))
+            oldest = self._computed or self._expected
+            self._end(oldest, next(iter(oldest)))
 
     def computed(self, request_id: str, now: float) -> None:
         """Its first token is there: the events of its grains are here, or on their way."""
         if expectation := self._expected.pop(request_id, None):
+            self._end(self._computed, request_id)
             expectation.until = now + self.linger_s
             self._computed[request_id] = expectation
 
     def settle(self, request_id: str) -> None:
-        """Nothing is expected of this request any more: it has ended or will be placed again."""
-        for expectations in (self._expected, self._computed):
-            if expectation := expectations.pop(request_id, None):
-                for bit, grains in expectation.grains:
-                    self._remove(bit, grains)
+        """It has ended, or will be placed again: what it has not computed is expected no more."""
+        self._end(self._expected, request_id)
 
     def forget(self, worker: WorkerId) -> None:
         """It is lost, and all that was placed there with it."""
@@ -200,7 +199,12 @@ class Speculation:
                 request_id, oldest = next(iter(expectations.items()))
                 if oldest.until > now:
                     break
-                self.settle(request_id)
+                self._end(expectations, request_id)
+
+    def _end(self, expectations: dict[str, _Expectation], request_id: str) -> None:
+        if expectation := expectations.pop(request_id, None):
+            for bit, grains in expectation.grains:
+                self._remove(bit, grains)
 
     def _take_bit(self, worker: WorkerId) -> int:
         if self._free_bits:

@@ -46,20 +46,27 @@ class Watcher:
                 self._pool.unreachable(worker.worker_id, worker.incarnation)
             except Exception:  # a bug with one worker's events must not end the router
                 logger.exception("watch of %s failed", worker.worker_id)
-                self._cursor = EventCursor()
+                self.start_anew()
             await asyncio.sleep(self._backoff_s)
             self._backoff_s = min(_MAX_BACKOFF_S, 2 * self._backoff_s)
 
     async def _follow(self) -> None:
         """One stream. Returns at a gap, for the next stream to begin with a snapshot."""
-        request = watch_request(self._cursor)
-        async with self._link.channel.stream(*WATCH, request, timeout_s=None) as stream:
+        async with self._link.channel.stream(*WATCH, self.request(), timeout_s=None) as stream:
             while (response := await stream.receive()) is not None:
                 if not self.take(response):
                     self.num_gaps += 1
-                    self._cursor = EventCursor()
+                    self.start_anew()
                     return
         raise WorkerLost(f"Worker '{self._link.worker.worker_id}' ended its watch.")
+
+    def request(self) -> Any:
+        """What a stream asks for: all that came after what is known."""
+        return watch_request(self._cursor)
+
+    def start_anew(self) -> None:
+        """The next stream begins with a snapshot."""
+        self._cursor = EventCursor()
 
     def take(self, response: Any) -> bool:
         """Follows one message. False: something between was missed."""
@@ -70,7 +77,7 @@ class Watcher:
             case "events":
                 return self._apply(apply_events(self._cursor, response.events))
             case "load":
-                self._report(response.load)
+                return self._report(response.load, response.number)
         return True
 
     def _apply(self, update: CacheUpdate | None) -> bool:
@@ -84,12 +91,15 @@ class Watcher:
             for change in update.changes
         )
 
-    def _report(self, load: Any) -> None:
-        """All events before a report in the stream have been applied, so the index is fresh."""
+    def _report(self, load: Any, number: int) -> bool:
+        """With all events before it the index is fresh. False: some never came."""
         worker, now = self._link.worker, self._clock()
         self._backoff_s = _MIN_BACKOFF_S
         self._pool.report(worker.worker_id, worker.incarnation, load_report_from_pb(load), now)
-        self._index.mark_fresh(worker.worker_id, now)
+        is_fresh = self._cursor.has_all(number)
+        if is_fresh:
+            self._index.mark_fresh(worker.worker_id, now)
+        return is_fresh
 
     def _check_life(self, incarnation: str) -> None:
         worker = self._link.worker

@@ -200,7 +200,7 @@ class ModelledRouter:
             return
         number, grains = site.feed.snapshot()
         life = site.member.worker.incarnation
-        update = followed.cursor.snapshot_part(life, number, grains, is_first=True, is_last=True)
+        update = followed.cursor.snapshot_part(life, number, grains, offset=0, is_last=True)
         assert update is not None
         followed.is_asking = False
         self._apply(followed, update)

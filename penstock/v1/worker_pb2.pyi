@@ -440,28 +440,30 @@ class WatchRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., after_number: _Optional[int] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("snapshot", "events", "load")
+    __slots__ = ("snapshot", "events", "load", "number")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     snapshot: CacheSnapshot
     events: CacheEvents
     load: LoadReport
-    def __init__(self, snapshot: _Optional[_Union[CacheSnapshot, _Mapping]] = ..., events: _Optional[_Union[CacheEvents, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, snapshot: _Optional[_Union[CacheSnapshot, _Mapping]] = ..., events: _Optional[_Union[CacheEvents, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class CacheSnapshot(_message.Message):
-    __slots__ = ("incarnation", "number", "hashes", "first", "last")
+    __slots__ = ("incarnation", "number", "hashes", "last", "offset")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     HASHES_FIELD_NUMBER: _ClassVar[int]
-    FIRST_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     number: int
     hashes: bytes
-    first: bool
     last: bool
-    def __init__(self, incarnation: _Optional[str] = ..., number: _Optional[int] = ..., hashes: _Optional[bytes] = ..., first: bool = ..., last: bool = ...) -> None: ...
+    offset: int
+    def __init__(self, incarnation: _Optional[str] = ..., number: _Optional[int] = ..., hashes: _Optional[bytes] = ..., last: bool = ..., offset: _Optional[int] = ...) -> None: ...
 
 class CacheEvents(_message.Message):
     __slots__ = ("first_number", "events")

@@ -82,7 +82,7 @@ def followed(*numbers: int) -> EventCursor:
     """A cursor that has a complete snapshot."""
     cursor = EventCursor()
     hashes = [grain(number) for number in numbers]
-    assert cursor.snapshot_part(LIFE, 5, hashes, is_first=True, is_last=True) == CacheUpdate(
+    assert cursor.snapshot_part(LIFE, 5, hashes, offset=0, is_last=True) == CacheUpdate(
         is_reset=True, changes=(CacheChange(stored=tuple(hashes)),) if hashes else ()
     )
     return cursor
@@ -110,19 +110,33 @@ def test_events_before_any_snapshot_are_a_gap():
 
 def test_a_snapshot_comes_in_parts_and_half_of_one_is_never_built_upon():
     cursor = followed(1)
-    first = cursor.snapshot_part("life-2", 9, [grain(7)], is_first=True, is_last=False)
+    first = cursor.snapshot_part("life-2", 9, [grain(7)], offset=0, is_last=False)
     assert first == CacheUpdate(is_reset=True, changes=(stored(7),))
     assert cursor.incarnation == ""
     assert cursor.events(10, [stored(8)]) is None
-    middle = cursor.snapshot_part("life-2", 9, [grain(8)], is_first=False, is_last=False)
+    middle = cursor.snapshot_part("life-2", 9, [grain(8)], offset=1, is_last=False)
     assert middle == CacheUpdate(changes=(stored(8),))
-    last = cursor.snapshot_part("life-2", 9, [], is_first=False, is_last=True)
+    last = cursor.snapshot_part("life-2", 9, [], offset=2, is_last=True)
     assert last == CacheUpdate()
     assert (cursor.incarnation, cursor.number) == ("life-2", 9)
 
 
+def test_a_part_that_is_missing_is_noticed_and_one_that_comes_twice_is_not_taken_twice():
+    cursor = EventCursor()
+    cursor.snapshot_part(LIFE, 9, [grain(1), grain(2)], offset=0, is_last=False)
+    assert cursor.snapshot_part(LIFE, 9, [grain(4)], offset=3, is_last=True) is None
+    middle = cursor.snapshot_part(LIFE, 9, [grain(3)], offset=2, is_last=False)
+    again = cursor.snapshot_part(LIFE, 9, [grain(3)], offset=2, is_last=False)
+    assert (middle, again) == (CacheUpdate(changes=(stored(3),)), CacheUpdate())
+    assert cursor.snapshot_part(LIFE, 8, [grain(4)], offset=3, is_last=True) is None, "of another"
+    assert not cursor.has_all(0)
+    assert cursor.snapshot_part(LIFE, 9, [grain(4)], offset=3, is_last=True) is not None
+    assert cursor.has_all(9)
+    assert not cursor.has_all(10)
+
+
 def test_a_part_without_its_first_is_a_gap():
-    assert EventCursor().snapshot_part(LIFE, 1, [], is_first=False, is_last=True) is None
+    assert EventCursor().snapshot_part(LIFE, 1, [], offset=1, is_last=True) is None
 
 
 @given(
@@ -144,7 +158,7 @@ def test_whatever_is_lost_the_view_ends_up_as_the_cache(steps: list[set[int] | s
         if changes is None:
             number, packed = log.snapshot()
             hashes = [GrainHash(packed[i : i + 16]) for i in range(0, len(packed), 16)]
-            update = cursor.snapshot_part(LIFE, number, hashes, is_first=True, is_last=True)
+            update = cursor.snapshot_part(LIFE, number, hashes, offset=0, is_last=True)
         else:
             update = cursor.events(cursor.number + 1, changes)
         assert update is not None

@@ -55,8 +55,8 @@ async def test_a_prompt_goes_where_its_prefix_is(cluster: Cluster) -> None:
         for _ in range(4):
             await cluster.generate(request)
         assert (len(d0.requests), len(d1.requests)) == (0, 4)
-        request.cache_scope = "another"  # the same tokens, other hashes
-        for _ in range(4):
+        for number in range(4):
+            request.cache_scope = f"another {number}"  # the same tokens, other hashes
             await cluster.generate(request)
         assert len(d0.requests) == 2
 
