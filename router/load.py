@@ -35,7 +35,7 @@ class Load(NamedTuple):
     num_prefill_tokens: float = 0  # of prompts waiting or begun, still to be computed
     num_context_tokens: float = 0  # of running answers
     num_free_tokens: float = 0  # of its KV pool; cached ones that nobody uses are free
-    num_total_tokens: float = 0  # 0: unknown
+    num_total_tokens: float = inf  # infinite: unknown
     num_unused_tokens: float = inf  # of the free ones, those that hold nothing: no eviction yet
     num_delayed: float = 0  # answers that wait while it computes a prompt
     max_sequences: float = inf
@@ -57,14 +57,18 @@ class Load(NamedTuple):
     @property
     def kv_usage(self) -> float:
         """Share of its KV pool in use; 0 where it is unknown."""
-        return 1.0 - self.num_free_tokens / self.num_total_tokens if self.num_total_tokens else 0.0
+        return 1.0 - self.num_free_tokens / self.num_total_tokens if self.is_size_known else 0.0
+
+    @property
+    def is_size_known(self) -> bool:
+        return 0 < self.num_total_tokens < inf
 
     def wait_s(self, now_s: float, due_s: float = _NEVER_S) -> float:
         """Predicted, until the turn of a prompt that is due at `due_s`."""
         ahead_s = max((seconds for at_s, seconds in self.backlog if at_s <= due_s), default=0.0)
         return max(0.0, ahead_s - (now_s - self.reported_s)) + self.booked_s
 
-    def prefill_s(self, num_tokens: int, num_cached: int) -> float:
+    def prefill_s(self, num_tokens: int, num_cached: float) -> float:
         """Predicted seconds of a prompt here, so much of it cached. The last token is always
         computed: it is sampled from."""
         num_new = num_tokens - min(num_cached, num_tokens - 1)

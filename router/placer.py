@@ -4,14 +4,17 @@ count of what was placed until it ends. Synchronous; time comes in as an argumen
 The simulator runs this very class in virtual time. Knows no stream and no socket.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from cluster.types import GrainHash, Incarnation, WorkerId
 from router.index import PrefixIndex
 from router.policy import Decision, PlacementRequest, Policy, PolicyState, place
 from router.pool import Booking, Pool
 from router.speculation import Speculation
+
+NOTHING: Mapping[WorkerId, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +101,7 @@ class Placer:
         self.speculation.check()
 
     def _request(self, ask: Ask, now: float, excluded: frozenset[WorkerId]) -> PlacementRequest:
-        grain, matched = self.hash_grain, self.index.match(ask.hashes)
-        expected = matched
+        matched, expected = self.index.match(ask.hashes), NOTHING
         if self.policy.speculates:
             expected = self.speculation.match(ask.hashes, matched, now)
         return PlacementRequest(
@@ -107,9 +109,9 @@ class Placer:
             max_tokens=ask.max_tokens,
             num_choices=ask.num_choices,
             age_s=now - ask.arrived_at,
-            num_ready={worker: num * grain for worker, num in matched.items()},
-            num_expected={worker: num * grain for worker, num in expected.items()},
-            block_tokens=grain,
+            grain_tokens=self.hash_grain,
+            num_ready=matched,
+            num_expected=expected,
             excluded=excluded,
         )
 

@@ -15,16 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.types import Placement, WorkerId
-from router.load import Loads
-from router.pair_costs import CANNOT
+from router.load import Column, Loads
+from router.pair_costs import CANNOT, Matrix
 from router.policies.priced import (
     Bids,
     Priced,
     Reuse,
     backlog_of,
     draw_least_of,
-    fetched,
-    merged,
 )
 from router.policies.rule import Prompt, Rule
 from router.policy_settings import (
@@ -37,8 +35,9 @@ from router.policy_settings import (
     TenantShare,
 )
 from router.pool import PoolSnapshot
-from router.price import Answer, DecodeTerms, decode_terms, hand_over_s
+from router.price import Answer, DecodeTerms, HandOver, decode_terms
 
+_FEW_PAIRS = 4096  # to find those that can win takes longer than to price as few as these
 DEFAULT_OUTPUT_TOKENS = 128.0  # of an answer, until something has been observed
 
 
@@ -89,10 +88,10 @@ class PlacementRequest:
     num_output_tokens: float = DEFAULT_OUTPUT_TOKENS  # predicted, a choice
     service_class: ServiceClass = DEFAULT_CLASS
     age_s: float = 0.0  # since it arrived
-    num_ready: Mapping[WorkerId, int] = field(default_factory=dict)  # prompt tokens computed there
-    # Those, and what was placed there and will be computed by the prompt's turn.
+    grain_tokens: int = 16
+    num_ready: Mapping[WorkerId, int] = field(default_factory=dict)  # leading grains computed
+    # With what was placed there and will be computed by the prompt's turn; empty: the same.
     num_expected: Mapping[WorkerId, int] = field(default_factory=dict)
-    block_tokens: int = 16  # what rules that count in blocks count in
     excluded: frozenset[WorkerId] = frozenset()
     session_worker: WorkerId | None = None  # who decoded for its session last
 
@@ -118,14 +117,28 @@ class Decision:
 
 
 class Quotes(NamedTuple):
-    """All candidates of one decision, priced."""
+    """The candidates of one decision, priced; those that cannot be the cheapest left out.
 
+    Candidate i < len(rows) * len(columns) is of decode worker rows[i // len(columns)] and
+    prefill worker columns[i % len(columns)]; those after are of each decode worker alone.
+    """
+
+    price_s: Column
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    hand_over_s: Matrix  # [rows, columns]
     prompt: Prompt
     bids: Bids
     decode: DecodeTerms
-    hand_over_s: NDArray[np.float64]  # [decode workers, prefill workers]
-    price_s: NDArray[np.float64]  # [decode workers, prefill workers + 1]; the last: itself
     rule: Any  # its state afterwards
+
+    def candidate(self, position: int) -> tuple[int, int | None]:
+        """Its decode worker, and its prefill worker if it has one."""
+        num_remote = len(self.rows) * len(self.columns)
+        if position >= num_remote:
+            return position - num_remote, None
+        row, column = divmod(position, len(self.columns))
+        return int(self.rows[row]), int(self.columns[column])
 
 
 def place(
@@ -135,9 +148,8 @@ def place(
     if all(load.worker in request.excluded for load in snapshot.decode):
         return None, state
     quotes = quote(request, snapshot, state, policy)
-    flat, random = draw_least_of(quotes.price_s.ravel(), state.random)
-    row, column = divmod(flat, quotes.price_s.shape[1])
-    decision = _decision(request, snapshot.loads, quotes, policy.queue, row, column)
+    position, random = draw_least_of(quotes.price_s, state.random)
+    decision = _decision(request, snapshot.loads, quotes, policy.queue, position)
     rule = quotes.rule
     if isinstance(rule, Reuse):
         rule = rule.after(decision.num_cached_tokens, request.num_prompt_tokens, rule.random)
@@ -145,48 +157,68 @@ def place(
 
 
 def quote(
-    request: PlacementRequest, snapshot: PoolSnapshot, state: PolicyState, policy: Policy
+    request: PlacementRequest,
+    snapshot: PoolSnapshot,
+    state: PolicyState,
+    policy: Policy,
+    *,
+    all_of_them: bool = False,
 ) -> Quotes:
-    """Prices every candidate. There is a decode worker."""
+    """Prices the candidates that can win, or all. There is a decode worker."""
     loads, num_prefill = snapshot.loads, snapshot.loads.num_prefill
-    columns, service = loads.columns, request.service_class
     prompt = _prompt(request, snapshot, policy.queue)
     barred = _barred(request, loads, policy.disaggregate)
     bids, rule = _bids(prompt, loads, barred, state.rule, policy.rule)
-    answer = Answer(
+    compute_s = bids.price_s if barred is None else bids.price_s + CANNOT * barred
+    answer = _answer(request)
+    held = prompt.ready[num_prefill:]
+    decode = decode_terms(answer, loads.columns, held, num_prefill, backlog_of(loads))
+    decode_s = decode.price_s
+    if request.excluded or request.session_worker:
+        decode_s = decode_s + _favour(request, loads, policy.sessions)
+    local_s = decode_s + compute_s[num_prefill:]
+    move = HandOver(answer, loads.columns, held, bids.prefill_s, snapshot.costs, num_prefill)
+    if all_of_them or len(local_s) * num_prefill <= _FEW_PAIRS:
+        rows, columns = np.arange(len(local_s)), np.arange(num_prefill)
+        moved_s = move.seconds()
+        remote_s = decode_s[:, None] + answer.weight * moved_s + compute_s[:num_prefill]
+    else:
+        rows, columns = _contenders(decode_s, compute_s[:num_prefill], local_s, answer, move)
+        moved_s = move.seconds_of(rows, columns)
+        remote_s = decode_s[rows, None] + answer.weight * moved_s + compute_s[columns]
+    price_s = np.concatenate((remote_s.ravel(), local_s))
+    return Quotes(price_s, rows, columns, moved_s, prompt, bids, decode, rule)
+
+
+def _contenders(
+    decode_s: Column, compute_s: Column, local_s: Column, answer: Answer, move: HandOver
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns that can hold the least price: with nothing to pay for the hand-over they
+    must not be above what a good candidate costs with it."""
+    row, column = int(decode_s.argmin()), int(compute_s.argmin())
+    moved_s = move.seconds_of(np.array([row]), np.array([column]))[0, 0]
+    good_s = decode_s[row] + answer.weight * moved_s + compute_s[column]
+    good_s = min(good_s, local_s.min())
+    good_s += 1e-6 * abs(good_s)  # ties are drawn among all
+    rows = np.flatnonzero(decode_s <= good_s - compute_s[column])
+    columns = np.flatnonzero(compute_s <= good_s - decode_s[row])
+    return rows, columns
+
+
+def _answer(request: PlacementRequest) -> Answer:
+    return Answer(
         num_prompt_tokens=request.num_prompt_tokens,
         num_choices=request.num_choices,
         num_steps=min(request.max_tokens, request.num_output_tokens),
-        itl_s=service.itl_s,
-        weight=service.weight,
+        itl_s=request.service_class.itl_s,
+        weight=request.service_class.weight,
     )
-    held = np.array(prompt.ready[num_prefill:], dtype=np.float64)
-    decode = decode_terms(answer, columns, held, num_prefill, backlog_of(loads))
-    moved_s = hand_over_s(answer, columns, held, bids.prefill_s, snapshot.costs, num_prefill)
-    compute_s = bids.price_s if barred is None else bids.price_s + CANNOT * barred
-    price_s = np.empty((len(held), num_prefill + 1))
-    price_s[:, :num_prefill] = service.weight * moved_s + compute_s[:num_prefill]
-    price_s[:, num_prefill] = compute_s[num_prefill:]
-    price_s += decode.price_s[:, None]
-    if request.excluded or request.session_worker:
-        _favour(request, loads, policy.sessions, price_s)
-    return Quotes(prompt, bids, decode, moved_s, price_s, rule)
 
 
 def _prompt(request: PlacementRequest, snapshot: PoolSnapshot, queue: QueueOrder) -> Prompt:
-    positions = snapshot.loads.positions
-    # The last prompt token is always computed, to be sampled from.
-    reusable = request.num_prompt_tokens - 1
-    ready = [0] * len(positions)
-    for worker, num_tokens in request.num_ready.items():
-        if (position := positions.get(worker)) is not None:
-            ready[position] = min(num_tokens, reusable)
-    cached = ready
+    ready = cached = _held(request, request.num_ready, snapshot.loads)
     if request.num_expected:
-        cached = ready.copy()
-        for worker, num_tokens in request.num_expected.items():
-            if (position := positions.get(worker)) is not None:
-                cached[position] = max(ready[position], min(num_tokens, reusable))
+        cached = np.maximum(ready, _held(request, request.num_expected, snapshot.loads))
     is_fifo = queue.order is Order.FIFO
     return Prompt(
         num_tokens=request.num_prompt_tokens,
@@ -197,16 +229,27 @@ def _prompt(request: PlacementRequest, snapshot: PoolSnapshot, queue: QueueOrder
         slack_s=0.0 if is_fifo else request.service_class.ttft_s - request.age_s,
         stretch=0.0 if is_fifo else queue.stretch,
         weight=request.service_class.weight,
-        block_tokens=request.block_tokens,
+        block_tokens=request.grain_tokens,
     )
+
+
+def _held(request: PlacementRequest, grains: Mapping[WorkerId, int], loads: Loads) -> Column:
+    """Tokens [loads]. The last prompt token is always computed, to be sampled from."""
+    held = np.zeros(len(loads) + 1)  # the last: of workers that do not serve
+    if grains:
+        position = loads.positions.get
+        held[[position(worker, -1) for worker in grains]] = list(grains.values())
+        held *= request.grain_tokens
+        np.minimum(held, request.num_prompt_tokens - 1, out=held)
+    return held[:-1]
 
 
 def _barred(
     request: PlacementRequest, loads: Loads, disaggregate: Disaggregate
 ) -> NDArray[np.bool_] | None:
     """Who may not compute the prompt [loads]; None: everybody may."""
-    num_prefill, total = loads.num_prefill, loads.columns.num_total_tokens
-    is_small = (total[:num_prefill] < request.num_prompt_tokens) & (total[:num_prefill] > 0)
+    num_prefill = loads.num_prefill
+    is_small = loads.columns.num_total_tokens[:num_prefill] < request.num_prompt_tokens
     is_plain = disaggregate is Disaggregate.AUTO and not request.excluded
     if is_plain and not is_small.any():
         return None
@@ -235,8 +278,8 @@ def _chosen_by(
     kept = kept if len(kept) else allowed
     of_kept = Prompt(
         num_tokens=prompt.num_tokens,
-        cached=[prompt.cached[i] for i in kept],
-        ready=[prompt.ready[i] for i in kept],
+        cached=prompt.cached[kept],
+        ready=prompt.ready[kept],
         costs=prompt.costs.among(kept),
         now_s=prompt.now_s,
         slack_s=prompt.slack_s,
@@ -245,52 +288,45 @@ def _chosen_by(
         block_tokens=prompt.block_tokens,
     )
     choice, state = rule.choose(of_kept, Loads([loads[i] for i in kept]), state)
-    bids = Priced(may_fetch=False).bids(prompt, loads, Reuse(0))
+    # The longest holder is the source of every rule that has one.
+    bids = Priced(may_fetch=choice.source is not None).bids(prompt, loads, Reuse(0))
     is_chosen = np.arange(len(loads)) == kept[choice.index]
-    if choice.source is not None:
-        other = fetched(prompt, loads.columns, bids, int(kept[choice.source]))
-        bids = merged(bids, other, is_chosen)
-    return bids._replace(price_s=np.where(is_chosen, 0.0, CANNOT)), state
+    price_s = np.where(is_chosen, 0.0, CANNOT)
+    is_fetched = is_chosen if bids.fetched is not None else None
+    return bids._replace(price_s=price_s, is_fetched=is_fetched), state
 
 
-def _favour(
-    request: PlacementRequest,
-    loads: Loads,
-    sessions: SessionAffinity | None,
-    price_s: NDArray[np.float64],
-) -> None:
-    """Bars decode workers that failed; makes that of the session cheaper."""
-    for row, load in enumerate(loads[loads.num_prefill :]):
-        if load.worker in request.excluded:
-            price_s[row] += CANNOT
-        elif load.worker == request.session_worker and sessions is not None:
-            price_s[row] -= sessions.max_penalty_s
+def _favour(request: PlacementRequest, loads: Loads, sessions: SessionAffinity | None) -> Column:
+    """Seconds [decode workers] that bar those that failed, and make the session's cheaper."""
+    positions, num_prefill = loads.positions, loads.num_prefill
+    favour_s = np.zeros(len(loads))
+    for worker in request.excluded & positions.keys():
+        favour_s[positions[worker]] = CANNOT
+    if sessions is not None and request.session_worker in positions:
+        favour_s[positions[request.session_worker]] -= sessions.max_penalty_s
+    return favour_s[num_prefill:]
 
 
 def _decision(
-    request: PlacementRequest,
-    loads: Loads,
-    quotes: Quotes,
-    queue: QueueOrder,
-    row: int,
-    column: int,
+    request: PlacementRequest, loads: Loads, quotes: Quotes, queue: QueueOrder, position: int
 ) -> Decision:
     bids, num_prefill = quotes.bids, loads.num_prefill
-    is_local = column == num_prefill
-    index = num_prefill + row if is_local else column
-    is_fetched = bool(bids.is_fetched[index])
-    num_cached, prefill_s = int(bids.num_cached[index]), float(bids.prefill_s[index])
+    row, column = quotes.candidate(position)
+    index = num_prefill + row if column is None else column
+    way, fetches = bids.way(index), bids.fetches(index)
+    num_cached, prefill_s = bids.num_cached(index, quotes.prompt), float(way.prefill_s[index])
+    slot_s = quotes.decode.slot_s[row] if column is None else 0.0
     return Decision(
         placement=Placement(
             decode=loads[num_prefill + row].worker,
-            prefill=None if is_local else loads[column].worker,
-            source=loads[bids.holder].worker if is_fetched else None,
-            num_source_tokens=num_cached if is_fetched else 0,
+            prefill=None if column is None else loads[column].worker,
+            source=loads[bids.holder].worker if fetches else None,
+            num_source_tokens=num_cached if fetches else 0,
         ),
-        price_s=float(quotes.price_s[row, column]),
+        price_s=float(quotes.price_s[position]),
         num_cached_tokens=num_cached,
         num_prefill_tokens=request.num_prompt_tokens - num_cached,
-        wait_s=float(bids.wait_s[index] + (quotes.decode.slot_s[row] if is_local else 0.0)),
+        wait_s=float(way.wait_s[index] + slot_s),
         prefill_s=prefill_s,
         itl_s=float(quotes.decode.step_s[row]),
         prefill_error=loads[index].prefill_error,

@@ -36,9 +36,7 @@ class Assumed:
     """What is taken to be true where nothing has been measured yet."""
 
     prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
-    decode: DecodeCost = field(
-        default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001)
-    )
+    decode: DecodeCost = field(default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001))
     transfer_setup_s: float = 0.005  # reserve, grant, close
     transfer_bytes_per_s: float = 1e9
 
@@ -159,7 +157,7 @@ class _Live:
             + sum(tokens for tokens, _ in self.prefills.values()),
             num_context_tokens=report.num_context_tokens + num_context,
             num_free_tokens=max(0, num_free - num_context - report.num_claimed_tokens),
-            num_total_tokens=report.num_blocks * layout.block_size,
+            num_total_tokens=report.num_blocks * layout.block_size or inf,
             num_unused_tokens=report.num_unused_blocks * layout.block_size,
             # One answer more than now: the worker is lost to whoever comes next, too.
             num_delayed=0 if is_prefill else report.num_running + num_sequences + 1,

@@ -5,9 +5,12 @@ name, each a column. Pure. What the prompt costs is the rule's: `router/policies
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.load import Column, Columns
 from router.pair_costs import Matrix, PairCosts
+
+Positions = NDArray[np.intp]
 
 
 class Answer(NamedTuple):
@@ -57,18 +60,34 @@ def decode_terms(
     return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, work_s, step_s)
 
 
-def hand_over_s(
-    answer: Answer,
-    columns: Columns,
-    cached: Column,
-    prefill_s: Column,
-    costs: PairCosts,
-    num_prefill: int,
-) -> Matrix:
-    """[decode workers, prefill workers]: from the first token until the KV is there. Only what
-    the decode worker does not hold travels, and while the prompt is computed, too."""
-    num_bytes = (answer.num_prompt_tokens - cached) * columns.token_bytes[num_prefill:]
-    setup_s = costs.setup_s[num_prefill:, :num_prefill]
-    s_per_byte = costs.s_per_byte[num_prefill:, :num_prefill]
-    beyond_s: Matrix = np.maximum(s_per_byte * num_bytes[:, None] - prefill_s[:num_prefill], 0.0)
-    return setup_s + beyond_s
+class HandOver:
+    """From the first token until the KV is at the decode worker. Only what it does not hold
+    travels, and while the prompt is computed, too."""
+
+    def __init__(
+        self,
+        answer: Answer,
+        columns: Columns,
+        cached: Column,
+        prefill_s: Column,
+        costs: PairCosts,
+        num_prefill: int,
+    ) -> None:
+        """`cached` [decode workers]: tokens; `prefill_s` [loads]."""
+        self._num_bytes = (answer.num_prompt_tokens - cached) * columns.token_bytes[num_prefill:]
+        self._prefill_s = prefill_s[:num_prefill]
+        self._setup_s = costs.setup_s[num_prefill:, :num_prefill]
+        self._s_per_byte = costs.s_per_byte[num_prefill:, :num_prefill]
+
+    def seconds(self) -> Matrix:
+        """[decode workers, prefill workers]"""
+        beyond_s = self._s_per_byte * self._num_bytes[:, None] - self._prefill_s
+        seconds: Matrix = self._setup_s + np.maximum(beyond_s, 0.0)
+        return seconds
+
+    def seconds_of(self, rows: Positions, columns: Positions) -> Matrix:
+        """[rows, columns]: of these decode and prefill workers."""
+        pairs = rows[:, None], columns
+        beyond_s = self._s_per_byte[pairs] * self._num_bytes[rows, None] - self._prefill_s[columns]
+        seconds: Matrix = self._setup_s[pairs] + np.maximum(beyond_s, 0.0)
+        return seconds

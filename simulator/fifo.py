@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cluster.types import GrainHash, PrefillCost, WorkerId
 from router.load import Load, Loads
 from router.pair_costs import PairCosts
@@ -132,10 +134,10 @@ class FifoReplay:
         worker, load = self._workers[choice.index], loads[choice.index]
         # More than the rule knew, where an earlier prompt of the queue begins alike.
         promised = self._tokens(worker.promised.match(request.grains))
-        num_cached = max(prompt.cached[choice.index], promised)
+        num_cached = max(int(prompt.cached[choice.index]), promised)
         fetch_s = 0.0
         if choice.source is not None and prompt.ready[choice.source] > num_cached:
-            num_fetched = prompt.ready[choice.source] - num_cached
+            num_fetched = int(prompt.ready[choice.source]) - num_cached
             num_cached += num_fetched
             num_bytes = num_fetched * self._setting.token_bytes
             fetch_s = self._costs.seconds(choice.index, choice.source, num_bytes)
@@ -148,11 +150,11 @@ class FifoReplay:
 
     def _prompt(self, request: TraceRequest) -> Prompt:
         grains = request.grains
-        ready = [self._tokens(worker.computed.match(grains)) for worker in self._workers]
-        cached = ready
+        computed = [self._tokens(worker.computed.match(grains)) for worker in self._workers]
+        cached = ready = np.array(computed, dtype=np.float64)
         if self._setting.speculates:
             promised = [self._tokens(worker.promised.match(grains)) for worker in self._workers]
-            cached = list(map(max, ready, promised))
+            cached = np.maximum(ready, promised)
         return Prompt(
             num_tokens=request.num_prompt_tokens,
             cached=cached,

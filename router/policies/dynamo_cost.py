@@ -4,6 +4,7 @@ ties at random.
 
 from dataclasses import dataclass
 
+from router.bounds import check_between
 from router.load import Load, Loads
 from router.policies.rule import Choice, Prompt, draw_least
 
@@ -13,6 +14,11 @@ class DynamoCost:
     prefill_load_scale: float = 1.0
     overlap_credit: float = 1.0  # of blocks cached on the device
     decode_active_request_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = (self.prefill_load_scale, self.overlap_credit, self.decode_active_request_weight)
+        for weight in weights:
+            check_between("a weight of the cost", weight, least=0.0, most=1e6)
 
     def begin(self, seed: int) -> int:
         return seed
@@ -25,7 +31,7 @@ class DynamoCost:
     def _cost(self, prompt: Prompt, index: int, load: Load) -> float:
         block = prompt.block_tokens
         new_blocks = -(-prompt.num_tokens // block)
-        overlap = self.overlap_credit * (prompt.cached[index] // block)
+        overlap = self.overlap_credit * (float(prompt.cached[index]) // block)
         prefill = max(load.num_prefill_tokens / block + new_blocks - overlap, 0.0)
         decode = load.num_context_tokens / block + new_blocks
         requests = self.decode_active_request_weight * load.num_in_flight

@@ -5,6 +5,7 @@ defaults are its built-in profile (v0.10): queue 2, KV utilisation 2, prefix cac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from router.bounds import check_between, check_choice
 from router.load import Load, Loads
 from router.policies.rule import Choice, Prompt, draw
 
@@ -23,12 +24,20 @@ class LlmdProfile:
     picker: str = "max-score-picker"
     max_waiting: int | None = None  # utilization-filter: workers above it are left out
 
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            check_choice(name, "scorer", SCORERS)
+            check_between(f"the weight of '{name}'", weight, least=0.0, most=1e6)
+        check_choice(self.picker, "picker", PICKERS)
+        if self.max_waiting is not None:
+            check_between("the limit of waiting requests", self.max_waiting, least=0, most=10**6)
+
     def begin(self, seed: int) -> int:
         return seed
 
     def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         kept = self._filtered(loads)
-        prompt = replace(prompt, cached=[prompt.cached[i] for i in kept])
+        prompt = replace(prompt, cached=prompt.cached[kept])
         totals = [0.0] * len(kept)
         for name, weight in self.weights.items():
             scores = SCORERS[name](prompt, [loads[i] for i in kept])
@@ -47,7 +56,7 @@ class LlmdProfile:
 
 
 def _prefix_cache(prompt: Prompt, loads: Sequence[Load]) -> list[float]:
-    return [num_cached / prompt.num_tokens for num_cached in prompt.cached]
+    return [num_cached / prompt.num_tokens for num_cached in prompt.cached.tolist()]
 
 
 def _least_is_one(values: Sequence[float]) -> list[float]:

@@ -14,6 +14,6 @@ class LongestPrefix:
         return seed
 
     def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
-        scores = tuple(float(-num_cached) for num_cached in prompt.cached)
+        scores = tuple(float(-num_cached) for num_cached in prompt.cached.tolist())
         index, state = draw_least(scores, state)
         return Choice(index, scores=scores), state

@@ -24,5 +24,5 @@ class PowerOfTwo:
 
 
 def _load(loads: Sequence[Load], index: int, first: int, second: int) -> float:
-    both_report = all(loads[i].num_total_tokens for i in (first, second))
+    both_report = all(loads[i].is_size_known for i in (first, second))
     return loads[index].kv_usage if both_report else loads[index].num_in_flight

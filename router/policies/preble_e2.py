@@ -17,7 +17,7 @@ class PrebleE2:
         return seed
 
     def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
-        best = max(prompt.cached)
+        best = float(prompt.cached.max())
         exploits = best > prompt.num_tokens - best
         scores = tuple(
             _load_cost(prompt, i, load)
@@ -31,5 +31,5 @@ class PrebleE2:
 
 def _load_cost(prompt: Prompt, index: int, load: Load) -> float:
     num_evicted = max(0, prompt.num_new(index) - load.num_free_tokens)
-    evicted_s = load.c1 * num_evicted if load.num_total_tokens else 0.0
+    evicted_s = load.c1 * num_evicted if load.is_size_known else 0.0
     return prompt.wait_s(index, load) + evicted_s + prompt.prefill_s(index, load)

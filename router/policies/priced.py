@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router.bounds import check_between
 from router.load import Column, Columns, Loads
 from router.pair_costs import CANNOT
 from router.policies.rule import Choice, Prompt, draw_index
@@ -47,18 +48,42 @@ class Reuse(NamedTuple):
         )
 
 
-class Bids(NamedTuple):
-    """What it costs that a worker computes the prompt, and of what that is made. Float64 arrays
-    [loads], seconds unless their names say otherwise."""
+class Way(NamedTuple):
+    """A worker computes the prompt from what it holds, or from a prefix that it fetches.
+    Float64 arrays [loads], seconds."""
 
     price_s: Column
     wait_s: Column  # until the prompt's turn, and the end of its fetch if there is one
     prefill_s: Column
+
+
+class Bids(NamedTuple):
+    """What it costs that a worker computes the prompt, and of what that is made."""
+
+    price_s: Column  # of the better way
+    own: Way
     evicted_s: Column  # to compute once more what goes for it, as far as it will be missed
     weight: Column  # of a second that it computes: lambda, and the answers it delays
-    num_cached: Column  # tokens, by the prompt's turn
-    is_fetched: NDArray[np.bool_]
-    holder: int  # from whom
+    fetched: Way | None = None
+    is_fetched: NDArray[np.bool_] | None = None  # whether that is the better way
+    holder: int = 0  # from whom
+
+    def fetches(self, index: int) -> bool:
+        return self.is_fetched is not None and bool(self.is_fetched[index])
+
+    def way(self, index: int) -> Way:
+        """The better way of this worker."""
+        return self.fetched if self.fetched is not None and self.fetches(index) else self.own
+
+    def num_cached(self, index: int, prompt: Prompt) -> int:
+        """Tokens that it need not compute, fetched ones included."""
+        return int(prompt.ready[self.holder] if self.fetches(index) else prompt.cached[index])
+
+    @property
+    def prefill_s(self) -> Column:
+        if self.fetched is None or self.is_fetched is None:
+            return self.own.prefill_s
+        return np.where(self.is_fetched, self.fetched.prefill_s, self.own.prefill_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,68 +91,51 @@ class Priced:
     may_fetch: bool = True
     eviction_weight: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_between("the weight of what is evicted", self.eviction_weight, least=0.0, most=100.0)
+
     def begin(self, seed: int) -> Reuse:
         return Reuse(seed)
 
     def choose(self, prompt: Prompt, loads: Loads, state: Reuse) -> tuple[Choice, Reuse]:
         bids = self.bids(prompt, loads, state)
         index, random = draw_least_of(bids.price_s, state.random)
-        source = bids.holder if bids.is_fetched[index] else None
-        found = state.after(float(bids.num_cached[index]), prompt.num_tokens, random)
+        source = bids.holder if bids.fetches(index) else None
+        found = state.after(bids.num_cached(index, prompt), prompt.num_tokens, random)
         return Choice(index, source, tuple(bids.price_s.tolist())), found
 
     def bids(self, prompt: Prompt, loads: Loads, state: Reuse) -> Bids:
-        columns = loads.columns
-        cached = np.array(prompt.cached, dtype=np.float64)
-        token_s = columns.c1 + columns.c3 * prompt.num_tokens
-        fixed_s = columns.c0 + columns.c2 * prompt.num_tokens
-        prefill_s = fixed_s + token_s * np.maximum(prompt.num_tokens - cached, 1.0)
+        columns, num_tokens, cached = loads.columns, prompt.num_tokens, prompt.cached
+        token_s = columns.c1 + columns.c3 * num_tokens
+        whole_s = columns.c0 + columns.c2 * num_tokens + token_s * num_tokens
+        prefill_s = whole_s - token_s * cached
         due_s = prompt.stretch * prefill_s + (prompt.now_s + prompt.slack_s)
         wait_s = columns.wait_s(prompt.now_s, due_s)
-        num_evicted = np.maximum(prompt.num_tokens - cached - columns.num_unused_tokens, 0.0)
+        num_evicted = np.maximum(num_tokens - cached - columns.num_unused_tokens, 0.0)
         evicted_s = (self.eviction_weight * state.share) * token_s * num_evicted
         weight = columns.num_delayed + backlog_of(loads)
         price_s = prompt.weight * wait_s + weight * (prefill_s + evicted_s)
-        own = Bids(
-            price_s, wait_s, prefill_s, evicted_s, weight, cached, np.zeros(len(loads), bool), 0
-        )
-        holder = int(np.argmax(prompt.ready))
-        if not self.may_fetch or prompt.ready[holder] == 0:
-            return own
-        other = fetched(prompt, columns, own, holder)
-        return merged(own, other, other.price_s < own.price_s)
+        own = Way(price_s, wait_s, prefill_s)
+        holder = int(prompt.ready.argmax())
+        num_ready = float(prompt.ready[holder])
+        if not self.may_fetch or not num_ready:
+            return Bids(price_s, own, evicted_s, weight)
+        fetch_s = _fetch_s(prompt, columns, holder, num_ready)
+        wait_s = np.maximum(wait_s, fetch_s)
+        prefill_s = whole_s - token_s * num_ready
+        price_s = prompt.weight * wait_s + weight * (prefill_s + evicted_s)
+        fetched = Way(price_s, wait_s, prefill_s)
+        is_fetched = price_s < own.price_s
+        price_s = np.minimum(price_s, own.price_s)
+        return Bids(price_s, own, evicted_s, weight, fetched, is_fetched, holder)
 
 
-def fetched(prompt: Prompt, columns: Columns, own: Bids, holder: int) -> Bids:
-    """The same with a prefix that is fetched from the holder; dear where nothing is to fetch."""
-    num_ready, costs = prompt.ready[holder], prompt.costs
-    num_bytes = (num_ready - own.num_cached) * columns.token_bytes
-    fetch_s = costs.setup_s[:, holder] + costs.s_per_byte[:, holder] * num_bytes
-    wait_s = np.maximum(own.wait_s, np.where(num_bytes > 0, fetch_s, CANNOT))
-    token_s = columns.c1 + columns.c3 * prompt.num_tokens
-    fixed_s = columns.c0 + columns.c2 * prompt.num_tokens
-    prefill_s = fixed_s + token_s * max(prompt.num_tokens - num_ready, 1)
-    return own._replace(
-        price_s=prompt.weight * wait_s + own.weight * (prefill_s + own.evicted_s),
-        wait_s=wait_s,
-        prefill_s=prefill_s,
-        num_cached=np.full(len(wait_s), float(num_ready)),
-        holder=holder,
-    )
-
-
-def merged(own: Bids, other: Bids, is_fetched: NDArray[np.bool_]) -> Bids:
-    """The other where it is fetched."""
-    if not is_fetched.any():
-        return own
-    return own._replace(
-        price_s=np.where(is_fetched, other.price_s, own.price_s),
-        wait_s=np.where(is_fetched, other.wait_s, own.wait_s),
-        prefill_s=np.where(is_fetched, other.prefill_s, own.prefill_s),
-        num_cached=np.where(is_fetched, other.num_cached, own.num_cached),
-        is_fetched=is_fetched,
-        holder=other.holder,
-    )
+def _fetch_s(prompt: Prompt, columns: Columns, holder: int, num_ready: float) -> Column:
+    """Dear where nothing is to fetch."""
+    missing, costs = num_ready - prompt.cached, prompt.costs
+    s_per_token = costs.s_per_byte[:, holder] * columns.token_bytes
+    fetch_s: Column = costs.setup_s[:, holder] + s_per_token * missing + CANNOT * (missing <= 0.0)
+    return fetch_s
 
 
 def backlog_of(loads: Loads) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from router.load import Load, Loads
+from router.load import Column, Load, Loads
 from router.pair_costs import PairCosts
 
 State = TypeVar("State")
@@ -14,11 +14,11 @@ State = TypeVar("State")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """The request as a rule sees it, and what each worker holds of it, in the loads' order."""
+    """The request as a rule sees it, and what each worker holds of it: arrays [loads]."""
 
     num_tokens: int
-    cached: Sequence[int]  # tokens that it holds by the prompt's turn, and need not compute
-    ready: Sequence[int]  # of these, computed by now: what others may fetch
+    cached: Column  # tokens that it holds by the prompt's turn, and need not compute
+    ready: Column  # of these, computed by now: what others may fetch
     costs: PairCosts  # of fetching
     now_s: float = 0.0  # router's monotonic clock
     slack_s: float = 0.0  # its first token is due at now + slack + stretch x prefill seconds:
@@ -26,13 +26,13 @@ class Prompt:
     weight: float = 1.0  # of its own waiting, against everybody's work
     block_tokens: int = 16  # what rules that count in blocks count in
 
-    def num_new(self, index: int) -> int:
+    def num_new(self, index: int) -> float:
         """Tokens that this worker would compute. The last one always is: it is sampled from."""
-        return self.num_tokens - min(self.cached[index], self.num_tokens - 1)
+        return self.num_tokens - min(float(self.cached[index]), self.num_tokens - 1)
 
     def prefill_s(self, index: int, load: Load) -> float:
         """Predicted seconds of the prompt on this worker, from what it holds."""
-        return load.prefill_s(self.num_tokens, self.cached[index])
+        return load.prefill_s(self.num_tokens, float(self.cached[index]))
 
     def wait_s(self, index: int, load: Load) -> float:
         """Predicted seconds until its turn there."""

@@ -1,11 +1,14 @@
 """Placement as tables: who gets a request, and what is predicted of it."""
 
+import random
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.types import WorkerId
+from router import policy as policy_module
 from router.load import Load
 from router.policies.least_work import LeastWork
 from router.policies.priced import backlog_of
@@ -39,7 +42,9 @@ def prompt(num_tokens: int, **changes: Any) -> PlacementRequest:
 
 
 def cached(**num_tokens: int) -> dict[str, Any]:
-    return {"num_ready": {WorkerId(name): count for name, count in num_tokens.items()}}
+    """Of grains of one token."""
+    held = {WorkerId(name): count for name, count in num_tokens.items()}
+    return {"num_ready": held, "grain_tokens": 1}
 
 
 def backlog(seconds: float, due_s: float = 0.0) -> dict[str, Any]:
@@ -204,7 +209,7 @@ def test_a_prefix_is_fetched_where_that_is_cheaper_than_its_holders_queue() -> N
 
 
 def test_what_is_only_expected_draws_siblings_but_is_not_fetched() -> None:
-    siblings = prompt(2000, num_expected={A: 1900})
+    siblings = prompt(2000, num_expected={A: 1900}, grain_tokens=1)
     assert decide(siblings, [load("a", **backlog(0.1)), load("b")]).placement.decode == "a"
     elsewhere = decide(siblings, [load("a", **backlog(9.0)), load("b")]).placement
     assert (elsewhere.decode, elsewhere.source) == ("b", None)
@@ -277,3 +282,25 @@ def test_lambda_rises_with_the_backlog_of_those_that_compute_prompts() -> None:
     assert backlog_of(snapshot([load("a", num_prompts=3), load("b", num_prompts=3)]).loads) == 4.0
     behind = snapshot([load("a", num_prompts=9)], [load("p", num_prompts=2)])
     assert backlog_of(behind.loads) == 3.0
+
+
+def test_leaving_out_who_cannot_win_changes_no_decision() -> None:
+    """With many pairs only contenders are priced: the same minimum, drawn among the same ties."""
+    rng, policy = random.Random(4), Policy()
+    for case in range(60):
+        spread = rng.choice((0.0, 0.01, 1.0))
+        decode = [load(f"d{i}", **backlog(spread * rng.random())) for i in range(70)]
+        prefill = [load(f"p{i}", **backlog(spread * rng.random())) for i in range(70)]
+        pool = snapshot(decode, prefill, s_per_byte=rng.choice((1e-12, 1e-7)))
+        holders = {rng.choice(pool.loads).worker: rng.randrange(200) for _ in range(5)}
+        request = prompt(rng.choice((20, 4000)), num_ready=holders)
+        state = policy.begin(case)
+        some = policy_module.quote(request, pool, state, policy)
+        every = policy_module.quote(request, pool, state, policy, all_of_them=True)
+        least = every.price_s.min()
+        assert some.price_s.min() == pytest.approx(least, rel=1e-12)
+        assert _winners(some, least) == _winners(every, least)
+
+
+def _winners(quotes: policy_module.Quotes, least: float) -> set[tuple[int, int | None]]:
+    return {quotes.candidate(int(i)) for i in np.flatnonzero(quotes.price_s <= least * (1 + 1e-9))}

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from cluster.types import WorkerId
@@ -56,7 +57,7 @@ def load(number: int, *, num_cached: int = 0, wait_s: float = 0.0, **values: Any
 def choose(
     rule: Any, workers: list[Worker], state: Any, fetch_s_per_token: float = CANNOT
 ) -> tuple[Choice, Any]:
-    cached = [worker.num_cached for worker in workers]
+    cached = np.array([worker.num_cached for worker in workers], dtype=np.float64)
     costs = PairCosts.uniform(len(workers), setup_s=0.0, s_per_byte=fetch_s_per_token)
     prompt = Prompt(num_tokens=1000, cached=cached, ready=cached, costs=costs)
     choice, state = rule.choose(prompt, Loads([worker.load for worker in workers]), state)
