@@ -93,8 +93,8 @@ class PolicySpec:
 class ShadowSpec:
     """A second policy, that decides beside the first one and changes nothing."""
 
-    spec: PolicySpec
     sample_share: float = ShadowSettings().sample_share
+    spec: PolicySpec
 
     def __post_init__(self) -> None:
         self.settings()

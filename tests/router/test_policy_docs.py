@@ -1,0 +1,78 @@
+"""The reference says what the code does: each key with its default, and examples that hold."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cluster.strict_yaml import parse_yaml
+from router.policy_file import PlacementSpec, PolicySpec, ShadowSpec, parse_policy
+from router.policy_keys import keys_of, to_file
+from router.policy_review import risks
+from router.policy_settings import (
+    Admission,
+    CanarySettings,
+    Guards,
+    QueueOrder,
+    ServiceClass,
+    SessionAffinity,
+    TenantShare,
+)
+from tests.router.broken_policies import ENVELOPE
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "policy.md").read_text()
+SECTIONS = {
+    "classes": ServiceClass,
+    "tenants": TenantShare,
+    "queue": QueueOrder,
+    "admission": Admission,
+    "sessions": SessionAffinity,
+    "placement": PlacementSpec,
+    "shadow": ShadowSpec,
+    "canary": CanarySettings,
+}
+# Defaults that are told in words.
+WORDS = {"required", "of the rule", "both"}
+
+
+def rows(text: str) -> dict[str, str]:
+    """The tables of a part of the page: key -> default."""
+    return dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? \|", text, re.MULTILINE))
+
+
+def section(name: str) -> str:
+    found = re.search(rf"^### `{name}`.*?(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/policy.md has no section '{name}'"
+    return found[0]
+
+
+@pytest.mark.parametrize(("name", "settings"), SECTIONS.items(), ids=SECTIONS)
+def test_every_key_is_told_with_its_default(name: str, settings: type) -> None:
+    told = rows(section(name))
+    keys = [*keys_of(settings), *(keys_of(Guards) if name == "canary" else ())]
+    assert list(told) == [key.name for key in keys]
+    required = {key.field: None for key in keys_of(settings) if key.is_required}
+    values = {"name": "a", "spec": PolicySpec()}
+    defaults = to_file(settings(**{field: values[field] for field in required}))
+    defaults |= defaults.get("guards", {})
+    for key, default in told.items():
+        if default not in WORDS:
+            assert default == shown(defaults[key]), key
+
+
+def shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def test_every_section_is_told_in_the_order_of_the_file() -> None:
+    told = re.findall(r"^### `(\w+)`", PAGE, re.MULTILINE)
+    keys = [key.name for key in keys_of(PolicySpec) if key.name != "defaultClass"]
+    assert told == keys == list(SECTIONS)
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+def test_every_example_holds(text: str) -> None:
+    if "apiVersion" not in text:
+        text = f"{ENVELOPE}spec:\n" + "".join(f"  {line}\n" for line in text.splitlines())
+    assert parse_yaml(text, source="the example")["spec"]
+    assert risks(parse_policy(text)) == []
