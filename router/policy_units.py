@@ -15,7 +15,7 @@ _SIZES: Final = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate(("k", "M", "G", "T"), start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), start=1)},
 }
-_NUMBER: Final = r"([0-9]{1,20}(?:\.[0-9]{1,30})?)"
+_NUMBER: Final = r"([0-9]{1,20}(?:\.[0-9]{1,40})?)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
