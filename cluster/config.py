@@ -19,6 +19,8 @@ from cluster.strict_yaml import parse_yaml
 
 T = TypeVar("T")
 
+MAX_SENTENCES: Final = 10  # of one refusal: the rest is told when these are mended
+MAX_SHOWN: Final = 60  # characters of a wrong value or key
 MASK: Final = "***"
 SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
 NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
@@ -59,9 +61,16 @@ def parse_config(
         errors = [dict(found) for found in error.errors(include_url=False)]
         # A misspelt key is the cause of a missing one.
         errors.sort(key=lambda found: found["type"] != "unexpected_keyword_argument")
-        sentences = [_sentence(cls, found, key_of) for found in errors]
-        raise ConfigError(f"In {source}: {' '.join(sentences)}") from error
+        sentences = [_sentence(cls, found, key_of) for found in errors[:MAX_SENTENCES]]
+        raise ConfigError(refusal(source, sentences, len(errors))) from error
     return typing.cast("T", config)
+
+
+def refusal(source: str, sentences: Sequence[str], num_wrong: int) -> str:
+    """The first of them, and how many more there are."""
+    told = sentences[:MAX_SENTENCES]
+    more = f" And {num_wrong - len(told)} more." if num_wrong > len(told) else ""
+    return f"In {source}: {' '.join(told)}{more}"
 
 
 def effective_config(config: Any) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
 
 
 def _unknown_key(known: Sequence[str], where: Sequence[Any]) -> str:
-    key, section = str(where[-1]), _place(where[:-1])
+    key, section = str(where[-1])[:MAX_SHOWN], _place(where[:-1])
     at = f" in '{section}'" if section else ""
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     remedy = f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}."
@@ -142,7 +151,7 @@ def _place(where: Sequence[Any]) -> str:
 
 def _shown(value: Any) -> str:
     text = _without_credentials(json.dumps(value, default=str))
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def _known_keys(cls: Any, where: Sequence[Any], key_of: Callable[[str], str]) -> list[str]:

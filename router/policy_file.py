@@ -38,7 +38,7 @@ from router.policy_settings import (
     TenantShare,
 )
 
-MAX_POLICY_BYTES: Final = 256 << 10
+MAX_POLICY_BYTES: Final = 64 << 10  # read in under a second, whatever they are
 API_VERSION: Final = "penstock/v1"
 KIND: Final = "RoutingPolicy"
 
@@ -84,7 +84,7 @@ class PolicySpec:
             raise ValueError("there is no class: give one, or leave 'classes' out.")
         if self.default_class is not None and self.default_class not in names:
             raise ValueError(
-                f"the default class '{self.default_class}' is none of the classes:"
+                f"the default class '{self.default_class[:80]}' is none of the classes:"
                 f" choose from {', '.join(names)}."
             )
 

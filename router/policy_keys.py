@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from cluster.config import parse_config
+from cluster.config import MAX_SHOWN, parse_config, refusal
 from cluster.errors import ConfigError
 from router.policy_units import Unit, unit_of
 
@@ -69,7 +69,7 @@ def parse_section(section: type[Any], mapping: Mapping[str, Any], source: str) -
     wrong: list[str] = []
     plain = from_file(section, mapping, wrong)
     if wrong:
-        raise ConfigError(f"In {source}: {' '.join(wrong)}")
+        raise ConfigError(refusal(source, wrong, len(wrong)))
     return parse_config(section, plain, source=source, key_of=key_of)
 
 
@@ -122,4 +122,4 @@ def _value_from_file(key: Key | None, value: Any, wrong: list[str], place: str) 
 
 def _shown(value: Any) -> str:
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"

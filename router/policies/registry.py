@@ -43,7 +43,7 @@ def make_rule(name: str, parameters: Mapping[str, Any] | None = None) -> Rule[An
     """`parameters` as a policy file writes them. Raises ConfigError for a name or a parameter that
     does not exist, or a wrong value."""
     if name not in RULES:
-        raise ConfigError(f"'{name}' is no placement rule: choose from {', '.join(RULES)}.")
+        raise ConfigError(f"'{name[:80]}' is no placement rule: choose from {', '.join(RULES)}.")
     rule: Rule[Any] = parse_section(
         RULES[name], parameters or {}, f"the parameters of rule '{name}'"
     )

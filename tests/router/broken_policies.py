@@ -49,7 +49,7 @@ UNREADABLE = {
     "a control character": Broken(spec('{placement: {rule: "\0"}}'), "unacceptable character"),
     "no UTF-8": Broken(ENVELOPE.encode() + b"spec: {x: \xff}\n", "is not valid YAML"),
     "too large": Broken(
-        ENVELOPE + "#" * (256 << 10), "bytes, more than 262144: give a configuration file."
+        ENVELOPE + "#" * (64 << 10), "bytes, more than 65536: give a configuration file."
     ),
     "too deep": Broken(spec("[" * 400), "is not valid YAML"),
     "a list as key": Broken(spec("{? [a] : 1}"), "found unhashable key"),

@@ -2,12 +2,14 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
+from cluster.strict_yaml import parse_yaml
 from router.policies.lmetric import LMetric
 from router.policies.priced import Priced
 from router.policies.registry import RULES
@@ -17,6 +19,7 @@ from router.policy_file import (
     PolicyDocument,
     PolicySpec,
     default_document,
+    document_of,
     effective,
     load_policy,
     parse_policy,
@@ -197,3 +200,43 @@ def test_quantities_are_shown_as_people_write_them(field: str, value: float, tex
     unit = unit_of(field)
     assert unit
     assert unit.show(value) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        spec("{" + ",".join(f"k{i}: 1" for i in range(1000)) + "}"),
+        spec("{classes: [" + "{ttft: 1}," * 1000 + "]}"),
+        spec("{defaultClass: " + "x" * 50_000 + "}"),
+        placement("{rule: " + "x" * 50_000 + "}"),
+        placement("{disaggregate: " + "x" * 50_000 + "}"),
+    ],
+    ids=["keys", "durations", "class", "rule", "choice"],
+)
+def test_a_refusal_is_short_whatever_was_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(text)
+    assert len(caught.value.message) < 2000
+
+
+SCRAPS = st.sampled_from(
+    (None, True, 0, -1, 1e308, "", "x", "1s", "5%", "5", [], {}, [{}], {"name": "a"}, {"x": 1})
+)
+
+
+@pytest.mark.slow
+@given(data=st.data())
+def test_a_policy_with_anything_anywhere_is_valid_or_refused(data: st.DataObject) -> None:
+    """What is taken can be shown, is taken again, and makes a policy."""
+    mapping = parse_yaml(EVERYTHING, source="it")
+    place: Any = mapping["spec"]
+    while isinstance(place, dict | list) and place:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(place[key], dict | list) or data.draw(st.booleans()):
+            place[key] = data.draw(SCRAPS)
+            break
+        place = place[key]
+    with contextlib.suppress(ConfigError):
+        document = document_of(mapping, "it")
+        assert parse_policy(yaml_text(effective(document))).policy() == document.policy()
