@@ -15,7 +15,9 @@ from router.policy import Disaggregate
 from router.policy_file import MAX_POLICY_BYTES
 from router.policy_keys import key_of
 
-_HANDLERS: Final = {"disagg-profile-handler", "pd-profile-handler"}
+_SPLITTER: Final = "disagg-profile-handler"
+_OLD_SPLITTER: Final = "pd-profile-handler"  # before v0.9
+_SCORER_NAMES: Final = {"precise-prefix-cache-scorer": "prefix-cache-scorer"}  # before v0.10
 _ROLES: Final = {"prefill-filter", "decode-filter", "encode-filter", "single-profile-handler"}
 _INSTEAD: Final = {
     "session-affinity-scorer": "requests with one 'session_key' stay together: see 'sessions'",
@@ -83,9 +85,15 @@ def _profile_of_the_prompt(config: _PickerConfig, source: str) -> _Profile:
     profiles = {profile.name: profile for profile in config.scheduling_profiles}
     if not profiles:
         raise ConfigError(f"In {source}: 'schedulingProfiles' is empty: there is nothing to place.")
-    handler = next((each for each in config.plugins if each.type in _HANDLERS), None)
-    named = _section(handler.parameters if handler else None, "profiles").get("prefill", "prefill")
-    return profiles.get(str(named)) or next(iter(profiles.values()))
+    parameters = _splitter(config.plugins).parameters or {}
+    named = _section(parameters, "profiles").get("prefill") or parameters.get("prefillProfile")
+    return profiles.get(str(named or "prefill")) or next(iter(profiles.values()))
+
+
+def _splitter(plugins: Iterable[_Plugin]) -> _Plugin:
+    """What decides whether a prompt is computed elsewhere; an empty one where nothing does."""
+    found = (each for each in plugins if each.type in (_SPLITTER, _OLD_SPLITTER))
+    return next(found, _Plugin(type=""))
 
 
 def _plugin(plugins: Mapping[str, _Plugin], use: _Use, source: str) -> _Plugin:
@@ -102,8 +110,9 @@ def _parameters(used: Iterable[tuple[_Plugin, float]], notes: list[str]) -> dict
     weights: dict[str, float] = {}
     parameters: dict[str, Any] = {}
     for plugin, weight in used:
-        if plugin.type in SCORERS:
-            weights[plugin.type] = weights.get(plugin.type, 0.0) + weight
+        scorer = _SCORER_NAMES.get(plugin.type, plugin.type)
+        if scorer in SCORERS:
+            weights[scorer] = weights.get(scorer, 0.0) + weight
         elif plugin.type in PICKERS:
             parameters["picker"] = plugin.type
         elif (most := _most_waiting(plugin)) is not None:
@@ -142,20 +151,29 @@ def _parameter_notes(plugin: _Plugin) -> list[str]:
 
 
 def _disaggregate(plugins: Mapping[str, _Plugin], notes: list[str]) -> Disaggregate:
-    handler = next((each for each in plugins.values() if each.type in _HANDLERS), None)
-    if handler is None:
+    splitter = _splitter(plugins.values())
+    parameters = splitter.parameters or {}
+    if not splitter.type:
         notes.append("whether to disaggregate is decided by price: 'never' is the way it was.")
         return Disaggregate.AUTO
-    named = _section(handler.parameters, "deciders").get("prefill")
-    decider = plugins.get(str(named)) if named else None
+    if splitter.type == _OLD_SPLITTER:
+        threshold = parameters.get("threshold", 0)
+        return _by_threshold("threshold", threshold, Disaggregate.ALWAYS, notes)
+    decider = plugins.get(str(_section(parameters, "deciders").get("prefill")))
     if decider is None:
         return Disaggregate.NEVER
-    if decider.type == "always-disagg-pd-decider":
+    if decider.type.startswith("always-disagg"):
         return Disaggregate.ALWAYS
     threshold = (decider.parameters or {}).get("nonCachedTokens", 0)
+    return _by_threshold("nonCachedTokens", threshold, Disaggregate.NEVER, notes)
+
+
+def _by_threshold(
+    key: str, threshold: Any, at_zero: Disaggregate, notes: list[str]
+) -> Disaggregate:
     if not threshold:
-        return Disaggregate.NEVER
-    notes.append(f"'nonCachedTokens: {threshold}': whether to disaggregate is decided by price.")
+        return at_zero
+    notes.append(f"'{key}: {threshold}': whether to disaggregate is decided by price.")
     return Disaggregate.AUTO
 
 

@@ -95,6 +95,8 @@ def test_the_profile_that_places_the_prompt_becomes_the_rule() -> None:
             " {deciders: {prefill: always-disagg-pd-decider}}}",
             Disaggregate.ALWAYS,
         ),
+        ("{type: pd-profile-handler, parameters: {threshold: 0}}", Disaggregate.ALWAYS),
+        ("{type: pd-profile-handler, parameters: {threshold: 100}}", Disaggregate.AUTO),
     ],
 )
 def test_the_decider_says_whether_prompts_go_elsewhere(
@@ -104,6 +106,12 @@ def test_the_decider_says_whether_prompts_go_elsewhere(
         ", ".join(filter(None, (handler, "{type: queue-scorer}"))), "pluginRef: queue-scorer"
     )
     assert import_llmd(text, "epp.yaml").document.policy().disaggregate is expected
+
+
+def test_older_names_are_known() -> None:
+    text = llmd("{type: precise-prefix-cache-scorer}", "pluginRef: precise-prefix-cache-scorer")
+    rule = import_llmd(text, "epp.yaml").document.policy().rule
+    assert rule == LlmdProfile(weights={"prefix-cache-scorer": 1.0})
 
 
 def test_without_a_known_scorer_the_built_in_profile_stands() -> None:
