@@ -19,5 +19,7 @@ class Limits:
     max_logit_bias: int = 1024
     max_request_id_chars: int = 128
     max_cache_scope_chars: int = 128
+    max_class_chars: int = 63  # as a policy may name one
+    max_session_key_chars: int = 256
     default_deadline_s: float = 300.0
     max_deadline_s: float = 3600.0

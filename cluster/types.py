@@ -68,6 +68,16 @@ class GenerationParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingHints:
+    """What a request says about how it is to be served; empty: nothing."""
+
+    service_class: str = ""  # whose targets and weight count for it
+    session_key: str = ""  # requests with the same one share what they are about
+    ttft_budget_s: float | None = None  # these narrow the targets of the class
+    itl_budget_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
     token_id: int
     logprob: float | None  # None: the first prompt token has none

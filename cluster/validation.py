@@ -29,8 +29,9 @@ from cluster.prompt import (
     prompt_field,
     prompt_ids,
 )
+from cluster.routing_fields import routing_hints
 from cluster.sampling_fields import check_count, check_ids, sampling_params
-from cluster.types import GenerationParams, SamplingParams
+from cluster.types import GenerationParams, RoutingHints, SamplingParams
 from penstock.v1 import inference_pb2 as pb
 
 __all__ = [
@@ -60,14 +61,11 @@ UNSUPPORTED: Final = (
     "beam_width",
     "constraint",
     "input_embeddings",
-    "itl_budget",
     "logprobs.prompt_start",
     "logprobs.token_ids",
     "media",
     "return_hidden_states",
     "sampling.bad_words",
-    "service_class",
-    "session_key",
     "stop.detect_repetition",
     "stop.spaces_between_special_tokens",
     "stop.stop_regex",
@@ -75,7 +73,6 @@ UNSUPPORTED: Final = (
     "stream_interval",
     "trace_context",
     "truncate_prompt_tokens",
-    "ttft_budget",
 )
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]+")
@@ -95,6 +92,7 @@ class GenerationInput:
     skip_special_tokens: bool
     num_choices: int
     priority: int
+    hints: RoutingHints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +139,7 @@ def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits)
         skip_special_tokens=not stop.HasField("skip_special_tokens") or stop.skip_special_tokens,
         num_choices=_num_choices(request, limits.max_n),
         priority=request.priority,
+        hints=routing_hints(request, limits),
     )
 
 

@@ -4,6 +4,8 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from google.protobuf.duration_pb2 import Duration
+
 from penstock.errors import InvalidRequestError
 from penstock.v1 import inference_pb2 as pb
 
@@ -43,6 +45,10 @@ class GenerateOptions(TypedDict, total=False):
     n: int
     priority: int
     cache_scope: str
+    service_class: str  # of the routing policy: "interactive", say
+    session_key: str  # of a conversation, for instance: its requests share a prefix
+    ttft_budget: float  # seconds to the first token, and between two: they narrow
+    itl_budget: float  # the targets of the class
     timeout: float  # seconds for everything, retries included; the rest travels to the server
 
 
@@ -50,7 +56,8 @@ SAMPLING = ["temperature", "top_k", "top_p", "min_p", "seed"]
 PENALTIES = ["frequency_penalty", "presence_penalty", "repetition_penalty"]
 SAMPLING_LISTS = ("allowed_token_ids", "bad_token_ids")
 STOP = ["max_tokens", "min_tokens", "include_stop_string", "ignore_eos", "skip_special_tokens"]
-PLAIN = ["model", "request_id", "n", "priority", "cache_scope"]
+PLAIN = ["model", "request_id", "n", "priority", "cache_scope", "service_class", "session_key"]
+BUDGETS = ("ttft_budget", "itl_budget")
 
 
 def build_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRequest:
@@ -77,6 +84,9 @@ def build_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRe
     for name, field in (("logprobs", "top"), ("prompt_logprobs", "prompt_top")):
         if name in values:
             _assign(name, setattr, request.logprobs, field, values.pop(name))
+    for name in BUDGETS:
+        if name in values:
+            _assign(name, _set_seconds, getattr(request, name), values.pop(name))
     if values:
         raise InvalidRequestError(
             f"There is no option '{min(values)}'.", metadata={"field": min(values)}
@@ -112,6 +122,11 @@ def _set_prompt(request: pb.GenerateRequest, prompt: str | None, values: dict[st
         _extend("token_ids", request.token_ids.ids, token_ids)
 
 
+def _set_seconds(duration: Duration, seconds: float) -> None:
+    duration.SetInParent()
+    duration.FromNanoseconds(round(seconds * 1e9))
+
+
 def _extend(field: str, target: Any, values: Any) -> None:
     _assign(field, target.extend, values)
 
@@ -120,7 +135,7 @@ def _assign(field: str, write: Any, /, *values: Any, **named: Any) -> None:
     """Protobuf refuses what has no place on the wire: a negative count, half a surrogate."""
     try:
         write(*values, **named)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequestError(
             f"'{field}' cannot be sent: {error}", metadata={"field": field}
         ) from error

@@ -8,12 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from cluster.types import GrainHash, Incarnation, WorkerId
+from cluster.types import GrainHash, Incarnation, RoutingHints, WorkerId
 from router.index import PrefixIndex
+from router.lengths import Kind
+from router.observed import Observed, Placed
 from router.policy import Decision, PlacementRequest, Policy, PolicyState, place
+from router.policy_settings import ServiceClass
 from router.pool import Booking, Pool
+from router.sessions import Sessions, session_id
 from router.speculation import Speculation
+from router.targets import targets_of
 
+DEFAULT_TENANT = "default"  # until callers are authenticated
+NO_HINTS = RoutingHints()
 NOTHING: Mapping[WorkerId, int] = MappingProxyType({})
 
 
@@ -27,6 +34,8 @@ class Ask:
     max_tokens: int
     arrived_at: float  # router's monotonic clock
     num_choices: int = 1
+    tenant: str = DEFAULT_TENANT
+    hints: RoutingHints = NO_HINTS
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +57,9 @@ class Placer:
     seed: int = 0
     speculation: Speculation = field(default_factory=Speculation)
     counters: PlacerCounters = field(default_factory=PlacerCounters)
+    sessions: Sessions = field(default_factory=Sessions)
+    observed: Observed = field(default_factory=Observed)
+    _placed: dict[str, Placed] = field(default_factory=dict)
     _state: PolicyState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,8 +68,12 @@ class Placer:
     def place(
         self, ask: Ask, now: float, excluded: frozenset[WorkerId] = frozenset()
     ) -> Decision | None:
-        """Books the workers that it chooses, until `release`. None: nobody is left."""
-        request = self._request(ask, now, excluded)
+        """Books the workers that it chooses, until `release`. None: nobody is left.
+
+        Raises InvalidRequest for a class that the policy does not know.
+        """
+        targets = targets_of(ask.hints, self.policy)
+        request = self._request(ask, targets, now, excluded)
         snapshot = self.pool.snapshot(now)
         decision, self._state = place(request, snapshot, self._state, self.policy)
         if decision is None:
@@ -67,8 +83,7 @@ class Placer:
             placement = decision.placement
             computing = placement.prefill or placement.decode
             self.speculation.expect(ask.request_id, computing, ask.hashes, now)
-        self.counters.num_placed += 1
-        self.counters.num_moved += 1 if excluded else 0
+        self._count(ask, targets, decision, now, is_moved=bool(excluded))
         return decision
 
     def first_token(
@@ -78,14 +93,20 @@ class Placer:
         self.continued(request_id, now)
         self.counters.num_predicted_hits += decision.num_cached_tokens
         self.counters.num_actual_hits += num_cached_tokens
+        self.observed.first_token(self._placed[request_id], num_cached_tokens, now)
 
     def continued(self, request_id: str, now: float) -> None:
         """The same of a request that goes on at another worker: its hits were counted before."""
         self.pool.first_token(request_id)
         self.speculation.computed(request_id, now)
 
+    def finished(self, request_id: str, num_tokens: int, now: float) -> None:
+        """Its answer is whole: so many tokens, of all its choices. `release` follows."""
+        self.observed.finished(self._placed[request_id], num_tokens, now)
+
     def release(self, request_id: str) -> None:
         """It has ended, or will be placed again."""
+        self._placed.pop(request_id, None)
         self.pool.release(request_id)
         self.speculation.settle(request_id)
 
@@ -99,8 +120,12 @@ class Placer:
         self.pool.check()
         self.index.check()
         self.speculation.check()
+        assert len(self._placed) == self.pool.num_in_flight
 
-    def _request(self, ask: Ask, now: float, excluded: frozenset[WorkerId]) -> PlacementRequest:
+    def _request(
+        self, ask: Ask, targets: ServiceClass, now: float, excluded: frozenset[WorkerId]
+    ) -> PlacementRequest:
+        session = session_id(ask.tenant, ask.hints.session_key)
         matched, expected = self.index.match(ask.hashes), NOTHING
         if self.policy.speculates:
             expected = self.speculation.match(ask.hashes, matched, now)
@@ -108,12 +133,34 @@ class Placer:
             num_prompt_tokens=ask.num_prompt_tokens,
             max_tokens=ask.max_tokens,
             num_choices=ask.num_choices,
+            num_output_tokens=self.observed.lengths.predicted(
+                Kind(targets.name, ask.tenant), ask.max_tokens
+            ),
+            service_class=targets,
             age_s=now - ask.arrived_at,
             grain_tokens=self.hash_grain,
             num_ready=matched,
             num_expected=expected,
             excluded=excluded,
+            session_worker=self.sessions.worker(session, now, self.policy.sessions),
         )
+
+    def _count(
+        self, ask: Ask, targets: ServiceClass, decision: Decision, now: float, *, is_moved: bool
+    ) -> None:
+        self._placed[ask.request_id] = Placed(
+            tenant=ask.tenant,
+            targets=targets,
+            decision=decision,
+            arrived_s=ask.arrived_at,
+            placed_s=now,
+            num_choices=ask.num_choices,
+        )
+        session = session_id(ask.tenant, ask.hints.session_key)
+        self.sessions.remember(session, decision.placement.decode, now, self.policy.sessions)
+        self.observed.attainment.of(targets.name).num_placed += not is_moved
+        self.counters.num_placed += 1
+        self.counters.num_moved += is_moved
 
 
 def _booking(decision: Decision, ask: Ask) -> Booking:

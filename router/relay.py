@@ -21,11 +21,11 @@ from cluster.errors import (
     WorkerLost,
 )
 from cluster.rpc import Call
-from cluster.types import ComputeRequest, GrainHash, Role, WorkerId
+from cluster.types import ComputeRequest, GrainHash, Role, RoutingHints, WorkerId
 from penstock.v1 import worker_pb2
 from penstock.v1.inference_pb2 import GenerateResponse
 from router.links import Links
-from router.placer import Ask, Placer
+from router.placer import DEFAULT_TENANT, NO_HINTS, Ask, Placer
 from router.policy import Decision
 from router.pool import Refusal
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 REQUEST_ID_KEY = "x-request-id"
-TENANT = "default"  # until callers are authenticated
+TENANT = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class RoutedRequest:
     cache_scope: str
     received_at: float  # time.monotonic()
     bypasses_cache: bool = False
+    hints: RoutingHints = NO_HINTS
 
     @property
     def request_id(self) -> str:
@@ -61,6 +62,8 @@ class RoutedRequest:
             max_tokens=params.max_tokens,
             arrived_at=self.received_at,
             num_choices=params.num_choices,
+            tenant=TENANT,
+            hints=self.hints,
         )
 
 
@@ -190,6 +193,8 @@ class Relay:
             raise _deadline(error, call, sent) from error
         finally:
             call.tokens_emitted = sent.num_tokens
+            if sent.is_finished:
+                self.placer.finished(routed.request_id, sent.num_tokens, self.clock())
             self.placer.release(routed.request_id)
             self.counters.num_messages += sent.num_messages - num_before[0]
             self.counters.num_tokens += sent.num_tokens - num_before[1]

@@ -91,6 +91,7 @@ class Text:
             received_at=received_at,
             # Prompt logprobs need every prompt token computed.
             bypasses_cache=resolved.params.sampling.num_prompt_logprobs is not None,
+            hints=given.hints,
         )
 
     def tokenized(self, prompt: Prompt) -> list[int]:

@@ -2,6 +2,7 @@
 one ends the chat. Without a terminal each line of stdin is a turn."""
 
 import sys
+import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -26,10 +27,11 @@ class Conversation:
         self._sampling = sampling
         self._json = json
         self._opening = [("system", system)] if system else []
-        self._messages = list(self._opening)
+        self.restart()
 
     def restart(self) -> None:
         self._messages = list(self._opening)
+        self._session_key = uuid.uuid4().hex
 
     def ask(self, text: str) -> ExitCode:
         """One turn; a failed or cancelled one leaves no trace in the conversation."""
@@ -46,7 +48,8 @@ class Conversation:
 
     def _stream(self, messages: list[tuple[str, str]]) -> str:
         watch = Stopwatch()
-        with self._client.generate(messages=messages, **self._sampling) as stream:
+        options = {"session_key": self._session_key, **self._sampling}
+        with self._client.generate(messages=messages, **options) as stream:
             for chunk in stream:
                 watch.arrived(chunk)
                 if not self._json:
@@ -69,6 +72,7 @@ def chat(
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     seed: options.Seed = None,
+    service_class: options.ServiceClass = "",
     json: options.Json = False,
 ) -> None:
     """Talk with the model.
@@ -82,6 +86,7 @@ def chat(
         "top_k": top_k,
         "top_p": top_p,
         "seed": seed,
+        "service_class": service_class or None,
     }
     given = {key: value for key, value in sampling.items() if value is not None}
     with Client(find_address(address)) as client:

@@ -26,6 +26,10 @@ def generate(
     top_p: options.TopP = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    service_class: options.ServiceClass = "",
+    session: Annotated[
+        str, typer.Option("--session", metavar="KEY", help="Requests with one key share a prefix.")
+    ] = "",
     timeout: options.Timeout = None,
     json: options.Json = False,
 ) -> None:
@@ -42,6 +46,8 @@ def generate(
         "top_p": top_p,
         "seed": seed,
         "stop": stop or None,
+        "service_class": service_class or None,
+        "session_key": session or None,
         "timeout": timeout,
     }
     given: dict[str, Any] = {key: value for key, value in sampling.items() if value is not None}

@@ -33,6 +33,10 @@ TopP = Annotated[float | None, typer.Option("--top-p")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed, the same answer.")]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="A stop string; may be repeated.")]
 
+ServiceClass = Annotated[
+    str, typer.Option("--class", metavar="NAME", help="A service class of the routing policy.")
+]
+
 ModelDir = Annotated[
     Path | None,
     typer.Option("--model-dir", help="A checkpoint directory. Default: the shipped model."),

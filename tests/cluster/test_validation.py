@@ -115,6 +115,13 @@ WRONG: dict[str, tuple[pb.GenerateRequest, str, str]] = {
     "a request id with a newline": (request(request_id="a\nb"), "request_id", "printable ASCII"),
     "a request id of emoji": (request(request_id="🙂"), "request_id", "printable ASCII"),
     "a long cache scope": (request(cache_scope="s" * 129), "cache_scope", "at most 128"),
+    "a long class": (request(service_class="c" * 64), "service_class", "at most 63"),
+    "a long session key": (request(session_key="s" * 257), "session_key", "at most 256"),
+    "a session key with a line's end": (request(session_key="a\n"), "session_key", "printable"),
+    "no time at all": (request(ttft_budget={}), "ttft_budget", "above 0"),
+    "less than no time": (request(itl_budget={"seconds": -1}), "itl_budget", "above 0"),
+    "nanoseconds of two seconds": (request(ttft_budget={"nanos": 2 * 10**9}), "ttft_budget", ""),
+    "an age": (request(ttft_budget={"seconds": 2**62}), "ttft_budget", "at most 86400 s"),
     "a cache scope with a zero": (request(cache_scope="\0"), "cache_scope", "printable"),
     "negative temperature": (sampling(temperature=-1), "sampling.temperature", "between 0 and 10"),
     "absurd temperature": (sampling(temperature=1e30), "sampling.temperature", "0 is greedy"),
@@ -252,14 +259,11 @@ SET: dict[str, Callable[[pb.GenerateRequest], object]] = {
     "beam_width": lambda r: setattr(r, "beam_width", 2),
     "constraint": lambda r: setattr(r.constraint, "regex", "a+"),
     "input_embeddings": lambda r: setattr(r, "input_embeddings", b"x"),
-    "itl_budget": lambda r: r.itl_budget.SetInParent(),
     "logprobs.prompt_start": lambda r: setattr(r.logprobs, "prompt_start", 0),
     "logprobs.token_ids": lambda r: r.logprobs.token_ids.append(0),
     "media": lambda r: r.media.add(),
     "return_hidden_states": lambda r: setattr(r, "return_hidden_states", True),
     "sampling.bad_words": lambda r: r.sampling.bad_words.append("x"),
-    "service_class": lambda r: setattr(r, "service_class", "gold"),
-    "session_key": lambda r: setattr(r, "session_key", "s"),
     "stop.detect_repetition": lambda r: setattr(r.stop, "detect_repetition", True),
     "stop.spaces_between_special_tokens": lambda r: setattr(
         r.stop, "spaces_between_special_tokens", False
@@ -269,7 +273,6 @@ SET: dict[str, Callable[[pb.GenerateRequest], object]] = {
     "stream_interval": lambda r: setattr(r, "stream_interval", 1),
     "trace_context": lambda r: r.trace_context.update({"traceparent": "x"}),
     "truncate_prompt_tokens": lambda r: setattr(r, "truncate_prompt_tokens", 5),
-    "ttft_budget": lambda r: setattr(r.ttft_budget, "seconds", 1),
 }
 
 
@@ -393,6 +396,7 @@ def test_limits_at_their_edge_are_allowed() -> None:
         stop(stop_strings=[f"{number:0256}" for number in range(16)]),
         request(n=16, logprobs=pb.LogprobOptions(top=20, prompt_top=20)),
         request(request_id="r" * 128, cache_scope="ü" * 128, priority=-(2**31)),
+        request(service_class="c" * 63, session_key="ü" * 256, itl_budget={"seconds": 86_400}),
     ]
     for message in allowed:
         assert resolved(message)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -53,6 +54,10 @@ def test_every_option_reaches_the_server(ask: Ask, server: Any) -> None:
         priority=-1,
         request_id="mine",
         cache_scope="s",
+        service_class="batch",
+        session_key="talk",
+        ttft_budget=1.5,
+        itl_budget=0.05,
     )
     request = server.requests[0]
     assert [(m.role, m.content) for m in request.chat.messages] == [
@@ -70,6 +75,9 @@ def test_every_option_reaches_the_server(ask: Ask, server: Any) -> None:
     assert dict(request.sampling.logit_bias) == {5: -1.0}
     assert list(request.stop.stop_strings) == ["\n"]
     assert (request.n, request.priority, request.request_id) == (2, -1, "mine")
+    assert (request.service_class, request.session_key) == ("batch", "talk")
+    assert request.ttft_budget.ToTimedelta() == timedelta(seconds=1.5)
+    assert request.itl_budget.ToMilliseconds() == 50
 
 
 def test_token_ids_are_a_prompt_even_when_empty(ask: Ask, server: Any) -> None:
@@ -87,6 +95,7 @@ def test_token_ids_are_a_prompt_even_when_empty(ask: Ask, server: Any) -> None:
         ({"prompt": "\ud800"}, "prompt"),
         ({"stop": [1]}, "stop"),
         ({"temperatur": 1.0}, "temperatur"),
+        ({"ttft_budget": float("inf")}, "ttft_budget"),
     ],
 )
 def test_what_cannot_be_sent_names_its_field(

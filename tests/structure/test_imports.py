@@ -57,6 +57,7 @@ STUB_FILES = {
         "cluster/pair_codec.py",
         "cluster/prediction_codec.py",
         "cluster/facts_codec.py",
+        "cluster/routing_fields.py",
         "cluster/sampling_fields.py",
         "cluster/prompt.py",
         "cluster/validation.py",
