@@ -20,6 +20,7 @@ _MIN_USUAL_ERROR = 0.02  # relative; no machine's steps are steadier
 _MAX_UNUSUAL = 2  # in a row; more are not outliers
 _NUM_GUESSES = 8  # steps before whose fit a prediction is a guess; their errors say nothing
 _KEPT_AFTER_CHANGE = 0.1  # of what is known, when the machine turns out to be another
+_SETUP_S, _S_PER_BYTE = 1e-3, 1e-9  # of a link of which nothing is known
 Row = tuple[int, int]  # new tokens, context before them
 
 
@@ -41,12 +42,16 @@ class RecursiveLeastSquares:
         forgetting: float = 0.98,
         prior_weight: float = 1e-2,
         clip: float = 4.0,
+        keeps_proportions: bool = True,
     ) -> None:
+        """With `keeps_proportions` the first observation scales all coefficients alike: the
+        first guess is right about proportions at best, and the machine sets the speed."""
         self._scales: Vector = np.asarray(scales, dtype=np.float64)
         self._theta: Vector = np.asarray(initial, dtype=np.float64) / self._scales
         self._information: NDArray[np.float64] = prior_weight * np.eye(len(initial))
         self._forgetting = forgetting
         self._clip = clip
+        self._keeps_proportions = keeps_proportions
         self._usual_error = 1.0  # relative; learned
         self._num_unusual = 0  # in a row
         self._fitted: tuple[float, ...] | None = None
@@ -57,8 +62,7 @@ class RecursiveLeastSquares:
         if not (0.0 < seconds < _MAX_SECONDS and np.all(np.isfinite(raw)) and np.any(raw)):
             return
         predicted = float(raw @ self._theta)
-        if self.num_observed == 0 and predicted > 0.0:
-            # The first guess is right about proportions at best: this machine sets the speed.
+        if self._keeps_proportions and self.num_observed == 0 and predicted > 0.0:
             self._scales = self._scales * (seconds / predicted)
             raw, predicted = raw * (seconds / predicted), seconds
         unit = max(predicted, 0.5 * seconds, _MIN_SECONDS)
@@ -155,6 +159,40 @@ class DecodeCostModel:
     def cost(self) -> DecodeCost:
         d0, d1, d2 = self._fit.coefficients()
         return DecodeCost(d0=d0, d1=d1, d2=d2)
+
+
+class LinkCostModel:
+    """Seconds of a transfer from its bytes. The first transfer is taken to be mostly setting up;
+    others, of other sizes, tell what is what."""
+
+    def __init__(self) -> None:
+        self._fit = _link_fit(_SETUP_S)
+
+    def observe(self, num_bytes: int, seconds: float) -> None:
+        if self._fit.num_observed == 0:
+            setup_s = max(seconds - _S_PER_BYTE * num_bytes, seconds / 4)
+            self._fit = _link_fit(max(setup_s, _MIN_SECONDS))
+        self._fit.observe((1.0, num_bytes), seconds)
+
+    def observe_bytes(self, num_bytes: int, seconds: float) -> None:
+        """Of a transfer whose setting up is not in `seconds`."""
+        self._fit.observe((0.0, num_bytes), seconds)
+
+    @property
+    def setup_s(self) -> float:
+        return max(self._fit.coefficients()[0], _MIN_SECONDS)  # nothing is for free
+
+    @property
+    def s_per_byte(self) -> float:
+        return self._fit.coefficients()[1]
+
+
+def _link_fit(setup_s: float) -> RecursiveLeastSquares:
+    # The prior is as strong as it takes for two noisy transfers of a few KiB not to say much about
+    # the cost of a byte, and as weak that links of 10 MB/s to 20 GB/s are known after some ten.
+    return RecursiveLeastSquares(
+        (setup_s, _S_PER_BYTE), scales=(setup_s, 1e-8), prior_weight=3e-2, keeps_proportions=False
+    )
 
 
 class StepCost:

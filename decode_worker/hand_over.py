@@ -63,6 +63,7 @@ class HandOvers:
         self._table = transfers.table
         self._rests = transfers.rests
         self._keeper = transfers.keeper
+        self._link_costs = transfers.link_costs
         self._lease_s = lease_s
         self._grant_s = grant_s
         self.num_recomputes = 0
@@ -228,7 +229,13 @@ class HandOvers:
         if reservation is None or not receiving.first_tokens:
             raise TransferFailed("The prefill worker finished what was not granted.")
         written = written_from_pb(message)
+        begin = time.monotonic()
         await reservation.verify(written)
+        self._link_costs.handed_over(
+            receiving.worker.worker_id,
+            written.num_bytes,
+            written.write_s + time.monotonic() - begin,
+        )
         receiving.sequence.whole_from = reservation.whole_from
         receiving.sequence.is_exact = reservation.is_lossless
         answer.timeline.stamp(Moment.VERIFIED)

@@ -7,6 +7,7 @@ at the most: the prompt is computed.
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence as Sequences
 
 from cluster.codec import address_to_pb, hashes_to_bytes
@@ -19,6 +20,7 @@ from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
+from worker.link_costs import LinkCosts
 from worker.peers import Peers
 from worker.receive import receive
 from worker.rests import Rests
@@ -35,6 +37,7 @@ class Fetches:
         peers: Peers,
         table: ReservationTable,
         rests: Rests,
+        link_costs: LinkCosts,
         *,
         lease_s: float,
         limit_s: float,
@@ -44,6 +47,7 @@ class Fetches:
         self._peers = peers
         self._table = table
         self._rests = rests
+        self._link_costs = link_costs
         self._lease_s = lease_s
         self._limit_s = limit_s
         # By the first grain that is missing: who wants the same waits, and finds it cached.
@@ -116,6 +120,7 @@ class Fetches:
 
         start = pb.FetchStart(receiver=address_to_pb(self._me), hashes=hashes_to_bytes(hashes))
         call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
+        asked = time.monotonic()
         try:
             written = await receive(call, start, reserve, lease_s=self._lease_s)
         except BaseException:
@@ -126,6 +131,8 @@ class Fetches:
         self._pool.store(hashes, taken, num_cached, whole_from=whole_from)
         sequence.block_table = taken
         if written is not None:
+            seconds = time.monotonic() - asked
+            self._link_costs.fetched(source.worker_id, written.num_bytes, seconds)
             self.num_fetched += 1
             self.num_tokens += written.stop - written.start
 

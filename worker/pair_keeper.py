@@ -8,6 +8,7 @@ and a fetch has a time limit and an alternative.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -39,12 +40,16 @@ class PairKeeper:
         tasks: asyncio.TaskGroup,
         *,
         num_tokens: int,
+        num_measured_tokens: int = 0,
     ) -> None:
-        """Moves `num_tokens` over each new pair; with 0 pairs are made when first needed."""
+        """Moves `num_tokens` over each new pair; with 0 pairs are made when first needed. Then,
+        where these are more, `num_measured_tokens`: what setting up costs and what a byte does
+        cannot be told from one size."""
         self._peers = peers
         self._probes = probes
         self._tasks = tasks
         self._num_tokens = num_tokens
+        self._num_measured_tokens = num_measured_tokens
         self._keeping: dict[Incarnation, asyncio.Task[None]] = {}
         self._untried: set[Incarnation] | None = None  # of those found at first
         self._refused: dict[Incarnation, str] = {}  # why there is no pair with these members
@@ -133,10 +138,19 @@ class PairKeeper:
         logger.info("KV from '%s' comes by %s", source.worker_id, peer.transport)
         self.num_up += 1
         try:
+            await self._measure(source, peer)
             await peer.life.wait()
         finally:
             self.num_up -= 1
             self._probes.last.pop(source.incarnation, None)
+
+    async def _measure(self, source: WorkerAddress, peer: Peer) -> None:
+        """Nobody waits for it, and the pair is none the worse if it fails."""
+        if self._num_measured_tokens > self._num_tokens:
+            with contextlib.suppress(PenstockError):
+                await self._probes.probe(
+                    source, self._num_measured_tokens, by=peer.transport, limit_s=PROBE_S
+                )
 
     async def _ask(self, me: WorkerAddress, receiver: WorkerAddress) -> None:
         """It will find us by itself within a heartbeat: this is for who needs us before."""

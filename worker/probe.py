@@ -13,6 +13,7 @@ from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
+from worker.link_costs import LinkCosts
 from worker.peers import Peers
 from worker.receive import receive
 from worker.scheduler import Scheduler
@@ -39,6 +40,7 @@ class Probes:
         scheduler: Scheduler,
         peers: Peers,
         table: ReservationTable,
+        link_costs: LinkCosts,
         *,
         lease_s: float,
     ) -> None:
@@ -46,6 +48,7 @@ class Probes:
         self._scheduler = scheduler
         self._peers = peers
         self._table = table
+        self._link_costs = link_costs
         self._lease_s = lease_s
         self.last: dict[Incarnation, ProbeResult] = {}  # of each source
 
@@ -68,6 +71,7 @@ class Probes:
         except TimeoutError:
             raise DeadlineExceeded(f"a probe of '{source.worker_id}'") from None
         self.last[source.incarnation] = result
+        self._link_costs.fetched(source.worker_id, result.num_bytes, result.seconds)
         return result
 
     async def serve(self, request: pb.ProbeRequest, call: Call) -> pb.ProbeResponse:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Serve
-from cluster.types import BlockId, LoadReport
+from cluster.types import BlockId, KvLayout, LoadReport
 from kv_transfer.incoming import ReservationTable
 from worker.config import WorkerConfig
 from worker.fences import Fences
 from worker.fetch import Fetches
+from worker.link_costs import LinkCosts
 from worker.pair_keeper import PairKeeper
 from worker.parts import WorkerParts
 from worker.peers import Peers
@@ -20,6 +21,8 @@ from worker.rests import Rests
 from worker.scheduler import Scheduler
 from worker.source import Source
 from worker.writes import Writes
+
+_MEASURED_BYTES = 4 << 20
 
 
 class Transfers:
@@ -46,6 +49,7 @@ class Transfers:
             stats=pairs.stats,
         )
         self.writes = Writes(me, self.peers, digest=checks_content)
+        self.link_costs = LinkCosts()
         self.rests = Rests(self.table, rest_s=config.lease_s)
         self.fetches = Fetches(
             me,
@@ -53,6 +57,7 @@ class Transfers:
             self.peers,
             self.table,
             self.rests,
+            self.link_costs,
             lease_s=config.lease_s,
             limit_s=config.fetch_s,
         )
@@ -64,8 +69,16 @@ class Transfers:
             open_calls,
             lease_s=config.lease_s,
         )
-        self.probes = Probes(me, scheduler, self.peers, self.table, lease_s=config.lease_s)
-        self.keeper = PairKeeper(self.peers, self.probes, tasks, num_tokens=config.probe_tokens)
+        self.probes = Probes(
+            me, scheduler, self.peers, self.table, self.link_costs, lease_s=config.lease_s
+        )
+        self.keeper = PairKeeper(
+            self.peers,
+            self.probes,
+            tasks,
+            num_tokens=config.probe_tokens,
+            num_measured_tokens=_num_measured_tokens(config, me.fingerprint.layout),
+        )
 
     @property
     def rpcs(self) -> Mapping[str, Serve]:
@@ -82,6 +95,7 @@ class Transfers:
             report,
             num_quarantined_blocks=self.table.num_quarantined_blocks,
             pairs=self.peers.pairs.stats.reports(self.table.quarantined),
+            links=self.link_costs.reports(),
             counters={**report.counters, **self._counters()},
         )
 
@@ -104,3 +118,9 @@ class Transfers:
             "pairs_up": float(self.keeper.num_up),
             "pairs_refused": float(self.keeper.num_refused),
         }
+
+
+def _num_measured_tokens(config: WorkerConfig, layout: KvLayout) -> int:
+    """Enough bytes to time, and never much of the pool."""
+    enough = -(-_MEASURED_BYTES // (layout.pool_bytes // (layout.num_blocks * layout.block_size)))
+    return min(enough, 16 * config.probe_tokens, layout.num_blocks * layout.block_size // 8)

@@ -81,7 +81,7 @@ async def test_the_first_request_is_like_the_second(tmp_path: Path, transport: s
         async def is_probed() -> bool:
             pairs = (await status(cluster))["decode-0"].load.pairs
             found = [(pair.peer, pair.transport, pair.transfers) for pair in pairs]
-            return found == [("prefill-0", transport, 1)]
+            return found == [("prefill-0", transport, 2)]  # it has been tried and timed
 
         await until(is_probed, 5.0)  # the next report tells
         async with AsyncClient(cluster.address) as client:
