@@ -5,18 +5,20 @@ Echo engines check every slot of their context, so KV that is not what it should
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from cluster.types import Role
+from cluster.types import Placement, Role
 from kv_transfer.doors import DOORS
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from router import placer
 from tests.router.cluster_of_fakes import Answer, failure
 from tests.workers.local_cluster import LocalCluster
 from tests.workers.test_answers import expected, greedy, prompt_of
@@ -43,6 +45,24 @@ class Outcome:
     pair: tuple[str, str]
     num_recomputes: int
     seconds: float
+
+
+@pytest.fixture(autouse=True)
+def every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs at random: it is the transfers that are looked at, not who is cheapest."""
+    rng, choose = random.Random(5), placer.place
+
+    def place(request: Any, snapshot: Any, *others: Any) -> Any:
+        decision, state = choose(request, snapshot, *others)
+        names = [load.worker for load in snapshot.loads if load.worker not in request.excluded]
+        prefills = [name for name in names if name.startswith("prefill")]
+        if decision is None or not prefills:
+            return decision, state
+        decode = rng.choice([name for name in names if name.startswith("decode")])
+        prefill = rng.choice(prefills)
+        return replace(decision, placement=Placement(decode=decode, prefill=prefill)), state
+
+    monkeypatch.setattr(placer, "place", place)
 
 
 def cluster_of(checkpoint: Path, tmp_path: Path, kind: str, **settings: Any) -> LocalCluster:
