@@ -36,6 +36,7 @@ from router.policy_settings import (
     SessionAffinity,
     ShadowSettings,
     TenantShare,
+    meaning,
 )
 
 MAX_POLICY_BYTES: Final = 64 << 10  # read in under a second, whatever they are
@@ -47,10 +48,19 @@ KIND: Final = "RoutingPolicy"
 class PlacementSpec:
     """How a worker is chosen."""
 
-    rule: str = DEFAULT
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # of the rule, as in the file
-    disaggregate: Disaggregate = Disaggregate.AUTO
-    speculates: bool = True  # counts on prompts that are placed and not computed yet
+    rule: str = field(
+        default=DEFAULT, metadata=meaning("what decides which worker computes the prompt")
+    )
+    parameters: Mapping[str, Any] = field(
+        default_factory=dict, metadata=meaning("penstock policy list names them")
+    )
+    disaggregate: Disaggregate = field(
+        default=Disaggregate.AUTO,
+        metadata=meaning("whether a prefill worker computes the prompt; auto: by price"),
+    )
+    speculates: bool = field(
+        default=True, metadata=meaning("what was placed counts as cached, before it is computed")
+    )
 
     def __post_init__(self) -> None:
         try:
@@ -66,16 +76,32 @@ class PlacementSpec:
 class PolicySpec:
     """All that a policy says. Targets first: the rest serves them."""
 
-    classes: tuple[ServiceClass, ...] = (DEFAULT_CLASS,)
-    default_class: str | None = None  # of requests that name none; None: the first one
-    tenants: tuple[TenantShare, ...] = ()  # who is not listed has a share of 1
-    queue: QueueOrder = field(default_factory=QueueOrder)
-    admission: Admission = field(default_factory=Admission)
-    # None: their keys mean nothing.
-    sessions: SessionAffinity | None = field(default_factory=SessionAffinity)
-    placement: PlacementSpec = field(default_factory=PlacementSpec)
-    shadow: "ShadowSpec | None" = None
-    canary: CanarySettings | None = None  # None: takes over at once
+    classes: tuple[ServiceClass, ...] = field(
+        default=(DEFAULT_CLASS,), metadata=meaning("what is promised")
+    )
+    default_class: str | None = field(
+        default=None, metadata=meaning("of requests that name none; null: the first one")
+    )
+    tenants: tuple[TenantShare, ...] = field(
+        default=(), metadata=meaning("who gets how much while workers are short; not listed: 1")
+    )
+    queue: QueueOrder = field(default_factory=QueueOrder, metadata=meaning("who is computed first"))
+    admission: Admission = field(
+        default_factory=Admission, metadata=meaning("who is refused before costing anything")
+    )
+    sessions: SessionAffinity | None = field(
+        default_factory=SessionAffinity,
+        metadata=meaning("who stays with a worker; null: session keys mean nothing"),
+    )
+    placement: PlacementSpec = field(
+        default_factory=PlacementSpec, metadata=meaning("how a worker is chosen")
+    )
+    shadow: "ShadowSpec | None" = field(
+        default=None, metadata=meaning("a second policy that changes nothing")
+    )
+    canary: CanarySettings | None = field(
+        default=None, metadata=meaning("how this policy takes over; null: at once")
+    )
 
     def __post_init__(self) -> None:
         names = _distinct("class", [each.name for each in self.classes], MAX_CLASSES)
@@ -93,8 +119,11 @@ class PolicySpec:
 class ShadowSpec:
     """A second policy, that decides beside the first one and changes nothing."""
 
-    sample_share: float = ShadowSettings().sample_share
-    spec: PolicySpec
+    sample_share: float = field(
+        default=ShadowSettings().sample_share,
+        metadata=meaning("the requests on which it decides, too"),
+    )
+    spec: PolicySpec = field(metadata=meaning("a whole spec, without shadow and canary"))
 
     def __post_init__(self) -> None:
         self.settings()
@@ -107,7 +136,9 @@ class ShadowSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    name: str
+    """Which policy this is."""
+
+    name: str = field(metadata=meaning("what logs, reports and metrics call it"))
 
     def __post_init__(self) -> None:
         check_name(self.name, "policy")

@@ -28,7 +28,7 @@ def policy_schema() -> Schema:
     document = _section(PolicyDocument, sections)
     rules = [_rule_schema(name, rule, sections) for name, rule in RULES.items()]
     placement = sections[PlacementSpec.__name__]
-    placement["properties"]["rule"] = {"enum": list(RULES), "default": DEFAULT}
+    placement["properties"]["rule"]["enum"] = list(RULES)
     placement["allOf"] = rules
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -44,26 +44,35 @@ def schema_text() -> str:
 
 def _section(section: type[Any], sections: dict[str, Schema]) -> Schema:
     keys = keys_of(section)
-    defaults = {field.name: field for field in dataclasses.fields(section)}
+    fields = {field.name: field for field in dataclasses.fields(section)}
     required = [key.name for key in keys if key.is_required or key.field in _OPTIONAL_ENVELOPE]
     return {
-        "description": " ".join((inspect.getdoc(section) or "").split()),
+        "description": _description(section),
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            key.name: _key_schema(key, sections) | _default(defaults[key.field], key)
-            for key in keys
+            key.name: _told(fields[key.field], key) | _key_schema(key, sections) for key in keys
         },
         **({"required": required} if required else {}),
     }
 
 
-def _default(field: Any, key: Key) -> Schema:
-    if field.default_factory is not dataclasses.MISSING:
-        return {}
-    if key.is_required or field.default is None or dataclasses.is_dataclass(field.default):
-        return {}
-    return {"default": key.unit.show(field.default) if key.unit else to_file(field.default)}
+def _description(section: type[Any]) -> str:
+    """Its docstring; of a rule, which has none of its own, the first sentences of its module."""
+    own = inspect.getdoc(section) or ""
+    if own.startswith(f"{section.__name__}("):  # made by `dataclass`
+        own = inspect.getdoc(inspect.getmodule(section)) or ""
+    return " ".join(own.partition("\n\n")[0].split()).rstrip(",")
+
+
+def _told(field: dataclasses.Field[Any], key: Key) -> Schema:
+    """What an editor shows of a key: what it means, and its default if it has a plain one."""
+    meaning = field.metadata.get("meaning")
+    told: Schema = {"description": meaning} if meaning else {}
+    default: Any = field.default
+    if isinstance(default, str | int | float):
+        told["default"] = key.unit.show(float(default)) if key.unit else to_file(default)
+    return told
 
 
 def _key_schema(key: Key, sections: dict[str, Schema]) -> Schema:

@@ -3,7 +3,7 @@ tenants' shares, the order of queues, admission, sessions, and how a policy is t
 that the router reads; they know no file format.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -11,6 +11,11 @@ from router.bounds import check_above, check_between, check_name
 
 MAX_CLASSES: Final = 16  # each is a label of metrics and a row of every report
 MAX_TENANTS: Final = 1024
+
+
+def meaning(text: str) -> dict[str, str]:
+    """Of a field, for whoever writes a policy: in the schema and, word for word, the reference."""
+    return {"meaning": text}
 
 
 class Quantile(StrEnum):
@@ -30,10 +35,12 @@ class Order(StrEnum):
 class ServiceClass:
     """What requests of one kind are promised."""
 
-    name: str
-    ttft_s: float = 2.0  # target: from arrival to the first token
-    itl_s: float = 0.2  # target: between two tokens
-    weight: float = 1.0  # how many times a second of its waiting counts
+    name: str = field(metadata=meaning("requests name it as their service_class"))
+    ttft_s: float = field(default=2.0, metadata=meaning("target: from arrival to the first token"))
+    itl_s: float = field(default=0.2, metadata=meaning("target: between two tokens"))
+    weight: float = field(
+        default=1.0, metadata=meaning("how many times a second of its waiting counts")
+    )
 
     def __post_init__(self) -> None:
         check_name(self.name, "class")
@@ -49,8 +56,11 @@ DEFAULT_CLASS: Final = ServiceClass(name="default")
 class TenantShare:
     """A tenant's part of the workers' time while they are short: share / sum of shares."""
 
-    name: str
-    share: float = 1.0
+    name: str = field(metadata=meaning("as which its callers authenticate"))
+    share: float = field(
+        default=1.0,
+        metadata=meaning("its part of the workers' time: this / the sum of all; 0: the rest"),
+    )
 
     def __post_init__(self) -> None:
         check_name(self.name, "tenant")
@@ -61,10 +71,15 @@ class TenantShare:
 class QueueOrder:
     """Who is computed first at a worker; a request's priority goes before it."""
 
-    order: Order = Order.DEADLINE
-    # Long prompts are due later, by so many times their own predicted seconds: short ones pass
-    # them, and nobody waits for more than what has been promised.
-    stretch: float = 1.0
+    order: Order = field(
+        default=Order.DEADLINE,
+        metadata=meaning("deadline: whose first token is due first; fifo: who came first"),
+    )
+    # Short prompts pass long ones, and nobody waits for more than what has been promised.
+    stretch: float = field(
+        default=1.0,
+        metadata=meaning("a prompt is due after the target of TTFT + this x its own seconds"),
+    )
 
     def __post_init__(self) -> None:
         check_between("'stretch'", self.stretch, least=0.0, most=1000.0)
@@ -81,10 +96,21 @@ class QueueOrder:
 class Admission:
     """Which requests are refused before they cost anything."""
 
-    rejects_early: bool = False  # those whose predicted TTFT exceeds `slack` times the target
-    slack: float = 2.0
-    quantile: Quantile = Quantile.P90  # of the prediction: p90 is too low once in ten times
-    max_queued: int = 4096  # prompts that wait at all workers together
+    rejects_early: bool = field(
+        default=False,
+        metadata=meaning("refuse requests whose predicted TTFT exceeds slack x the target"),
+    )
+    slack: float = field(
+        default=2.0, metadata=meaning("times the target; below 1 even those in time are refused")
+    )
+    quantile: Quantile = field(
+        default=Quantile.P90,
+        metadata=meaning("of the prediction: p50, p90 or p99; a higher one refuses more"),
+    )
+    max_queued: int = field(
+        default=4096,
+        metadata=meaning("prompts that wait at all workers together; more are refused"),
+    )
 
     def __post_init__(self) -> None:
         check_above("'slack'", self.slack, least=0.0, most=1000.0)
@@ -95,9 +121,16 @@ class Admission:
 class SessionAffinity:
     """Requests with one session key stay with their worker while that costs little."""
 
-    ttl_s: float = 600.0  # since the session's last request
-    max_penalty_s: float = 0.5  # how much dearer than the best its worker may be; 0: never
-    max_sessions: int = 100_000  # remembered; beyond it the least recently used one is forgotten
+    ttl_s: float = field(
+        default=600.0, metadata=meaning("how long a session is remembered after its last request")
+    )
+    max_penalty_s: float = field(
+        default=0.5,
+        metadata=meaning("how much dearer than the best its worker may be; 0s: not at all"),
+    )
+    max_sessions: int = field(
+        default=100_000, metadata=meaning("remembered at most; the least recently used goes first")
+    )
 
     def __post_init__(self) -> None:
         check_above("a session's time to live", self.ttl_s, "s", least=0.0, most=86_400.0)
@@ -109,7 +142,9 @@ class SessionAffinity:
 class ShadowSettings:
     """A second policy that decides beside the first, and changes nothing."""
 
-    sample_share: float = 0.1  # of the requests, from 0 to 1
+    sample_share: float = field(
+        default=0.1, metadata=meaning("the requests on which it decides, too")
+    )
 
     def __post_init__(self) -> None:
         check_above("the sample", 100 * self.sample_share, "%", least=0.0, most=100.0)
@@ -119,8 +154,12 @@ class ShadowSettings:
 class Guards:
     """What ends a canary: its own figures over those of the policy before, over the same time."""
 
-    max_ttft_p95_ratio: float | None = None
-    max_error_ratio: float | None = None
+    max_ttft_p95_ratio: float | None = field(
+        default=None, metadata=meaning("its 95th percentile of TTFT / that of the policy before")
+    )
+    max_error_ratio: float | None = field(
+        default=None, metadata=meaning("its share of failed requests / that of the policy before")
+    )
 
     def __post_init__(self) -> None:
         for what, ratio in (("TTFT", self.max_ttft_p95_ratio), ("errors", self.max_error_ratio)):
@@ -139,10 +178,16 @@ DEFAULT_GUARDS: Final = Guards(max_ttft_p95_ratio=1.2, max_error_ratio=1.5)
 class CanarySettings:
     """How a policy takes over: a part of the requests first, all of them unless a guard ends it."""
 
-    traffic_share: float = 0.05  # of the requests, from 0 to 1
-    duration_s: float = 600.0
-    min_requests: int = 200  # placed by the canary, before a guard may judge it
-    guards: Guards = DEFAULT_GUARDS
+    traffic_share: float = field(
+        default=0.05, metadata=meaning("the requests that it places while on trial")
+    )
+    duration_s: float = field(default=600.0, metadata=meaning("of the trial; then it takes over"))
+    min_requests: int = field(
+        default=200, metadata=meaning("placed by it before a guard may judge")
+    )
+    guards: Guards = field(
+        default=DEFAULT_GUARDS, metadata=meaning("what ends the trial: the policy before stays")
+    )
 
     def __post_init__(self) -> None:
         check_above("the canary's traffic", 100 * self.traffic_share, "%", least=0.0, most=100.0)

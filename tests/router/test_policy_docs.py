@@ -1,13 +1,15 @@
 """The reference says what the code does: each key with its default, and examples that hold."""
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.strict_yaml import parse_yaml
 from router.policy_file import PlacementSpec, PolicySpec, ShadowSpec, parse_policy
-from router.policy_keys import keys_of, to_file
+from router.policy_keys import key_of, keys_of, to_file
 from router.policy_review import risks
 from router.policy_settings import (
     Admission,
@@ -35,9 +37,10 @@ SECTIONS = {
 WORDS = {"required", "of the rule", "both"}
 
 
-def rows(text: str) -> dict[str, str]:
-    """The tables of a part of the page: key -> default."""
-    return dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? \|", text, re.MULTILINE))
+def rows(text: str) -> dict[str, tuple[str, str]]:
+    """The tables of a part of the page: key -> (default, meaning)."""
+    found = re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? \| (.*) \|$", text, re.MULTILINE)
+    return {key: (default, meaning) for key, default, meaning in found}
 
 
 def section(name: str) -> str:
@@ -47,17 +50,30 @@ def section(name: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "settings"), SECTIONS.items(), ids=SECTIONS)
-def test_every_key_is_told_with_its_default(name: str, settings: type) -> None:
+def test_every_key_is_told_with_its_default_and_meaning(name: str, settings: type) -> None:
     told = rows(section(name))
-    keys = [*keys_of(settings), *(keys_of(Guards) if name == "canary" else ())]
-    assert list(told) == [key.name for key in keys]
-    required = {key.field: None for key in keys_of(settings) if key.is_required}
-    values = {"name": "a", "spec": PolicySpec()}
-    defaults = to_file(settings(**{field: values[field] for field in required}))
-    defaults |= defaults.get("guards", {})
-    for key, default in told.items():
+    sections = (settings, Guards) if name == "canary" else (settings,)
+    assert list(told) == [key.name for section in sections for key in keys_of(section)]
+    defaults, meanings = defaults_of(settings), meanings_of(*sections)
+    for key, (default, meaning) in told.items():
+        assert meaning == meanings[key]
         if default not in WORDS:
             assert default == shown(defaults[key]), key
+
+
+def defaults_of(settings: type) -> dict[str, Any]:
+    required = [key.field for key in keys_of(settings) if key.is_required]
+    values = {"name": "a", "spec": PolicySpec()}
+    defaults: dict[str, Any] = to_file(settings(**{field: values[field] for field in required}))
+    return defaults | defaults.get("guards", {})
+
+
+def meanings_of(*sections: type) -> dict[str, str]:
+    return {
+        key_of(field.name): field.metadata["meaning"]
+        for section in sections
+        for field in dataclasses.fields(section)
+    }
 
 
 def shown(value: object) -> str:
