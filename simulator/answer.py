@@ -35,8 +35,13 @@ class Answer:
     def num_left(self) -> int:
         return self.traced.num_output_tokens - self.num_tokens
 
-    def sequence(self, grain: int, owner: object) -> ModelledSequence:
+    def sequence(self, grain: int, owner: object, due_at: float) -> ModelledSequence:
         """For a worker to go on after what has been sent."""
         return ModelledSequence(
-            self.request_id, self.traced, grain=grain, num_emitted=self.num_tokens, owner=owner
+            self.request_id,
+            self.traced,
+            grain=grain,
+            due_at=due_at,
+            num_emitted=self.num_tokens,
+            owner=owner,
         )

@@ -11,10 +11,6 @@ from simulator.prefill_site import PrefillSite
 from simulator.site import Site, World
 
 
-def worker_name(role: Role, number: int) -> WorkerId:
-    return WorkerId(f"{role}-{number}")
-
-
 class ModelledCluster:
     """Owns every life of every worker."""
 
@@ -27,10 +23,8 @@ class ModelledCluster:
         self._busy_s = dict.fromkeys(Role, 0.0)  # of lives that have ended
         self._num_preemptions = 0
         self._sent: dict[AnySite, dict[Answer, int]] = {}  # when a worker was cut off
-        setting = world.setting
-        for role, num in ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode)):
-            for number in range(num):
-                self._start(role, worker_name(role, number))
+        for role, worker in world.setting.workers:
+            self._start(role, worker)
 
     # -- what is counted ---------------------------------------------------------------------
 
@@ -73,6 +67,8 @@ class ModelledCluster:
         self._bury(site)
         message_s = self._world.setting.message_s
         self._world.agenda.after(message_s, partial(self._lose_calls, site))
+        for peer in self._alive():
+            peer.site.post(message_s, partial(peer.fetches.source_died, site.site))
         if isinstance(site, PrefillSite):
             for peer in self._decodes():
                 peer.site.post(message_s, partial(peer.writer_died, site))
@@ -176,6 +172,7 @@ class ModelledCluster:
 
     def _bury(self, site: AnySite) -> None:
         site.site.die()
+        site.fetches.die()
         self._busy_s[site.site.member.role] += site.site.stepper.busy_s
         self._num_preemptions += site.site.batcher.counters.num_preemptions
         site.site.stepper.busy_s = 0.0

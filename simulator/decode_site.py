@@ -3,6 +3,7 @@ use. A hand-over that fails is computed here, as the real ones are.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from decode_worker.scheduler import DecodeScheduler
 from engine.batcher import Drawn
 from engine.sequence import Sequence
 from simulator.answer import Answer
+from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.prefill_site import HandOver, PrefillSite
 from simulator.site import Site
 
@@ -26,15 +28,34 @@ class Upstream(Protocol):
         """It takes no more, or, `for_good`, the request can never fit."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What the router decided, with an answer on its way to a decode worker."""
+
+    prefill: PrefillSite | None
+    prefix: Prefix | None
+    due_s: float
+
+
 class Attempt:
     """One try of an answer, on one decode worker."""
 
-    __slots__ = ("answer", "decode", "hand_over", "has_first", "is_over", "sequence", "timer")
+    __slots__ = (
+        "answer",
+        "decode",
+        "due_at",
+        "hand_over",
+        "has_first",
+        "is_over",
+        "sequence",
+        "timer",
+    )
 
-    def __init__(self, decode: "DecodeSite", answer: Answer) -> None:
+    def __init__(self, decode: "DecodeSite", answer: Answer, due_at: float) -> None:
         self.decode = decode
         self.answer = answer
-        self.sequence = answer.sequence(decode.site.world.grain, self)
+        self.due_at = due_at
+        self.sequence = answer.sequence(decode.site.world.grain, self, due_at)
         self.hand_over: HandOver | None = None
         self.timer: int | None = None  # of a claim that waits
         self.has_first = False
@@ -154,10 +175,11 @@ class DecodeSite:
         self.upstream = upstream
         self.attempts: dict[Answer, Attempt] = {}
         self.scheduler = DecodeScheduler(site.batcher, site.cost, site.stepper.wake)
+        self.fetches = ModelledFetches(site, self.scheduler)
         self._quarantined: list[tuple[PrefillSite, list[BlockId]]] = []
         site.drive(self.scheduler, self)
 
-    def generate(self, answer: Answer, prefill: PrefillSite | None) -> None:
+    def generate(self, answer: Answer, call: Call) -> None:
         """`Decode.Generate`."""
         make = self.site.make
         traced = answer.traced
@@ -167,17 +189,31 @@ class DecodeSite:
             refused = partial(self.upstream.refused, answer, self.site, for_good=for_good)
             self.site.tell_router(refused)
             return
-        self.site.feed.admitted(answer.request_id)
-        attempt = self.attempts[answer] = Attempt(self, answer)
-        if prefill is None or prefill.site.is_dead:
-            self.scheduler.submit(attempt.sequence)
+        due_at = self.site.world.agenda.now_s + call.due_s
+        attempt = self.attempts[answer] = Attempt(self, answer, due_at)
+        if call.prefill is None:
+            self._prefill_here(attempt, call.prefix)
         else:
-            self._hand_over(attempt, prefill)
+            self.site.feed.admitted(answer.request_id)
+            if call.prefill.site.is_dead:
+                self.scheduler.submit(attempt.sequence)
+            else:
+                self._hand_over(attempt, call.prefill, call.prefix)
 
-    def _hand_over(self, attempt: Attempt, prefill: PrefillSite) -> None:
+    def _prefill_here(self, attempt: Attempt, prefix: Prefix | None) -> None:
+        submit = partial(self._submit, attempt)
+        self.fetches.fetch(attempt.sequence, prefix, lambda: not attempt.is_over, submit)
+
+    def _submit(self, attempt: Attempt) -> None:
+        self.scheduler.submit(attempt.sequence)
+        self.site.feed.admitted(attempt.answer.request_id)
+
+    def _hand_over(self, attempt: Attempt, prefill: PrefillSite, prefix: Prefix | None) -> None:
         setting = self.site.world.setting
-        hand_over = attempt.hand_over = HandOver(prefill, attempt, attempt.answer)
-        prefill.site.post(setting.message_s, partial(prefill.receive, hand_over))
+        hand_over = HandOver(prefill, attempt, attempt.answer, attempt.due_at)
+        attempt.hand_over = hand_over
+        self.scheduler.expect(attempt.sequence)
+        prefill.site.post(setting.message_s, partial(prefill.receive, hand_over, prefix))
         if prefill.site.is_frozen:
             self.site.post(setting.lease_s, partial(self._check_sign, attempt, hand_over))
 

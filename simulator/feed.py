@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from cluster.block_hash import HASH_BYTES
 from cluster.events import EventLog
-from cluster.types import CacheChange, GrainHash, Incarnation, LoadReport
+from cluster.types import CacheChange, GrainHash, Incarnation, LinkCost, LoadReport
+from cluster.watch import PAIRS_EVERY
 from engine.block_pool import BlockPool
 
 
@@ -20,11 +21,15 @@ class Feed:
         incarnation: Incarnation,
         pool: BlockPool,
         send: Callable[[int, CacheChange], None],
+        links: tuple[LinkCost, ...],
     ) -> None:
+        """`links`: told as seldom as real workers tell them."""
         self.log = EventLog(incarnation, capacity=64)
         self.loses_events = False
         self._pool = pool
         self._send = send
+        self._links = links
+        self._num_reports = 0
         self._admitted: list[str] = []
 
     def admitted(self, request_id: str) -> None:
@@ -42,10 +47,13 @@ class Feed:
 
     def report(self, load: LoadReport) -> LoadReport:
         admitted, self._admitted = self._admitted, []
-        return replace(load, request_ids=tuple(admitted))
+        links = None if self._num_reports % PAIRS_EVERY else self._links
+        self._num_reports += 1
+        return replace(load, request_ids=tuple(admitted), links=links)
 
     def snapshot(self) -> tuple[int, list[GrainHash]]:
         """The number of the last change, and all grains after it."""
         number, packed = self.log.snapshot()
         starts = range(0, len(packed), HASH_BYTES)
-        return number, [GrainHash(packed[at : at + HASH_BYTES]) for at in starts]
+        # In an order that is the same in every process.
+        return number, sorted(GrainHash(packed[at : at + HASH_BYTES]) for at in starts)

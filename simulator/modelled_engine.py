@@ -53,24 +53,30 @@ class KnownCost(StepCost):
 class ModelledEngine:
     """Draws the seconds of one worker's steps, one after another."""
 
-    def __init__(self, cost: KnownCost, *, noise: float = 0.0, seed: int = 0) -> None:
-        """`noise`: a step takes up to this share more or less, evenly."""
+    def __init__(
+        self, cost: KnownCost, *, noise: float = 0.0, gap_s: float = 0.0, seed: int = 0
+    ) -> None:
+        """`noise`: a step takes up to this share more or less, evenly. `gap_s`: what passes
+        before the next one, of which no cost model knows."""
         self.cost = cost
         self._noise = noise
+        self._gap_s = gap_s
         self._seed = seed
         self._num_steps = 0
 
     def step_s(self, batch: Batch) -> float:
-        return self.cost.predicted_s(batch.prompts, batch.decode_contexts) * self._factor(0)
+        seconds = self.cost.predicted_s(batch.prompts, batch.decode_contexts)
+        return seconds * self._factor(0) + self._gap_s
 
     def run_ends(self, now_s: float, num_context: int, num_rows: int, num: int) -> list[float]:
         """When each of `num` steps of pure decode ends that follow each other."""
         cost, is_noisy, ends = self.cost.decode, self._noise > 0.0, []
+        gap_s = self._gap_s
         d0, d1, rows_s = cost.d0, cost.d1, cost.d2 * num_rows
         for index in range(num):
             # To the bit what `DecodeCost.seconds` says: a step by itself takes as long.
             seconds = d0 + d1 * (num_context + index * num_rows) + rows_s
-            now_s += seconds * self._factor(index) if is_noisy else seconds
+            now_s += (seconds * self._factor(index) if is_noisy else seconds) + gap_s
             ends.append(now_s)
         return ends
 

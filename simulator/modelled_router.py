@@ -13,7 +13,8 @@ from router.placer import Ask, Placer
 from router.policy import Decision
 from router.pool import Pool
 from simulator.answer import Answer
-from simulator.decode_site import DecodeSite
+from simulator.decode_site import Call, DecodeSite
+from simulator.modelled_fetch import Prefix
 from simulator.prefill_site import PrefillSite
 from simulator.site import Site, World
 
@@ -37,7 +38,7 @@ class ModelledRouter:
         setting = world.setting
         self.pool = Pool()
         self.index = PrefixIndex(setting.index_bytes)
-        self.placer = Placer(self.pool, self.index, world.grain, setting.policy, world.seed)
+        self.placer = Placer(self.pool, self.index, world.grain, world.policy, world.seed)
         self.num_open = 0
         self._door_free_s = 0.0
         self._world = world
@@ -71,6 +72,9 @@ class ModelledRouter:
             self._world.ledger.first_token(answer)
 
     def finished(self, answer: Answer, site: Site) -> None:
+        if self._calls.get(answer) is site:
+            num_tokens = answer.traced.num_output_tokens
+            self.placer.finished(answer.request_id, num_tokens, self._now_s)
         if self._end_call(answer, site):
             self._world.ledger.finished(answer, self._now_s)
             self._end(answer)
@@ -94,18 +98,26 @@ class ModelledRouter:
         if not answer.num_tokens:
             answer.num_predicted = decision.num_cached_tokens
         self._decisions[answer] = decision
-        placement = decision.placement
-        decode = self._sites[placement.decode]
+        decode = self._sites[decision.placement.decode]
         assert isinstance(decode, DecodeSite)
-        prefill = self._sites[placement.prefill] if placement.prefill else None
-        assert not isinstance(prefill, DecodeSite)
+        call = self._call(decision)
         self._calls[answer] = decode.site
-        self._world.ledger.num_local += prefill is None
+        self._world.ledger.num_local += call.prefill is None
         if decode.site.is_dead:  # nobody listens there
             lost = partial(self.lost, answer, decode.site)
             self._world.agenda.after(self._world.setting.message_s, lost)
         else:
-            decode.site.post_from_router(partial(decode.generate, answer, prefill))
+            decode.site.post_from_router(partial(decode.generate, answer, call))
+
+    def _call(self, decision: Decision) -> Call:
+        placement = decision.placement
+        prefill = self._sites[placement.prefill] if placement.prefill else None
+        assert not isinstance(prefill, DecodeSite)
+        prefix = None
+        if placement.source:
+            source = self._sites[placement.source].site
+            prefix = Prefix(source=source, num_tokens=placement.num_source_tokens)
+        return Call(prefill=prefill, prefix=prefix, due_s=decision.due_s)
 
     def _asked(self, answer: Answer) -> Ask:
         traced, grain = answer.traced, self._world.grain

@@ -24,6 +24,7 @@ class ModelledSequence(Sequence):
         traced: TraceRequest,
         *,
         grain: int,
+        due_at: float,
         num_emitted: int = 0,
         owner: Any = None,
     ) -> None:
@@ -33,7 +34,7 @@ class ModelledSequence(Sequence):
             params=GenerationParams(sampling=_GREEDY, max_tokens=traced.num_output_tokens),
             hash_key=b"",
         )
-        super().__init__(request, owner=owner)
+        super().__init__(request, owner=owner, received_at=due_at)
         self.prompt_ids = range(traced.num_prompt_tokens)  # type: ignore[assignment]
         self.output_ids = [TOKEN.token_id] * num_emitted
         self._grains = list(traced.grains[: traced.num_prompt_tokens // grain])

@@ -8,6 +8,7 @@ from engine.batcher import Drawn
 from prefill_worker.scheduler import PrefillScheduler
 from simulator.agenda import Action
 from simulator.answer import Answer
+from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.site import Site
 
 
@@ -42,11 +43,13 @@ class HandOver:
         "sequence",
     )
 
-    def __init__(self, prefill: "PrefillSite", receiver: Receiver, answer: Answer) -> None:
+    def __init__(
+        self, prefill: "PrefillSite", receiver: Receiver, answer: Answer, due_at: float
+    ) -> None:
         self.prefill = prefill
         self.receiver = receiver
         self.answer = answer
-        self.sequence = answer.sequence(prefill.site.world.grain, self)
+        self.sequence = answer.sequence(prefill.site.world.grain, self, due_at)
         self.scheduled_s = 0.0
         self.computed_s: float | None = None
         self.granted_s: float | None = None
@@ -134,18 +137,23 @@ class PrefillSite:
         self.site = site
         self.token_bytes = site.world.setting.model.token_bytes
         self.scheduler = PrefillScheduler(site.batcher, site.cost, site.stepper.wake)
+        self.fetches = ModelledFetches(site, self.scheduler)
         site.drive(self.scheduler)
 
-    def receive(self, hand_over: HandOver) -> None:
-        """`Prefill.Prefill`."""
+    def receive(self, hand_over: HandOver, prefix: Prefix | None) -> None:
+        """`Prefill.Prefill`. `prefix` is fetched first."""
         if hand_over.is_over:
             return
         if len(self.scheduler.batcher.waiting) >= self.site.make.max_waiting:
             hand_over.is_over = True
             hand_over.refuse()
             return
-        self.site.feed.admitted(hand_over.answer.request_id)
+        submit = partial(self._submit, hand_over)
+        self.fetches.fetch(hand_over.sequence, prefix, lambda: not hand_over.is_over, submit)
+
+    def _submit(self, hand_over: HandOver) -> None:
         self.scheduler.submit(hand_over.sequence)
+        self.site.feed.admitted(hand_over.answer.request_id)
 
     def load(self) -> LoadReport:
         self.site.stepper.sync()

@@ -41,6 +41,9 @@ class Report:
     num_predicted_hit_tokens: int
     num_ideal_hit_tokens: int  # of an endless cache shared by all
     moved_bytes: int  # by hand-overs
+    num_fetched_tokens: int  # of prefixes, from other workers
+    fetched_bytes: int
+    num_failed_fetches: int
     prefill_busy_s: float  # of all prefill workers
     decode_busy_s: float
     gpu_s: float  # of all GPUs, idle or not
@@ -73,6 +76,8 @@ class Ledger:
         self.num_moved = 0
         self.num_local = 0
         self.moved_bytes = 0
+        self.num_fetched_tokens = 0
+        self.num_failed_fetches = 0
         self.num_failed = 0
         self.end_s = 0.0
         self._targets = targets
@@ -131,6 +136,9 @@ class Ledger:
             num_predicted_hit_tokens=self._num_predicted,
             num_ideal_hit_tokens=trace.ideal_hit_tokens(),
             moved_bytes=self.moved_bytes,
+            num_fetched_tokens=self.num_fetched_tokens,
+            fetched_bytes=self.num_fetched_tokens * setting.model.token_bytes,
+            num_failed_fetches=self.num_failed_fetches,
             prefill_busy_s=busy_s["prefill"],
             decode_busy_s=busy_s["decode"],
             gpu_s=num_gpus * self.end_s,

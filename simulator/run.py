@@ -1,4 +1,4 @@
-"""One simulation: a trace, a setting, a seed; the same three give the same report.
+"""One simulation: a trace, a setting, a policy, a seed; the same four give the same report.
 
 The router's index, pool and policy and the workers' schedulers, batchers and block pools are
 the real ones; engines, transfers and messages are modelled, and time is the agenda's.
@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from router.policy import Policy
 from simulator.agenda import Agenda
 from simulator.answer import Answer
 from simulator.cluster import ModelledCluster
@@ -18,6 +19,7 @@ from simulator.site import World
 from simulator.trace import Trace
 
 Progress = Callable[[int], None]
+DEFAULT_POLICY = Policy()
 
 
 class Simulation:
@@ -28,6 +30,7 @@ class Simulation:
         trace: Trace,
         setting: Setting,
         *,
+        policy: Policy = DEFAULT_POLICY,
         seed: int = 0,
         faults: Iterable[Fault] = (),
         jumps: bool = True,
@@ -46,10 +49,12 @@ class Simulation:
         world = World(
             agenda=self._agenda,
             setting=setting,
+            policy=policy,
             grain=trace.grain,
             ledger=self._ledger,
             seed=seed,
             jumps=jumps,
+            links=setting.links(worker for _, worker in setting.workers),
         )
         self._setting = setting
         self.cluster = ModelledCluster(world)
@@ -118,11 +123,12 @@ def simulate(
     trace: Trace,
     setting: Setting,
     *,
+    policy: Policy = DEFAULT_POLICY,
     seed: int = 0,
     faults: Iterable[Fault] = (),
     progress: Progress = lambda done: None,
 ) -> Report:
-    return Simulation(trace, setting, seed=seed, faults=faults).run(progress)
+    return Simulation(trace, setting, policy=policy, seed=seed, faults=faults).run(progress)
 
 
 @contextmanager

@@ -3,7 +3,7 @@ or a YAML file to values. Whatever is wrong with it is a ConfigError with a sent
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import yaml
 
 from cluster.config import load_config, parse_config
 from cluster.errors import ConfigError
-from cluster.types import Role, WorkerId
-from simulator.cluster import worker_name
+from router.policies.registry import RULES, make_rule
+from router.policies.rule import Rule
 from simulator.comparison import COSTS
 from simulator.faults import Crash, Fault, Freeze, LostEvents, Partition, Slow, random_faults
 from simulator.setting import DECODE_COST, Setting, WorkerMake
@@ -66,12 +66,18 @@ def parse_fault(text: str, setting: Setting, *, seed: int, duration_s: float) ->
     given = _parsed(make_dataclass(RANDOM, fields, kw_only=True), parameters, source)
     if not 0 < given["num"] <= 100_000 or not given["longest_s"] > 0.1:
         raise ConfigError("Random faults: 'num' is at least 1, 'longest_s' above 0.1.")
-    workers = list(_workers(setting))
+    workers = [worker for _, worker in setting.workers]
     return random_faults(seed, workers, duration_s=duration_s, **given)
 
 
+def parse_rule(text: str) -> Rule[Any]:
+    """`NAME` or `NAME: {KEY: VALUE}`."""
+    name, parameters = _named(text, "rule", RULES)
+    return make_rule(name, parameters)
+
+
 def load_setting(path: Path) -> Setting:
-    """A cluster's file: the fields of `Setting`, but the policy, which has a file of its own."""
+    """A cluster's file: the fields of `Setting`."""
     return load_config(Setting, path)
 
 
@@ -82,12 +88,6 @@ def sized(setting: Setting, text: str) -> Setting:
         raise ConfigError(f"'{text}': give the workers as PREFILL+DECODE, for example 2+4.")
     num_prefill, num_decode = (int(each) for each in numbers)
     return replace(setting, num_prefill=num_prefill, num_decode=num_decode)
-
-
-def _workers(setting: Setting) -> Iterator[WorkerId]:
-    for role, num in ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode)):
-        for number in range(num):
-            yield worker_name(role, number)
 
 
 def _named(text: str, what: str, known: Sequence[str] | Mapping[str, Any]) -> tuple[str, Any]:

@@ -1,21 +1,24 @@
 """What is simulated: how many workers of which make, what joins them, what is aimed at."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 
 from cluster.errors import ConfigError
 from cluster.types import (
+    MAX_LINKS,
     DecodeCost,
     Fingerprint,
     Incarnation,
     KvLayout,
+    LinkCost,
     Member,
     PrefillCost,
     Role,
     WorkerAddress,
     WorkerId,
 )
-from router.policy import Policy
 
 # A 70-billion model on four GPUs, as in Preble's published fits; decoding as its memory
 # bandwidth allows: 35 GB of weights and 80 KiB of a token's KV on each GPU, at 2 TB/s.
@@ -23,8 +26,8 @@ PREFILL_COST = PrefillCost(c0=18.67e-3, c1=0.07988e-3, c2=2.69e-6, c3=7.44e-10)
 DECODE_COST = DecodeCost(d0=18e-3, d1=4e-8, d2=5e-5)
 
 
-_DURATIONS = ("message_s", "client_s", "door_s", "step_gap_s", "event_s", "report_s")
-_DURATIONS += ("grant_s", "lease_s", "lapse_s")
+_DURATIONS: tuple[str, ...] = ("message_s", "client_s", "door_s", "step_gap_s", "event_s")
+_DURATIONS += ("report_s", "grant_s", "fetch_s", "lease_s", "lapse_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,6 @@ class Setting:
     decode: WorkerMake = field(default_factory=WorkerMake)
     model: Model = field(default_factory=Model)
     link: PairLink = field(default_factory=PairLink)
-    policy: Policy = field(default_factory=Policy)
     targets: Targets = field(default_factory=Targets)
     noise: float = 0.0  # share by which a step's seconds vary, evenly
     message_s: float = 0.0005  # between any two processes
@@ -112,6 +114,7 @@ class Setting:
     event_s: float = 0.001  # from a worker's cache to the router's index
     report_s: float = 0.25  # between two load reports
     grant_s: float = 10.0  # a hand-over without blocks by then is computed by its decode worker
+    fetch_s: float = 2.0  # a prefix that is not there by then is computed
     lease_s: float = 3.0  # a hand-over without a sign of life for so long, too
     lapse_s: float = 5.0  # a worker that says nothing for so long is given up by the router
     index_bytes: int = 1 << 30
@@ -135,6 +138,21 @@ class Setting:
     @property
     def num_workers(self) -> int:
         return self.num_prefill + self.num_decode
+
+    def links(self, workers: Iterable[WorkerId]) -> tuple[LinkCost, ...]:
+        """From each of them to anybody."""
+        link = self.link
+        return tuple(
+            LinkCost(peer=worker, setup_s=link.setup_s, s_per_byte=1.0 / link.bytes_per_s)
+            for worker in islice(workers, MAX_LINKS)
+        )
+
+    @property
+    def workers(self) -> Iterator[tuple[Role, WorkerId]]:
+        """All of them, as they are called."""
+        for role, num in ((Role.PREFILL, self.num_prefill), (Role.DECODE, self.num_decode)):
+            for number in range(num):
+                yield role, WorkerId(f"{role}-{number}")
 
     def check_grain(self, grain: int) -> None:
         """Raises ConfigError unless blocks and the grains of a trace nest."""

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.types import CacheChange, Member, Role, WorkerId
+from cluster.types import BlockId, CacheChange, LinkCost, Member, Role, WorkerId
 from decode_worker.scheduler import DecodeScheduler
 from engine.batcher import Budget
 from engine.block_pool import BlockPool
 from prefill_worker.scheduler import PrefillScheduler
+from router.policy import Policy
 from simulator.agenda import Action, Agenda
 from simulator.feed import Feed
 from simulator.jumping_batcher import JumpingBatcher
@@ -26,10 +27,12 @@ class World:
 
     agenda: Agenda
     setting: Setting
+    policy: Policy
     grain: int
     ledger: Ledger
     seed: int
     jumps: bool
+    links: tuple[LinkCost, ...]  # from any worker; the same for each
 
 
 class Site:
@@ -55,12 +58,17 @@ class Site:
         self.cost = KnownCost(make.prefill_cost, make.decode_cost, noise=setting.noise)
         self.pool = BlockPool(make.num_blocks, make.block_size, world.grain)
         self.batcher = _batcher(self, role)
-        self.feed = Feed(member.worker.incarnation, self.pool, partial(self._tell_events, hear))
-        engine = ModelledEngine(self.cost, noise=setting.noise, seed=world.seed * 4096 + rank)
+        tell = partial(self._tell_events, hear)
+        self.feed = Feed(member.worker.incarnation, self.pool, tell, world.links)
+        engine = ModelledEngine(
+            self.cost, noise=setting.noise, gap_s=setting.step_gap_s, seed=world.seed * 4096 + rank
+        )
         self.stepper = Stepper(
             world.agenda, self.batcher, engine, self.feed.flush, rank=rank, jumps=world.jumps
         )
+        self._scheduler: PrefillScheduler | DecodeScheduler | None = None
         self._held: list[Action] = []  # messages for a frozen process
+        self._awaiting: list[Action] = []  # what peers do once it answers, or is dead
         self._held_up: list[Action] = []  # to and from the router, while it is cut off
         self._held_down: list[Action] = []
 
@@ -79,7 +87,13 @@ class Site:
     def drive(
         self, scheduler: PrefillScheduler | DecodeScheduler, rows: Rows | None = None
     ) -> None:
+        self._scheduler = scheduler
         self.stepper.drive(scheduler, rows)
+
+    def give_back(self, blocks: list[BlockId]) -> None:
+        """Held for a peer until now."""
+        assert self._scheduler is not None
+        self._scheduler.release(blocks)
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -122,8 +136,13 @@ class Site:
         self.frozen_at_s = self.world.agenda.now_s
         self.stepper.freeze()
 
+    def when_answers(self, action: Action) -> None:
+        """It is frozen: `action` follows its next sign of life, or its death."""
+        self._awaiting.append(action)
+
     def thaw(self) -> None:
         self.frozen_at_s = None
+        self._answer()
         held, self._held = self._held, []
         for action in held:
             self.post(0.0, action)
@@ -155,6 +174,12 @@ class Site:
     def die(self) -> None:
         self.is_dead = True
         self.stepper.stop()
+        self._answer()
+
+    def _answer(self) -> None:
+        awaiting, self._awaiting = self._awaiting, []
+        for action in awaiting:
+            self.world.agenda.after(self.world.setting.message_s, action)
 
 
 def _batcher(site: Site, role: Role) -> JumpingBatcher:

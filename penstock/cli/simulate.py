@@ -1,7 +1,7 @@
 """`penstock simulate`: a cluster in virtual time. The real router and schedulers, modelled
 engines and links: what latencies, hits and cost would be, with which workers and which faults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,22 +13,38 @@ from cluster.errors import ConfigError
 from penstock.cli import options
 from penstock.cli.output import err, say, write_json, write_table
 from penstock.cli.policy import SHIPPED_TRACE
-from router.policy import Disaggregate
+from router.policy import Policy
+from router.policy_file import load_policy
 from simulator.faults import Fault
 from simulator.plot import plot as write_plot
 from simulator.report import Report, Samples, Spread
 from simulator.run import Simulation
-from simulator.scenario import MAKES, load_setting, parse_fault, parse_workload, sized
+from simulator.scenario import (
+    MAKES,
+    load_setting,
+    parse_fault,
+    parse_rule,
+    parse_workload,
+    sized,
+)
 from simulator.setting import Setting, Targets
 from simulator.trace import Trace, load_trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Plan:
     """One column of the table."""
 
     name: str
     setting: Setting
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What came of it."""
+
+    plan: Plan
     report: Report
     samples: Samples
 
@@ -63,8 +79,14 @@ def simulate(
             "--cluster", help="YAML with makes, model, link and times (docs/simulator.md)."
         ),
     ] = None,
-    disaggregate: Annotated[
-        list[Disaggregate] | None, typer.Option("--disaggregate", help="Repeatable.")
+    policy: Annotated[
+        list[Path] | None, typer.Option("--policy", help="A policy's file; repeatable.")
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule", help="NAME or 'NAME: {KEY: VALUE}', else as by default; repeatable."
+        ),
     ] = None,
     fault: Annotated[
         list[str] | None,
@@ -88,20 +110,19 @@ def simulate(
     """
     requests = _requests(trace, workload, limit, seed).at_rate(rate)
     base = _with_targets(_setting(cluster, make), ttft, itl)
-    settings = _settings(base, workers, disaggregate)
+    plans = _plans(base, workers, _policies(policy or [], rule or []))
     say(
         f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s:.0f} s,"
         f" {requests.num_prompt_tokens} prompt tokens"
     )
-    runs = _run_all(requests, settings, fault or [], seed)
+    runs = _run_all(requests, plans, fault or [], seed)
     if plot is not None:
-        first = next(iter(settings.values()))
-        faults = _faults(fault or [], first, seed, requests)
-        write_plot(plot, {run.name: run.samples for run in runs}, faults)
+        faults = _faults(fault or [], plans[0].setting, seed, requests)
+        write_plot(plot, {run.plan.name: run.samples for run in runs}, faults)
     if json:
         write_json([_run_json(run) for run in runs])
     else:
-        write_table(["", *(run.name for run in runs)], _rows(runs))
+        write_table(["", *(run.plan.name for run in runs)], _rows(runs))
 
 
 def _requests(trace: Path | None, workload: str | None, limit: int | None, seed: int) -> Trace:
@@ -130,19 +151,21 @@ def _with_targets(setting: Setting, ttft_s: float | None, itl_s: float | None) -
     return replace(setting, targets=targets)
 
 
-def _settings(
-    base: Setting, workers: str | None, disaggregate: Sequence[Disaggregate] | None
-) -> dict[str, Setting]:
-    """A column each, by name."""
-    own = f"{base.num_prefill}+{base.num_decode}"
-    sizes = (workers or own).split(",")
-    return {
-        " ".join([size.strip(), *([str(choice)] if disaggregate else [])]): replace(
-            sized(base, size), policy=replace(base.policy, disaggregate=choice)
-        )
+def _policies(files: Sequence[Path], rules: Sequence[str]) -> list[Policy]:
+    """The default, where none is given."""
+    given = [load_policy(file).policy() for file in files]
+    given += [Policy(name=rule, rule=parse_rule(rule)) for rule in rules]
+    return given or [Policy()]
+
+
+def _plans(base: Setting, workers: str | None, policies: Sequence[Policy]) -> list[Plan]:
+    """A column each."""
+    sizes = (workers or f"{base.num_prefill}+{base.num_decode}").split(",")
+    return [
+        Plan(name=f"{size.strip()} {policy.name}", setting=sized(base, size), policy=policy)
         for size in sizes
-        for choice in disaggregate or [base.policy.disaggregate]
-    }
+        for policy in policies
+    ]
 
 
 def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> list[Fault]:
@@ -153,9 +176,7 @@ def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> 
     ]
 
 
-def _run_all(
-    trace: Trace, settings: Mapping[str, Setting], faults: Sequence[str], seed: int
-) -> list[Run]:
+def _run_all(trace: Trace, plans: Sequence[Plan], faults: Sequence[str], seed: int) -> list[Run]:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -165,17 +186,15 @@ def _run_all(
         transient=True,
         disable=not err.is_terminal,
     ) as bar:
-        return [_run(bar, name, trace, setting, faults, seed) for name, setting in settings.items()]
+        return [_run(bar, plan, trace, faults, seed) for plan in plans]
 
 
-def _run(
-    bar: Progress, name: str, trace: Trace, setting: Setting, faults: Sequence[str], seed: int
-) -> Run:
-    task = bar.add_task(name, total=len(trace.requests))
-    befall = _faults(faults, setting, seed, trace)
-    simulation = Simulation(trace, setting, seed=seed, faults=befall)
+def _run(bar: Progress, plan: Plan, trace: Trace, faults: Sequence[str], seed: int) -> Run:
+    task = bar.add_task(plan.name, total=len(trace.requests))
+    befall = _faults(faults, plan.setting, seed, trace)
+    simulation = Simulation(trace, plan.setting, policy=plan.policy, seed=seed, faults=befall)
     report = simulation.run(lambda done: bar.update(task, completed=done))
-    return Run(name=name, setting=setting, report=report, samples=simulation.samples())
+    return Run(plan=plan, report=report, samples=simulation.samples())
 
 
 def _rows(runs: Sequence[Run]) -> list[list[str]]:
@@ -184,7 +203,7 @@ def _rows(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def _figures(run: Run) -> dict[str, str]:
-    report, targets = run.report, run.setting.targets
+    report, targets = run.report, run.plan.setting.targets
     per_cent = 100 / max(1, report.num_prompt_tokens)
     good = f"good: TTFT <= {targets.ttft_s:g} s, ITL <= {targets.itl_s:g} s"
     return {
@@ -202,7 +221,8 @@ def _figures(run: Run) -> dict[str, str]:
         "moved to another worker": str(report.num_moved),
         "hand-overs recomputed": str(report.num_recomputes),
         "put back for memory": str(report.num_preemptions),
-        "KV moved, GB": f"{report.moved_bytes / 1e9:.1f}",
+        "KV handed over, GB": f"{report.moved_bytes / 1e9:.1f}",
+        "KV fetched, GB": f"{report.fetched_bytes / 1e9:.1f}",
         "busy %, prefill decode": _busy(run),
         "duration s": f"{report.duration_s:.1f}",
         "GPU seconds": f"{report.gpu_s:.0f}",
@@ -217,8 +237,8 @@ def _spread(spread: Spread, unit: float) -> str:
 
 def _busy(run: Run) -> str:
     pools = (
-        (run.report.prefill_busy_s, run.setting.num_prefill),
-        (run.report.decode_busy_s, run.setting.num_decode),
+        (run.report.prefill_busy_s, run.plan.setting.num_prefill),
+        (run.report.decode_busy_s, run.plan.setting.num_decode),
     )
     seconds = max(1e-9, run.report.duration_s)
     return " ".join(f"{100 * busy_s / max(1, num) / seconds:.0f}" for busy_s, num in pools)
@@ -226,8 +246,9 @@ def _busy(run: Run) -> str:
 
 def _run_json(run: Run) -> dict[str, Any]:
     return {
-        "run": run.name,
-        "setting": asdict(run.setting),
+        "run": run.plan.name,
+        "policy": run.plan.policy.name,
+        "setting": asdict(run.plan.setting),
         **asdict(run.report),
         "goodput": run.report.goodput,
         "hit_share": run.report.hit_share,

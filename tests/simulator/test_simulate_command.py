@@ -31,13 +31,13 @@ def simulate(*arguments: str) -> int:
 
 
 def test_a_table_has_a_column_for_each_size(capsys: pytest.CaptureFixture[str]) -> None:
-    assert simulate("--workers", "1+1,1+2", "--disaggregate", "auto") == 0
+    assert simulate("--workers", "1+1,1+2", "--rule", "priced") == 0
     captured = capsys.readouterr()
     head, *rows = captured.out.splitlines()
-    assert "1+1 auto" in head
-    assert "1+2 auto" in head
+    assert "1+1 priced" in head
+    assert "1+2 priced" in head
     labels = [row[:40] for row in rows]
-    for label in ("TTFT s", "ITL ms", "good: TTFT <= 2 s", "hit tokens", "KV moved", "cost"):
+    for label in ("TTFT s", "ITL ms", "good: TTFT <= 2 s", "hit tokens", "KV fetched", "cost"):
         assert any(each.startswith(label) for each in labels), label
     assert "60 requests" in captured.err
 
@@ -53,19 +53,18 @@ def test_targets_decide_what_is_good(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:
-    def outputs(hash_seed: str, seed: str) -> tuple[bytes, bytes]:
+    def outputs(hash_seed: str) -> tuple[bytes, bytes]:
         plot = tmp_path / f"{hash_seed}.png"
         command = [sys.executable, "-m", "penstock", "simulate", "--workload", WORKLOAD]
-        command += ["--workers", "1+2", "--seed", seed, "--json", "--plot", str(plot)]
+        command += ["--workers", "1+2", "--seed", "5", "--json", "--plot", str(plot)]
         for fault in FAULTS:
             command += ["--fault", fault]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         ended = subprocess.run(command, env=environment, capture_output=True, check=True)
         return ended.stdout, plot.read_bytes()
 
-    first, again, other = outputs("1", "5"), outputs("2", "5"), outputs("3", "6")
+    first, again = outputs("1"), outputs("2")
     assert first == again
-    assert first != other
     [report] = json.loads(first[0])
     assert report["num_moved"] > 0
     assert report["num_finished"] == 60
@@ -94,6 +93,9 @@ def test_a_cluster_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
         (("--workers", "3"), "PREFILL+DECODE"),
         (("--workers", "1+0"), "one decode worker"),
         (("--make", "1t-1gpu"), "choose from 70b-4gpu"),
+        (("--rule", "best"), "priced"),
+        (("--rule", "priced: {fetch: 1}"), "mayFetch"),
+        (("--policy", "nowhere.yaml"), "nowhere.yaml"),
         (("--fault", "flood"), "crash, freeze, slow"),
         (("--fault", "crash: {worker: decode-9, at_s: 1}"), "no worker 'decode-9'"),
         (("--fault", "crash: {at_s: 1}"), "'worker' is missing"),

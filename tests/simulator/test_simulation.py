@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from cluster.types import DecodeCost, PrefillCost
+from router.policies.priced import Priced
 from router.policy import Disaggregate, Policy
 from simulator.faults import (
     Crash,
@@ -19,7 +20,7 @@ from simulator.faults import (
     random_faults,
 )
 from simulator.report import Report
-from simulator.run import Simulation, simulate
+from simulator.run import DEFAULT_POLICY, Simulation, simulate
 from simulator.setting import PairLink, Setting, WorkerMake
 from simulator.synthetic import conversations, fan_outs, shared_prefixes
 from simulator.trace import Trace
@@ -31,7 +32,7 @@ MAKE = WorkerMake(
 )
 TIGHT = replace(MAKE, cache_tokens=3_200, max_batch_tokens=256)
 SETTING = Setting(num_prefill=1, num_decode=2, prefill=MAKE, decode=MAKE)
-ALWAYS = replace(SETTING, policy=Policy(disaggregate=Disaggregate.ALWAYS))
+ALWAYS = Policy(disaggregate=Disaggregate.ALWAYS)
 ALONE = replace(SETTING, num_prefill=0, num_decode=1)
 
 
@@ -58,9 +59,11 @@ def one(num_prompt: int, num_output: int) -> Trace:
     )
 
 
-def checked(trace: Trace, setting: Setting, faults: tuple[Fault, ...] = ()) -> Report:
+def checked(
+    trace: Trace, setting: Setting, faults: tuple[Fault, ...] = (), policy: Policy = DEFAULT_POLICY
+) -> Report:
     """With every account checked on the way, and nothing left over at the end."""
-    simulation = Simulation(trace, setting, seed=3, faults=faults, check_s=1.0)
+    simulation = Simulation(trace, setting, policy=policy, seed=3, faults=faults, check_s=1.0)
     report = simulation.run()
     simulation.cluster.check_empty()
     assert report.num_finished + report.num_failed == report.num_requests == len(trace.requests)
@@ -81,8 +84,8 @@ def test_one_request_alone_takes_what_the_models_say() -> None:
 
 
 def test_a_hand_over_adds_what_of_the_transfer_the_prefill_does_not_hide() -> None:
-    setting = replace(ALWAYS, link=PairLink(setup_s=0.01, bytes_per_s=1e9))
-    report = simulate(one(640, 2), setting)
+    setting = replace(SETTING, link=PairLink(setup_s=0.01, bytes_per_s=1e9))
+    report = simulate(one(640, 2), setting, policy=ALWAYS)
     num_bytes = 640 * setting.model.token_bytes
     assert report.moved_bytes == num_bytes
     prefill_s, message_s = PREFILL.seconds(640, 0), setting.message_s
@@ -130,14 +133,76 @@ def test_a_small_cache_finds_less() -> None:
     assert checked(groups(), small).num_hit_tokens < checked(groups(), ALONE).num_hit_tokens
 
 
+def popular() -> Trace:
+    """Three long prefixes, each wanted by more than one worker can serve."""
+    return shared_prefixes(
+        num_requests=200,
+        rate=30.0,
+        num_groups=3,
+        prefix_tokens=4096,
+        own_tokens=100,
+        output_tokens=40,
+        grain=64,
+        seed=1,
+    )
+
+
+POPULAR = replace(SETTING, num_prefill=3, num_decode=3)
+
+
+def test_siblings_that_come_at_once_share_what_the_first_computes() -> None:
+    """16 prompts x 8 siblings, 4,096 shared and 64 own tokens: at most 86.2 % can be shared."""
+    burst = fan_outs(
+        num_prompts=16, num_siblings=8, shared_tokens=4096, own_tokens=64, output_tokens=16
+    )
+    for num_prefill, num_decode in ((4, 4), (8, 8), (0, 8)):
+        report = checked(burst, Setting(num_prefill=num_prefill, num_decode=num_decode))
+        assert report.hit_share >= 0.85
+
+
+@pytest.mark.slow
+def test_a_prefix_is_fetched_where_that_is_faster_than_to_wait_or_to_compute() -> None:
+    fetches = checked(popular(), POPULAR)
+    computes = checked(popular(), POPULAR, policy=Policy(rule=Priced(may_fetch=False)))
+    assert fetches.num_fetched_tokens >= 3 * 4096
+    assert fetches.fetched_bytes == fetches.num_fetched_tokens * POPULAR.model.token_bytes
+    assert computes.num_fetched_tokens == 0
+    assert fetches.ttft.mean_s < computes.ttft.mean_s
+    assert fetches.num_hit_tokens == pytest.approx(fetches.num_predicted_hit_tokens, rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_prefix_that_does_not_come_is_computed() -> None:
+    """Links so slow that the time limit ends each fetch; the router has not been told."""
+    slow = replace(POPULAR, fetch_s=0.03)
+    report = checked(popular(), slow)
+    assert report.num_failed_fetches > 0
+    assert report.num_finished == 200
+    assert report.num_hit_tokens < report.num_predicted_hit_tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Crash(worker="prefill-0", at_s=0.6, for_s=2.0),
+        Freeze(worker="prefill-0", at_s=0.6, for_s=2.5),
+        Freeze(worker="prefill-0", at_s=0.6, for_s=20.0),
+    ],
+)
+def test_who_fetches_does_not_wait_for_a_source_that_is_lost(fault: Fault) -> None:
+    report = checked(popular(), POPULAR, (fault,))
+    assert report.num_finished == 200
+    assert report.ttft.p99_s < POPULAR.lease_s + 2.0
+
+
 # -- accounts ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disaggregate", list(Disaggregate))
 def test_every_request_ends_and_every_block_returns(disaggregate: Disaggregate) -> None:
-    setting = replace(SETTING, policy=Policy(disaggregate=disaggregate))
-    report = checked(groups(), setting)
+    report = checked(groups(), SETTING, policy=Policy(disaggregate=disaggregate))
     assert report.num_finished == report.num_requests
     assert report.num_output_tokens == sum(each.num_output_tokens for each in groups().requests)
     assert (report.moved_bytes > 0) == (disaggregate is not Disaggregate.NEVER)
@@ -230,7 +295,7 @@ def test_without_another_worker_a_crash_fails_its_requests() -> None:
 
 def test_a_crash_of_a_prefill_worker_is_computed_again_by_the_decode_workers() -> None:
     crash = Crash(worker="prefill-0", at_s=2.0, for_s=4.0)
-    report = checked(groups(rate=30.0), ALWAYS, (crash,))
+    report = checked(groups(rate=30.0), SETTING, (crash,), ALWAYS)
     assert report.num_recomputes > 0
     assert report.num_finished == report.num_requests
 
@@ -265,9 +330,9 @@ def test_a_worker_that_stays_frozen_is_killed_and_its_requests_go_on_elsewhere()
 
 def test_hand_overs_do_not_wait_for_a_frozen_writer() -> None:
     freeze = Freeze(worker="prefill-0", at_s=3.0, for_s=4.5)
-    report = checked(groups(rate=20.0), ALWAYS, (freeze,))
+    report = checked(groups(rate=20.0), SETTING, (freeze,), ALWAYS)
     assert report.num_recomputes > 0
-    assert report.ttft.p99_s < ALWAYS.lease_s + 2.0
+    assert report.ttft.p99_s < SETTING.lease_s + 2.0
 
 
 @pytest.mark.slow
