@@ -94,6 +94,12 @@ class PlacementRequest:
     num_expected: Mapping[WorkerId, int] = field(default_factory=dict)
     excluded: frozenset[WorkerId] = frozenset()
     session_worker: WorkerId | None = None  # who decoded for its session last
+    tenant_excess: float = 1.0  # how many times its share its tenant used, while workers are short
+
+    @property
+    def target_s(self) -> float:
+        """From now, to the first token; later for who used more than its share."""
+        return self.service_class.ttft_s * self.tenant_excess - self.age_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +232,7 @@ def _prompt(request: PlacementRequest, snapshot: PoolSnapshot, queue: QueueOrder
         ready=ready,
         costs=snapshot.costs,
         now_s=snapshot.now,
-        slack_s=0.0 if is_fifo else request.service_class.ttft_s - request.age_s,
+        slack_s=0.0 if is_fifo else request.target_s,
         stretch=0.0 if is_fifo else queue.stretch,
         weight=request.service_class.weight,
         block_tokens=request.grain_tokens,
@@ -293,7 +299,8 @@ def _chosen_by(
     is_chosen = np.arange(len(loads)) == kept[choice.index]
     price_s = np.where(is_chosen, 0.0, CANNOT)
     is_fetched = is_chosen if bids.fetched is not None else None
-    return bids._replace(price_s=price_s, is_fetched=is_fetched), state
+    scores = dict(zip(kept.tolist(), choice.scores, strict=False))
+    return bids._replace(price_s=price_s, is_fetched=is_fetched, scores=scores), state
 
 
 def _favour(request: PlacementRequest, loads: Loads, sessions: SessionAffinity | None) -> Column:
@@ -330,5 +337,5 @@ def _decision(
         prefill_s=prefill_s,
         itl_s=float(quotes.decode.step_s[row]),
         prefill_error=loads[index].prefill_error,
-        due_s=queue.due_s(request.service_class.ttft_s - request.age_s, prefill_s),
+        due_s=queue.due_s(request.target_s, prefill_s),
     )

@@ -56,6 +56,7 @@ class PoolSnapshot(NamedTuple):
     loads: Loads
     costs: PairCosts
     now: float = 0.0
+    refused: tuple[Refusal, ...] = ()  # who gets nothing, as of when that last changed
 
     @property
     def decode(self) -> tuple[Load, ...]:
@@ -190,6 +191,7 @@ class Pool:
     _serving: tuple[_Live, ...] = ()  # in the order of the table
     _table: LoadTable = field(default_factory=lambda: LoadTable((), num_prefill=0))
     _costs: PairCostTable = field(default_factory=lambda: PairCostTable(0, 0.0, 0.0))
+    _refused: tuple[Refusal, ...] = ()
     _sorts_at: float = -inf  # when who serves has to be looked at anew
     _changed: set[_Live] = field(default_factory=set)  # since the table was brought up to date
 
@@ -289,7 +291,7 @@ class Pool:
             if live.position is not None:
                 self._table.put(live.position, live.load(self.assumed))
         self._changed.clear()
-        return PoolSnapshot(self._table.freeze(), self._costs.freeze(), now)
+        return PoolSnapshot(self._table.freeze(), self._costs.freeze(), now, self._refused)
 
     def refusals(self, now: float) -> list[Refusal]:
         """Who gets nothing."""
@@ -333,7 +335,9 @@ class Pool:
 
     def _sort(self, now: float) -> None:
         """Finds out who serves; if they are others than before, tables are begun anew."""
-        lives = [live for live in self._members.values() if live.refusal(now) is None]
+        self._refused = tuple(self.refusals(now))
+        refused = {refusal.worker for refusal in self._refused}
+        lives = [live for worker, live in self._members.items() if worker not in refused]
         lives.sort(key=lambda live: live.member.role is not Role.PREFILL)
         changes_at = (live.changes_at(now) for live in self._members.values())
         self._sorts_at = min(changes_at, default=inf)

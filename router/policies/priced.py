@@ -14,8 +14,10 @@ tokens are found cached at all. Without this term copies made by fetching drive 
 caches more than they bring.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from router.policies.rule import Choice, Prompt, draw_index
 
 _KEPT = 0.999  # of what was observed, at each request
 _TIE = 1e-9  # relative: prices this close are the same price
+_NO_SCORES: Final[Mapping[int, float]] = MappingProxyType({})
 
 
 class Reuse(NamedTuple):
@@ -67,6 +70,7 @@ class Bids(NamedTuple):
     fetched: Way | None = None
     is_fetched: NDArray[np.bool_] | None = None  # whether that is the better way
     holder: int = 0  # from whom
+    scores: Mapping[int, float] = _NO_SCORES  # by index, of a rule that prices in no seconds
 
     def fetches(self, index: int) -> bool:
         return self.is_fetched is not None and bool(self.is_fetched[index])

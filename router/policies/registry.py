@@ -50,6 +50,10 @@ def make_rule(name: str, parameters: Mapping[str, Any] | None = None) -> Rule[An
     return rule
 
 
+def name_of(rule: Rule[Any]) -> str:
+    return next(name for name, kind in RULES.items() if isinstance(rule, kind))
+
+
 def parameters_of(name: str) -> dict[str, Any]:
     """What may be set, with the defaults, as a policy file writes it."""
     shown: dict[str, Any] = to_file(RULES[name]())
