@@ -27,15 +27,18 @@ class RouterConfig:
     max_in_flight: int = 1024
     max_waiting_texts: int = 256  # prompts that wait to be tokenised
     num_text_threads: int = 2
-    index_budget_bytes: int = 64 << 20
+    index_budget_bytes: int = 128 << 20  # of half a million grains none is ever forgotten
+    gather_s: float = 0.5  # so long workers may take to come back to a router that starts anew
+    records_budget_bytes: int = 16 << 20  # of what was decided lately, for who asks why
     drain_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it must be at least 1.")
-        if self.drain_s < 0 or self.max_waiting_texts < 0:
-            raise ConfigError("'drain_s' and 'max_waiting_texts' cannot be negative.")
+        for name in ("drain_s", "gather_s", "max_waiting_texts"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"'{name}' is {getattr(self, name)}: it cannot be negative.")
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."

@@ -22,6 +22,7 @@ from router.watcher import Watcher
 logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 0.5  # between two looks at the store, when nobody registers here
+WARM_UP_S = 3.0  # at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,10 @@ class _Followed:
     watcher: Watcher
     task: asyncio.Task[Never]
 
+    @property
+    def is_silent(self) -> bool:
+        return not self.watcher.answered.is_set()
+
 
 class Fleet:
     def __init__(
@@ -56,7 +61,9 @@ class Fleet:
         links: Links,
         placer: Placer,
         clock: Callable[[], float],
+        gather_s: float = 0.0,
     ) -> None:
+        """`gather_s`: so long workers may take to come back to a router that starts anew."""
         self._membership = membership
         self.identity = identity
         self._links = links
@@ -65,6 +72,8 @@ class Fleet:
         self._followed: dict[WorkerId, _Followed] = {}
         self._turned_away: set[Incarnation] = set()
         self._changed = asyncio.Event()
+        self._gather_s = gather_s
+        self.is_warm = asyncio.Event()  # those who are here have told what they hold
         self.is_store_away = False
 
     def refresh(self) -> None:
@@ -79,12 +88,25 @@ class Fleet:
     async def run(self) -> Never:
         """Follows the members until cancelled."""
         async with asyncio.TaskGroup() as watchers:
+            await self._reconcile(watchers)
+            watchers.create_task(self._warm_up(), name="warm up")
             while True:
-                self._changed.clear()
-                await self._reconcile(watchers)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_INTERVAL_S):
                         await self._changed.wait()
+                self._changed.clear()
+                await self._reconcile(watchers)
+
+    async def _warm_up(self) -> None:
+        """A router that starts beside workers that run would place their prompts blindly."""
+        try:
+            async with asyncio.timeout(WARM_UP_S):
+                await asyncio.sleep(self._gather_s)
+                while silent := [each for each in self._followed.values() if each.is_silent]:
+                    await silent[0].watcher.answered.wait()
+        except TimeoutError:
+            logger.warning("placing begins, though not all workers have told what they hold")
+        self.is_warm.set()
 
     async def _reconcile(self, watchers: asyncio.TaskGroup) -> None:
         members = await self._members()
@@ -133,6 +155,7 @@ class Fleet:
         followed = self._followed.pop(worker)
         logger.info("worker %s is gone", worker)
         followed.task.cancel()
+        followed.watcher.answered.set()  # nobody need wait for it
         self._placer.leave(worker, followed.incarnation)
         await self._links.lose(worker, followed.incarnation)
 

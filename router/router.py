@@ -19,10 +19,12 @@ from router.admission import Admission
 from router.cluster_service import ClusterService
 from router.config import IN_MEMORY, RouterConfig
 from router.fleet import Fleet
+from router.generations import Generations
 from router.index import PrefixIndex
 from router.links import Links
 from router.placer import Placer
 from router.pool import Pool
+from router.records import Records
 from router.relay import Relay
 from router.service import InferenceService
 from router.text import Text, TextThreads
@@ -48,7 +50,13 @@ class Router:
         self.threads = TextThreads(
             num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
         )
-        self.placer = Placer(self.pool, self.index, config.hash_grain, config.policy)
+        self.placer = Placer(
+            self.pool,
+            self.index,
+            config.hash_grain,
+            Generations(config.policy),
+            Records(config.records_budget_bytes),
+        )
         self.relay = Relay(self.placer, self.links)
         self.store = _open_store(config.store)
         membership = Membership(self.store)
@@ -59,9 +67,14 @@ class Router:
             links=self.links,
             placer=self.placer,
             clock=clock,
+            gather_s=config.gather_s,
         )
         inference = InferenceService(
-            text=text, threads=self.threads, admission=self.admission, relay=self.relay
+            text=text,
+            threads=self.threads,
+            admission=self.admission,
+            relay=self.relay,
+            is_warm=self.fleet.is_warm,
         )
         cluster = ClusterService(
             membership=membership,
@@ -83,7 +96,8 @@ class Router:
 
     @property
     def is_serving(self) -> bool:
-        return not self.admission.is_draining and self.pool.is_serving(self.clock())
+        is_open = self.fleet.is_warm.is_set() and not self.admission.is_draining
+        return is_open and self.pool.is_serving(self.clock())
 
     async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:
         """Serves until `drain` is set, and then until the last answer, `drain_s` at most."""

@@ -1,5 +1,6 @@
 """The public `Inference` service: bounds, text, and the way into the relay."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -31,12 +32,14 @@ class InferenceService:
         threads: TextThreads,
         admission: Admission,
         relay: Relay,
+        is_warm: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._text = text
         self._threads = threads
         self._admission = admission
         self._relay = relay
+        self._is_warm = is_warm
         self._clock = clock
         self._model = _model(text)
 
@@ -58,6 +61,7 @@ class InferenceService:
         with self._admission.admit(given.request_id):
             call.phase = "tokenise"
             routed = await self._threads.run(self._text.routed, given, received_at)
+            await self._is_warm.wait()  # placed before the index knows, it would be computed anew
             await self._relay.serve(routed, call)
 
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:

@@ -34,6 +34,7 @@ class Watcher:
         self._cursor = EventCursor()
         self._backoff_s = _MIN_BACKOFF_S
         self.num_gaps = 0
+        self.answered = asyncio.Event()  # it has told all that it holds, or cannot be reached
 
     async def run(self) -> Never:
         """Follows until cancelled."""
@@ -44,6 +45,7 @@ class Watcher:
             except PenstockError as error:
                 logger.info("watch of %s ended: %s", worker.worker_id, error)
                 self._pool.unreachable(worker.worker_id, worker.incarnation)
+                self.answered.set()
             except Exception:  # a bug with one worker's events must not end the router
                 logger.exception("watch of %s failed", worker.worker_id)
                 self.start_anew()
@@ -99,6 +101,7 @@ class Watcher:
         is_fresh = self._cursor.has_all(number)
         if is_fresh:
             self._index.mark_fresh(worker.worker_id, now)
+            self.answered.set()
         return is_fresh
 
     def _check_life(self, incarnation: str) -> None:

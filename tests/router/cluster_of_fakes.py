@@ -48,8 +48,9 @@ class Cluster:
             yaml.safe_dump({"cluster_token": TOKEN, "hash_secret": "00112233445566778899aabb"})
         )
         secrets_file.chmod(0o600)
+        given: dict[str, Any] = {"gather_s": 0.0, **settings}  # all are here before they serve
         config = RouterConfig(
-            checkpoint=checkpoint, model=MODEL, secrets_file=secrets_file, **settings
+            checkpoint=checkpoint, model=MODEL, secrets_file=secrets_file, **given
         )
         self.router = Router(config)
         self.drain = asyncio.Event()

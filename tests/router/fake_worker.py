@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
+from cluster.block_hash import grain_hashes
 from cluster.channel import open_channel
 from cluster.errors import Overloaded, PenstockError
 from cluster.events import EventLog
@@ -28,6 +29,7 @@ from cluster.types import (
 )
 from cluster.watch import WatchFeed
 from penstock.v1 import inference_pb2, worker_pb2
+from tests.router.fake_cache import FakeCache
 
 TOKEN = "token-of-the-tests-cluster"
 
@@ -62,6 +64,8 @@ class FakeWorker:
     faults: Faults = field(default_factory=Faults)
     report_interval_s: float = 0.05
     text: str = ""  # what every message says
+    hash_key: bytes | None = None  # with it prompts are cached once they are served
+    cache_grains: int = 1 << 20
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
     num_cancelled: int = 0
     num_sent: int = 0  # messages
@@ -75,15 +79,18 @@ class FakeWorker:
     drop_events: int = 0  # messages with events that are lost
     refuses_watch: bool = False
     watches: list[worker_pb2.WatchRequest] = field(default_factory=list)
+    cache: FakeCache = field(init=False)
     _watching: list[asyncio.Task[Any]] = field(default_factory=list)
     _resumed: asyncio.Event = field(default_factory=asyncio.Event)
-    _is_frozen: bool = False
+    speaks: asyncio.Event = field(default_factory=asyncio.Event)  # to who watches
     _has_heartbeat: bool = True
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     _channel: Any = None
 
     def __post_init__(self) -> None:
         self.log = EventLog(self.incarnation)
+        self.cache = FakeCache(self.log, self.cache_grains)
+        self.speaks.set()
         self.feed = WatchFeed(self.log, lambda: self.load, report_interval_s=self.report_interval_s)
         decode = {"Generate": self.generate}
         self.server = Server(
@@ -128,7 +135,7 @@ class FakeWorker:
 
     def freeze(self) -> None:
         """As SIGSTOP: connections stay, nothing is said any more."""
-        self._is_frozen = True
+        self.speaks.clear()
         for task in self._tasks:
             task.cancel()
 
@@ -144,8 +151,7 @@ class FakeWorker:
 
     async def watch(self, request: worker_pb2.WatchRequest, call: Call) -> None:
         async def send(message: Any) -> None:
-            if self._is_frozen:
-                await asyncio.Event().wait()
+            await self.speaks.wait()
             if message.WhichOneof("report") == "events" and self.drop_events:
                 self.drop_events -= 1
             else:
@@ -177,15 +183,26 @@ class FakeWorker:
     async def _echo(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
         if self.faults.refuse:
             raise self.faults.refuse
+        num_cached = self._compute(request)
         ids = list(request.prompt_token_ids)[: request.params.max_tokens]
         for number, token_id in enumerate(ids):
             await self._go_wrong(number)
             if number == self.faults.end_after:
                 return
-            is_last = number + 1 == len(ids)
-            await call.send(self._message(request, number, token_id, is_last=is_last))
+            message = self._message(request, number, token_id, is_last=number + 1 == len(ids))
+            if number == 0:
+                message.accepted.cached_tokens = num_cached
+            await call.send(message)
             self.num_sent += 1
         await self._go_wrong(len(ids))
+
+    def _compute(self, request: worker_pb2.DecodeRequest) -> int:
+        """Caches the prompt; returns how many of its tokens were cached before."""
+        if self.hash_key is None:
+            return 0
+        grain = self.fingerprint.hash_grain
+        hashes = grain_hashes(self.hash_key, list(request.prompt_token_ids), grain)
+        return grain * self.cache.use(hashes)
 
     async def _go_wrong(self, num_sent: int) -> None:
         faults = self.faults
