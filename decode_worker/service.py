@@ -88,9 +88,8 @@ class DecodeService:
             sequences = [
                 Sequence(request, num_choices=num_choices, owner=answer, received_at=received_at)
             ]
-        if message.HasField("source"):
-            source = address_from_pb(message.source)
-            await self._fetches.fetch(sequences[0], source, message.source_tokens)
+        source = address_from_pb(message.source) if message.HasField("source") else None
+        await self._fetches.fetch(sequences[0], source, message.source_tokens)
         for sequence in sequences:
             answer.sequences.add(sequence)
             self._scheduler.submit(sequence)

@@ -73,9 +73,8 @@ class PrefillService:
 
     async def _begin(self, hand_over: HandOver, start: pb.PrefillStart) -> None:
         """Queues the prompt, once what another worker has of it is here."""
-        if start.HasField("source"):
-            source = address_from_pb(start.source)
-            await self._fetches.fetch(hand_over.sequence, source, start.source_tokens)
+        source = address_from_pb(start.source) if start.HasField("source") else None
+        await self._fetches.fetch(hand_over.sequence, source, start.source_tokens)
         self._scheduler.submit(hand_over.sequence)
         self._feed.admitted(start.request_id)  # until then the router counts it itself
 

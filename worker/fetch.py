@@ -6,6 +6,7 @@ at the most: the prompt is computed.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence as Sequences
@@ -56,17 +57,25 @@ class Fetches:
         self.num_tokens = 0
         self.num_failed = 0
 
-    async def fetch(self, sequence: Sequence, source: WorkerAddress, num_expected: int) -> None:
+    async def fetch(
+        self, sequence: Sequence, source: WorkerAddress | None, num_expected: int
+    ) -> None:
         """Afterwards the sequence holds what its prefix has here, fetched blocks among it.
 
-        `num_expected` tokens are believed to be at the source; 0: unknown. Raises nothing but
-        CancelledError.
+        `num_expected` tokens are believed to be at the source; 0: unknown. None is fetched
+        without a source; but who lacks what is being fetched for another waits for it, for
+        routers count on it. Raises nothing but CancelledError.
         """
+        if source is None and not self._locks:
+            return
         hashes = sequence.hashes(sequence.num_tokens - 1, self._pool.hash_grain)
         have = self._num_cached(hashes)
-        if source.incarnation == self._me.incarnation or not sequence.reuses_prefix:
+        if have == len(hashes) or not sequence.reuses_prefix:
             return
-        if have >= min(len(hashes), num_expected or len(hashes)):
+        num_there = num_expected // self._pool.hash_grain if num_expected else len(hashes)
+        is_elsewhere = source is not None and source.incarnation != self._me.incarnation
+        if source is None or not is_elsewhere or num_there <= have:
+            await self._until_fetched(hashes[have])
             return
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
         try:
@@ -87,6 +96,13 @@ class Fetches:
         finally:
             if not lock.locked():
                 self._locks.pop(hashes[have], None)
+
+    async def _until_fetched(self, missing: GrainHash) -> None:
+        """At once, if nobody fetches it."""
+        if (lock := self._locks.get(missing)) is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limit_s), lock:
+                    pass
 
     @property
     def _pool(self) -> BlockPool:

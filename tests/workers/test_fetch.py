@@ -125,6 +125,26 @@ async def test_requests_for_the_same_prefix_fetch_it_once(checkpoint: Path, tmp_
         assert counted(receiver, "fetched_tokens") == 96
 
 
+async def test_who_comes_meanwhile_waits_for_the_prefix_that_is_being_fetched(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """The router names no source then: it counts on what it has asked for."""
+    async with LocalCluster(
+        checkpoint, tmp_path, decode=[{}, {}], prefill=[], wrap_transport=FaultyTransport
+    ) as cluster:
+        source, receiver = cluster.decode
+        await warm(source)
+        source.transport.close_gate()
+        first = asyncio.create_task(decode(receiver, request(source=source)))
+        await cluster.until(lambda: receiver.pool.num_held > 0)
+        second = asyncio.create_task(decode(receiver, request([*PROMPT, 7])))
+        await cluster.until(lambda: receiver.worker.worker.open_calls.num == 2)
+        source.transport.open_gate()
+        assert ids(await first) == expected(PROMPT, 8)
+        assert ids(await second) == expected([*PROMPT, 7], 8)
+        assert counted(receiver, "computed_tokens") == (4 + 7) + (5 + 7)
+
+
 async def test_a_source_that_has_nothing_or_is_gone_costs_no_answer(
     checkpoint: Path, tmp_path: Path
 ) -> None:
