@@ -1,0 +1,182 @@
+"""Which requests are refused before they cost anything, and when they may come again. Changes
+nothing.
+
+What counts is what would come of the chosen candidate: its TTFT, and the time between tokens once
+its prompt is computed. The decode load of that moment is predicted, not taken as it is now: judged
+by the load of now, prefill workers idle while decode workers are full and flood them afterwards.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+from cluster.types import ErrorQuantiles
+from router.load import Load
+from router.observed import Observed
+from router.policy import Decision, PlacementRequest
+from router.policy_settings import Admission, Quantile
+from router.pool import PoolSnapshot
+
+MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
+MAX_RETRY_S: Final = 60.0
+
+
+class Errors(NamedTuple):
+    """Factors on what is predicted, at the policy's quantile."""
+
+    ttft: float = 1.0
+    itl: float = 1.0
+
+
+class Forecast(NamedTuple):
+    """What would come of a request that is taken on."""
+
+    ttft_s: float  # from its arrival
+    alone_ttft_s: float  # of these, what its prompt takes by itself
+    itl_s: float  # mean over its answer, the wait for room included
+    alone_itl_s: float  # on a worker that decodes nothing else
+    turnover_s: float  # in so long all but 1 / e of the answers there will have ended
+
+
+class Rejection(NamedTuple):
+    reason: str  # a sentence without its end
+    retry_after_s: float
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.reason}: try again in {self.retry_after_s:.1f} s."
+
+
+def rejection(
+    request: PlacementRequest,
+    decision: Decision,
+    snapshot: PoolSnapshot,
+    admission: Admission,
+    observed: Observed,
+) -> Rejection | None:
+    """None: it is taken on."""
+    queued = num_queued(snapshot)
+    if queued >= admission.max_queued:
+        over = (queued - admission.max_queued + 1) / queued
+        return _rejection(f"{queued:.0f} prompts wait already", over * decision.wait_s)
+    if not admission.rejects_early:
+        return None
+    decode = snapshot.loads[snapshot.loads.positions[decision.placement.decode]]
+    accuracy, quantile, now_s = observed.accuracy, admission.quantile, snapshot.now
+    errors = Errors(
+        error_factor(
+            accuracy.ttft_errors(decision.ttft_s, now_s), decision.prefill_error, quantile
+        ),
+        error_factor(accuracy.itl_errors(now_s), decode.decode_error, quantile),
+    )
+    found = forecast(request, decision, decode, errors, observed.lengths.mean)
+    return broken_promise(request, found, admission)
+
+
+def is_late(request: PlacementRequest, decision: Decision) -> bool:
+    """Whether its first token is predicted to come after the target of its class."""
+    most_s = limit_s(request.service_class.ttft_s, decision.prefill_s, 1.0)
+    return request.age_s + decision.ttft_s > most_s
+
+
+def error_factor(errors: ErrorQuantiles | None, known: float, quantile: Quantile) -> float:
+    """As the router measured it, where it has; else as the worker reports it, at the ninetieth
+    percentile. Never below 1: nobody is admitted for luck."""
+    if errors is None:
+        return 1.0 if quantile is Quantile.P50 else max(1.0, known)
+    of_quantile = {Quantile.P50: errors.p50, Quantile.P90: errors.p90, Quantile.P99: errors.p99}
+    return max(1.0, of_quantile[quantile])
+
+
+def num_queued(snapshot: PoolSnapshot) -> float:
+    """Prompts that wait or are being computed, at who computes them."""
+    loads = snapshot.loads
+    return float(loads.columns.num_prompts[: loads.num_prefill or None].sum())
+
+
+def forecast(
+    request: PlacementRequest,
+    decision: Decision,
+    decode: Load,
+    errors: Errors,
+    answer_tokens: float,
+) -> Forecast:
+    """`decode`: the load of the decode worker that was chosen."""
+    step_s = decode.d0 + decode.d1 * decode.num_context_tokens + decode.d2 * decode.num_running
+    turnover_s = max(answer_tokens * step_s, 1e-9)
+    elapsed = decision.ttft_s / turnover_s
+    share_left = math.exp(-elapsed)
+    share_left_of_joining = (1.0 - share_left) / elapsed if elapsed > 1e-6 else 1.0
+    num_left = decode.num_running * share_left
+    num_batch = num_left + decode.num_waiting * share_left_of_joining
+    mean_context = decode.num_context_tokens / max(1.0, decode.num_running)
+    own_context = request.num_prompt_tokens * request.num_choices
+    own_s = decode.d1 * own_context + decode.d2 * request.num_choices
+    busy_s = decode.d1 * mean_context * num_batch + decode.d2 * num_batch
+    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
+    num_freed = (decode.num_running - num_left) * mean_context
+    missing = _Missing(
+        sequences=num_batch + request.num_choices - decode.max_sequences,
+        tokens=request.num_prompt_tokens - num_held - decode.num_free_tokens - num_freed,
+    )
+    room_s = missing.until_free_s(num_batch, mean_context, turnover_s)
+    num_steps = max(1.0, min(request.num_output_tokens, request.max_tokens))
+    return Forecast(
+        ttft_s=request.age_s + errors.ttft * decision.ttft_s,
+        alone_ttft_s=errors.ttft * decision.prefill_s,
+        itl_s=errors.itl * (decode.d0 + busy_s + own_s + room_s / num_steps),
+        alone_itl_s=errors.itl * (decode.d0 + own_s),
+        turnover_s=turnover_s,
+    )
+
+
+class _Missing(NamedTuple):
+    """What a decode worker has too little of; below 0: it has enough."""
+
+    sequences: float
+    tokens: float
+
+    def until_free_s(self, num_batch: float, mean_context: float, turnover_s: float) -> float:
+        """Answers end all the time: `num_batch` of them in `turnover_s`."""
+        num_to_end = max(self.sequences, self.tokens / max(1.0, mean_context), 0.0)
+        return turnover_s * num_to_end / max(1.0, num_batch)
+
+
+def broken_promise(
+    request: PlacementRequest, found: Forecast, admission: Admission
+) -> Rejection | None:
+    service = request.service_class
+    slack = admission.slack / request.tenant_excess
+    most_s = limit_s(service.ttft_s, found.alone_ttft_s, slack)
+    if found.ttft_s > most_s:
+        return _rejection(
+            f"Class '{service.name}' promises a first token within {service.ttft_s:g} s, and"
+            f" {found.ttft_s:.2f} s are predicted{_whose(request)}",
+            found.ttft_s - most_s,
+        )
+    most_s = limit_s(service.itl_s, found.alone_itl_s, slack)
+    if found.itl_s > most_s:
+        # Above what it takes alone, ITL falls as answers end.
+        above_s, allowed_s = found.itl_s - found.alone_itl_s, most_s - found.alone_itl_s
+        falls_s = found.turnover_s * math.log(above_s / allowed_s) if allowed_s > 0.0 else math.inf
+        return _rejection(
+            f"Class '{service.name}' promises {1000 * service.itl_s:g} ms between tokens, and"
+            f" {1000 * found.itl_s:.0f} ms are predicted{_whose(request)}",
+            falls_s,
+        )
+    return None
+
+
+def limit_s(target_s: float, alone_s: float, slack: float) -> float:
+    """What may be predicted at most. Who takes longer than half the target even where nothing
+    else runs may take twice as long as that: it is late for its size, not for the load."""
+    return max(slack * max(target_s, 2.0 * alone_s), alone_s)
+
+
+def _whose(request: PlacementRequest) -> str:
+    if request.tenant_excess <= 1.0:
+        return ""
+    return f", of whose tenant uses {request.tenant_excess:.1f} times its share"
+
+
+def _rejection(reason: str, seconds: float) -> Rejection:
+    return Rejection(reason, min(max(seconds, MIN_RETRY_S), MAX_RETRY_S))

@@ -1,0 +1,212 @@
+"""Whom the router refuses before it costs anything, as values."""
+
+import math
+from typing import Any
+
+import pytest
+
+from cluster.types import ErrorQuantiles, WorkerId
+from router.accuracy import Compared
+from router.early_rejection import (
+    MAX_RETRY_S,
+    MIN_RETRY_S,
+    Errors,
+    Rejection,
+    error_factor,
+    forecast,
+    limit_s,
+    rejection,
+)
+from router.load import Load
+from router.observed import Observed
+from router.policy import Decision, PlacementRequest, Policy, place
+from router.policy_settings import Admission, Quantile, ServiceClass
+from tests.router.pool_samples import load, snapshot
+
+CHAT = ServiceClass(name="chat", ttft_s=2.0, itl_s=0.05)
+STRICT = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P50)
+EXACT = Errors()
+
+
+def prompt(num_tokens: int = 1000, **changes: Any) -> PlacementRequest:
+    values = {"service_class": CHAT, "num_output_tokens": 100.0, **changes}
+    return PlacementRequest(num_prompt_tokens=num_tokens, max_tokens=10_000, **values)
+
+
+def judged(
+    request: PlacementRequest,
+    decode: list[Load],
+    prefill: list[Load] | None = None,
+    admission: Admission = STRICT,
+    observed: Observed | None = None,
+) -> Rejection | None:
+    pool = snapshot(decode, prefill)
+    decision, _ = place(request, pool, Policy().begin(1), Policy())
+    assert decision is not None
+    return rejection(request, decision, pool, admission, observed or Observed())
+
+
+def queue(seconds: float) -> dict[str, Any]:
+    """So much prompt work waits there, all of it due already."""
+    return {"backlog": ((0.0, seconds),)}
+
+
+# The first token
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "slack", "is_rejected"),
+    [(0.0, 1.0, False), (1.7, 1.0, False), (1.9, 1.0, True), (3.7, 2.0, False), (3.9, 2.0, True)],
+)
+def test_a_request_is_refused_when_its_first_token_would_be_late(
+    wait_s: float, slack: float, is_rejected: bool
+) -> None:
+    """1,000 tokens take 0.202 s."""
+    admission = Admission(rejects_early=True, slack=slack, quantile=Quantile.P50)
+    found = judged(prompt(), [load("a", **queue(wait_s))], admission=admission)
+    assert (found is not None) == is_rejected
+
+
+def test_a_refusal_says_when_it_would_be_taken_on() -> None:
+    found = judged(prompt(), [load("a", **queue(5.0))])
+    assert found is not None
+    assert found.retry_after_s == pytest.approx(5.0 + 0.202 - 2.0)
+    assert found.sentence == (
+        "Class 'chat' promises a first token within 2 s, and 5.20 s are predicted: "
+        "try again in 3.2 s."
+    )
+
+
+def test_time_already_spent_counts() -> None:
+    assert judged(prompt(age_s=1.0), [load("a", **queue(0.9))]) is not None
+    assert judged(prompt(age_s=0.5), [load("a", **queue(0.9))]) is None
+
+
+def test_when_to_come_again_is_bounded_and_never_at_once() -> None:
+    soon = judged(prompt(), [load("a", **queue(1.80))])
+    late = judged(prompt(), [load("a", **queue(3600.0))])
+    assert soon is not None
+    assert late is not None
+    assert soon.retry_after_s == MIN_RETRY_S
+    assert late.retry_after_s == MAX_RETRY_S
+
+
+def test_nobody_is_refused_where_nothing_else_runs() -> None:
+    """Else a request that can be served, if late, could never be."""
+    long = prompt(50_000)  # 10 s by itself
+    slow = load("a", d0=0.5)
+    hasty = Admission(rejects_early=True, slack=0.1, quantile=Quantile.P99)
+    for request, decode in ((long, load("a")), (prompt(), slow), (long, slow)):
+        assert judged(request, [decode], admission=hasty) is None
+    assert judged(long, [load("a", **queue(9.0))]) is None  # late for its size
+    assert judged(long, [load("a", **queue(11.0))]) is not None  # for the load
+
+
+def test_off_nobody_is_refused_but_for_the_longest_queue() -> None:
+    off = Admission(max_queued=10)
+    assert judged(prompt(), [load("a", **queue(100.0))], admission=off) is None
+    full = [load("a", num_prompts=6, **queue(8.0)), load("b", num_prompts=4, **queue(8.0))]
+    found = judged(prompt(), full, admission=off)
+    assert found is not None
+    assert "10 prompts wait already" in found.reason
+    assert found.retry_after_s == pytest.approx(0.8)
+    prefill = [load("p", num_prompts=9)]  # who computes counts, not who waits for it
+    assert judged(prompt(), full, prefill, admission=off) is None
+
+
+# Uncertainty
+
+
+def test_what_the_router_measured_goes_before_what_workers_report() -> None:
+    known = ErrorQuantiles(p50=1.2, p90=3.0, p99=9.0)
+    assert error_factor(known, 1.5, Quantile.P50) == 1.2
+    assert error_factor(known, 1.5, Quantile.P90) == 3.0
+    assert error_factor(known, 1.5, Quantile.P99) == 9.0
+    assert error_factor(None, 1.5, Quantile.P90) == 1.5
+    assert error_factor(None, 1.5, Quantile.P50) == 1.0
+    assert error_factor(ErrorQuantiles(p50=0.5, p90=0.7, p99=0.9), 1.5, Quantile.P90) == 1.0
+
+
+def test_an_uncertain_prediction_refuses_earlier() -> None:
+    cautious = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P90)
+    sure, unsure = load("a", **queue(1.0)), load("a", prefill_error=2.0, **queue(1.0))
+    assert judged(prompt(), [sure], admission=cautious) is None
+    assert judged(prompt(), [unsure], admission=cautious) is not None
+    observed = Observed()
+    for _ in range(20):
+        observed.accuracy.first_token(Compared(3.0, 1.5), Compared(0, 0), 0.0)
+    assert judged(prompt(), [sure], admission=cautious, observed=observed) is not None
+
+
+# The time between tokens
+
+
+def decision_on(decode: Load, *, ttft_s: float) -> Decision:
+    found, _ = place(prompt(), snapshot([decode]), Policy().begin(1), Policy())
+    assert found is not None
+    return Decision(
+        placement=found.placement,
+        price_s=0.0,
+        num_cached_tokens=0,
+        num_prefill_tokens=1000,
+        wait_s=ttft_s - 0.2,
+        prefill_s=0.2,
+        itl_s=0.01,
+        prefill_error=1.0,
+        due_s=0.0,
+    )
+
+
+def test_answers_that_will_have_ended_do_not_count() -> None:
+    """40 answers of 100 tokens at 20 ms a token: they turn over every two seconds."""
+    busy = load("a", d0=0.01, d1=0.0, d2=2.5e-4, num_running=40, num_context_tokens=40_000)
+    now = forecast(prompt(), decision_on(busy, ttft_s=0.2), busy, EXACT, 100)
+    later = forecast(prompt(), decision_on(busy, ttft_s=2.0), busy, EXACT, 100)
+    assert now.turnover_s == pytest.approx(2.0)
+    assert now.itl_s - now.alone_itl_s == pytest.approx(0.01 * math.exp(-0.1))
+    assert later.itl_s - later.alone_itl_s == pytest.approx(0.01 * math.exp(-1.0))
+
+
+def test_prompts_on_their_way_count_before_they_decode() -> None:
+    """Judged by the load of now they would all be let in, and come at once."""
+    quiet = load("a", d2=0.001, num_running=0)
+    coming = quiet._replace(num_waiting=60)
+    assert judged(prompt(), [quiet]) is None
+    found = judged(prompt(), [coming])
+    assert found is not None
+    assert "50 ms between tokens" in found.reason
+    assert found.retry_after_s > 0.1
+
+
+def test_a_decode_worker_that_will_be_full_refuses_unless_it_empties_in_time() -> None:
+    full = load("a", num_running=64, num_context_tokens=64_000, d1=0.0, d2=0.0)
+    patient = prompt(num_output_tokens=1000.0)
+    hasty = prompt(num_output_tokens=10.0)
+    # A place is free after a 64th of a second: nothing for a long answer.
+    soon = forecast(patient, decision_on(full, ttft_s=0.2), full, EXACT, 100)
+    assert soon.itl_s == pytest.approx(0.01, rel=0.1)
+    crowd = full._replace(num_waiting=400)
+    late = forecast(hasty, decision_on(crowd, ttft_s=0.2), crowd, EXACT, 100)
+    assert late.itl_s > 0.05
+    short = full._replace(num_free_tokens=0, num_running=2, num_context_tokens=500)
+    assert forecast(hasty, decision_on(short, ttft_s=0.2), short, EXACT, 100).itl_s > 0.05
+    held = prompt(num_output_tokens=10.0, grain_tokens=1, num_ready={WorkerId("a"): 999})
+    kept = forecast(held, decision_on(short, ttft_s=0.2), short, EXACT, 100)
+    assert kept.itl_s == pytest.approx(0.01)
+
+
+def test_who_used_more_than_its_share_is_refused_first() -> None:
+    busy = [load("a", **queue(1.0))]
+    assert judged(prompt(), busy) is None
+    found = judged(prompt(tenant_excess=2.0), busy)
+    assert found is not None
+    assert "whose tenant uses 2.0 times its share" in found.reason
+    assert judged(prompt(tenant_excess=8.0), [load("a")]) is None  # nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("target", "alone", "slack", "expected"),
+    [(2.0, 0.1, 1.0, 2.0), (2.0, 1.5, 1.0, 3.0), (2.0, 0.1, 2.0, 4.0), (2.0, 3.0, 0.1, 3.0)],
+)
+def test_limits(target: float, alone: float, slack: float, expected: float) -> None:
+    assert limit_s(target, alone, slack) == pytest.approx(expected)
