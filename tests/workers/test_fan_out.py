@@ -1,0 +1,65 @@
+"""A burst of siblings goes where the first of them is being computed, by default: 16 prompts with
+8 siblings each, all at once, as 4,096 shared tokens and 64 own ones, at a sixteenth of the size.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.echo import EchoEngine
+from tests.router.cluster_of_fakes import Answer
+from tests.workers.local_cluster import LocalCluster
+from tests.workers.test_answers import expected, greedy, prompt_of
+
+NUM_PROMPTS, NUM_SIBLINGS, NUM_SHARED, NUM_OWN = 16, 8, 256, 4
+WORKER = {"num_blocks": 1024, "max_sequences": 64}
+
+
+class PacedEngine(EchoEngine):
+    """Takes as long as a model might: 5,000 new tokens a second, on its own thread."""
+
+    def forward(self, batch: Any, layer_done: Any = None) -> Any:
+        time.sleep(0.002 + 2e-4 * sum(row.num_new for row in batch.rows))
+        return super().forward(batch, layer_done)
+
+
+def prompts(*, is_interleaved: bool) -> list[list[int]]:
+    families = [
+        [
+            [number, 9, *prompt_of(number, NUM_SHARED - 2), sibling, *[5] * (NUM_OWN - 1)]
+            for sibling in range(NUM_SIBLINGS)
+        ]
+        for number in range(NUM_PROMPTS)
+    ]
+    if is_interleaved:
+        return [family[sibling] for sibling in range(NUM_SIBLINGS) for family in families]
+    return [prompt for family in families for prompt in family]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_prefill", [2, 0], ids=["handed_over", "local"])
+@pytest.mark.parametrize("is_interleaved", [False, True], ids=["in_turn", "interleaved"])
+async def test_of_a_burst_of_siblings_all_but_the_first_find_their_prefix_cached(
+    checkpoint: Path, tmp_path: Path, num_prefill: int, *, is_interleaved: bool
+) -> None:
+    async def ask(prompt: list[int]) -> tuple[list[int], int]:
+        answer = Answer()
+        await cluster.generate(greedy(prompt, 2), answer=answer, timeout_s=60)
+        return answer.token_ids, answer.messages[0].accepted.cached_tokens
+
+    burst = prompts(is_interleaved=is_interleaved)
+    async with LocalCluster(
+        checkpoint,
+        tmp_path,
+        decode=[WORKER, WORKER],
+        prefill=[WORKER] * num_prefill,
+        make_engine=PacedEngine,
+    ) as cluster:
+        answers = await asyncio.gather(*map(ask, burst))
+    for prompt, (token_ids, _) in zip(burst[::9], answers[::9], strict=True):
+        assert token_ids == expected(prompt, 2)
+    num_tokens = len(burst) * (NUM_SHARED + NUM_OWN)
+    assert sum(cached for _, cached in answers) / num_tokens >= 0.85
