@@ -8,14 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from cluster.errors import InvalidRequest, Overloaded
 from cluster.types import GrainHash, Incarnation, RoutingHints, WorkerId
+from router.attempt import Attempt
+from router.early_rejection import is_late, rejection
+from router.generations import Generations
 from router.index import PrefixIndex
 from router.lengths import Kind
 from router.observed import Observed, Placed
-from router.policy import Decision, PlacementRequest, Policy, PolicyState, place
+from router.policy import Decision, PlacementRequest, Policy, place
 from router.policy_settings import ServiceClass
-from router.pool import Booking, Pool
+from router.pool import Booking, Pool, PoolSnapshot
+from router.records import Fate, Record, Records
 from router.sessions import Sessions, session_id
+from router.shares import TenantUse, gpu_s
 from router.speculation import Speculation
 from router.targets import targets_of
 
@@ -53,37 +59,42 @@ class Placer:
     pool: Pool
     index: PrefixIndex
     hash_grain: int
-    policy: Policy = field(default_factory=Policy)
-    seed: int = 0
+    generations: Generations = field(default_factory=lambda: Generations(Policy()))
+    records: Records = field(default_factory=Records)
     speculation: Speculation = field(default_factory=Speculation)
     counters: PlacerCounters = field(default_factory=PlacerCounters)
     sessions: Sessions = field(default_factory=Sessions)
     observed: Observed = field(default_factory=Observed)
+    tenants: TenantUse = field(default_factory=TenantUse)
     _placed: dict[str, Placed] = field(default_factory=dict)
-    _state: PolicyState = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._state = self.policy.begin(self.seed)
 
     def place(
         self, ask: Ask, now: float, excluded: frozenset[WorkerId] = frozenset()
     ) -> Decision | None:
-        """Books the workers that it chooses, until `release`. None: nobody is left.
+        """Books the workers that it chooses, until `release`. None: nobody is left. Until `end`
+        the request is placed by the policy that was in force at first.
 
-        Raises InvalidRequest for a class that the policy does not know.
+        Raises InvalidRequest for a class that the policy does not know; Overloaded for a new
+        request that cannot be served in time. Who was taken on is placed again whatever happens.
         """
-        targets = targets_of(ask.hints, self.policy)
-        request = self._request(ask, targets, now, excluded)
-        snapshot = self.pool.snapshot(now)
-        decision, self._state = place(request, snapshot, self._state, self.policy)
+        record = self.records.pinned(ask.request_id) or self._pin(ask)
+        live, policy = record.live, record.live.policy
+        targets = self._targets(ask, record)
+        request = self._request(ask, policy, targets, now, excluded)
+        snapshot, state = self.pool.snapshot(now), live.state
+        decision, live.state = place(request, snapshot, state, policy)
+        self.records.attempted(record, Attempt(request, snapshot, state, policy, decision))
         if decision is None:
             return None
+        if not excluded:
+            self._admit(request, policy, decision, snapshot)
+            self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
         self.pool.book(_booking(decision, ask))
-        if self.policy.speculates:
+        if policy.speculates:
             placement = decision.placement
             computing = placement.prefill or placement.decode
             self.speculation.expect(ask.request_id, computing, ask.hashes, now)
-        self._count(ask, targets, decision, now, is_moved=bool(excluded))
+        self._count(ask, policy, targets, decision, now, is_moved=bool(excluded))
         return decision
 
     def first_token(
@@ -93,6 +104,7 @@ class Placer:
         self.continued(request_id, now)
         self.counters.num_predicted_hits += decision.num_cached_tokens
         self.counters.num_actual_hits += num_cached_tokens
+        self.records.first_token(request_id, num_cached_tokens, now)
         self.observed.first_token(self._placed[request_id], num_cached_tokens, now)
 
     def continued(self, request_id: str, now: float) -> None:
@@ -110,6 +122,12 @@ class Placer:
         self.pool.release(request_id)
         self.speculation.settle(request_id)
 
+    def end(
+        self, request_id: str, fate: Fate, now: float, *, num_tokens: int = 0, error: str = ""
+    ) -> None:
+        """Nothing more will come of it: released, whatever it was placed on."""
+        self.records.ended(request_id, fate, now, num_tokens=num_tokens, error=error)
+
     def leave(self, worker: WorkerId, incarnation: Incarnation) -> None:
         """A life of it is over, and with it what it held and would have computed."""
         self.pool.leave(worker, incarnation)
@@ -120,14 +138,36 @@ class Placer:
         self.pool.check()
         self.index.check()
         self.speculation.check()
+        self.records.check()
         assert len(self._placed) == self.pool.num_in_flight
 
+    def _pin(self, ask: Ask) -> Record:
+        """A session stays on one side of a canary."""
+        session = ask.hints.session_key
+        key = f"{ask.tenant}\0{session}" if session else ask.request_id
+        return self.records.begin(ask.request_id, self.generations.choose(key), ask.arrived_at)
+
+    def _targets(self, ask: Ask, record: Record) -> ServiceClass:
+        """Raises InvalidRequest. Where the policy in force knows the class, that is no fault of
+        the caller's but of the policy on trial."""
+        try:
+            return targets_of(ask.hints, record.live.policy)
+        except InvalidRequest:
+            known = self.generations.active.policy.service_class(ask.hints.service_class)
+            record.is_blameless = known is None
+            raise
+
     def _request(
-        self, ask: Ask, targets: ServiceClass, now: float, excluded: frozenset[WorkerId]
+        self,
+        ask: Ask,
+        policy: Policy,
+        targets: ServiceClass,
+        now: float,
+        excluded: frozenset[WorkerId],
     ) -> PlacementRequest:
         session = session_id(ask.tenant, ask.hints.session_key)
         matched, expected = self.index.match(ask.hashes), NOTHING
-        if self.policy.speculates:
+        if policy.speculates:
             expected = self.speculation.match(ask.hashes, matched, now)
         return PlacementRequest(
             num_prompt_tokens=ask.num_prompt_tokens,
@@ -142,11 +182,30 @@ class Placer:
             num_ready=matched,
             num_expected=expected,
             excluded=excluded,
-            session_worker=self.sessions.worker(session, now, self.policy.sessions),
+            session_worker=self.sessions.worker(session, now, policy.sessions),
+            tenant_excess=self.tenants.excess(ask.tenant, policy.tenants, now),
         )
 
+    def _admit(
+        self, request: PlacementRequest, policy: Policy, decision: Decision, snapshot: PoolSnapshot
+    ) -> None:
+        """Raises Overloaded."""
+        if is_late(request, decision):
+            self.tenants.late(snapshot.now)
+        rejected = rejection(request, decision, snapshot, policy.admission, self.observed)
+        if rejected is not None:
+            self.observed.attainment.of(request.service_class.name).num_rejected += 1
+            raise Overloaded(rejected.sentence, retry_after_s=rejected.retry_after_s)
+
     def _count(
-        self, ask: Ask, targets: ServiceClass, decision: Decision, now: float, *, is_moved: bool
+        self,
+        ask: Ask,
+        policy: Policy,
+        targets: ServiceClass,
+        decision: Decision,
+        now: float,
+        *,
+        is_moved: bool,
     ) -> None:
         self._placed[ask.request_id] = Placed(
             tenant=ask.tenant,
@@ -157,7 +216,7 @@ class Placer:
             num_choices=ask.num_choices,
         )
         session = session_id(ask.tenant, ask.hints.session_key)
-        self.sessions.remember(session, decision.placement.decode, now, self.policy.sessions)
+        self.sessions.remember(session, decision.placement.decode, now, policy.sessions)
         self.observed.attainment.of(targets.name).num_placed += not is_moved
         self.counters.num_placed += 1
         self.counters.num_moved += is_moved

@@ -4,6 +4,7 @@ Owns the choice of another worker while nothing has been sent, and the true coun
 Knows no text and no front door.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -13,14 +14,16 @@ from google.protobuf.message import DecodeError
 
 from cluster.codec import decode_request_to_pb
 from cluster.errors import (
+    CallerError,
     DeadlineExceeded,
     NoWorker,
+    PeerError,
     PenstockError,
     ResourceError,
     StreamInterrupted,
     WorkerLost,
 )
-from cluster.rpc import Call
+from cluster.rpc import DEADLINE_MARGIN_S, Call
 from cluster.types import ComputeRequest, GrainHash, Role, RoutingHints, WorkerId
 from penstock.v1 import worker_pb2
 from penstock.v1.inference_pb2 import GenerateResponse
@@ -28,9 +31,11 @@ from router.links import Links
 from router.placer import DEFAULT_TENANT, NO_HINTS, Ask, Placer
 from router.policy import Decision
 from router.pool import Refusal
+from router.records import Fate
 
 logger = logging.getLogger(__name__)
 
+_MAX_ERROR = 300  # letters of an error in a record
 MAX_TRIES = 3
 REQUEST_ID_KEY = "x-request-id"
 TENANT = DEFAULT_TENANT
@@ -141,7 +146,19 @@ class Relay:
     async def serve(self, routed: RoutedRequest, call: Call) -> None:
         """Streams the answer into `call`. If a worker fails another goes on after what was sent:
         draws are keyed by position, so the rest is the rest that would have come."""
-        sent = Sent()
+        sent, fate, said = Sent(), Fate.FINISHED, ""
+        try:
+            await self._serve(routed, call, sent)
+        except BaseException as error:
+            fate, said = _fate(error, call), str(error)[:_MAX_ERROR]
+            raise
+        finally:
+            num_tokens = sent.num_tokens
+            self.placer.end(
+                routed.request_id, fate, self.clock(), num_tokens=num_tokens, error=said
+            )
+
+    async def _serve(self, routed: RoutedRequest, call: Call, sent: Sent) -> None:
         call.phase = "prefill"
         excluded: frozenset[WorkerId] = frozenset()
         failure: PenstockError | None = None
@@ -244,6 +261,16 @@ async def _echo(routed: RoutedRequest, call: Call) -> None:
     """To who sent its id as metadata; all others read it in `accepted`, for one write less."""
     if call.metadata(REQUEST_ID_KEY):
         await call.send_metadata((REQUEST_ID_KEY, routed.request_id))
+
+
+def _fate(error: BaseException, call: Call) -> Fate:
+    """Whether it is anybody's fault but the caller's, who may be gone or have asked wrongly."""
+    if isinstance(error, asyncio.CancelledError):
+        left_s = call.remaining_s
+        is_late = left_s is not None and left_s < DEADLINE_MARGIN_S
+        return Fate.FAILED if is_late else Fate.CANCELLED
+    is_callers = isinstance(error, CallerError) or type(error) is PeerError
+    return Fate.CANCELLED if is_callers else Fate.FAILED
 
 
 def _interrupted(error: PenstockError, decode: WorkerId, sent: Sent) -> StreamInterrupted:

@@ -8,10 +8,12 @@ from functools import partial
 
 from cluster.events import CacheUpdate, EventCursor
 from cluster.types import CacheChange, Incarnation, LoadReport, WorkerId
+from router.generations import Generations
 from router.index import PrefixIndex
 from router.placer import Ask, Placer
 from router.policy import Decision
 from router.pool import Pool
+from router.records import Fate
 from simulator.answer import Answer
 from simulator.decode_site import Call, DecodeSite
 from simulator.modelled_fetch import Prefix
@@ -38,7 +40,9 @@ class ModelledRouter:
         setting = world.setting
         self.pool = Pool()
         self.index = PrefixIndex(setting.index_bytes)
-        self.placer = Placer(self.pool, self.index, world.grain, world.policy, world.seed)
+        self.placer = Placer(
+            self.pool, self.index, world.grain, Generations(world.policy, world.seed)
+        )
         self.num_open = 0
         self._door_free_s = 0.0
         self._world = world
@@ -77,7 +81,7 @@ class ModelledRouter:
             self.placer.finished(answer.request_id, num_tokens, self._now_s)
         if self._end_call(answer, site):
             self._world.ledger.finished(answer, self._now_s)
-            self._end(answer)
+            self._end(answer, Fate.FINISHED)
 
     def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
         if not self._end_call(answer, site):
@@ -154,9 +158,10 @@ class ModelledRouter:
 
     def _fail(self, answer: Answer) -> None:
         self._world.ledger.num_failed += 1
-        self._end(answer)
+        self._end(answer, Fate.FAILED)
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, answer: Answer, fate: Fate) -> None:
+        self.placer.end(answer.request_id, fate, self._now_s)
         answer.is_over = True
         self.num_open -= 1
 

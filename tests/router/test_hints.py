@@ -5,6 +5,7 @@ import grpc.aio
 import pytest
 
 from penstock.v1 import inference_pb2 as pb
+from router.generations import Generations
 from router.policy import Policy
 from router.policy_settings import QueueOrder, ServiceClass
 from tests.router.cluster_of_fakes import Cluster, failure
@@ -23,7 +24,7 @@ async def due_s(cluster: Cluster, worker: FakeWorker, **fields: object) -> float
 
 async def test_a_class_decides_when_its_requests_are_due(cluster: Cluster) -> None:
     policy = Policy(classes=CLASSES, queue=QueueOrder(stretch=0.0))
-    cluster.router.placer.policy = policy
+    cluster.router.placer.generations = Generations(policy)
     async with cluster.worker("d0") as worker:
         await cluster.serving(worker)
         assert await due_s(cluster, worker) == pytest.approx(1.0, abs=0.3)

@@ -1,0 +1,81 @@
+"""When a policy on trial ends, goes on, or takes over."""
+
+import math
+import random
+
+import pytest
+
+from router.canary import Figures, Trial, Verdict, judge
+from router.histogram import DurationHistogram
+from router.policy_settings import CanarySettings, Guards
+
+SETTINGS = CanarySettings(duration_s=60.0, min_requests=100)
+
+
+def figures(num: int, *, ttft_s: float = 0.5, num_errors: int = 0, num_slow: int = 0) -> Figures:
+    """TTFTs spread by 10 % around `ttft_s`; the slow ones take ten times as long."""
+    histogram, draw = DurationHistogram(), random.Random(num)
+    for number in range(num):
+        factor = 10.0 if number < num_slow else 1.0
+        histogram.add(factor * ttft_s * draw.uniform(0.9, 1.1))
+    return Figures(ttft=histogram, num_placed=num, num_ended=num, num_errors=num_errors)
+
+
+GOOD = figures(2000)
+TABLE = [
+    ("alike, early", figures(400), 30.0, Verdict.WAIT, "30 s to go"),
+    ("alike, at the end", figures(400), 60.0, Verdict.PROMOTE, "kept within its guards"),
+    ("too few to tell", figures(20, ttft_s=5.0), 30.0, Verdict.WAIT, "30 s to go"),
+    ("too few at the end", figures(20), 90.0, Verdict.WAIT, "20 of the 100 requests"),
+    ("slow", figures(400, ttft_s=1.0), 1.0, Verdict.ROLL_BACK, "p95 of TTFT"),
+    ("a tenth is slow", figures(400, num_slow=40), 1.0, Verdict.ROLL_BACK, "p95 of TTFT"),
+    ("chance", figures(100, num_slow=6), 30.0, Verdict.WAIT, "to go"),
+    ("a little slower", figures(400, ttft_s=0.55), 60.0, Verdict.PROMOTE, "kept"),
+    ("errors", figures(200, num_errors=20), 1.0, Verdict.ROLL_BACK, "10 % of its requests failed"),
+    ("one error is chance", figures(200, num_errors=1), 30.0, Verdict.WAIT, "to go"),
+]
+
+
+@pytest.mark.parametrize(
+    ("canary", "age_s", "verdict", "why"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_a_trial_is_judged(canary: Figures, age_s: float, verdict: Verdict, why: str) -> None:
+    found = judge(Trial(settings=SETTINGS, canary=canary, baseline=GOOD, age_s=age_s))
+    assert found.verdict is verdict
+    assert why in found.why
+
+
+def test_a_baseline_that_is_as_bad_is_no_breach() -> None:
+    bad = figures(2000, ttft_s=9.0, num_errors=300)
+    canary = figures(200, ttft_s=9.0, num_errors=35)
+    trial = Trial(settings=SETTINGS, canary=canary, baseline=bad, age_s=60.0)
+    assert judge(trial).verdict is Verdict.PROMOTE
+
+
+def test_without_guards_it_takes_over_when_its_time_has_come() -> None:
+    settings = CanarySettings(duration_s=10.0, guards=Guards())
+    awful = figures(900, ttft_s=90.0, num_errors=900)
+    for age_s, verdict in ((9.0, Verdict.WAIT), (10.0, Verdict.PROMOTE)):
+        trial = Trial(settings=settings, canary=awful, baseline=GOOD, age_s=age_s)
+        assert judge(trial).verdict is verdict
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95, 0.99, 1.0])
+def test_quantiles_are_a_fiftieth_too_high_at_most(share: float) -> None:
+    draw, histogram = random.Random(3), DurationHistogram()
+    values = sorted(math.exp(draw.gauss(-1.0, 2.0)) for _ in range(5000))
+    for value in values:
+        histogram.add(value)
+    exact = values[max(0, math.ceil(share * len(values)) - 1)]
+    assert exact <= histogram.quantile(share) <= 1.02 * exact + 1e-4
+
+
+def test_extremes_have_a_bucket() -> None:
+    histogram = DurationHistogram()
+    assert histogram.quantile(0.5) == 0.0
+    for value in (-1.0, 0.0, 1e-9, 1e12):
+        histogram.add(value)
+    assert histogram.quantile(0.5) <= 1e-4
+    assert 1e4 < histogram.quantile(1.0) < 1.1e4
+    assert histogram.with_more([1.0]).count == 5
+    assert histogram.count == 4
