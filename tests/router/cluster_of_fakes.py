@@ -21,6 +21,7 @@ from router.router import Router
 from tests.router.fake_worker import TOKEN, FakeWorker
 
 MODEL = "echo"
+HASH_SECRET = bytes.fromhex("00112233445566778899aabb")
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +46,7 @@ class Cluster:
     def __init__(self, checkpoint: Path, directory: Path, **settings: Any) -> None:
         secrets_file = directory / "secrets.yaml"
         secrets_file.write_text(
-            yaml.safe_dump({"cluster_token": TOKEN, "hash_secret": "00112233445566778899aabb"})
+            yaml.safe_dump({"cluster_token": TOKEN, "hash_secret": HASH_SECRET.hex()})
         )
         secrets_file.chmod(0o600)
         given: dict[str, Any] = {"gather_s": 0.0, **settings}  # all are here before they serve
