@@ -226,7 +226,7 @@ class Pool:
             report = replace(report, pairs=live.report.pairs)
         if report.links is None:
             report = replace(report, links=live.report.links)
-        elif live.position is not None:
+        elif live.position is not None and report.links != live.report.links:
             self._put_links(live, report)
         live.report, live.reported_at, live.is_reachable = report, now, True
         self._changed.add(live)
@@ -270,7 +270,8 @@ class Pool:
         if prefilling := self._members.get(booking.prefilling):
             prefilling.prefills.pop(request_id, None)
             self._changed.add(prefilling)
-        if decoding := self._members.get(booking.decode):
+        decoding = self._members.get(booking.decode)
+        if decoding is not None and decoding.num_failures:
             decoding.num_failures = 0
             self._sorts_at = -inf
 

@@ -98,6 +98,7 @@ class Attempt:
     def first_token(self, hand_over: HandOver, num_cached: int) -> None:
         """To the client at once."""
         if hand_over is self.hand_over and not self._take_token(num_cached):
+            self.site.stepper.touch()
             self.leave(hand_over)
 
     def written(self, hand_over: HandOver) -> None:
@@ -196,6 +197,7 @@ class DecodeSite:
         else:
             self.site.feed.admitted(answer.request_id)
             if call.prefill.site.is_dead:
+                self.site.stepper.touch()
                 self.scheduler.submit(attempt.sequence)
             else:
                 self._hand_over(attempt, call.prefill, call.prefix)
@@ -205,6 +207,7 @@ class DecodeSite:
         self.fetches.fetch(attempt.sequence, prefix, lambda: not attempt.is_over, submit)
 
     def _submit(self, attempt: Attempt) -> None:
+        self.site.stepper.touch()
         self.scheduler.submit(attempt.sequence)
         self.site.feed.admitted(attempt.answer.request_id)
 
@@ -233,10 +236,7 @@ class DecodeSite:
                 ledger.gap(ends[0] - answer.last_s)
             answer.num_tokens += len(ends)
             answer.last_s = last_s
-        earlier_s = ends[0]
-        for end_s in ends[1:]:
-            ledger.gap(end_s - earlier_s, num)
-            earlier_s = end_s
+        ledger.gaps(ends, num)
 
     def finished(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:

@@ -21,7 +21,8 @@ class JumpingBatcher(Batcher):
             if sequence.num_uncomputed != 1 or not sequence.has_begun:
                 return 0
             least = min(least, sequence.params.max_tokens - len(sequence.output_ids))
-        while least and self._num_blocks_for(least) > self.pool.num_available:
+        num = len(self.running)
+        while least and self.num_blocks_for(num, least) > self.pool.num_available:
             least //= 2
         return least
 
@@ -49,9 +50,9 @@ class JumpingBatcher(Batcher):
             self._store_complete_blocks(rows[index])
         self.counters.num_computed_tokens += num_ended * len(rows)
 
-    def _num_blocks_for(self, num_steps: int) -> int:
+    def num_blocks_for(self, num_rows: int, num_steps: int) -> int:
         """An upper bound, as cheap as it is loose."""
-        return len(self.running) * (num_steps // self.pool.block_size + 1)
+        return num_rows * (num_steps // self.pool.block_size + 1)
 
     def _append_blocks(self, sequence: Sequence, num: int) -> None:
         table = sequence.block_table

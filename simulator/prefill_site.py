@@ -61,7 +61,7 @@ class HandOver:
 
     def scheduled(self) -> None:
         self.scheduled_s = self._now_s
-        self._tell(partial(self.receiver.claim, self))
+        self._tell_quietly(partial(self.receiver.claim, self))
 
     def computed(self, layer: int, num_tokens: int) -> None:
         """The link's model says when layers land."""
@@ -71,7 +71,7 @@ class HandOver:
 
     def first_tokens(self, drawn: list[Drawn]) -> None:
         self.computed_s = self._now_s
-        self._tell(partial(self.receiver.first_token, self, self.sequence.num_cached))
+        self._tell_quietly(partial(self.receiver.first_token, self, self.sequence.num_cached))
         self._transfer()
 
     def failed(self, error: Exception) -> None:
@@ -113,6 +113,9 @@ class HandOver:
 
     def _tell(self, action: Action) -> None:
         self.receiver.site.post(self.prefill.site.world.setting.message_s, action)
+
+    def _tell_quietly(self, action: Action) -> None:
+        self.receiver.site.post_quietly(self.prefill.site.world.setting.message_s, action)
 
     def _transfer(self) -> None:
         """Once the prompt is computed and the blocks are there: when will the last layer land?"""

@@ -94,6 +94,14 @@ class Ledger:
         """So many tokens came this long after the token before them."""
         self._gaps[int(seconds * _GAPS_A_SECOND)] += num
 
+    def gaps(self, ends: Sequence[float], num: int) -> None:
+        """So many tokens came at each of `ends` but the first, which somebody else counts."""
+        gaps = self._gaps
+        earlier_s = ends[0]
+        for end_s in ends[1:]:
+            gaps[int((end_s - earlier_s) * _GAPS_A_SECOND)] += num
+            earlier_s = end_s
+
     def first_token(self, answer: Answer) -> None:
         arrival_s = answer.traced.arrival_s
         self._arrival_s.append(arrival_s)

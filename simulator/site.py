@@ -101,11 +101,17 @@ class Site:
         """A message of a peer, or something of its own, that reaches it after `seconds`."""
         self.world.agenda.after(seconds, partial(self._deliver, action))
 
+    def post_quietly(self, seconds: float, action: Action) -> None:
+        """One that changes nothing of what runs, but that it may take memory: a run goes on
+        over it. An action that does more after all calls `stepper.touch` first."""
+        self.world.agenda.after(seconds, partial(self._deliver_quietly, action))
+
     def post_from_router(self, action: Action) -> None:
+        """Quietly."""
         if self.is_cut:
             self._held_down.append(action)
         else:
-            self.post(self.world.setting.message_s, action)
+            self.post_quietly(self.world.setting.message_s, action)
 
     def tell_router(self, action: Action) -> None:
         if self.is_cut:
@@ -128,6 +134,15 @@ class Site:
             return
         self.stepper.touch()
         action()
+        self.feed.flush()
+
+    def _deliver_quietly(self, action: Action) -> None:
+        if self.is_dead or self.is_frozen:
+            self._deliver(action)
+            return
+        self.stepper.sync()
+        action()
+        self.stepper.check_room()
         self.feed.flush()
 
     # -- faults ------------------------------------------------------------------------------

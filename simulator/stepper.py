@@ -102,6 +102,14 @@ class Stepper:
             self._agenda.cancel(self._entry)
             self._end_at(run.ends[-1], self._end_run)
 
+    def check_room(self) -> None:
+        """Somebody may have taken memory that the run was to have."""
+        run, batcher = self._run, self._batcher
+        if run is not None:
+            num_left = len(run.ends) - run.num_begun
+            if batcher.num_blocks_for(len(run.rows), num_left) > batcher.pool.num_available:
+                self.touch()
+
     def forget(self, sequence: Sequence) -> None:
         """It is about to be dropped from outside."""
         self.touch()
