@@ -15,9 +15,8 @@ from cluster.types import Incarnation, WorkerId
 from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.fleet import Fleet, Identity
-from router.index import PrefixIndex
-from router.placer import PlacerCounters
-from router.pool import MemberStatus, Pool
+from router.placer import Placer, PlacerCounters
+from router.pool import MemberStatus
 from router.relay import RelayCounters
 
 NAME = "penstock.v1.Cluster"
@@ -30,10 +29,8 @@ class ClusterService:
         membership: Membership,
         identity: Identity,
         fleet: Fleet,
-        pool: Pool,
-        index: PrefixIndex,
+        placer: Placer,
         relayed: RelayCounters,
-        placed: PlacerCounters,
         admission: Admission,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
@@ -41,10 +38,8 @@ class ClusterService:
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
-        self._pool = pool
-        self._index = index
+        self._placer = placer
         self._relayed = relayed
-        self._placed = placed
         self._admission = admission
         self._diagnosis = diagnosis
         self._clock = clock
@@ -84,23 +79,25 @@ class ClusterService:
     async def status(
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
-        now = self._clock()
-        statuses = sorted(self._pool.statuses(now), key=_order)
-        ages = self._index.staleness_s(now)
+        now, index = self._clock(), self._placer.index
+        statuses = sorted(self._placer.pool.statuses(now), key=_order)
+        ages = index.staleness_s(now)
         return worker_pb2.StatusResponse(
             workers=[self._worker(status, ages) for status in statuses],
             requests_in_flight=self._admission.num_in_flight,
-            index_grains=self._index.num_grains,
-            index_bytes=self._index.num_bytes,
+            index_grains=index.num_grains,
+            index_bytes=index.num_bytes,
             router_version=_version(),
-            relay=_relay_status(self._relayed, self._placed),
-            forgotten_grains=self._index.num_forgotten,
+            relay=_relay_status(self._relayed, self._placer.counters),
+            forgotten_grains=index.num_forgotten,
+            expected_grains=self._placer.speculation.num_grains,
         )
 
     def _worker(
         self, status: MemberStatus, index_ages: Mapping[WorkerId, float]
     ) -> worker_pb2.WorkerStatus:
         worker = status.member.worker.worker_id
+        hits = self._placer.hits_of(worker)
         return worker_pb2.WorkerStatus(
             member=member_to_pb(status.member),
             load=load_report_to_pb(status.report),
@@ -108,9 +105,11 @@ class ClusterService:
             reason=status.refusal or "",
             report_age_seconds=status.report_age_s or 0.0,
             requests_in_flight=status.num_in_flight,
-            cached_grains=self._index.num_grains_of(worker),
+            cached_grains=self._placer.index.num_grains_of(worker),
             index_age_seconds=index_ages.get(worker, 0.0),
             watch_gaps=self._fleet.num_gaps(worker),
+            predicted_hit_tokens=hits.num_predicted,
+            actual_hit_tokens=hits.num_actual,
         )
 
 

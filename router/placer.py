@@ -55,6 +55,14 @@ class PlacerCounters:
 
 
 @dataclass(slots=True, eq=False)
+class Hits:
+    """Prompt tokens of the requests that a worker computed, since this life of it is known."""
+
+    num_predicted: int = 0
+    num_actual: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Placer:
     pool: Pool
     index: PrefixIndex
@@ -67,6 +75,7 @@ class Placer:
     observed: Observed = field(default_factory=Observed)
     tenants: TenantUse = field(default_factory=TenantUse)
     _placed: dict[str, Placed] = field(default_factory=dict)
+    _hits: dict[WorkerId, Hits] = field(default_factory=dict)
 
     def place(
         self, ask: Ask, now: float, excluded: frozenset[WorkerId] = frozenset()
@@ -91,9 +100,7 @@ class Placer:
             self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
         self.pool.book(_booking(decision, ask))
         if policy.speculates:
-            placement = decision.placement
-            computing = placement.prefill or placement.decode
-            self.speculation.expect(ask.request_id, computing, ask.hashes, now)
+            self.speculation.expect(ask.request_id, _computing(decision), ask.hashes, now)
         self._count(ask, policy, targets, decision, now, is_moved=bool(excluded))
         return decision
 
@@ -104,6 +111,9 @@ class Placer:
         self.continued(request_id, now)
         self.counters.num_predicted_hits += decision.num_cached_tokens
         self.counters.num_actual_hits += num_cached_tokens
+        hits = self._hits.setdefault(_computing(decision), Hits())
+        hits.num_predicted += decision.num_cached_tokens
+        hits.num_actual += num_cached_tokens
         self.records.first_token(request_id, num_cached_tokens, now)
         self.observed.first_token(self._placed[request_id], num_cached_tokens, now)
 
@@ -133,6 +143,11 @@ class Placer:
         self.pool.leave(worker, incarnation)
         self.index.purge(worker, incarnation)
         self.speculation.forget(worker)
+        self._hits.pop(worker, None)
+
+    def hits_of(self, worker: WorkerId) -> Hits:
+        """How good the predictions of its cached tokens were."""
+        return self._hits.get(worker) or Hits()
 
     def check(self) -> None:
         self.pool.check()
@@ -220,6 +235,11 @@ class Placer:
         self.observed.attainment.of(targets.name).num_placed += not is_moved
         self.counters.num_placed += 1
         self.counters.num_moved += is_moved
+
+
+def _computing(decision: Decision) -> WorkerId:
+    """Who computes the prompt."""
+    return decision.placement.prefill or decision.placement.decode
 
 
 def _booking(decision: Decision, ask: Ask) -> Booking:

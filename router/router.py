@@ -80,10 +80,8 @@ class Router:
             membership=membership,
             identity=identity,
             fleet=self.fleet,
-            pool=self.pool,
-            index=self.index,
+            placer=self.placer,
             relayed=self.relay.counters,
-            placed=self.placer.counters,
             admission=self.admission,
             diagnosis=Diagnosis(
                 secrets_file=config.secrets_file,

@@ -26,6 +26,8 @@ WORKER_COLUMNS = [
     "waiting",
     "blocks free",
     "cached",
+    "foretold, found",
+    "index age",
     "address",
 ]
 PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s"]
@@ -108,6 +110,8 @@ def _worker_row(worker: pb.WorkerStatus) -> list[str]:
         str(worker.load.num_waiting),
         f"{worker.load.num_free_blocks} of {worker.load.num_blocks}",
         str(worker.cached_grains),
+        f"{worker.predicted_hit_tokens}, {worker.actual_hit_tokens}",
+        f"{worker.index_age_seconds:.1f} s",
         worker.member.worker.address,
     ]
 
@@ -157,7 +161,8 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
     return (
         f"router {address} · {reply.requests_in_flight} requests in flight ·"
         f" {relay.placed} placed, {relay.moved} of them again · {relay.tokens} tokens relayed\n"
-        f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB ·"
+        f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB,"
+        f" {reply.expected_grains} more expected ·"
         f" {age_s:.1f} s old, {gaps} gaps, {reply.forgotten_grains} forgotten ·"
         f" {relay.predicted_hit_tokens} cached tokens predicted,"
         f" {relay.actual_hit_tokens} found\n"

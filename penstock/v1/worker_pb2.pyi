@@ -641,7 +641,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -649,6 +649,7 @@ class StatusResponse(_message.Message):
     ROUTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     RELAY_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_GRAINS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_GRAINS_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -656,7 +657,8 @@ class StatusResponse(_message.Message):
     router_version: str
     relay: RelayStatus
     forgotten_grains: int
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ...) -> None: ...
+    expected_grains: int
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ...) -> None: ...
 
 class RelayStatus(_message.Message):
     __slots__ = ("messages", "tokens", "placed", "moved", "predicted_hit_tokens", "actual_hit_tokens")
@@ -675,7 +677,7 @@ class RelayStatus(_message.Message):
     def __init__(self, messages: _Optional[int] = ..., tokens: _Optional[int] = ..., placed: _Optional[int] = ..., moved: _Optional[int] = ..., predicted_hit_tokens: _Optional[int] = ..., actual_hit_tokens: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("member", "load", "serving", "reason", "report_age_seconds", "requests_in_flight", "cached_grains", "index_age_seconds", "watch_gaps")
+    __slots__ = ("member", "load", "serving", "reason", "report_age_seconds", "requests_in_flight", "cached_grains", "index_age_seconds", "watch_gaps", "predicted_hit_tokens", "actual_hit_tokens")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -685,6 +687,8 @@ class WorkerStatus(_message.Message):
     CACHED_GRAINS_FIELD_NUMBER: _ClassVar[int]
     INDEX_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WATCH_GAPS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACTUAL_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     member: RegisterRequest
     load: LoadReport
     serving: bool
@@ -694,7 +698,9 @@ class WorkerStatus(_message.Message):
     cached_grains: int
     index_age_seconds: float
     watch_gaps: int
-    def __init__(self, member: _Optional[_Union[RegisterRequest, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., serving: bool = ..., reason: _Optional[str] = ..., report_age_seconds: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., cached_grains: _Optional[int] = ..., index_age_seconds: _Optional[float] = ..., watch_gaps: _Optional[int] = ...) -> None: ...
+    predicted_hit_tokens: int
+    actual_hit_tokens: int
+    def __init__(self, member: _Optional[_Union[RegisterRequest, _Mapping]] = ..., load: _Optional[_Union[LoadReport, _Mapping]] = ..., serving: bool = ..., reason: _Optional[str] = ..., report_age_seconds: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., cached_grains: _Optional[int] = ..., index_age_seconds: _Optional[float] = ..., watch_gaps: _Optional[int] = ..., predicted_hit_tokens: _Optional[int] = ..., actual_hit_tokens: _Optional[int] = ...) -> None: ...
 
 class DiagnoseRequest(_message.Message):
     __slots__ = ("measure_memory",)

@@ -188,10 +188,14 @@ def running(server: Any, home: Path) -> LocalNote:
 
 
 def test_status_shows_what_serves(penstock: Penstock, server: Any, running: LocalNote) -> None:
-    server.status.workers.append(worker_status("decode-0"))
+    status = worker_status("decode-0")
+    status.predicted_hit_tokens, status.actual_hit_tokens, status.index_age_seconds = 96, 64, 0.25
+    server.status.workers.append(status)
     ended = penstock("status")
     assert ended.code == 0
-    assert "decode-0" in ended.out
+    (row,) = [line for line in ended.out.splitlines() if line.startswith("decode-0")]
+    assert "96, 64" in row
+    assert "0.2 s" in row
     assert server.tokens == [f"Bearer {'t' * 20}"]
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
 

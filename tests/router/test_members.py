@@ -134,6 +134,8 @@ async def test_status_says_what_was_relayed_and_how_good_the_index_was(cluster: 
         assert said.relay.tokens == len(PROMPT)
         assert said.relay.predicted_hit_tokens > 0
         assert said.relay.actual_hit_tokens == 0, "a fake worker caches nothing"
+        assert said.workers[0].predicted_hit_tokens == said.relay.predicted_hit_tokens
+        assert said.workers[0].actual_hit_tokens == 0
 
 
 async def test_a_new_life_replaces_the_old_one_at_once(cluster: Cluster) -> None:
