@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Each target makes .venv first where it is missing.
 # `make TORCH_INDEX=<url> ...` and `make ALLOW_CUDA=1 ...`: see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test quick prove check format bench bench-kv clean
+.PHONY: help install serve demo test quick prove check format bench bench-kv bench-fidelity bench-simulator clean
 SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
@@ -44,6 +44,12 @@ bench: install  ## load a local cluster and report latencies (ARGS="--help")
 
 bench-kv: install  ## every KV transport beside memcpy, bare sockets, bare NIXL (ARGS="--help")
 	$(run) -m bench.kv_transfer $(ARGS)
+
+bench-fidelity: install  ## the simulator beside real local clusters (ARGS="--help")
+	$(run) -m bench.fidelity $(ARGS)
+
+bench-simulator: install  ## a million requests on 100 workers, in processor seconds (ARGS="--help")
+	$(run) -m bench.simulator_speed $(ARGS)
 
 clean:  ## remove .venv, caches and recorded proofs
 	rm -rf .venv .prove .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
