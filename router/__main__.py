@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> int:
         config = load_config(RouterConfig, arguments.config)
         logger.info("configuration: %s", effective_config(config))
         router = Router(config)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, router.policy.ask_reload)
         await router.run(drain, lambda address: print_ready(role="router", address=address))
 
     return run(serve)

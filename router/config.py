@@ -1,11 +1,12 @@
 """The configuration of one router process."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import ConfigError
 from cluster.limits import Limits
-from router.policy import Disaggregate, Policy
+from router.policy import Disaggregate
+from router.policy_file import PlacementSpec, PolicyDocument, PolicySpec, default_document
 from router.pool import Assumed
 
 IN_MEMORY = "memory"
@@ -22,7 +23,9 @@ class RouterConfig:
     context_length: int | None = None  # narrows the checkpoint's own
     verify_weights: bool = False  # digests compare all bytes of the weights
     limits: Limits = field(default_factory=Limits)
-    disaggregate: Disaggregate = Disaggregate.AUTO
+    disaggregate: Disaggregate = Disaggregate.AUTO  # while no policy says it
+    policy_file: Path | None = None  # followed; none: the defaults, until a policy is applied
+    policy_state: Path | None = None  # keeps what is in force, where the store is in memory
     assumed: Assumed = field(default_factory=Assumed)  # where nothing has been measured
     max_in_flight: int = 1024
     max_waiting_texts: int = 256  # prompts that wait to be tokenised
@@ -36,7 +39,7 @@ class RouterConfig:
         for name in ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it must be at least 1.")
-        for name in ("drain_s", "gather_s", "max_waiting_texts"):
+        for name in ("drain_s", "gather_s", "max_waiting_texts", "records_budget_bytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it cannot be negative.")
         if self.store != IN_MEMORY and "://" not in self.store:
@@ -44,6 +47,14 @@ class RouterConfig:
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."
             )
 
+        if self.policy_file is not None and self.disaggregate is not Disaggregate.AUTO:
+            raise ConfigError(
+                "'disaggregate' and 'policy_file' are both given: say it in the policy, as"
+                " 'spec.placement.disaggregate'."
+            )
+
     @property
-    def policy(self) -> Policy:
-        return Policy(disaggregate=self.disaggregate)
+    def document(self) -> PolicyDocument:
+        """What holds where no policy was given."""
+        placement = PlacementSpec(disaggregate=self.disaggregate)
+        return replace(default_document(), spec=PolicySpec(placement=placement))

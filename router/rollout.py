@@ -34,6 +34,7 @@ class Offer:
     document: PolicyDocument
     source: str
     canary_share: float | None = None  # of the requests, instead of what the document says
+    file_digest: str = ""  # of the bytes, where it is a file's
 
     def __post_init__(self) -> None:
         if self.canary_share is not None and not 0 < self.canary_share < 1:
@@ -70,10 +71,21 @@ class Rollout:
     @classmethod
     def begin(cls, offer: Offer, at_s: float) -> "Rollout":
         why = f"Generation 1 is in force since the start: '{offer.source}'."
-        return cls(active=offer.generation(1, at_s), last_number=1, why=why)
+        return cls(
+            active=offer.generation(1, at_s),
+            last_number=1,
+            why=why,
+            file_digest=offer.file_digest,
+        )
 
     def offered(self, offer: Offer, at_s: float) -> "Rollout":
         """With this document in force, or on trial. The same value, if it is so already."""
+        offered = self._offered(offer, at_s)
+        if not offer.file_digest or offer.file_digest == offered.file_digest:
+            return offered
+        return replace(offered, file_digest=offer.file_digest)
+
+    def _offered(self, offer: Offer, at_s: float) -> "Rollout":
         digest = offer.document.digest
         if digest == self.active.digest:
             if self.canary is None:

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cluster.channel import open_channel
 from cluster.diagnosis import Diagnosis
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.redis_store import RedisStore
-from cluster.rpc import Deadlines, Server, service_handlers
+from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store
 from router import cluster_service, service
@@ -23,9 +23,15 @@ from router.generations import Generations
 from router.index import PrefixIndex
 from router.links import Links
 from router.placer import Placer
+from router.policy_file import effective, yaml_text
+from router.policy_keeper import PolicyKeeper
+from router.policy_service import PolicyService
+from router.policy_watch import PolicyFile
 from router.pool import Pool
 from router.records import Records
 from router.relay import Relay
+from router.rollout import Offer
+from router.rollout_store import FileRollouts, RolloutStore, SharedRollouts
 from router.service import InferenceService
 from router.text import Text, TextThreads
 
@@ -54,7 +60,7 @@ class Router:
             self.pool,
             self.index,
             config.hash_grain,
-            Generations(config.policy),
+            Generations(config.document.policy()),
             Records(config.records_budget_bytes),
         )
         self.relay = Relay(self.placer, self.links)
@@ -90,7 +96,16 @@ class Router:
             ),
             clock=clock,
         )
-        self.server = _server(config, secrets, inference, cluster, self.health)
+        self.policy = PolicyKeeper(
+            placer=self.placer,
+            store=_rollouts(config, self.store),
+            file=PolicyFile(config.policy_file) if config.policy_file else None,
+            default=_default(config),
+            clock=clock,
+        )
+        policy = PolicyService(keeper=self.policy, placer=self.placer, clock=clock)
+        rpcs = {**cluster.rpcs, **policy.rpcs}
+        self.server = _server(config, secrets, inference, rpcs, self.health)
 
     @property
     def is_serving(self) -> bool:
@@ -100,9 +115,11 @@ class Router:
     async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:
         """Serves until `drain` is set, and then until the last answer, `drain_s` at most."""
         try:
+            await self.policy.start()
             async with asyncio.TaskGroup() as tasks:
                 background = (
                     tasks.create_task(self.fleet.run(), name="fleet"),
+                    tasks.create_task(self.policy.run(), name="policy"),
                     tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
                 )
                 async with self.server:
@@ -129,7 +146,7 @@ def _server(
     config: RouterConfig,
     secrets: Secrets,
     inference: InferenceService,
-    cluster: ClusterService,
+    cluster: Mapping[str, Serve],
     health: HealthState,
 ) -> Server:
     limits = config.limits
@@ -137,12 +154,23 @@ def _server(
     return Server(
         [
             service_handlers(service.NAME, inference.rpcs, deadlines=deadlines),
-            service_handlers(cluster_service.NAME, cluster.rpcs, token=secrets.cluster_token),
+            service_handlers(cluster_service.NAME, cluster, token=secrets.cluster_token),
         ],
         address=config.address,
         health=health,
         max_receive_bytes=limits.max_message_bytes,
     )
+
+
+def _rollouts(config: RouterConfig, store: Store) -> RolloutStore:
+    if config.store == IN_MEMORY and config.policy_state is not None:
+        return FileRollouts(config.policy_state)
+    return SharedRollouts(store)
+
+
+def _default(config: RouterConfig) -> Offer:
+    text = yaml_text(effective(config.document))
+    return Offer(text=text, document=config.document, source="default")
 
 
 def _open_store(url: str) -> Store:

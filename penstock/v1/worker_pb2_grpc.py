@@ -546,7 +546,7 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """NOT_FOUND: no longer remembered
+        """INVALID_ARGUMENT: it is not remembered
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,6 @@ def test_everything_may_be_set(checkpoint: Path, tmp_path: Path) -> None:
         drain_s=1,
     )
     config = load_config(RouterConfig, path)
-    assert config.policy.disaggregate is Disaggregate.ALWAYS
+    assert config.document.policy().disaggregate is Disaggregate.ALWAYS
     assert config.assumed.decode.d0 == 0.5
     assert (config.limits.max_n, config.drain_s) == (2, 1.0)

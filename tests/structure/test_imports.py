@@ -65,6 +65,7 @@ STUB_FILES = {
         "cluster/timeline.py",
         "cluster/watch.py",
         "decode_worker/answer.py",
+        "router/policy_codec.py",
     },
     "typed clients": {
         "cluster/channel.py",
@@ -75,6 +76,7 @@ STUB_FILES = {
         "penstock/client.py",
         "penstock/exchange.py",
         "penstock/request.py",
+        "penstock/cli/policy_live.py",
         "penstock/cli/status.py",
         "deploy/vitals.py",
         "deploy/doctor/examination.py",
@@ -86,6 +88,7 @@ STUB_FILES = {
         "cluster/worker_process.py",
         "cluster/diagnosis.py",
         "router/cluster_service.py",
+        "router/policy_service.py",
         "router/service.py",
         "worker/fences.py",
         "worker/fetch.py",

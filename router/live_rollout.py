@@ -1,0 +1,127 @@
+"""The rollout that is in force here, and its copy in the store. What changes is first in the store
+and then in force, so that all routers agree.
+
+Documents are read in a thread: a long one takes longer than a request may wait.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from cluster.errors import ConfigError, StoreUnavailable
+from router.generations import Generations, LoadedRollout
+from router.policy_file import PolicyDocument, parse_policy
+from router.rollout import Generation, Rollout, decode_rollout, encode_rollout
+from router.rollout_store import RolloutStore
+
+logger = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS: Final = 5
+
+
+class LiveRollout:
+    def __init__(self, rollout: Rollout, store: RolloutStore, generations: Generations) -> None:
+        """`rollout` is not in force before `find` or `begin`."""
+        self.rollout = rollout
+        self._store = store
+        self._generations = generations
+        self._changing = asyncio.Lock()
+        self._stored: bytes | None = None  # as last seen, good or not
+        self._is_store_away = False
+        self._documents: dict[str, PolicyDocument] = {}  # by text, of what is in force
+
+    async def find(self) -> bool:
+        """Takes over what the store says. False: it says nothing that could be in force."""
+        try:
+            async with self._changing:
+                return await self._see(await self._store.load())
+        except StoreUnavailable as error:
+            self._away(error)
+        except ConfigError as error:
+            logger.error("what is stored cannot be in force: %s", error)
+        return False
+
+    async def begin(self, rollout: Rollout) -> None:
+        """Puts the first one in force; that of another router, if that has been faster. What is
+        stored and not understood is not overwritten: a newer router's, perhaps."""
+        first = self.rollout
+        if self._stored is not None:
+            self._adopt(await self._load(rollout))
+            return
+        try:
+            await self.change(lambda now: rollout if now is first else now)
+        except StoreUnavailable as error:
+            self._away(error)
+            self._adopt(await self._load(rollout))
+
+    async def change(self, change: Callable[[Rollout], Rollout]) -> Rollout:
+        """Into the store, then in force; no more where `change` returns what it was given. It may
+        be asked several times. Raises StoreUnavailable or what it raises: then nothing changes."""
+        async with self._changing:
+            for _ in range(_MAX_ATTEMPTS):
+                rollout = change(self.rollout)
+                if rollout is self.rollout:
+                    return rollout
+                loaded, data = await self._load(rollout), encode_rollout(rollout)
+                if await self._store.swap(self._stored, data):
+                    self._stored = data
+                    self._adopt(loaded)
+                    return rollout
+                await self._see(await self._store.load())
+        raise StoreUnavailable(
+            f"The policy changed {_MAX_ATTEMPTS} times while it was to be changed: nothing was."
+        )
+
+    async def refresh(self) -> None:
+        """Takes over what other routers have done. Raises ConfigError, once, for what cannot be in
+        force."""
+        try:
+            async with self._changing:
+                data = await self._store.load()
+                if data is None:  # it has lost its memory, or was away at the start
+                    data = encode_rollout(self.rollout)
+                    if await self._store.swap(None, data):
+                        self._stored = data
+                await self._see(data)
+        except StoreUnavailable as error:
+            self._away(error)
+        else:
+            self._is_store_away = False
+
+    async def _see(self, data: bytes | None) -> bool:
+        """Whether there is something."""
+        if data is None or data == self._stored:
+            return data is not None
+        self._stored = data
+        rollout = decode_rollout(data, self._store.source)
+        self._adopt(await self._load(rollout))
+        return True
+
+    async def _load(self, rollout: Rollout) -> LoadedRollout:
+        """Reads the documents that are not known yet. Raises ConfigError."""
+        active = await self._document(rollout.active)
+        canary = await self._document(rollout.canary) if rollout.canary else None
+        return LoadedRollout(rollout, active, canary)
+
+    async def _document(self, generation: Generation) -> PolicyDocument:
+        if (known := self._documents.get(generation.text)) is not None:
+            return known
+        return await asyncio.to_thread(parse_policy, generation.text, generation.source)
+
+    def _adopt(self, loaded: LoadedRollout) -> None:
+        rollout, before = loaded.rollout, self.rollout
+        self._documents = {rollout.active.text: loaded.active}
+        if rollout.canary is not None and loaded.canary is not None:
+            self._documents[rollout.canary.text] = loaded.canary
+        self._generations.adopt(loaded)
+        self.rollout = rollout
+        if (rollout.active, rollout.canary) != (before.active, before.canary):
+            active = rollout.active
+            said = (active.name, active.number, active.digest, rollout.why)
+            logger.info("policy '%s' (generation %d, %s) is in force. %s", *said)
+
+    def _away(self, error: StoreUnavailable) -> None:
+        if not self._is_store_away:
+            logger.warning("what other routers do with the policy is not known: %s", error)
+        self._is_store_away = True

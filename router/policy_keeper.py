@@ -1,0 +1,246 @@
+"""The life of the policy in a running router: from a file and from operators into force, on trial,
+and back. A wrong document never takes effect: the last good one goes on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Never
+
+from cluster.errors import ConfigError, InvalidRequest, PenstockError, StoreUnavailable
+from router.canary import Judgement, Trial, Verdict, judge
+from router.live_rollout import LiveRollout
+from router.placer import Placer
+from router.policy_file import PolicyDocument, parse_policy
+from router.policy_review import risks
+from router.policy_watch import PolicyFile
+from router.rollout import Generation, Offer, Rollout
+from router.rollout_store import RolloutStore
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.0  # between two looks at the file, the store and the canary
+
+
+class Came(StrEnum):
+    """What became of an offer."""
+
+    UNCHANGED = "unchanged"
+    APPLIED = "applied"
+    CANARY = "canary"
+    ROLLED_BACK = "rolled back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    came: Came
+    generation: Generation
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Reloads:
+    """Of documents that were new, wherever they came from."""
+
+    is_last_good: bool = True
+    last_good_at_s: float = 0.0  # of the Unix epoch
+    error: str = ""
+    num_attempts: int = 0
+    num_failures: int = 0
+
+
+class PolicyKeeper:
+    def __init__(
+        self,
+        *,
+        placer: Placer,
+        store: RolloutStore,
+        file: PolicyFile | None,
+        default: Offer,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`default`: what holds where nobody says anything."""
+        self._placer = placer
+        self._clock, self._unix_clock = clock, unix_clock
+        self._is_asked = asyncio.Event()
+        self._default = default
+        self._live = LiveRollout(Rollout.begin(default, unix_clock()), store, placer.generations)
+        self.file = file
+        self.reloads = Reloads(last_good_at_s=unix_clock())
+
+    @property
+    def rollout(self) -> Rollout:
+        return self._live.rollout
+
+    # -- what operators do -------------------------------------------------------------------
+
+    async def apply(self, text: str, source: str, canary_share: float | None = None) -> Change:
+        """Raises InvalidRequest, and nothing changes; StoreUnavailable, likewise."""
+        try:
+            offer = await self._offer(text, source, canary_share)
+        except ConfigError as error:
+            self._note(error)
+            raise InvalidRequest("text", error.message) from error
+        return await self._take(offer)
+
+    async def reload(self) -> Change:
+        """Reads the file now. Raises InvalidRequest where there is none, or a wrong one."""
+        if self.file is None:
+            raise InvalidRequest(
+                "file", "This router has no policy file: apply a policy, or start it with one."
+            )
+        try:
+            return await self._take(await self._read_file(self.file))
+        except ConfigError as error:
+            self._note(error)
+            raise InvalidRequest("file", error.message) from error
+
+    async def roll_back(self, reason: str) -> Change:
+        """Raises InvalidRequest where there is nothing to return to."""
+        try:
+            rollout = await self._live.change(lambda r: r.rolled_back(self._unix_clock(), reason))
+        except ConfigError as error:
+            raise InvalidRequest("policy", error.message) from error
+        return Change(came=Came.ROLLED_BACK, generation=rollout.active)
+
+    def ask_reload(self) -> None:
+        """On a signal: at the next turn."""
+        self._is_asked.set()
+
+    def judgement(self) -> tuple[Trial, Judgement] | None:
+        """Of the canary, if there is one."""
+        generations, records, now = self._placer.generations, self._placer.records, self._clock()
+        if generations.canary is None or self.rollout.canary is None:
+            return None
+        trial = Trial(
+            settings=generations.canary_settings,
+            canary=records.seen(generations.canary.on_trial, now),
+            baseline=records.seen(generations.active.on_trial, now),
+            age_s=self._unix_clock() - self.rollout.canary.at_s,
+        )
+        return trial, judge(trial)
+
+    # -- what happens by itself --------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises ConfigError where there is no good policy to begin with."""
+        is_known = await self._live.find()
+        offer = self._default
+        if self.file is not None:
+            try:
+                offer = await self._read_file(self.file)
+            except ConfigError as error:
+                if not is_known:
+                    raise
+                self._note(error)
+                return
+        if not is_known:
+            await self._live.begin(Rollout.begin(offer, self._unix_clock()))
+        elif self.file is not None and offer.file_digest != self.rollout.file_digest:
+            await self._take(offer)  # it was changed while no router looked
+
+    async def run(self) -> Never:
+        """Keeps to the file, the store and the guards until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL_S):
+                    await self._is_asked.wait()
+            try:
+                await self.look()
+            except PenstockError as error:
+                logger.warning("the policy was not looked after: %s", error)
+            except Exception:  # the policy in force goes on, whatever its keeper does
+                logger.exception("the policy was not looked after")
+
+    async def look(self) -> None:
+        """One turn."""
+        is_asked = self._is_asked.is_set()
+        self._is_asked.clear()
+        try:
+            await self._live.refresh()
+        except ConfigError as error:
+            self._note(error)
+        if is_asked and self.file is not None:
+            with contextlib.suppress(InvalidRequest):  # it has been told
+                await self.reload()
+        elif self.file is not None:
+            await self._follow(self.file)
+        await self._judge()
+
+    async def _follow(self, file: PolicyFile) -> None:
+        try:
+            found = await file.look()
+            if found is not None:
+                offer = await self._offer(found.text, str(file.path), None, found.digest)
+                await self._take(offer)
+        except ConfigError as error:
+            self._note(error)
+        except StoreUnavailable:
+            file.again()
+            raise
+
+    async def _judge(self) -> None:
+        if (found := self.judgement()) is None:
+            return
+        _, (verdict, why) = found
+        number = self.rollout.canary.number if self.rollout.canary else 0
+
+        def settled(rollout: Rollout) -> Rollout:
+            if rollout.canary is None or rollout.canary.number != number:
+                return rollout  # another router has been faster
+            if verdict is Verdict.PROMOTE:
+                said = f"The canary {number} took over: {why}."
+                return rollout.promoted(self._unix_clock(), said)
+            return rollout.withdrawn(f"The canary {number} was rolled back by itself: {why}.")
+
+        if verdict is not Verdict.WAIT:
+            await self._live.change(settled)
+
+    # -- how it changes ----------------------------------------------------------------------
+
+    async def _read_file(self, file: PolicyFile) -> Offer:
+        found = await file.read()
+        return await self._offer(found.text, str(file.path), None, found.digest)
+
+    async def _offer(
+        self, text: str, source: str, canary_share: float | None, file_digest: str = ""
+    ) -> Offer:
+        document = await asyncio.to_thread(parse_policy, text, source)
+        return Offer(
+            text=text,
+            document=document,
+            source=source,
+            canary_share=canary_share,
+            file_digest=file_digest,
+        )
+
+    async def _take(self, offer: Offer) -> Change:
+        before = self.rollout
+        warnings = (*risks(offer.document), *_lost_classes(offer.document, self._placer))
+        rollout = await self._live.change(lambda r: r.offered(offer, self._unix_clock()))
+        self.reloads.num_attempts += 1
+        self.reloads.is_last_good, self.reloads.error = True, ""
+        self.reloads.last_good_at_s = self._unix_clock()
+        if rollout.canary is not None and rollout.canary != before.canary:
+            return Change(came=Came.CANARY, generation=rollout.canary, warnings=warnings)
+        is_new = (rollout.active, rollout.canary) != (before.active, before.canary)
+        came = Came.APPLIED if is_new else Came.UNCHANGED
+        return Change(came=came, generation=rollout.active, warnings=warnings)
+
+    def _note(self, error: ConfigError) -> None:
+        logger.error("a policy was refused, and the one before goes on: %s", error)
+        self.reloads.num_attempts += 1
+        self.reloads.num_failures += 1
+        self.reloads.is_last_good, self.reloads.error = False, error.message
+
+
+def _lost_classes(document: PolicyDocument, placer: Placer) -> list[str]:
+    """Of the policy in force: requests that name them will be refused."""
+    known = {each.name for each in document.spec.classes}
+    lost = [e.name for e in placer.generations.active.policy.classes if e.name not in known]
+    return [f"'spec.classes' has no '{name}' any more: its requests are refused." for name in lost]

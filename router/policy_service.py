@@ -1,0 +1,63 @@
+"""What operators ask of the policy in force; part of the internal `Cluster` service, behind its
+token."""
+
+from collections.abc import Callable
+
+from cluster.errors import InvalidRequest
+from cluster.rpc import Call, Serve
+from penstock.v1 import worker_pb2 as pb
+from router.placer import Placer
+from router.policy_codec import change_to_pb, record_to_pb, status_to_pb
+from router.policy_keeper import PolicyKeeper
+
+DEFAULT_CANDIDATES = 50
+MAX_CANDIDATES = 1000
+MAX_SOURCE = 200  # letters
+
+
+class PolicyService:
+    def __init__(self, *, keeper: PolicyKeeper, placer: Placer, clock: Callable[[], float]) -> None:
+        self._keeper = keeper
+        self._placer = placer
+        self._clock = clock
+
+    @property
+    def rpcs(self) -> dict[str, Serve]:
+        return {
+            "ApplyPolicy": self.apply,
+            "ReloadPolicy": self.reload,
+            "RollBackPolicy": self.roll_back,
+            "PolicyStatus": self.status,
+            "Explain": self.explain,
+        }
+
+    async def apply(self, request: pb.ApplyPolicyRequest, call: Call) -> pb.PolicyChange:
+        source = _bounded("source", request.source) or "apply"
+        share = request.canary_share if request.HasField("canary_share") else None
+        return change_to_pb(await self._keeper.apply(request.text, source, share))
+
+    async def reload(self, request: pb.ReloadPolicyRequest, call: Call) -> pb.PolicyChange:
+        return change_to_pb(await self._keeper.reload())
+
+    async def roll_back(self, request: pb.RollBackPolicyRequest, call: Call) -> pb.PolicyChange:
+        return change_to_pb(await self._keeper.roll_back(_bounded("reason", request.reason)))
+
+    async def status(self, request: pb.PolicyStatusRequest, call: Call) -> pb.PolicyStatusResponse:
+        return status_to_pb(self._keeper, self._placer.generations, self._placer.records)
+
+    async def explain(self, request: pb.ExplainRequest, call: Call) -> pb.ExplainResponse:
+        record = self._placer.records.find(request.request_id)
+        if record is None:
+            raise InvalidRequest(
+                "request_id", "This router remembers no request of that id: it may be too long ago."
+            )
+        most = min(request.max_candidates or DEFAULT_CANDIDATES, MAX_CANDIDATES)
+        return record_to_pb(record, self._clock(), most)
+
+
+def _bounded(field: str, text: str) -> str:
+    if len(text) > MAX_SOURCE or not text.isprintable():
+        raise InvalidRequest(
+            field, f"'{field}' is a line of at most {MAX_SOURCE} letters: shorten it."
+        )
+    return text

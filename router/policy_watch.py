@@ -1,0 +1,73 @@
+"""A policy file as it is now, however it is replaced: overwritten, renamed over, or behind a
+symlink that is swapped, as Kubernetes does with a ConfigMap.
+
+It is read whole at each look: a few kilobytes. What two looks do not find the same is still being
+written, and is not believed.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ConfigError
+from router.policy_file import MAX_POLICY_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class FileText:
+    text: str
+    digest: str  # of the bytes
+
+
+@dataclass(slots=True, eq=False)
+class PolicyFile:
+    path: Path
+    _settled: str = ""  # digest, or the error, of what was handed out last
+    _glimpsed: str = ""  # the same of the last look
+
+    async def read(self) -> FileText:
+        """What it says, and no look will hand that out again. Raises ConfigError."""
+        try:
+            found = await asyncio.to_thread(_read, self.path)
+        except ConfigError as error:
+            self._settled = self._glimpsed = error.message
+            raise
+        self._settled = self._glimpsed = found.digest
+        return found
+
+    async def look(self) -> FileText | None:
+        """None while it says nothing new. Raises ConfigError, once, where it cannot be read."""
+        try:
+            found = await asyncio.to_thread(_read, self.path)
+        except ConfigError as error:
+            if self._is_news(error.message):
+                raise
+            return None
+        return found if self._is_news(found.digest) else None
+
+    def again(self) -> None:
+        """What was handed out last could not be dealt with: it is still news."""
+        self._settled = ""
+
+    def _is_news(self, seen: str) -> bool:
+        is_stable, self._glimpsed = seen == self._glimpsed, seen
+        if not is_stable or seen == self._settled:
+            return False
+        self._settled = seen
+        return True
+
+
+def _read(path: Path) -> FileText:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_POLICY_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}. Give a policy.") from error
+    if len(content) > MAX_POLICY_BYTES:
+        raise ConfigError(f"'{path}' has more than {MAX_POLICY_BYTES} bytes: give a policy.")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{path}' is no UTF-8 text: {error}.") from error
+    return FileText(text, hashlib.sha256(content).hexdigest())
