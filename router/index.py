@@ -164,8 +164,11 @@ class PrefixIndex:
         assert self._live == sum(self._by_bit)
 
     def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
-        for bit in _bits(bits):
-            matched[self._by_bit[bit].worker] = depth
+        by_bit = self._by_bit
+        while bits:
+            low = bits & -bits
+            matched[by_bit[low].worker] = depth
+            bits ^= low
 
     def _take_bit(self) -> int:
         if self._free_bits:

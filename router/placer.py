@@ -100,7 +100,9 @@ class Placer:
             self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
         self.pool.book(_booking(decision, ask))
         if policy.speculates:
-            self.speculation.expect(ask.request_id, _computing(decision), ask.hashes, now)
+            computing = _computing(decision)
+            missing = ask.hashes[request.num_held(computing) :]
+            self.speculation.expect(ask.request_id, computing, missing, now)
         self._count(ask, policy, targets, decision, now, is_moved=bool(excluded))
         return decision
 

@@ -96,6 +96,10 @@ class PlacementRequest:
     session_worker: WorkerId | None = None  # who decoded for its session last
     tenant_excess: float = 1.0  # how many times its share its tenant used, while workers are short
 
+    def num_held(self, worker: WorkerId) -> int:
+        """Leading grains that it has by the prompt's turn without computing or fetching them."""
+        return self.num_expected.get(worker) or self.num_ready.get(worker, 0)
+
     @property
     def target_s(self) -> float:
         """From now, to the first token; later for who used more than its share."""
