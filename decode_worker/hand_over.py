@@ -91,6 +91,7 @@ class HandOvers:
             start.source.CopyFrom(request.source)
             start.source_tokens = request.source_tokens
         receiving = _Receiving(answer=answer, sequence=sequence, worker=worker)
+        self._scheduler.expect(sequence)
         try:
             # Before it computes anything: what no transport can bring is not asked for.
             receiving.share = self._table.share_of(
@@ -103,6 +104,8 @@ class HandOvers:
             self.num_received += 1
         except* (PenstockError, TimeoutError) as group:
             self._recompute(receiving, group.exceptions[0])
+        finally:
+            self._scheduler.forgo(sequence)  # nothing to do once the call has begun
 
     def counters(self) -> dict[str, float]:
         """What the load report says of hand-overs, beside what it says of all transfers."""

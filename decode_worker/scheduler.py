@@ -42,6 +42,7 @@ class DecodeScheduler:
         self.batcher = batcher
         self._cost = cost
         self._changed = changed
+        self._expected: set[Sequence] = set()  # computed elsewhere, no blocks asked for yet
         self._claims: deque[_Claim] = deque()
         self._reserved: set[Sequence] = set()  # granted, their KV still on its way
 
@@ -52,9 +53,15 @@ class DecodeScheduler:
         self.batcher.add(sequence)
         self._changed()
 
+    def expect(self, sequence: Sequence) -> None:
+        """Its prompt will be computed elsewhere and then claim blocks. It counts among those that
+        wait here until then, or until it is forgone."""
+        self._expected.add(sequence)
+
     def claim(self, sequence: Sequence, granted: Callable[[], None]) -> None:
         """Asks for blocks for a prompt computed elsewhere; `granted` is called once they are
         in its block table, at once or later."""
+        self._expected.discard(sequence)
         self._claims.append(_Claim(sequence=sequence, granted=granted))
         self._grant()
 
@@ -70,8 +77,9 @@ class DecodeScheduler:
         self._changed()
 
     def forgo(self, sequence: Sequence) -> list[BlockId]:
-        """Ends a claim. Returns the granted blocks that a writer may still write: whoever
-        called gives them back through `release` once the writer cannot."""
+        """Ends a claim, or the expectation of one. Returns the granted blocks that a writer may
+        still write: whoever called gives them back through `release` once the writer cannot."""
+        self._expected.discard(sequence)
         self._claims = deque(c for c in self._claims if c.sequence is not sequence)
         if sequence not in self._reserved:
             return []
@@ -132,12 +140,20 @@ class DecodeScheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self.batcher.waiting) + len(self._claims) + len(self._reserved)
+        elsewhere = len(self._expected) + len(self._claims) + len(self._reserved)
+        return len(self.batcher.waiting) + elsewhere
+
+    @property
+    def num_claimed_tokens(self) -> int:
+        """Of prompts computed elsewhere that have no blocks here yet: memory that looks free."""
+        claimed = sum(claim.sequence.num_tokens for claim in self._claims)
+        return claimed + sum(sequence.num_tokens for sequence in self._expected)
 
     def load(self) -> LoadReport:
         return replace(
             self.batcher.load(),
             num_waiting=self.num_waiting,
+            num_claimed_tokens=self.num_claimed_tokens,
             prefill_cost=self._cost.prefill,
             decode_cost=self._cost.decode,
             prefill_error=self._cost.prefill_error,

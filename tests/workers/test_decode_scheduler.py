@@ -41,6 +41,30 @@ def test_claims_are_granted_oldest_first_and_wholly_or_not() -> None:
     scheduler.check()
 
 
+def test_memory_that_is_promised_is_told_before_it_is_taken() -> None:
+    scheduler = scheduler_of(num_blocks=6)
+    first, second = sequence_of("a", 16), sequence_of("b", 12)
+    for sequence in (first, second):
+        scheduler.expect(sequence)
+    assert (scheduler.load().num_claimed_tokens, scheduler.load().num_waiting) == (28, 2)
+    scheduler.claim(first, lambda: None)  # granted at once
+    scheduler.claim(second, lambda: None)  # waits for blocks
+    assert (scheduler.load().num_claimed_tokens, scheduler.load().num_waiting) == (12, 2)
+    assert scheduler.load().num_free_blocks == 2
+    scheduler.release(scheduler.forgo(first))
+    assert (scheduler.load().num_claimed_tokens, scheduler.load().num_waiting) == (0, 1)
+    scheduler.release(scheduler.forgo(second))
+    assert (scheduler.load().num_claimed_tokens, scheduler.load().num_waiting) == (0, 0)
+
+
+def test_a_hand_over_that_never_begins_claims_nothing() -> None:
+    scheduler = scheduler_of(num_blocks=6)
+    sequence = sequence_of("a", 16)
+    scheduler.expect(sequence)
+    assert scheduler.forgo(sequence) == []
+    assert scheduler.load().num_claimed_tokens == 0
+
+
 def test_a_sequence_that_was_put_back_comes_before_new_claims() -> None:
     scheduler = scheduler_of(num_blocks=6)
     put_back = sequence_of("a", 8)
