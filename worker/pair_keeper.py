@@ -8,7 +8,6 @@ and a fetch has a time limit and an alternative.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -55,6 +54,10 @@ class PairKeeper:
         self._refused: dict[Incarnation, str] = {}  # why there is no pair with these members
         self.settled = asyncio.Event()  # every member found at first has been tried
         self.num_up = 0
+
+    @property
+    def _measures(self) -> bool:
+        return self._num_measured_tokens > self._num_tokens
 
     @property
     def num_refused(self) -> int:
@@ -112,9 +115,13 @@ class PairKeeper:
 
     async def _make(self, source: WorkerAddress) -> None:
         try:
-            while source.incarnation not in self._probes.last:  # it may have asked us to before
+            if source.incarnation in self._probes.last:
+                return  # it has asked us to before
+            while source.incarnation not in self._probes.last:
                 peer = await self._peers.connect(source)
                 await self._try(source, peer)
+            if self._measures:
+                await self._probes.probe(source, self._num_measured_tokens, limit_s=PROBE_S)
         except Overloaded:
             pass  # no block to spare: connected will do
         finally:
@@ -138,26 +145,19 @@ class PairKeeper:
         logger.info("KV from '%s' comes by %s", source.worker_id, peer.transport)
         self.num_up += 1
         try:
-            await self._measure(source, peer)
             await peer.life.wait()
         finally:
             self.num_up -= 1
             self._probes.last.pop(source.incarnation, None)
 
-    async def _measure(self, source: WorkerAddress, peer: Peer) -> None:
-        """Nobody waits for it, and the pair is none the worse if it fails."""
-        if self._num_measured_tokens > self._num_tokens:
-            with contextlib.suppress(PenstockError):
-                await self._probes.probe(
-                    source, self._num_measured_tokens, by=peer.transport, limit_s=PROBE_S
-                )
-
     async def _ask(self, me: WorkerAddress, receiver: WorkerAddress) -> None:
         """It will find us by itself within a heartbeat: this is for who needs us before."""
-        request = pb.ProbeRequest(source=address_to_pb(me), num_tokens=self._num_tokens)
+        sizes = [self._num_tokens, *([self._num_measured_tokens] if self._measures else [])]
         channel = self._peers.channel(receiver)
         try:
-            await channel.unary("penstock.v1.Worker", "Probe", request, timeout_s=SETTLE_S)
+            for num_tokens in sizes:
+                request = pb.ProbeRequest(source=address_to_pb(me), num_tokens=num_tokens)
+                await channel.unary("penstock.v1.Worker", "Probe", request, timeout_s=SETTLE_S)
         except PenstockError as error:
             logger.info("'%s' has no pair with us yet: %s", receiver.worker_id, error)
         finally:

@@ -33,7 +33,7 @@ def fetching(monkeypatch: pytest.MonkeyPatch) -> None:
             decode=rng.choice(WORKERS[:2]),
             prefill=decision.placement.prefill and rng.choice(WORKERS[2:]),
             source=source,
-            num_source_tokens=cached.get(source, 0),
+            num_source_tokens=cached.get(source, 0) * request.grain_tokens,
         )
         return replace(decision, placement=placement), state
 
