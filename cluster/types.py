@@ -304,7 +304,7 @@ class LoadReport:
     num_running: int = 0
     num_waiting: int = 0
     num_queued_tokens: int = 0  # prompt tokens not computed yet
-    num_context_tokens: int = 0  # of the running sequences
+    num_context_tokens: int = 0  # of the running sequences, and of KV that is on its way to join
     num_free_blocks: int = 0  # cached blocks that nobody uses are free
     num_unused_blocks: int = 0  # of the free ones, those that hold nothing: no eviction yet
     num_blocks: int = 0

@@ -149,10 +149,15 @@ class DecodeScheduler:
         claimed = sum(claim.sequence.num_tokens for claim in self._claims)
         return claimed + sum(sequence.num_tokens for sequence in self._expected)
 
+    @property
+    def _num_reserved_tokens(self) -> int:
+        return sum(sequence.num_tokens for sequence in self._reserved)
+
     def load(self) -> LoadReport:
         return replace(
             self.batcher.load(),
             num_waiting=self.num_waiting,
+            num_context_tokens=self.batcher.num_context_tokens + self._num_reserved_tokens,
             num_claimed_tokens=self.num_claimed_tokens,
             prefill_cost=self._cost.prefill,
             decode_cost=self._cost.decode,

@@ -51,6 +51,7 @@ def test_memory_that_is_promised_is_told_before_it_is_taken() -> None:
     scheduler.claim(second, lambda: None)  # waits for blocks
     assert (scheduler.load().num_claimed_tokens, scheduler.load().num_waiting) == (12, 2)
     assert scheduler.load().num_free_blocks == 2
+    assert scheduler.load().num_context_tokens == 16  # soon
     scheduler.release(scheduler.forgo(first))
     assert (scheduler.load().num_claimed_tokens, scheduler.load().num_waiting) == (0, 1)
     scheduler.release(scheduler.forgo(second))
