@@ -5,20 +5,9 @@ import pytest
 from cluster.errors import ConfigError
 from router.policy_file import parse_policy
 from router.rollout import Offer, Rollout, decode_rollout, encode_rollout
+from tests.router.policy_texts import offer, policy_text
 
 CANARY = "  canary: {traffic: 10%, duration: 60s}\n"
-
-
-def text(stretch: float, more: str = "") -> str:
-    return (
-        "apiVersion: penstock/v1\nkind: RoutingPolicy\nmetadata: {name: p}\n"
-        f"spec:\n  queue: {{stretch: {stretch}}}\n{more}"
-    )
-
-
-def offer(stretch: float, more: str = "", share: float | None = None) -> Offer:
-    said = text(stretch, more)
-    return Offer(text=said, document=parse_policy(said), source="test", canary_share=share)
 
 
 @pytest.fixture
@@ -28,19 +17,19 @@ def first() -> Rollout:
 
 def test_a_document_takes_effect_at_once_and_the_one_before_is_kept(first: Rollout) -> None:
     second = first.offered(offer(2.0), 200.0)
-    assert (second.active.number, second.active.at_s, second.active.text) == (2, 200.0, text(2.0))
+    assert (second.active.number, second.active.at_s, second.active.text) == (2, 200.0, policy_text(2.0))
     assert second.previous == first.active
     assert second.canary is None
 
 
 def test_what_says_the_same_changes_nothing(first: Rollout) -> None:
     """Comments and written-out defaults do not count."""
-    said = "# a comment\n" + text(1.0)
+    said = "# a comment\n" + policy_text(1.0)
     same = Offer(text=said, document=parse_policy(said), source="other")
     assert first.offered(same, 200.0) is first
 
 
-@pytest.mark.parametrize("given", [offer(2.0, CANARY), offer(2.0, share=0.1)])
+@pytest.mark.parametrize("given", [offer(2.0, more=CANARY), offer(2.0, share=0.1)])
 def test_a_document_with_a_canary_is_tried_out(first: Rollout, given: Offer) -> None:
     trying = first.offered(given, 200.0)
     assert trying.active == first.active
@@ -61,8 +50,8 @@ def test_a_rollback_ends_the_canary_first_and_then_returns_to_the_one_before(
     assert (once.canary, once.active.number) == (None, 2)
     assert once.why == "The canary 3 was rolled back: it is slow."
     twice = once.rolled_back(500.0)
-    assert (twice.active.number, twice.active.text) == (4, text(1.0))
-    assert twice.rolled_back(600.0).active.text == text(2.0)  # and forth
+    assert (twice.active.number, twice.active.text) == (4, policy_text(1.0))
+    assert twice.rolled_back(600.0).active.text == policy_text(2.0)  # and forth
     with pytest.raises(ConfigError, match="no policy to return to"):
         first.rolled_back(200.0)
 
