@@ -64,6 +64,8 @@ class ClusterPlan:
             "secrets_file": str(secrets_file),
             "hash_grain": self.hash_grain,
             "drain_s": self.drain_s,
+            # A router that is started again goes on with what it was told.
+            "policy_state": str(secrets_file.with_name("policy-state.json")),
             **self.router,
         }
         return self._process("router", Part.ROUTER, config)

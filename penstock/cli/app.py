@@ -25,6 +25,7 @@ COMMANDS = {
     "tokenize": "text",
     "detokenize": "text",
     "policy": "policy",
+    "explain": "policy_live",
     "simulate": "simulate",
     "bench": "bench",
     "version": "version",

@@ -14,6 +14,7 @@ from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say
 from router.policy import Disaggregate
+from router.policy_file import load_policy
 
 SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
 DEFAULT_BLOCKS = 1024
@@ -36,6 +37,7 @@ class ServeFlags:
     drain: float = 30.0
     transport: str = ""  # this one or none; empty: the best of the usual ones
     disaggregate: Disaggregate = Disaggregate.AUTO
+    policy: Path | None = None  # the router follows this file
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
@@ -48,6 +50,11 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
     if not checkpoint.is_dir():
         fail(
             f"There is no checkpoint directory at {checkpoint}: give one with --model-dir.",
+            ExitCode.USAGE,
+        )
+    if flags.policy and flags.disaggregate is not Disaggregate.AUTO:
+        fail(
+            "Give --disaggregate or --policy: a policy says it as 'spec.placement.disaggregate'.",
             ExitCode.USAGE,
         )
     return ClusterPlan(
@@ -63,8 +70,17 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         drain_s=flags.drain,
         transports=(flags.transport,) if flags.transport else None,
         require_transport=flags.transport or None,
-        router={"disaggregate": str(flags.disaggregate)},
+        router={
+            "disaggregate": str(flags.disaggregate),
+            "policy_file": _checked(flags.policy) if flags.policy else None,
+        },
     )
+
+
+def _checked(policy: Path) -> str:
+    """Its absolute path. Raises ConfigError: a router would not start by it."""
+    load_policy(policy)
+    return str(policy.absolute())  # not resolved: a symlink may be swapped
 
 
 def make_cluster(flags: ServeFlags) -> LocalCluster:

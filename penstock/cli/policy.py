@@ -11,7 +11,7 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.errors import ConfigError
-from penstock.cli import options, policy_files
+from penstock.cli import options, policy_files, policy_live
 from penstock.cli.app import told
 from penstock.cli.output import err, say, write_json, write_table
 from router.policies.registry import RULES, make_rule, parameters_of
@@ -25,8 +25,8 @@ SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.g
 COLUMNS = ["rule", "workers", "cache", "mean TTFT s", "p50", "p99", "hit %", "fetched GB", "busy %"]
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
-policy = typer.Typer(help="Routing policies: write, check, compare, replay traffic through them.")
-for name, command in policy_files.COMMANDS.items():
+policy = typer.Typer(help="Routing policies: write, check, replay, apply, and ask them why.")
+for name, command in {**policy_files.COMMANDS, **policy_live.COMMANDS}.items():
     policy.command(name)(told(command))
 
 

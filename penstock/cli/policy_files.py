@@ -141,6 +141,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+def read_policy(path: Path) -> tuple[str, str]:
+    """Where it comes from, and what it says. Raises ConfigError unless that is a valid policy."""
+    if path == STDIN:
+        text = sys.stdin.read()
+        parse_policy(text, "stdin")
+        return "stdin", text
+    load_policy(path)
+    return str(path), path.read_text()
+
+
 def _load(path: Path) -> PolicyDocument:
     return parse_policy(sys.stdin.read(), "stdin") if path == STDIN else load_policy(path)
 

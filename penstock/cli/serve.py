@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,10 @@ def serve(
     disaggregate: Annotated[
         Disaggregate, typer.Option("--disaggregate", help="When a prefill worker is used.")
     ] = Disaggregate.AUTO,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", metavar="FILE", help="Placement by this file, as it changes."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Serve a model: one router, prefill and decode workers, on this machine.
@@ -52,6 +57,7 @@ def serve(
         drain=drain,
         transport=transport,
         disaggregate=disaggregate,
+        policy=policy,
     )
     asyncio.run(_serve(make_cluster(flags), json))
 

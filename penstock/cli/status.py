@@ -4,19 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import typer
 from google.protobuf.json_format import MessageToDict
 
-from cluster.secrets import load_secrets
 from penstock.cli import options
+from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.local import find_address, need_secrets, started_workers
 from penstock.cli.output import say, write, write_json, write_table
-from penstock.errors import from_rpc_error
-from penstock.exchange import channel_options
 from penstock.v1 import worker_pb2 as pb
-from penstock.v1.worker_pb2_grpc import ClusterStub
 
 WORKER_COLUMNS = [
     "worker",
@@ -33,7 +29,6 @@ WORKER_COLUMNS = [
 PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s"]
 PAIR_COLUMNS += ["given up", "failed", "quarantined"]
 GIVEN_UP = "cancelled"  # what nobody needed any more: no failure
-TIMEOUT_S = 2.0
 
 
 def status(
@@ -65,16 +60,7 @@ def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> None:
 
 
 def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
-    token = load_secrets(secrets_file).cluster_token
-    with grpc.insecure_channel(address, options=channel_options(address)) as channel:
-        stub: Any = ClusterStub(channel)
-        metadata = (("authorization", f"Bearer {token}"),)
-        try:
-            reply: pb.StatusResponse = stub.Status(
-                pb.StatusRequest(), timeout=TIMEOUT_S, metadata=metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+    reply: pb.StatusResponse = ask_cluster("Status", pb.StatusRequest(), address, secrets_file)
     return reply
 
 

@@ -76,6 +76,7 @@ STUB_FILES = {
         "penstock/client.py",
         "penstock/exchange.py",
         "penstock/request.py",
+        "penstock/cli/cluster_calls.py",
         "penstock/cli/policy_live.py",
         "penstock/cli/status.py",
         "deploy/vitals.py",
