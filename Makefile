@@ -51,6 +51,9 @@ bench-fidelity: install  ## the simulator beside real local clusters (ARGS="--he
 bench-simulator: install  ## a million requests on 100 workers, in processor seconds (ARGS="--help")
 	$(run) -m bench.simulator_speed $(ARGS)
 
+bench-router: install  ## what a decision, an event, a request cost the router (ARGS="--help")
+	$(run) -m bench.router $(ARGS)
+
 clean:  ## remove .venv, caches and recorded proofs
 	rm -rf .venv .prove .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
