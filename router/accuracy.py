@@ -73,10 +73,6 @@ class Accuracy:
         errors = self._by_decade[_decade(predicted_s)]
         return errors.ratios if errors.is_known(now_s) else None
 
-    def itl_errors(self, now_s: float) -> ErrorQuantiles | None:
-        return self.itl.ratios if self.itl.is_known(now_s) else None
-
-
 class Compared(NamedTuple):
     actual: float
     predicted: float

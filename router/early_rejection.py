@@ -18,6 +18,7 @@ from router.pool import PoolSnapshot
 
 MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
 MAX_RETRY_S: Final = 60.0
+_GROWN: Final = 0.5  # share of its answer by which a sequence has grown, on average
 
 
 class Errors(NamedTuple):
@@ -32,7 +33,8 @@ class Forecast(NamedTuple):
 
     ttft_s: float  # from its arrival
     alone_ttft_s: float  # of these, what its prompt takes by itself
-    itl_s: float  # mean over its answer, the wait for room included
+    room_s: float  # from then until the decode worker has room for it: before the second token
+    itl_s: float  # after that
     alone_itl_s: float  # on a worker that decodes nothing else
     turnover_s: float  # in so long all but 1 / e of the answers there will have ended
 
@@ -66,7 +68,8 @@ def rejection(
         error_factor(
             accuracy.ttft_errors(decision.ttft_s, now_s), decision.prefill_error, quantile
         ),
-        error_factor(accuracy.itl_errors(now_s), decode.decode_error, quantile),
+        # Not the router's own: that has the waits for room in it, which are predicted apart.
+        error_factor(None, decode.decode_error, quantile),
     )
     found = forecast(request, decision, decode, errors, observed.lengths.mean)
     return broken_promise(request, found, admission)
@@ -101,44 +104,65 @@ def forecast(
     answer_tokens: float,
 ) -> Forecast:
     """`decode`: the load of the decode worker that was chosen."""
+    then = decode_then(decode, decision.ttft_s, answer_tokens)
+    alone_itl_s = decode.d0 + request.num_choices * (
+        decode.d1 * request.num_prompt_tokens + decode.d2
+    )
+    # Who computes its prompt where it decodes has waited for room before.
+    is_local = decision.placement.prefill is None
+    return Forecast(
+        ttft_s=request.age_s + errors.ttft * decision.ttft_s,
+        alone_ttft_s=decision.prefill_s,
+        room_s=0.0 if is_local else _room_s(request, decode, then, answer_tokens),
+        itl_s=errors.itl
+        * (alone_itl_s + then.num_sequences * (decode.d1 * then.mean_context + decode.d2)),
+        alone_itl_s=alone_itl_s,
+        turnover_s=then.turnover_s,
+    )
+
+
+class DecodeThen(NamedTuple):
+    """A decode worker after a while, without the request in question."""
+
+    num_sequences: float
+    mean_context: float  # tokens of a sequence
+    num_free_tokens: float
+    turnover_s: float
+
+
+def decode_then(decode: Load, after_s: float, answer_tokens: float) -> DecodeThen:
+    """Answers that run end, as if their lengths had no memory; those that wait join one after
+    another, and some of them end, too."""
     step_s = decode.d0 + decode.d1 * decode.num_context_tokens + decode.d2 * decode.num_running
     turnover_s = max(answer_tokens * step_s, 1e-9)
-    elapsed = decision.ttft_s / turnover_s
+    elapsed = after_s / turnover_s
     share_left = math.exp(-elapsed)
     share_left_of_joining = (1.0 - share_left) / elapsed if elapsed > 1e-6 else 1.0
     num_left = decode.num_running * share_left
-    num_batch = num_left + decode.num_waiting * share_left_of_joining
     mean_context = decode.num_context_tokens / max(1.0, decode.num_running)
-    own_context = request.num_prompt_tokens * request.num_choices
-    own_s = decode.d1 * own_context + decode.d2 * request.num_choices
-    busy_s = decode.d1 * mean_context * num_batch + decode.d2 * num_batch
-    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
     num_freed = (decode.num_running - num_left) * mean_context
-    missing = _Missing(
-        sequences=num_batch + request.num_choices - decode.max_sequences,
-        tokens=request.num_prompt_tokens - num_held - decode.num_free_tokens - num_freed,
-    )
-    room_s = missing.until_free_s(num_batch, mean_context, turnover_s)
-    num_steps = max(1.0, min(request.num_output_tokens, request.max_tokens))
-    return Forecast(
-        ttft_s=request.age_s + errors.ttft * decision.ttft_s,
-        alone_ttft_s=errors.ttft * decision.prefill_s,
-        itl_s=errors.itl * (decode.d0 + busy_s + own_s + room_s / num_steps),
-        alone_itl_s=errors.itl * (decode.d0 + own_s),
+    return DecodeThen(
+        num_sequences=num_left + decode.num_waiting * share_left_of_joining,
+        mean_context=mean_context,
+        num_free_tokens=decode.num_free_tokens + num_freed,
         turnover_s=turnover_s,
     )
 
 
-class _Missing(NamedTuple):
-    """What a decode worker has too little of; below 0: it has enough."""
-
-    sequences: float
-    tokens: float
-
-    def until_free_s(self, num_batch: float, mean_context: float, turnover_s: float) -> float:
-        """Answers end all the time: `num_batch` of them in `turnover_s`."""
-        num_to_end = max(self.sequences, self.tokens / max(1.0, mean_context), 0.0)
-        return turnover_s * num_to_end / max(1.0, num_batch)
+def _room_s(
+    request: PlacementRequest, decode: Load, then: DecodeThen, answer_tokens: float
+) -> float:
+    """Until enough answers have ended for this one. All of them grow, and who has no room for its
+    next token puts another one back."""
+    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
+    num_sequences = then.num_sequences + request.num_choices
+    num_tokens = request.num_prompt_tokens - num_held + _GROWN * answer_tokens * num_sequences
+    num_to_end = max(
+        num_sequences - decode.max_sequences,
+        (num_tokens - then.num_free_tokens) / max(1.0, then.mean_context),
+        0.0,
+    )
+    return then.turnover_s * num_to_end / max(1.0, then.num_sequences)
 
 
 def broken_promise(
@@ -147,11 +171,14 @@ def broken_promise(
     service = request.service_class
     slack = admission.slack / request.tenant_excess
     most_s = limit_s(service.ttft_s, found.alone_ttft_s, slack)
-    if found.ttft_s > most_s:
+    # A first token is no good while the second one waits for room.
+    begins_s = found.ttft_s + found.room_s
+    if begins_s > most_s:
+        until = ", until there is room to decode," if found.room_s else ""
         return _rejection(
             f"Class '{service.name}' promises a first token within {service.ttft_s:g} s, and"
-            f" {found.ttft_s:.2f} s are predicted{_whose(request)}",
-            found.ttft_s - most_s,
+            f" {begins_s:.2f} s{until} are predicted{_whose(request)}",
+            begins_s - most_s,
         )
     most_s = limit_s(service.itl_s, found.alone_itl_s, slack)
     if found.itl_s > most_s:

@@ -34,7 +34,8 @@ class Load(NamedTuple):
     num_prompts: float = 0  # of all these, prompts that wait or are being computed
     num_prefill_tokens: float = 0  # of prompts waiting or begun, still to be computed
     num_context_tokens: float = 0  # of running answers
-    num_free_tokens: float = 0  # of its KV pool; cached ones that nobody uses are free
+    # Of its KV pool; cached ones that nobody uses are free. Below 0: prompts wait for more.
+    num_free_tokens: float = 0
     num_total_tokens: float = inf  # infinite: unknown
     num_unused_tokens: float = inf  # of the free ones, those that hold nothing: no eviction yet
     num_delayed: float = 0  # answers that wait while it computes a prompt
@@ -57,7 +58,8 @@ class Load(NamedTuple):
     @property
     def kv_usage(self) -> float:
         """Share of its KV pool in use; 0 where it is unknown."""
-        return 1.0 - self.num_free_tokens / self.num_total_tokens if self.is_size_known else 0.0
+        num_free = max(0.0, self.num_free_tokens)
+        return 1.0 - num_free / self.num_total_tokens if self.is_size_known else 0.0
 
     @property
     def is_size_known(self) -> bool:

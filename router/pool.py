@@ -157,7 +157,7 @@ class _Live:
             num_prefill_tokens=report.num_queued_tokens
             + sum(tokens for tokens, _ in self.prefills.values()),
             num_context_tokens=report.num_context_tokens + num_context,
-            num_free_tokens=max(0, num_free - num_context - report.num_claimed_tokens),
+            num_free_tokens=num_free - num_context - report.num_claimed_tokens,
             num_total_tokens=report.num_blocks * layout.block_size or inf,
             num_unused_tokens=report.num_unused_blocks * layout.block_size,
             # One answer more than now: the worker is lost to whoever comes next, too.

@@ -30,6 +30,6 @@ class PrebleE2:
 
 
 def _load_cost(prompt: Prompt, index: int, load: Load) -> float:
-    num_evicted = max(0, prompt.num_new(index) - load.num_free_tokens)
+    num_evicted = max(0.0, prompt.num_new(index) - max(0.0, load.num_free_tokens))
     evicted_s = load.c1 * num_evicted if load.is_size_known else 0.0
     return prompt.wait_s(index, load) + evicted_s + prompt.prefill_s(index, load)

@@ -1,17 +1,19 @@
 """Whom the router refuses before it costs anything, as values."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cluster.types import ErrorQuantiles, WorkerId
+from cluster.types import ErrorQuantiles, Placement, WorkerId
 from router.accuracy import Compared
 from router.early_rejection import (
     MAX_RETRY_S,
     MIN_RETRY_S,
     Errors,
     Rejection,
+    broken_promise,
     error_factor,
     forecast,
     limit_s,
@@ -26,6 +28,7 @@ from tests.router.pool_samples import load, snapshot
 CHAT = ServiceClass(name="chat", ttft_s=2.0, itl_s=0.05)
 STRICT = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P50)
 EXACT = Errors()
+A = WorkerId("a")
 
 
 def prompt(num_tokens: int = 1000, **changes: Any) -> PlacementRequest:
@@ -142,10 +145,8 @@ def test_an_uncertain_prediction_refuses_earlier() -> None:
 
 
 def decision_on(decode: Load, *, ttft_s: float) -> Decision:
-    found, _ = place(prompt(), snapshot([decode]), Policy().begin(1), Policy())
-    assert found is not None
     return Decision(
-        placement=found.placement,
+        placement=Placement(decode=decode.worker, prefill=WorkerId("p")),
         price_s=0.0,
         num_cached_tokens=0,
         num_prefill_tokens=1000,
@@ -178,21 +179,39 @@ def test_prompts_on_their_way_count_before_they_decode() -> None:
     assert found.retry_after_s > 0.1
 
 
-def test_a_decode_worker_that_will_be_full_refuses_unless_it_empties_in_time() -> None:
+def room_s(decode: Load, request: PlacementRequest | None = None, *, ttft_s: float = 0.2) -> float:
+    found = forecast(request or prompt(), decision_on(decode, ttft_s=ttft_s), decode, EXACT, 100)
+    return found.room_s
+
+
+def test_a_first_token_does_not_come_in_time_if_the_second_waits_for_room() -> None:
+    """64 answers of 100 tokens at 10 ms: 64 end in a second."""
     full = load("a", num_running=64, num_context_tokens=64_000, d1=0.0, d2=0.0)
-    patient = prompt(num_output_tokens=1000.0)
-    hasty = prompt(num_output_tokens=10.0)
-    # A place is free after a 64th of a second: nothing for a long answer.
-    soon = forecast(patient, decision_on(full, ttft_s=0.2), full, EXACT, 100)
-    assert soon.itl_s == pytest.approx(0.01, rel=0.1)
+    assert room_s(full, ttft_s=0.0) == pytest.approx(1 / 64)
+    assert room_s(full, ttft_s=0.5) == 0.0  # some will have ended by then
+    assert room_s(full._replace(num_waiting=64), ttft_s=0.0) == pytest.approx(65 / 128)
     crowd = full._replace(num_waiting=400)
-    late = forecast(hasty, decision_on(crowd, ttft_s=0.2), crowd, EXACT, 100)
-    assert late.itl_s > 0.05
-    short = full._replace(num_free_tokens=0, num_running=2, num_context_tokens=500)
-    assert forecast(hasty, decision_on(short, ttft_s=0.2), short, EXACT, 100).itl_s > 0.05
-    held = prompt(num_output_tokens=10.0, grain_tokens=1, num_ready={WorkerId("a"): 999})
-    kept = forecast(held, decision_on(short, ttft_s=0.2), short, EXACT, 100)
-    assert kept.itl_s == pytest.approx(0.01)
+    coming = forecast(prompt(), decision_on(crowd, ttft_s=1.5), crowd, EXACT, 100)
+    found = broken_promise(prompt(), coming, STRICT)
+    assert found is not None
+    assert "until there is room to decode" in found.reason
+
+
+def test_memory_that_is_promised_to_others_is_not_free() -> None:
+    """Ten answers of 1,000 tokens each, which end within about a second."""
+    little = load("a", num_running=10, num_context_tokens=10_000, d1=0.0, d2=0.0)
+    assert room_s(little._replace(num_free_tokens=10_000)) == 0.0
+    waits_s = [room_s(little._replace(num_free_tokens=free)) for free in (0, -1000, -10_000)]
+    assert waits_s == sorted(waits_s)
+    assert waits_s[2] - waits_s[1] == pytest.approx(9 / (10 * math.exp(-0.2)), rel=1e-3)
+    held = prompt(grain_tokens=1, num_ready={WorkerId("a"): 999})
+    assert room_s(little._replace(num_free_tokens=-1000), held) < waits_s[1]
+
+
+def test_who_decodes_where_its_prompt_is_computed_waits_for_room_before() -> None:
+    full = load("a", num_running=64, num_context_tokens=64_000)
+    local = replace(decision_on(full, ttft_s=0.2), placement=Placement(decode=A, prefill=None))
+    assert forecast(prompt(), local, full, EXACT, 100).room_s == 0.0
 
 
 def test_who_used_more_than_its_share_is_refused_first() -> None:
