@@ -100,8 +100,11 @@ def explain(attempt: Attempt, *, most: int = 50) -> Explanation:
 
 
 def price_of(attempt: Attempt, placement: Placement) -> float:
-    """Seconds; by the default price where the policy's rule has none."""
-    quotes = _quotes(_priced(attempt))
+    """Seconds; by the default price where the policy's rule has none, and as if the policy left
+    it to the price whether to disaggregate."""
+    priced = _priced(attempt)
+    policy = replace(priced.policy, disaggregate=Disaggregate.AUTO)
+    quotes = _quotes(priced._replace(policy=policy))
     return float(quotes.price_s[_position(attempt, quotes, placement)])
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from penstock.v1 import inference_pb2 as pb
 from router.generations import Generations
-from router.generations import Generations
 from router.policy import Policy
 from router.policy_settings import Admission, ServiceClass, TenantShare
 from tests.router.cluster_of_fakes import Cluster, Failure, failure

@@ -17,7 +17,8 @@ def first() -> Rollout:
 
 def test_a_document_takes_effect_at_once_and_the_one_before_is_kept(first: Rollout) -> None:
     second = first.offered(offer(2.0), 200.0)
-    assert (second.active.number, second.active.at_s, second.active.text) == (2, 200.0, policy_text(2.0))
+    assert (second.active.number, second.active.at_s) == (2, 200.0)
+    assert second.active.text == policy_text(2.0)
     assert second.previous == first.active
     assert second.canary is None
 
