@@ -47,8 +47,8 @@ class PrefixIndex:
     _masks: GrainMasks = field(init=False)
     _holders: dict[WorkerId, _Holder] = field(default_factory=dict)
     _by_bit: dict[int, _Holder] = field(default_factory=dict)
+    _names: list[WorkerId] = field(default_factory=list)  # by the number of their bit
     _free_bits: list[int] = field(default_factory=list)
-    _num_bits: int = 0
     _live: int = 0
     _dead: int = 0
     _sweep: _Sweep | None = None
@@ -128,6 +128,7 @@ class PrefixIndex:
         holder = _Holder(worker, incarnation, bit, fresh_at=fresh_at)
         self._holders[worker] = self._by_bit[bit] = holder
         self._live |= bit
+        self._names[bit.bit_length() - 1] = worker
         self.apply(worker, incarnation, CacheChange(stored=tuple(hashes)))
 
     def purge(self, worker: WorkerId, incarnation: Incarnation | None = None) -> None:
@@ -158,24 +159,25 @@ class PrefixIndex:
         for bit, holder in self._by_bit.items():
             assert holder.num_grains == counted[bit], f"{holder.worker} miscounted"
             assert self._holders[holder.worker] is holder
+            assert self._names[bit.bit_length() - 1] == holder.worker
         bits = [*self._by_bit, *self._free_bits, *_bits(self._dead)]
         bits += _bits(self._sweep.bits) if self._sweep else []
-        assert sorted(bits) == [1 << n for n in range(self._num_bits)], "a bit lost or doubled"
+        assert sorted(bits) == [1 << n for n in range(len(self._names))], "a bit lost or doubled"
         assert self._live == sum(self._by_bit)
 
     def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
-        by_bit = self._by_bit
+        names = self._names
         while bits:
-            low = bits & -bits
-            matched[by_bit[low].worker] = depth
-            bits ^= low
+            number = bits.bit_length() - 1
+            matched[names[number]] = depth
+            bits ^= 1 << number
 
     def _take_bit(self) -> int:
         if self._free_bits:
             self._free_bits.sort(reverse=True)
             return self._free_bits.pop()
-        self._num_bits += 1
-        return 1 << (self._num_bits - 1)
+        self._names.append(WorkerId(""))
+        return 1 << (len(self._names) - 1)
 
     def _tidy(self, num_keys: int) -> None:
         """A small part of what can wait: counting what was dropped, then clearing dead bits."""

@@ -39,9 +39,8 @@ class Speculation:
     _expected: dict[str, _Expectation] = field(default_factory=dict)  # the first to lapse first
     _computed: dict[str, _Expectation] = field(default_factory=dict)  # the same, of what lingers
     _bits: dict[WorkerId, int] = field(default_factory=dict)
-    _workers: dict[int, WorkerId] = field(default_factory=dict)
+    _names: list[WorkerId] = field(default_factory=list)  # by the number of their bit
     _all: int = 0
-    _num_bits: int = 0
     _free_bits: list[int] = field(default_factory=list)
 
     @property
@@ -88,7 +87,6 @@ class Speculation:
                 if other == bit:
                     self._remove(bit, grains)
             expectation.grains = [each for each in expectation.grains if each[0] != bit]
-        del self._workers[bit]
         self._all &= ~bit
         self._free_bits.append(bit)
 
@@ -104,12 +102,16 @@ class Speculation:
         matched = dict(ready)
         if not self._masks:
             return matched
-        starts = self._starts(ready)
+        starts, num = self._starts(ready), len(hashes)
+        starts.pop(num, None)
         depths = sorted(starts)
         active = 0
-        for depth, stop in zip(depths, [*depths[1:], len(hashes)], strict=True):
-            active = self._walk(hashes, depth, stop, active | starts[depth], matched)
-        self._record(active, len(hashes), matched)
+        for depth, stop in zip(depths, [*depths[1:], num], strict=False):
+            # Most go no further than what is ready.
+            active |= starts[depth] & self._masks.get(hashes[depth], 0)
+            if active:
+                active = self._walk(hashes, depth, stop, active, matched)
+        self._record(active, num, matched)
         return matched
 
     def check(self) -> None:
@@ -122,10 +124,10 @@ class Speculation:
                     counted[grain] |= bit
         assert counted == self._masks
         assert not self._expected.keys() & self._computed.keys()
-        assert {bit: worker for worker, bit in self._bits.items()} == self._workers
-        assert sum(self._workers) == self._all
-        bits = sorted([*self._workers, *self._free_bits])
-        assert bits == [1 << number for number in range(self._num_bits)], "a bit lost or doubled"
+        assert all(self._names[bit.bit_length() - 1] == name for name, bit in self._bits.items())
+        assert sum(self._bits.values()) == self._all
+        bits = sorted([*self._bits.values(), *self._free_bits])
+        assert bits == [1 << number for number in range(len(self._names))], "a bit lost or doubled"
         assert len(self._masks) <= self.max_grains
 
     def _add(self, bit: int, hashes: Sequence[GrainHash]) -> Sequence[GrainHash]:
@@ -188,10 +190,11 @@ class Speculation:
         return active
 
     def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
-        while bits and depth:
-            low = bits & -bits
-            matched[self._workers[low]] = depth
-            bits ^= low
+        names = self._names
+        while bits:
+            number = bits.bit_length() - 1
+            matched[names[number]] = depth
+            bits ^= 1 << number
 
     def _lapse(self, now: float) -> None:
         for expectations in (self._expected, self._computed):
@@ -210,8 +213,8 @@ class Speculation:
         if self._free_bits:
             bit = self._free_bits.pop()
         else:
-            bit = 1 << self._num_bits
-            self._num_bits += 1
-        self._bits[worker], self._workers[bit] = bit, worker
+            bit = 1 << len(self._names)
+            self._names.append(worker)
+        self._bits[worker], self._names[bit.bit_length() - 1] = bit, worker
         self._all |= bit
         return bit

@@ -39,6 +39,7 @@ def test_what_is_ready_and_what_follows_it_make_one_prefix() -> None:
     assert speculation.match(PROMPT, {A: 7}, 0.0) == {A: 7}
     assert speculation.match(PROMPT, {A: 2}, 0.0) == {A: 2}, "grain 2 is neither"
     assert speculation.match(PROMPT, {}, 0.0) == {}
+    assert speculation.match((), {}, 0.0) == {}
 
 
 def test_nothing_expected_is_what_is_ready() -> None:
