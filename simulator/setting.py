@@ -113,7 +113,7 @@ class Setting:
     step_gap_s: float = 0.0  # between two steps of a worker: taking in, forming the next
     event_s: float = 0.001  # from a worker's cache to the router's index
     report_s: float = 0.25  # between two load reports
-    grant_s: float = 10.0  # a hand-over without blocks by then is computed by its decode worker
+    grant_s: float = 300.0  # a hand-over without blocks by then is computed by its decode worker
     fetch_s: float = 2.0  # a prefix that is not there by then is computed
     lease_s: float = 3.0  # a hand-over without a sign of life for so long, too
     lapse_s: float = 5.0  # a worker that says nothing for so long is given up by the router
