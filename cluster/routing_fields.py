@@ -34,7 +34,7 @@ def _name(value: str, max_chars: int, field: str, what: str) -> str:
 
 
 def _budget_s(request: pb.GenerateRequest, field: str) -> float | None:
-    if not request.HasField(field):  # type: ignore[arg-type]  # one of two literals
+    if not request.HasField(field):
         return None
     duration: Duration = getattr(request, field)
     seconds = duration.seconds + duration.nanos / _NANOS

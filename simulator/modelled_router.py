@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from cluster.errors import Overloaded
 from cluster.events import CacheUpdate, EventCursor
 from cluster.types import CacheChange, Incarnation, LoadReport, WorkerId
 from router.generations import Generations
@@ -95,7 +96,12 @@ class ModelledRouter:
         return [answer for answer, other in self._calls.items() if other is site]
 
     def _try(self, answer: Answer) -> None:
-        decision = self.placer.place(self._asked(answer), self._now_s, answer.excluded)
+        try:
+            decision = self.placer.place(self._asked(answer), self._now_s, answer.excluded)
+        except Overloaded:
+            self._world.ledger.num_rejected += 1
+            self._end(answer, Fate.FAILED)
+            return
         if decision is None:
             self._fail(answer)
             return

@@ -27,6 +27,7 @@ class Report:
     num_requests: int
     num_finished: int
     num_failed: int  # no worker was left, or none had room for it
+    num_rejected: int  # at admission, before anything was done for it
     num_good: int  # finished within the targets
     num_moved: int  # tries on another worker, after the first
     num_recomputes: int  # hand-overs that failed: the decode worker computed the prompt
@@ -79,6 +80,7 @@ class Ledger:
         self.num_fetched_tokens = 0
         self.num_failed_fetches = 0
         self.num_failed = 0
+        self.num_rejected = 0
         self.end_s = 0.0
         self._targets = targets
         self._arrival_s = array("d")
@@ -130,6 +132,7 @@ class Ledger:
             num_requests=len(trace.requests),
             num_finished=self._num_finished,
             num_failed=self.num_failed,
+            num_rejected=self.num_rejected,
             num_good=self._num_good,
             num_moved=self.num_moved,
             num_recomputes=self.num_recomputes,
