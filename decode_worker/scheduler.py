@@ -124,12 +124,14 @@ class DecodeScheduler:
         return None
 
     def complete(self, batch: Batch, result: StepResult) -> None:
-        self._cost.observe(batch.prompts, batch.decode_contexts, result.seconds)
         for drawn in self.batcher.complete(result.rows):
             owner: Owner = drawn.sequence.owner
             if not owner.drawn(drawn, result.seconds):
                 self.batcher.drop(drawn.sequence)
         self._freed()
+
+    def observe(self, batch: Batch, seconds: float) -> None:
+        self._cost.observe(batch.prompts, batch.decode_contexts, seconds)
 
     def fail(self, error: Exception) -> None:
         for sequence in self.batcher.abort_batch():

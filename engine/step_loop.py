@@ -5,6 +5,7 @@ The scheduler is plain synchronous code on the event loop; only the forward is e
 
 import asyncio
 import logging
+import time
 from typing import Protocol
 
 from engine.batch import Batch
@@ -22,6 +23,10 @@ class Scheduler(Protocol):
     def predicted_s(self, batch: Batch) -> float: ...
 
     def complete(self, batch: Batch, result: StepResult) -> None: ...
+
+    def observe(self, batch: Batch, seconds: float) -> None:
+        """What the step took, from forming the batch to having taken in what it gave: requests
+        wait for all of it, and not for the forward alone."""
 
     def fail(self, error: Exception) -> None:
         """The engine raised: the sequences of the batch in flight are lost."""
@@ -53,14 +58,16 @@ class StepLoop:
 
     async def run(self) -> None:
         while True:
+            begin = time.perf_counter()
             batch = self._scheduler.next_batch()
             if batch is None:
                 self._work.clear()
                 await self._work.wait()
-            else:
-                await self._step(batch)
+            elif await self._step(batch):
+                self._scheduler.observe(batch, time.perf_counter() - begin)
 
-    async def _step(self, batch: Batch) -> None:
+    async def _step(self, batch: Batch) -> bool:
+        """False: the engine failed."""
         self._progress.begin_step(self._scheduler.predicted_s(batch))
         try:
             result = await self._thread.forward(batch, self._scheduler.layer_done(batch))
@@ -68,6 +75,7 @@ class StepLoop:
             logger.exception("a step of %d sequences failed", len(batch.rows))
             self._progress.end_step()
             self._scheduler.fail(error)
-        else:
-            self._progress.end_step()
-            self._scheduler.complete(batch, result)
+            return False
+        self._progress.end_step()
+        self._scheduler.complete(batch, result)
+        return True

@@ -91,7 +91,6 @@ class PrefillScheduler:
         return tell_owners
 
     def complete(self, batch: Batch, result: StepResult) -> None:
-        self._cost.observe(batch.prompts, batch.decode_contexts, result.seconds)
         ended = self.batcher.complete(result.rows)
         by_owner: dict[Owner, list[Drawn]] = {}
         for drawn in ended:
@@ -103,6 +102,9 @@ class PrefillScheduler:
                 self._handing_over[drawn_here[0].sequence] = None
                 owner.first_tokens(drawn_here)
         self._changed()
+
+    def observe(self, batch: Batch, seconds: float) -> None:
+        self._cost.observe(batch.prompts, batch.decode_contexts, seconds)
 
     def fail(self, error: Exception) -> None:
         for sequence in self.batcher.abort_batch():
