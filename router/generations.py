@@ -48,7 +48,7 @@ class Generations:
         self.active = LivePolicy(number=0, policy=policy, state=policy.begin(seed))
         self.canary: LivePolicy | None = None
         self.canary_settings = CanarySettings()
-        self.remembered: deque[LivePolicy] = deque([self.active], maxlen=_NUM_REMEMBERED)
+        self.remembered: deque[LivePolicy] = deque(maxlen=_NUM_REMEMBERED)
 
     def choose(self, key: str) -> LivePolicy:
         """For a new request: those with one key (a session's) get one policy, at every router."""

@@ -17,7 +17,8 @@ from router.histogram import DurationHistogram
 from router.pair_costs import PairCosts
 from router.sampling import share_of
 
-_RECORD_BYTES = 2500  # with the rows of a snapshot that changed since the one before
+_RECORD_BYTES = 700
+_ATTEMPT_BYTES = 2000  # with the rows of its snapshot that changed since the one before
 _ROW_BYTES = 8
 _HELD_BYTES = 100  # a worker that holds some of a prompt
 _HINDSIGHT_SHARE = 1 / 64  # of the requests are looked back at
@@ -120,12 +121,16 @@ class Records:
         self._open[request_id] = record
         for each in figures:
             each.num_placed += 1
+        if self.budget_bytes:
+            self._forget(request_id)  # an earlier request of the same id
+            self._kept[request_id] = record
+            self._weigh(record, _RECORD_BYTES)
         return record
 
     def attempted(self, record: Record, attempt: Attempt) -> None:
         if not self.budget_bytes:
             return
-        self._keep(record, _weight(attempt, self._costs))
+        self._weigh(record, _weight(attempt, self._costs))
         self._costs = attempt.snapshot.costs
         record.attempts.append(attempt if record.is_sampled else attempt.as_rows())
 
@@ -175,12 +180,10 @@ class Records:
         if shadow is not None and record.lot < shadow.sample_share:
             shadow.look(record.attempts[0])
 
-    def _keep(self, record: Record, num_bytes: int) -> None:
-        request_id = record.request_id
-        if self._kept.get(request_id) is not record:
-            self._forget(request_id)  # an earlier request of the same id
-            self._kept[request_id], self._bytes[request_id] = record, 0
-        self._bytes[request_id] += num_bytes
+    def _weigh(self, record: Record, num_bytes: int) -> None:
+        if self._kept.get(record.request_id) is not record:
+            return  # it has been forgotten, though it is in flight
+        self._bytes[record.request_id] = self._bytes.get(record.request_id, 0) + num_bytes
         self.num_bytes += num_bytes
         while self.num_bytes > self.budget_bytes and len(self._kept) > 1:
             self._forget(next(iter(self._kept)))
@@ -194,7 +197,7 @@ def _weight(attempt: Attempt, known: PairCosts | None) -> int:
     """Bytes that are kept for it. Costs are shared until a link's change."""
     request, snapshot, *_ = attempt
     num_held = len(request.num_ready) + len(request.num_expected)
-    weight = _RECORD_BYTES + _ROW_BYTES * len(snapshot.loads) + _HELD_BYTES * num_held
+    weight = _ATTEMPT_BYTES + _ROW_BYTES * len(snapshot.loads) + _HELD_BYTES * num_held
     if snapshot.costs is not known:
         weight += _own_bytes(snapshot.costs)
     return weight

@@ -64,6 +64,7 @@ class FakeWorker:
     faults: Faults = field(default_factory=Faults)
     report_interval_s: float = 0.05
     text: str = ""  # what every message says
+    delay_s: float = 0.0  # what a prompt takes
     hash_key: bytes | None = None  # with it prompts are cached once they are served
     cache_grains: int = 1 << 20
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
@@ -184,6 +185,8 @@ class FakeWorker:
         if self.faults.refuse:
             raise self.faults.refuse
         num_cached = self._compute(request)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
         ids = list(request.prompt_token_ids)[: request.params.max_tokens]
         for number, token_id in enumerate(ids):
             await self._go_wrong(number)
