@@ -73,6 +73,7 @@ class Accuracy:
         errors = self._by_decade[_decade(predicted_s)]
         return errors.ratios if errors.is_known(now_s) else None
 
+
 class Compared(NamedTuple):
     actual: float
     predicted: float

@@ -15,6 +15,7 @@ from cluster.types import Incarnation, WorkerId
 from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.fleet import Fleet, Identity
+from router.observed_codec import accuracy_to_pb, classes_to_pb, tenants_to_pb
 from router.placer import Placer, PlacerCounters
 from router.pool import MemberStatus
 from router.relay import RelayCounters
@@ -79,8 +80,8 @@ class ClusterService:
     async def status(
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
-        now, index = self._clock(), self._placer.index
-        statuses = sorted(self._placer.pool.statuses(now), key=_order)
+        now, placer, index = self._clock(), self._placer, self._placer.index
+        statuses = sorted(placer.pool.statuses(now), key=_order)
         ages = index.staleness_s(now)
         return worker_pb2.StatusResponse(
             workers=[self._worker(status, ages) for status in statuses],
@@ -88,9 +89,14 @@ class ClusterService:
             index_grains=index.num_grains,
             index_bytes=index.num_bytes,
             router_version=_version(),
-            relay=_relay_status(self._relayed, self._placer.counters),
+            relay=_relay_status(self._relayed, placer.counters),
             forgotten_grains=index.num_forgotten,
-            expected_grains=self._placer.speculation.num_grains,
+            expected_grains=placer.speculation.num_grains,
+            accuracy=accuracy_to_pb(placer.observed.accuracy),
+            classes=classes_to_pb(placer),
+            tenants=tenants_to_pb(placer, now),
+            short_of_workers=placer.tenants.is_short(now),
+            sessions=len(placer.sessions),
         )
 
     def _worker(

@@ -28,6 +28,7 @@ WORKER_COLUMNS = [
 ]
 PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s"]
 PAIR_COLUMNS += ["given up", "failed", "quarantined"]
+CLASS_COLUMNS = ["class", "TTFT", "ITL", "placed", "rejected", "in time", "steady", "tokens"]
 GIVEN_UP = "cancelled"  # what nobody needed any more: no failure
 
 
@@ -84,7 +85,10 @@ def _show(address: str, reply: pb.StatusResponse) -> None:
     if pairs := sorted(_pair_rows(reply)):
         write("\n")
         write_table(PAIR_COLUMNS, pairs)
+    write("\n")
+    write_table(CLASS_COLUMNS, list(map(_class_row, reply.classes)))
     write("\n" + _router_lines(address, reply))
+    write(_accuracy_lines(reply))
 
 
 def _worker_row(worker: pb.WorkerStatus) -> list[str]:
@@ -153,6 +157,39 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
         f" {relay.predicted_hit_tokens} cached tokens predicted,"
         f" {relay.actual_hit_tokens} found\n"
     )
+
+
+def _class_row(each: pb.ClassStatus) -> list[str]:
+    return [
+        each.name,
+        f"{each.ttft_seconds:g} s" if each.ttft_seconds else "",
+        f"{1000 * each.itl_seconds:g} ms" if each.itl_seconds else "",
+        str(each.placed),
+        str(each.rejected),
+        _share(each.in_time, each.started),
+        _share(each.steady, each.finished),
+        f"{each.answer_tokens:.0f}",
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def _accuracy_lines(reply: pb.StatusResponse) -> str:
+    ttft, itl = reply.accuracy.ttft, reply.accuracy.itl
+    shortage = "short of workers: tenants' shares count\n" if reply.short_of_workers else ""
+    if not ttft.samples:
+        return shortage
+    return (
+        f"actual / predicted TTFT {_ratios(ttft)}, ITL {_ratios(itl)};"
+        f" {1000 * ttft.bias:+.0f} ms and {1000 * itl.bias:+.1f} ms on average\n{shortage}"
+    )
+
+
+def _ratios(errors: pb.PredictionErrors) -> str:
+    ratio = errors.ratio
+    return f"{ratio.p50:.2f} (p90 {ratio.p90:.2f}, p99 {ratio.p99:.2f})"
 
 
 def _as_json(address: str, reply: pb.StatusResponse) -> dict[str, Any]:

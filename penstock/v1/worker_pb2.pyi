@@ -641,7 +641,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -650,6 +650,11 @@ class StatusResponse(_message.Message):
     RELAY_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_GRAINS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_GRAINS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    SHORT_OF_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -658,7 +663,66 @@ class StatusResponse(_message.Message):
     relay: RelayStatus
     forgotten_grains: int
     expected_grains: int
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ...) -> None: ...
+    accuracy: AccuracyStatus
+    classes: _containers.RepeatedCompositeFieldContainer[ClassStatus]
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantStatus]
+    short_of_workers: bool
+    sessions: int
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ...) -> None: ...
+
+class AccuracyStatus(_message.Message):
+    __slots__ = ("ttft", "itl", "cached_tokens")
+    TTFT_FIELD_NUMBER: _ClassVar[int]
+    ITL_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ttft: PredictionErrors
+    itl: PredictionErrors
+    cached_tokens: PredictionErrors
+    def __init__(self, ttft: _Optional[_Union[PredictionErrors, _Mapping]] = ..., itl: _Optional[_Union[PredictionErrors, _Mapping]] = ..., cached_tokens: _Optional[_Union[PredictionErrors, _Mapping]] = ...) -> None: ...
+
+class PredictionErrors(_message.Message):
+    __slots__ = ("samples", "ratio", "bias")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    ratio: ErrorQuantiles
+    bias: float
+    def __init__(self, samples: _Optional[int] = ..., ratio: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., bias: _Optional[float] = ...) -> None: ...
+
+class ClassStatus(_message.Message):
+    __slots__ = ("name", "ttft_seconds", "itl_seconds", "placed", "rejected", "started", "in_time", "finished", "steady", "answer_tokens")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PLACED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    IN_TIME_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    STEADY_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    ttft_seconds: float
+    itl_seconds: float
+    placed: int
+    rejected: int
+    started: int
+    in_time: int
+    finished: int
+    steady: int
+    answer_tokens: float
+    def __init__(self, name: _Optional[str] = ..., ttft_seconds: _Optional[float] = ..., itl_seconds: _Optional[float] = ..., placed: _Optional[int] = ..., rejected: _Optional[int] = ..., started: _Optional[int] = ..., in_time: _Optional[int] = ..., finished: _Optional[int] = ..., steady: _Optional[int] = ..., answer_tokens: _Optional[float] = ...) -> None: ...
+
+class TenantStatus(_message.Message):
+    __slots__ = ("name", "used_seconds", "excess")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    USED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EXCESS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    used_seconds: float
+    excess: float
+    def __init__(self, name: _Optional[str] = ..., used_seconds: _Optional[float] = ..., excess: _Optional[float] = ...) -> None: ...
 
 class RelayStatus(_message.Message):
     __slots__ = ("messages", "tokens", "placed", "moved", "predicted_hit_tokens", "actual_hit_tokens")

@@ -46,6 +46,12 @@ def test_raw_sends_the_text_as_it_is(penstock: Penstock, server: Any) -> None:
     assert server.requests[0].text == "len("
 
 
+def test_a_class_and_a_session_reach_the_server(penstock: Penstock, server: Any) -> None:
+    penstock("generate", "Hi", "--class", "batch", "--session", "talk", "-a", server.address)
+    request = server.requests[0]
+    assert (request.service_class, request.session_key) == ("batch", "talk")
+
+
 def test_json_is_one_value(penstock: Penstock, server: Any) -> None:
     answer = penstock("generate", "Hi", "--json", "-a", server.address).json
     assert answer["text"] == "Hello."
@@ -115,6 +121,8 @@ def test_piped_turns_make_a_conversation(
         ["Be brief.", "Hi", "Hello.", "Again"],
         ["Be brief.", "Anew"],
     ]
+    sessions = [request.session_key for request in server.requests]
+    assert sessions[0] == sessions[1] != sessions[2]
 
 
 def test_a_failed_turn_leaves_no_trace_and_is_not_hidden(
@@ -198,6 +206,28 @@ def test_status_shows_what_serves(penstock: Penstock, server: Any, running: Loca
     assert "0.2 s" in row
     assert server.tokens == [f"Bearer {'t' * 20}"]
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
+
+
+def test_status_shows_how_classes_fare_and_how_wrong_the_router_is(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    server.status.workers.append(worker_status("decode-0"))
+    chat = {"placed": 40, "rejected": 3, "started": 40, "in_time": 39, "finished": 30, "steady": 30}
+    server.status.classes.add(
+        name="chat", ttft_seconds=0.75, itl_seconds=0.05, answer_tokens=212.4, **chat
+    )
+    server.status.classes.add(name="gone", placed=1)
+    server.status.short_of_workers = True
+    ttft = server.status.accuracy.ttft
+    ttft.samples, ttft.bias = 40, 0.012
+    ttft.ratio.p50, ttft.ratio.p90, ttft.ratio.p99 = 1.04, 1.5, 2.25
+    lines = penstock("status").out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line[:4] in ("chat", "gone")}
+    assert rows["chat"] == ["0.75", "s", "50", "ms", "40", "3", "97.5", "%", "100.0", "%", "212"]
+    assert rows["gone"] == ["1", "0", "0"]
+    assert "actual / predicted TTFT 1.04 (p90 1.50, p99 2.25)" in lines[-2]
+    assert "+12 ms" in lines[-2]
+    assert "shares count" in lines[-1]
 
 
 def test_status_shows_each_pair_once_as_its_receiver_counts_it(

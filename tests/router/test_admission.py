@@ -6,12 +6,14 @@ import grpc
 import grpc.aio
 import pytest
 
+from cluster.channel import open_channel
 from penstock.v1 import inference_pb2 as pb
+from penstock.v1 import worker_pb2
 from router.generations import Generations
 from router.policy import Policy
 from router.policy_settings import Admission, ServiceClass, TenantShare
 from tests.router.cluster_of_fakes import Cluster, Failure, failure
-from tests.router.fake_worker import FakeWorker, Faults
+from tests.router.fake_worker import TOKEN, FakeWorker, Faults
 
 PROMPT = pb.TokenIds(ids=[1] * 64)
 REJECTS = Policy(
@@ -108,3 +110,29 @@ async def test_a_tenant_over_its_share_is_refused_first_while_workers_are_short(
         placer.tenants.late(cluster.router.clock())
         assert (await cluster.generate(token_ids=PROMPT)).is_complete
         assert worker.requests[-1].due_seconds == pytest.approx(on_time + 4.0, abs=0.2)
+
+
+async def test_status_tells_classes_tenants_and_errors(cluster: Cluster) -> None:
+    cluster.router.placer.generations = Generations(REJECTS)
+    async with cluster.worker("d0") as worker, open_channel(cluster.address, TOKEN) as channel:
+        await cluster.serving(worker)
+        for _ in range(3):
+            await cluster.generate(token_ids=PROMPT, session_key="talk")
+        await busy(cluster, worker, 30.0)
+        await refused(cluster)
+        request = worker_pb2.StatusRequest()
+        status = await channel.unary("penstock.v1.Cluster", "Status", request, timeout_s=5)
+        batch, chat = status.classes
+        assert (batch.name, batch.placed, batch.ttft_seconds) == ("batch", 0, 60.0)
+        assert (chat.name, chat.placed, chat.rejected, chat.started) == ("chat", 3, 1, 3)
+        assert (chat.in_time, chat.finished, chat.ttft_seconds) == (3, 3, 1.0)
+        assert 64 < chat.answer_tokens < 128
+        assert batch.answer_tokens == 128
+        assert status.short_of_workers
+        assert status.sessions == 1
+        (tenant,) = status.tenants
+        assert (tenant.name, tenant.excess) == ("default", 1.0)
+        assert tenant.used_seconds > 0
+        assert status.accuracy.ttft.samples == 3
+        assert status.accuracy.ttft.ratio.p50 > 0
+        assert status.accuracy.itl.samples == 3

@@ -65,6 +65,7 @@ STUB_FILES = {
         "cluster/timeline.py",
         "cluster/watch.py",
         "decode_worker/answer.py",
+        "router/observed_codec.py",
         "router/policy_codec.py",
     },
     "typed clients": {

@@ -1,0 +1,62 @@
+"""What the router learned of the requests that it placed, as messages for who asks."""
+
+from collections.abc import Iterator
+
+from cluster.prediction_codec import errors_to_pb
+from penstock.v1 import worker_pb2
+from router.accuracy import Accuracy, Errors
+from router.attainment import ClassCounters
+from router.lengths import Kind
+from router.placer import DEFAULT_TENANT, Placer
+from router.policy_settings import ServiceClass
+
+_NO_LIMIT = 1 << 30
+
+
+def accuracy_to_pb(accuracy: Accuracy) -> worker_pb2.AccuracyStatus:
+    return worker_pb2.AccuracyStatus(
+        ttft=_errors_to_pb(accuracy.ttft),
+        itl=_errors_to_pb(accuracy.itl),
+        cached_tokens=_errors_to_pb(accuracy.cached_tokens),
+    )
+
+
+def classes_to_pb(placer: Placer) -> Iterator[worker_pb2.ClassStatus]:
+    """Those of the policy in force, used or not, and others that were used."""
+    known = {each.name: each for each in placer.generations.active.policy.classes}
+    used = placer.observed.attainment.by_class()
+    for name in sorted(known.keys() | used.keys()):
+        message = _class_to_pb(name, known.get(name), used.get(name, ClassCounters()))
+        kind = Kind(name, DEFAULT_TENANT)
+        message.answer_tokens = placer.observed.lengths.predicted(kind, _NO_LIMIT)
+        yield message
+
+
+def tenants_to_pb(placer: Placer, now_s: float) -> Iterator[worker_pb2.TenantStatus]:
+    shares = placer.generations.active.policy.tenants
+    for tenant, used_s in placer.tenants.used_s(now_s).items():
+        yield worker_pb2.TenantStatus(
+            name=tenant, used_seconds=used_s, excess=placer.tenants.excess(tenant, shares, now_s)
+        )
+
+
+def _class_to_pb(
+    name: str, service: ServiceClass | None, counters: ClassCounters
+) -> worker_pb2.ClassStatus:
+    return worker_pb2.ClassStatus(
+        name=name,
+        ttft_seconds=service.ttft_s if service else 0.0,
+        itl_seconds=service.itl_s if service else 0.0,
+        placed=counters.num_placed,
+        rejected=counters.num_rejected,
+        started=counters.num_started,
+        in_time=counters.num_in_time,
+        finished=counters.num_finished,
+        steady=counters.num_steady,
+    )
+
+
+def _errors_to_pb(errors: Errors) -> worker_pb2.PredictionErrors:
+    return worker_pb2.PredictionErrors(
+        samples=errors.num_known, ratio=errors_to_pb(errors.ratios), bias=errors.bias
+    )
