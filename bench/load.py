@@ -66,6 +66,8 @@ async def _read(stream: AsyncStream, measured: Measured, due: float) -> None:
     timeline = answer.timeline
     measured.prompt_tokens = answer.usage.prompt_tokens
     measured.cached_tokens = answer.usage.cached_tokens
+    measured.router_s = timeline.router_seconds
+    measured.first_token_s = timeline.first_token_seconds
     measured.queue_s = timeline.queue_seconds
     measured.prefill_s = timeline.prefill_seconds
     measured.forward_s = timeline.forward_seconds

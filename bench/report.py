@@ -19,6 +19,8 @@ class Measured:
     num_tokens: list[int] = field(default_factory=list)  # in each
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    router_s: float = 0.0  # received by the router to sent to the decode worker
+    first_token_s: float = 0.0  # received by the router to handed to gRPC by the worker
     queue_s: float = 0.0
     prefill_s: float = 0.0
     forward_s: float = 0.0

@@ -17,6 +17,7 @@ from router.pool import Pool
 from router.records import Fate
 from simulator.answer import Answer
 from simulator.decode_site import Call, DecodeSite
+from simulator.door import Door
 from simulator.modelled_fetch import Prefix
 from simulator.prefill_site import PrefillSite
 from simulator.site import Site, World
@@ -45,7 +46,7 @@ class ModelledRouter:
             self.pool, self.index, world.grain, Generations(world.policy, world.seed)
         )
         self.num_open = 0
-        self._door_free_s = 0.0
+        self._door = Door(world.agenda, setting.door_s)
         self._world = world
         self._sites = sites
         self._calls: dict[Answer, Site] = {}
@@ -56,13 +57,11 @@ class ModelledRouter:
 
     def arrive(self, answer: Answer) -> None:
         self.num_open += 1
-        setting = self._world.setting
-        begin_s = max(self._now_s + setting.client_s, self._door_free_s)
-        self._door_free_s = begin_s + setting.door_s
-        if self._door_free_s > self._now_s:
-            self._world.agenda.at(self._door_free_s, partial(self._try, answer))
+        enter = partial(self._door.enter, partial(self._try, answer))
+        if client_s := self._world.setting.client_s:
+            self._world.agenda.after(client_s, enter)
         else:
-            self._try(answer)
+            enter()
 
     def first_token(self, answer: Answer, site: Site, num_cached: int) -> None:
         if self._calls.get(answer) is not site:

@@ -66,6 +66,7 @@ class Samples:
 
     arrival_s: Sequence[float]  # of each request that got a token, by when it did
     ttft_s: Sequence[float]  # of the same
+    hit_tokens: Sequence[int]  # of the same
     gap_counts: Sequence[tuple[float, int]]  # (seconds between two tokens, how often), rising
 
 
@@ -85,11 +86,12 @@ class Ledger:
         self._targets = targets
         self._arrival_s = array("d")
         self._ttft_s = array("d")
+        self._hit_tokens = array("q")
         self._gaps: Counter[int] = Counter()  # in steps -> how often
         self._num_good = 0
         self._num_finished = 0
         self._num_prompt = self._num_output = 0
-        self._num_hits = self._num_predicted = 0
+        self._num_predicted = 0
         self._after_first_s = 0.0  # of all answers: from the first to the last token
 
     def gap(self, seconds: float, num: int = 1) -> None:
@@ -108,7 +110,7 @@ class Ledger:
         arrival_s = answer.traced.arrival_s
         self._arrival_s.append(arrival_s)
         self._ttft_s.append(answer.first_s - arrival_s)
-        self._num_hits += min(answer.num_cached, answer.traced.num_prompt_tokens - 1)
+        self._hit_tokens.append(min(answer.num_cached, answer.traced.num_prompt_tokens - 1))
         self._num_predicted += answer.num_predicted
 
     def finished(self, answer: Answer, now_s: float) -> None:
@@ -143,7 +145,7 @@ class Ledger:
             itl=self._itl(),
             num_prompt_tokens=self._num_prompt,
             num_output_tokens=self._num_output,
-            num_hit_tokens=self._num_hits,
+            num_hit_tokens=sum(self._hit_tokens),
             num_predicted_hit_tokens=self._num_predicted,
             num_ideal_hit_tokens=trace.ideal_hit_tokens(),
             moved_bytes=self.moved_bytes,
@@ -161,6 +163,7 @@ class Ledger:
         return Samples(
             arrival_s=self._arrival_s,
             ttft_s=self._ttft_s,
+            hit_tokens=self._hit_tokens,
             gap_counts=[(steps / _GAPS_A_SECOND, count) for steps, count in counts],
         )
 

@@ -109,7 +109,7 @@ class Setting:
     noise: float = 0.0  # share by which a step's seconds vary, evenly
     message_s: float = 0.0005  # between any two processes
     client_s: float = 0.0  # between a client and the router, both ways together
-    door_s: float = 0.0  # the router's own work on a request, one after another
+    door_s: float = 0.0  # the router's own work on a request; those that come at once share it
     step_gap_s: float = 0.0  # between two steps of a worker: taking in, forming the next
     event_s: float = 0.001  # from a worker's cache to the router's index
     report_s: float = 0.25  # between two load reports

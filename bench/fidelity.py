@@ -1,0 +1,240 @@
+"""The simulator against a real local cluster: `python -m bench.fidelity --help`.
+
+The same requests go to real processes and through the simulator, whose coefficients are those
+that the workers of this very run report. Two torch workers; then more workers, whose engines
+only take their time. Requests, hashes, router, schedulers, caches and transfers are real in both
+clusters.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from bench.fidelity_cluster import ask, overheads, reported, until_converged
+from bench.fidelity_workloads import GRAIN, WORKLOADS, Asked, Sizes, as_trace, cold, later
+from bench.machine import describe
+from deploy.launcher import LocalCluster
+from deploy.plan import ClusterPlan, Part
+from simulator.fitted import fitted
+from simulator.report import Samples
+from simulator.run import Simulation
+from simulator.setting import Setting, WorkerMake
+
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "penstock-tiny"
+COSTS = {
+    "prefill": {"c0": 0.02, "c1": 4e-4, "c3": 2e-8},
+    "decode": {"d0": 0.025, "d1": 1e-7, "d2": 5e-4},
+}
+NUM_BEFORE, PAUSE_S = 60, 10.0
+TTFT_TARGET, HITS_TARGET = 0.15, 0.03
+# As the workers' own defaults: they do not report these.
+MAKE = WorkerMake(max_batch_tokens=512, chunk_s=0.25, watermark=0.05)
+BASE = Setting(num_prefill=0, num_decode=1, prefill=MAKE, decode=MAKE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One cluster, and how much is asked of it."""
+
+    name: str
+    plan: ClusterPlan
+    sizes: Mapping[str, Sizes]  # by workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One run on both sides."""
+
+    real_ttft_s: float
+    simulated_ttft_s: float
+    real_hits: int
+    simulated_hits: int
+    num_prompt_tokens: int
+
+    @property
+    def ttft_error(self) -> float:
+        return self.simulated_ttft_s / self.real_ttft_s - 1
+
+    @property
+    def hits_error(self) -> float:
+        """Relative; where hardly anything is cached, of the prompt tokens."""
+        return (self.simulated_hits - self.real_hits) / max(
+            self.real_hits, self.num_prompt_tokens // 10
+        )
+
+
+def timed_case() -> Case:
+    commands = {
+        part: (sys.executable, "-P", "-m", "bench.timed_worker", str(part), json.dumps(COSTS))
+        for part in (Part.PREFILL, Part.DECODE)
+    }
+    plan = ClusterPlan(
+        checkpoint=SHIPPED_MODEL,
+        num_prefill=2,
+        num_decode=3,
+        num_blocks=2048,
+        block_size=GRAIN,
+        hash_grain=GRAIN,
+        worker={"engine": "echo"},
+        commands=commands,
+    )
+    sizes = {
+        "cold": Sizes(rate=6.0),
+        "conversations": Sizes(rate=16.0),
+        "bursts": Sizes(rate=24.0, num_requests=240),
+    }
+    return Case(name="timed", plan=plan, sizes=sizes)
+
+
+def torch_case() -> Case:
+    """Prompts long enough that the steps, and not the processes around them, fill two cores."""
+    plan = ClusterPlan(
+        checkpoint=SHIPPED_MODEL,
+        num_blocks=4096,
+        block_size=GRAIN,
+        hash_grain=GRAIN,
+        num_threads=1,
+    )
+    sizes = {
+        "cold": Sizes(rate=3.0, num_requests=60, prompt_tokens=1000),
+        "conversations": Sizes(rate=6.0, prompt_tokens=800),
+        "bursts": Sizes(rate=8.0, num_requests=160, prompt_tokens=1000),
+    }
+    return Case(name="torch", plan=plan, sizes=sizes)
+
+
+CASES = {"torch": torch_case, "timed": timed_case}
+
+
+async def compare(
+    case: Case, workloads: Sequence[str], *, num: int, seed: int
+) -> dict[str, list[Pair]]:
+    """`num` pairs of runs of each workload."""
+    chances = random.Random(seed)
+    pairs: dict[str, list[Pair]] = {name: [] for name in workloads}
+    async with LocalCluster(case.plan, say=say) as cluster:
+        await until_converged(cluster, case.sizes["cold"], chances, say)
+        for number in range(num):
+            known = fitted(BASE, await reported(cluster))
+            around = await overheads(cluster.address, known, case.sizes["cold"], chances)
+            base = replace(BASE, **asdict(around))
+            say(f"{case.name}, run {number + 1} of {num}: {_in_ms(asdict(around))}")
+            for name in workloads:
+                pairs[name].append(await _pair(cluster, base, name, case.sizes[name], chances))
+                say(f"  {name}: {_as_text(pairs[name][-1])}")
+    return pairs
+
+
+async def _pair(
+    cluster: LocalCluster, base: Setting, name: str, sizes: Sizes, chances: random.Random
+) -> Pair:
+    asked = WORKLOADS[name](sizes, chances)
+    measured = await ask(cluster.address, asked)
+    samples = simulated(asked, fitted(base, await reported(cluster)), sizes)
+    return Pair(
+        real_ttft_s=fmean(each.ttft_s for each in measured),
+        simulated_ttft_s=fmean(samples.ttft_s),
+        real_hits=sum(each.cached_tokens for each in measured),
+        simulated_hits=sum(samples.hit_tokens),
+        num_prompt_tokens=sum(len(each.prompt) for each in asked),
+    )
+
+
+def simulated(asked: Sequence[Asked], setting: Setting, sizes: Sizes) -> Samples:
+    """Of these requests, behind some that the router learns from, as the real one has."""
+    before = cold(replace(sizes, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
+    begin_s = before[-1].arrival_s + PAUSE_S
+    simulation = Simulation(as_trace("", before + later(asked, begin_s), GRAIN), setting)
+    simulation.run()
+    samples = simulation.samples()
+    counted = [index for index, at_s in enumerate(samples.arrival_s) if at_s >= begin_s]
+    return replace(
+        samples,
+        arrival_s=[samples.arrival_s[index] for index in counted],
+        ttft_s=[samples.ttft_s[index] for index in counted],
+        hit_tokens=[samples.hit_tokens[index] for index in counted],
+    )
+
+
+def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Medians; the errors are medians of the runs' own errors."""
+    return {
+        "runs": len(pairs),
+        "real_ttft_ms": 1e3 * median(each.real_ttft_s for each in pairs),
+        "simulated_ttft_ms": 1e3 * median(each.simulated_ttft_s for each in pairs),
+        "ttft_error": median(each.ttft_error for each in pairs),
+        "real_hit_tokens": median(each.real_hits for each in pairs),
+        "simulated_hit_tokens": median(each.simulated_hits for each in pairs),
+        "hits_error": median(each.hits_error for each in pairs),
+    }
+
+
+def as_table(report: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    lines = [
+        f"{'':24}{'mean TTFT, ms':^27}{'hit tokens':^28}",
+        f"{'':24}{'real':>8}{'sim':>8}{'error':>9}{'real':>11}{'sim':>8}{'error':>9}",
+    ]
+    for case, rows in report.items():
+        lines += [
+            f"{case + ' ' + name:24}{row['real_ttft_ms']:8.1f}{row['simulated_ttft_ms']:8.1f}"
+            f"{100 * row['ttft_error']:+8.1f}%{row['real_hit_tokens']:11.0f}"
+            f"{row['simulated_hit_tokens']:8.0f}{100 * row['hits_error']:+8.1f}%"
+            for name, row in rows.items()
+        ]
+    return "\n".join(lines)
+
+
+def is_faithful(report: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
+    return all(
+        abs(row["ttft_error"]) <= TTFT_TARGET and abs(row["hits_error"]) <= HITS_TARGET
+        for rows in report.values()
+        for row in rows.values()
+    )
+
+
+def _as_text(pair: Pair) -> str:
+    return (
+        f"TTFT {1e3 * pair.real_ttft_s:.1f} ms, simulated {1e3 * pair.simulated_ttft_s:.1f};"
+        f" hits {pair.real_hits}, simulated {pair.simulated_hits}"
+    )
+
+
+def _in_ms(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name[:-2]} {1e3 * value:.2f} ms" for name, value in seconds.items())
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.fidelity", description=__doc__)
+    parser.add_argument("--case", choices=CASES, action="append", help="default: all")
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="default: all")
+    parser.add_argument("--runs", type=int, default=5, help="of each workload")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    flags = parser.parse_args(arguments)
+    say(describe())
+    report = {}
+    for name in flags.case or CASES:
+        workloads = flags.workload or list(WORKLOADS)
+        compared = compare(CASES[name](), workloads, num=flags.runs, seed=flags.seed)
+        report[name] = {
+            workload: summary(pairs) for workload, pairs in asyncio.run(compared).items()
+        }
+    print(as_table(report))
+    if flags.json:
+        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0 if is_faithful(report) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
