@@ -287,3 +287,18 @@ async def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) ->
     with pytest.raises(StoreUnavailable, match="cannot be written"):
         await lonely.apply(policy_text(2.0), "ops")
     assert in_force(lonely) == 1.0
+
+
+async def test_a_signal_needs_no_second_look(path: Path) -> None:
+    followed = keeper(path)
+    await followed.start()
+    path.write_text(policy_text(3.0))
+    followed.ask_reload()
+    await followed.look()
+    assert in_force(followed) == 3.0
+    path.write_text("broken")
+    followed.ask_reload()
+    await followed.look()
+    assert (in_force(followed), followed.reloads.num_failures) == (3.0, 1)
+    await looks(followed, 3)
+    assert followed.reloads.num_failures == 1
