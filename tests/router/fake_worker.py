@@ -68,6 +68,7 @@ class FakeWorker:
     hash_key: bytes | None = None  # with it prompts are cached once they are served
     cache_grains: int = 1 << 20
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
+    num_open: int = 0
     num_cancelled: int = 0
     num_sent: int = 0  # messages
     served: asyncio.Event = field(default_factory=asyncio.Event)  # a request has begun
@@ -92,7 +93,7 @@ class FakeWorker:
         self.log = EventLog(self.incarnation)
         self.cache = FakeCache(self.log, self.cache_grains)
         self.speaks.set()
-        self.feed = WatchFeed(self.log, lambda: self.load, report_interval_s=self.report_interval_s)
+        self.feed = WatchFeed(self.log, self.reported, report_interval_s=self.report_interval_s)
         decode = {"Generate": self.generate}
         self.server = Server(
             [
@@ -129,6 +130,10 @@ class FakeWorker:
         """Reports another load from now on."""
         self.load = replace(self.load, **changes)
         self.feed.report_now()
+
+    def reported(self) -> LoadReport:
+        """What was asked for, and the requests that are served now."""
+        return replace(self.load, num_running=self.load.num_running + self.num_open)
 
     def resume(self) -> None:
         """Ends a stall."""
@@ -174,12 +179,15 @@ class FakeWorker:
         self.remaining_s = call.remaining_s
         self.feed.admitted(request.request_id)
         self.served.set()
+        self.num_open += 1
         try:
             await self._echo(request, call)
         except asyncio.CancelledError:
             self.num_cancelled += 1
             self.cancelled.set()
             raise
+        finally:
+            self.num_open -= 1
 
     async def _echo(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
         if self.faults.refuse:

@@ -15,7 +15,7 @@ from penstock.v1 import inference_pb2 as pb
 from tests.redis_server import redis_server
 from tests.router.checkpoint import VOCAB_SIZE
 from tests.router.cluster_of_fakes import HASH_SECRET, Cluster
-from tests.router.fake_worker import FakeWorker
+from tests.router.fake_worker import FakeWorker, Faults
 from tests.router.sessions import key_of
 
 NUM_WORKERS = 4
@@ -26,7 +26,7 @@ THINK_S = 0.02  # mean, between an answer and its session's next turn
 @asynccontextmanager
 async def running(
     checkpoint: Path, directory: Path, num_routers: int, cache_grains: int
-) -> AsyncIterator[list[Cluster]]:
+) -> AsyncIterator[tuple[list[Cluster], list[FakeWorker]]]:
     """Routers that share a store, and workers that each of them sends requests to."""
     async with contextlib.AsyncExitStack() as stack:
         redis = await stack.enter_async_context(redis_server())
@@ -44,7 +44,7 @@ async def running(
         ]
         for router in routers:
             await router.serving(*workers)
-        yield routers
+        yield routers, workers
 
 
 async def hit_share(
@@ -79,12 +79,32 @@ async def compared(checkpoint: Path, tmp_path: Path, num_sessions: int) -> None:
     cache_grains = num_sessions * 20 // NUM_WORKERS // 3
     shares = []
     for num_routers in (1, 2):
-        async with running(checkpoint, tmp_path, num_routers, cache_grains) as routers:
+        async with running(checkpoint, tmp_path, num_routers, cache_grains) as (routers, _):
             shares.append(await hit_share(routers, num_sessions, 5, 8))
     one, two = shares
     print(f"hit share {one:.4f} by one router, {two:.4f} by two")
     assert one > 0.6
     assert two >= 0.98 * one
+
+
+@pytest.mark.slow
+async def test_what_one_router_places_the_other_reads_in_the_next_report(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with running(checkpoint, tmp_path, 2, 1000) as ((one, other), workers):
+        for worker in workers:
+            worker.faults = Faults(stall_after=1)
+        calls = [one.inference.Generate(pb.GenerateRequest(text="x")) for _ in range(NUM_WORKERS)]
+        await asyncio.gather(*(call.read() for call in calls))
+
+        def knows_all() -> bool:
+            decode = other.router.pool.snapshot(other.router.clock()).decode
+            return sum(load.num_running for load in decode) == len(calls)
+
+        await other.until(knows_all)
+        assert other.router.pool.num_in_flight == 0, "it placed none of them itself"
+        for call in calls:
+            call.cancel()
 
 
 @pytest.mark.slow
