@@ -1,9 +1,22 @@
-"""Tenants' shares, as values."""
+"""Tenants' shares: as values, and over time."""
+
+import contextlib
+import random
+from collections import Counter
 
 import pytest
 
-from router.policy_settings import TenantShare
+from cluster.errors import Overloaded
+from cluster.types import LoadReport, PrefillCost
+from router.generations import Generations
+from router.index import PrefixIndex
+from router.placer import Ask, Placer
+from router.policy import Policy
+from router.policy_settings import Admission, Quantile, TenantShare
+from router.pool import Pool
+from router.records import Fate
 from router.shares import TenantUse, excesses
+from tests.router.pool_samples import member
 
 SHARES = (TenantShare(name="a", share=3.0), TenantShare(name="b"), TenantShare(name="z", share=0.0))
 
@@ -67,3 +80,81 @@ def test_tenants_are_bounded() -> None:
         use.charge(f"t{number}", 1.0 + number, 0.0)
     assert len(use.used_s(0.0)) == 1024
     assert "t1999" in use.used_s(0.0)
+
+
+# Over time
+
+WORK_S = 0.4  # of each prompt: the worker computes 2.5 a second
+STRICT = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P50)
+
+
+def taken_on(rates: dict[str, float], *shares: TenantShare) -> dict[str, float]:
+    """Five minutes of tenants that ask so many times a second, one worker, first come first
+    served: the share of each tenant's requests that is taken on."""
+    worker, chances = member("d0"), random.Random(1)
+    pool = Pool()
+    pool.join(worker)
+    policy = Policy(admission=STRICT, tenants=shares)
+    placer = Placer(pool, PrefixIndex(1 << 20), 16, Generations(policy))
+    asked, taken, free_s = Counter[str](), Counter[str](), 0.0
+    for number, (now, tenant) in enumerate(arrivals(rates, 300.0, chances)):
+        left_s = max(0.0, free_s - now)
+        cost = PrefillCost(c0=0.0, c1=WORK_S / 1000)
+        backlog = ((0.0, left_s),) if left_s else ()
+        report = LoadReport(
+            num_free_blocks=1000, num_blocks=1000, prefill_cost=cost, backlog=backlog
+        )
+        pool.report(worker.worker.worker_id, worker.worker.incarnation, report, now)
+        ask = Ask(
+            request_id=str(number),
+            hashes=(),
+            num_prompt_tokens=1000,
+            max_tokens=1,
+            arrived_at=now,
+            tenant=tenant,
+        )
+        asked[tenant] += 1
+        with contextlib.suppress(Overloaded):
+            placer.place(ask, now)
+            taken[tenant] += 1
+            free_s = max(free_s, now) + WORK_S
+            placer.release(ask.request_id)
+        placer.end(ask.request_id, Fate.FINISHED, now)
+    return {tenant: taken[tenant] / asked[tenant] for tenant in rates}
+
+
+def arrivals(
+    rates: dict[str, float], seconds: float, chances: random.Random
+) -> list[tuple[float, str]]:
+    found = []
+    for tenant, rate in rates.items():
+        at_s = chances.expovariate(rate)
+        while at_s < seconds:
+            found.append((at_s, tenant))
+            at_s += chances.expovariate(rate)
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_who_asks_for_less_than_its_share_gets_it_whatever_others_ask_for() -> None:
+    found = taken_on({"greedy": 6.0, "modest": 1.0})
+    assert found["modest"] > 0.85
+    assert found["greedy"] < 0.35
+    assert 6.0 * found["greedy"] + found["modest"] == pytest.approx(2.5, rel=0.05)  # all of it
+
+
+@pytest.mark.slow
+def test_who_both_ask_for_more_get_their_shares() -> None:
+    found = taken_on(
+        {"a": 6.0, "b": 3.0}, TenantShare(name="a", share=3.0), TenantShare(name="b", share=1.0)
+    )
+    assert 6.0 * found["a"] / (3.0 * found["b"]) == pytest.approx(3.0, rel=0.15)
+
+
+@pytest.mark.slow
+def test_with_enough_for_all_shares_change_nothing() -> None:
+    rates = {"a": 1.2, "b": 0.3}
+    equal = taken_on(rates)
+    unequal = taken_on(rates, TenantShare(name="a", share=0.001), TenantShare(name="b"))
+    assert min(equal.values()) > 0.95
+    assert unequal["b"] >= equal["b"] - 0.01
