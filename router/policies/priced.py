@@ -9,7 +9,7 @@ cache reuse does. A worker that decodes, too, keeps its answers waiting meanwhil
 larger there by their number. A fetch runs beside the queue, so that only what outlasts it is
 waited for.
 
-What is evicted was used least recently: it is taken to be missed half as often as prompt
+What is evicted was used least recently: it is taken to be missed 0.7 times as often as prompt
 tokens are found cached at all. Without this term copies made by fetching drive out of small
 caches more than they bring.
 """
@@ -93,7 +93,7 @@ class Bids(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
     may_fetch: bool = True
-    eviction_weight: float = 0.5
+    eviction_weight: float = 0.7
 
     def __post_init__(self) -> None:
         check_between("the weight of what is evicted", self.eviction_weight, least=0.0, most=100.0)
