@@ -116,11 +116,11 @@ def look_back(attempt: Attempt, *, num_cached: int, num_tokens: int) -> Hindsigh
         return None
     known = _priced(_as_found(attempt, decision.placement, num_cached, num_tokens))
     quotes = _quotes(known)
-    chosen_s = quotes.price_s[_position(attempt, quotes, decision.placement)]
-    best = int(quotes.price_s.argmin())
-    return Hindsight(
-        max(0.0, float(chosen_s - quotes.price_s[best])), _candidate(known, quotes, best)
-    )
+    chosen, best = _position(attempt, quotes, decision.placement), int(quotes.price_s.argmin())
+    regret_s = float(quotes.price_s[chosen] - quotes.price_s[best])
+    if regret_s <= _TIE * abs(quotes.price_s[best]):
+        regret_s, best = 0.0, chosen
+    return Hindsight(regret_s, _candidate(known, quotes, best))
 
 
 def _as_found(attempt: Attempt, placement: Placement, num_cached: int, num_tokens: int) -> Attempt:
@@ -267,4 +267,4 @@ def described(placement: Placement) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+    return f"{1e3 * seconds:,.0f} ms" if abs(seconds) >= 0.1 else f"{1e3 * seconds:.3g} ms"

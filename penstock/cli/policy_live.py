@@ -249,10 +249,13 @@ def _show_explanation(reply: pb.ExplainResponse) -> None:
         for left_out in each.left_out:
             write(f"left out: {left_out.worker}, {left_out.reason}\n")
         if each.HasField("regret_seconds"):
-            write(
-                f"in hindsight {_ms(each.regret_seconds)} ms dearer than the best:"
-                f" {each.best_afterwards}\n"
-            )
+            write(f"in hindsight {_hindsight_text(each)}\n")
+
+
+def _hindsight_text(told: pb.ExplainedTry) -> str:
+    if not told.regret_seconds:
+        return "as good as any"
+    return f"{_ms(told.regret_seconds)} ms dearer than the best: {told.best_afterwards}"
 
 
 def _outcome_text(outcome: pb.RequestOutcome) -> str:
