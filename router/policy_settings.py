@@ -19,7 +19,7 @@ def meaning(text: str) -> dict[str, str]:
 
 
 class Quantile(StrEnum):
-    """Of the error that workers report of their own predictions."""
+    """Of how far predictions were off lately."""
 
     P50 = "p50"
     P90 = "p90"
@@ -98,7 +98,7 @@ class Admission:
 
     rejects_early: bool = field(
         default=False,
-        metadata=meaning("refuse requests whose predicted TTFT exceeds slack x the target"),
+        metadata=meaning("refuse requests whose predicted TTFT or ITL exceeds slack x the target"),
     )
     slack: float = field(
         default=2.0, metadata=meaning("times the target; below 1 even those in time are refused")
