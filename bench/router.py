@@ -190,8 +190,8 @@ def table(result: Result) -> str:
         f"{'processor time of a request, µs':38}{'router':>10}{'echo':>10}",
     ]
     for name in ("short", "long"):
-        router, echo = getattr(result.requests, name)
-        lines.append(f"{'  of ' + name + ' prompts':38}{router:10,.0f}{echo:10,.0f}")
+        cost = getattr(result.requests, name)
+        lines.append(f"{'  of ' + name + ' prompts':38}{cost.router:10,.0f}{cost.echo:10,.0f}")
     return "\n".join([*lines, "", f"{result.machine}, clock: {result.clock}"])
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc.aio
 
@@ -26,14 +26,16 @@ _CONCURRENCY = 8
 _ROUNDS = 5
 
 
-class Cost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Cost:
     """Microseconds."""
 
     router: float
     echo: float
 
 
-class RequestCosts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RequestCosts:
     short: Cost  # a line of text
     long: Cost  # 4,096 token ids
 
