@@ -60,9 +60,10 @@ def rejection(
     if queued >= admission.max_queued:
         over = (queued - admission.max_queued + 1) / queued
         return _rejection(f"{queued:.0f} prompts wait already", over * decision.wait_s)
-    if not admission.rejects_early:
-        return None
     decode = snapshot.loads[snapshot.loads.positions[decision.placement.decode]]
+    can_ever_fit = request.num_prompt_tokens <= decode.num_total_tokens
+    if not (admission.rejects_early and can_ever_fit):  # the worker itself says what is wrong
+        return None
     accuracy, quantile, now_s = observed.accuracy, admission.quantile, snapshot.now
     errors = Errors(
         error_factor(

@@ -117,6 +117,13 @@ def test_off_nobody_is_refused_but_for_the_longest_queue() -> None:
     assert judged(prompt(), full, prefill, admission=off) is None
 
 
+def test_who_can_never_fit_is_not_told_to_come_again() -> None:
+    """The worker refuses it for good, as an error of the caller's."""
+    small = load("a", num_free_tokens=0, num_total_tokens=10_000, num_running=1, **queue(9.0))
+    assert judged(prompt(10_001), [small]) is None
+    assert judged(prompt(10_000), [small]) is not None
+
+
 # Uncertainty
 
 
