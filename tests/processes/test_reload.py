@@ -105,14 +105,15 @@ class Load:
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
         return (len(self.spans) - before) / seconds
 
-    async def steady(self, rate: float, seconds: float) -> None:
+    async def steady(self, rate: float, over: asyncio.Event) -> None:
         """They come evenly, whatever becomes of those before."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun, number = loop.time(), 0
         async with asyncio.TaskGroup() as tasks:
-            for number in range(int(rate * seconds)):
-                await asyncio.sleep(begun + number / rate - loop.time())
+            while not over.is_set():
                 tasks.create_task(self.request())
+                number += 1
+                await asyncio.sleep(begun + number / rate - loop.time())
 
 
 @asynccontextmanager
@@ -153,7 +154,8 @@ async def test_no_request_is_lost_while_the_policy_is_reloaded(
         await load.sustained(0.3)  # connections, first steps
         rate = SHARE * await load.sustained(1.0)
         num_before = load.num_sent
-        loading = asyncio.create_task(load.steady(rate, seconds))
+        over = asyncio.Event()
+        loading = asyncio.create_task(load.steady(rate, over))
         for number in range(num_reloads):
             if number % 2:
                 policy.write_text(BROKEN)
@@ -162,6 +164,7 @@ async def test_no_request_is_lost_while_the_policy_is_reloaded(
                 policy.write_text(policy_text(2.0 + number))
                 await operator.reload()
             await asyncio.sleep(seconds / num_reloads)
+        over.set()
         await loading
         seen = await operator.status()
         print(

@@ -1,12 +1,14 @@
 """The policy in force through files, stores and restarts, without a router around it."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import ConfigError, InvalidRequest, StoreUnavailable
-from cluster.store import MemoryStore
+from cluster.redis_store import RedisStore
+from cluster.store import MemoryStore, Store
 from router.generations import Generations
 from router.index import PrefixIndex
 from router.placer import Placer
@@ -15,6 +17,7 @@ from router.policy_keeper import Came, PolicyKeeper
 from router.policy_watch import PolicyFile
 from router.pool import Pool
 from router.rollout_store import FileRollouts, RolloutStore, SharedRollouts
+from tests.redis_server import redis_server
 from tests.router.broken_policies import BROKEN
 from tests.router.policy_texts import offer, policy_text
 
@@ -203,8 +206,18 @@ async def test_what_is_risky_is_told_and_applied() -> None:
     assert "has no 'batch' any more" in said
 
 
-async def test_routers_of_one_store_agree() -> None:
-    store = MemoryStore()
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.slow)])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    async with redis_server() as redis:
+        store = RedisStore(redis.url)
+        yield store
+        await store.close()
+
+
+async def test_routers_of_one_store_agree(store: Store) -> None:
     one, other = (keeper(store=SharedRollouts(store)) for _ in range(2))
     await one.start()
     await one.apply(policy_text(2.0), "ops")
