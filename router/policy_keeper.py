@@ -99,6 +99,9 @@ class PolicyKeeper:
         except ConfigError as error:
             self._note(error)
             raise InvalidRequest("file", error.message) from error
+        except StoreUnavailable:
+            self.file.again()
+            raise
 
     async def roll_back(self, reason: str) -> Change:
         """Raises InvalidRequest where there is nothing to return to."""

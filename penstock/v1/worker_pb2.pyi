@@ -1056,7 +1056,7 @@ class ExplainedTry(_message.Message):
     def __init__(self, candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., num_candidates: _Optional[int] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., rule: _Optional[str] = ..., sentence: _Optional[str] = ..., margin_seconds: _Optional[float] = ..., predicted_ttft_seconds: _Optional[float] = ..., predicted_itl_seconds: _Optional[float] = ..., due_seconds: _Optional[float] = ..., regret_seconds: _Optional[float] = ..., best_afterwards: _Optional[str] = ..., num_tied: _Optional[int] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("decode", "prefill", "source", "cached_tokens", "price_seconds", "terms", "chosen", "score")
+    __slots__ = ("decode", "prefill", "source", "cached_tokens", "price_seconds", "terms", "chosen")
     DECODE_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -1064,7 +1064,6 @@ class Candidate(_message.Message):
     PRICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
-    SCORE_FIELD_NUMBER: _ClassVar[int]
     decode: str
     prefill: str
     source: str
@@ -1072,8 +1071,7 @@ class Candidate(_message.Message):
     price_seconds: float
     terms: _containers.RepeatedCompositeFieldContainer[PriceTerm]
     chosen: bool
-    score: float
-    def __init__(self, decode: _Optional[str] = ..., prefill: _Optional[str] = ..., source: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., price_seconds: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[PriceTerm, _Mapping]]] = ..., chosen: bool = ..., score: _Optional[float] = ...) -> None: ...
+    def __init__(self, decode: _Optional[str] = ..., prefill: _Optional[str] = ..., source: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., price_seconds: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[PriceTerm, _Mapping]]] = ..., chosen: bool = ...) -> None: ...
 
 class PriceTerm(_message.Message):
     __slots__ = ("name", "seconds")

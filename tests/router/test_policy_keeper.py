@@ -1,6 +1,8 @@
 """The policy in force through files, stores and restarts, without a router around it."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from router.policy import Policy
 from router.policy_keeper import Came, PolicyKeeper
 from router.policy_watch import PolicyFile
 from router.pool import Pool
+from router.rollout import encode_rollout
 from router.rollout_store import FileRollouts, RolloutStore, SharedRollouts
 from tests.redis_server import redis_server
 from tests.router.broken_policies import BROKEN
@@ -267,6 +270,8 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting(path: Path) -> No
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             await looks(lonely)
+    with pytest.raises(StoreUnavailable):
+        await lonely.reload()
     away.is_away = False
     await looks(lonely)  # and what the file says is still news
     assert in_force(lonely) == 4.0
@@ -315,3 +320,69 @@ async def test_a_signal_needs_no_second_look(path: Path) -> None:
     assert (in_force(followed), followed.reloads.num_failures) == (3.0, 1)
     await looks(followed, 3)
     assert followed.reloads.num_failures == 1
+
+
+class Routers:
+    """Three of one store and one file, of which anything may happen."""
+
+    def __init__(self, path: Path, draw: random.Random) -> None:
+        self.path, self.draw = path, draw
+        store = MemoryStore()
+        self.stores = [Away(store) for _ in range(3)]
+        for each in self.stores:
+            each.is_away = False
+        self.all = [keeper(path, each) for each in self.stores]
+
+    async def happen(self, index: int) -> None:
+        router, stretch = self.all[index], self.draw.choice([1.0, 2.0, 3.0, -1.0])
+        match self.draw.choice(["apply", "roll back", "write", "store", "restart", "look"]):
+            case "apply":
+                await router.apply(policy_text(stretch), "ops", self.draw.choice([None, 0.5]))
+            case "roll back":
+                await router.roll_back("")
+            case "write":
+                self.path.write_text(policy_text(stretch))
+            case "store":
+                self.stores[index].is_away ^= True
+            case "restart":
+                again = keeper(self.path, self.stores[index])
+                await again.start()
+                self.all[index] = again
+            case _:
+                await router.look()
+
+    async def settle(self) -> None:
+        for each in self.stores:
+            each.is_away = False
+        for _ in range(3):
+            for router in self.all:
+                await router.look()
+
+
+async def _any_life(path: Path, draw: random.Random) -> None:
+    """Once all can speak all agree, and numbers have only risen."""
+    path.write_text(policy_text(1.0))
+    routers, highest = Routers(path, draw), 0
+    for router in routers.all:
+        await router.start()
+    for _ in range(20):
+        index = draw.randrange(3)
+        with contextlib.suppress(InvalidRequest, StoreUnavailable, ConfigError):
+            await routers.happen(index)
+        in_force(routers.all[index])
+        if not routers.stores[index].is_away:
+            await routers.all[index].look()
+            number = routers.all[index].rollout.last_number
+            assert number >= highest
+            highest = number
+    path.write_text(policy_text(5.0))
+    await routers.settle()
+    assert len({encode_rollout(router.rollout) for router in routers.all}) == 1
+    assert {in_force(router) for router in routers.all} == {5.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [4, pytest.param(300, marks=pytest.mark.prove)])
+async def test_whatever_happens_routers_come_to_agree(path: Path, num: int) -> None:
+    for seed in range(num):
+        await _any_life(path, random.Random(seed))
