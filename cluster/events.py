@@ -17,10 +17,10 @@ DEFAULT_CAPACITY = 65_536
 
 
 class Snapshot(NamedTuple):
-    """All grains held after change `number`, packed."""
+    """All grains held after change `number`."""
 
     number: int
-    hashes: bytes
+    grains: tuple[GrainHash, ...]
 
 
 class EventLog:
@@ -70,7 +70,7 @@ class EventLog:
         return [self._ring[position] for position in range(first, stop)]
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self.number, b"".join(self._grains))
+        return Snapshot(self.number, tuple(self._grains))
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Calls `wake` after each change, until `unsubscribe`."""

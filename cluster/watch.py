@@ -17,6 +17,7 @@ from cluster.codec import (
     cache_change_from_pb,
     cache_change_to_pb,
     hashes_from_bytes,
+    hashes_to_bytes,
     load_report_to_pb,
 )
 from cluster.events import CacheUpdate, EventCursor, EventLog, Snapshot
@@ -133,15 +134,17 @@ def catch_up(
 def _snapshot_messages(
     incarnation: Incarnation, snapshot: Snapshot, part_bytes: int
 ) -> Iterator[worker_pb2.WatchResponse]:
-    number, hashes = snapshot
-    for start in range(0, max(1, len(hashes)), part_bytes):
-        stop = start + part_bytes
+    """Packed part by part, as they are sent: a worker does other things besides."""
+    number, grains = snapshot
+    num_part = part_bytes // HASH_BYTES
+    for start in range(0, max(1, len(grains)), num_part):
+        stop = start + num_part
         part = worker_pb2.CacheSnapshot(
             incarnation=incarnation,
             number=number,
-            hashes=hashes[start:stop],
-            offset=start // HASH_BYTES,
-            last=stop >= len(hashes),
+            hashes=hashes_to_bytes(grains[start:stop]),
+            offset=start,
+            last=stop >= len(grains),
         )
         yield worker_pb2.WatchResponse(snapshot=part)
 

@@ -6,7 +6,6 @@ The real log numbers the changes and answers who missed some; the wire is a dela
 from collections.abc import Callable
 from dataclasses import replace
 
-from cluster.block_hash import HASH_BYTES
 from cluster.events import EventLog
 from cluster.types import CacheChange, GrainHash, Incarnation, LinkCost, LoadReport
 from cluster.watch import PAIRS_EVERY
@@ -53,7 +52,5 @@ class Feed:
 
     def snapshot(self) -> tuple[int, list[GrainHash]]:
         """The number of the last change, and all grains after it."""
-        number, packed = self.log.snapshot()
-        starts = range(0, len(packed), HASH_BYTES)
-        # In an order that is the same in every process.
-        return number, sorted(GrainHash(packed[at : at + HASH_BYTES]) for at in starts)
+        number, grains = self.log.snapshot()
+        return number, sorted(grains)  # an order that is the same in every process
