@@ -51,9 +51,11 @@ def _prompt_s(work: Work, cost: PrefillCost, step_tokens: int, step_s: float) ->
     """Without c0, which several prompts in one step share."""
     new, context = work.num_new, work.num_context
     seconds = (cost.c1 + cost.c3 * context) * new + cost.c2 * context
-    slope = cost.c1 + cost.c3 * (context + new / 2)
-    if slope * new > step_s:
-        step_tokens = min(step_tokens, max(1, int(step_s / slope)))
+    middle = context + new / 2
+    slope, context_s = cost.c1 + cost.c3 * middle, cost.c2 * middle
+    if slope * new + context_s > step_s:
+        # As the batcher cuts it: what fits, or what is worth its context.
+        step_tokens = min(step_tokens, max(1, int(max(step_s - context_s, context_s) / slope)))
     if new > step_tokens:  # chunks after the first have those before them as context
         num_chunks = -(-new // step_tokens)
         seconds += cost.c3 * new * (new - step_tokens) / 2
@@ -62,13 +64,16 @@ def _prompt_s(work: Work, cost: PrefillCost, step_tokens: int, step_s: float) ->
 
 
 def _thinned(points: list[tuple[float, float]]) -> Backlog:
-    """The first, the last, and those in between that split the work evenly."""
-    if len(points) <= MAX_BACKLOG_POINTS:
+    """The first, the last, and those in between that split the work evenly; where large prompts
+    leave some over, those of the largest."""
+    most, last = MAX_BACKLOG_POINTS, len(points) - 1
+    if last < most:
         return tuple(points)
     work_s = [seconds for _, seconds in points]
-    share_s = (work_s[-1] - work_s[0]) / (MAX_BACKLOG_POINTS - 1)
-    inner = (
-        bisect_left(work_s, work_s[0] + share_s * each, 0, len(points) - 1)
-        for each in range(1, MAX_BACKLOG_POINTS - 1)
-    )
-    return tuple(points[index] for index in sorted({0, *inner, len(points) - 1}))
+    share_s = (work_s[-1] - work_s[0]) / (most - 1)
+    even = (bisect_left(work_s, work_s[0] + share_s * i, 0, last) for i in range(1, most - 1))
+    kept = {0, last, *even}
+    if len(kept) < most:
+        others = sorted(set(range(last)) - kept, key=lambda i: work_s[i - 1] - work_s[i])
+        kept.update(others[: most - len(kept)])
+    return tuple(points[index] for index in sorted(kept))

@@ -265,12 +265,13 @@ class Batcher:
     def _add_prompt_rows(self, rows: list[BatchRow]) -> None:
         tokens_left = self.budget.max_tokens - sum(row.num_new for row in rows)
         seconds_left = self.budget.chunk_s
-        has_row = {row.sequence for row in rows}
+        num_decodes, has_row = len(rows), {row.sequence for row in rows}
         begun = [s for s in self.running if s not in has_row and s not in self.paused]
         for sequence in self._queue.prompts(begun, self._admit):
             if sequence in has_row:
                 continue
-            num_new = self._chunk(sequence, tokens_left, seconds_left)
+            is_first = len(rows) == num_decodes
+            num_new = self._chunk(sequence, tokens_left, seconds_left, is_first=is_first)
             if num_new <= 0:
                 return
             has_row.add(sequence)
@@ -280,15 +281,24 @@ class Batcher:
             if tokens_left <= 0 or seconds_left <= 0:
                 return
 
-    def _chunk(self, sequence: Sequence, tokens_left: int, seconds_left: float) -> int:
-        """How many tokens of this prompt fit; at least a small chunk while tokens are left."""
-        cost = self._prefill_cost()
+    def _chunk(
+        self, sequence: Sequence, tokens_left: int, seconds_left: float, *, is_first: bool
+    ) -> int:
+        """How many tokens of this prompt fit. None where its context, which costs the same for
+        any number of them, would cost more than they do; but the first prompt of a step has as
+        many as are worth it, and a small chunk at least, however long that takes."""
+        cost, num_left = self._prefill_cost(), sequence.num_uncomputed
         slope = cost.c1 + cost.c3 * sequence.num_computed
-        fixed = cost.c0 + cost.c2 * sequence.num_computed
-        fitting = tokens_left
-        if slope > 0 and seconds_left < float("inf"):
-            fitting = max(int((seconds_left - fixed) / slope), MIN_CHUNK_TOKENS)
-        return min(sequence.num_uncomputed, tokens_left, fitting)
+        if slope <= 0 or seconds_left == float("inf"):
+            return min(num_left, tokens_left)
+        context_s = cost.c2 * sequence.num_computed
+        num_worth = min(num_left, int(context_s / slope))
+        fitting = int((seconds_left - cost.c0 - context_s) / slope)
+        if is_first:
+            fitting = max(fitting, num_worth, MIN_CHUNK_TOKENS)
+        elif min(fitting, tokens_left) < num_worth:
+            return 0
+        return min(num_left, tokens_left, fitting)
 
     # -- inside: admission and memory --------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Sequences
 from itertools import pairwise
+from math import inf
 from zlib import crc32
 
 import pytest
@@ -28,14 +29,23 @@ TOKEN = RowResult(tokens=(SampledToken(token_id=0),))
 class Worker:
     """Computes prompts in virtual time, each step as long as its cost says. One token each."""
 
-    def __init__(self, *, max_tokens: int = 64, num_blocks: int = 4096, max_sequences: int = 64):
+    def __init__(
+        self,
+        *,
+        max_tokens: int = 64,
+        num_blocks: int = 4096,
+        max_sequences: int = 64,
+        chunk_s: float = inf,
+        cost: PrefillCost = COST,
+    ) -> None:
+        self.cost = cost
         self.now = 0.0
         self.first_at: dict[str, float] = {}
-        budget = Budget(max_sequences=max_sequences, max_tokens=max_tokens)
+        budget = Budget(max_sequences=max_sequences, max_tokens=max_tokens, chunk_s=chunk_s)
         self.batcher = Batcher(
             BlockPool(num_blocks, 4, 4),
             budget,
-            prefill_cost=lambda: COST,
+            prefill_cost=lambda: cost,
             decodes=False,
             clock=lambda: self.now,
         )
@@ -63,7 +73,8 @@ class Worker:
         batch = self.batcher.next_batch()
         if batch is None:
             return []
-        self.now += COST.c0 + sum(COST.seconds(*row) - COST.c0 for row in batch.prompts)
+        c0 = self.cost.c0
+        self.now += c0 + sum(self.cost.seconds(*row) - c0 for row in batch.prompts)
         rows = [TOKEN if row.choices else RowResult() for row in batch.rows]
         for drawn in self.batcher.complete(rows):
             if drawn.token is not None:
@@ -170,6 +181,26 @@ def test_a_prompt_waits_at_most_for_what_is_due_before_it(
         assert worker.first_at[name] <= bound_s[name] + 1e-9
 
 
+LONG_COST = PrefillCost(c0=0.01, c1=1e-4, c2=5e-5, c3=1e-8)  # 0.5 s for a context of 10,000
+
+
+def test_a_long_prompt_is_not_computed_in_crumbs_when_its_context_costs_a_step() -> None:
+    worker = Worker(max_tokens=2000, chunk_s=0.2, cost=LONG_COST)
+    worker.add("long", 16_000)
+    worker.run()
+    assert worker.now < 2 * LONG_COST.seconds(16_000, 8_000) + 2.0
+
+
+def test_who_would_have_but_a_crumb_of_a_step_waits_for_the_next() -> None:
+    worker = Worker(max_tokens=2000, chunk_s=0.2, cost=LONG_COST)
+    worker.add("long", 10_000, due_s=9.0)
+    while worker.now < 1.0:
+        worker.step()
+    worker.add("short", 1000, due_s=1.0)
+    assert worker.step() == ["short"]
+    assert worker.step() == ["long"]
+
+
 # -- what the report says
 
 
@@ -267,4 +298,13 @@ def test_what_is_said_to_run_before_a_prompt_is_what_runs_before_it(
     step_s = COST.c0 + 64 * (COST.c1 + 700 * COST.c3)
     said_s, waited_s = ahead_s(report, due_s), worker.first_at["new"] - began
     assert said_s - 2 * step_s <= waited_s
-    assert waited_s <= said_s + (coarse_s if len(report.backlog) == 8 else 0.0) + 2 * step_s
+    assert waited_s <= said_s + (coarse_s if len(queued) >= 8 else 0.0) + 2 * step_s
+
+
+@pytest.mark.parametrize("num_tokens", [500, 4_000, 16_000])
+def test_the_backlog_of_a_long_prompt_knows_that_it_is_computed_in_chunks(num_tokens: int) -> None:
+    worker = Worker(max_tokens=2000, chunk_s=0.2, cost=LONG_COST)
+    worker.add("long", num_tokens)
+    [(_, work_s)] = worker.batcher.load().backlog
+    worker.run()
+    assert work_s == pytest.approx(worker.now, rel=0.15)
