@@ -137,7 +137,8 @@ async def _pair(
 ) -> Pair:
     asked = WORKLOADS[name](sizes, chances)
     measured = await ask(cluster.address, asked)
-    samples = simulated(asked, fitted(base, await reported(cluster)), sizes)
+    before = cold(replace(sizes, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
+    samples = simulated(asked, fitted(base, await reported(cluster)), before)
     return Pair(
         real_ttft_s=fmean(each.ttft_s for each in measured),
         simulated_ttft_s=fmean(samples.ttft_s),
@@ -147,11 +148,11 @@ async def _pair(
     )
 
 
-def simulated(asked: Sequence[Asked], setting: Setting, sizes: Sizes) -> Samples:
-    """Of these requests, behind some that the router learns from, as the real one has."""
-    before = cold(replace(sizes, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
-    begin_s = before[-1].arrival_s + PAUSE_S
-    simulation = Simulation(as_trace("", before + later(asked, begin_s), GRAIN), setting)
+def simulated(asked: Sequence[Asked], setting: Setting, before: Sequence[Asked] = ()) -> Samples:
+    """Of these requests. `before` come first, for the router to learn from as the real one has."""
+    begin_s = before[-1].arrival_s + PAUSE_S if before else 0.0
+    trace = as_trace("", [*before, *later(asked, begin_s)], GRAIN)
+    simulation = Simulation(trace, setting)
     simulation.run()
     samples = simulation.samples()
     counted = [index for index, at_s in enumerate(samples.arrival_s) if at_s >= begin_s]

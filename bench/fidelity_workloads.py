@@ -95,6 +95,7 @@ def as_trace(name: str, asked: Sequence[Asked], hash_grain: int) -> Trace:
             arrival_s=each.arrival_s,
             num_prompt_tokens=len(each.prompt),
             num_output_tokens=each.num_output,
+            max_output_tokens=each.num_output,
             grains=_grains(each.prompt, hash_grain),
         )
         for each in asked

@@ -23,7 +23,6 @@ from simulator.prefill_site import PrefillSite
 from simulator.site import Site, World
 
 MAX_TRIES = 3  # as the relay's
-_NO_LIMIT = 1 << 30  # the router does not know how long an answer will be
 AnySite = PrefillSite | DecodeSite
 
 
@@ -134,7 +133,7 @@ class ModelledRouter:
             request_id=answer.request_id,
             hashes=traced.grains[: traced.num_prompt_tokens // grain],
             num_prompt_tokens=traced.num_prompt_tokens,
-            max_tokens=_NO_LIMIT,
+            max_tokens=traced.max_output_tokens,
             arrived_at=traced.arrival_s,
         )
 

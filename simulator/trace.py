@@ -24,6 +24,7 @@ from cluster.types import GrainHash
 MOONCAKE_GRAIN = 512
 MAX_REQUESTS = 5_000_000
 MAX_TOKENS = 10_000_000
+NO_LIMIT = 1 << 30
 _MAX_LINE = 4 << 20
 _LEAST_BIN_S = 0.5
 _AZURE_COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
@@ -34,6 +35,7 @@ class TraceRequest:
     arrival_s: float  # since the trace began
     num_prompt_tokens: int
     num_output_tokens: int
+    max_output_tokens: int = NO_LIMIT  # that the client asked for: all that the router knows
     grains: tuple[GrainHash, ...]  # chain hashes of the prompt, the last one perhaps partial
 
 

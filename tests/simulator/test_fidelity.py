@@ -2,15 +2,15 @@
 A short one; `make bench-fidelity` is the long one, with processes and torch."""
 
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 
-from bench.fidelity import COSTS, simulated
-from bench.fidelity_cluster import ask, overheads
+from bench.fidelity import simulated
+from bench.fidelity_cluster import ask
 from bench.fidelity_workloads import GRAIN, Sizes, bursts
 from bench.timed_engine import TimedEngine
 from cluster.cost import StepCost
@@ -20,10 +20,10 @@ from simulator.setting import Setting, WorkerMake
 from tests.router.checkpoint import write_checkpoint
 from tests.workers.local_cluster import LocalCluster
 
-PREFILL, DECODE = PrefillCost(**COSTS["prefill"]), DecodeCost(**COSTS["decode"])
-MAKE = WorkerMake(max_batch_tokens=512, chunk_s=0.25, watermark=0.05)
-KNOWN = replace(MAKE, prefill_cost=PREFILL, decode_cost=DECODE)
-BASE = Setting(num_prefill=0, num_decode=1, prefill=MAKE, decode=MAKE)
+# Slow steps: what a busy machine adds to the messages between them must not matter.
+PREFILL, DECODE = PrefillCost(c0=0.04, c1=8e-4), DecodeCost(d0=0.04, d2=1e-3)
+MAKE = WorkerMake(max_batch_tokens=512, chunk_s=0.25)
+BASE = Setting(num_prefill=0, num_decode=1, decode=MAKE)
 
 
 def timed(layout: KvLayout, _: memoryview) -> Any:
@@ -40,30 +40,28 @@ def teach(cost: StepCost) -> None:
 
 @pytest.mark.slow
 async def test_bursts_take_as_long_in_the_simulator_as_in_a_cluster(tmp_path: Path) -> None:
-    sizes = Sizes(num_requests=32, rate=20.0, prompt_tokens=256, output_tokens=8)
-    chances = random.Random(4)
-    asked = bursts(sizes, chances)
+    """From a worker's receipt of a request to its first token: waiting for others, computing,
+    beside answers that are decoded. The way between client and worker is left out on both sides,
+    for here all processes share one loop."""
+    sizes = Sizes(num_requests=24, rate=10.0, num_siblings=4, prompt_tokens=256, output_tokens=4)
+    asked = bursts(sizes, random.Random(4))
     worker = {"num_blocks": 512, "block_size": GRAIN}
     cluster = LocalCluster(
         write_checkpoint(tmp_path),
         tmp_path,
         decode=[worker, worker],
-        prefill=[worker, worker],
+        prefill=[],
         make_engine=timed,
         hash_grain=GRAIN,
     )
     async with cluster:
         for running in cluster.workers:
             teach(running.worker.parts.cost)
-        base = replace(BASE, prefill=KNOWN, decode=KNOWN)
-        around = await overheads(cluster.address, base, sizes, chances, num_alone=4)
         measured = await ask(cluster.address, asked)
         statuses = list(cluster.router.pool.statuses(cluster.router.clock()))
-    setting = fitted(
-        replace(base, **asdict(around)), [(each.member, each.report) for each in statuses]
-    )
-    samples = simulated(asked, setting, sizes)
-    real_ttft_s = fmean(each.ttft_s for each in measured)
-    assert fmean(samples.ttft_s) == pytest.approx(real_ttft_s, rel=0.25)
+    setting = fitted(BASE, [(each.member, each.report) for each in statuses])
+    samples = simulated(asked, replace(setting, message_s=0.0))
+    real_s = fmean(each.first_token_s - each.router_s for each in measured)
+    assert fmean(samples.ttft_s) == pytest.approx(real_s, rel=0.2)
     num_hits = sum(each.cached_tokens for each in measured)
     assert sum(samples.hit_tokens) == pytest.approx(num_hits, rel=0.1)
