@@ -97,6 +97,7 @@ class ClusterService:
             tenants=tenants_to_pb(placer, now),
             short_of_workers=placer.tenants.is_short(now),
             sessions=len(placer.sessions),
+            warming_up=not self._fleet.is_warm.is_set(),
         )
 
     def _worker(

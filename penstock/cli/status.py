@@ -153,6 +153,7 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
         f" {relay.placed} placed, {relay.moved} of them again · {relay.tokens} tokens relayed\n"
         f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB,"
         f" {reply.expected_grains} more expected ·"
+        f"{' warming up ·' if reply.warming_up else ''}"
         f" {age_s:.1f} s old, {gaps} gaps, {reply.forgotten_grains} forgotten ·"
         f" {relay.predicted_hit_tokens} cached tokens predicted,"
         f" {relay.actual_hit_tokens} found\n"

@@ -110,10 +110,12 @@ async def test_a_router_places_nothing_before_all_that_it_knows_of_have_told_wha
         d0.speaks.set()
         await cluster.serving(d0)
         assert not cluster.router.is_serving
+        assert (await status(cluster.address)).warming_up
         assert not d0.requests
         d1.speaks.set()
         assert (await asked).is_complete
         assert cluster.router.is_serving
+        assert not (await status(cluster.address)).warming_up
 
 
 async def test_a_worker_that_cannot_be_reached_is_not_waited_for(
