@@ -24,6 +24,7 @@ class LiveRollout:
     def __init__(self, rollout: Rollout, store: RolloutStore, generations: Generations) -> None:
         """`rollout` is not in force before `find` or `begin`."""
         self.rollout = rollout
+        self.document: PolicyDocument | None = None  # in force
         self._store = store
         self._generations = generations
         self._changing = asyncio.Lock()
@@ -115,7 +116,7 @@ class LiveRollout:
         if rollout.canary is not None and loaded.canary is not None:
             self._documents[rollout.canary.text] = loaded.canary
         self._generations.adopt(loaded)
-        self.rollout = rollout
+        self.rollout, self.document = rollout, loaded.active
         if (rollout.active, rollout.canary) != (before.active, before.canary):
             active = rollout.active
             said = (active.name, active.number, active.digest, rollout.why)

@@ -26,6 +26,7 @@ def change_to_pb(change: Change) -> pb.PolicyChange:
         outcome=_OUTCOMES[change.came],
         generation=generation_to_pb(change.generation),
         warnings=change.warnings,
+        changes=change.changes,
     )
 
 

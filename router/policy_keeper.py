@@ -15,6 +15,7 @@ from cluster.errors import ConfigError, InvalidRequest, PenstockError, StoreUnav
 from router.canary import Judgement, Trial, Verdict, judge
 from router.live_rollout import LiveRollout
 from router.placer import Placer
+from router.policy_difference import change_text, differences
 from router.policy_file import PolicyDocument, parse_policy
 from router.policy_review import risks
 from router.policy_watch import PolicyFile
@@ -40,6 +41,7 @@ class Change:
     came: Came
     generation: Generation
     warnings: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()  # from what was in force before, field by field
 
 
 @dataclass(slots=True, eq=False)
@@ -106,10 +108,12 @@ class PolicyKeeper:
     async def roll_back(self, reason: str) -> Change:
         """Raises InvalidRequest where there is nothing to return to."""
         try:
+            before = self._live.document
             rollout = await self._live.change(lambda r: r.rolled_back(self._unix_clock(), reason))
         except ConfigError as error:
             raise InvalidRequest("policy", error.message) from error
-        return Change(came=Came.ROLLED_BACK, generation=rollout.active)
+        changes = _told(before, self._live.document)
+        return Change(came=Came.ROLLED_BACK, generation=rollout.active, changes=changes)
 
     def ask_reload(self) -> None:
         """On a signal: at the next turn."""
@@ -223,23 +227,30 @@ class PolicyKeeper:
         )
 
     async def _take(self, offer: Offer) -> Change:
-        before = self.rollout
+        before, changes = self.rollout, _told(self._live.document, offer.document)
         warnings = (*risks(offer.document), *_lost_classes(offer.document, self._placer))
         rollout = await self._live.change(lambda r: r.offered(offer, self._unix_clock()))
         self.reloads.num_attempts += 1
         self.reloads.is_last_good, self.reloads.error = True, ""
         self.reloads.last_good_at_s = self._unix_clock()
+        generation, came = rollout.active, Came.APPLIED
         if rollout.canary is not None and rollout.canary != before.canary:
-            return Change(came=Came.CANARY, generation=rollout.canary, warnings=warnings)
-        is_new = (rollout.active, rollout.canary) != (before.active, before.canary)
-        came = Came.APPLIED if is_new else Came.UNCHANGED
-        return Change(came=came, generation=rollout.active, warnings=warnings)
+            generation, came = rollout.canary, Came.CANARY
+        elif (rollout.active, rollout.canary) == (before.active, before.canary):
+            came = Came.UNCHANGED
+        return Change(came=came, generation=generation, warnings=warnings, changes=changes)
 
     def _note(self, error: ConfigError) -> None:
         logger.error("a policy was refused, and the one before goes on: %s", error)
         self.reloads.num_attempts += 1
         self.reloads.num_failures += 1
         self.reloads.is_last_good, self.reloads.error = False, error.message
+
+
+def _told(before: PolicyDocument | None, after: PolicyDocument | None) -> tuple[str, ...]:
+    if before is None or after is None:
+        return ()
+    return tuple(change_text(change) for change in differences(before, after))
 
 
 def _lost_classes(document: PolicyDocument, placer: Placer) -> list[str]:

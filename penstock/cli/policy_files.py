@@ -1,9 +1,8 @@
 """`penstock policy check|show|diff|schema|import`: policies as files, without a cluster."""
 
-import json as json_module
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say, write, write_json
 from router.llmd_import import import_llmd
+from router.policy_difference import change_text, differences
 from router.policy_file import (
     PolicyDocument,
     default_document,
@@ -94,14 +94,14 @@ def diff(
     Exit code 0: they mean the same; 1: they differ; 2: one cannot be read or is invalid.
     """
     try:
-        values = [dict(_flat(effective(_load(path)))) for path in (before, after)]
+        documents = [_load(path) for path in (before, after)]
     except ConfigError as error:
         fail(error.message, ExitCode.USAGE)
-    changes = list(_changes(*values))
+    changes = differences(*documents)
     if json:
         write_json(changes)
     else:
-        write("".join(map(_change_text, changes)))
+        write("".join(f"{change_text(change)}\n" for change in changes))
     raise typer.Exit(1 if changes else 0)
 
 
@@ -191,41 +191,6 @@ def _differing(value: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]
         both = isinstance(item, dict) and isinstance(usual, dict)
         found[key] = _differing(item, usual) if both and usual else item
     return found
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of every leaf; items of a list go by their names."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            named = dict(item) if isinstance(item, dict) else {}
-            name = named.pop("name", index)
-            yield from _flat(named or item, f"{path}[{name}]")
-    else:
-        yield path, value
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A key that one side lacks is left out of its change."""
-    for path in dict.fromkeys([*before, *after]):
-        sides = (("before", before), ("after", after))
-        change = {side: values[path] for side, values in sides if path in values}
-        if len(change) == 1 or change["before"] != change["after"]:
-            yield {"field": path, **change}
-
-
-def _change_text(change: dict[str, Any]) -> str:
-    before, after = (_text(change, side) for side in ("before", "after"))
-    return f"{change['field']}: {before} -> {after}\n"
-
-
-def _text(change: dict[str, Any], side: str) -> str:
-    if side not in change:
-        return "absent"
-    value = change[side]
-    return value if isinstance(value, str) else json_module.dumps(value)
 
 
 def _foreign_text(arguments: list[str]) -> tuple[str, str]:

@@ -147,7 +147,8 @@ def _tell_change(change: pb.PolicyChange, json: bool) -> None:
         return
     for warning in change.warnings:
         say(f"warning: {warning}", style="yellow")
-    write(f"{_named(change.generation)} {OUTCOMES[change.outcome]}\n")
+    lines = [f"{_named(change.generation)} {OUTCOMES[change.outcome]}", *change.changes]
+    write("\n  ".join(lines) + "\n")
 
 
 def _named(generation: pb.PolicyGeneration) -> str:

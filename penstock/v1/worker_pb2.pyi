@@ -862,14 +862,16 @@ class RollBackPolicyRequest(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class PolicyChange(_message.Message):
-    __slots__ = ("outcome", "generation", "warnings")
+    __slots__ = ("outcome", "generation", "warnings", "changes")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
     outcome: PolicyOutcome
     generation: PolicyGeneration
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, outcome: _Optional[_Union[PolicyOutcome, str]] = ..., generation: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    changes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, outcome: _Optional[_Union[PolicyOutcome, str]] = ..., generation: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., changes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PolicyGeneration(_message.Message):
     __slots__ = ("number", "name", "digest", "source", "unix_seconds", "text")

@@ -46,7 +46,8 @@ async def test_a_policy_is_applied_shown_and_rolled_back(
     ended = await operator("policy", "apply", str(_file(tmp_path, 90.0, name="long")))
     assert ended.code == 0
     assert ended.out.startswith("generation 2 'long' (")
-    assert ended.out.endswith(") is in force\n")
+    assert ") is in force\n  metadata.name: policy -> long\n" in ended.out
+    assert "\n  spec.queue.stretch: 1.0 -> 90.0\n" in ended.out
     assert "warning: 'spec.queue.stretch' is 90" in ended.err
     shown = (await operator("policy", "status")).out
     assert f"from {tmp_path}/long.yaml, since " in shown
@@ -55,7 +56,8 @@ async def test_a_policy_is_applied_shown_and_rolled_back(
     assert text == policy_text(90.0, name="long")
     ended = await operator("policy", "rollback", "--reason", "too long")
     assert (ended.code, ended.out[:12]) == (0, "generation 3")
-    assert "is in force again" in ended.out
+    assert "is in force again\n" in ended.out
+    assert "\n  spec.queue.stretch: 90.0 -> 1.0\n" in ended.out
     found = (await operator("policy", "status", "--json")).json
     assert found["last_change"].endswith("said: too long.")
     metrics = found["metrics"]
@@ -68,7 +70,7 @@ async def test_a_canary_is_shown_with_its_figures(operator: Operator, tmp_path: 
     path = str(_file(tmp_path, 3.0, name="trial"))
     ended = await operator("policy", "apply", path, "--canary", "5%")
     assert "'trial'" in ended.out
-    assert ended.out.endswith(" is on trial\n")
+    assert " is on trial\n  metadata.name: policy -> trial\n" in ended.out
     shown = (await operator("policy", "status")).out
     assert "canary     generation 2 'trial'" in shown
     assert "gets 5 % for 600 s: Within its guards, " in shown
