@@ -18,6 +18,7 @@ from router.pool import PoolSnapshot
 
 MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
 MAX_RETRY_S: Final = 60.0
+_MAX_BUSY: Final = 0.95  # of a decode worker's time, for prompts: something is left for its answers
 _GROWN: Final = 0.5  # share of its answer by which a sequence has grown, on average
 
 
@@ -72,7 +73,8 @@ def rejection(
         # Not the router's own: that has the waits for room in it, which are predicted apart.
         error_factor(None, decode.decode_error, quantile),
     )
-    found = forecast(request, decision, decode, errors, observed.lengths.mean)
+    busy_share = observed.local_s.rate(decode.worker, now_s)
+    found = forecast(request, decision, decode, errors, observed.lengths.mean, busy_share)
     return broken_promise(request, found, admission)
 
 
@@ -103,20 +105,22 @@ def forecast(
     decode: Load,
     errors: Errors,
     answer_tokens: float,
+    busy_share: float = 0.0,
 ) -> Forecast:
-    """`decode`: the load of the decode worker that was chosen."""
+    """`decode`: the load of the decode worker that was chosen; `busy_share`: of its time, for
+    computing prompts, while its answers wait."""
     then = decode_then(decode, decision.ttft_s, answer_tokens)
     alone_itl_s = decode.d0 + request.num_choices * (
         decode.d1 * request.num_prompt_tokens + decode.d2
     )
+    step_s = alone_itl_s + then.num_sequences * (decode.d1 * then.mean_context + decode.d2)
     # Who computes its prompt where it decodes has waited for room before.
-    is_local = decision.placement.prefill is None
+    needs_room = decision.placement.prefill is not None and request.max_tokens > 1
     return Forecast(
         ttft_s=request.age_s + errors.ttft * decision.ttft_s,
         alone_ttft_s=decision.prefill_s,
-        room_s=0.0 if is_local else _room_s(request, decode, then, answer_tokens),
-        itl_s=errors.itl
-        * (alone_itl_s + then.num_sequences * (decode.d1 * then.mean_context + decode.d2)),
+        room_s=_room_s(request, decode, then, answer_tokens) if needs_room else 0.0,
+        itl_s=errors.itl * step_s / (1.0 - min(busy_share, _MAX_BUSY)),
         alone_itl_s=alone_itl_s,
         turnover_s=then.turnover_s,
     )
@@ -182,7 +186,7 @@ def broken_promise(
             begins_s - most_s,
         )
     most_s = limit_s(service.itl_s, found.alone_itl_s, slack)
-    if found.itl_s > most_s:
+    if request.max_tokens > 1 and found.itl_s > most_s:
         # Above what it takes alone, ITL falls as answers end.
         above_s, allowed_s = found.itl_s - found.alone_itl_s, most_s - found.alone_itl_s
         falls_s = found.turnover_s * math.log(above_s / allowed_s) if allowed_s > 0.0 else math.inf

