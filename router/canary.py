@@ -56,12 +56,13 @@ def judge(trial: Trial) -> Judgement:
     is_judged = is_guarded and num >= settings.min_requests
     if is_judged and (breach := _ttft_breach(trial) or _error_breach(trial)):
         return Judgement(Verdict.ROLL_BACK, breach)
-    left_s = settings.duration_s - trial.age_s
+    left_s = max(0.0, settings.duration_s - trial.age_s)
+    if is_guarded and not is_judged:
+        need = f"{num} of the {settings.min_requests} requests that a judgement needs"
+        return Judgement(Verdict.WAIT, f"{need}, {left_s:.0f} s to go.")
     if left_s > 0:
-        return Judgement(Verdict.WAIT, f"Within its guards, {left_s:.0f} s to go.")
-    if is_guarded and num < settings.min_requests:
-        why = f"{num} of the {settings.min_requests} requests that a judgement needs."
-        return Judgement(Verdict.WAIT, why)
+        so_far = "within its guards" if is_guarded else "it has no guards"
+        return Judgement(Verdict.WAIT, f"{so_far}, {left_s:.0f} s to go.")
     kept = "kept within its guards" if is_guarded else "had no guard"
     why = f"it {kept} for {trial.age_s:.0f} s and {num} requests"
     return Judgement(Verdict.PROMOTE, why)

@@ -24,6 +24,7 @@ from router.rollout_store import RolloutStore
 
 logger = logging.getLogger(__name__)
 
+_SHADOWS: Final = "spec.shadow.spec."  # what it says changes no placement, and is long
 INTERVAL_S: Final = 1.0  # between two looks at the file, the store and the canary
 
 
@@ -250,7 +251,8 @@ class PolicyKeeper:
 def _told(before: PolicyDocument | None, after: PolicyDocument | None) -> tuple[str, ...]:
     if before is None or after is None:
         return ()
-    return tuple(change_text(change) for change in differences(before, after))
+    found = differences(before, after)
+    return tuple(change_text(each) for each in found if not each["field"].startswith(_SHADOWS))
 
 
 def _lost_classes(document: PolicyDocument, placer: Placer) -> list[str]:

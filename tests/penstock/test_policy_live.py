@@ -73,7 +73,7 @@ async def test_a_canary_is_shown_with_its_figures(operator: Operator, tmp_path: 
     assert " is on trial\n  metadata.name: policy -> trial\n" in ended.out
     shown = (await operator("policy", "status")).out
     assert "canary     generation 2 'trial'" in shown
-    assert "gets 5 % for 600 s: Within its guards, " in shown
+    assert "gets 5 % for 600 s: 0 of the 200 requests that a judgement needs, " in shown
     assert "canary: 0 requests, 0 failed" in shown
     again = await operator("policy", "apply", path, "--canary", "5%", "--json")
     assert again.json["outcome"] == "POLICY_OUTCOME_UNCHANGED"

@@ -315,3 +315,27 @@ async def test_a_session_stays_on_one_side_of_a_canary(cluster: Cluster) -> None
             sides.setdefault(session, set()).add(record.live.number)
         assert all(len(side) == 1 for side in sides.values())
         assert {number for side in sides.values() for number in side} == {1, 2}
+
+
+async def test_a_request_that_was_refused_early_is_explained_too(cluster: Cluster) -> None:
+    """It counts against the policy: a canary may not meet its targets by refusing."""
+    await apply(cluster, policy_text(more="  admission: {rejectsEarly: true}\n"))
+    async with cluster.worker("d0") as worker:
+        await cluster.serving(worker)
+        worker.report(backlog=((0.0, 500.0),))
+        await cluster.until(lambda: _wait_s(cluster) > 0)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await cluster.generate(token_ids=PROMPT, request_id="r")
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    told = await explain(cluster, "r")
+    assert told.outcome.state == "failed"
+    assert told.outcome.error == refused.value.details()
+    [only] = told.tries
+    assert only.candidates[0].decode == "d0"
+    assert only.predicted_ttft_seconds > 400
+    assert cluster.router.placer.generations.active.since_start.num_errors == 1
+
+
+def _wait_s(cluster: Cluster) -> float:
+    snapshot = cluster.router.pool.snapshot(cluster.router.clock())
+    return sum(load.wait_s(snapshot.now) for load in snapshot.loads)
