@@ -148,17 +148,15 @@ class Relay:
         draws are keyed by position, so the rest is the rest that would have come."""
         sent, fate, said = Sent(), Fate.FINISHED, ""
         try:
-            await self._serve(routed, call, sent)
+            await self._serve_moving(routed, call, sent)
         except BaseException as error:
             fate, said = _fate(error, call), str(error)[:_MAX_ERROR]
             raise
         finally:
-            num_tokens = sent.num_tokens
-            self.placer.end(
-                routed.request_id, fate, self.clock(), num_tokens=num_tokens, error=said
-            )
+            num_tokens, now = call.tokens_emitted, self.clock()
+            self.placer.end(routed.request_id, fate, now, num_tokens=num_tokens, error=said)
 
-    async def _serve(self, routed: RoutedRequest, call: Call, sent: Sent) -> None:
+    async def _serve_moving(self, routed: RoutedRequest, call: Call, sent: Sent) -> None:
         call.phase = "prefill"
         excluded: frozenset[WorkerId] = frozenset()
         failure: PenstockError | None = None
