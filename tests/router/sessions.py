@@ -64,6 +64,7 @@ class Sessions:
 @dataclass(frozen=True, slots=True)
 class Served:
     asked_at: float  # loop time
+    seconds: float  # until the whole answer was there
     num_cached: int
     num_prompt: int
 
@@ -106,7 +107,8 @@ class Clients:
         request = pb.GenerateRequest(
             token_ids=pb.TokenIds(ids=prompt), stop=pb.LengthAndStop(max_tokens=1)
         )
-        asked_at = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
         try:
             messages = [message async for message in stub.Generate(request)]
         except grpc.aio.AioRpcError as error:
@@ -115,5 +117,5 @@ class Clients:
             self.num_refused += 1
             await asyncio.sleep(_RETRY_S)
             return
-        served = Served(asked_at, messages[0].accepted.cached_tokens, len(prompt))
-        self.served.append(served)
+        num_cached = messages[0].accepted.cached_tokens
+        self.served.append(Served(asked_at, clock() - asked_at, num_cached, len(prompt)))
