@@ -310,10 +310,10 @@ class LoadReport:
     num_blocks: int = 0
     num_quarantined_blocks: int = 0
     num_claimed_tokens: int = 0  # of prompts computed elsewhere that have no blocks here yet
-    # What is queued, by when it is due: (due_s from now, predicted seconds of prompt work that
-    # would run before a prompt that arrived now and were due then). Both rise, there are
-    # MAX_BACKLOG_POINTS at the most, the first has what runs now and what is overdue, the last
-    # is all of it. Empty: nothing runs or waits.
+    # What is queued, by when it is due: (due_s from now, predicted seconds that would pass before
+    # the first token of a prompt that arrived now and were due then, without its own). Both
+    # rise, there are MAX_BACKLOG_POINTS at the most, the first has what runs now and what is
+    # overdue, the last is all of it. Empty: no prompt runs or waits.
     backlog: tuple[tuple[float, float], ...] = ()
     prefill_cost: PrefillCost = PrefillCost(c0=0.0, c1=0.0)
     decode_cost: DecodeCost = DecodeCost(d0=0.0)

@@ -24,10 +24,11 @@ def backlog(
     step_tokens: int,
     step_s: float,
     running_s: float,
+    beside_s: float = 0.0,
 ) -> Backlog:
     """The points of a load report. `queue` is in the order in which it will be computed, in
-    steps of at most `step_tokens` tokens and about `step_s` seconds; `running_s` is left of the
-    step that runs."""
+    steps of at most `step_tokens` tokens and about `step_s` seconds, beside which answers are
+    decoded for `beside_s`; `running_s` is left of the step that runs."""
     points = [(0.0, running_s)]
     latest_s = prompts_s = 0.0
     num_tokens = 0
@@ -38,13 +39,21 @@ def backlog(
         num_steps = -(-num_tokens // step_tokens)
         if prompts_s > num_steps * step_s:
             num_steps = int(prompts_s / step_s) + 1
-        total_s = running_s + prompts_s + cost.c0 * num_steps
+        total_s = running_s + prompts_s + (cost.c0 + beside_s) * num_steps
         if due_s > latest_s:
             latest_s = due_s
             points.append((due_s, total_s))
         else:
             points[-1] = (latest_s, total_s)
-    return _thinned(points) if points[-1][1] else ()
+    full_s = min(step_s, cost.seconds(step_tokens, 0)) + beside_s
+    return _thinned(_with_shared_step(points, full_s)) if points[-1][1] else ()
+
+
+def _with_shared_step(points: list[tuple[float, float]], full_s: float) -> Backlog:
+    """Whatever a prompt leaves of its last step is filled with those that are due after it, and
+    its first token comes when that step ends."""
+    all_s = points[-1][1]
+    return tuple((due_s, min(work_s + full_s, all_s)) for due_s, work_s in points)
 
 
 def _prompt_s(work: Work, cost: PrefillCost, step_tokens: int, step_s: float) -> float:
@@ -63,12 +72,12 @@ def _prompt_s(work: Work, cost: PrefillCost, step_tokens: int, step_s: float) ->
     return seconds
 
 
-def _thinned(points: list[tuple[float, float]]) -> Backlog:
+def _thinned(points: Backlog) -> Backlog:
     """The first, the last, and those in between that split the work evenly; where large prompts
     leave some over, those of the largest."""
     most, last = MAX_BACKLOG_POINTS, len(points) - 1
     if last < most:
-        return tuple(points)
+        return points
     work_s = [seconds for _, seconds in points]
     share_s = (work_s[-1] - work_s[0]) / (most - 1)
     even = (bisect_left(work_s, work_s[0] + share_s * i, 0, last) for i in range(1, most - 1))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
-from cluster.types import BlockId, LoadReport, PrefillCost, SampledToken, TokenLogprob
+from cluster.types import BlockId, DecodeCost, LoadReport, PrefillCost, SampledToken, TokenLogprob
 from engine.backlog import backlog
 from engine.batch import Batch, BatchRow, RowResult
 from engine.block_pool import BlockPool
@@ -19,6 +19,7 @@ from engine.queue import Queue
 from engine.sequence import Sequence
 
 MIN_CHUNK_TOKENS = 16
+_NO_DECODE = DecodeCost(d0=0.0)
 _MAX_ROOM_BLOCKS = 64  # how far ahead neighbouring blocks are kept clear for a sequence
 
 
@@ -66,6 +67,7 @@ class Batcher:
         budget: Budget,
         *,
         prefill_cost: Callable[[], PrefillCost],
+        decode_cost: Callable[[], DecodeCost] = lambda: _NO_DECODE,
         decodes: bool = True,
         reserve_blocks: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -78,6 +80,7 @@ class Batcher:
         self.paused: set[Sequence] = set()  # running, but not scheduled: nobody reads them
         self.counters = BatcherCounters()
         self._prefill_cost = prefill_cost
+        self._decode_cost = decode_cost
         self._decodes = decodes
         self._reserve_blocks = reserve_blocks
         self._clock = clock
@@ -218,6 +221,7 @@ class Batcher:
             step_tokens=self.budget.max_tokens,
             step_s=self.budget.chunk_s,
             running_s=self._running_s(),
+            beside_s=self._decoding_s(),
         )
         return LoadReport(
             num_running=len(self.running),
@@ -237,7 +241,16 @@ class Batcher:
             return 0.0
         cost = self._prefill_cost()
         predicted_s = cost.c0 + sum(cost.seconds(*row) - cost.c0 for row in prompts)
+        predicted_s += self._decoding_s()
         return max(0.0, predicted_s - (self._clock() - self._in_flight_since))
+
+    def _decoding_s(self) -> float:
+        """Of a step, predicted: for the answers that are decoded in it."""
+        decoding = [s for s in self.running if s.has_begun and s not in self.paused]
+        if not decoding:
+            return 0.0
+        num_context = sum(s.num_computed for s in decoding)
+        return self._decode_cost().seconds(num_context, len(decoding))
 
     @property
     def has_work(self) -> bool:

@@ -207,6 +207,7 @@ def _batcher(site: Site, role: Role) -> JumpingBatcher:
         site.pool,
         budget,
         prefill_cost=lambda: cost.prefill,
+        decode_cost=lambda: cost.decode,
         decodes=not is_prefill,
         reserve_blocks=int(make.num_blocks * make.watermark) if is_prefill else 0,
         clock=lambda: site.world.agenda.now_s,

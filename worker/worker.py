@@ -77,6 +77,7 @@ class Worker:
             self.pool,
             budget,
             prefill_cost=lambda: cost.prefill,
+            decode_cost=lambda: cost.decode,
             decodes=decodes,
             reserve_blocks=reserve_blocks,
         )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.types import (
     ComputeRequest,
+    DecodeCost,
     GenerationParams,
     LoadReport,
     PrefillCost,
@@ -23,6 +24,7 @@ from engine.block_pool import BlockPool
 from engine.sequence import Sequence
 
 COST = PrefillCost(c0=0.01, c1=1e-3, c3=1e-6)
+PLAIN_COST = PrefillCost(c0=0.01, c1=1e-3)
 TOKEN = RowResult(tokens=(SampledToken(token_id=0),))
 
 
@@ -209,12 +211,14 @@ def test_nothing_is_queued_where_nothing_waits() -> None:
 
 
 def test_the_backlog_rises_with_what_is_due() -> None:
-    worker = Worker(max_tokens=1000)
+    """By a step of 0.11 s more than is due before: whoever has only a part of its last step
+    shares it with those that are due later."""
+    worker = Worker(max_tokens=100, cost=PLAIN_COST)
     for name, num_tokens, due_s in (("a", 400, 5.0), ("b", 100, 1.0), ("c", 200, 9.0)):
         worker.add(name, num_tokens, due_s=due_s)
     backlog = worker.batcher.load().backlog
     assert [due_s for due_s, _ in backlog] == [0.0, 1.0, 5.0, 9.0]
-    assert [work_s for _, work_s in backlog] == pytest.approx([0.0, 0.11, 0.51, 0.71])
+    assert [work_s for _, work_s in backlog] == pytest.approx([0.11, 0.22, 0.66, 0.77])
 
 
 def test_what_is_overdue_and_what_runs_comes_before_whoever_arrives() -> None:
@@ -254,13 +258,13 @@ def test_a_prompt_whose_prefix_is_evicted_while_it_waits_counts_again() -> None:
 
 
 def test_the_priority_of_others_decides_and_not_when_they_are_due() -> None:
-    worker = Worker(max_tokens=1000)
+    worker = Worker(max_tokens=100, cost=PLAIN_COST)
     worker.add("urgent", 100, due_s=50.0, priority=1)
     worker.add("idle", 300, due_s=0.0, priority=-1)
     worker.add("usual", 200, due_s=2.0)
     backlog = worker.batcher.load().backlog
     assert [due_s for due_s, _ in backlog] == [0.0, 2.0, 1e6]
-    assert [work_s for _, work_s in backlog] == pytest.approx([0.11, 0.31, 0.61])
+    assert [work_s for _, work_s in backlog] == pytest.approx([0.22, 0.44, 0.66])
 
 
 def test_many_prompts_are_told_in_eight_points_that_split_the_work_evenly() -> None:
@@ -299,6 +303,25 @@ def test_what_is_said_to_run_before_a_prompt_is_what_runs_before_it(
     said_s, waited_s = ahead_s(report, due_s), worker.first_at["new"] - began
     assert said_s - 2 * step_s <= waited_s
     assert waited_s <= said_s + (coarse_s if len(queued) >= 8 else 0.0) + 2 * step_s
+
+
+def test_answers_that_are_decoded_beside_them_hold_prompts_up() -> None:
+    decode_cost = DecodeCost(d0=0.05, d2=0.01)
+    budget = Budget(max_sequences=8, max_tokens=101)
+    batcher = Batcher(
+        BlockPool(200, 4, 4),
+        budget,
+        prefill_cost=lambda: PLAIN_COST,
+        decode_cost=lambda: decode_cost,
+        clock=lambda: 0.0,
+    )
+    worker = Worker()
+    worker.batcher = batcher
+    worker.add("answer", 4)
+    assert batcher.next_batch() is not None
+    batcher.complete([TOKEN])
+    worker.add("prompt", 200)
+    assert batcher.load().backlog == ((0.0, pytest.approx(0.2 + 2 * 0.01 + 2 * 0.06)),)
 
 
 @pytest.mark.parametrize("num_tokens", [500, 4_000, 16_000])
