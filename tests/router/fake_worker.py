@@ -68,6 +68,7 @@ class FakeWorker:
     hash_key: bytes | None = None  # with it prompts are cached once they are served
     cache_grains: int = 1 << 20
     requests: list[worker_pb2.DecodeRequest] = field(default_factory=list)
+    reports_requests: bool = False  # those served now run, beside what `load` says
     num_open: int = 0
     num_cancelled: int = 0
     num_sent: int = 0  # messages
@@ -132,7 +133,8 @@ class FakeWorker:
         self.feed.report_now()
 
     def reported(self) -> LoadReport:
-        """What was asked for, and the requests that are served now."""
+        if not self.reports_requests:
+            return self.load
         return replace(self.load, num_running=self.load.num_running + self.num_open)
 
     def resume(self) -> None:

@@ -93,7 +93,7 @@ async def test_what_one_router_places_the_other_reads_in_the_next_report(
 ) -> None:
     async with running(checkpoint, tmp_path, 2, 1000) as ((one, other), workers):
         for worker in workers:
-            worker.faults = Faults(stall_after=1)
+            worker.faults, worker.reports_requests = Faults(stall_after=1), True
         calls = [one.inference.Generate(pb.GenerateRequest(text="x")) for _ in range(NUM_WORKERS)]
         await asyncio.gather(*(call.read() for call in calls))
 
