@@ -9,13 +9,18 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cluster.codec import load_report_from_pb
 from cluster.errors import ConfigError
+from cluster.worker_codec import member_from_pb
 from penstock.cli import options
+from penstock.cli.local import need_secrets
 from penstock.cli.output import err, say, write_json, write_table
 from penstock.cli.policy import SHIPPED_TRACE
+from penstock.cli.status import fetch_status
 from router.policy import Policy
 from router.policy_file import load_policy
 from simulator.faults import Fault
+from simulator.fitted import Reported, fitted
 from simulator.plot import plot as write_plot
 from simulator.report import Report, Samples, Spread
 from simulator.run import Simulation
@@ -79,6 +84,13 @@ def simulate(
             "--cluster", help="YAML with makes, model, link and times (docs/simulator.md)."
         ),
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like", metavar="HOST:PORT", help="With what the workers of a running cluster report."
+        ),
+    ] = None,
+    secrets_file: options.SecretsFile = None,
     policy: Annotated[
         list[Path] | None, typer.Option("--policy", help="A policy's file; repeatable.")
     ] = None,
@@ -109,7 +121,10 @@ def simulate(
     Example: penstock simulate --workers 2+2,2+4 --fault 'crash: {worker: decode-0, at_s: 60}'
     """
     requests = _requests(trace, workload, limit, seed).at_rate(rate)
-    base = _with_targets(_setting(cluster, make), ttft, itl)
+    setting = _setting(cluster, make)
+    if like is not None:
+        setting = fitted(setting, _reported(like, need_secrets(secrets_file, like)))
+    base = _with_targets(setting, ttft, itl)
     plans = _plans(base, workers, _policies(policy or [], rule or []))
     say(
         f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s:.0f} s,"
@@ -140,6 +155,11 @@ def _setting(cluster: Path | None, make: str) -> Setting:
     if make not in MAKES:
         raise ConfigError(f"'--make {make}' is unknown: choose from {', '.join(MAKES)}.")
     return Setting(num_prefill=4, num_decode=4, prefill=MAKES[make], decode=MAKES[make])
+
+
+def _reported(address: str, secrets_file: Path) -> list[Reported]:
+    workers = fetch_status(address, secrets_file).workers
+    return [(member_from_pb(each.member), load_report_from_pb(each.load)) for each in workers]
 
 
 def _with_targets(setting: Setting, ttft_s: float | None, itl_s: float | None) -> Setting:
@@ -209,6 +229,7 @@ def _figures(run: Run) -> dict[str, str]:
     return {
         "requests": str(report.num_requests),
         "failed": str(report.num_failed),
+        "rejected at admission": str(report.num_rejected),
         "rejected": str(report.num_rejected),
         "TTFT s, mean p50 p90 p99": _spread(report.ttft, 1.0),
         "ITL ms, mean p50 p90 p99": _spread(report.itl, 1e3),
