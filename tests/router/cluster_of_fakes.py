@@ -139,6 +139,8 @@ class Cluster:
         self.router.index.check()
         assert self.router.admission.num_in_flight == 0
         assert self.router.pool.num_in_flight == 0
+        self.router.placer.check()
+        assert list(self.router.placer.records.in_flight) == []
 
 
 @dataclass(frozen=True, slots=True)
