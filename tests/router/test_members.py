@@ -249,7 +249,7 @@ async def test_losing_redis_loses_no_request(checkpoint: Path, tmp_path: Path) -
             worker = await stack.enter_async_context(cluster.worker("d0"))
             await cluster.serving(worker)
             async with asyncio.timeout(10):
-                while await cluster.health() != 1:  # it follows four times a second
+                while await cluster.health() != 1:  # noqa: ASYNC110 - from outside
                     await asyncio.sleep(0.02)
         await cluster.until(lambda: cluster.router.fleet.is_store_away)
         assert all([(await cluster.generate(text="x")).is_complete for _ in range(5)])
