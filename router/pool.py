@@ -105,6 +105,8 @@ class _Live:
     failed_at: float = 0.0
     prefills: dict[str, tuple[int, float]] = field(default_factory=dict)  # -> tokens, seconds
     decodes: dict[str, tuple[int, int]] = field(default_factory=dict)  # -> sequences, context
+    reported: dict[str, tuple[int, int]] = field(default_factory=dict)  # its reports have them
+    overtaken: dict[str, tuple[int, int]] = field(default_factory=dict)  # ended before a report
     position: int | None = None  # among those that serve
 
     def refusal(self, now: float) -> str | None:
@@ -175,6 +177,17 @@ class _Live:
             decode_error=report.decode_error.p90,
         )
 
+    def discount(self, weight: tuple[int, int] | None) -> None:
+        """Of an answer that has ended, and that the last report still counts. Else who asks again
+        at once, as a conversation does, finds its own last answer in the way."""
+        if weight is not None:
+            report, (num_sequences, num_context) = self.report, weight
+            self.report = replace(
+                report,
+                num_running=max(0, report.num_running - num_sequences),
+                num_context_tokens=max(0, report.num_context_tokens - num_context),
+            )
+
     def _backoff_s(self) -> float:
         if self.num_failures == 0:
             return 0.0
@@ -232,7 +245,10 @@ class Pool:
         self._changed.add(live)
         for request_id in report.request_ids:
             live.prefills.pop(request_id, None)
-            live.decodes.pop(request_id, None)
+            if weight := live.decodes.pop(request_id, None):
+                live.reported[request_id] = weight
+            live.discount(live.overtaken.get(request_id))
+        live.overtaken.clear()
         if (live.refusal(now) is None) != (live.position is not None):
             self._sorts_at = -inf
 
@@ -281,7 +297,9 @@ class Pool:
             return
         for live in self._involved(booking):
             live.prefills.pop(request_id, None)
-            live.decodes.pop(request_id, None)
+            if weight := live.decodes.pop(request_id, None):
+                live.overtaken[request_id] = weight
+            live.discount(live.reported.pop(request_id, None))
             self._changed.add(live)
 
     def snapshot(self, now: float) -> PoolSnapshot:
@@ -333,6 +351,7 @@ class Pool:
         for live in self._members.values():
             assert set(live.prefills) <= set(self._booked)
             assert set(live.decodes) <= set(self._booked)
+            assert set(live.reported) <= set(self._booked)
 
     def _sort(self, now: float) -> None:
         """Finds out who serves; if they are others than before, tables are begun anew."""

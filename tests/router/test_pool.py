@@ -109,6 +109,25 @@ def test_a_placed_request_weighs_until_a_report_contains_it() -> None:
     pool.check()
 
 
+def test_an_answer_that_has_ended_is_not_counted_until_the_next_report() -> None:
+    pool = live_pool()
+    pool.book(booking("r"))
+    busy = LoadReport(num_running=2, num_context_tokens=900, request_ids=("r",))
+    pool.report(D0, LIFE, busy, 10.1)
+    assert loads(pool)[0].num_running == 2
+    pool.release("r")
+    assert (loads(pool)[0].num_running, loads(pool)[0].num_context_tokens) == (1, 500)
+    pool.report(D0, LIFE, LoadReport(num_running=1, num_context_tokens=510), 10.3)
+    assert (loads(pool)[0].num_running, loads(pool)[0].num_context_tokens) == (1, 510)
+    pool.book(booking("short"))
+    pool.release("short")
+    pool.report(D0, LIFE, LoadReport(num_running=2, request_ids=("short",)), 10.5)  # overtaken
+    assert loads(pool)[0].num_running == 1
+    pool.report(D0, LIFE, LoadReport(num_running=1, request_ids=("short",)), 10.7)
+    assert loads(pool)[0].num_running == 1
+    pool.check()
+
+
 def test_a_local_prefill_is_booked_on_the_decode_worker() -> None:
     pool = live_pool()
     pool.book(booking("r", prefill=None))
