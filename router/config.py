@@ -32,7 +32,8 @@ class RouterConfig:
     num_text_threads: int = 2
     index_budget_bytes: int = 128 << 20  # of half a million grains none is ever forgotten
     gather_s: float = 0.5  # so long workers may take to come back to a router that starts anew
-    records_budget_bytes: int = 16 << 20  # of what was decided lately, for who asks why
+    # Of what was decided lately, for who asks why; 0: nothing, and no shadow decides.
+    records_budget_bytes: int = 16 << 20
     drain_s: float = 60.0
 
     def __post_init__(self) -> None:

@@ -118,3 +118,18 @@ async def test_a_request_is_explained(cluster: Cluster, operator: Operator) -> N
     unknown = await operator("explain", "unknown")
     assert unknown.code == 3
     assert "remembers no request of that id" in unknown.err
+
+
+def test_serve_refuses_a_wrong_policy_before_anything_starts(
+    penstock: Penstock, tmp_path: Path
+) -> None:
+    good = _file(tmp_path, 2.0)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(policy_text().replace("stretch", "strech"))
+    ended = penstock("serve", "--policy", str(broken))
+    assert (ended.code, ended.out) == (1, "")
+    assert "did you mean 'stretch'?" in ended.err
+    ended = penstock("serve", "--policy", str(good), "--disaggregate", "always")
+    assert ended.code == 2
+    assert "Give --disaggregate or --policy" in ended.err
+    assert penstock("serve", "--policy", str(tmp_path / "none.yaml")).code == 1
