@@ -129,7 +129,7 @@ def _as_found(attempt: Attempt, placement: Placement, num_cached: int, num_token
         computing = placement.prefill or placement.decode
         found = num_cached // request.grain_tokens
         ready = dict(request.num_ready)
-        expected = dict(request.num_expected or request.num_ready)
+        expected = dict(request.num_expected)
         ready[computing], expected[computing] = min(found, ready.get(computing, 0)), found
         request = replace(request, num_ready=ready, num_expected=expected)
     return attempt._replace(request=request)

@@ -117,15 +117,20 @@ class LoadTable:
         self._frozen: Loads | None = None
         for position, load in enumerate(loads):
             self.put(position, load)
+            self._put_backlog(position, load.backlog)
 
     def put(self, position: int, load: Load) -> None:
-        self._loads[position] = load
+        backlog, self._loads[position] = self._loads[position].backlog, load
         self._numbers[:, position] = load[_FIRST_NUMBER:]
-        due = self._due[:, :, position]
-        due[0], due[1] = _NEVER_S, 0.0
-        if load.backlog:
-            due[:, : len(load.backlog)] = np.transpose(load.backlog[-MAX_BACKLOG_POINTS:])
+        if load.backlog != backlog:
+            self._put_backlog(position, load.backlog)
         self._frozen = None
+
+    def _put_backlog(self, position: int, backlog: Sequence[tuple[float, float]]) -> None:
+        points = self._due[:, :, position]
+        points[0], points[1] = _NEVER_S, 0.0
+        if backlog:
+            points[:, : len(backlog)] = np.transpose(backlog[-MAX_BACKLOG_POINTS:])
 
     def freeze(self) -> "Loads":
         if self._frozen is None:

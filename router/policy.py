@@ -90,7 +90,7 @@ class PlacementRequest:
     age_s: float = 0.0  # since it arrived
     grain_tokens: int = 16
     num_ready: Mapping[WorkerId, int] = field(default_factory=dict)  # leading grains computed
-    # With what was placed there and will be computed by the prompt's turn; empty: the same.
+    # With what was placed there and will be computed by the prompt's turn, where that is more.
     num_expected: Mapping[WorkerId, int] = field(default_factory=dict)
     excluded: frozenset[WorkerId] = frozenset()
     session_worker: WorkerId | None = None  # who decoded for its session last

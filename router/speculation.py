@@ -93,13 +93,13 @@ class Speculation:
     def match(
         self, hashes: Sequence[GrainHash], ready: Mapping[WorkerId, int], now: float
     ) -> dict[WorkerId, int]:
-        """How many leading grains each worker will hold: those ready, and on from there.
+        """How many leading grains a worker will hold, where that is more than it has ready.
 
         `ready` is `PrefixIndex.match` of the same hashes. A worker's walk begins where its
         ready ones end, so that both walks together look at a grain about once.
         """
         self._lapse(now)
-        matched = dict(ready)
+        matched: dict[WorkerId, int] = {}
         if not self._masks:
             return matched
         starts, num = self._starts(ready), len(hashes)

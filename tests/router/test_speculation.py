@@ -25,9 +25,9 @@ PROMPT = chain(0, 8)
 def test_a_sibling_counts_on_what_is_being_computed() -> None:
     speculation = Speculation()
     speculation.expect("one", A, PROMPT[:6], 0.0)
-    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 6, B: 2}
+    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 6}
     speculation.expect("two", A, PROMPT[6:], 1.0)
-    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 8, B: 2}
+    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 8}
     speculation.check()
 
 
@@ -35,15 +35,15 @@ def test_what_is_ready_and_what_follows_it_make_one_prefix() -> None:
     speculation = Speculation()
     speculation.expect("one", A, PROMPT[3:6], 0.0)
     assert speculation.match(PROMPT, {A: 3}, 0.0) == {A: 6}
-    assert speculation.match(PROMPT, {A: 4, B: 4}, 0.0) == {A: 6, B: 4}
-    assert speculation.match(PROMPT, {A: 7}, 0.0) == {A: 7}
-    assert speculation.match(PROMPT, {A: 2}, 0.0) == {A: 2}, "grain 2 is neither"
+    assert speculation.match(PROMPT, {A: 4, B: 4}, 0.0) == {A: 6}
+    assert speculation.match(PROMPT, {A: 7}, 0.0) == {}
+    assert speculation.match(PROMPT, {A: 2}, 0.0) == {}, "grain 2 is neither"
     assert speculation.match(PROMPT, {}, 0.0) == {}
     assert speculation.match((), {}, 0.0) == {}
 
 
-def test_nothing_expected_is_what_is_ready() -> None:
-    assert Speculation().match(PROMPT, {A: 3}, 0.0) == {A: 3}
+def test_nothing_expected_is_no_more_than_what_is_ready() -> None:
+    assert Speculation().match(PROMPT, {A: 3}, 0.0) == {}
     assert Speculation().match((), {}, 0.0) == {}
 
 
@@ -129,7 +129,7 @@ class Model:
             depth = ready.get(worker, 0)
             while depth < len(hashes) and (worker, hashes[depth]) in self.owned:
                 depth += 1
-            if depth:
+            if depth > ready.get(worker, 0):
                 matched[worker] = depth
         return matched
 
