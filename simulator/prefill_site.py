@@ -61,7 +61,8 @@ class HandOver:
 
     def scheduled(self) -> None:
         self.scheduled_s = self._now_s
-        self._tell_quietly(partial(self.receiver.claim, self))
+        claim = partial(self.receiver.claim, self)
+        self.receiver.site.post_quietly(self._message_s, claim)
 
     def computed(self, layer: int, num_tokens: int) -> None:
         """The link's model says when layers land."""
@@ -71,7 +72,8 @@ class HandOver:
 
     def first_tokens(self, drawn: list[Drawn]) -> None:
         self.computed_s = self._now_s
-        self._tell_quietly(partial(self.receiver.first_token, self, self.sequence.num_cached))
+        first_token = partial(self.receiver.first_token, self, self.sequence.num_cached)
+        self.receiver.site.post_silently(self._message_s, first_token)
         self._transfer()
 
     def failed(self, error: Exception) -> None:
@@ -111,11 +113,12 @@ class HandOver:
     def _now_s(self) -> float:
         return self.prefill.site.world.agenda.now_s
 
-    def _tell(self, action: Action) -> None:
-        self.receiver.site.post(self.prefill.site.world.setting.message_s, action)
+    @property
+    def _message_s(self) -> float:
+        return self.prefill.site.world.setting.message_s
 
-    def _tell_quietly(self, action: Action) -> None:
-        self.receiver.site.post_quietly(self.prefill.site.world.setting.message_s, action)
+    def _tell(self, action: Action) -> None:
+        self.receiver.site.post(self._message_s, action)
 
     def _transfer(self) -> None:
         """Once the prompt is computed and the blocks are there: when will the last layer land?"""

@@ -103,15 +103,20 @@ class Site:
 
     def post_quietly(self, seconds: float, action: Action) -> None:
         """One that changes nothing of what runs, but that it may take memory: a run goes on
-        over it. An action that does more after all calls `stepper.touch` first."""
+        over it."""
         self.world.agenda.after(seconds, partial(self._deliver_quietly, action))
 
+    def post_silently(self, seconds: float, action: Action) -> None:
+        """One that neither sees nor changes what runs or is cached. An action that does after
+        all calls `stepper.touch` first."""
+        self.world.agenda.after(seconds, partial(self._deliver_silently, action))
+
     def post_from_router(self, action: Action) -> None:
-        """Quietly."""
+        """Silently."""
         if self.is_cut:
             self._held_down.append(action)
         else:
-            self.post_quietly(self.world.setting.message_s, action)
+            self.post_silently(self.world.setting.message_s, action)
 
     def tell_router(self, action: Action) -> None:
         if self.is_cut:
@@ -144,6 +149,12 @@ class Site:
         action()
         self.stepper.check_room()
         self.feed.flush()
+
+    def _deliver_silently(self, action: Action) -> None:
+        if self.is_dead or self.is_frozen:
+            self._deliver(action)
+        else:
+            action()
 
     # -- faults ------------------------------------------------------------------------------
 
