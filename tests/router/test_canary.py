@@ -79,3 +79,33 @@ def test_extremes_have_a_bucket() -> None:
     assert 1e4 < histogram.quantile(1.0) < 1.1e4
     assert histogram.with_more([1.0]).count == 5
     assert histogram.count == 4
+
+
+def _ends_at(seed: int, slower: float, error_share: float) -> int | None:
+    """After how many of its requests a canary is rolled back; None: it is not. It gets 5 %."""
+    draw, canary, baseline = random.Random(seed), Figures(), Figures()
+
+    def happen(to: Figures, factor: float, share: float) -> None:
+        to.num_placed += 1
+        to.num_ended += 1
+        to.num_errors += draw.random() < share
+        to.ttft.add(factor * draw.lognormvariate(-1.0, 1.0))
+
+    settings = CanarySettings(duration_s=1e4, min_requests=200)
+    for number in range(1200):
+        happen(canary, slower, error_share)
+        for _ in range(19):
+            happen(baseline, 1.0, 0.01)
+        if number >= 200 and number % 20 == 0:
+            trial = Trial(settings=settings, canary=canary, baseline=baseline, age_s=number)
+            if judge(trial).verdict is Verdict.ROLL_BACK:
+                return number
+    return None
+
+
+@pytest.mark.prove
+def test_chance_ends_no_canary_and_a_real_breach_does() -> None:
+    """Judged again and again, with TTFTs that spread by a factor of five."""
+    assert sum(_ends_at(seed, 1.0, 0.01) is not None for seed in range(40)) <= 2
+    assert all(_ends_at(seed, 1.5, 0.01) is not None for seed in range(20))
+    assert all(_ends_at(seed, 1.0, 0.06) is not None for seed in range(20))
