@@ -164,23 +164,45 @@ def test_a_prompt_waits_at_most_for_what_is_due_before_it(
     """It has its first token before the step that ran when it came, and as many full steps as
     all that is due no later fill, have passed: nothing that comes after it is due counts."""
     worker = Worker()
-    bound_s: dict[str, float] = {}
-    due_at: dict[str, tuple[float, int]] = {}
-    came_at: dict[str, float] = {}
+    came = run_as_they_come(worker, arrivals)
+    for name, (came_at, due_at, _) in came.items():
+        ahead = sum(tokens for _, other_due_at, tokens in came.values() if other_due_at <= due_at)
+        bound_s = came_at + STEP_S * (1 + -(-ahead // 64))
+        assert worker.first_at[name] <= bound_s + 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrivals=arrivals)
+def test_in_too_little_memory_it_waits_for_those_that_have_begun_besides(
+    arrivals: list[tuple[float, int, float]],
+) -> None:
+    """Steps are not full while nobody can begin, and at most two have begun that are due later."""
+    worker = Worker(num_blocks=90, max_sequences=2)
+    came = run_as_they_come(worker, arrivals)
+    longest = max(-(-tokens // 64) for _, _, tokens in came.values())
+    for name, (came_at, due_at, _) in came.items():
+        ahead = [tokens for _, other_due_at, tokens in came.values() if other_due_at <= due_at]
+        num_steps = sum(-(-tokens // 64) + 1 for tokens in ahead) + 2 * longest
+        assert worker.first_at[name] <= came_at + STEP_S * (1 + num_steps) + 1e-9
+
+
+STEP_S = COST.c0 + 64 * (COST.c1 + 300 * COST.c3)  # at the most
+
+
+def run_as_they_come(
+    worker: Worker, arrivals: list[tuple[float, int, float]]
+) -> dict[str, tuple[float, float, int]]:
+    """Each when it came, when it was due, and its tokens."""
+    came = {}
     for index, (gap_s, num_tokens, due_s) in enumerate(arrivals):
         until = worker.now + gap_s
         while worker.now < until and worker.step():
             pass
         worker.now = max(worker.now, until)
         worker.add(f"r{index}", num_tokens, due_s=due_s)
-        came_at[f"r{index}"] = worker.now
-        due_at[f"r{index}"] = (worker.now + due_s, num_tokens)
+        came[f"r{index}"] = (worker.now, worker.now + due_s, num_tokens)
     worker.run()
-    step_s = COST.c0 + 64 * (COST.c1 + 300 * COST.c3)  # at the most
-    for name, (due, _) in due_at.items():
-        ahead = sum(tokens for other_due, tokens in due_at.values() if other_due <= due)
-        bound_s[name] = came_at[name] + step_s * (1 + -(-ahead // 64))
-        assert worker.first_at[name] <= bound_s[name] + 1e-9
+    return came
 
 
 LONG_COST = PrefillCost(c0=0.01, c1=1e-4, c2=5e-5, c3=1e-8)  # 0.5 s for a context of 10,000
