@@ -35,7 +35,7 @@ class Forecast(NamedTuple):
     ttft_s: float  # from its arrival
     alone_ttft_s: float  # of these, what its prompt takes by itself
     room_s: float  # from then until the decode worker has room for it: before the second token
-    itl_s: float  # after that
+    itl_s: float  # mean over its answer
     alone_itl_s: float  # on a worker that decodes nothing else
     turnover_s: float  # in so long all but 1 / e of the answers there will have ended
 
@@ -109,65 +109,67 @@ def forecast(
 ) -> Forecast:
     """`decode`: the load of the decode worker that was chosen; `busy_share`: of its time, for
     computing prompts, while its answers wait."""
-    then = decode_then(decode, decision.ttft_s, answer_tokens)
-    alone_itl_s = decode.d0 + request.num_choices * (
-        decode.d1 * request.num_prompt_tokens + decode.d2
-    )
-    step_s = alone_itl_s + then.num_sequences * (decode.d1 * then.mean_context + decode.d2)
+    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
+    num_missing = request.num_prompt_tokens - num_held
+    then = decode_then(decode, decision.ttft_s, answer_tokens, num_missing)
+    own_s = request.num_choices * (decode.d1 * request.num_prompt_tokens + decode.d2)
     # Who computes its prompt where it decodes has waited for room before.
     needs_room = decision.placement.prefill is not None and request.max_tokens > 1
+    room_s = then.room_s(request.num_choices) if needs_room else 0.0
+    num_steps = max(1.0, min(request.num_output_tokens, request.max_tokens))
+    step_s = (then.step_s + own_s) / (1.0 - min(busy_share, _MAX_BUSY))
     return Forecast(
         ttft_s=request.age_s + errors.ttft * decision.ttft_s,
         alone_ttft_s=decision.prefill_s,
-        room_s=_room_s(request, decode, then, answer_tokens) if needs_room else 0.0,
-        itl_s=errors.itl * step_s / (1.0 - min(busy_share, _MAX_BUSY)),
-        alone_itl_s=alone_itl_s,
+        room_s=room_s,
+        itl_s=errors.itl * step_s + room_s / num_steps,
+        alone_itl_s=decode.d0 + own_s,
         turnover_s=then.turnover_s,
     )
 
 
 class DecodeThen(NamedTuple):
-    """A decode worker after a while, without the request in question."""
+    """A decode worker after a while, as far as it is decided now."""
 
-    num_sequences: float
-    mean_context: float  # tokens of a sequence
-    num_free_tokens: float
-    turnover_s: float
+    num_sequences: float  # that are there before the request in question, waiting ones included
+    num_places: float  # how many of such it can run at once
+    turnover_s: float  # of an answer, from its place on
+    step_s: float  # with those that run then
+
+    def room_s(self, num_choices: int) -> float:
+        """Until there is a place for so many more."""
+        num_too_many = max(0.0, self.num_sequences + num_choices - self.num_places)
+        return self.turnover_s * num_too_many / self.num_places
 
 
-def decode_then(decode: Load, after_s: float, answer_tokens: float) -> DecodeThen:
-    """Answers that run end, as if their lengths had no memory; those that wait join one after
-    another, and some of them end, too."""
-    step_s = decode.d0 + decode.d1 * decode.num_context_tokens + decode.d2 * decode.num_running
-    turnover_s = max(answer_tokens * step_s, 1e-9)
-    elapsed = after_s / turnover_s
-    share_left = math.exp(-elapsed)
-    share_left_of_joining = (1.0 - share_left) / elapsed if elapsed > 1e-6 else 1.0
-    num_left = decode.num_running * share_left
+def decode_then(
+    decode: Load, after_s: float, answer_tokens: float, num_missing: float
+) -> DecodeThen:
+    """Whoever is there runs as soon as there is a place, and ends as if lengths had no memory: as
+    many in a turnover as have places, while all are taken. `num_missing`: tokens for which the
+    request needs memory there."""
+    num = decode.num_running + decode.num_waiting
+    num_places = _num_places(decode, num, answer_tokens, num_missing)
     mean_context = decode.num_context_tokens / max(1.0, decode.num_running)
-    num_freed = (decode.num_running - num_left) * mean_context
-    return DecodeThen(
-        num_sequences=num_left + decode.num_waiting * share_left_of_joining,
-        mean_context=mean_context,
-        num_free_tokens=decode.num_free_tokens + num_freed,
-        turnover_s=turnover_s,
-    )
+    each_s = decode.d1 * mean_context + decode.d2  # that a sequence adds to a step
+    turnover_s = max(answer_tokens * (decode.d0 + each_s * min(num, num_places)), 1e-9)
+    num_turnovers, num_full = after_s / turnover_s, max(0.0, num / num_places - 1.0)
+    if num_turnovers < num_full:
+        num_then = num - num_places * num_turnovers
+    else:
+        num_then = min(num, num_places) * math.exp(num_full - num_turnovers)
+    step_s = decode.d0 + each_s * min(num_then, num_places)
+    return DecodeThen(num_then, num_places, turnover_s, step_s)
 
 
-def _room_s(
-    request: PlacementRequest, decode: Load, then: DecodeThen, answer_tokens: float
-) -> float:
-    """Until enough answers have ended for this one. All of them grow, and who has no room for its
-    next token puts another one back."""
-    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
-    num_sequences = then.num_sequences + request.num_choices
-    num_tokens = request.num_prompt_tokens - num_held + _GROWN * answer_tokens * num_sequences
-    num_to_end = max(
-        num_sequences - decode.max_sequences,
-        (num_tokens - then.num_free_tokens) / max(1.0, then.mean_context),
-        0.0,
-    )
-    return then.turnover_s * num_to_end / max(1.0, then.num_sequences)
+def _num_places(decode: Load, num: float, answer_tokens: float, num_missing: float) -> float:
+    """As many as its batch, or its memory, has room for."""
+    if not decode.is_size_known:
+        return decode.max_sequences
+    # Used or promised, and what everybody will still write.
+    num_used = decode.num_total_tokens - decode.num_free_tokens + num_missing
+    each = max(1.0, num_used / (num + 1.0) + _GROWN * answer_tokens)
+    return max(1.0, min(decode.max_sequences, decode.num_total_tokens / each))
 
 
 def broken_promise(

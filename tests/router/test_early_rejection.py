@@ -14,6 +14,7 @@ from router.early_rejection import (
     Errors,
     Rejection,
     broken_promise,
+    decode_then,
     error_factor,
     forecast,
     limit_s,
@@ -168,11 +169,20 @@ def decision_on(decode: Load, *, ttft_s: float) -> Decision:
 def test_answers_that_will_have_ended_do_not_count() -> None:
     """40 answers of 100 tokens at 20 ms a token: they turn over every two seconds."""
     busy = load("a", d0=0.01, d1=0.0, d2=2.5e-4, num_running=40, num_context_tokens=40_000)
-    now = forecast(prompt(), decision_on(busy, ttft_s=0.2), busy, EXACT, 100)
-    later = forecast(prompt(), decision_on(busy, ttft_s=2.0), busy, EXACT, 100)
-    assert now.turnover_s == pytest.approx(2.0)
-    assert now.itl_s - now.alone_itl_s == pytest.approx(0.01 * math.exp(-0.1))
-    assert later.itl_s - later.alone_itl_s == pytest.approx(0.01 * math.exp(-1.0))
+    for after_s, num_left in ((0.0, 40.0), (2.0, 40 / math.e), (4.0, 40 / math.e**2)):
+        then = decode_then(busy, after_s, 100, 1000)
+        assert then.turnover_s == pytest.approx(2.0)
+        assert then.num_sequences == pytest.approx(num_left)
+        assert then.step_s == pytest.approx(0.01 + 2.5e-4 * num_left)
+
+
+def test_while_others_wait_places_empty_one_after_another() -> None:
+    """64 places, 64 running, 64 waiting: all 64 of a turnover's ends bring in another."""
+    full = load("a", d1=0.0, d2=0.0, num_running=64, num_context_tokens=64_000, num_waiting=64)
+    found = [
+        decode_then(full, after_s, 100, 1000).num_sequences for after_s in (0.0, 0.5, 1.0, 2.0)
+    ]
+    assert found == pytest.approx([128, 96, 64, 64 / math.e])
 
 
 def test_prompts_on_their_way_count_before_they_decode() -> None:
@@ -196,23 +206,35 @@ def test_a_first_token_does_not_come_in_time_if_the_second_waits_for_room() -> N
     full = load("a", num_running=64, num_context_tokens=64_000, d1=0.0, d2=0.0)
     assert room_s(full, ttft_s=0.0) == pytest.approx(1 / 64)
     assert room_s(full, ttft_s=0.5) == 0.0  # some will have ended by then
-    assert room_s(full._replace(num_waiting=64), ttft_s=0.0) == pytest.approx(65 / 128)
-    crowd = full._replace(num_waiting=400)
+    crowd = full._replace(num_waiting=192)
+    assert room_s(crowd, ttft_s=0.0) == pytest.approx(193 / 64)
+    assert room_s(crowd, ttft_s=1.5) == pytest.approx(97 / 64)
     coming = forecast(prompt(), decision_on(crowd, ttft_s=1.5), crowd, EXACT, 100)
     found = broken_promise(prompt(), coming, STRICT)
     assert found is not None
     assert "until there is room to decode" in found.reason
+    assert found.retry_after_s == pytest.approx(1.5 + 97 / 64 - 2.0)
 
 
-def test_memory_that_is_promised_to_others_is_not_free() -> None:
-    """Ten answers of 1,000 tokens each, which end within about a second."""
-    little = load("a", num_running=10, num_context_tokens=10_000, d1=0.0, d2=0.0)
-    assert room_s(little._replace(num_free_tokens=10_000)) == 0.0
-    waits_s = [room_s(little._replace(num_free_tokens=free)) for free in (0, -1000, -10_000)]
-    assert waits_s == sorted(waits_s)
-    assert waits_s[2] - waits_s[1] == pytest.approx(9 / (10 * math.exp(-0.2)), rel=1e-3)
-    held = prompt(grain_tokens=1, num_ready={WorkerId("a"): 999})
-    assert room_s(little._replace(num_free_tokens=-1000), held) < waits_s[1]
+def test_waiting_for_room_is_spread_over_the_answer() -> None:
+    full = load("a", num_running=64, num_context_tokens=64_000, d1=0.0, d2=0.0, num_waiting=64)
+    for num_tokens in (5.0, 500.0):
+        request = prompt(num_output_tokens=num_tokens)
+        found = forecast(request, decision_on(full, ttft_s=0.2), full, EXACT, 100)
+        assert found.itl_s == pytest.approx(0.01 + found.room_s / num_tokens)
+        assert (broken_promise(request, found, STRICT) is None) == (num_tokens > 100)
+
+
+def test_memory_has_places_for_so_many() -> None:
+    """Of 100,000 tokens; each of ten has 1,950, and 50 more to write on average."""
+    some = load("a", num_running=10, num_context_tokens=19_500, num_free_tokens=80_500)
+    assert decode_then(some, 0.0, 100, 1950).num_places == pytest.approx(50)
+    promised = some._replace(num_waiting=90, num_free_tokens=100_000 - 195_000)
+    assert decode_then(promised, 0.0, 100, 1950).num_places == pytest.approx(50)
+    turnover_s = decode_then(promised, 0.0, 100, 1950).turnover_s
+    assert room_s(promised, prompt(1950), ttft_s=0.0) == pytest.approx(turnover_s * 51 / 50)
+    unknown = promised._replace(num_total_tokens=math.inf)
+    assert decode_then(unknown, 0.0, 100, 1950).num_places == 64
 
 
 def test_who_decodes_where_its_prompt_is_computed_waits_for_room_before() -> None:

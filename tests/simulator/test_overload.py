@@ -73,6 +73,14 @@ BOTTLENECKS = {
         own_tokens=1000,
         output_tokens=400,
     ),
+    "places of short answers": Bottleneck(
+        num_prefill=2,
+        num_decode=1,
+        decode=WorkerMake(max_sequences=8),
+        rate=5.0,
+        own_tokens=3000,
+        output_tokens=60,
+    ),
     "decode memory": Bottleneck(
         num_prefill=4,
         num_decode=1,
