@@ -29,7 +29,7 @@ class LiveRollout:
         self._generations = generations
         self._changing = asyncio.Lock()
         self._stored: bytes | None = None  # as last seen, good or not
-        self._is_store_away = False
+        self.is_store_away = False
         self._documents: dict[str, PolicyDocument] = {}  # by text, of what is in force
 
     async def find(self) -> bool:
@@ -88,7 +88,7 @@ class LiveRollout:
         except StoreUnavailable as error:
             self._away(error)
         else:
-            self._is_store_away = False
+            self.is_store_away = False
 
     async def _see(self, data: bytes | None) -> bool:
         """Whether there is something."""
@@ -123,6 +123,6 @@ class LiveRollout:
             logger.info("policy '%s' (generation %d, %s) is in force. %s", *said)
 
     def _away(self, error: StoreUnavailable) -> None:
-        if not self._is_store_away:
+        if not self.is_store_away:
             logger.warning("what other routers do with the policy is not known: %s", error)
-        self._is_store_away = True
+        self.is_store_away = True

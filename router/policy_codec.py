@@ -65,6 +65,7 @@ def status_to_pb(
         traffic=[_traffic_to_pb(live, in_flight) for live in generations.remembered],
         regret=_regret_to_pb(records),
         file=str(keeper.file.path) if keeper.file else "",
+        store_away=keeper.is_store_away,
     )
 
 

@@ -80,6 +80,11 @@ class PolicyKeeper:
     def rollout(self) -> Rollout:
         return self._live.rollout
 
+    @property
+    def is_store_away(self) -> bool:
+        """What other routers do with the policy is not known."""
+        return self._live.is_store_away
+
     # -- what operators do -------------------------------------------------------------------
 
     async def apply(self, text: str, source: str, canary_share: float | None = None) -> Change:

@@ -18,7 +18,7 @@ from router.pair_costs import PairCosts
 from router.sampling import share_of
 
 _RECORD_BYTES = 700
-_ATTEMPT_BYTES = 2000  # with the rows of its snapshot that changed since the one before
+_ATTEMPT_BYTES = 2600  # with the rows of its snapshot that changed since the one before
 _ROW_BYTES = 8
 _HELD_BYTES = 100  # a worker that holds some of a prompt
 _HINDSIGHT_SHARE = 1 / 64  # of the requests are looked back at

@@ -178,6 +178,8 @@ def _show_status(reply: pb.PolicyStatusResponse) -> None:
     if reply.HasField("shadow"):
         lines.append(f"shadow     {_shadow_text(reply.shadow)}")
     lines += [f"because    {reply.last_change}", f"reload     {_reload_text(reply)}"]
+    if reply.store_away:
+        lines.append("store      DOES NOT ANSWER: other routers may place by another policy")
     if regret := reply.regret.evaluated:
         lines.append(f"hindsight  {_regret_text(reply.regret, regret)}")
     write("\n".join(lines) + "\n\n")

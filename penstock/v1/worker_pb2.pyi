@@ -894,7 +894,7 @@ class PolicyStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class PolicyStatusResponse(_message.Message):
-    __slots__ = ("active", "previous", "canary", "trial", "shadow", "reload", "last_change", "traffic", "regret", "file")
+    __slots__ = ("active", "previous", "canary", "trial", "shadow", "reload", "last_change", "traffic", "regret", "file", "store_away")
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
@@ -905,6 +905,7 @@ class PolicyStatusResponse(_message.Message):
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     REGRET_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
+    STORE_AWAY_FIELD_NUMBER: _ClassVar[int]
     active: PolicyGeneration
     previous: PolicyGeneration
     canary: PolicyGeneration
@@ -915,7 +916,8 @@ class PolicyStatusResponse(_message.Message):
     traffic: _containers.RepeatedCompositeFieldContainer[GenerationTraffic]
     regret: RegretStatus
     file: str
-    def __init__(self, active: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., previous: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., canary: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., trial: _Optional[_Union[CanaryStatus, _Mapping]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping]] = ..., reload: _Optional[_Union[ReloadStatus, _Mapping]] = ..., last_change: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[GenerationTraffic, _Mapping]]] = ..., regret: _Optional[_Union[RegretStatus, _Mapping]] = ..., file: _Optional[str] = ...) -> None: ...
+    store_away: bool
+    def __init__(self, active: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., previous: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., canary: _Optional[_Union[PolicyGeneration, _Mapping]] = ..., trial: _Optional[_Union[CanaryStatus, _Mapping]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping]] = ..., reload: _Optional[_Union[ReloadStatus, _Mapping]] = ..., last_change: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[GenerationTraffic, _Mapping]]] = ..., regret: _Optional[_Union[RegretStatus, _Mapping]] = ..., file: _Optional[str] = ..., store_away: bool = ...) -> None: ...
 
 class CanaryStatus(_message.Message):
     __slots__ = ("traffic_share", "age_seconds", "duration_seconds", "min_requests", "max_ttft_p95_ratio", "max_error_ratio", "canary", "baseline", "verdict")

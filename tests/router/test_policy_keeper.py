@@ -263,6 +263,7 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting(path: Path) -> No
     await lonely.start()
     await looks(lonely)
     assert in_force(lonely) == 2.0
+    assert lonely.is_store_away
     with pytest.raises(StoreUnavailable):
         await lonely.apply(policy_text(3.0), "ops")
     assert in_force(lonely) == 2.0
@@ -274,6 +275,7 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting(path: Path) -> No
         await lonely.reload()
     away.is_away = False
     await looks(lonely)  # and what the file says is still news
+    assert not lonely.is_store_away
     assert in_force(lonely) == 4.0
     other = keeper(store=SharedRollouts(store))
     await other.start()
