@@ -15,21 +15,12 @@ from cluster.types import BlockId, DecodeCost, LoadReport, PrefillCost, SampledT
 from engine.backlog import backlog
 from engine.batch import Batch, BatchRow, RowResult
 from engine.block_pool import BlockPool
+from engine.budget import Budget, StepRoom
 from engine.queue import Queue
 from engine.sequence import Sequence
 
-MIN_CHUNK_TOKENS = 16
 _NO_DECODE = DecodeCost(d0=0.0)
 _MAX_ROOM_BLOCKS = 64  # how far ahead neighbouring blocks are kept clear for a sequence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """What one step may compute at the most."""
-
-    max_sequences: int
-    max_tokens: int
-    chunk_s: float = float("inf")  # predicted seconds of prompt work in one step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,42 +267,20 @@ class Batcher:
                 rows.append(_decode_row(sequence))
 
     def _add_prompt_rows(self, rows: list[BatchRow]) -> None:
-        tokens_left = self.budget.max_tokens - sum(row.num_new for row in rows)
-        seconds_left = self.budget.chunk_s
-        num_decodes, has_row = len(rows), {row.sequence for row in rows}
+        room, has_row = StepRoom(self.budget, len(rows)), {row.sequence for row in rows}
         begun = [s for s in self.running if s not in has_row and s not in self.paused]
         for sequence in self._queue.prompts(begun, self._admit):
             if sequence in has_row:
                 continue
-            is_first = len(rows) == num_decodes
-            num_new = self._chunk(sequence, tokens_left, seconds_left, is_first=is_first)
+            num_new = room.take(
+                sequence.num_uncomputed, sequence.num_computed, self._prefill_cost()
+            )
             if num_new <= 0:
                 return
             has_row.add(sequence)
             rows.append(_prompt_row(sequence, num_new))
-            tokens_left -= num_new
-            seconds_left -= self._prefill_cost().seconds(num_new, sequence.num_computed)
-            if tokens_left <= 0 or seconds_left <= 0:
+            if room.is_full:
                 return
-
-    def _chunk(
-        self, sequence: Sequence, tokens_left: int, seconds_left: float, *, is_first: bool
-    ) -> int:
-        """How many tokens of this prompt fit. None where its context, which costs the same for
-        any number of them, would cost more than they do; but the first prompt of a step has as
-        many as are worth it, and a small chunk at least, however long that takes."""
-        cost, num_left = self._prefill_cost(), sequence.num_uncomputed
-        slope = cost.c1 + cost.c3 * sequence.num_computed
-        if slope <= 0 or seconds_left == float("inf"):
-            return min(num_left, tokens_left)
-        context_s = cost.c2 * sequence.num_computed
-        num_worth = min(num_left, int(context_s / slope))
-        fitting = int((seconds_left - cost.c0 - context_s) / slope)
-        if is_first:
-            fitting = max(fitting, num_worth, MIN_CHUNK_TOKENS)
-        elif min(fitting, tokens_left) < num_worth:
-            return 0
-        return min(num_left, tokens_left, fitting)
 
     # -- inside: admission and memory --------------------------------------------------------
 

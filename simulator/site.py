@@ -8,8 +8,8 @@ from functools import partial
 
 from cluster.types import BlockId, CacheChange, LinkCost, Member, Role, WorkerId
 from decode_worker.scheduler import DecodeScheduler
-from engine.batcher import Budget
 from engine.block_pool import BlockPool
+from engine.budget import Budget
 from prefill_worker.scheduler import PrefillScheduler
 from router.policy import Policy
 from simulator.agenda import Action, Agenda

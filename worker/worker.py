@@ -18,8 +18,9 @@ from cluster.rpc import Deadlines, Serve, service_handlers
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
 from cluster.worker_process import WorkerProcess, serve
-from engine.batcher import Batcher, Budget
+from engine.batcher import Batcher
 from engine.block_pool import BlockPool
+from engine.budget import Budget
 from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.types import ComputeRequest, GenerationParams, PrefillCost, SamplingParams
-from engine.batcher import Batcher, Budget
+from engine.batcher import Batcher
 from engine.block_pool import BlockPool
+from engine.budget import Budget
 from engine.echo import EchoEngine, echo_layout
 from engine.sequence import Sequence
 

@@ -19,8 +19,9 @@ from cluster.types import (
     SamplingParams,
 )
 from engine.batch import RowResult
-from engine.batcher import Batcher, Budget
+from engine.batcher import Batcher
 from engine.block_pool import BlockPool
+from engine.budget import Budget
 from engine.sequence import Sequence
 
 COST = PrefillCost(c0=0.01, c1=1e-3, c3=1e-6)

@@ -3,8 +3,9 @@
 from cluster.cost import StepCost
 from cluster.types import ComputeRequest, GenerationParams, SamplingParams
 from decode_worker.scheduler import DecodeScheduler
-from engine.batcher import Batcher, Budget
+from engine.batcher import Batcher
 from engine.block_pool import BlockPool
+from engine.budget import Budget
 from engine.sequence import Sequence
 
 
