@@ -30,6 +30,7 @@ class LiveRollout:
         self._changing = asyncio.Lock()
         self._stored: bytes | None = None  # as last seen, good or not
         self.is_store_away = False
+        self._is_ahead = False  # of the store, which was away
         self._documents: dict[str, PolicyDocument] = {}  # by text, of what is in force
 
     async def find(self) -> bool:
@@ -53,8 +54,7 @@ class LiveRollout:
         try:
             await self.change(lambda now: rollout if now is first else now)
         except StoreUnavailable as error:
-            self._away(error)
-            self._adopt(await self._load(rollout))
+            await self._go_alone(rollout, error)
 
     async def change(self, change: Callable[[Rollout], Rollout]) -> Rollout:
         """Into the store, then in force; no more where `change` returns what it was given. It may
@@ -74,21 +74,41 @@ class LiveRollout:
             f"The policy changed {_MAX_ATTEMPTS} times while it was to be changed: nothing was."
         )
 
+    async def change_even_alone(self, change: Callable[[Rollout], Rollout]) -> None:
+        """The same, but what cannot wait for the store is in force here before it is there."""
+        try:
+            await self.change(change)
+        except StoreUnavailable as error:
+            await self._go_alone(change(self.rollout), error)
+
     async def refresh(self) -> None:
         """Takes over what other routers have done. Raises ConfigError, once, for what cannot be in
         force."""
         try:
             async with self._changing:
                 data = await self._store.load()
-                if data is None:  # it has lost its memory, or was away at the start
-                    data = encode_rollout(self.rollout)
-                    if await self._store.swap(None, data):
-                        self._stored = data
+                # It has lost its memory, or does not know yet what happened while it was away.
+                if data is None or (self._is_ahead and data == self._stored):
+                    data = await self._put_own(data)
+                self._is_ahead = False
                 await self._see(data)
         except StoreUnavailable as error:
             self._away(error)
         else:
             self.is_store_away = False
+
+    async def _put_own(self, expected: bytes | None) -> bytes | None:
+        """What is stored afterwards."""
+        own = encode_rollout(self.rollout)
+        if not await self._store.swap(expected, own):
+            return await self._store.load()
+        self._stored = own
+        return own
+
+    async def _go_alone(self, rollout: Rollout, error: StoreUnavailable) -> None:
+        self._away(error)
+        self._adopt(await self._load(rollout))
+        self._is_ahead = True
 
     async def _see(self, data: bytes | None) -> bool:
         """Whether there is something."""

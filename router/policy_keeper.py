@@ -178,12 +178,12 @@ class PolicyKeeper:
             await self._live.refresh()
         except ConfigError as error:
             self._note(error)
+        await self._judge()
         if is_asked and self.file is not None:
             with contextlib.suppress(InvalidRequest):  # it has been told
                 await self.reload()
         elif self.file is not None:
             await self._follow(self.file)
-        await self._judge()
 
     async def _follow(self, file: PolicyFile) -> None:
         try:
@@ -211,7 +211,9 @@ class PolicyKeeper:
                 return rollout.promoted(self._unix_clock(), said)
             return rollout.withdrawn(f"The canary {number} was rolled back by itself: {why}.")
 
-        if verdict is not Verdict.WAIT:
+        if verdict is Verdict.ROLL_BACK:
+            await self._live.change_even_alone(settled)
+        elif verdict is Verdict.PROMOTE:
             await self._live.change(settled)
 
     # -- how it changes ----------------------------------------------------------------------

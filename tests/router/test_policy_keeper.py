@@ -282,6 +282,33 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting(path: Path) -> No
     assert in_force(other) == 4.0
 
 
+async def test_a_breach_is_rolled_back_though_the_store_is_away() -> None:
+    store = MemoryStore()
+    away = Away(store)
+    away.is_away = False
+    lonely = keeper(store=away)
+    await lonely.start()
+    await lonely.apply(policy_text(2.0), "ops", 0.5)
+    canary = lonely._placer.generations.canary
+    assert canary is not None
+    for side, wait_s in ((canary, 9.0), (lonely._placer.generations.active, 0.1)):
+        side.on_trial.num_placed = 300
+        for _ in range(300):
+            side.on_trial.ttft.add(wait_s)
+    away.is_away = True
+    await lonely.look()
+    assert (lonely.rollout.canary, lonely.is_store_away) == (None, True)
+    assert lonely._placer.generations.canary is None
+    away.is_away = False
+    other = keeper(store=SharedRollouts(store))
+    await other.start()
+    assert other.rollout.canary is not None  # it does not know yet
+    await lonely.look()
+    await other.look()
+    assert other.rollout == lonely.rollout
+    assert "was rolled back by itself: its p95 of TTFT is 9" in other.rollout.why
+
+
 async def test_what_was_applied_survives_the_router(path: Path, tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     first = keeper(path, FileRollouts(state))
