@@ -60,11 +60,11 @@ def _queue_risks(spec: PolicySpec) -> Iterator[str]:
 
 
 def _admission_risks(spec: PolicySpec) -> Iterator[str]:
-    if spec.admission.rejects_early and spec.admission.slack < 1:
-        yield (
-            f"admission.slack' is {spec.admission.slack:g}: requests are refused that would meet"
-            " their target."
-        )
+    slack = spec.admission.slack
+    if spec.admission.rejects_early and slack < 1:
+        yield f"admission.slack' is {slack:g}: requests are refused that would meet their target."
+    if spec.admission.rejects_early and slack > 1:
+        yield f"admission.slack' is {slack:g}: in an overload all wait as long, and all are late."
 
 
 def _session_risks(spec: PolicySpec) -> Iterator[str]:

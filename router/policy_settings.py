@@ -101,7 +101,7 @@ class Admission:
         metadata=meaning("refuse requests whose predicted TTFT or ITL exceeds slack x the target"),
     )
     slack: float = field(
-        default=2.0, metadata=meaning("times the target; below 1 even those in time are refused")
+        default=1.0, metadata=meaning("times the target; with more, all are late in an overload")
     )
     quantile: Quantile = field(
         default=Quantile.P90,

@@ -39,6 +39,10 @@ RISKY = {
         "{admission: {rejectsEarly: true, slack: 0.5}}",
         "'spec.admission.slack' is 0.5: requests are refused that would meet their target.",
     ),
+    "taking on who will be late": (
+        "{admission: {rejectsEarly: true, slack: 3}}",
+        "'spec.admission.slack' is 3: in an overload all wait as long, and all are late.",
+    ),
     "a session at any price": (
         "{sessions: {maxPenalty: 10s}}",
         "'spec.sessions.maxPenalty' is 10s, more than the strictest target of TTFT, 2s:",
