@@ -1,16 +1,12 @@
-"""Which requests are refused before they cost anything, and when they may come again. Changes
-nothing.
-
-What counts is what would come of the chosen candidate: its TTFT, and the time between tokens once
-its prompt is computed. The decode load of that moment is predicted, not taken as it is now: judged
-by the load of now, prefill workers idle while decode workers are full and flood them afterwards.
+"""Which requests are refused before they cost anything, and when they may come again: those whose
+first token, or whose next ones, would come later than their class promises. Changes nothing.
 """
 
 import math
 from typing import Final, NamedTuple
 
 from cluster.types import ErrorQuantiles
-from router.load import Load
+from router.forecast import Errors, Forecast, forecast
 from router.observed import Observed
 from router.policy import Decision, PlacementRequest
 from router.policy_settings import Admission, Quantile
@@ -18,26 +14,6 @@ from router.pool import PoolSnapshot
 
 MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
 MAX_RETRY_S: Final = 60.0
-_MAX_BUSY: Final = 0.95  # of a decode worker's time, for prompts: something is left for its answers
-_GROWN: Final = 0.5  # share of its answer by which a sequence has grown, on average
-
-
-class Errors(NamedTuple):
-    """Factors on what is predicted, at the policy's quantile."""
-
-    ttft: float = 1.0
-    itl: float = 1.0
-
-
-class Forecast(NamedTuple):
-    """What would come of a request that is taken on."""
-
-    ttft_s: float  # from its arrival
-    alone_ttft_s: float  # of these, what its prompt takes by itself
-    room_s: float  # from then until the decode worker has room for it: before the second token
-    itl_s: float  # mean over its answer
-    alone_itl_s: float  # on a worker that decodes nothing else
-    turnover_s: float  # in so long all but 1 / e of the answers there will have ended
 
 
 class Rejection(NamedTuple):
@@ -63,8 +39,9 @@ def rejection(
         return _rejection(f"{queued:.0f} prompts wait already", over * decision.wait_s)
     decode = snapshot.loads[snapshot.loads.positions[decision.placement.decode]]
     can_ever_fit = request.num_prompt_tokens <= decode.num_total_tokens
-    if not (admission.rejects_early and can_ever_fit):  # the worker itself says what is wrong
-        return None
+    is_idle = decision.wait_s <= 0.0 and decode.num_in_flight == 0  # later it is no faster
+    if is_idle or not can_ever_fit or not admission.rejects_early:
+        return None  # who never fits, hears it from the worker
     accuracy, quantile, now_s = observed.accuracy, admission.quantile, snapshot.now
     errors = Errors(
         error_factor(
@@ -99,79 +76,6 @@ def num_queued(snapshot: PoolSnapshot) -> float:
     return float(loads.columns.num_prompts[: loads.num_prefill or None].sum())
 
 
-def forecast(
-    request: PlacementRequest,
-    decision: Decision,
-    decode: Load,
-    errors: Errors,
-    answer_tokens: float,
-    busy_share: float = 0.0,
-) -> Forecast:
-    """`decode`: the load of the decode worker that was chosen; `busy_share`: of its time, for
-    computing prompts, while its answers wait."""
-    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
-    num_missing = request.num_prompt_tokens - num_held
-    then = decode_then(decode, decision.ttft_s, answer_tokens, num_missing)
-    own_s = request.num_choices * (decode.d1 * request.num_prompt_tokens + decode.d2)
-    # Who computes its prompt where it decodes has waited for room before.
-    needs_room = decision.placement.prefill is not None and request.max_tokens > 1
-    room_s = then.room_s(request.num_choices) if needs_room else 0.0
-    num_steps = max(1.0, min(request.num_output_tokens, request.max_tokens))
-    step_s = (then.step_s + own_s) / (1.0 - min(busy_share, _MAX_BUSY))
-    return Forecast(
-        ttft_s=request.age_s + errors.ttft * decision.ttft_s,
-        alone_ttft_s=decision.prefill_s,
-        room_s=room_s,
-        itl_s=errors.itl * step_s + room_s / num_steps,
-        alone_itl_s=decode.d0 + own_s,
-        turnover_s=then.turnover_s,
-    )
-
-
-class DecodeThen(NamedTuple):
-    """A decode worker after a while, as far as it is decided now."""
-
-    num_sequences: float  # that are there before the request in question, waiting ones included
-    num_places: float  # how many of such it can run at once
-    turnover_s: float  # of an answer, from its place on
-    step_s: float  # with those that run then
-
-    def room_s(self, num_choices: int) -> float:
-        """Until there is a place for so many more."""
-        num_too_many = max(0.0, self.num_sequences + num_choices - self.num_places)
-        return self.turnover_s * num_too_many / self.num_places
-
-
-def decode_then(
-    decode: Load, after_s: float, answer_tokens: float, num_missing: float
-) -> DecodeThen:
-    """Whoever is there runs as soon as there is a place, and ends as if lengths had no memory: as
-    many in a turnover as have places, while all are taken. `num_missing`: tokens for which the
-    request needs memory there."""
-    num = decode.num_running + decode.num_waiting
-    num_places = _num_places(decode, num, answer_tokens, num_missing)
-    mean_context = decode.num_context_tokens / max(1.0, decode.num_running)
-    each_s = decode.d1 * mean_context + decode.d2  # that a sequence adds to a step
-    turnover_s = max(answer_tokens * (decode.d0 + each_s * min(num, num_places)), 1e-9)
-    num_turnovers, num_full = after_s / turnover_s, max(0.0, num / num_places - 1.0)
-    if num_turnovers < num_full:
-        num_then = num - num_places * num_turnovers
-    else:
-        num_then = min(num, num_places) * math.exp(num_full - num_turnovers)
-    step_s = decode.d0 + each_s * min(num_then, num_places)
-    return DecodeThen(num_then, num_places, turnover_s, step_s)
-
-
-def _num_places(decode: Load, num: float, answer_tokens: float, num_missing: float) -> float:
-    """As many as its batch, or its memory, has room for."""
-    if not decode.is_size_known:
-        return decode.max_sequences
-    # Used or promised, and what everybody will still write.
-    num_used = decode.num_total_tokens - decode.num_free_tokens + num_missing
-    each = max(1.0, num_used / (num + 1.0) + _GROWN * answer_tokens)
-    return max(1.0, min(decode.max_sequences, decode.num_total_tokens / each))
-
-
 def broken_promise(
     request: PlacementRequest, found: Forecast, admission: Admission
 ) -> Rejection | None:
@@ -180,7 +84,7 @@ def broken_promise(
     most_s = limit_s(service.ttft_s, found.alone_ttft_s, slack)
     # A first token is no good while the second one waits for room.
     begins_s = found.ttft_s + found.room_s
-    if begins_s > most_s:
+    if begins_s > most_s and found.wait_s + found.room_s > 0.0:
         until = ", until there is room to decode," if found.room_s else ""
         return _rejection(
             f"Class '{service.name}' promises a first token within {service.ttft_s:g} s, and"

@@ -5,21 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.types import ErrorQuantiles, Placement, WorkerId
 from router.accuracy import Compared
 from router.early_rejection import (
     MAX_RETRY_S,
     MIN_RETRY_S,
-    Errors,
     Rejection,
     broken_promise,
-    decode_then,
     error_factor,
-    forecast,
     limit_s,
     rejection,
 )
+from router.forecast import Errors, decode_then, forecast
 from router.load import Load
 from router.observed import Observed
 from router.policy import Decision, PlacementRequest, Policy, place
@@ -104,6 +104,36 @@ def test_nobody_is_refused_where_nothing_else_runs() -> None:
         assert judged(request, [decode], admission=hasty) is None
     assert judged(long, [load("a", **queue(9.0))]) is None  # late for its size
     assert judged(long, [load("a", **queue(11.0))]) is not None  # for the load
+
+
+@settings(max_examples=40)
+@given(
+    num_tokens=st.integers(1, 100_000),
+    c1=st.floats(1e-6, 1e-2),
+    d0=st.floats(0.0, 2.0),
+    prefill_error=st.floats(0.1, 50.0),
+    age_s=st.floats(0.0, 10.0),
+    excess=st.floats(1.0, 8.0),
+    has_prefill=st.booleans(),
+)
+def test_nobody_is_ever_refused_where_nothing_else_runs(
+    num_tokens: int,
+    c1: float,
+    d0: float,
+    prefill_error: float,
+    age_s: float,
+    excess: float,
+    has_prefill: bool,
+) -> None:
+    observed = Observed()
+    for _ in range(20):  # it was busy, and predictions were wrong
+        observed.accuracy.first_token(Compared(9.0, 1.0), Compared(0, 0), 0.0)
+        observed.local_s.add(A, 3.0, 0.0)
+    idle = {"c1": c1, "prefill_error": prefill_error, "num_total_tokens": 200_000}
+    prefill = [load("p", **idle)] if has_prefill else []
+    request = prompt(num_tokens, age_s=age_s, tenant_excess=excess)
+    decode = load("a", d0=d0, decode_error=prefill_error, **idle)
+    assert judged(request, [decode], prefill, observed=observed) is None
 
 
 def test_off_nobody_is_refused_but_for_the_longest_queue() -> None:
@@ -249,13 +279,14 @@ def test_prompts_that_a_decode_worker_computes_slow_its_answers_down() -> None:
     decision = replace(decision_on(alone, ttft_s=0.2), placement=Placement(decode=A, prefill=None))
     half = forecast(prompt(), decision, alone, EXACT, 100, 0.5)
     assert (half.itl_s, half.alone_itl_s) == pytest.approx((0.02, 0.01))
-    assert judged(prompt(), [alone], observed=observed) is None
+    few = alone._replace(num_running=1)
+    assert judged(prompt(), [few], observed=observed) is None
     for tenth in range(1, 200):  # twenty seconds in which it computed prompts nine tenths of them
         observed.placed(replace(decision, prefill_s=0.09), 0.1 * tenth - 20.0)
-    found = judged(prompt(), [alone], observed=observed)
+    found = judged(prompt(), [few], observed=observed)
     assert found is not None
     assert "between tokens" in found.reason
-    assert judged(replace(prompt(), max_tokens=1), [alone], observed=observed) is None
+    assert judged(replace(prompt(), max_tokens=1), [few], observed=observed) is None
 
 
 def test_who_used_more_than_its_share_is_refused_first() -> None:
