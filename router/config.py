@@ -33,7 +33,7 @@ class RouterConfig:
     index_budget_bytes: int = 128 << 20  # of half a million grains none is ever forgotten
     gather_s: float = 0.5  # so long workers may take to come back to a router that starts anew
     # Of what was decided lately, for who asks why; 0: nothing, and no shadow decides.
-    records_budget_bytes: int = 16 << 20
+    records_budget_bytes: int = 8 << 20
     drain_s: float = 60.0
 
     def __post_init__(self) -> None:
