@@ -18,11 +18,21 @@ MAX_RETRY_S: Final = 60.0
 
 class Rejection(NamedTuple):
     reason: str  # a sentence without its end
-    retry_after_s: float
+    retry_after_s: float  # if nobody else comes
+    spacing_s: float  # after so much more, another one like it would be taken on, too
 
-    @property
-    def sentence(self) -> str:
-        return f"{self.reason}: try again in {self.retry_after_s:.1f} s."
+
+class Returns:
+    """When those who were refused may come again: one after another, as they would be taken on.
+    Told the same moment, all would come then and all but one be refused once more."""
+
+    def __init__(self) -> None:
+        self._last_s = -math.inf
+
+    def after_s(self, rejected: Rejection, now_s: float) -> float:
+        first_s, next_s = now_s + rejected.retry_after_s, self._last_s + rejected.spacing_s
+        self._last_s = min(max(first_s, next_s), now_s + MAX_RETRY_S)
+        return self._last_s - now_s
 
 
 def rejection(
@@ -36,7 +46,9 @@ def rejection(
     queued = num_queued(snapshot)
     if queued >= admission.max_queued:
         over = (queued - admission.max_queued + 1) / queued
-        return _rejection(f"{queued:.0f} prompts wait already", over * decision.wait_s)
+        return _rejection(
+            f"{queued:.0f} prompts wait already", over * decision.wait_s, decision.wait_s / queued
+        )
     decode = snapshot.loads[snapshot.loads.positions[decision.placement.decode]]
     can_ever_fit = request.num_prompt_tokens <= decode.num_total_tokens
     is_idle = decision.wait_s <= 0.0 and decode.num_in_flight == 0  # later it is no faster
@@ -52,7 +64,12 @@ def rejection(
     )
     busy_share = observed.local_s.rate(decode.worker, now_s)
     found = forecast(request, decision, decode, errors, observed.lengths.mean, busy_share)
-    return broken_promise(request, found, admission)
+    rejected = broken_promise(request, found, admission)
+    if rejected is None:
+        return None
+    # All workers become free by and by, not only the one that would have been chosen.
+    num_workers = snapshot.loads.num_prefill or len(snapshot.loads)
+    return rejected._replace(spacing_s=rejected.spacing_s / num_workers)
 
 
 def is_late(request: PlacementRequest, decision: Decision) -> bool:
@@ -90,6 +107,7 @@ def broken_promise(
             f"Class '{service.name}' promises a first token within {service.ttft_s:g} s, and"
             f" {begins_s:.2f} s{until} are predicted{_whose(request)}",
             begins_s - most_s,
+            found.next_place_s if found.room_s else found.alone_ttft_s,
         )
     most_s = limit_s(service.itl_s, found.alone_itl_s, slack)
     if request.max_tokens > 1 and found.itl_s > most_s:
@@ -100,6 +118,7 @@ def broken_promise(
             f"Class '{service.name}' promises {1000 * service.itl_s:g} ms between tokens, and"
             f" {1000 * found.itl_s:.0f} ms are predicted{_whose(request)}",
             falls_s,
+            found.next_place_s,
         )
     return None
 
@@ -116,5 +135,5 @@ def _whose(request: PlacementRequest) -> str:
     return f", of whose tenant uses {request.tenant_excess:.1f} times its share"
 
 
-def _rejection(reason: str, seconds: float) -> Rejection:
-    return Rejection(reason, min(max(seconds, MIN_RETRY_S), MAX_RETRY_S))
+def _rejection(reason: str, seconds: float, spacing_s: float) -> Rejection:
+    return Rejection(reason, min(max(seconds, MIN_RETRY_S), MAX_RETRY_S), spacing_s)

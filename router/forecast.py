@@ -33,6 +33,7 @@ class Forecast(NamedTuple):
     itl_s: float  # mean over its answer
     alone_itl_s: float  # on a worker that decodes nothing else
     turnover_s: float  # in so long all but 1 / e of the answers there will have ended
+    next_place_s: float  # from one place to decode that becomes free there to the next
 
 
 def forecast(
@@ -62,6 +63,7 @@ def forecast(
         itl_s=errors.itl * step_s + room_s / num_steps,
         alone_itl_s=decode.d0 + own_s,
         turnover_s=then.turnover_s,
+        next_place_s=then.turnover_s / then.num_places,
     )
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from cluster.errors import InvalidRequest, Overloaded
 from cluster.types import GrainHash, Incarnation, RoutingHints, WorkerId
 from router.attempt import Attempt
-from router.early_rejection import is_late, rejection
+from router.early_rejection import Returns, is_late, rejection
 from router.generations import Generations
 from router.index import PrefixIndex
 from router.lengths import Kind
@@ -74,6 +74,7 @@ class Placer:
     sessions: Sessions = field(default_factory=Sessions)
     observed: Observed = field(default_factory=Observed)
     tenants: TenantUse = field(default_factory=TenantUse)
+    returns: Returns = field(default_factory=Returns)
     _placed: dict[str, Placed] = field(default_factory=dict)
     _hits: dict[WorkerId, Hits] = field(default_factory=dict)
 
@@ -213,7 +214,9 @@ class Placer:
         rejected = rejection(request, decision, snapshot, policy.admission, self.observed)
         if rejected is not None:
             self.observed.attainment.of(request.service_class.name).num_rejected += 1
-            raise Overloaded(rejected.sentence, retry_after_s=rejected.retry_after_s)
+            after_s = self.returns.after_s(rejected, snapshot.now)
+            sentence = f"{rejected.reason}: try again in {after_s:.1f} s."
+            raise Overloaded(sentence, retry_after_s=after_s)
 
     def _count(
         self,

@@ -1,12 +1,14 @@
 """Admission by prediction, through the front door to fake workers."""
 
 import asyncio
+import heapq
 
 import grpc
 import grpc.aio
 import pytest
 
 from cluster.channel import open_channel
+from cluster.errors import Overloaded
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from router.generations import Generations
@@ -14,6 +16,7 @@ from router.policy import Policy
 from router.policy_settings import Admission, ServiceClass, TenantShare
 from tests.router.cluster_of_fakes import Cluster, Failure, failure
 from tests.router.fake_worker import TOKEN, FakeWorker, Faults
+from tests.router.one_worker import OneWorker
 
 PROMPT = pb.TokenIds(ids=[1] * 64)
 REJECTS = Policy(
@@ -136,3 +139,18 @@ async def test_status_tells_classes_tenants_and_errors(cluster: Cluster) -> None
         assert status.accuracy.ttft.samples == 3
         assert status.accuracy.ttft.ratio.p50 > 0
         assert status.accuracy.itl.samples == 3
+
+
+def test_a_burst_is_served_by_and_by_if_all_come_again_when_they_are_told() -> None:
+    """Twelve at once, of 0.2 s each, where a first token is promised within a second."""
+    worker, num_refused = OneWorker(REJECTS, work_s=0.2), 0
+    coming = [0.0] * 12
+    while coming:
+        now = heapq.heappop(coming)
+        try:
+            worker.ask(now)
+        except Overloaded as error:
+            num_refused += 1
+            heapq.heappush(coming, now + error.retry_after_s)
+    assert num_refused == 12 - 5  # each of them once
+    assert worker.free_s == pytest.approx(12 * 0.2)  # it was never idle

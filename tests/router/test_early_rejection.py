@@ -14,6 +14,7 @@ from router.early_rejection import (
     MAX_RETRY_S,
     MIN_RETRY_S,
     Rejection,
+    Returns,
     broken_promise,
     error_factor,
     limit_s,
@@ -75,10 +76,20 @@ def test_a_refusal_says_when_it_would_be_taken_on() -> None:
     found = judged(prompt(), [load("a", **queue(5.0))])
     assert found is not None
     assert found.retry_after_s == pytest.approx(5.0 + 0.202 - 2.0)
-    assert found.sentence == (
-        "Class 'chat' promises a first token within 2 s, and 5.20 s are predicted: "
-        "try again in 3.2 s."
+    assert found.reason == (
+        "Class 'chat' promises a first token within 2 s, and 5.20 s are predicted"
     )
+
+
+def test_those_who_are_refused_together_do_not_come_again_together() -> None:
+    found = judged(prompt(), [load("a", **queue(5.0))])
+    assert found is not None
+    returns = Returns()
+    told_s = [returns.after_s(found, 10.0) for _ in range(3)]
+    assert told_s == pytest.approx([3.202, 3.404, 3.606])
+    assert returns.after_s(found, 12.0) == pytest.approx(3.202)  # 15.202 is after 13.808
+    assert max(returns.after_s(found, 12.0) for _ in range(1000)) == MAX_RETRY_S
+    assert returns.after_s(found, 100.0) == pytest.approx(3.202)
 
 
 def test_time_already_spent_counts() -> None:

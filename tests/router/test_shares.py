@@ -7,16 +7,10 @@ from collections import Counter
 import pytest
 
 from cluster.errors import Overloaded
-from cluster.types import LoadReport, PrefillCost
-from router.generations import Generations
-from router.index import PrefixIndex
-from router.placer import Ask, Placer
 from router.policy import Policy
 from router.policy_settings import Admission, Quantile, TenantShare
-from router.pool import Pool
-from router.records import Fate
 from router.shares import TenantUse, excesses
-from tests.router.pool_samples import member
+from tests.router.one_worker import OneWorker
 
 SHARES = (TenantShare(name="a", share=3.0), TenantShare(name="b"), TenantShare(name="z", share=0.0))
 
@@ -91,35 +85,13 @@ STRICT = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P50)
 def taken_on(rates: dict[str, float], *shares: TenantShare) -> dict[str, float]:
     """Five minutes of tenants that ask so many times a second, one worker, first come first
     served: the share of each tenant's requests that is taken on."""
-    worker, chances = member("d0"), random.Random(1)
-    pool = Pool()
-    pool.join(worker)
     policy = Policy(admission=STRICT, tenants=shares)
-    placer = Placer(pool, PrefixIndex(1 << 20), 16, Generations(policy))
-    asked, taken, free_s = Counter[str](), Counter[str](), 0.0
-    for number, (now, tenant) in enumerate(arrivals(rates, 300.0, chances)):
-        left_s = max(0.0, free_s - now)
-        cost = PrefillCost(c0=0.0, c1=WORK_S / 1000)
-        backlog = ((0.0, left_s),) if left_s else ()
-        report = LoadReport(
-            num_free_blocks=1000, num_blocks=1000, prefill_cost=cost, backlog=backlog
-        )
-        pool.report(worker.worker.worker_id, worker.worker.incarnation, report, now)
-        ask = Ask(
-            request_id=str(number),
-            hashes=(),
-            num_prompt_tokens=1000,
-            max_tokens=1,
-            arrived_at=now,
-            tenant=tenant,
-        )
+    worker, asked, taken = OneWorker(policy, WORK_S), Counter[str](), Counter[str]()
+    for now, tenant in arrivals(rates, 300.0, random.Random(1)):
         asked[tenant] += 1
         with contextlib.suppress(Overloaded):
-            placer.place(ask, now)
+            worker.ask(now, tenant)
             taken[tenant] += 1
-            free_s = max(free_s, now) + WORK_S
-            placer.release(ask.request_id)
-        placer.end(ask.request_id, Fate.FINISHED, now)
     return {tenant: taken[tenant] / asked[tenant] for tenant in rates}
 
 
