@@ -17,7 +17,15 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bench.fidelity_cluster import ask, overheads, reported, until_converged
+from bench.fidelity_cluster import (
+    MAX_STEP_TOKENS,
+    Overheads,
+    ask,
+    during,
+    overheads,
+    reported,
+    until_converged,
+)
 from bench.fidelity_workloads import GRAIN, WORKLOADS, Asked, Sizes, as_trace, cold, later
 from bench.machine import describe
 from deploy.launcher import LocalCluster
@@ -35,7 +43,7 @@ COSTS = {
 NUM_BEFORE, PAUSE_S = 60, 10.0
 TTFT_TARGET, HITS_TARGET = 0.15, 0.03
 # As the workers' own defaults: they do not report these.
-MAKE = WorkerMake(max_batch_tokens=512, chunk_s=0.25, watermark=0.05)
+MAKE = WorkerMake(max_batch_tokens=MAX_STEP_TOKENS, chunk_s=0.25, watermark=0.05)
 BASE = Setting(num_prefill=0, num_decode=1, prefill=MAKE, decode=MAKE)
 
 
@@ -122,21 +130,20 @@ async def compare(
     async with LocalCluster(case.plan, say=say) as cluster:
         await until_converged(cluster, case.sizes["cold"], chances, say)
         for number in range(num):
-            known = fitted(BASE, await reported(cluster))
-            around = await overheads(cluster.address, known, case.sizes["cold"], chances)
-            base = replace(BASE, **asdict(around))
+            around = await overheads(cluster.address, BASE, case.sizes["cold"], chances)
             say(f"{case.name}, run {number + 1} of {num}: {_in_ms(asdict(around))}")
             for name in workloads:
-                pairs[name].append(await _pair(cluster, base, name, case.sizes[name], chances))
+                pairs[name].append(await _pair(cluster, around, name, case.sizes[name], chances))
                 say(f"  {name}: {_as_text(pairs[name][-1])}")
     return pairs
 
 
 async def _pair(
-    cluster: LocalCluster, base: Setting, name: str, sizes: Sizes, chances: random.Random
+    cluster: LocalCluster, around: Overheads, name: str, sizes: Sizes, chances: random.Random
 ) -> Pair:
     asked = WORKLOADS[name](sizes, chances)
     measured = await ask(cluster.address, asked)
+    base = replace(BASE, **asdict(during(around, asked, measured)))
     before = cold(replace(sizes, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
     samples = simulated(asked, fitted(base, await reported(cluster)), before)
     return Pair(

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, inf
 from statistics import fmean, median
 
 from bench.fidelity_workloads import GRAIN, Asked, Sizes, cold
@@ -24,6 +25,8 @@ from simulator.fitted import Reported
 from simulator.setting import Setting
 
 _NUM_TOGETHER, _NUM_BURSTS = 8, 3
+_ALONE_S, _FEWEST_ALONE = 0.05, 10
+MAX_STEP_TOKENS = 512  # the workers' default
 _MAX_ROUNDS = 10
 _CONVERGED = 0.03  # relative change of what a usual prompt is predicted to cost
 _REPORTED_S = (PAIRS_EVERY + 1) * REPORT_INTERVAL_S  # all that is told has been told by then
@@ -95,8 +98,7 @@ def _predicted_s(each: Reported, sizes: Sizes) -> float:
 async def overheads(
     address: str, setting: Setting, sizes: Sizes, chances: random.Random, *, num_alone: int = 12
 ) -> Overheads:
-    """From requests one at a time, and from small ones that come together; `setting` knows what
-    steps cost."""
+    """From requests one at a time, and from small ones that come together."""
     alone = []
     for each in cold(replace(sizes, num_requests=num_alone), chances):
         alone += await ask(address, [replace(each, arrival_s=0.0)])
@@ -105,27 +107,44 @@ async def overheads(
     for _ in range(_NUM_BURSTS):
         burst = [replace(each, arrival_s=0.0) for each in cold(small, chances)]
         together += await ask(address, burst)
-    return _fitted(alone, together, setting)
-
-
-def _fitted(alone: Sequence[Measured], together: Sequence[Measured], setting: Setting) -> Overheads:
-    handed_over = [_hops_s(each) for each in alone if each.is_remote]
-    message_s = median(handed_over) / 2 if handed_over else setting.message_s
-    door_alone_s = median(map(_door_s, alone))
     # Those that come together share the router's loop.
+    door_alone_s = median(map(_door_s, alone))
     waited_s = fmean(map(_door_s, together)) - door_alone_s
     door_s = min(max(0.0, waited_s / (_NUM_TOGETHER - 1)), door_alone_s)
-    gaps_s = [
-        tpot_s - setting.decode.decode_cost.seconds(each.prompt_tokens, 1)
-        for each in alone
-        if (tpot_s := each.tpot_s) is not None
+    return _fitted(alone, door_s, setting.message_s)
+
+
+def during(around: Overheads, asked: Sequence[Asked], measured: Sequence[Measured]) -> Overheads:
+    """The same under this run's load, as far as requests came by themselves."""
+    arrivals = [-inf, *(each.arrival_s for each in asked), inf]
+    alone = [
+        each
+        for each, (before, now, after) in zip(
+            measured, zip(arrivals, arrivals[1:], arrivals[2:], strict=False), strict=True
+        )
+        if min(now - before, after - now) > _ALONE_S
     ]
+    if len(alone) < _FEWEST_ALONE:
+        return around
+    return _fitted(alone, around.door_s, around.message_s)
+
+
+def _fitted(alone: Sequence[Measured], door_s: float, message_s: float) -> Overheads:
+    """Medians; `message_s` where nothing was handed over."""
+    handed_over = [_hops_s(each) for each in alone if each.is_remote]
+    message_s = max(0.0, median(handed_over) / 2) if handed_over else message_s
     return Overheads(
-        client_s=max(0.0, door_alone_s - door_s - 2 * message_s),
+        client_s=max(0.0, median(map(_door_s, alone)) - door_s - 2 * message_s),
         door_s=door_s,
         message_s=message_s,
-        step_gap_s=max(0.0, median(gaps_s)),
+        step_gap_s=max(0.0, median(map(_gap_s, alone))),
     )
+
+
+def _gap_s(each: Measured) -> float:
+    """What a step takes beside its forward."""
+    num_new = each.prompt_tokens - each.cached_tokens
+    return (each.prefill_s - each.forward_s) / max(1, ceil(num_new / MAX_STEP_TOKENS))
 
 
 def _door_s(each: Measured) -> float:
