@@ -230,7 +230,6 @@ def _figures(run: Run) -> dict[str, str]:
         "requests": str(report.num_requests),
         "failed": str(report.num_failed),
         "rejected at admission": str(report.num_rejected),
-        "rejected": str(report.num_rejected),
         "TTFT s, mean p50 p90 p99": _spread(report.ttft, 1.0),
         "ITL ms, mean p50 p90 p99": _spread(report.itl, 1e3),
         good: f"{100 * report.num_good / max(1, report.num_requests):.1f} %",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.fidelity import simulated
+from bench.fidelity import as_table, compare, is_faithful, simulated, summary, timed_case
 from bench.fidelity_cluster import ask
-from bench.fidelity_workloads import GRAIN, Sizes, bursts
+from bench.fidelity_workloads import GRAIN, WORKLOADS, Sizes, bursts
 from bench.timed_engine import TimedEngine
 from cluster.cost import StepCost
 from cluster.types import DecodeCost, KvLayout, PrefillCost
@@ -65,3 +65,12 @@ async def test_bursts_take_as_long_in_the_simulator_as_in_a_cluster(tmp_path: Pa
     assert fmean(samples.ttft_s) == pytest.approx(real_s, rel=0.2)
     num_hits = sum(each.cached_tokens for each in measured)
     assert sum(samples.hit_tokens) == pytest.approx(num_hits, rel=0.1)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+async def test_five_workers_of_their_own_processes_take_as_long_as_in_the_simulator() -> None:
+    """Three workloads, the median of three runs of each; mean TTFT and hit tokens."""
+    pairs = await compare(timed_case(), list(WORKLOADS), num=3, seed=7)
+    report = {"timed": {name: summary(each) for name, each in pairs.items()}}
+    assert is_faithful(report), as_table(report)
