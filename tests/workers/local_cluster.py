@@ -21,6 +21,7 @@ from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from engine.echo import EchoEngine, echo_layout
 from engine.thread import ForwardEngine
+from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.faulty_transport import FaultPlan
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
@@ -180,12 +181,16 @@ class LocalCluster(Cluster):
             transports=pairs.addresses,
             wire_dtype=values.get("wire_dtype"),
         )
+        engine, cost = self._engine(layout, pool.buffer, gate), StepCost()
+        if self.make_engine is not None:  # takes its time: as real ones do, it measures it first
+            for batch, seconds in warm_up(engine, layout, config.max_batch_tokens):
+                cost.observe(batch.prompts, batch.decode_contexts, seconds)
         parts = WorkerParts(
             member=member,
             secrets=load_secrets(Path(config.secrets_file)),
-            engine=self._engine(layout, pool.buffer, gate),
+            engine=engine,
             pairs=pairs,
-            cost=StepCost(),
+            cost=cost,
         )
         worker: Worker
         if role is Role.PREFILL:
