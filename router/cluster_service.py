@@ -81,6 +81,7 @@ class ClusterService:
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
         now, placer, index = self._clock(), self._placer, self._placer.index
+        placer.speculation.lapse(now)
         statuses = sorted(placer.pool.statuses(now), key=_order)
         ages = index.staleness_s(now)
         return worker_pb2.StatusResponse(

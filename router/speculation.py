@@ -55,7 +55,7 @@ class Speculation:
         Grains that the worker holds already may be left out, at the front; further workers of
         the same request are told by further calls.
         """
-        self._lapse(now)
+        self.lapse(now)
         bit = self._bits.get(worker) or self._take_bit(worker)
         fresh = self._add(bit, hashes)
         expectation = self._expected.pop(request_id, None) or _Expectation(now)
@@ -98,7 +98,7 @@ class Speculation:
         `ready` is `PrefixIndex.match` of the same hashes. A worker's walk begins where its
         ready ones end, so that both walks together look at a grain about once.
         """
-        self._lapse(now)
+        self.lapse(now)
         matched: dict[WorkerId, int] = {}
         if not self._masks:
             return matched
@@ -196,7 +196,8 @@ class Speculation:
             matched[names[number]] = depth
             bits ^= 1 << number
 
-    def _lapse(self, now: float) -> None:
+    def lapse(self, now: float) -> None:
+        """Forgets what nobody settled in time."""
         for expectations in (self._expected, self._computed):
             while expectations:
                 request_id, oldest = next(iter(expectations.items()))
