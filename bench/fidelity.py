@@ -9,6 +9,7 @@ clusters.
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from bench.fidelity_cluster import (
     until_converged,
 )
 from bench.fidelity_workloads import GRAIN, WORKLOADS, Asked, Sizes, as_trace, cold, later
-from bench.machine import describe
+from bench.machine import Others, describe
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan, Part
 from simulator.fitted import fitted
@@ -41,6 +42,7 @@ COSTS = {
     "decode": {"d0": 0.025, "d1": 1e-7, "d2": 5e-4},
 }
 NUM_BEFORE, PAUSE_S = 60, 10.0
+MAX_OTHERS, MAX_TRIES = 0.1, 3
 TTFT_TARGET, HITS_TARGET = 0.15, 0.03
 # As the workers' own defaults: they do not report these.
 MAKE = WorkerMake(max_batch_tokens=MAX_STEP_TOKENS, chunk_s=0.25, watermark=0.05)
@@ -65,6 +67,7 @@ class Pair:
     real_hits: int
     simulated_hits: int
     num_prompt_tokens: int
+    others: float  # what others took of the machine meanwhile
 
     @property
     def ttft_error(self) -> float:
@@ -133,16 +136,30 @@ async def compare(
             around = await overheads(cluster.address, BASE, case.sizes["cold"], chances)
             say(f"{case.name}, run {number + 1} of {num}: {_in_ms(asdict(around))}")
             for name in workloads:
-                pairs[name].append(await _pair(cluster, around, name, case.sizes[name], chances))
-                say(f"  {name}: {_as_text(pairs[name][-1])}")
+                pairs[name].append(await _quiet(cluster, around, name, case.sizes[name], chances))
     return pairs
+
+
+async def _quiet(
+    cluster: LocalCluster, around: Overheads, name: str, sizes: Sizes, chances: random.Random
+) -> Pair:
+    """One run during which others left the machine alone; else the least disturbed of some."""
+    tries = []
+    for _ in range(MAX_TRIES):
+        tries.append(await _pair(cluster, around, name, sizes, chances))
+        say(f"  {name}: {_as_text(tries[-1])}")
+        if tries[-1].others <= MAX_OTHERS:
+            break
+    return min(tries, key=lambda pair: pair.others)
 
 
 async def _pair(
     cluster: LocalCluster, around: Overheads, name: str, sizes: Sizes, chances: random.Random
 ) -> Pair:
     asked = WORKLOADS[name](sizes, chances)
+    others = Others([os.getpid(), *(child.pid for child in cluster.children.values())])
     measured = await ask(cluster.address, asked)
+    share = others.share
     base = replace(BASE, **asdict(during(around, asked, measured)))
     before = cold(replace(sizes, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
     samples = simulated(asked, fitted(base, await reported(cluster)), before)
@@ -152,6 +169,7 @@ async def _pair(
         real_hits=sum(each.cached_tokens for each in measured),
         simulated_hits=sum(samples.hit_tokens),
         num_prompt_tokens=sum(len(each.prompt) for each in asked),
+        others=share,
     )
 
 
@@ -181,6 +199,7 @@ def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
         "real_hit_tokens": median(each.real_hits for each in pairs),
         "simulated_hit_tokens": median(each.simulated_hits for each in pairs),
         "hits_error": median(each.hits_error for each in pairs),
+        "others": max(each.others for each in pairs),
     }
 
 
@@ -210,7 +229,8 @@ def is_faithful(report: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
 def _as_text(pair: Pair) -> str:
     return (
         f"TTFT {1e3 * pair.real_ttft_s:.1f} ms, simulated {1e3 * pair.simulated_ttft_s:.1f};"
-        f" hits {pair.real_hits}, simulated {pair.simulated_hits}"
+        f" hits {pair.real_hits}, simulated {pair.simulated_hits};"
+        f" others took {100 * pair.others:.0f} % of the machine"
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -42,3 +43,27 @@ def _cpu_name() -> str:
 def _vectors() -> str:
     flags = _cpu_info("flags").split()
     return next((name for name in ("avx512f", "avx2", "neon") if name in flags), "no AVX")
+
+
+class Others:
+    """What processes that are not ours take of the machine, from its making on."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        """`pids`: ours."""
+        self._processes = [psutil.Process(pid) for pid in pids]
+        self._began = self._now()
+
+    @property
+    def share(self) -> float:
+        """Of all cores' time."""
+        total_s, busy_s, own_s = (
+            now - before for now, before in zip(self._now(), self._began, strict=True)
+        )
+        return max(0.0, busy_s - own_s) / max(1e-9, total_s)
+
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds: of all cores, busy, busy with ours."""
+        times = psutil.cpu_times()
+        total_s = sum(times[:8])  # guests' are counted twice
+        own_s = sum(sum(process.cpu_times()[:2]) for process in self._processes)
+        return total_s, total_s - times.idle - times.iowait, own_s
