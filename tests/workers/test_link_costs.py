@@ -63,7 +63,7 @@ async def test_a_new_pair_is_measured_by_more_than_its_first_probe(
 ) -> None:
     async with LocalCluster(checkpoint, tmp_path, disaggregate="always") as cluster:
         receiver = cluster.decode[0]
-        await cluster.until(lambda: counted(receiver, "transfers_verified") == 2)
+        await cluster.until(lambda: counted(receiver, "transfers_verified") >= 2)
         probed, measured = (
             receiver.worker.worker._transfers.probes.last[
                 cluster.prefill[0].worker.member.worker.incarnation
