@@ -20,12 +20,12 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
-from router.generations import Generations
 from router.index import PrefixIndex
 from router.placer import Ask, Placer
 from router.policy import Policy
 from router.pool import Pool
 from router.records import Records
+from router.rollout.generations import Generations
 
 LIFE = Incarnation("life")
 NUM_SESSIONS = 100

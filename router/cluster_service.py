@@ -15,7 +15,7 @@ from cluster.types import Incarnation, WorkerId
 from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.fleet import Fleet, Identity
-from router.observed_codec import accuracy_to_pb, classes_to_pb, tenants_to_pb
+from router.learned.codec import accuracy_to_pb, classes_to_pb, tenants_to_pb
 from router.placer import Placer, PlacerCounters
 from router.pool import MemberStatus
 from router.relay import RelayCounters

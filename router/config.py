@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.errors import ConfigError
 from cluster.limits import Limits
 from router.policy import Disaggregate
-from router.policy_file import PlacementSpec, PolicyDocument, PolicySpec, default_document
+from router.policy_file.document import PlacementSpec, PolicyDocument, PolicySpec, default_document
 from router.pool import Assumed
 
 IN_MEMORY = "memory"

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from cluster.types import ErrorQuantiles
 from router.forecast import Errors, Forecast, forecast
-from router.observed import Observed
+from router.learned.observed import Observed
 from router.policy import Decision, PlacementRequest
 from router.policy_settings import Admission, Quantile
 from router.pool import PoolSnapshot

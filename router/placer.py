@@ -12,14 +12,14 @@ from cluster.errors import InvalidRequest, Overloaded
 from cluster.types import GrainHash, Incarnation, RoutingHints, WorkerId
 from router.attempt import Attempt
 from router.early_rejection import Returns, is_late, rejection
-from router.generations import Generations
 from router.index import PrefixIndex
-from router.lengths import Kind
-from router.observed import Observed, Placed
+from router.learned.lengths import Kind
+from router.learned.observed import Observed, Placed
 from router.policy import Decision, PlacementRequest, Policy, place
 from router.policy_settings import ServiceClass
 from router.pool import Booking, Pool, PoolSnapshot
 from router.records import Fate, Record, Records
+from router.rollout.generations import Generations
 from router.sessions import Sessions, session_id
 from router.shares import TenantUse, gpu_s
 from router.speculation import Speculation

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.attempt import Attempt
-from router.canary import Figures
 from router.explain import Hindsight, look_back
-from router.generations import LivePolicy
 from router.histogram import DurationHistogram
 from router.pair_costs import PairCosts
+from router.rollout.canary import Figures
+from router.rollout.generations import LivePolicy
 from router.sampling import share_of
 
 _RECORD_BYTES = 700

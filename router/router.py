@@ -19,19 +19,19 @@ from router.admission import Admission
 from router.cluster_service import ClusterService
 from router.config import IN_MEMORY, RouterConfig
 from router.fleet import Fleet
-from router.generations import Generations
 from router.index import PrefixIndex
 from router.links import Links
 from router.placer import Placer
-from router.policy_file import effective, yaml_text
-from router.policy_keeper import PolicyKeeper
-from router.policy_service import PolicyService
-from router.policy_watch import PolicyFile
+from router.policy_file.document import effective, yaml_text
 from router.pool import Pool
 from router.records import Records
 from router.relay import Relay
-from router.rollout import Offer
-from router.rollout_store import FileRollouts, RolloutStore, SharedRollouts
+from router.rollout.file_watch import PolicyFile
+from router.rollout.generations import Generations
+from router.rollout.keeper import PolicyKeeper
+from router.rollout.rollout import Offer
+from router.rollout.service import PolicyService
+from router.rollout.store import FileRollouts, RolloutStore, SharedRollouts
 from router.service import InferenceService
 from router.text import Text, TextThreads
 

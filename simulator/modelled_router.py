@@ -9,12 +9,12 @@ from functools import partial
 from cluster.errors import Overloaded
 from cluster.events import CacheUpdate, EventCursor
 from cluster.types import CacheChange, Incarnation, LoadReport, WorkerId
-from router.generations import Generations
 from router.index import PrefixIndex
 from router.placer import Ask, Placer
 from router.policy import Decision
 from router.pool import Pool
 from router.records import Fate
+from router.rollout.generations import Generations
 from simulator.answer import Answer
 from simulator.decode_site import Call, DecodeSite
 from simulator.door import Door

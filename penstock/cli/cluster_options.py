@@ -14,7 +14,7 @@ from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say
 from router.policy import Disaggregate
-from router.policy_file import load_policy
+from router.policy_file.document import load_policy
 
 SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
 DEFAULT_BLOCKS = 1024

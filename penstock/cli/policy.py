@@ -16,7 +16,7 @@ from penstock.cli.app import told
 from penstock.cli.output import err, say, write_json, write_table
 from router.policies.registry import RULES, make_rule, parameters_of
 from router.policies.rule import Rule
-from router.policy_file import load_policy
+from router.policy_file.document import load_policy
 from simulator.comparison import COSTS, Row, compare, ideal_hit_share
 from simulator.fifo import FifoSetting
 from simulator.trace import load_trace

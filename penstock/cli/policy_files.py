@@ -13,9 +13,8 @@ from cluster.errors import ConfigError
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say, write, write_json
-from router.llmd_import import import_llmd
-from router.policy_difference import change_text, differences
-from router.policy_file import (
+from router.policy_file.difference import change_text, differences
+from router.policy_file.document import (
     PolicyDocument,
     default_document,
     effective,
@@ -23,9 +22,10 @@ from router.policy_file import (
     parse_policy,
     yaml_text,
 )
-from router.policy_review import risks
-from router.policy_schema import SHIPPED
-from router.sglang_import import import_sglang
+from router.policy_file.llmd import import_llmd
+from router.policy_file.review import risks
+from router.policy_file.schema import SHIPPED
+from router.policy_file.sglang import import_sglang
 
 STDIN = Path("-")
 

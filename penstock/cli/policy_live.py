@@ -15,7 +15,7 @@ from penstock.cli.local import find_address, need_secrets
 from penstock.cli.output import say, write, write_json, write_table
 from penstock.cli.policy_files import PolicyFile, read_policy
 from penstock.v1 import worker_pb2 as pb
-from router.policy_units import unit_of
+from router.policy_file.units import unit_of
 
 APPLY_TIMEOUT_S = 10.0  # a long document is read in a second, and the store may be asked again
 OUTCOMES = {

@@ -18,7 +18,7 @@ from penstock.cli.output import err, say, write_json, write_table
 from penstock.cli.policy import SHIPPED_TRACE
 from penstock.cli.status import fetch_status
 from router.policy import Policy
-from router.policy_file import load_policy
+from router.policy_file.document import load_policy
 from simulator.faults import Fault
 from simulator.fitted import Reported, fitted
 from simulator.plot import plot as write_plot

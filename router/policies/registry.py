@@ -18,7 +18,7 @@ from router.policies.random import Random
 from router.policies.round_robin import RoundRobin
 from router.policies.rule import Rule
 from router.policies.sglang_cache_aware import SglangCacheAware
-from router.policy_keys import parse_section, to_file
+from router.policy_file.keys import parse_section, to_file
 
 DEFAULT = "priced"
 

@@ -115,7 +115,9 @@ def test_other_routers_configurations_are_imported(penstock: Penstock, tmp_path:
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_every_example_passes_check(penstock: Penstock, path: Path) -> None:
     assert penstock("policy", "check", str(path)) == (0, f"{path}: valid\n", "")
-    assert path.read_text().startswith("# yaml-language-server: $schema=../../router/policy.sch")
+    assert path.read_text().startswith(
+        "# yaml-language-server: $schema=../../router/policy_file/policy.schema.json\n"
+    )
 
 
 def test_a_policy_is_replayed_by_its_rule(penstock: Penstock, write: Write) -> None:

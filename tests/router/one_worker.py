@@ -4,12 +4,12 @@ own: what admission does over time, without a cluster."""
 from dataclasses import dataclass, field
 
 from cluster.types import LoadReport, PrefillCost
-from router.generations import Generations
 from router.index import PrefixIndex
 from router.placer import Ask, Placer
 from router.policy import Policy
 from router.pool import Pool
 from router.records import Fate
+from router.rollout.generations import Generations
 from tests.router.pool_samples import member
 
 NUM_TOKENS = 1000

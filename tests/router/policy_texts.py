@@ -1,7 +1,7 @@
 """Policies as files say them, so that a test names only what it is about."""
 
-from router.policy_file import parse_policy
-from router.rollout import Offer
+from router.policy_file.document import parse_policy
+from router.rollout.rollout import Offer
 
 
 def policy_text(stretch: float = 1.0, *, name: str = "p", more: str = "") -> str:

@@ -11,9 +11,9 @@ from cluster.channel import open_channel
 from cluster.errors import Overloaded
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
-from router.generations import Generations
 from router.policy import Policy
 from router.policy_settings import Admission, ServiceClass, TenantShare
+from router.rollout.generations import Generations
 from tests.router.cluster_of_fakes import Cluster, Failure, failure
 from tests.router.fake_worker import TOKEN, FakeWorker, Faults
 from tests.router.one_worker import OneWorker

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from router.canary import Figures, Trial, Verdict, judge
 from router.histogram import DurationHistogram
 from router.policy_settings import CanarySettings, Guards
+from router.rollout.canary import Figures, Trial, Verdict, judge
 
 SETTINGS = CanarySettings(duration_s=60.0, min_requests=100)
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.types import ErrorQuantiles, Placement, WorkerId
-from router.accuracy import Compared
 from router.early_rejection import (
     MAX_RETRY_S,
     MIN_RETRY_S,
@@ -21,8 +20,9 @@ from router.early_rejection import (
     rejection,
 )
 from router.forecast import Errors, decode_then, forecast
+from router.learned.accuracy import Compared
+from router.learned.observed import Observed
 from router.load import Load
-from router.observed import Observed
 from router.policy import Decision, PlacementRequest, Policy, place
 from router.policy_settings import Admission, Quantile, ServiceClass
 from tests.router.pool_samples import load, snapshot

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.types import GrainHash, LoadReport, PrefillCost, Role, RoutingHints, WorkerId
-from router.generations import Generations, LoadedRollout
 from router.index import PrefixIndex
 from router.placer import Ask, Placer
 from router.policy import Decision, Policy
 from router.policy_settings import ServiceClass
 from router.pool import Pool
 from router.records import Fate, Records
-from router.rollout import Offer, Rollout
+from router.rollout.generations import Generations, LoadedRollout
+from router.rollout.rollout import Offer, Rollout
 from tests.router.policy_texts import offer
 from tests.router.pool_samples import member
 

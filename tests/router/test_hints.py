@@ -5,9 +5,9 @@ import grpc.aio
 import pytest
 
 from penstock.v1 import inference_pb2 as pb
-from router.generations import Generations
 from router.policy import Policy
 from router.policy_settings import QueueOrder, ServiceClass
+from router.rollout.generations import Generations
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import FakeWorker
 

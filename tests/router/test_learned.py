@@ -4,8 +4,8 @@ import pytest
 
 from cluster.errors import InvalidRequest
 from cluster.types import RoutingHints, WorkerId
-from router.accuracy import Accuracy, Compared
-from router.lengths import AnswerLengths, Kind
+from router.learned.accuracy import Accuracy, Compared
+from router.learned.lengths import AnswerLengths, Kind
 from router.policy import Policy
 from router.policy_settings import ServiceClass, SessionAffinity
 from router.sessions import Sessions, session_id

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.strict_yaml import parse_yaml
-from router.policy_file import PlacementSpec, PolicySpec, ShadowSpec, parse_policy
-from router.policy_keys import key_of, keys_of, to_file
-from router.policy_review import risks
+from router.policy_file.document import PlacementSpec, PolicySpec, ShadowSpec, parse_policy
+from router.policy_file.keys import key_of, keys_of, to_file
+from router.policy_file.review import risks
 from router.policy_settings import (
     Admission,
     CanarySettings,

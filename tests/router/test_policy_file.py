@@ -14,7 +14,7 @@ from router.policies.lmetric import LMetric
 from router.policies.priced import Priced
 from router.policies.registry import RULES
 from router.policy import Disaggregate
-from router.policy_file import (
+from router.policy_file.document import (
     PlacementSpec,
     PolicyDocument,
     PolicySpec,
@@ -25,7 +25,8 @@ from router.policy_file import (
     parse_policy,
     yaml_text,
 )
-from router.policy_keys import keys_of
+from router.policy_file.keys import keys_of
+from router.policy_file.units import UNITS, Unit, unit_of
 from router.policy_settings import (
     Admission,
     CanarySettings,
@@ -37,7 +38,6 @@ from router.policy_settings import (
     SessionAffinity,
     ShadowSettings,
 )
-from router.policy_units import UNITS, Unit, unit_of
 from tests.router.broken_policies import (
     BROKEN,
     ENVELOPE,

@@ -3,8 +3,6 @@
 import pytest
 
 from cluster.errors import ConfigError
-from router.imported_policy import Imported
-from router.llmd_import import import_llmd
 from router.policies.least_work import LeastWork
 from router.policies.llmd_profile import LlmdProfile
 from router.policies.power_of_two import PowerOfTwo
@@ -13,9 +11,11 @@ from router.policies.round_robin import RoundRobin
 from router.policies.rule import Rule
 from router.policies.sglang_cache_aware import SglangCacheAware
 from router.policy import Disaggregate
-from router.policy_file import effective, parse_policy, yaml_text
-from router.policy_review import risks
-from router.sglang_import import import_sglang
+from router.policy_file.document import effective, parse_policy, yaml_text
+from router.policy_file.imported import Imported
+from router.policy_file.llmd import import_llmd
+from router.policy_file.review import risks
+from router.policy_file.sglang import import_sglang
 
 SPLIT = """
 apiVersion: llm-d.ai/v1alpha1

@@ -2,8 +2,8 @@
 
 import pytest
 
-from router.policy_file import default_document, parse_policy
-from router.policy_review import risks
+from router.policy_file.document import default_document, parse_policy
+from router.policy_file.review import risks
 from tests.router.broken_policies import spec
 
 RISKY = {

@@ -6,8 +6,8 @@ import jsonschema
 import pytest
 
 from cluster.strict_yaml import parse_yaml
-from router.policy_file import default_document, effective
-from router.policy_schema import SHIPPED, policy_schema, schema_text
+from router.policy_file.document import default_document, effective
+from router.policy_file.schema import SHIPPED, policy_schema, schema_text
 from tests.router.broken_policies import MISSHAPEN, SENSELESS, Broken
 from tests.router.test_policy_file import EVERYTHING
 
@@ -15,7 +15,7 @@ SCHEMA = jsonschema.Draft202012Validator(policy_schema())
 
 
 def test_the_shipped_schema_is_what_the_code_makes() -> None:
-    """If not: `python -m router.policy_schema > router/policy.schema.json`."""
+    """If not: `python -m router.policy_file.schema > router/policy_file/policy.schema.json`."""
     assert SHIPPED.read_text() == schema_text()
     SCHEMA.check_schema(json.loads(schema_text()))
 

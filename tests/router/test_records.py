@@ -6,13 +6,13 @@ import pytest
 
 from cluster.types import WorkerId
 from router.attempt import Attempt
-from router.canary import Figures
-from router.generations import Generations, LivePolicy
 from router.pair_costs import PairCosts
 from router.policy import PlacementRequest, Policy, place
 from router.records import Fate, Records
+from router.rollout.canary import Figures
+from router.rollout.generations import Generations, LivePolicy
+from router.rollout.shadow import Shadow
 from router.sampling import share_of
-from router.shadow import Shadow
 from tests.router.attempt_samples import draw_attempt
 from tests.router.pool_samples import load, snapshot
 

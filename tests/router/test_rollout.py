@@ -3,8 +3,8 @@
 import pytest
 
 from cluster.errors import ConfigError
-from router.policy_file import parse_policy
-from router.rollout import Offer, Rollout, decode_rollout, encode_rollout
+from router.policy_file.document import parse_policy
+from router.rollout.rollout import Offer, Rollout, decode_rollout, encode_rollout
 from tests.router.policy_texts import offer, policy_text
 
 CANARY = "  canary: {traffic: 10%, duration: 60s}\n"

@@ -24,7 +24,7 @@ from router.bounds import check_name
 from router.policies.registry import DEFAULT, make_rule
 from router.policies.rule import Rule
 from router.policy import Disaggregate, Policy
-from router.policy_keys import parse_section, to_file
+from router.policy_file.keys import parse_section, to_file
 from router.policy_settings import (
     DEFAULT_CLASS,
     MAX_CLASSES,

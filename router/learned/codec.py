@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from cluster.prediction_codec import errors_to_pb
 from penstock.v1 import worker_pb2
-from router.accuracy import Accuracy, Errors
-from router.attainment import ClassCounters
-from router.lengths import Kind
+from router.learned.accuracy import Accuracy, Errors
+from router.learned.attainment import ClassCounters
+from router.learned.lengths import Kind
 from router.placer import DEFAULT_TENANT, Placer
 from router.policy_settings import ServiceClass
 

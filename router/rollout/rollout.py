@@ -9,7 +9,7 @@ from typing import Final
 
 from cluster.config import parse_config
 from cluster.errors import ConfigError
-from router.policy_file import MAX_POLICY_BYTES, PolicyDocument
+from router.policy_file.document import MAX_POLICY_BYTES, PolicyDocument
 
 MAX_ROLLOUT_BYTES: Final = 8 * MAX_POLICY_BYTES  # three documents, escaped
 

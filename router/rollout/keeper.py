@@ -12,15 +12,15 @@ from enum import StrEnum
 from typing import Final, Never
 
 from cluster.errors import ConfigError, InvalidRequest, PenstockError, StoreUnavailable
-from router.canary import Judgement, Trial, Verdict, judge
-from router.live_rollout import LiveRollout
 from router.placer import Placer
-from router.policy_difference import change_text, differences
-from router.policy_file import PolicyDocument, parse_policy
-from router.policy_review import risks
-from router.policy_watch import PolicyFile
-from router.rollout import Generation, Offer, Rollout
-from router.rollout_store import RolloutStore
+from router.policy_file.difference import change_text, differences
+from router.policy_file.document import PolicyDocument, parse_policy
+from router.policy_file.review import risks
+from router.rollout.canary import Judgement, Trial, Verdict, judge
+from router.rollout.file_watch import PolicyFile
+from router.rollout.live import LiveRollout
+from router.rollout.rollout import Generation, Offer, Rollout
+from router.rollout.store import RolloutStore
 
 logger = logging.getLogger(__name__)
 

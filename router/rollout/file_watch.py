@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ConfigError
-from router.policy_file import MAX_POLICY_BYTES
+from router.policy_file.document import MAX_POLICY_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Final
 
-from router.policy_file import PolicyDocument, PolicySpec, effective_spec
+from router.policy_file.document import PolicyDocument, PolicySpec, effective_spec
+from router.policy_file.units import unit_of
 from router.policy_settings import CanarySettings, Order
-from router.policy_units import unit_of
 
 _LEAST_STEP_S: Final = 0.001  # no model that is served decodes a token in less
 _BLIND: Final = {"least_work", "power_of_two", "random", "round_robin"}

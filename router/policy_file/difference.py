@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from router.policy_file import PolicyDocument, effective
+from router.policy_file.document import PolicyDocument, effective
 
 # "field", "before" and "after"; the side that lacks the field is left out.
 Change: TypeAlias = dict[str, Any]

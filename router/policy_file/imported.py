@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.policy_file import API_VERSION, KIND, PolicyDocument, document_of
+from router.policy_file.document import API_VERSION, KIND, PolicyDocument, document_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

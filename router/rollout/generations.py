@@ -9,13 +9,13 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from router.canary import Figures
 from router.policy import Policy, PolicyState
-from router.policy_file import PolicyDocument
+from router.policy_file.document import PolicyDocument
 from router.policy_settings import CanarySettings
-from router.rollout import Generation, Rollout
+from router.rollout.canary import Figures
+from router.rollout.rollout import Generation, Rollout
+from router.rollout.shadow import Shadow
 from router.sampling import share_of
-from router.shadow import Shadow
 
 _NUM_REMEMBERED = 16  # generations, for who asks what became of their requests
 

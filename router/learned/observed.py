@@ -4,10 +4,10 @@ predictions, targets met. Time comes in as an argument."""
 from dataclasses import dataclass, field
 
 from cluster.types import WorkerId
-from router.accuracy import Accuracy, Compared
-from router.attainment import Attainment
 from router.decaying import DecayingSums
-from router.lengths import AnswerLengths, Kind
+from router.learned.accuracy import Accuracy, Compared
+from router.learned.attainment import Attainment
+from router.learned.lengths import AnswerLengths, Kind
 from router.policy import Decision
 from router.policy_settings import ServiceClass
 

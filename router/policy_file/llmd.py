@@ -9,11 +9,11 @@ from typing import Any, Final
 from cluster.config import parse_config
 from cluster.errors import ConfigError
 from cluster.strict_yaml import parse_yaml
-from router.imported_policy import Imported, imported
 from router.policies.llmd_profile import PICKERS, SCORERS
 from router.policy import Disaggregate
-from router.policy_file import MAX_POLICY_BYTES
-from router.policy_keys import key_of
+from router.policy_file.document import MAX_POLICY_BYTES
+from router.policy_file.imported import Imported, imported
+from router.policy_file.keys import key_of
 
 _SPLITTER: Final = "disagg-profile-handler"
 _OLD_SPLITTER: Final = "pd-profile-handler"  # before v0.9

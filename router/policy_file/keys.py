@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cluster.config import MAX_SHOWN, parse_config, refusal
 from cluster.errors import ConfigError
-from router.policy_units import Unit, unit_of
+from router.policy_file.units import Unit, unit_of
 
 
 class Key(NamedTuple):

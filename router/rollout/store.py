@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from cluster.errors import StoreUnavailable
 from cluster.store import Store
-from router.rollout import MAX_ROLLOUT_BYTES
+from router.rollout.rollout import MAX_ROLLOUT_BYTES
 
 _KEY: Final = "policy/rollout"
 

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from router.bounds import NAME_PATTERN
 from router.policies.registry import DEFAULT, RULES
-from router.policy_file import PlacementSpec, PolicyDocument
-from router.policy_keys import Key, keys_of, to_file, without_none
+from router.policy_file.document import PlacementSpec, PolicyDocument
+from router.policy_file.keys import Key, keys_of, to_file, without_none
 
 SHIPPED: Final = Path(__file__).with_name("policy.schema.json")
 _PLAIN: Final = {str: "string", bool: "boolean", int: "integer", float: "number"}

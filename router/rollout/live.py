@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from cluster.errors import ConfigError, StoreUnavailable
-from router.generations import Generations, LoadedRollout
-from router.policy_file import PolicyDocument, parse_policy
-from router.rollout import Generation, Rollout, decode_rollout, encode_rollout
-from router.rollout_store import RolloutStore
+from router.policy_file.document import PolicyDocument, parse_policy
+from router.rollout.generations import Generations, LoadedRollout
+from router.rollout.rollout import Generation, Rollout, decode_rollout, encode_rollout
+from router.rollout.store import RolloutStore
 
 logger = logging.getLogger(__name__)
 

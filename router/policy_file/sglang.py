@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cluster.errors import ConfigError
-from router.imported_policy import Imported, imported
 from router.policies.registry import DEFAULT
 from router.policy import Disaggregate
+from router.policy_file.imported import Imported, imported
 
 Flags = dict[str, str]
 

@@ -1,0 +1,1 @@
+"""What a router learns from the requests that it placed."""

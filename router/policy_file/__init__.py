@@ -1,0 +1,1 @@
+"""A policy as a document: how it is spelt, read, checked, compared and imported."""
