@@ -16,12 +16,15 @@ class PairCosts(NamedTuple):
 
     setup_s: Matrix
     s_per_byte: Matrix
+    least_setup_s: float = 0.0  # no pair has less
+    least_s_per_byte: float = 0.0
 
     @classmethod
     def uniform(cls, num_workers: int, setup_s: float, s_per_byte: float) -> "PairCosts":
         """The same for each pair; takes no memory."""
         shape = (num_workers, num_workers)
-        return cls(np.broadcast_to(setup_s, shape), np.broadcast_to(s_per_byte, shape))
+        setups, rates = np.broadcast_to(setup_s, shape), np.broadcast_to(s_per_byte, shape)
+        return cls(setups, rates, setup_s, s_per_byte)
 
     def among(self, workers: NDArray[np.intp]) -> "PairCosts":
         """Of these only, in their order."""
@@ -45,10 +48,14 @@ class PairCostTable:
         if _is_same(costs.setup_s[pair], setup_s) and _is_same(costs.s_per_byte[pair], s_per_byte):
             return
         if self._is_frozen:
-            self._costs = costs = PairCosts(costs.setup_s.copy(), costs.s_per_byte.copy())
+            setups, rates = costs.setup_s.copy(), costs.s_per_byte.copy()
+            costs = costs._replace(setup_s=setups, s_per_byte=rates)
             self._is_frozen = False
-        costs.setup_s[pair] = setup_s
-        costs.s_per_byte[pair] = s_per_byte
+        costs.setup_s[pair], costs.s_per_byte[pair] = setup_s, s_per_byte
+        self._costs = costs._replace(
+            least_setup_s=min(costs.least_setup_s, setup_s),
+            least_s_per_byte=min(costs.least_s_per_byte, s_per_byte),
+        )
 
     def freeze(self) -> PairCosts:
         self._is_frozen = True

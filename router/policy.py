@@ -203,15 +203,16 @@ def quote(
 def _contenders(
     decode_s: Column, compute_s: Column, local_s: Column, answer: Answer, move: HandOver
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns that can hold the least price: with nothing to pay for the hand-over they
-    must not be above what a good candidate costs with it."""
-    row, column = int(decode_s.argmin()), int(compute_s.argmin())
+    """Rows and columns that can hold the least price: with the least hand-over there is they must
+    not be above what a good candidate costs with its own."""
+    best_s = decode_s + answer.weight * move.least_s()
+    row, column = int(best_s.argmin()), int(compute_s.argmin())
     moved_s = move.seconds_of(np.array([row]), np.array([column]))[0, 0]
     good_s = decode_s[row] + answer.weight * moved_s + compute_s[column]
     good_s = min(good_s, local_s.min())
     good_s += 1e-6 * abs(good_s)  # ties are drawn among all
-    rows = np.flatnonzero(decode_s <= good_s - compute_s[column])
-    columns = np.flatnonzero(compute_s <= good_s - decode_s[row])
+    rows = np.flatnonzero(best_s <= good_s - compute_s[column])
+    columns = np.flatnonzero(compute_s <= good_s - best_s[row])
     return rows, columns
 
 

@@ -76,6 +76,7 @@ class HandOver:
         """`cached` [decode workers]: tokens; `prefill_s` [loads]."""
         self._num_bytes = (answer.num_prompt_tokens - cached) * columns.token_bytes[num_prefill:]
         self._prefill_s = prefill_s[:num_prefill]
+        self._costs = costs
         self._setup_s = costs.setup_s[num_prefill:, :num_prefill]
         self._s_per_byte = costs.s_per_byte[num_prefill:, :num_prefill]
 
@@ -84,6 +85,12 @@ class HandOver:
         beyond_s = self._s_per_byte * self._num_bytes[:, None] - self._prefill_s
         seconds: Matrix = self._setup_s + np.maximum(beyond_s, 0.0)
         return seconds
+
+    def least_s(self) -> Column:
+        """[decode workers]: no less from any prefill worker."""
+        beyond_s = self._costs.least_s_per_byte * self._num_bytes - self._prefill_s.max()
+        least_s: Column = self._costs.least_setup_s + np.maximum(beyond_s, 0.0)
+        return least_s
 
     def seconds_of(self, rows: Positions, columns: Positions) -> Matrix:
         """[rows, columns]: of these decode and prefill workers."""

@@ -205,4 +205,5 @@ def _weight(attempt: Attempt, known: PairCosts | None) -> int:
 
 def _own_bytes(costs: PairCosts) -> int:
     """Those that are the same for each pair are one number."""
-    return sum(each.nbytes if each.flags.owndata else 0 for each in costs)
+    matrices = (costs.setup_s, costs.s_per_byte)
+    return sum(each.nbytes if each.flags.owndata else 0 for each in matrices)
