@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Each target makes .venv first where it is missing.
 # `make TORCH_INDEX=<url> ...` and `make ALLOW_CUDA=1 ...`: see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test quick prove check format bench bench-kv bench-fidelity bench-simulator clean
+.PHONY: help install serve demo test quick prove check format bench bench-kv bench-router bench-fidelity bench-simulator clean
 SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
