@@ -15,10 +15,10 @@ from cluster.types import Incarnation, WorkerId
 from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.fleet import Fleet, Identity
-from router.learned.codec import accuracy_to_pb, classes_to_pb, tenants_to_pb
 from router.placer import Placer, PlacerCounters
 from router.pool import MemberStatus
 from router.relay import RelayCounters
+from router.status_codec import accuracy_to_pb, classes_to_pb, tenants_to_pb
 
 NAME = "penstock.v1.Cluster"
 

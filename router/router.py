@@ -23,15 +23,15 @@ from router.index import PrefixIndex
 from router.links import Links
 from router.placer import Placer
 from router.policy_file.document import effective, yaml_text
+from router.policy_life.file_watch import PolicyFile
+from router.policy_life.keeper import PolicyKeeper
+from router.policy_life.service import PolicyService
+from router.policy_life.store import FileRollouts, RolloutStore, SharedRollouts
 from router.pool import Pool
 from router.records import Records
 from router.relay import Relay
-from router.rollout.file_watch import PolicyFile
 from router.rollout.generations import Generations
-from router.rollout.keeper import PolicyKeeper
 from router.rollout.rollout import Offer
-from router.rollout.service import PolicyService
-from router.rollout.store import FileRollouts, RolloutStore, SharedRollouts
 from router.service import InferenceService
 from router.text import Text, TextThreads
 

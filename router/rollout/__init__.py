@@ -1,1 +1,1 @@
-"""How a policy takes effect in a running router: in force, before, on trial, in the shadow."""
+"""Policies in force, before, on trial and in the shadow: the values that requests are placed by."""

@@ -14,12 +14,12 @@ from cluster.store import MemoryStore, Store
 from router.index import PrefixIndex
 from router.placer import Placer
 from router.policy import Policy
+from router.policy_life.file_watch import PolicyFile
+from router.policy_life.keeper import Came, PolicyKeeper
+from router.policy_life.store import FileRollouts, RolloutStore, SharedRollouts
 from router.pool import Pool
-from router.rollout.file_watch import PolicyFile
 from router.rollout.generations import Generations
-from router.rollout.keeper import Came, PolicyKeeper
 from router.rollout.rollout import encode_rollout
-from router.rollout.store import FileRollouts, RolloutStore, SharedRollouts
 from tests.redis_server import redis_server
 from tests.router.broken_policies import BROKEN
 from tests.router.policy_texts import offer, policy_text

@@ -7,8 +7,8 @@ from cluster.errors import InvalidRequest
 from cluster.rpc import Call, Serve
 from penstock.v1 import worker_pb2 as pb
 from router.placer import Placer
-from router.rollout.codec import change_to_pb, record_to_pb, status_to_pb
-from router.rollout.keeper import PolicyKeeper
+from router.policy_life.codec import change_to_pb, record_to_pb, status_to_pb
+from router.policy_life.keeper import PolicyKeeper
 
 DEFAULT_CANDIDATES = 50
 MAX_CANDIDATES = 1000

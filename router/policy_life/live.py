@@ -11,9 +11,9 @@ from typing import Final
 
 from cluster.errors import ConfigError, StoreUnavailable
 from router.policy_file.document import PolicyDocument, parse_policy
+from router.policy_life.store import RolloutStore
 from router.rollout.generations import Generations, LoadedRollout
 from router.rollout.rollout import Generation, Rollout, decode_rollout, encode_rollout
-from router.rollout.store import RolloutStore
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from penstock.v1 import worker_pb2 as pb
 from router.explain import Candidate, Explanation, described, explain
 from router.policies.registry import name_of
+from router.policy_life.keeper import Came, Change, PolicyKeeper
 from router.records import Record, Records
 from router.rollout.canary import Figures, Judgement, Trial
 from router.rollout.generations import Generations, LivePolicy
-from router.rollout.keeper import Came, Change, PolicyKeeper
 from router.rollout.rollout import Generation
 from router.rollout.shadow import Shadow
 

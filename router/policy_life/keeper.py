@@ -16,11 +16,11 @@ from router.placer import Placer
 from router.policy_file.difference import change_text, differences
 from router.policy_file.document import PolicyDocument, parse_policy
 from router.policy_file.review import risks
+from router.policy_life.file_watch import PolicyFile
+from router.policy_life.live import LiveRollout
+from router.policy_life.store import RolloutStore
 from router.rollout.canary import Judgement, Trial, Verdict, judge
-from router.rollout.file_watch import PolicyFile
-from router.rollout.live import LiveRollout
 from router.rollout.rollout import Generation, Offer, Rollout
-from router.rollout.store import RolloutStore
 
 logger = logging.getLogger(__name__)
 
