@@ -61,7 +61,9 @@ ON_DEVICES = {
     "gloo, cuda": ("gloo", {"a": "cuda:0", "b": "cuda:0"}),
     "nccl": ("nccl", {"a": "cuda:0", "b": "cuda:1"}),  # which wants a GPU for each rank
 }
-KINDS = ["memory", "faulty", *(door for door in DOORS if door not in ON_DEVICES), "gloo, tensors"]
+# To open these takes longer than the quick tier has.
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("nixl", "gloo, tensors")]
+KINDS = ["memory", "faulty", *(door for door in DOORS if door not in {*ON_DEVICES, "nixl"})]
 KINDS_WITH_GPU = [pytest.param(kind, marks=pytest.mark.gpu) for kind in ("gloo, cuda", "nccl")]
 
 
@@ -94,7 +96,7 @@ def open_pair(kind: str, run_dir: Path) -> Pair:
     return Pair(ours, theirs)
 
 
-@pytest.fixture(params=[*KINDS, *KINDS_WITH_GPU])
+@pytest.fixture(params=[*KINDS, *SLOW_KINDS, *KINDS_WITH_GPU])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     if request.param == "nccl" and torch.cuda.device_count() < 2:
         pytest.skip("NCCL wants a GPU for each rank, and here are not two.")

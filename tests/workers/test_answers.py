@@ -46,6 +46,7 @@ def prompt_of(number: int, length: int) -> list[int]:
     return [(number * 31 + i * 7) % VOCAB for i in range(length)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disaggregate", ["always", "never"])
 @pytest.mark.parametrize(
     ("decode", "prefill"),
