@@ -107,6 +107,8 @@ class _Live:
     decodes: dict[str, tuple[int, int]] = field(default_factory=dict)  # -> sequences, context
     reported: dict[str, tuple[int, int]] = field(default_factory=dict)  # its reports have them
     overtaken: dict[str, tuple[int, int]] = field(default_factory=dict)  # ended before a report
+    num_ended: int = 0  # sequences that the last report still counts, and their context
+    num_ended_context: int = 0
     position: int | None = None  # among those that serve
 
     def refusal(self, now: float) -> str | None:
@@ -143,8 +145,14 @@ class _Live:
         prefill = report.prefill_cost if report.prefill_cost != _NO_PREFILL else assumed.prefill
         decode = report.decode_cost if report.decode_cost != _NO_DECODE else assumed.decode
         reported_s = self.reported_at or 0.0
-        num_sequences = sum(count for count, _ in self.decodes.values())
-        num_context = sum(context for _, context in self.decodes.values())
+        num_sequences = num_context = num_tokens = 0
+        booked_s = 0.0
+        for count, context in self.decodes.values():
+            num_sequences, num_context = num_sequences + count, num_context + context
+        for tokens, seconds in self.prefills.values():
+            num_tokens, booked_s = num_tokens + tokens, booked_s + seconds
+        num_running = max(0, report.num_running - self.num_ended)
+        num_reported_context = max(0, report.num_context_tokens - self.num_ended_context)
         num_booked = len(self.prefills) if is_prefill else num_sequences
         num_prompts = report.num_waiting + len(self.prefills)
         num_free = report.num_free_blocks * layout.block_size
@@ -152,18 +160,17 @@ class _Live:
             self.member.worker.worker_id,
             tuple((reported_s + due_s, seconds) for due_s, seconds in report.backlog),
             reported_s,
-            booked_s=sum(seconds for _, seconds in self.prefills.values()),
+            booked_s=booked_s,
             num_waiting=report.num_waiting + num_booked,
-            num_running=report.num_running,
-            num_prompts=num_prompts + (report.num_running if is_prefill else 0),
-            num_prefill_tokens=report.num_queued_tokens
-            + sum(tokens for tokens, _ in self.prefills.values()),
-            num_context_tokens=report.num_context_tokens + num_context,
+            num_running=num_running,
+            num_prompts=num_prompts + (num_running if is_prefill else 0),
+            num_prefill_tokens=report.num_queued_tokens + num_tokens,
+            num_context_tokens=num_reported_context + num_context,
             num_free_tokens=num_free - num_context - report.num_claimed_tokens,
             num_total_tokens=report.num_blocks * layout.block_size or inf,
             num_unused_tokens=report.num_unused_blocks * layout.block_size,
             # One answer more than now: the worker is lost to whoever comes next, too.
-            num_delayed=0 if is_prefill else report.num_running + num_sequences + 1,
+            num_delayed=0 if is_prefill else num_running + num_sequences + 1,
             max_sequences=self.member.max_sequences or inf,
             token_bytes=layout.num_planes * layout.num_layers * layout.slot_bytes,
             c0=prefill.c0,
@@ -181,12 +188,8 @@ class _Live:
         """Of an answer that has ended, and that the last report still counts. Else who asks again
         at once, as a conversation does, finds its own last answer in the way."""
         if weight is not None:
-            report, (num_sequences, num_context) = self.report, weight
-            self.report = replace(
-                report,
-                num_running=max(0, report.num_running - num_sequences),
-                num_context_tokens=max(0, report.num_context_tokens - num_context),
-            )
+            self.num_ended += weight[0]
+            self.num_ended_context += weight[1]
 
     def _backoff_s(self) -> float:
         if self.num_failures == 0:
@@ -235,13 +238,15 @@ class Pool:
         live = self._of_life(worker, incarnation)
         if live is None:
             return
-        if report.pairs is None:
-            report = replace(report, pairs=live.report.pairs)
-        if report.links is None:
-            report = replace(report, links=live.report.links)
-        elif live.position is not None and report.links != live.report.links:
+        if report.links is None or report.pairs is None:  # they are told more seldom
+            last = live.report
+            links = last.links if report.links is None else report.links
+            pairs = last.pairs if report.pairs is None else report.pairs
+            report = replace(report, links=links, pairs=pairs)
+        if live.position is not None and report.links != live.report.links:
             self._put_links(live, report)
         live.report, live.reported_at, live.is_reachable = report, now, True
+        live.num_ended = live.num_ended_context = 0
         self._changed.add(live)
         for request_id in report.request_ids:
             live.prefills.pop(request_id, None)
