@@ -346,6 +346,11 @@ class Placement:
     source: WorkerId | None = None  # whose cached prefix whoever computes the prompt fetches first
     num_source_tokens: int = 0  # how long it is, as the router believes
 
+    @property
+    def computing(self) -> WorkerId:
+        """Who computes the prompt."""
+        return self.prefill or self.decode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeRequest:

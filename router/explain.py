@@ -126,7 +126,7 @@ def look_back(attempt: Attempt, *, num_cached: int, num_tokens: int) -> Hindsigh
 def _as_found(attempt: Attempt, placement: Placement, num_cached: int, num_tokens: int) -> Attempt:
     request = replace(attempt.request, num_output_tokens=float(max(1, num_tokens)))
     if placement.source is None:
-        computing = placement.prefill or placement.decode
+        computing = placement.computing
         found = num_cached // request.grain_tokens
         ready = dict(request.num_ready)
         expected = dict(request.num_expected)

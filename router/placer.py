@@ -101,7 +101,7 @@ class Placer:
             self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
         self.pool.book(_booking(decision, ask))
         if policy.speculates:
-            computing = _computing(decision)
+            computing = decision.placement.computing
             missing = ask.hashes[request.num_held(computing) :]
             self.speculation.expect(ask.request_id, computing, missing, now)
         self._count(ask, policy, targets, decision, now, is_moved=bool(excluded))
@@ -114,7 +114,7 @@ class Placer:
         self.continued(request_id, now)
         self.counters.num_predicted_hits += decision.num_cached_tokens
         self.counters.num_actual_hits += num_cached_tokens
-        hits = self._hits.setdefault(_computing(decision), Hits())
+        hits = self._hits.setdefault(decision.placement.computing, Hits())
         hits.num_predicted += decision.num_cached_tokens
         hits.num_actual += num_cached_tokens
         self.records.first_token(request_id, num_cached_tokens, now)
@@ -242,11 +242,6 @@ class Placer:
         self.observed.attainment.of(targets.name).num_placed += not is_moved
         self.counters.num_placed += 1
         self.counters.num_moved += is_moved
-
-
-def _computing(decision: Decision) -> WorkerId:
-    """Who computes the prompt."""
-    return decision.placement.prefill or decision.placement.decode
 
 
 def _booking(decision: Decision, ask: Ask) -> Booking:

@@ -159,7 +159,7 @@ def place(
         return None, state
     quotes = quote(request, snapshot, state, policy)
     position, random = draw_least_of(quotes.price_s, state.random)
-    decision = _decision(request, snapshot.loads, quotes, policy.queue, position)
+    decision = _decision(request, snapshot.loads, quotes, position)
     rule = quotes.rule
     if isinstance(rule, Reuse):
         rule = rule.after(decision.num_cached_tokens, request.num_prompt_tokens, rule.random)
@@ -319,9 +319,7 @@ def _favour(request: PlacementRequest, loads: Loads, sessions: SessionAffinity |
     return favour_s[num_prefill:]
 
 
-def _decision(
-    request: PlacementRequest, loads: Loads, quotes: Quotes, queue: QueueOrder, position: int
-) -> Decision:
+def _decision(request: PlacementRequest, loads: Loads, quotes: Quotes, position: int) -> Decision:
     bids, num_prefill = quotes.bids, loads.num_prefill
     row, column = quotes.candidate(position)
     index = num_prefill + row if column is None else column
@@ -342,5 +340,5 @@ def _decision(
         prefill_s=prefill_s,
         itl_s=float(quotes.decode.step_s[row]),
         prefill_error=loads[index].prefill_error,
-        due_s=queue.due_s(request.target_s, prefill_s),
+        due_s=quotes.prompt.due_s(prefill_s),
     )

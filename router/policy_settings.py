@@ -84,13 +84,6 @@ class QueueOrder:
     def __post_init__(self) -> None:
         check_between("'stretch'", self.stretch, least=0.0, most=1000.0)
 
-    def due_s(self, ttft_s: float, prefill_s: float) -> float:
-        """Seconds from arrival by which the first token is due; 0 for all is first come, first
-        served."""
-        if self.order is Order.FIFO:
-            return 0.0
-        return ttft_s + self.stretch * prefill_s
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:

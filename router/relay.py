@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 _MAX_ERROR = 300  # letters of an error in a record
 MAX_TRIES = 3
 REQUEST_ID_KEY = "x-request-id"
-TENANT = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,7 @@ class RoutedRequest:
             max_tokens=params.max_tokens,
             arrived_at=self.received_at,
             num_choices=params.num_choices,
-            tenant=TENANT,
+            tenant=DEFAULT_TENANT,
             hints=self.hints,
         )
 
@@ -246,7 +245,7 @@ class Relay:
         return decode_request_to_pb(
             compute,
             model=routed.model,
-            tenant=TENANT,
+            tenant=DEFAULT_TENANT,
             cache_scope=routed.cache_scope,
             prefill=address(placement.prefill) if placement.prefill else None,
             source=address(placement.source) if placement.source else None,

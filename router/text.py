@@ -21,7 +21,8 @@ from cluster.types import ComputeRequest
 from cluster.validation import GenerationInput, Prompt, prompt_ids, resolve
 from router.config import RouterConfig
 from router.fleet import Identity
-from router.relay import TENANT, RoutedRequest
+from router.placer import DEFAULT_TENANT
+from router.relay import RoutedRequest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,7 +74,7 @@ class Text:
         resolved = resolve(given, ids, self.info, self.limits)
         key = hash_key(
             self.hash_secret,
-            tenant=TENANT,
+            tenant=DEFAULT_TENANT,
             cache_scope=resolved.cache_scope,
             model_digest=self.info.model_digest,
         )

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from penstock.cli.exit_codes import ExitCode
@@ -16,6 +17,19 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(text: str, *, style: str = "dim") -> None:
     """Progress, for people."""
     err.print(text, style=style, markup=False)
+
+
+def progress() -> Progress:
+    """A bar of what is done and how long it took; none where nobody looks."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
 
 
 def complain(text: str) -> None:

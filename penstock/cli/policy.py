@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.errors import ConfigError
 from penstock.cli import options, policy_files, policy_live
 from penstock.cli.app import told
-from penstock.cli.output import err, say, write_json, write_table
-from router.policies.registry import RULES, make_rule, parameters_of
+from penstock.cli.output import progress, say, write_json, write_table
+from router.policies.registry import RULES, parameters_of
 from router.policies.rule import Rule
 from router.policy_file.document import load_policy
 from simulator.comparison import COSTS, Row, compare, ideal_hit_share
 from simulator.fifo import FifoSetting
+from simulator.scenario import parse_rule
 from simulator.trace import load_trace
 
 SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.gz"
@@ -83,15 +82,7 @@ def replay(
         f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s / rate:.0f} s,"
         f" an endless cache would hold {100 * ideal_hit_share(requests):.1f} % of the tokens"
     )
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    ) as bar:
+    with progress() as bar:
         task = bar.add_task("", total=None)
         rows = list(
             compare(
@@ -117,18 +108,7 @@ def _rules(texts: Sequence[str], policies: Sequence[Path]) -> dict[str, Rule[Any
     if not texts and not policies:
         texts = list(RULES)
     of_files = {str(path): load_policy(path).policy().rule for path in policies}
-    return {text: _rule(text) for text in texts} | of_files
-
-
-def _rule(text: str) -> Rule[Any]:
-    try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError:
-        parsed = None
-    if isinstance(parsed, dict) and len(parsed) == 1:
-        [(name, parameters)] = parsed.items()
-        return make_rule(str(name), parameters)
-    return make_rule(text)
+    return {text: parse_rule(text) for text in texts} | of_files
 
 
 def _settings(workers: str, cache: str, cost: str, *, speculates: bool) -> Sequence[FifoSetting]:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from cluster.codec import load_report_from_pb
 from cluster.errors import ConfigError
 from cluster.worker_codec import member_from_pb
 from penstock.cli import options
 from penstock.cli.local import need_secrets
-from penstock.cli.output import err, say, write_json, write_table
+from penstock.cli.output import progress, say, write_json, write_table
 from penstock.cli.policy import SHIPPED_TRACE
 from penstock.cli.status import fetch_status
 from router.policy import Policy
@@ -197,15 +197,7 @@ def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> 
 
 
 def _run_all(trace: Trace, plans: Sequence[Plan], faults: Sequence[str], seed: int) -> list[Run]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    ) as bar:
+    with progress() as bar:
         return [_run(bar, plan, trace, faults, seed) for plan in plans]
 
 

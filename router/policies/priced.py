@@ -113,8 +113,7 @@ class Priced:
         token_s = columns.c1 + columns.c3 * num_tokens
         whole_s = columns.c0 + columns.c2 * num_tokens + token_s * num_tokens
         prefill_s = whole_s - token_s * cached
-        due_s = prompt.stretch * prefill_s + (prompt.now_s + prompt.slack_s)
-        wait_s = columns.wait_s(prompt.now_s, due_s)
+        wait_s = columns.wait_s(prompt.now_s, prompt.now_s + prompt.due_s(prefill_s))
         num_evicted = np.maximum(num_tokens - cached - columns.num_unused_tokens, 0.0)
         evicted_s = (self.eviction_weight * state.share) * token_s * num_evicted
         weight = columns.num_delayed + backlog_of(loads)

@@ -10,6 +10,7 @@ from router.load import Column, Load, Loads
 from router.pair_costs import PairCosts
 
 State = TypeVar("State")
+Seconds = TypeVar("Seconds", float, Column)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,13 @@ class Prompt:
         """Predicted seconds of the prompt on this worker, from what it holds."""
         return load.prefill_s(self.num_tokens, float(self.cached[index]))
 
+    def due_s(self, prefill_s: Seconds) -> Seconds:
+        """From now, when its first token is due on a worker that takes so long for it."""
+        return self.stretch * prefill_s + self.slack_s
+
     def wait_s(self, index: int, load: Load) -> float:
         """Predicted seconds until its turn there."""
-        due_s = self.now_s + self.slack_s + self.stretch * self.prefill_s(index, load)
+        due_s = self.now_s + self.due_s(self.prefill_s(index, load))
         return load.wait_s(self.now_s, due_s)
 
 
