@@ -190,12 +190,13 @@ class Exchange:
     put a timeout of its own around either.
     """
 
-    __slots__ = ("_address", "_call", "_deadline")
+    __slots__ = ("_address", "_call", "_deadline", "num_received")
 
     def __init__(self, call: Any, address: str, timeout_s: float | None) -> None:
         self._call = call
         self._address = address
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.num_received = 0  # messages, by `pass_to`
 
     async def receive(self) -> Any:
         """The next message; None when the peer has ended the call well."""
@@ -211,6 +212,7 @@ class Exchange:
         read = self._call.read
         try:
             while (message := await read()) is not EOF:
+                self.num_received += 1
                 await take(message)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             raise _translated(error, self._address) from error

@@ -14,6 +14,7 @@ PenstockError
 ├── PeerError                  another process failed us
 │   ├── WorkerLost             retried elsewhere while nothing has been sent
 │   ├── StreamInterrupted      lost after tokens were sent
+│   ├── WorkersDied            several that had the request: it may be what they die of
 │   ├── StoreUnavailable       the store of membership did not answer in time
 │   ├── StaleIncarnation       a newer life of the same worker has registered
 │   └── TransferFailed         a hand-over; decode recomputes
@@ -27,7 +28,7 @@ PenstockError
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class PenstockError(Exception):
@@ -116,6 +117,20 @@ class StreamInterrupted(PeerError):
 
     def __init__(self, message: str, *, tokens_emitted: int) -> None:
         super().__init__(message, metadata={"tokens_emitted": str(tokens_emitted)})
+        self.tokens_emitted = tokens_emitted
+
+
+class WorkersDied(PeerError):
+    reason = "WORKERS_DIED"
+
+    def __init__(self, request_id: str, workers: Sequence[str], *, tokens_emitted: int) -> None:
+        names = ", ".join(f"'{worker}'" for worker in workers)
+        super().__init__(
+            f"{len(workers)} workers died while they had request '{request_id}' ({names}): it is"
+            " given to no other, for it may be what they die of. Change it before you send it"
+            " again.",
+            metadata={"request_id": request_id, "tokens_emitted": str(tokens_emitted)},
+        )
         self.tokens_emitted = tokens_emitted
 
 

@@ -39,6 +39,7 @@ from cluster.errors import (
     UnknownModel,
     UnsupportedFeature,
     WorkerLost,
+    WorkersDied,
 )
 
 DOMAIN: Final = "penstock"
@@ -67,6 +68,7 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     PeerError: _Code.ABORTED,
     WorkerLost: _Code.UNAVAILABLE,  # nothing was sent
     StreamInterrupted: _Code.ABORTED,
+    WorkersDied: _Code.ABORTED,
     StoreUnavailable: _Code.UNAVAILABLE,
     StaleIncarnation: _Code.ABORTED,
     TransferFailed: _Code.ABORTED,
@@ -221,7 +223,7 @@ def _rebuilt(
             error.model = metadata.get("model", "")
         case ResourceError():
             error.retry_after_s = retry_after_s
-        case StreamInterrupted():
+        case StreamInterrupted() | WorkersDied():
             error.tokens_emitted = _count(metadata.get("tokens_emitted", ""))
         case InternalError():
             error.error_id = metadata.get("error_id", "")

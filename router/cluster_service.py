@@ -18,7 +18,14 @@ from router.fleet import Fleet, Identity
 from router.placer import Placer, PlacerCounters
 from router.pool import MemberStatus
 from router.relay import RelayCounters
-from router.status_codec import accuracy_to_pb, classes_to_pb, tenants_to_pb
+from router.status_codec import (
+    accuracy_to_pb,
+    away_to_pb,
+    classes_to_pb,
+    tenants_to_pb,
+    waiting_to_pb,
+)
+from router.waiting import WaitingRoom
 
 NAME = "penstock.v1.Cluster"
 
@@ -33,6 +40,7 @@ class ClusterService:
         placer: Placer,
         relayed: RelayCounters,
         admission: Admission,
+        waiting: WaitingRoom,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
     ) -> None:
@@ -42,6 +50,7 @@ class ClusterService:
         self._placer = placer
         self._relayed = relayed
         self._admission = admission
+        self._waiting = waiting
         self._diagnosis = diagnosis
         self._clock = clock
 
@@ -74,6 +83,7 @@ class ClusterService:
     ) -> worker_pb2.DeregisterResponse:
         worker, incarnation = WorkerId(request.worker_id), Incarnation(request.incarnation)
         await self._membership.leave(worker, incarnation)
+        self._placer.pool.goodbye(worker, incarnation)
         self._fleet.refresh()
         return worker_pb2.DeregisterResponse()
 
@@ -99,6 +109,8 @@ class ClusterService:
             short_of_workers=placer.tenants.is_short(now),
             sessions=len(placer.sessions),
             warming_up=not self._fleet.is_warm.is_set(),
+            waiting=waiting_to_pb(self._waiting),
+            away=away_to_pb(placer.pool.absences, now),
         )
 
     def _worker(

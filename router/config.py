@@ -7,9 +7,17 @@ from cluster.errors import ConfigError
 from cluster.limits import Limits
 from router.policy import Disaggregate
 from router.policy_file.document import PlacementSpec, PolicyDocument, PolicySpec, default_document
-from router.pool import Assumed
+from router.standing import Assumed
 
 IN_MEMORY = "memory"
+_NOT_NEGATIVE = (
+    "drain_s",
+    "gather_s",
+    "return_s",
+    "max_waiting_bytes",
+    "max_waiting_texts",
+    "records_budget_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +42,15 @@ class RouterConfig:
     gather_s: float = 0.5  # so long workers may take to come back to a router that starts anew
     # Of what was decided lately, for who asks why; 0: nothing, and no shadow decides.
     records_budget_bytes: int = 8 << 20
+    return_s: float = 30.0  # so long who left without a word is expected back, and waited for
+    max_waiting_bytes: int = 256 << 20  # of requests that wait for a worker; more are refused
     drain_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it must be at least 1.")
-        for name in ("drain_s", "gather_s", "max_waiting_texts", "records_budget_bytes"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it cannot be negative.")
         if self.store != IN_MEMORY and "://" not in self.store:

@@ -9,7 +9,7 @@ from cluster.types import ErrorQuantiles
 from router.forecast import Errors, Forecast, forecast
 from router.learned.observed import Observed
 from router.policy import Decision, PlacementRequest
-from router.policy_settings import Admission, Quantile
+from router.policy_settings import Admission, Quantile, ServiceClass
 from router.pool import PoolSnapshot
 
 MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
@@ -70,6 +70,21 @@ def rejection(
     # All workers become free by and by, not only the one that would have been chosen.
     num_workers = snapshot.loads.num_prefill or len(snapshot.loads)
     return rejected._replace(spacing_s=rejected.spacing_s / num_workers)
+
+
+def rejection_of_wait(
+    service: ServiceClass, waits_s: float, admission: Admission
+) -> Rejection | None:
+    """The same of a request that no worker can take before one is back, `waits_s` after it came."""
+    most_s = admission.slack * service.ttft_s
+    if not admission.rejects_early or waits_s <= most_s:
+        return None
+    return _rejection(
+        f"Class '{service.name}' promises a first token within {service.ttft_s:g} s, and a decode"
+        f" worker is expected back {waits_s:.2f} s after the request came",
+        waits_s - most_s,
+        0.0,
+    )
 
 
 def is_late(request: PlacementRequest, decision: Decision) -> bool:

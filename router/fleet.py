@@ -1,7 +1,8 @@
 """Who is followed: members of the store that fit this router, one watcher each.
 
-A worker leaves when its record has lapsed and it has fallen silent, or when a newer life of it
-registers; then its calls end, and the index forgets it at once.
+A worker is lost when its record has lapsed, it reports nothing and none of its streams moves, all
+of it while we watched: then its calls end, and the index forgets it at once. A life of which a
+newer one registers is forgotten, too; its calls go on for as long as they move.
 """
 
 import asyncio
@@ -9,14 +10,17 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Never
 
 from cluster.errors import PenstockError
 from cluster.fingerprint import IDENTITY, differences
+from cluster.lateness import Attention
 from cluster.membership import Membership
-from cluster.types import Incarnation, Member, WorkerAddress, WorkerId
-from router.links import Links
+from cluster.types import Incarnation, Member, WorkerId
+from router.links import Link, Links
 from router.placer import Placer
+from router.standing import SILENCE_S
 from router.watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -43,13 +47,25 @@ class Identity:
 
 @dataclass(slots=True, eq=False)
 class _Followed:
-    incarnation: Incarnation
+    link: Link
     watcher: Watcher
     task: asyncio.Task[Never]
+    num_messages: int = 0  # of its streams, when we looked last
+    moved_at: float = -inf  # in time that we watched
+
+    @property
+    def incarnation(self) -> Incarnation:
+        return self.link.worker.incarnation
 
     @property
     def is_silent(self) -> bool:
         return not self.watcher.answered.is_set()
+
+    def moves(self, attended: float) -> bool:
+        """Whether something came on its streams lately."""
+        if self.num_messages != (num := self.link.num_messages):
+            self.num_messages, self.moved_at = num, attended
+        return attended - self.moved_at < SILENCE_S
 
 
 class Fleet:
@@ -61,15 +77,21 @@ class Fleet:
         links: Links,
         placer: Placer,
         clock: Callable[[], float],
+        attention: Attention,
         gather_s: float = 0.0,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`gather_s`: so long workers may take to come back to a router that starts anew."""
+        """`gather_s`: so long workers may take to come back to a router that starts anew. `changed`
+        is called when a worker has reported or has gone."""
         self._membership = membership
         self.identity = identity
         self._links = links
         self._placer = placer
         self._clock = clock
+        self._attention = attention
+        self._tell_changed = changed
         self._followed: dict[WorkerId, _Followed] = {}
+        self._superseded: list[_Followed] = []  # whose streams still move
         self._turned_away: set[Incarnation] = set()
         self._changed = asyncio.Event()
         self._gather_s = gather_s
@@ -88,6 +110,7 @@ class Fleet:
     async def run(self) -> Never:
         """Follows the members until cancelled."""
         async with asyncio.TaskGroup() as watchers:
+            watchers.create_task(self._attention.keep(), name="attend")
             await self._reconcile(watchers)
             watchers.create_task(self._warm_up(), name="warm up")
             while True:
@@ -115,10 +138,19 @@ class Fleet:
         self._turned_away &= {member.worker.incarnation for member in members}
         for member in members:
             if self._fits(member):
-                await self._follow(member, watchers)
-        present = {member.worker.worker_id for member in members}
-        for worker in self._followed.keys() - present - self._placer.pool.reporting(self._clock()):
-            await self._lose(worker)
+                self._follow(member, watchers)
+        await self._lose_the_silent({member.worker.worker_id for member in members})
+
+    async def _lose_the_silent(self, present: set[WorkerId]) -> None:
+        """Of those that are `present`, and of others that report, nothing is ended."""
+        attended, pool = self._attention.now(), self._placer.pool
+        moving = {worker for worker, each in self._followed.items() if each.moves(attended)}
+        for worker in self._followed.keys() - present - pool.reporting(self._clock()) - moving:
+            logger.info("worker %s is gone", worker)
+            await self._links.lose(self._forget(worker).link)
+        for each in [each for each in self._superseded if not each.moves(attended)]:
+            self._superseded.remove(each)
+            await self._links.lose(each.link)
 
     async def _members(self) -> list[Member] | None:
         """None while the store is away: workers are the truth about themselves, so we go on
@@ -135,29 +167,35 @@ class Fleet:
         self.is_store_away = False
         return members
 
-    async def _follow(self, member: Member, watchers: asyncio.TaskGroup) -> None:
+    def _follow(self, member: Member, watchers: asyncio.TaskGroup) -> None:
         worker = member.worker
         if followed := self._followed.get(worker.worker_id):
             if followed.incarnation == worker.incarnation:
                 return
-            await self._lose(worker.worker_id)
+            self._supersede(worker.worker_id)
         logger.info("%s worker %s joins, at %s", member.role, worker.worker_id, worker.address)
         self._placer.pool.join(member)
-        watcher = self._watcher(worker)
+        link, placer = self._links.open(worker), self._placer
+        watcher = Watcher(link, placer.index, placer.pool, self._clock, self._tell_changed)
         task = watchers.create_task(watcher.run(), name=f"watch {worker.worker_id}")
-        self._followed[worker.worker_id] = _Followed(worker.incarnation, watcher, task)
+        self._followed[worker.worker_id] = _Followed(link, watcher, task)
 
-    def _watcher(self, worker: WorkerAddress) -> Watcher:
-        placer = self._placer
-        return Watcher(self._links.open(worker), placer.index, placer.pool, self._clock)
+    def _supersede(self, worker: WorkerId) -> None:
+        """A newer life registered. The streams of the older one end when they stand still."""
+        logger.info("worker %s has begun a new life", worker)
+        superseded = self._forget(worker)
+        superseded.moved_at = self._attention.now()
+        self._superseded.append(superseded)
 
-    async def _lose(self, worker: WorkerId) -> None:
+    def _forget(self, worker: WorkerId) -> _Followed:
+        """Neither reports nor requests of this life of it count any more."""
         followed = self._followed.pop(worker)
-        logger.info("worker %s is gone", worker)
         followed.task.cancel()
         followed.watcher.answered.set()  # nobody need wait for it
         self._placer.leave(worker, followed.incarnation)
-        await self._links.lose(worker, followed.incarnation)
+        self._links.drop(worker)
+        self._tell_changed()
+        return followed
 
     def _fits(self, member: Member) -> bool:
         diff = self.identity.mismatch(member)

@@ -1,6 +1,7 @@
 """One channel to each life of a worker, and the calls that are open on it.
 
-Knows no placement. When a worker is gone its calls end at once, as lost.
+Knows no placement. When a worker is lost its calls end at once. When only its record is
+superseded they go on for as long as they move: a record says less than a living connection.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from typing import Any
 
 from cluster.channel import Channel, Exchange
 from cluster.errors import WorkerLost
-from cluster.types import Incarnation, WorkerAddress, WorkerId
+from cluster.types import WorkerAddress, WorkerId
 
 GENERATE = ("penstock.v1.Decode", "Generate")
 
@@ -23,7 +24,17 @@ class Link:
         self.worker = worker
         self.channel = channel
         self._calls: set[Exchange] = set()
+        self._num_ended = 0  # messages, of calls that have ended
         self._is_lost = False
+
+    @property
+    def num_calls(self) -> int:
+        return len(self._calls)
+
+    @property
+    def num_messages(self) -> int:
+        """That came on its calls so far."""
+        return self._num_ended + sum(call.num_received for call in self._calls)
 
     async def generate(
         self, request: Any, timeout_s: float | None, take: Callable[[bytes], Awaitable[None]]
@@ -43,6 +54,7 @@ class Link:
             raise
         finally:
             self._calls.discard(exchange)
+            self._num_ended += exchange.num_received
 
     async def lose(self) -> None:
         """The worker is gone: ends what is open, and the connection."""
@@ -61,6 +73,7 @@ class Links:
     def __init__(self, open_channel: OpenChannel) -> None:
         self._open_channel = open_channel
         self._links: dict[WorkerId, Link] = {}
+        self._dropped: set[Link] = set()
 
     def open(self, worker: WorkerAddress) -> Link:
         link = Link(worker, self._open_channel(worker.address))
@@ -72,13 +85,19 @@ class Links:
             raise WorkerLost(f"Worker '{worker}' has left.")
         return link
 
-    async def lose(self, worker: WorkerId, incarnation: Incarnation) -> None:
-        link = self._links.get(worker)
-        if link is not None and link.worker.incarnation == incarnation:
-            del self._links[worker]
-            await link.lose()
+    def drop(self, worker: WorkerId) -> Link:
+        """No new call goes there. What is open on the link goes on until it is lost."""
+        link = self._links.pop(worker)
+        self._dropped.add(link)
+        return link
+
+    async def lose(self, link: Link) -> None:
+        """Ends a link that was dropped."""
+        self._dropped.discard(link)
+        await link.lose()
 
     async def close(self) -> None:
-        for link in list(self._links.values()):
+        for link in (*self._links.values(), *self._dropped):
             await link.lose()
         self._links.clear()
+        self._dropped.clear()

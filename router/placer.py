@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from cluster.errors import InvalidRequest, Overloaded
-from cluster.types import GrainHash, Incarnation, RoutingHints, WorkerId
+from cluster.types import GrainHash, Incarnation, Role, RoutingHints, WorkerId
 from router.attempt import Attempt
-from router.early_rejection import Returns, is_late, rejection
+from router.early_rejection import (
+    Rejection,
+    Returns,
+    is_late,
+    rejection,
+    rejection_of_wait,
+)
 from router.index import PrefixIndex
 from router.learned.lengths import Kind
 from router.learned.observed import Observed, Placed
@@ -79,13 +85,20 @@ class Placer:
     _hits: dict[WorkerId, Hits] = field(default_factory=dict)
 
     def place(
-        self, ask: Ask, now: float, excluded: frozenset[WorkerId] = frozenset()
+        self,
+        ask: Ask,
+        now: float,
+        excluded: frozenset[WorkerId] = frozenset(),
+        *,
+        is_again: bool = False,
+        has_waited: bool = False,
     ) -> Decision | None:
         """Books the workers that it chooses, until `release`. None: nobody is left. Until `end`
         the request is placed by the policy that was in force at first.
 
         Raises InvalidRequest for a class that the policy does not know; Overloaded for a new
-        request that cannot be served in time. Who was taken on is placed again whatever happens.
+        request that cannot be served in time. Who was taken on is placed whatever happens: placed
+        before (`is_again`), or let wait for a worker (`has_waited`).
         """
         record = self.records.pinned(ask.request_id) or self._pin(ask)
         live, policy = record.live, record.live.policy
@@ -96,16 +109,33 @@ class Placer:
         self.records.attempted(record, Attempt(request, snapshot, state, policy, decision))
         if decision is None:
             return None
-        if not excluded:
-            self._admit(request, policy, decision, snapshot)
+        if not is_again:
+            if not has_waited:
+                self._admit(request, policy, decision, snapshot)
             self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
         self.pool.book(_booking(decision, ask))
         if policy.speculates:
             computing = decision.placement.computing
             missing = ask.hashes[request.num_held(computing) :]
             self.speculation.expect(ask.request_id, computing, missing, now)
-        self._count(ask, policy, targets, decision, now, is_moved=bool(excluded))
+        self._count(ask, policy, targets, decision, now, is_moved=is_again)
         return decision
+
+    def taken_on(self, ask: Ask, now: float, *, is_again: bool) -> ServiceClass:
+        """Takes on a request that has to wait for a worker; returns what its class promises.
+
+        Raises InvalidRequest as `place`; Overloaded for a new request whose first token would,
+        with the wait that is predicted, be later than its policy allows.
+        """
+        record = self.records.pinned(ask.request_id) or self._pin(ask)
+        targets = self._targets(ask, record)
+        wait_s = self.pool.absences.return_in_s(Role.DECODE, now)
+        if wait_s is not None and not is_again:
+            waits_s = now - ask.arrived_at + wait_s
+            rejected = rejection_of_wait(targets, waits_s, record.live.policy.admission)
+            if rejected is not None:
+                raise self._rejected(targets, rejected, now)
+        return targets
 
     def first_token(
         self, request_id: str, decision: Decision, num_cached_tokens: int, now: float
@@ -213,10 +243,13 @@ class Placer:
             self.tenants.late(snapshot.now)
         rejected = rejection(request, decision, snapshot, policy.admission, self.observed)
         if rejected is not None:
-            self.observed.attainment.of(request.service_class.name).num_rejected += 1
-            after_s = self.returns.after_s(rejected, snapshot.now)
-            sentence = f"{rejected.reason}: try again in {after_s:.1f} s."
-            raise Overloaded(sentence, retry_after_s=after_s)
+            raise self._rejected(request.service_class, rejected, snapshot.now)
+
+    def _rejected(self, service: ServiceClass, rejected: Rejection, now: float) -> Overloaded:
+        self.observed.attainment.of(service.name).num_rejected += 1
+        after_s = self.returns.after_s(rejected, now)
+        sentence = f"{rejected.reason}: try again in {after_s:.1f} s."
+        return Overloaded(sentence, retry_after_s=after_s)
 
     def _count(
         self,

@@ -41,12 +41,17 @@ class ServiceClass:
     weight: float = field(
         default=1.0, metadata=meaning("how many times a second of its waiting counts")
     )
+    patience_s: float = field(
+        default=30.0,
+        metadata=meaning("how long it waits at most for a decode worker that is expected back"),
+    )
 
     def __post_init__(self) -> None:
         check_name(self.name, "class")
         check_above("the target of TTFT", self.ttft_s, "s", least=0.0, most=86_400.0)
         check_above("the target of ITL", self.itl_s, "s", least=0.0, most=3_600.0)
         check_above("the weight", self.weight, least=0.0, most=1e6)
+        check_between("the patience", self.patience_s, "s", least=0.0, most=86_400.0)
 
 
 DEFAULT_CLASS: Final = ServiceClass(name="default")

@@ -26,17 +26,19 @@ from cluster.errors import (
 from cluster.rpc import DEADLINE_MARGIN_S, Call
 from cluster.types import ComputeRequest, GrainHash, Role, RoutingHints, WorkerId
 from penstock.v1 import worker_pb2
-from penstock.v1.inference_pb2 import GenerateResponse
 from router.links import Links
 from router.placer import DEFAULT_TENANT, NO_HINTS, Ask, Placer
 from router.policy import Decision
 from router.pool import Refusal
 from router.records import Fate
+from router.sent import Sent
+from router.tries import Tries
+from router.waiting import Waiting, WaitingRoom
 
 logger = logging.getLogger(__name__)
 
 _MAX_ERROR = 300  # letters of an error in a record
-MAX_TRIES = 3
+_TOKEN_BYTES = 48  # that a token of a request holds here: an integer, a place for it, its hash
 REQUEST_ID_KEY = "x-request-id"
 
 
@@ -71,62 +73,6 @@ class RoutedRequest:
         )
 
 
-class Sent:
-    """What has left for the client, as the messages say that left.
-
-    They are kept as bytes and read when asked for: serialised messages that follow each other
-    are one message with all their deltas. It costs a tenth of a microsecond a message.
-    """
-
-    __slots__ = ("_by_choice", "_is_finished", "_unread", "num_cached_tokens", "num_messages")
-
-    def __init__(self) -> None:
-        self.num_messages = 0
-        self.num_cached_tokens = 0  # as the first worker says
-        self._unread = bytearray()
-        self._by_choice: dict[int, list[int]] = {}
-        self._is_finished = False
-
-    def add(self, data: bytes) -> None:
-        self.num_messages += 1
-        self._unread += data
-
-    def add_first(self, data: bytes) -> bytes:
-        """The first message of a worker. Returns what to send: a stream is accepted once."""
-        message = GenerateResponse.FromString(data)
-        if self.num_messages:
-            message.ClearField("accepted")
-            data = message.SerializeToString()
-        else:
-            self.num_cached_tokens = message.accepted.cached_tokens
-        self.add(data)
-        return data
-
-    @property
-    def num_tokens(self) -> int:
-        self._read()
-        return sum(map(len, self._by_choice.values()))
-
-    @property
-    def is_finished(self) -> bool:
-        self._read()
-        return self._is_finished
-
-    def emitted(self, num_choices: int) -> tuple[tuple[int, ...], ...]:
-        """By choice, for the worker that goes on."""
-        self._read()
-        return tuple(tuple(self._by_choice.get(choice, ())) for choice in range(num_choices))
-
-    def _read(self) -> None:
-        if not self._unread:
-            return
-        message = GenerateResponse.FromString(bytes(self._unread))
-        self._unread.clear()
-        for delta in message.deltas:
-            self._by_choice.setdefault(delta.choice, []).extend(delta.token_ids)
-        self._is_finished |= message.HasField("finished")
-
-
 @dataclass(slots=True, eq=False)
 class RelayCounters:
     """Since the start."""
@@ -139,6 +85,7 @@ class RelayCounters:
 class Relay:
     placer: Placer
     links: Links
+    waiting: WaitingRoom
     clock: Callable[[], float] = time.monotonic
     counters: RelayCounters = field(default_factory=RelayCounters)
 
@@ -156,14 +103,14 @@ class Relay:
             self.placer.end(routed.request_id, fate, now, num_tokens=num_tokens, error=said)
 
     async def _serve_moving(self, routed: RoutedRequest, call: Call, sent: Sent) -> None:
-        call.phase = "prefill"
-        excluded: frozenset[WorkerId] = frozenset()
-        failure: PenstockError | None = None
-        while len(excluded) < MAX_TRIES:
-            decision = self._place(routed, excluded, failure)
+        tries = Tries(self.placer.pool)
+        while True:
+            decision = await self._place(routed, call, sent, tries)
             decode = decision.placement.decode
+            worker = self.placer.pool.address(decode)
+            assert worker is not None, "it has just been chosen"
             try:
-                await self._serve_by(decision, routed, call, sent)
+                await self._serve_by(decision, routed, call, sent, tries)
                 return
             except (WorkerLost, ResourceError) as error:
                 if sent.is_finished:
@@ -172,25 +119,62 @@ class Relay:
             if not isinstance(failure, ResourceError):
                 self.placer.pool.fail(decode, self.clock())
             logger.warning("%s: not served by %s: %s", routed.request_id, decode, failure)
-            excluded |= {decode}
-        assert failure is not None
-        raise failure
+            tries.failed(worker, failure)
 
-    def _place(
-        self, routed: RoutedRequest, excluded: frozenset[WorkerId], failure: PenstockError | None
-    ) -> Decision:
-        """Raises NoWorker, or what the last worker tried said, when nobody is left."""
-        now = self.clock()
-        decision = self.placer.place(routed.ask, now, excluded)
-        if decision is None:
-            raise failure or _no_worker(self.placer.pool.refusals(now))
-        return decision
+    async def _place(self, routed: RoutedRequest, call: Call, sent: Sent, tries: Tries) -> Decision:
+        """Waits for a worker that is expected back, where no other is left or others wait, too.
+        Raises NoWorker, or what the last worker tried said, when nobody is."""
+        call.phase = "decode" if sent.num_messages else "prefill"
+        if self.waiting.is_empty:
+            decision = self._place_now(routed, tries)
+            if decision is not None:
+                return decision
+        waiting = self._waiting(routed, sent, tries)
+        while True:
+            try:
+                await self.waiting.turn(waiting)
+            except NoWorker as error:
+                raise tries.failure or error from None
+            decision = self._place_now(routed, tries, has_waited=True)
+            if decision is not None:
+                return decision
+
+    def _place_now(
+        self, routed: RoutedRequest, tries: Tries, *, has_waited: bool = False
+    ) -> Decision | None:
+        is_again = tries.failure is not None
+        return self.placer.place(
+            routed.ask, self.clock(), tries.excluded, is_again=is_again, has_waited=has_waited
+        )
+
+    def _waiting(self, routed: RoutedRequest, sent: Sent, tries: Tries) -> Waiting:
+        """Raises why it cannot wait for a worker."""
+        now, pool, failure = self.clock(), self.placer.pool, tries.failure
+        is_anyone_expected = pool.expects(Role.DECODE, tries.excluded, now)
+        if isinstance(failure, ResourceError) or not (
+            is_anyone_expected or pool.snapshot(now).decode
+        ):
+            raise failure or _no_worker(pool.refusals(now))
+        service = self.placer.taken_on(routed.ask, now, is_again=failure is not None)
+        compute = routed.compute
+        num_bytes = _TOKEN_BYTES * (len(compute.prompt_ids) + sent.num_tokens)
+        if failure is None:
+            self.waiting.check_room(num_bytes)
+        return Waiting(
+            due_at=routed.received_at + service.ttft_s,
+            since=now,
+            until=now + min(service.patience_s, pool.absences.return_s),
+            num_bytes=num_bytes,
+            num_choices=compute.params.num_choices,
+            tries=tries,
+        )
 
     async def _serve_by(
-        self, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent
+        self, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent, tries: Tries
     ) -> None:
         """One try. Its booking lasts as long."""
         num_before = sent.num_messages, sent.num_tokens
+        request_id, decode = routed.request_id, decision.placement.decode
 
         async def pass_on(data: bytes) -> None:
             if sent.num_messages == num_before[0]:
@@ -201,19 +185,24 @@ class Relay:
 
         try:
             request = self._decode_request(decision, routed, sent)
-            link = self.links.get(decision.placement.decode)
-            await link.generate(request, call.remaining_s, pass_on)
+            await self.links.get(decode).generate(request, call.remaining_s, pass_on)
         except DeadlineExceeded as error:
             raise _deadline(error, call, sent) from error
+        except WorkerLost:
+            has_begun = sent.num_messages > num_before[0]
+            if has_begun or self.placer.pool.is_reported(request_id, decode):
+                tries.died(request_id, decode, sent.num_tokens)
+            raise
         finally:
             call.tokens_emitted = sent.num_tokens
             if sent.is_finished:
-                self.placer.finished(routed.request_id, sent.num_tokens, self.clock())
-            self.placer.release(routed.request_id)
+                self.placer.finished(request_id, sent.num_tokens, self.clock())
+            self.placer.release(request_id)
+            self.waiting.changed()
             self.counters.num_messages += sent.num_messages - num_before[0]
             self.counters.num_tokens += sent.num_tokens - num_before[1]
         if not sent.is_finished:
-            raise WorkerLost(f"Worker '{decision.placement.decode}' ended the answer too early.")
+            raise WorkerLost(f"Worker '{decode}' ended the answer too early.")
 
     async def _begin(
         self, data: bytes, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from cluster.channel import open_channel
 from cluster.diagnosis import Diagnosis
 from cluster.health import HealthState, follow_progress
+from cluster.lateness import Attention
 from cluster.membership import Membership
 from cluster.redis_store import RedisStore
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store
 from router import cluster_service, service
+from router.absences import Absences
 from router.admission import Admission
 from router.cluster_service import ClusterService
 from router.config import IN_MEMORY, RouterConfig
@@ -34,6 +36,7 @@ from router.rollout.generations import Generations
 from router.rollout.rollout import Offer
 from router.service import InferenceService
 from router.text import Text, TextThreads
+from router.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,12 @@ class Router:
         text = Text.load(config, secrets.hash_secret)
         self.config = config
         self.clock = clock
-        self.pool = Pool(config.assumed)
+        attention = Attention(clock)
+        self.pool = Pool(
+            config.assumed,
+            absences=Absences(config.return_s),
+            lag_s=lambda: clock() - attention.now(),
+        )
         self.index = PrefixIndex(config.index_budget_bytes)
         self.admission = Admission(config.max_in_flight)
         self.health = HealthState([service.NAME])
@@ -63,7 +71,8 @@ class Router:
             Generations(config.document.policy()),
             Records(config.records_budget_bytes),
         )
-        self.relay = Relay(self.placer, self.links)
+        self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
+        self.relay = Relay(self.placer, self.links, self.waiting)
         self.store = _open_store(config.store)
         membership = Membership(self.store)
         identity = text.identity
@@ -73,7 +82,9 @@ class Router:
             links=self.links,
             placer=self.placer,
             clock=clock,
+            attention=attention,
             gather_s=config.gather_s,
+            changed=self.waiting.changed,
         )
         inference = InferenceService(
             text=text,
@@ -89,6 +100,7 @@ class Router:
             placer=self.placer,
             relayed=self.relay.counters,
             admission=self.admission,
+            waiting=self.waiting,
             diagnosis=Diagnosis(
                 secrets_file=config.secrets_file,
                 store=config.store,

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 
 from cluster.prediction_codec import errors_to_pb
+from cluster.worker_codec import ROLES
 from penstock.v1 import worker_pb2
+from router.absences import Absences
 from router.learned.accuracy import Accuracy, Errors
 from router.learned.attainment import ClassCounters
 from router.learned.lengths import Kind
 from router.placer import DEFAULT_TENANT, Placer
 from router.policy_settings import ServiceClass
+from router.waiting import WaitingRoom
 
 _NO_LIMIT = 1 << 30
 
@@ -40,6 +43,25 @@ def tenants_to_pb(placer: Placer, now_s: float) -> Iterator[worker_pb2.TenantSta
         )
 
 
+def waiting_to_pb(room: WaitingRoom) -> worker_pb2.WaitingStatus:
+    num_requests, num_bytes, longest_s = room.figures()
+    return worker_pb2.WaitingStatus(
+        requests=num_requests, bytes=num_bytes, longest_seconds=longest_s
+    )
+
+
+def away_to_pb(absences: Absences, now_s: float) -> Iterator[worker_pb2.AwayWorker]:
+    for absence in absences.away(now_s):
+        yield worker_pb2.AwayWorker(
+            worker_id=absence.worker,
+            role=ROLES[absence.role],
+            away_seconds=now_s - absence.since,
+            expected=absences.is_expected(absence, now_s),
+            deaths=absences.num_deaths(absence.worker, now_s),
+            crash_looping=absences.is_crash_looping(absence.worker, now_s),
+        )
+
+
 def _class_to_pb(
     name: str, service: ServiceClass | None, counters: ClassCounters
 ) -> worker_pb2.ClassStatus:
@@ -47,6 +69,7 @@ def _class_to_pb(
         name=name,
         ttft_seconds=service.ttft_s if service else 0.0,
         itl_seconds=service.itl_s if service else 0.0,
+        patience_seconds=service.patience_s if service else 0.0,
         placed=counters.num_placed,
         rejected=counters.num_rejected,
         started=counters.num_started,

@@ -25,12 +25,19 @@ _MAX_BACKOFF_S = 1.0
 
 class Watcher:
     def __init__(
-        self, link: Link, index: PrefixIndex, pool: Pool, clock: Callable[[], float]
+        self,
+        link: Link,
+        index: PrefixIndex,
+        pool: Pool,
+        clock: Callable[[], float],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`changed` is called when the worker has reported, or cannot be reached any more."""
         self._link = link
         self._index = index
         self._pool = pool
         self._clock = clock
+        self._changed = changed
         self._cursor = EventCursor()
         self._backoff_s = _MIN_BACKOFF_S
         self.num_gaps = 0
@@ -44,7 +51,8 @@ class Watcher:
                 await self._follow()
             except PenstockError as error:
                 logger.info("watch of %s ended: %s", worker.worker_id, error)
-                self._pool.unreachable(worker.worker_id, worker.incarnation)
+                self._pool.unreachable(worker.worker_id, worker.incarnation, self._clock())
+                self._changed()
                 self.answered.set()
             except Exception:  # a bug with one worker's events must not end the router
                 logger.exception("watch of %s failed", worker.worker_id)
@@ -98,6 +106,7 @@ class Watcher:
         worker, now = self._link.worker, self._clock()
         self._backoff_s = _MIN_BACKOFF_S
         self._pool.report(worker.worker_id, worker.incarnation, load_report_from_pb(load), now)
+        self._changed()
         is_fresh = self._cursor.has_all(number)
         if is_fresh:
             self._index.mark_fresh(worker.worker_id, now)

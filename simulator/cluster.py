@@ -180,7 +180,7 @@ class ModelledCluster:
 
     def _lose_calls(self, site: AnySite) -> None:
         worker = site.site.member.worker
-        self.router.pool.unreachable(worker.worker_id, worker.incarnation)
+        self.router.pool.unreachable(worker.worker_id, worker.incarnation, self._world.agenda.now_s)
         self._lose_answers(site)
 
     def _lose_answers(self, site: AnySite) -> None:

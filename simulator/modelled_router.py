@@ -15,6 +15,7 @@ from router.policy import Decision
 from router.pool import Pool
 from router.records import Fate
 from router.rollout.generations import Generations
+from router.tries import MAX_TRIES
 from simulator.answer import Answer
 from simulator.decode_site import Call, DecodeSite
 from simulator.door import Door
@@ -22,7 +23,6 @@ from simulator.modelled_fetch import Prefix
 from simulator.prefill_site import PrefillSite
 from simulator.site import Site, World
 
-MAX_TRIES = 3  # as the relay's
 AnySite = PrefillSite | DecodeSite
 
 
@@ -95,7 +95,12 @@ class ModelledRouter:
 
     def _try(self, answer: Answer) -> None:
         try:
-            decision = self.placer.place(self._asked(answer), self._now_s, answer.excluded)
+            decision = self.placer.place(
+                self._asked(answer),
+                self._now_s,
+                answer.excluded,
+                is_again=bool(answer.excluded),
+            )
         except Overloaded:
             self._world.ledger.num_rejected += 1
             self._end(answer, Fate.FAILED)

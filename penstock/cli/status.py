@@ -54,10 +54,24 @@ def status(
 def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> None:
     """A worker that was started here, but that the router has given up, is no less broken."""
     known = {worker.member.worker.worker_id for worker in reply.workers}
-    for name in started_workers(secrets_file):
+    away = {each.worker_id: each for each in reply.away}
+    for name in dict.fromkeys([*started_workers(secrets_file), *away]):
         if name not in known:
             worker = reply.workers.add(reason="the router does not hear from it")
             worker.member.worker.worker_id = name
+    for worker in reply.workers:
+        missed = away.get(worker.member.worker.worker_id)
+        if missed is not None and not worker.serving:
+            worker.member.role = missed.role
+            worker.reason += f", {_absence(missed)}"
+
+
+def _absence(missed: pb.AwayWorker) -> str:
+    """Whether requests wait for it."""
+    if missed.crash_looping:
+        return f"crash-loops: {missed.deaths} deaths within a minute, nobody waits for it"
+    expectation = "expected back" if missed.expected else "no longer expected back"
+    return f"away for {missed.away_seconds:.1f} s, {expectation}"
 
 
 def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
@@ -151,12 +165,22 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
     return (
         f"router {address} · {reply.requests_in_flight} requests in flight ·"
         f" {relay.placed} placed, {relay.moved} of them again · {relay.tokens} tokens relayed\n"
+        f"{_waiting_line(reply.waiting)}"
         f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB,"
         f" {reply.expected_grains} more expected ·"
         f"{' warming up ·' if reply.warming_up else ''}"
         f" {age_s:.1f} s old, {gaps} gaps, {reply.forgotten_grains} forgotten ·"
         f" {relay.predicted_hit_tokens} cached tokens predicted,"
         f" {relay.actual_hit_tokens} found\n"
+    )
+
+
+def _waiting_line(waiting: pb.WaitingStatus) -> str:
+    if not waiting.requests:
+        return ""
+    return (
+        f"{waiting.requests} requests wait for a decode worker that is expected back,"
+        f" {waiting.bytes / 2**20:.1f} MiB, the longest for {waiting.longest_seconds:.1f} s\n"
     )
 
 

@@ -641,7 +641,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -656,6 +656,8 @@ class StatusResponse(_message.Message):
     SHORT_OF_WORKERS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     WARMING_UP_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -670,7 +672,35 @@ class StatusResponse(_message.Message):
     short_of_workers: bool
     sessions: int
     warming_up: bool
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ...) -> None: ...
+    waiting: WaitingStatus
+    away: _containers.RepeatedCompositeFieldContainer[AwayWorker]
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ...) -> None: ...
+
+class WaitingStatus(_message.Message):
+    __slots__ = ("requests", "bytes", "longest_seconds")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    bytes: int
+    longest_seconds: float
+    def __init__(self, requests: _Optional[int] = ..., bytes: _Optional[int] = ..., longest_seconds: _Optional[float] = ...) -> None: ...
+
+class AwayWorker(_message.Message):
+    __slots__ = ("worker_id", "role", "away_seconds", "expected", "deaths", "crash_looping")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    AWAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    DEATHS_FIELD_NUMBER: _ClassVar[int]
+    CRASH_LOOPING_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    role: Role
+    away_seconds: float
+    expected: bool
+    deaths: int
+    crash_looping: bool
+    def __init__(self, worker_id: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., away_seconds: _Optional[float] = ..., expected: bool = ..., deaths: _Optional[int] = ..., crash_looping: bool = ...) -> None: ...
 
 class AccuracyStatus(_message.Message):
     __slots__ = ("ttft", "itl", "cached_tokens")
@@ -693,7 +723,7 @@ class PredictionErrors(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., ratio: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., bias: _Optional[float] = ...) -> None: ...
 
 class ClassStatus(_message.Message):
-    __slots__ = ("name", "ttft_seconds", "itl_seconds", "placed", "rejected", "started", "in_time", "finished", "steady", "answer_tokens")
+    __slots__ = ("name", "ttft_seconds", "itl_seconds", "placed", "rejected", "started", "in_time", "finished", "steady", "answer_tokens", "patience_seconds")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -704,6 +734,7 @@ class ClassStatus(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     STEADY_FIELD_NUMBER: _ClassVar[int]
     ANSWER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     ttft_seconds: float
     itl_seconds: float
@@ -714,7 +745,8 @@ class ClassStatus(_message.Message):
     finished: int
     steady: int
     answer_tokens: float
-    def __init__(self, name: _Optional[str] = ..., ttft_seconds: _Optional[float] = ..., itl_seconds: _Optional[float] = ..., placed: _Optional[int] = ..., rejected: _Optional[int] = ..., started: _Optional[int] = ..., in_time: _Optional[int] = ..., finished: _Optional[int] = ..., steady: _Optional[int] = ..., answer_tokens: _Optional[float] = ...) -> None: ...
+    patience_seconds: float
+    def __init__(self, name: _Optional[str] = ..., ttft_seconds: _Optional[float] = ..., itl_seconds: _Optional[float] = ..., placed: _Optional[int] = ..., rejected: _Optional[int] = ..., started: _Optional[int] = ..., in_time: _Optional[int] = ..., finished: _Optional[int] = ..., steady: _Optional[int] = ..., answer_tokens: _Optional[float] = ..., patience_seconds: _Optional[float] = ...) -> None: ...
 
 class TenantStatus(_message.Message):
     __slots__ = ("name", "used_seconds", "excess")

@@ -277,6 +277,28 @@ def test_status_misses_a_worker_that_the_router_forgot(
     assert "decode-0" in ended.out
 
 
+def test_status_says_who_is_waited_for_and_who_crash_loops(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    decode = pb.ROLE_DECODE
+    server.status.workers.append(worker_status("decode-0", serving=False, reason="unreachable"))
+    server.status.waiting.MergeFrom(
+        pb.WaitingStatus(requests=7, bytes=3 << 20, longest_seconds=1.5)
+    )
+    server.status.away.extend(
+        [
+            pb.AwayWorker(worker_id="decode-0", role=decode, away_seconds=1.5, expected=True),
+            pb.AwayWorker(worker_id="decode-1", role=decode, deaths=3, crash_looping=True),
+        ]
+    )
+    ended = penstock("status")
+    assert ended.code == 8
+    said = " ".join(ended.out.split())
+    assert "unreachable, away for 1.5 s, expected back" in said
+    assert "crash-loops: 3 deaths within a minute, nobody waits for it" in said
+    assert "7 requests wait for a decode worker that is expected back, 3.0 MiB" in said
+
+
 def test_status_without_the_secrets_says_what_to_give(penstock: Penstock, server: Any) -> None:
     ended = penstock("status", "-a", server.address)
     assert ended.code == 4

@@ -49,7 +49,8 @@ class Cluster:
             yaml.safe_dump({"cluster_token": TOKEN, "hash_secret": HASH_SECRET.hex()})
         )
         secrets_file.chmod(0o600)
-        given: dict[str, Any] = {"gather_s": 0.0, **settings}  # all are here before they serve
+        # All are here before they serve, and who dies does not come back.
+        given: dict[str, Any] = {"gather_s": 0.0, "return_s": 0.0, **settings}
         config = RouterConfig(
             checkpoint=checkpoint, model=MODEL, secrets_file=secrets_file, **given
         )

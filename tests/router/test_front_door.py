@@ -169,15 +169,32 @@ async def test_health_follows_the_workers(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 async def test_a_frozen_worker_gets_nothing_more_within_two_seconds(cluster: Cluster) -> None:
-    async with cluster.worker("d0") as worker:
-        await cluster.serving(worker)
+    async with cluster.worker("d0") as worker, cluster.worker("d1") as other:
+        await cluster.serving(worker, other)
         clock = cluster.router.clock
         frozen_at = clock()
         worker.freeze()
-        await cluster.until(lambda: not cluster.router.is_serving)
+        refusals = cluster.router.pool.refusals
+        await cluster.until(lambda: len(refusals(clock())) == 1)
         assert 0.5 < clock() - frozen_at < 2
-        failed = await refused(cluster, pb.GenerateRequest(text="x"))
-        assert "no report for 1." in failed.message
+        assert "no report for 1." in refusals(clock())[0].reason
+        num_before = len(worker.requests)
+        for _ in range(10):
+            assert (await cluster.generate(text="x")).is_complete
+        assert len(worker.requests) == num_before
+
+
+@pytest.mark.slow
+async def test_when_all_are_silent_the_one_heard_last_serves(cluster: Cluster) -> None:
+    """Their silence may be the machine's; whoever is asked can only gain."""
+    async with cluster.worker("d0") as d0, cluster.worker("d1") as d1:
+        await cluster.serving(d0, d1)
+        d0.freeze()
+        await cluster.until(lambda: len(cluster.router.pool.refusals(cluster.router.clock())) == 1)
+        d1.freeze()
+        await cluster.until(lambda: not cluster.router.is_serving)
+        assert (await cluster.generate(text="x")).is_complete
+        assert (len(d0.requests), len(d1.requests)) == (0, 1)
 
 
 async def test_reflection_lists_the_services(cluster: Cluster) -> None:

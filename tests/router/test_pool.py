@@ -87,7 +87,7 @@ def test_a_failed_worker_is_left_alone_for_longer_each_time_and_forgiven_by_a_to
 
 def test_a_broken_stream_ends_service_at_once_and_the_next_report_restores_it() -> None:
     pool = live_pool()
-    pool.unreachable(D0, LIFE)
+    pool.unreachable(D0, LIFE, 10.0)
     assert refusals(pool, 10.0) == {"d0": "unreachable"}
     pool.report(D0, LIFE, LoadReport(), 10.1)
     assert refusals(pool, 10.1) == {}

@@ -83,6 +83,7 @@ STUB_FILES = {
         "deploy/vitals.py",
         "deploy/doctor/examination.py",
         "router/relay.py",
+        "router/sent.py",
         "router/watcher.py",
         "router/links.py",
     },
