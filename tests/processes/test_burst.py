@@ -22,7 +22,7 @@ from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from router.standing import SILENCE_S
-from tests.processes.burners import burnt_cores
+from tests.burnt_cores import burnt_cores
 from tests.processes.test_faults import NO_KILLING, status
 from tests.router.checkpoint import write_checkpoint
 from tests.router.cluster_of_fakes import failure
@@ -45,7 +45,7 @@ async def test_a_burst_above_the_bound_is_answered_up_to_it(tmp_path: Path, is_b
         worker={"engine": "echo"},
     )
     worst: dict[str, float] = {}
-    burning = burnt_cores() if is_busy else nullcontext()
+    burning = burnt_cores(at_most_s=240) if is_busy else nullcontext()
     async with LocalCluster(plan, supervision=NO_KILLING) as cluster:
         before = await lives(cluster)
         with burning, idle_connections(cluster.address, 500):
