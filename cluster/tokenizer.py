@@ -76,12 +76,14 @@ class Tokenizer:
         return encoding.ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        for position, token_id in enumerate(ids):
-            if not 0 <= token_id < self.vocab_size:
-                raise InvalidRequest(
-                    f"token_ids[{position}]",
-                    f"Token id {token_id} is not in the vocabulary of {self.vocab_size}.",
-                )
+        if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            position, token_id = next(
+                (n, i) for n, i in enumerate(ids) if not 0 <= i < self.vocab_size
+            )
+            raise InvalidRequest(
+                f"token_ids[{position}]",
+                f"Token id {token_id} is not in the vocabulary of {self.vocab_size}.",
+            )
         return self.decode_known(ids, skip_special_tokens=skip_special_tokens)
 
     def decode_known(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest
 from cluster.limits import Limits
@@ -16,10 +17,12 @@ from cluster.validation import (
     check_model,
     check_tokenize,
 )
+from cluster.wire_bounds import check_wire
 from penstock.v1 import inference_pb2 as pb
 from router.admission import Admission
 from router.relay import REQUEST_ID_KEY, Relay
-from router.text import Text, TextThreads
+from router.text import Text
+from router.text_lanes import TextLanes
 
 NAME = "penstock.v1.Inference"
 
@@ -29,14 +32,14 @@ class InferenceService:
         self,
         *,
         text: Text,
-        threads: TextThreads,
+        lanes: TextLanes,
         admission: Admission,
         relay: Relay,
         is_warm: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._text = text
-        self._threads = threads
+        self._lanes = lanes
         self._admission = admission
         self._relay = relay
         self._is_warm = is_warm
@@ -54,30 +57,30 @@ class InferenceService:
             "GetModel": self.get_model,
         }
 
+    def check_wire(self, message_type: type[Message], data: bytes) -> None:
+        """Before a request is parsed."""
+        check_wire(data, message_type, self._text.info, self._text.limits)
+
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
         received_at = self._clock()
         request.request_id = request.request_id or call.metadata(REQUEST_ID_KEY) or ""
         given = check_generate(request, self._text.info, self._text.limits)
         with self._admission.admit(given.request_id):
             call.phase = "tokenise"
-            routed = await self._threads.run(self._text.routed, given, received_at)
+            routed = await self._lanes.routed(given, received_at)
             await self._is_warm.wait()  # placed before the index knows, it would be computed anew
             await self._relay.serve(routed, call)
 
-    async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
+    async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> bytes:
         prompt = check_tokenize(request, self._text.info, self._text.limits)
-        ids = await self._threads.run(self._text.tokenized, prompt)
-        return pb.TokenizeResponse(token_ids=ids)
+        return await self._lanes.tokenized(prompt)
 
-    async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
+    async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> bytes:
         ids = check_detokenize(request, self._text.info, self._text.limits)
         is_default = not request.HasField("skip_special_tokens")
-        text = await self._threads.run(
-            self._text.tokenizer.decode,
-            ids,
-            skip_special_tokens=is_default or request.skip_special_tokens,
+        return await self._lanes.detokenized(
+            ids, skip_special_tokens=is_default or request.skip_special_tokens
         )
-        return pb.DetokenizeResponse(text=text)
 
     async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
         if request.page_token:
