@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
+from cluster.codec import prompt_to_bytes
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
 from cluster.tokenizer import Tokenizer
@@ -84,6 +85,7 @@ class Text:
         )
         return RoutedRequest(
             compute=compute,
+            prompt=prompt_to_bytes(resolved.prompt_ids),
             hashes=tuple(grain_hashes(key, resolved.prompt_ids, self.hash_grain)),
             model=self.info.name,
             cache_scope=resolved.cache_scope,
