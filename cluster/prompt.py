@@ -25,7 +25,7 @@ class TextPrompt:
     @property
     def weight(self) -> int:
         """Bytes of text that take as long to become tokens."""
-        return len(self.text.encode(errors="replace"))
+        return _num_bytes(self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class ChatPrompt:
 
     @property
     def weight(self) -> int:
-        num_bytes = sum(len(message.content.encode()) for message in self.messages)
+        num_bytes = sum(_num_bytes(message.content) for message in self.messages)
         return num_bytes + _MESSAGE_WEIGHT * len(self.messages)
 
 
@@ -73,8 +73,12 @@ def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate) -> 
         case ChatPrompt():
             is_open = prompt.add_generation_prompt
             text = template.render(prompt.messages, add_generation_prompt=is_open)
-            _check_worth(len(text.encode(errors="replace")), "chat", prompt.max_bytes)
+            _check_worth(_num_bytes(text), "chat", prompt.max_bytes)
             return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def _check_worth(num_bytes: int, field: str, max_bytes: int | None) -> None:

@@ -163,13 +163,15 @@ def check_tokenize(request: pb.TokenizeRequest, info: ModelInfo, limits: Limits)
     return replace(prompt, add_special_tokens=is_default or request.add_special_tokens)
 
 
-def check_detokenize(request: pb.DetokenizeRequest, info: ModelInfo, limits: Limits) -> list[int]:
+def check_detokenize(
+    request: pb.DetokenizeRequest, info: ModelInfo, limits: Limits
+) -> Sequence[int]:
     """As many ids as the model's context holds; `Tokenizer.decode` judges each."""
     check_model(request.model, info)
     most = min(info.context_length, limits.max_prompt_bytes)
     check_count(len(request.token_ids), most, "token_ids", "token ids")
     _check_no_unknown_fields(request)
-    return list(request.token_ids)
+    return request.token_ids
 
 
 def _check_supported(request: pb.GenerateRequest) -> None:

@@ -24,17 +24,20 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
 
 
-def check_wire(data: bytes, message_type: type[Message], info: ModelInfo, limits: Limits) -> None:
-    """Raises InvalidRequest or UnsupportedFeature, as the parsed request would be refused."""
+def check_wire(data: bytes, message_type: type[Message], info: ModelInfo, limits: Limits) -> int:
+    """Returns how many bytes of text there are to tokenise, where they are many. Raises
+    InvalidRequest or UnsupportedFeature, as the parsed request would be refused."""
     if len(data) <= FREE_BYTES:
-        return
+        return 0
     sizes = _sizes(data, message_type, limits)
+    num_text_bytes = sizes["text"] + sizes["chat"]
     check_text_bytes(sizes.pop("text", 0), info, limits)
     check_prompt_bytes(sizes.pop("chat", 0), "chat.messages", limits)
     _check_bytes(sizes.pop("token_ids", 0), _ID_BYTES * info.context_length, "token_ids")
     most = 2 * _ID_BYTES * info.vocab_size + FREE_BYTES  # allowed and bad ids
     _check_bytes(sizes.pop("sampling", 0), most, "sampling")
     _check_bytes(sizes.total(), FREE_BYTES, "request")
+    return num_text_bytes
 
 
 def _sizes(data: bytes, message_type: type[Message], limits: Limits) -> Counter[str]:

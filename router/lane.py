@@ -55,7 +55,7 @@ class Lane:
         if self._num_free:
             self._num_free -= 1
             return
-        self._check_room(num_bytes)
+        self.check_room(num_bytes)
         due = self._clock() + min(MAX_PASSED_S, num_bytes * self._s_per_byte)
         begun = asyncio.get_running_loop().create_future()
         turn = _Turn(due, next(self._numbers), num_bytes, begun)
@@ -86,7 +86,8 @@ class Lane:
             heapq.heapify(self._waiting)
             self.num_waiting_bytes -= turn.num_bytes
 
-    def _check_room(self, num_bytes: int) -> None:
+    def check_room(self, num_bytes: int) -> None:
+        """Raises Overloaded where so much could not even wait."""
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(
                 f"{self._max_waiting} prompts wait to be tokenised, and no more are taken on."

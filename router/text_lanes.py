@@ -6,6 +6,7 @@ other, and in each lane small goes before large.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from cluster.validation import GenerationInput, Prompt, TokenPrompt
@@ -91,8 +92,8 @@ class TextLanes:
         weight = _ID_WEIGHT * len(ids)
         if weight <= MAX_SMALL:
             return await self.threads.run(weight, self._detokenize, ids, skip_special_tokens)
-        data = ids_to_bytes(ids, skip_special_tokens=skip_special_tokens)
-        return await self.process.call(Kind.DETOKENIZE, data)
+        encode = partial(ids_to_bytes, ids, skip_special_tokens=skip_special_tokens)
+        return await self.process.call(Kind.DETOKENIZE, weight, encode)
 
     async def close(self) -> None:
         self.threads.close()
@@ -100,7 +101,8 @@ class TextLanes:
 
     async def _largely(self, prompt: Prompt) -> bytes:
         assert not isinstance(prompt, TokenPrompt)
-        return await self.process.call(Kind.TOKENIZE, prompt_to_bytes(prompt))
+        encode = partial(prompt_to_bytes, prompt)
+        return await self.process.call(Kind.TOKENIZE, prompt.weight, encode)
 
     # In a thread
 
@@ -117,7 +119,7 @@ class TextLanes:
 
     def _detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> bytes:
         decode = self._text.tokenizer.decode
-        return text_to_bytes(decode(ids, skip_special_tokens=skip_special_tokens))
+        return text_to_bytes(decode(list(ids), skip_special_tokens=skip_special_tokens))
 
 
 def is_small(prompt: Prompt) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from cluster.errors import InvalidRequest, Overloaded
@@ -40,11 +41,16 @@ class TextProcess:
         """None: it does not run."""
         return None if self._process is None else self._process.pid
 
-    async def call(self, kind: Kind, data: bytes) -> bytes:
-        """The answer. Cancelling ends the work at once, and the process with it."""
-        await self._lane.enter(len(data))
+    def check_room(self, num_bytes: int) -> None:
+        """Raises Overloaded where so much could not even wait."""
+        self._lane.check_room(num_bytes)
+
+    async def call(self, kind: Kind, num_bytes: int, encode: Callable[[], bytes]) -> bytes:
+        """The answer to what `encode` gives when its turn has come. Cancelling ends the work at
+        once, and the process with it."""
+        await self._lane.enter(num_bytes)
         try:
-            return await self._answer(kind, data)
+            return await self._answer(kind, encode())
         finally:
             self._lane.leave()
 

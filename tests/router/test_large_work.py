@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import grpc.aio
 import pytest
 
-from bench.router_processes import serving
+from bench.router_processes import MODEL, Load, process, router_config, run_worker, serving
 from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc
-from tests.router.fake_worker import FakeWorker
 from tests.router.large_load import LOADS
 from tests.router.router_process import ROOT, RouterProcess, router_process, write_config
-from tests.router.test_process import fingerprint
 
 SECONDS = 6.0
+ONE_TOKEN = Load(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
 MAX_MEDIAN_S, MAX_WORST_S = 0.1, 0.5  # above alone
 SMALL = (
     pb.GenerateRequest(token_ids={"ids": list(range(300, 340))}, stop={"max_tokens": 1}),
@@ -50,13 +49,17 @@ class Waits(NamedTuple):
 
 @asynccontextmanager
 async def roomy_router(directory: Path) -> AsyncIterator[tuple[RouterProcess, Any]]:
-    """With a context of 131,072 tokens, one worker, and a client's stub."""
+    """With a context of 131,072 tokens, a worker in a process of its own, and a client's stub."""
     checkpoint = long_checkpoint(directory)
-    async with router_process(write_config(directory, checkpoint)) as router:
-        worker = FakeWorker("d0", router.address, fingerprint(checkpoint), "echo")
-        async with worker, grpc.aio.insecure_channel(router.address) as channel:
+    config = write_config(directory, checkpoint, model=MODEL)
+    worker_config = router_config(checkpoint, directory)  # the same secrets for both
+    async with router_process(config) as router:
+        with process(run_worker, ONE_TOKEN, worker_config) as (_, pipe):
+            await asyncio.to_thread(pipe.recv)
+            pipe.send(router.address)
             await serving(router.address)
-            yield router, inference_pb2_grpc.InferenceStub(channel)
+            async with grpc.aio.insecure_channel(router.address) as channel:
+                yield router, inference_pb2_grpc.InferenceStub(channel)
 
 
 async def asked(stub: Any, num: int) -> Waits:

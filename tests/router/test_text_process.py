@@ -115,5 +115,5 @@ async def test_a_checkpoint_that_has_changed_is_not_used(tmp_path: Path) -> None
     (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "tokenizer.json").write_text(content + " ")
     with pytest.raises(Overloaded):
-        await lanes.process.call(Kind.TOKENIZE, b"")
+        await lanes.process.call(Kind.TOKENIZE, 0, bytes)
     await lanes.close()
