@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest
 from cluster.limits import Limits
+from cluster.model_info import ModelInfo
 from cluster.rpc import Call, Serve
 from cluster.validation import (
     UNSUPPORTED,
@@ -103,7 +104,7 @@ def _model(text: Text) -> pb.Model:
         model_digest=info.model_digest,
         tokenizer_digest=info.tokenizer_digest,
         features=_features(has_chat=info.has_chat_template),
-        limits=_limits(text.limits, info.context_length),
+        limits=_limits(text.limits, info),
         end_token_ids=info.end_token_ids,
     )
 
@@ -120,7 +121,8 @@ def _features(*, has_chat: bool) -> list[str]:
     return sorted(rpcs) + sorted(fields)
 
 
-def _limits(limits: Limits, context_length: int) -> pb.Limits:
+def _limits(limits: Limits, info: ModelInfo) -> pb.Limits:
+    context_length = info.context_length
     return pb.Limits(
         max_prompt_tokens=min(limits.max_prompt_tokens or context_length, context_length - 1),
         max_output_tokens=min(limits.max_output_tokens or context_length, context_length - 1),
@@ -132,6 +134,10 @@ def _limits(limits: Limits, context_length: int) -> pb.Limits:
         max_message_bytes=limits.max_message_bytes,
         default_deadline=_duration(limits.default_deadline_s),
         max_deadline=_duration(limits.max_deadline_s),
+        max_text_bytes=min(limits.max_prompt_bytes, info.max_text_bytes or limits.max_prompt_bytes),
+        max_chat_bytes=limits.max_prompt_bytes,
+        max_messages=limits.max_messages,
+        max_detokenize_tokens=min(context_length, limits.max_prompt_bytes),
     )
 
 
