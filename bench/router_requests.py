@@ -43,7 +43,7 @@ class RequestCosts:
 async def request_costs(directory: Path, num_requests: int) -> RequestCosts:
     """Answers are one message; what waits is the client, so that processes are never idle."""
     load = Load(num_messages=0, concurrency=_CONCURRENCY, short=1, long=1, tokens_per_message=1)
-    config = router_config(_long_checkpoint(directory), directory)
+    config = router_config(long_checkpoint(directory), directory)
     with (
         process(run_worker, load, config) as (_, worker),
         process(run_router, config) as (router, router_pipe),
@@ -93,7 +93,7 @@ def _long_request() -> bytes:
     return pb.GenerateRequest(token_ids=ids, stop={"max_tokens": 1}).SerializeToString()
 
 
-def _long_checkpoint(directory: Path) -> Path:
+def long_checkpoint(directory: Path) -> Path:
     """The shipped one, said to have room for long prompts: nothing is computed with it."""
     checkpoint = directory / "checkpoint"
     checkpoint.mkdir()

@@ -56,8 +56,9 @@ class ChatTemplate:
         self.digest: Final = text_digest(json.dumps([source, sorted(self._tokens.items())]))
 
     @classmethod
-    def load(cls, checkpoint: Path) -> Self:
-        return cls(_source(checkpoint), tokens=special_tokens(checkpoint))
+    def load(cls, checkpoint: Path, *, max_chars: int = MAX_CHARS) -> Self:
+        tokens = special_tokens(checkpoint)
+        return cls(_source(checkpoint), tokens=tokens, max_chars=max_chars)
 
     @property
     def is_present(self) -> bool:

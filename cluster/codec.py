@@ -69,6 +69,7 @@ __all__ = [  # with these, all of the codec is found here
     "prefill_start_to_pb",
     "prompt_logprob_from_pb",
     "prompt_logprob_to_pb",
+    "prompt_to_bytes",
     "sampled_from_pb",
     "sampled_to_pb",
 ]
@@ -160,11 +161,11 @@ def decode_request_to_pb(
     num_source_tokens: int = 0,
     router_s: float = 0.0,
 ) -> worker_pb2.DecodeRequest:
-    """The hash key does not travel: each end derives it from tenant and scope."""
+    """All but the prompt, for which see `prompt_to_bytes`. The hash key does not travel: each
+    end derives it from tenant and scope."""
     return worker_pb2.DecodeRequest(
         request_id=request.request_id,
         model=model,
-        prompt_token_ids=request.prompt_ids,
         emitted=_emitted_to_pb(request.emitted),
         params=params_to_pb(request.params),
         tenant=tenant,
@@ -175,6 +176,12 @@ def decode_request_to_pb(
         router_seconds=router_s,
         due_seconds=request.due_s,
     )
+
+
+def prompt_to_bytes(prompt_ids: Sequence[int]) -> bytes:
+    """The prompt of a `DecodeRequest`, to be followed by the rest of it: serialised messages that
+    follow each other are one. It takes so long that it is done once, and not in an event loop."""
+    return worker_pb2.DecodeRequest(prompt_token_ids=prompt_ids).SerializeToString()
 
 
 def prefill_start_to_pb(

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from cluster.errors import ConfigError, StartupError
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 PARENT_VARIABLE = "PENSTOCK_PARENT"
 LOG_VARIABLE = "PENSTOCK_LOG"
 _PR_SET_PDEATHSIG = 1
+_ROOT: Final = Path(__file__).resolve().parent.parent
 
 Main = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -58,6 +60,16 @@ def print_ready(*, role: str, address: str, **more: Any) -> None:
     print(line, flush=True)
 
 
+def child_environment() -> dict[str, str]:
+    """That of a process of ours that this one starts, and that must not outlive it."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+
+
 def run(main: Main, *, level: str | None = None) -> int:
     """Runs `main(drain)` to its end and returns the exit code.
 
@@ -67,7 +79,7 @@ def run(main: Main, *, level: str | None = None) -> int:
     """
     try:
         configure_logging(level)
-        _follow_parent()
+        follow_parent()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_draining_on_signals(main))
     except Exception as error:
@@ -117,7 +129,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Ends (drains) this process when the one named by PENSTOCK_PARENT dies.
 
     NOTE: Linux sends the signal when the *thread* that started this process ends, so a parent

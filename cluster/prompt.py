@@ -1,5 +1,6 @@
 """The prompt of a request: text, a chat or token ids; its bounds, and how it becomes tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,31 +8,45 @@ from cluster.chat_template import NO_TEMPLATE, ChatTemplate
 from cluster.errors import InvalidRequest
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
-from cluster.sampling_fields import check_count, check_ids
+from cluster.sampling_fields import check_count
 from cluster.tokenizer import Tokenizer
 from cluster.types import ChatMessage
 from penstock.v1 import inference_pb2 as pb
 
 _MAX_ROLE_BYTES: Final = 64
+_MESSAGE_WEIGHT: Final = 512  # rendering a message takes as long as tokenising so many bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrompt:
     text: str
     add_special_tokens: bool = True
-    max_bytes: int | None = None
+
+    @property
+    def weight(self) -> int:
+        """Bytes of text that take as long to become tokens."""
+        return _num_bytes(self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompt:
     messages: tuple[ChatMessage, ...]
     add_generation_prompt: bool = True
-    max_bytes: int | None = None  # a text that is longer is not worth tokenising
+    max_bytes: int | None = None  # a rendered text that is longer is not worth tokenising
+
+    @property
+    def weight(self) -> int:
+        num_bytes = sum(_num_bytes(message.content) for message in self.messages)
+        return num_bytes + _MESSAGE_WEIGHT * len(self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPrompt:
-    ids: tuple[int, ...]
+    ids: Sequence[int]
+
+    @property
+    def weight(self) -> int:
+        return len(self.ids) // 4
 
 
 Prompt = TextPrompt | ChatPrompt | TokenPrompt
@@ -54,17 +69,19 @@ def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate) -> 
         case TokenPrompt(ids=ids):
             return list(ids)
         case TextPrompt():
-            _check_worth(prompt.text, "text", prompt.max_bytes)
             return tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
         case ChatPrompt():
             is_open = prompt.add_generation_prompt
             text = template.render(prompt.messages, add_generation_prompt=is_open)
-            _check_worth(text, "chat", prompt.max_bytes)
+            _check_worth(_num_bytes(text), "chat", prompt.max_bytes)
             return tokenizer.encode(text, add_special_tokens=False)
 
 
-def _check_worth(text: str, field: str, max_bytes: int | None) -> None:
-    num_bytes = len(text.encode(errors="replace"))
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+
+def _check_worth(num_bytes: int, field: str, max_bytes: int | None) -> None:
     if max_bytes is not None and num_bytes > max_bytes:
         raise InvalidRequest(
             field,
@@ -81,16 +98,25 @@ def check_prompt(request: pb.GenerateRequest, info: ModelInfo, limits: Limits) -
         case "text":
             if not request.text:
                 raise InvalidRequest("text", "The prompt is empty: give at least one character.")
-            check_prompt_bytes(len(request.text.encode()), "text", limits)
-            return TextPrompt(text=request.text, max_bytes=info.max_text_bytes)
+            return check_text(request.text, info, limits)
         case "chat":
             return check_chat(request.chat, info, limits)
         case "token_ids":
             ids = request.token_ids.ids
             check_prompt_tokens(len(ids), info, limits, "token_ids.ids")
-            check_ids(ids, "token_ids.ids", info.vocab_size)
-            return TokenPrompt(ids=tuple(ids))
+            return TokenPrompt(ids=ids)  # each is judged beside the loop: there may be many
     raise InvalidRequest("prompt", "There is no prompt: give 'text', 'chat' or 'token_ids'.")
+
+
+def check_text(text: str, info: ModelInfo, limits: Limits) -> TextPrompt:
+    prompt = TextPrompt(text=text)
+    check_text_bytes(prompt.weight, info, limits)
+    return prompt
+
+
+def check_text_bytes(num_bytes: int, info: ModelInfo, limits: Limits) -> None:
+    check_prompt_bytes(num_bytes, "text", limits)
+    _check_worth(num_bytes, "text", info.max_text_bytes)
 
 
 def check_chat(chat: pb.Chat, info: ModelInfo, limits: Limits) -> ChatPrompt:
@@ -106,11 +132,15 @@ def check_chat(chat: pb.Chat, info: ModelInfo, limits: Limits) -> ChatPrompt:
                 f"chat.messages[{position}].role",
                 "A message needs a role, such as 'user', that the chat template knows.",
             )
+    return chat_prompt(chat, info.max_text_bytes)
+
+
+def chat_prompt(chat: pb.Chat, max_bytes: int | None) -> ChatPrompt:
     is_default = not chat.HasField("add_generation_prompt")
     return ChatPrompt(
         messages=tuple(ChatMessage(m.role, m.content) for m in chat.messages),
         add_generation_prompt=is_default or chat.add_generation_prompt,
-        max_bytes=info.max_text_bytes,
+        max_bytes=max_bytes,
     )
 
 

@@ -53,6 +53,8 @@ _CALLER_GONE = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStat
 Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
 # (request, call) for a single request; (call,) where the client streams.
 Serve = Callable[..., Awaitable[Any]]
+# What must hold of a request's bytes before they are parsed; raises what the call ends with.
+Check = Callable[[type[Message], bytes], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +157,13 @@ def service_handlers(
     *,
     token: str | None = None,
     deadlines: Deadlines = Deadlines(),
+    check: Check = lambda message_type, data: None,
 ) -> Service:
     """A service made of coroutines: `(request, call)`, or `(call)` where the client streams.
 
     A unary one returns the response (a message or its bytes), a streaming one writes with
-    `call.send`. An RPC without a coroutine answers UNIMPLEMENTED.
+    `call.send`. `check` judges single requests as they come. An RPC without a coroutine answers
+    UNIMPLEMENTED.
     """
     known = methods(service)
     if unknown := handlers.keys() - known.keys():
@@ -168,17 +172,21 @@ def service_handlers(
     return grpc.method_handlers_generic_handler(
         service,
         {
-            name: _method_handler(method, handlers.get(name), expected, deadlines)
+            name: _method_handler(method, handlers.get(name), expected, deadlines, check)
             for name, method in known.items()
         },
     )
 
 
 def _method_handler(
-    method: Method, serve: Serve | None, expected: bytes | None, deadlines: Deadlines
+    method: Method,
+    serve: Serve | None,
+    expected: bytes | None,
+    deadlines: Deadlines,
+    check: Check,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     serve = serve or _unimplemented(method)
-    serve_bytes = serve if method.is_client_streaming else _parsing(method, serve)
+    serve_bytes = serve if method.is_client_streaming else _parsing(method, serve, check)
     answer = _answering(method, serve_bytes, expected, deadlines)
     if method.is_client_streaming:
         if method.is_server_streaming:
@@ -196,8 +204,9 @@ def _unimplemented(method: Method) -> Serve:
     return refuse
 
 
-def _parsing(method: Method, serve: Serve) -> Serve:
+def _parsing(method: Method, serve: Serve, check: Check) -> Serve:
     async def serve_bytes(data: bytes, call: Call) -> Any:
+        check(method.request_type, data)
         return await serve(_parsed(method.request_type, data), call)
 
     return serve_bytes

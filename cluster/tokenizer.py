@@ -5,6 +5,7 @@ the interpreter's lock: call it in a thread, after the text's length was checked
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -14,6 +15,10 @@ import tokenizers
 from cluster.checkpoint_json import read_json, special_tokens
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.model_digest import text_digest
+
+# A text is tokenised by the thread that asks: else it waits in the library's own pool, behind
+# whatever others have there.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Tokenizer:
@@ -76,12 +81,14 @@ class Tokenizer:
         return encoding.ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        for position, token_id in enumerate(ids):
-            if not 0 <= token_id < self.vocab_size:
-                raise InvalidRequest(
-                    f"token_ids[{position}]",
-                    f"Token id {token_id} is not in the vocabulary of {self.vocab_size}.",
-                )
+        if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            position, token_id = next(
+                (n, i) for n, i in enumerate(ids) if not 0 <= i < self.vocab_size
+            )
+            raise InvalidRequest(
+                f"token_ids[{position}]",
+                f"Token id {token_id} is not in the vocabulary of {self.vocab_size}.",
+            )
         return self.decode_known(ids, skip_special_tokens=skip_special_tokens)
 
     def decode_known(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -127,9 +134,9 @@ def _described(part: Any) -> dict[str, Any]:
     return {} if part is None else json.loads(part.__getstate__())
 
 
-# Normalizers that make a text shorter by this factor at most. Composing Korean letters is the
-# worst: three of 3 bytes become one.
-_SHRINKING: Final = {"Prepend": 1, "Replace": 1, "NFC": 3}
+# Normalizers that make a text shorter by this factor at most. Composing is worst at U+0390: two
+# bytes that may be spelt with seven.
+_SHRINKING: Final = {"Prepend": 1, "Replace": 1, "NFC": 4}
 
 
 def _max_token_bytes(tokenizer: tokenizers.Tokenizer) -> int | None:
@@ -141,8 +148,10 @@ def _max_token_bytes(tokenizer: tokenizers.Tokenizer) -> int | None:
     shrinking = 1
     normalizer = _described(tokenizer.normalizer)
     for step in normalizer.get("normalizers", [normalizer] if normalizer else []):
-        is_space = step["type"] != "Replace" or step["pattern"] == {"String": " "}
-        if step["type"] not in _SHRINKING or not is_space:
+        drops = step["type"] == "Replace" and not (
+            step["pattern"] == {"String": " "} and step["content"]
+        )
+        if step["type"] not in _SHRINKING or drops:
             return None
         shrinking *= _SHRINKING[step["type"]]
     return shrinking * max(map(_num_bytes, tokenizer.get_vocab(with_added_tokens=True)))
@@ -160,9 +169,13 @@ def _keeps_all_text(tokenizer: tokenizers.Tokenizer) -> bool:
     before = json.dumps(_described(tokenizer.pre_tokenizer))
     if '"Removed"' in before:
         return False
-    has_bytes = tokenizer.token_to_id("<0x00>") is not None
-    is_complete = has_bytes and getattr(tokenizer.model, "byte_fallback", False)
-    return '"ByteLevel"' in before or is_complete
+    if '"ByteLevel"' in before:
+        tokens = [*_BYTE_OF_CHARACTER]
+        has_fallback = isinstance(tokenizer.model, tokenizers.models.BPE)
+    else:
+        tokens = [f"<0x{byte:02X}>" for byte in range(0x100)]
+        has_fallback = getattr(tokenizer.model, "byte_fallback", False)
+    return has_fallback and all(tokenizer.token_to_id(token) is not None for token in tokens)
 
 
 def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ Knows no worker and no transport.
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -24,8 +24,8 @@ from cluster.prompt import (
     TokenPrompt,
     check_chat,
     check_prompt,
-    check_prompt_bytes,
     check_prompt_tokens,
+    check_text,
     prompt_field,
     prompt_ids,
 )
@@ -74,6 +74,8 @@ UNSUPPORTED: Final = (
     "trace_context",
     "truncate_prompt_tokens",
 )
+
+_MAX_NAMED_BYTES: Final = 64 << 10
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]+")
 
@@ -154,21 +156,22 @@ def check_tokenize(request: pb.TokenizeRequest, info: ModelInfo, limits: Limits)
     _check_no_unknown_fields(request)
     if request.WhichOneof("prompt") == "chat":
         return check_chat(request.chat, info, limits)
-    is_default = not request.HasField("add_special_tokens")
     if request.WhichOneof("prompt") is None:
         raise InvalidRequest("prompt", "There is nothing to tokenise: give 'text' or 'chat'.")
-    check_prompt_bytes(len(request.text.encode()), "text", limits)
-    return TextPrompt(
-        text=request.text, add_special_tokens=is_default or request.add_special_tokens
-    )
+    prompt = check_text(request.text, info, limits)
+    is_default = not request.HasField("add_special_tokens")
+    return replace(prompt, add_special_tokens=is_default or request.add_special_tokens)
 
 
-def check_detokenize(request: pb.DetokenizeRequest, info: ModelInfo, limits: Limits) -> list[int]:
-    """As many ids as a message may hold; `Tokenizer.decode` judges each."""
+def check_detokenize(
+    request: pb.DetokenizeRequest, info: ModelInfo, limits: Limits
+) -> Sequence[int]:
+    """As many ids as the model's context holds; `Tokenizer.decode` judges each."""
     check_model(request.model, info)
+    most = min(info.context_length, limits.max_prompt_bytes)
+    check_count(len(request.token_ids), most, "token_ids", "token ids")
     _check_no_unknown_fields(request)
-    check_count(len(request.token_ids), limits.max_prompt_bytes, "token_ids", "token ids")
-    return list(request.token_ids)
+    return request.token_ids
 
 
 def _check_supported(request: pb.GenerateRequest) -> None:
@@ -185,15 +188,21 @@ def _check_supported(request: pb.GenerateRequest) -> None:
 def _check_no_unknown_fields(request: Message) -> None:
     """A newer client's field, which would otherwise be ignored."""
     num_bytes = request.ByteSize()
-    unknown_fields: Any = UnknownFieldSet(request)
-    unknown = [field.field_number for field in unknown_fields]
+    name = _unknown_field(request) if num_bytes <= _MAX_NAMED_BYTES else "a field"
     request.DiscardUnknownFields()
     if request.ByteSize() != num_bytes:
-        where = f"field {unknown[0]} of {request.DESCRIPTOR.name}" if unknown else "a nested field"
         raise UnsupportedFeature(
-            where,
-            f"This server does not know {where}: it is older than the client; leave it out.",
+            name,
+            f"This server does not know {name}: it is older than the client; leave it out.",
         )
+
+
+def _unknown_field(request: Message) -> str:
+    """One of them; in time that grows with their number, of which a large message has millions."""
+    unknown_fields: Any = UnknownFieldSet(request)
+    for field in unknown_fields:
+        return f"field {field.field_number} of {request.DESCRIPTOR.name}"
+    return "a nested field"
 
 
 def _request_id(request_id: str, max_chars: int) -> str:
@@ -266,10 +275,11 @@ def resolve(
     num_prompt = len(prompt_ids)
     field = prompt_field(given.prompt)
     check_prompt_tokens(num_prompt, info, limits, field)
-    check_ids(prompt_ids, field, info.vocab_size)
+    ids = list(prompt_ids)
+    check_ids(ids, field, info.vocab_size)
     return ResolvedRequest(
         request_id=given.request_id,
-        prompt_ids=list(prompt_ids),
+        prompt_ids=ids,
         params=GenerationParams(
             sampling=given.sampling,
             max_tokens=_max_tokens(given, num_prompt, info, limits),

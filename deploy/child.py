@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,21 +11,11 @@ from typing import Any
 import yaml
 
 from cluster.errors import StartupError
-from cluster.process import PARENT_VARIABLE
+from cluster.process import child_environment
 from deploy.plan import ProcessPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_TAIL_LINES = 20
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A child ends with its parent even when the parent is killed.
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        PARENT_VARIABLE: str(os.getpid()),
-    }
 
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -40,7 +29,7 @@ async def _spawn(command: Sequence[str], log: Path) -> asyncio.subprocess.Proces
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,
         )
 

@@ -36,7 +36,7 @@ class RouterConfig:
     policy_state: Path | None = None  # keeps what is in force, where the store is in memory
     assumed: Assumed = field(default_factory=Assumed)  # where nothing has been measured
     max_in_flight: int = 1024
-    max_waiting_texts: int = 256  # prompts that wait to be tokenised
+    max_waiting_texts: int = 2048  # to be tokenised: all in flight may, and as many others
     num_text_threads: int = 2
     index_budget_bytes: int = 128 << 20  # of half a million grains none is ever forgotten
     gather_s: float = 0.5  # so long workers may take to come back to a router that starts anew

@@ -25,7 +25,6 @@ from cluster.errors import (
 )
 from cluster.rpc import DEADLINE_MARGIN_S, Call
 from cluster.types import ComputeRequest, GrainHash, Role, RoutingHints, WorkerId
-from penstock.v1 import worker_pb2
 from router.links import Links
 from router.placer import DEFAULT_TENANT, NO_HINTS, Ask, Placer
 from router.policy import Decision
@@ -47,6 +46,7 @@ class RoutedRequest:
     """A request ready to be placed: ids, hashes, every default resolved, the seed drawn."""
 
     compute: ComputeRequest
+    prompt: bytes  # of its `DecodeRequest`
     hashes: tuple[GrainHash, ...]
     model: str
     cache_scope: str
@@ -222,16 +222,14 @@ class Relay:
             await _echo(routed, call)
         return data
 
-    def _decode_request(
-        self, decision: Decision, routed: RoutedRequest, sent: Sent
-    ) -> worker_pb2.DecodeRequest:
+    def _decode_request(self, decision: Decision, routed: RoutedRequest, sent: Sent) -> bytes:
         placement, compute = decision.placement, routed.compute
         if sent.num_tokens:
             emitted = sent.emitted(compute.params.num_choices)
             compute = replace(compute, emitted=emitted)
         compute = replace(compute, due_s=decision.due_s)
         address = self.placer.pool.address
-        return decode_request_to_pb(
+        request = decode_request_to_pb(
             compute,
             model=routed.model,
             tenant=DEFAULT_TENANT,
@@ -241,6 +239,7 @@ class Relay:
             num_source_tokens=placement.num_source_tokens,
             router_s=self.clock() - routed.received_at,
         )
+        return routed.prompt + request.SerializeToString()
 
 
 async def _echo(routed: RoutedRequest, call: Call) -> None:

@@ -35,7 +35,8 @@ from router.relay import Relay
 from router.rollout.generations import Generations
 from router.rollout.rollout import Offer
 from router.service import InferenceService
-from router.text import Text, TextThreads
+from router.text import Text
+from router.text_lanes import TextLanes
 from router.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class Router:
         self.admission = Admission(config.max_in_flight)
         self.health = HealthState([service.NAME])
         self.links = Links(lambda address: open_channel(address, secrets.cluster_token))
-        self.threads = TextThreads(
-            num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
+        self.lanes = TextLanes(
+            text, num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
         )
         self.placer = Placer(
             self.pool,
@@ -88,7 +89,7 @@ class Router:
         )
         inference = InferenceService(
             text=text,
-            threads=self.threads,
+            lanes=self.lanes,
             admission=self.admission,
             relay=self.relay,
             is_warm=self.fleet.is_warm,
@@ -141,7 +142,7 @@ class Router:
                 for task in background:
                     task.cancel()
         finally:
-            self.threads.close()
+            await self.lanes.close()
             await self.links.close()
             await self.store.close()
 
@@ -165,7 +166,9 @@ def _server(
     deadlines = Deadlines(default_s=limits.default_deadline_s, maximum_s=limits.max_deadline_s)
     return Server(
         [
-            service_handlers(service.NAME, inference.rpcs, deadlines=deadlines),
+            service_handlers(
+                service.NAME, inference.rpcs, deadlines=deadlines, check=inference.check_wire
+            ),
             service_handlers(cluster_service.NAME, cluster, token=secrets.cluster_token),
         ],
         address=config.address,

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest
 from cluster.limits import Limits
+from cluster.model_info import ModelInfo
 from cluster.rpc import Call, Serve
 from cluster.validation import (
     UNSUPPORTED,
@@ -16,10 +18,12 @@ from cluster.validation import (
     check_model,
     check_tokenize,
 )
+from cluster.wire_bounds import check_wire
 from penstock.v1 import inference_pb2 as pb
 from router.admission import Admission
 from router.relay import REQUEST_ID_KEY, Relay
-from router.text import Text, TextThreads
+from router.text import Text
+from router.text_lanes import TextLanes
 
 NAME = "penstock.v1.Inference"
 
@@ -29,14 +33,14 @@ class InferenceService:
         self,
         *,
         text: Text,
-        threads: TextThreads,
+        lanes: TextLanes,
         admission: Admission,
         relay: Relay,
         is_warm: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._text = text
-        self._threads = threads
+        self._lanes = lanes
         self._admission = admission
         self._relay = relay
         self._is_warm = is_warm
@@ -54,30 +58,32 @@ class InferenceService:
             "GetModel": self.get_model,
         }
 
+    def check_wire(self, message_type: type[Message], data: bytes) -> None:
+        """Before a request is parsed: whether it may be, and whether there is room for it."""
+        num_bytes = check_wire(data, message_type, self._text.info, self._text.limits)
+        if num_bytes:
+            self._lanes.process.check_room(num_bytes)
+
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
         received_at = self._clock()
         request.request_id = request.request_id or call.metadata(REQUEST_ID_KEY) or ""
         given = check_generate(request, self._text.info, self._text.limits)
         with self._admission.admit(given.request_id):
             call.phase = "tokenise"
-            routed = await self._threads.run(self._text.routed, given, received_at)
+            routed = await self._lanes.routed(given, received_at)
             await self._is_warm.wait()  # placed before the index knows, it would be computed anew
             await self._relay.serve(routed, call)
 
-    async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
+    async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> bytes:
         prompt = check_tokenize(request, self._text.info, self._text.limits)
-        ids = await self._threads.run(self._text.tokenized, prompt)
-        return pb.TokenizeResponse(token_ids=ids)
+        return await self._lanes.tokenized(prompt)
 
-    async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
+    async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> bytes:
         ids = check_detokenize(request, self._text.info, self._text.limits)
         is_default = not request.HasField("skip_special_tokens")
-        text = await self._threads.run(
-            self._text.tokenizer.decode,
-            ids,
-            skip_special_tokens=is_default or request.skip_special_tokens,
+        return await self._lanes.detokenized(
+            ids, skip_special_tokens=is_default or request.skip_special_tokens
         )
-        return pb.DetokenizeResponse(text=text)
 
     async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
         if request.page_token:
@@ -98,7 +104,7 @@ def _model(text: Text) -> pb.Model:
         model_digest=info.model_digest,
         tokenizer_digest=info.tokenizer_digest,
         features=_features(has_chat=info.has_chat_template),
-        limits=_limits(text.limits, info.context_length),
+        limits=_limits(text.limits, info),
         end_token_ids=info.end_token_ids,
     )
 
@@ -115,7 +121,8 @@ def _features(*, has_chat: bool) -> list[str]:
     return sorted(rpcs) + sorted(fields)
 
 
-def _limits(limits: Limits, context_length: int) -> pb.Limits:
+def _limits(limits: Limits, info: ModelInfo) -> pb.Limits:
+    context_length = info.context_length
     return pb.Limits(
         max_prompt_tokens=min(limits.max_prompt_tokens or context_length, context_length - 1),
         max_output_tokens=min(limits.max_output_tokens or context_length, context_length - 1),
@@ -127,6 +134,10 @@ def _limits(limits: Limits, context_length: int) -> pb.Limits:
         max_message_bytes=limits.max_message_bytes,
         default_deadline=_duration(limits.default_deadline_s),
         max_deadline=_duration(limits.max_deadline_s),
+        max_text_bytes=min(limits.max_prompt_bytes, info.max_text_bytes or limits.max_prompt_bytes),
+        max_chat_bytes=limits.max_prompt_bytes,
+        max_messages=limits.max_messages,
+        max_detokenize_tokens=min(context_length, limits.max_prompt_bytes),
     )
 
 

@@ -1,19 +1,15 @@
-"""The served model as the router knows it: tokenizer, template, bounds and the hash key; and
-the threads beside the event loop in which it is used, because all of that blocks.
+"""The served model as the router knows it: tokenizer, template, bounds and the hash key.
 
-Knows no worker.
+Knows no worker, and not where its work is done: all of it blocks.
 """
 
-import asyncio
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from pathlib import Path
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
-from cluster.errors import Overloaded
+from cluster.codec import prompt_to_bytes
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
 from cluster.tokenizer import Tokenizer
@@ -24,12 +20,10 @@ from router.fleet import Identity
 from router.placer import DEFAULT_TENANT
 from router.relay import RoutedRequest
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
+    checkpoint: Path
     tokenizer: Tokenizer
     template: ChatTemplate
     info: ModelInfo
@@ -40,7 +34,7 @@ class Text:
     @classmethod
     def load(cls, config: RouterConfig, hash_secret: bytes) -> "Text":
         tokenizer = Tokenizer.load(config.checkpoint)
-        template = ChatTemplate.load(config.checkpoint)
+        template = ChatTemplate.load(config.checkpoint, max_chars=config.limits.max_prompt_bytes)
         info = ModelInfo.load(
             config.checkpoint,
             config.model,
@@ -50,6 +44,7 @@ class Text:
             verify_weights=config.verify_weights,
         )
         return cls(
+            checkpoint=config.checkpoint,
             tokenizer=tokenizer,
             template=template,
             info=info,
@@ -68,10 +63,14 @@ class Text:
             hash_grain=self.hash_grain,
         )
 
-    def routed(self, given: GenerationInput, received_at: float) -> RoutedRequest:
-        """Tokenises, checks what needs tokens, and hashes. Blocks."""
-        ids = prompt_ids(given.prompt, self.tokenizer, self.template)
-        resolved = resolve(given, ids, self.info, self.limits)
+    def tokenized(self, prompt: Prompt) -> list[int]:
+        return prompt_ids(prompt, self.tokenizer, self.template)
+
+    def routed(
+        self, given: GenerationInput, prompt_ids: Sequence[int], received_at: float
+    ) -> RoutedRequest:
+        """Checks what needs tokens, and hashes."""
+        resolved = resolve(given, prompt_ids, self.info, self.limits)
         key = hash_key(
             self.hash_secret,
             tenant=DEFAULT_TENANT,
@@ -86,6 +85,7 @@ class Text:
         )
         return RoutedRequest(
             compute=compute,
+            prompt=prompt_to_bytes(resolved.prompt_ids),
             hashes=tuple(grain_hashes(key, resolved.prompt_ids, self.hash_grain)),
             model=self.info.name,
             cache_scope=resolved.cache_scope,
@@ -94,29 +94,3 @@ class Text:
             bypasses_cache=resolved.params.sampling.num_prompt_logprobs is not None,
             hints=given.hints,
         )
-
-    def tokenized(self, prompt: Prompt) -> list[int]:
-        """Blocks."""
-        return prompt_ids(prompt, self.tokenizer, self.template)
-
-
-class TextThreads:
-    """A few threads and a bounded queue before them."""
-
-    def __init__(self, *, num_threads: int = 2, max_waiting: int = 256) -> None:
-        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
-        self._max_waiting = max_waiting
-        self._places = threading.BoundedSemaphore(num_threads + max_waiting)
-
-    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs blocking work in a thread. What has begun ends there, even if nobody waits."""
-        if not self._places.acquire(blocking=False):
-            raise Overloaded(
-                f"{self._max_waiting} prompts wait to be tokenised, and no more are taken on."
-            )
-        future = self._executor.submit(work, *args, **kwargs)
-        future.add_done_callback(lambda _: self._places.release())
-        return await asyncio.wrap_future(future)
-
-    def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)

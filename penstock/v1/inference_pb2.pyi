@@ -416,7 +416,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., end_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_prompt_tokens", "max_output_tokens", "max_n", "max_stop_strings", "max_stop_string_bytes", "max_logprobs", "max_logit_bias", "max_message_bytes", "default_deadline", "max_deadline")
+    __slots__ = ("max_prompt_tokens", "max_output_tokens", "max_n", "max_stop_strings", "max_stop_string_bytes", "max_logprobs", "max_logit_bias", "max_message_bytes", "default_deadline", "max_deadline", "max_text_bytes", "max_chat_bytes", "max_messages", "max_detokenize_tokens")
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_N_FIELD_NUMBER: _ClassVar[int]
@@ -427,6 +427,10 @@ class Limits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_DEADLINE_FIELD_NUMBER: _ClassVar[int]
     MAX_DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHAT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_DETOKENIZE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     max_prompt_tokens: int
     max_output_tokens: int
     max_n: int
@@ -437,7 +441,11 @@ class Limits(_message.Message):
     max_message_bytes: int
     default_deadline: _duration_pb2.Duration
     max_deadline: _duration_pb2.Duration
-    def __init__(self, max_prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., max_n: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_bytes: _Optional[int] = ..., max_logprobs: _Optional[int] = ..., max_logit_bias: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., default_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    max_text_bytes: int
+    max_chat_bytes: int
+    max_messages: int
+    max_detokenize_tokens: int
+    def __init__(self, max_prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., max_n: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_bytes: _Optional[int] = ..., max_logprobs: _Optional[int] = ..., max_logit_bias: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., default_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_text_bytes: _Optional[int] = ..., max_chat_bytes: _Optional[int] = ..., max_messages: _Optional[int] = ..., max_detokenize_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
     __slots__ = ("request",)

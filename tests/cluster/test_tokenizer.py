@@ -1,14 +1,16 @@
 """Text to ids and back, as the reference library does it."""
 
 import json
+import sys
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.tokenizer import Tokenizer
@@ -76,7 +78,44 @@ def test_of_a_tokenizer_that_drops_text_no_such_thing_is_said() -> None:
     assert Tokenizer(stripping, digest="").max_token_bytes is None
     plain = Tokenizer(byte_level_backend(), digest="").max_token_bytes
     assert plain is not None
-    assert Tokenizer(composed, digest="").max_token_bytes == 3 * plain
+    assert Tokenizer(composed, digest="").max_token_bytes == 4 * plain
+
+
+def test_nothing_is_said_where_text_may_vanish_without_a_trace() -> None:
+    emptied, unknown, partial = (byte_level_backend() for _ in range(3))
+    emptied.normalizer = normalizers.Replace(" ", "")
+    unknown.model = models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[1:]  # a byte without a token
+    partial.model = models.BPE({letter: n for n, letter in enumerate(alphabet)}, [])
+    for backend in (emptied, unknown, partial):
+        assert Tokenizer(backend, digest="").max_token_bytes is None
+
+
+def test_letters_that_composing_shortens_most_are_within_the_bound() -> None:
+    backend = byte_level_backend()
+    backend.normalizer = normalizers.NFC()
+    backend.add_tokens(["\u0390" * 20])
+    tokenizer, text = Tokenizer(backend, digest=""), "\u1fbe\u0308\u0301" * 100
+    num_tokens = len(tokenizer.encode(text, add_special_tokens=False))
+    assert tokenizer.max_token_bytes is not None
+    assert num_tokens * tokenizer.max_token_bytes >= len(text.encode())
+
+
+@pytest.mark.prove
+def test_no_text_is_more_than_four_times_what_it_is_composed_to() -> None:
+    """A character comes of its parts, each of which the longest that means the same may spell."""
+    every = [chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n <= 0xDFFF]
+    longest: dict[str, int] = {}
+    for character in every:
+        parts = unicodedata.normalize("NFD", character)
+        if len(parts) == 1:
+            longest[parts] = max(longest.get(parts, 0), len(character.encode()))
+    for character in every:
+        parts = unicodedata.normalize("NFD", character)
+        num_bytes = sum(longest.get(part, len(part.encode())) for part in parts)
+        assert len(character.encode()) <= num_bytes
+        if unicodedata.normalize("NFC", character) == character:
+            assert num_bytes <= 4 * len(character.encode())
 
 
 @pytest.mark.parametrize("token_id", [10_000, -1, 2**32, 2**63])

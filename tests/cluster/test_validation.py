@@ -88,11 +88,6 @@ WRONG: dict[str, tuple[pb.GenerateRequest, str, str]] = {
         "role",
     ),
     "no ids": (request(token_ids=pb.TokenIds()), "token_ids.ids", "no tokens"),
-    "an id out of the vocabulary": (
-        request(token_ids=pb.TokenIds(ids=[1, 2, 3, 1000])),
-        "token_ids.ids[3]",
-        "Token id 1000 is not in the model's vocabulary of 1000",
-    ),
     "ids over the context": (
         request(token_ids=pb.TokenIds(ids=[1] * 100)),
         "token_ids.ids",
@@ -428,6 +423,14 @@ def test_a_tokenizer_that_knows_more_than_the_model_is_found_out() -> None:
     assert caught.value.field == "text[2]"
 
 
+def test_an_id_out_of_the_vocabulary_is_refused_with_its_place() -> None:
+    message = request(token_ids=pb.TokenIds(ids=[1, 2, 3, 1000]))
+    says = "Token id 1000 is not in the model's vocabulary of 1000"
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        resolved(message, message.token_ids.ids)
+    assert caught.value.field == "token_ids.ids[3]"
+
+
 def test_min_tokens_must_fit_behind_the_prompt() -> None:
     with pytest.raises(InvalidRequest, match="has room for 5"):
         resolved(stop(min_tokens=6), 95)
@@ -461,10 +464,9 @@ def test_a_text_far_over_the_context_is_refused_before_it_is_tokenised() -> None
     info = ModelInfo.load(SHIPPED, "tiny", tokenizer=tokenizer, template=template)
     long = "What is len? " * 200_000
     for message in (request(text=long), request(chat=chat(("user", long)))):
-        prompt = check_generate(message, info, LIMITS).prompt
         begin = time.perf_counter()
         with pytest.raises(InvalidRequest, match="whatever it says, the model's context holds"):
-            prompt_ids(prompt, tokenizer, template)
+            prompt_ids(check_generate(message, info, LIMITS).prompt, tokenizer, template)
         assert time.perf_counter() - begin < 0.5  # seconds, where it is tokenised
 
 

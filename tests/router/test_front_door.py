@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cluster.limits import Limits
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2, worker_pb2_grpc
-from tests.router.checkpoint import CONTEXT_LENGTH, VOCAB_SIZE
+from tests.router.checkpoint import CONTEXT_LENGTH, END, VOCAB_SIZE
 from tests.router.cluster_of_fakes import MODEL, Cluster, Failure, failure
 from tests.router.fake_worker import TOKEN, Faults
 
@@ -132,6 +132,10 @@ async def test_the_model_says_what_it_takes(cluster: Cluster) -> None:
     assert (model.context_length, model.vocab_size) == (CONTEXT_LENGTH, VOCAB_SIZE)
     assert model.limits.max_prompt_tokens == CONTEXT_LENGTH - 1
     assert model.limits.max_deadline.seconds == 3600
+    assert model.limits.max_text_bytes == CONTEXT_LENGTH * len(END)  # its longest token
+    assert model.limits.max_chat_bytes == 4 << 20
+    assert model.limits.max_messages == 2048
+    assert model.limits.max_detokenize_tokens == CONTEXT_LENGTH
     assert {"Generate", "sampling.top_k", "chat", "n"} <= set(model.features)
     assert not {"Route", "adapter", "stop.stop_regex"} & set(model.features)
     with pytest.raises(grpc.aio.AioRpcError) as caught:

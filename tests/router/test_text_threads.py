@@ -6,14 +6,14 @@ import threading
 import pytest
 
 from cluster.errors import InvalidRequest, Overloaded
-from router.text import TextThreads
+from router.text_lanes import TextThreads
 
 
 async def test_work_runs_elsewhere_and_its_errors_come_back() -> None:
     threads = TextThreads()
-    assert await threads.run(threading.get_ident) != threading.get_ident()
+    assert await threads.run(1, threading.get_ident) != threading.get_ident()
     with pytest.raises(InvalidRequest):
-        await threads.run(_raise)
+        await threads.run(1, _raise)
     threads.close()
 
 
@@ -23,19 +23,19 @@ def _raise() -> None:
 
 async def test_beyond_the_bound_work_is_shed_until_some_has_ended() -> None:
     threads, go_on = TextThreads(num_threads=1, max_waiting=1), threading.Event()
-    running, waiting = [asyncio.create_task(threads.run(go_on.wait, 10)) for _ in range(2)]
+    running, waiting = [asyncio.create_task(threads.run(1, go_on.wait, 10)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await threads.run(_raise)
+        await threads.run(1, _raise)
     waiting.cancel()  # gives its place back; what runs keeps its own until it ends
     await asyncio.wait([waiting])
-    third = asyncio.create_task(threads.run(go_on.wait, 10))
+    third = asyncio.create_task(threads.run(1, go_on.wait, 10))
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.wait([running])
     with pytest.raises(Overloaded):
-        await threads.run(_raise)
+        await threads.run(1, _raise)
     go_on.set()
     assert await third
-    assert await threads.run(len, "abc") == 3
+    assert await threads.run(1, len, "abc") == 3
     threads.close()

@@ -66,6 +66,7 @@ STUB_FILES = {
         "cluster/watch.py",
         "decode_worker/answer.py",
         "router/status_codec.py",
+        "router/text_codec.py",
         "router/policy_life/codec.py",
     },
     "typed clients": {

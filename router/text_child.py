@@ -1,0 +1,105 @@
+"""The process in which large texts are tokenised, so that this can be ended: reads requests from
+its stdin and answers them on its stdout, one after another.
+
+    python -m router.text_child SETTINGS
+
+A frame is its kind, its length and its bytes. A request is that of the RPC, in bounds already,
+and so is the answer; a refusal is the field and the sentence, as JSON.
+"""
+
+import json
+import os
+import signal
+import struct
+import sys
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+
+from cluster.chat_template import ChatTemplate
+from cluster.errors import CheckpointError, InvalidRequest
+from cluster.process import configure_logging, follow_parent
+from cluster.prompt import prompt_ids
+from cluster.tokenizer import Tokenizer
+from router.text_codec import (
+    ids_from_bytes,
+    prompt_from_bytes,
+    text_to_bytes,
+    tokenized_to_bytes,
+)
+
+HEADER: Final = struct.Struct("<BI")
+_NICENESS: Final = 5  # large work gives way where processors are short
+
+
+class Kind(IntEnum):
+    TOKENIZE = 0
+    DETOKENIZE = 1
+    DONE = 2
+    REFUSED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    checkpoint: str
+    tokenizer_digest: str
+    template_digest: str
+    max_text_bytes: int | None
+    max_rendered_chars: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+
+class TextWork:
+    """What is done with one request."""
+
+    def __init__(self, settings: Settings) -> None:
+        checkpoint = Path(settings.checkpoint)
+        self._max_text_bytes = settings.max_text_bytes
+        self._tokenizer = Tokenizer.load(checkpoint)
+        self._template = ChatTemplate.load(checkpoint, max_chars=settings.max_rendered_chars)
+        digests = self._tokenizer.digest, self._template.digest
+        if digests != (settings.tokenizer_digest, settings.template_digest):
+            raise CheckpointError(
+                f"The tokenizer or chat template of '{checkpoint}' has changed since the router "
+                "started: start it anew."
+            )
+
+    def answer(self, kind: Kind, data: bytes) -> bytes:
+        """Raises InvalidRequest."""
+        if kind is Kind.TOKENIZE:
+            prompt = prompt_from_bytes(data, self._max_text_bytes)
+            return tokenized_to_bytes(prompt_ids(prompt, self._tokenizer, self._template))
+        ids, skip = ids_from_bytes(data)
+        return text_to_bytes(self._tokenizer.decode(ids, skip_special_tokens=skip))
+
+
+def serve(work: TextWork, requests: BinaryIO, answers: BinaryIO) -> None:
+    """Until there are no more requests."""
+    while header := requests.read(HEADER.size):
+        kind, num_bytes = HEADER.unpack(header)
+        try:
+            answer, data = Kind.DONE, work.answer(Kind(kind), requests.read(num_bytes))
+        except InvalidRequest as error:
+            answer, data = Kind.REFUSED, json.dumps([error.field, error.message]).encode()
+        answers.write(HEADER.pack(answer, len(data)) + data)
+        answers.flush()
+
+
+def main() -> None:
+    configure_logging()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal: the router drains
+    follow_parent()
+    os.nice(_NICENESS)
+    work = TextWork(Settings.from_json(sys.argv[1]))
+    serve(work, sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Where a request's text is worked on, beside the event loop, by its size: what is small and all
+token ids on threads, what is large in a process that a call given up ends. Neither waits for the
+other, and in each lane small goes before large.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
+
+from cluster.validation import GenerationInput, Prompt, TokenPrompt
+from router.lane import Lane
+from router.relay import RoutedRequest
+from router.text import Text
+from router.text_child import Kind, Settings
+from router.text_codec import (
+    ids_to_bytes,
+    prompt_to_bytes,
+    text_to_bytes,
+    tokenized_from_bytes,
+    tokenized_to_bytes,
+)
+from router.text_process import TextProcess
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_SMALL: Final = 32 << 10  # bytes of text: some 10 ms of a thread
+_ID_WEIGHT: Final = 2  # decoding holds the interpreter's lock: 2 ms at the most
+_MAX_WAITING_BYTES: Final = 64 << 20
+
+
+class TextThreads:
+    """A few threads, and a bounded lane before them."""
+
+    def __init__(self, *, num_threads: int = 2, max_waiting: int = 2048) -> None:
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
+        self._lane = Lane(
+            num_places=num_threads,
+            max_waiting=max_waiting,
+            max_waiting_bytes=_MAX_WAITING_BYTES,
+            largest_bytes=MAX_SMALL,
+        )
+
+    async def run(
+        self, num_bytes: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Runs blocking work in a thread. What has begun ends there, even if nobody waits."""
+        await self._lane.enter(num_bytes)
+        future = asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
+        future.add_done_callback(self._left)
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _left(self, future: "asyncio.Future[R]") -> None:
+        self._lane.leave()
+        if not future.cancelled():
+            future.exception()  # nobody may be left to ask for it
+
+
+class TextLanes:
+    """What is done with text, each where its size belongs."""
+
+    def __init__(self, text: Text, *, num_threads: int = 2, max_waiting: int = 2048) -> None:
+        self._text = text
+        self.threads = TextThreads(num_threads=num_threads, max_waiting=max_waiting)
+        self.process = TextProcess(
+            _settings(text), max_waiting=max_waiting, largest_bytes=text.limits.max_prompt_bytes
+        )
+
+    async def routed(self, given: GenerationInput, received_at: float) -> RoutedRequest:
+        """A request with its tokens, checked and hashed."""
+        prompt = given.prompt
+        if is_small(prompt):
+            return await self.threads.run(prompt.weight, self._route, given, received_at)
+        tokenized = await self._largely(prompt)
+        return await self.threads.run(
+            MAX_SMALL, self._route_tokenized, given, tokenized, received_at
+        )
+
+    async def tokenized(self, prompt: Prompt) -> bytes:
+        """A `TokenizeResponse`."""
+        if is_small(prompt):
+            return await self.threads.run(prompt.weight, self._tokenize, prompt)
+        return await self._largely(prompt)
+
+    async def detokenized(self, ids: Sequence[int], *, skip_special_tokens: bool) -> bytes:
+        """A `DetokenizeResponse`."""
+        weight = _ID_WEIGHT * len(ids)
+        if weight <= MAX_SMALL:
+            return await self.threads.run(weight, self._detokenize, ids, skip_special_tokens)
+        encode = partial(ids_to_bytes, ids, skip_special_tokens=skip_special_tokens)
+        return await self.process.call(Kind.DETOKENIZE, weight, encode)
+
+    async def close(self) -> None:
+        self.threads.close()
+        await self.process.close()
+
+    async def _largely(self, prompt: Prompt) -> bytes:
+        assert not isinstance(prompt, TokenPrompt)
+        encode = partial(prompt_to_bytes, prompt)
+        return await self.process.call(Kind.TOKENIZE, prompt.weight, encode)
+
+    # In a thread
+
+    def _route(self, given: GenerationInput, received_at: float) -> RoutedRequest:
+        return self._text.routed(given, self._text.tokenized(given.prompt), received_at)
+
+    def _route_tokenized(
+        self, given: GenerationInput, tokenized: bytes, received_at: float
+    ) -> RoutedRequest:
+        return self._text.routed(given, tokenized_from_bytes(tokenized), received_at)
+
+    def _tokenize(self, prompt: Prompt) -> bytes:
+        return tokenized_to_bytes(self._text.tokenized(prompt))
+
+    def _detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> bytes:
+        decode = self._text.tokenizer.decode
+        return text_to_bytes(decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+
+def is_small(prompt: Prompt) -> bool:
+    """Whether it belongs on a thread. Ids always do: they are only checked and hashed."""
+    return isinstance(prompt, TokenPrompt) or prompt.weight <= MAX_SMALL
+
+
+def _settings(text: Text) -> Settings:
+    return Settings(
+        checkpoint=str(text.checkpoint),
+        tokenizer_digest=text.tokenizer.digest,
+        template_digest=text.template.digest,
+        max_text_bytes=text.info.max_text_bytes,
+        max_rendered_chars=text.limits.max_prompt_bytes,
+    )

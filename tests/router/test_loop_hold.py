@@ -1,0 +1,71 @@
+"""What one long prompt costs everybody: how long it holds the router's event loop at a time."""
+
+import asyncio
+import asyncio.events
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from bench.router_processes import GENERATE, Load, process, router_config, run_worker, serving
+from bench.router_requests import long_checkpoint
+from penstock.v1 import inference_pb2 as pb
+from router.router import Router
+
+MAX_HOLD_S = 0.004
+LONG = 65_000
+LOAD = Load(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
+
+
+@contextmanager
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The processor time of every step of the loop: others' work beside it does not count."""
+    spent: list[float] = []
+    run = asyncio.events.Handle._run  # type: ignore[attr-defined]
+
+    def timed(handle: Any) -> None:
+        begin = time.thread_time()
+        run(handle)
+        spent.append(time.thread_time() - begin)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.events.Handle, "_run", timed)
+        yield spent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ids", "text"])
+async def test_a_long_prompt_holds_the_loop_for_a_few_milliseconds_at_a_time(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = router_config(long_checkpoint(tmp_path), tmp_path)
+    data = _request(kind).SerializeToString()
+    drain, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    router = asyncio.create_task(Router(config).run(drain, ready.set_result))
+    address = await ready
+    with process(run_worker, LOAD, config) as (_, pipe):
+        await asyncio.to_thread(pipe.recv)
+        pipe.send(address)
+        await serving(address)
+        async with grpc.aio.insecure_channel(address) as channel:
+            generate = channel.unary_stream(GENERATE, None, None)
+            worst = []
+            for _ in range(7):
+                with held(monkeypatch) as spent:
+                    assert len([message async for message in generate(data)]) == 1
+                worst.append(max(spent))
+    drain.set()
+    await router
+    print(f"{kind}: at most {[round(1e3 * each, 1) for each in worst]} ms at a time")
+    assert sorted(worst)[3] < MAX_HOLD_S
+
+
+def _request(kind: str) -> pb.GenerateRequest:
+    if kind == "ids":
+        ids = [number % 2000 for number in range(LONG)]
+        return pb.GenerateRequest(token_ids={"ids": ids}, stop={"max_tokens": 1})
+    return pb.GenerateRequest(text="The fox jumps. " * 6_500, stop={"max_tokens": 1})
