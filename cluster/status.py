@@ -37,6 +37,7 @@ from cluster.errors import (
     TransferFailed,
     Unauthenticated,
     UnknownModel,
+    UnknownService,
     UnsupportedFeature,
     WorkerLost,
 )
@@ -58,6 +59,7 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     InvalidRequest: _Code.INVALID_ARGUMENT,
     UnsupportedFeature: _Code.UNIMPLEMENTED,
     UnknownModel: _Code.NOT_FOUND,
+    UnknownService: _Code.NOT_FOUND,
     Unauthenticated: _Code.UNAUTHENTICATED,
     DuplicateRequest: _Code.ALREADY_EXISTS,
     ResourceError: _Code.UNAVAILABLE,
