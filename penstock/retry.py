@@ -79,8 +79,8 @@ class Reach:
 
     def learn(self, error: PenstockError) -> None:
         """A status that the server gave, or a connection that broke, shows that it was there."""
-        is_ours = isinstance(error, DeadlineExceededError | RequestCancelledError)  # or may be
-        self.was_reached |= _broke(error) or not (_is_disconnected(error) or is_ours)
+        is_timer = isinstance(error, DeadlineExceededError)  # perhaps our own
+        self.was_reached |= _broke(error) or not (_is_disconnected(error) or is_timer)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +138,8 @@ class Attempts:
             raise self._too_late() if self._left() < 0.1 else error  # our timer has no details
         is_forbidden = error.retry_after is not None and error.retry_after < 0
         is_off = self.budget.policy.max_attempts <= 1
-        if is_forbidden or not (is_echo or error.code is grpc.StatusCode.UNAVAILABLE):
+        is_unavailable = error.code is grpc.StatusCode.UNAVAILABLE or _is_disconnected(error)
+        if is_forbidden or not (is_echo or is_unavailable):
             raise error
         if is_off:
             raise self._given_up(error, 0.0)
@@ -190,9 +191,7 @@ class Attempts:
             said = f"{address} did not come back within {patience:g} s"
         else:
             said = f"{address} could not be reached within {patience:g} s"
-        return UnreachableError(
-            f"{said}: {error.message}", code=error.code, metadata=error.metadata
-        )
+        return UnreachableError(f"{said}: {error.message}", code=grpc.StatusCode.UNAVAILABLE)
 
     def _too_late(self) -> DeadlineExceededError:
         error, timeout = self.last_error, self.timeout or 0.0
@@ -222,8 +221,10 @@ class Attempts:
 
 
 def _is_disconnected(error: PenstockError) -> bool:
-    """Nobody said so: there was no connection, or it broke."""
-    return isinstance(error, UnreachableError) and error.retry_after is None
+    """Nobody said so: there was no connection, it broke, or the server ended between taking a
+    call and looking at it. Then gRPC cancels the call, and we had not."""
+    was_said = error.retry_after is not None or error.metadata
+    return not was_said and isinstance(error, UnreachableError | RequestCancelledError)
 
 
 def _broke(error: PenstockError) -> bool:

@@ -13,6 +13,7 @@ from penstock.errors import (
     OverloadedError,
     PenstockError,
     QuotaError,
+    RequestCancelledError,
     UnreachableError,
 )
 from penstock.retry import Attempts, Reach, RetryBudget, RetryPolicy
@@ -131,11 +132,23 @@ def test_a_server_that_was_never_there_is_given_the_connect_timeout() -> None:
     assert world.last.message.startswith("there:1 could not be reached within 5 s: failed to")
 
 
-@pytest.mark.parametrize("error", [refused_connection(), broken_connection(), draining(None)])
+def dropped() -> RequestCancelledError:
+    """As gRPC ends what a server had taken and not looked at when it ended."""
+    return RequestCancelledError("CANCELLED", code=grpc.StatusCode.CANCELLED)
+
+
+@pytest.mark.parametrize("error", [refused_connection(), broken_connection(), dropped()])
 def test_a_server_that_was_there_is_waited_for(error: PenstockError) -> None:
     world = World(reconnect_timeout=30.0, was_reached=True)
     assert world.waited(error) == pytest.approx(30.0, abs=0.01)
-    assert type(world.last) is type(error)
+    assert isinstance(world.last, UnreachableError)
+    assert world.last.message.startswith("there:1 did not come back within 30 s: ")
+
+
+def test_a_draining_server_without_a_hint_is_waited_for_as_long() -> None:
+    world = World(reconnect_timeout=30.0)
+    assert world.waited(draining(None)) == pytest.approx(30.0, abs=0.01)
+    assert isinstance(world.last, OverloadedError)
 
 
 @pytest.mark.parametrize("error", [draining(), no_worker()])
