@@ -5,6 +5,7 @@ PenstockError
 │   ├── InvalidRequest         a field is wrong (names it)
 │   ├── UnsupportedFeature     a known field that is not supported yet (names it)
 │   ├── UnknownModel
+│   ├── UnknownService         health is asked for a name that nobody serves here
 │   ├── Unauthenticated
 │   └── DuplicateRequest       the same request id is in flight
 ├── ResourceError              nothing was executed: retried after `retry_after_s`
@@ -28,7 +29,7 @@ PenstockError
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class PenstockError(Exception):
@@ -74,6 +75,14 @@ class UnknownModel(CallerError):
             f"Model '{model}' is not served here; served: '{served}'.", metadata={"model": model}
         )
         self.model = model
+
+
+class UnknownService(CallerError):
+    reason = "UNKNOWN_SERVICE"
+
+    def __init__(self, service: str, served: Iterable[str]) -> None:
+        known = ", ".join(f"'{name}'" for name in served)
+        super().__init__(f"No service '{service}' here; known: {known}.")
 
 
 class Unauthenticated(CallerError):

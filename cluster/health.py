@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Never
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-Context = grpc.aio.ServicerContext[Any, Any]
+from cluster.errors import UnknownService
+
+HEALTH = "grpc.health.v1.Health"
 _Status = health_pb2.HealthCheckResponse
 
 
@@ -61,27 +61,19 @@ class HealthState:
             self._changed.discard(changed)
 
 
-class HealthServicer:
-    """The wire side of `HealthState`: its method names are gRPC's."""
+def health_rpcs(state: HealthState) -> dict[str, Callable[..., Any]]:
+    """What `cluster.rpc` serves as grpc.health.v1, by the name of the RPC."""
 
-    def __init__(self, state: HealthState) -> None:
-        self._state = state
+    async def check(request: health_pb2.HealthCheckRequest, call: Any) -> Any:
+        is_serving = state.is_serving(request.service)
+        if is_serving is None:
+            raise UnknownService(request.service, state.services)
+        return _response(is_serving)
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
-        state = self._state.is_serving(request.service)
-        if state is None:
-            known = ", ".join(f"'{name}'" for name in self._state.services)
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"No service '{request.service}' here; known: {known}."
-            )
-        return _response(state)
+    async def watch(request: health_pb2.HealthCheckRequest, call: Any) -> None:
+        await state.watch(request.service, lambda state: call.send(_response(state)))
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
-        await self._state.watch(request.service, lambda state: context.write(_response(state)))
-
-
-def add_health(server: grpc.aio.Server, state: HealthState) -> None:
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(state), server)
+    return {"Check": check, "Watch": watch}
 
 
 def _response(state: bool | None) -> health_pb2.HealthCheckResponse:

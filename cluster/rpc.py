@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, Self
 
 import grpc
 import grpc.aio
@@ -29,15 +29,18 @@ from cluster.channel import (
 )
 from cluster.errors import (
     DeadlineExceeded,
+    Draining,
     InternalError,
     InvalidRequest,
     PeerError,
     PenstockError,
     StartupError,
+    StreamInterrupted,
     Unauthenticated,
     UnsupportedFeature,
 )
-from cluster.health import HealthState, add_health
+from cluster.health import HEALTH, HealthState, health_rpcs
+from cluster.open_calls import OpenCalls
 from cluster.status import to_status
 
 logger = logging.getLogger(__name__)
@@ -46,11 +49,12 @@ PUBLIC_MESSAGE_BYTES = 8 << 20
 # The server gives up this much before the client does, so that the status and its details
 # reach the client rather than its own timer.
 DEADLINE_MARGIN_S = 0.025
+# So long a server that stops has for telling its callers. Who does not read never hears it.
+LAST_WORDS_S = 2.0
 
 # What grpc.aio raises when the other side of a call is no longer there.
 _CALLER_GONE = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
 
-Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
 # (request, call) for a single request; (call,) where the client streams.
 Serve = Callable[..., Awaitable[Any]]
 # What must hold of a request's bytes before they are parsed; raises what the call ends with.
@@ -101,7 +105,8 @@ def remaining_s(
 class Call:
     """One call as its handler sees it: the deadline, and the way to read and answer.
 
-    `phase` and `tokens_emitted` are the handler's to set; they travel with DEADLINE_EXCEEDED.
+    `phase` and `tokens_emitted` are the handler's to set; they travel with the status of a call
+    that is cut off, by its deadline or by the end of this server.
     """
 
     __slots__ = ("_context", "_method", "deadline", "phase", "tokens_emitted")
@@ -151,6 +156,15 @@ class Call:
         return None if data is EOF else _parsed(self._method.request_type, data)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What a server offers under one name, and the calls of it that are open."""
+
+    name: str
+    rpcs: "grpc.GenericRpcHandler[Any, Any]"
+    open_calls: OpenCalls
+
+
 def service_handlers(
     service: str,
     handlers: Mapping[str, Serve],
@@ -169,13 +183,13 @@ def service_handlers(
     if unknown := handlers.keys() - known.keys():
         raise ValueError(f"{service} has no {sorted(unknown)}; it has {sorted(known)}.")
     expected = None if token is None else f"Bearer {token}".encode()
-    return grpc.method_handlers_generic_handler(
-        service,
-        {
-            name: _method_handler(method, handlers.get(name), expected, deadlines, check)
-            for name, method in known.items()
-        },
-    )
+    open_calls = OpenCalls()
+    by_name = {
+        name: _method_handler(method, handlers.get(name), expected, deadlines, check, open_calls)
+        for name, method in known.items()
+    }
+    rpcs = grpc.method_handlers_generic_handler(service, by_name)
+    return Service(name=service, rpcs=rpcs, open_calls=open_calls)
 
 
 def _method_handler(
@@ -184,10 +198,11 @@ def _method_handler(
     expected: bytes | None,
     deadlines: Deadlines,
     check: Check,
+    open_calls: OpenCalls,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     serve = serve or _unimplemented(method)
     serve_bytes = serve if method.is_client_streaming else _parsing(method, serve, check)
-    answer = _answering(method, serve_bytes, expected, deadlines)
+    answer = _answering(method, serve_bytes, expected, deadlines, open_calls)
     if method.is_client_streaming:
         if method.is_server_streaming:
             return grpc.stream_stream_rpc_method_handler(answer)
@@ -213,7 +228,11 @@ def _parsing(method: Method, serve: Serve, check: Check) -> Serve:
 
 
 def _answering(
-    method: Method, serve: Serve, expected: bytes | None, deadlines: Deadlines
+    method: Method,
+    serve: Serve,
+    expected: bytes | None,
+    deadlines: Deadlines,
+    open_calls: OpenCalls,
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     """The outermost line of a call: whatever happens inside, it ends with a true status."""
 
@@ -221,21 +240,42 @@ def _answering(
         seconds = remaining_s(context, deadlines.default_s, deadlines.maximum_s)
         call = Call(context, method, None if seconds is None else time.monotonic() + seconds)
         arguments = (call,) if method.is_client_streaming else (request, call)
-        try:
-            _check_token(call, expected)
-            async with asyncio.timeout(seconds):
-                response = await serve(*arguments)
-            return None if method.is_server_streaming else _encoded(response)
-        except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            # Nobody cancelled this call: something inside it was, which is our bug.
-            failure = _blamed(error, call)
-        except Exception as error:
-            failure = _blamed(error, call)
-        await _abort(context, failure)
+        with open_calls:
+            try:
+                _check_token(call, expected)
+                if open_calls.is_cut_off:
+                    raise _cut_off(call)
+                async with asyncio.timeout(seconds):
+                    response = await serve(*arguments)
+                return None if method.is_server_streaming else _encoded(response)
+            except asyncio.CancelledError as error:
+                failure = _cancelled(error, call, open_calls)
+            except Exception as error:
+                failure = _cut_off(call) if open_calls.is_cut_off else _blamed(error, call)
+            await _abort(context, failure)
 
     return answer
+
+
+def _cancelled(error: asyncio.CancelledError, call: Call, open_calls: OpenCalls) -> PenstockError:
+    """Why a call was cancelled: only where its caller did it there is nothing to say."""
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        # Nobody cancelled this call: something inside it was, which is our bug.
+        return _blamed(error, call)
+    if not open_calls.is_cut_off:
+        raise error
+    task.uncancel()
+    return _cut_off(call)
+
+
+def _cut_off(call: Call) -> PenstockError:
+    """What a caller is told by a server that stops before the answer is whole."""
+    if num_tokens := call.tokens_emitted:
+        return StreamInterrupted(
+            f"The server stopped after {num_tokens} tokens were sent.", tokens_emitted=num_tokens
+        )
+    return Draining("This server stops: send the request to another one, or again.")
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockError) -> NoReturn:
@@ -297,7 +337,8 @@ def _parsed(message_type: type[Message], data: bytes) -> Message:
 
 class Server:
     """A gRPC server with health and reflection. `async with` starts it, and ends every call
-    at exit; `stop` gives the calls in flight some time."""
+    at exit; `stop` gives the calls in flight some time. Each caller is told the truth: how many
+    tokens were sent, or that the call may be made again."""
 
     def __init__(
         self,
@@ -308,29 +349,36 @@ class Server:
         max_receive_bytes: int = PUBLIC_MESSAGE_BYTES,
         options: Options | None = None,
     ) -> None:
-        self._services = services
+        self._services = list(services)
+        if health is not None:
+            self._services.append(
+                service_handlers(HEALTH, health_rpcs(health), deadlines=UNBOUNDED)
+            )
         self._asked_address = address
-        self._health = health
         self._options = server_options(max_receive_bytes) if options is None else options
         self._server: grpc.aio.Server | None = None
         self.address = address  # with the port really bound, once started
 
     async def start(self) -> None:
         server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers(tuple(self._services))
-        names = [name for s in self._services if (name := getattr(s, "service_name", str)())]
-        if self._health is not None:
-            add_health(server, self._health)
-            names.append("grpc.health.v1.Health")
+        for service in self._services:
+            service.open_calls.is_cut_off = False  # by an earlier server of theirs
+        server.add_generic_rpc_handlers(tuple(service.rpcs for service in self._services))
+        names = [service.name for service in self._services]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         self.address = _bind(server, self._asked_address)
         await server.start()
         self._server = server
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Refuses new calls, and cancels those still running after `grace_s`."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        """Refuses new calls, and cuts off those still running after `grace_s`."""
+        if self._server is None:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(self._server.stop(grace_s + LAST_WORDS_S))
+            await asyncio.wait({stopping}, timeout=grace_s)
+            for service in self._services:
+                service.open_calls.cut_off()
 
     async def __aenter__(self) -> Self:
         await self.start()

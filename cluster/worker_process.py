@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import grpc
-
 from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
@@ -23,7 +21,7 @@ from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
-from cluster.rpc import UNBOUNDED, Call, Serve, Server, service_handlers
+from cluster.rpc import UNBOUNDED, Call, Serve, Server, Service, service_handlers
 from cluster.secrets import Secrets
 from cluster.types import (
     Fingerprint,
@@ -48,7 +46,7 @@ class WorkerProcess:
     member: Member  # its address may still say port 0
     secrets: Secrets
     router: str  # its host:port, or the URL of a Redis
-    services: Sequence["grpc.GenericRpcHandler[Any, Any]"]
+    services: Sequence[Service]
     rpcs: Mapping[str, Serve]  # of the service Worker, beside those that all processes answer
     heard: Callable[[Member, Sequence[Member]], None]  # who we are and who is there, each time
     settled: Callable[[], Awaitable[Any]]  # returns when it has tried to reach those found first
@@ -94,6 +92,7 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
             )
             await drain.wait()
             await _drain(worker, health)
+            await server.stop()  # while what serves them still runs, and can give back
             for task in (beating, *tasks):
                 task.cancel()
         await heartbeat.leave()
@@ -136,7 +135,7 @@ async def _check_accounts(check: Callable[[], None]) -> None:
             logger.exception("the accounts of this worker do not add up")
 
 
-def _watch_service(worker: WorkerProcess) -> "grpc.GenericRpcHandler[Any, Any]":
+def _watch_service(worker: WorkerProcess) -> Service:
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await worker.feed.watch(request, call.send)
 

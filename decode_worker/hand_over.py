@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.channel import Exchange
 from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_from_pb
-from cluster.errors import PenstockError, TransferFailed, WorkerLost
+from cluster.errors import PenstockError, TransferFailed
 from cluster.lateness import Patience
 from cluster.timeline import Moment
 from cluster.transfer_codec import grant_to_pb, written_from_pb
@@ -186,7 +186,7 @@ class HandOvers:
                 message = pb.PrefillRequest(renew=pb.Renew(epoch=reservation.epoch))
             try:
                 await call.send(message)
-            except WorkerLost:
+            except PenstockError:
                 return
 
     # -- its steps ---------------------------------------------------------------------------

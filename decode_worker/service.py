@@ -98,9 +98,8 @@ class DecodeService:
     async def _relay(self, answer: Answer, call: Call) -> None:
         call.phase = "queue"
         while (message := await answer.next_message()) is not None:
-            call.phase = "decode"
+            call.phase, call.tokens_emitted = "decode", answer.num_sent
             await call.send(message)
-            call.tokens_emitted = answer.num_sent
             for sequence in answer.sequences:
                 self._scheduler.resume(sequence)
 

@@ -1,6 +1,7 @@
 """The asyncio client. All decisions are in `exchange.py` and `calls.py`; here is only I/O."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -10,10 +11,10 @@ import grpc.aio
 
 from penstock import calls
 from penstock.answer import Accepted, Answer, Chunk
-from penstock.errors import from_rpc_error
+from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import Exchange, channel_options
 from penstock.request import GenerateOptions, Message
-from penstock.retry import Attempts, RetryBudget, RetryPolicy
+from penstock.retry import Attempts, Reach, RetryBudget, RetryPolicy
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1.inference_pb2_grpc import InferenceStub
 
@@ -28,6 +29,7 @@ class AsyncStream:
         self._stub = stub
         self._exchange = exchange
         self._pending: list[Chunk] = []
+        self._closing = asyncio.Event()
         self._call = self._send()
 
     @property
@@ -48,11 +50,12 @@ class AsyncStream:
 
     def close(self) -> None:
         self._exchange.closed()
+        self._closing.set()
         self._call.cancel()
 
     def _send(self) -> Any:
-        timeout = self._exchange.attempts.remaining()
-        return self._stub.Generate(self._exchange.request, timeout=timeout)
+        timeout = self._exchange.next_timeout()
+        return _invoke(self._stub.Generate, self._exchange.request, timeout)
 
     def __aiter__(self) -> Self:
         return self
@@ -72,7 +75,7 @@ class AsyncStream:
             else:
                 self._pending += self._exchange.received(message)
         except grpc.RpcError as error:
-            await asyncio.sleep(self._exchange.failed(error))
+            await _unless(self._closing, self._exchange.failed(error))
             self._call = self._send()
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -94,8 +97,27 @@ class AsyncStream:
         self.close()
 
 
+async def _unless(closing: asyncio.Event, seconds: float) -> None:
+    """Waits, but not on behalf of who does not want the answer any more."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await closing.wait()
+
+
+def _invoke(method: Any, request: Any, timeout: float | None) -> Any:
+    try:
+        return method(request, timeout=timeout)
+    except grpc.aio.UsageError as error:  # so gRPC speaks of a channel that was closed
+        raise RequestCancelledError("The client is closed.") from error
+
+
 class AsyncClient:
-    """A connection to a Penstock cluster; belongs to the event loop it is made in."""
+    """A connection to a Penstock cluster; belongs to the event loop it is made in.
+
+    A server that was reached before and is away, because it is started again for instance, is
+    waited for: by a call with a deadline until then, by others for `reconnect_timeout` seconds.
+    One that was never there is given `connect_timeout` seconds. 0 is not to wait.
+    """
 
     def __init__(
         self,
@@ -103,12 +125,19 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         retries: RetryPolicy | None = None,
+        connect_timeout: float = 5.0,
+        reconnect_timeout: float = 30.0,
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options(address))
-        self._stub: Any = InferenceStub(self._channel)
         self._budget = RetryBudget(retries or RetryPolicy())
+        self._reach = Reach(
+            address=address, connect_timeout=connect_timeout, reconnect_timeout=reconnect_timeout
+        )
+        self._channel = grpc.aio.insecure_channel(
+            address, options=channel_options(address, connect_timeout)
+        )
+        self._stub: Any = InferenceStub(self._channel)
 
     def generate(
         self, prompt: str | None = None, **options: Unpack[GenerateOptions]
@@ -116,7 +145,8 @@ class AsyncClient:
         """Streams an answer to a prompt, `messages` or `token_ids`."""
         if self._timeout is not None:
             options.setdefault("timeout", self._timeout)
-        return AsyncStream(self._stub, Exchange(prompt, options, self._budget))
+        attempts = Attempts(self._budget, options.get("timeout"), self._reach)
+        return AsyncStream(self._stub, Exchange(prompt, options, attempts))
 
     async def tokenize(
         self,
@@ -141,11 +171,11 @@ class AsyncClient:
         return await self._unary(calls.get_model(name))
 
     async def _unary(self, call: calls.UnaryCall[ReplyT]) -> ReplyT:
-        attempts = Attempts(self._budget, self._timeout)
+        attempts = Attempts(self._budget, self._timeout, self._reach)
         while True:
             try:
                 method = getattr(self._stub, call.method)
-                reply = call.read(await method(call.request, timeout=attempts.remaining()))
+                reply = call.read(await _invoke(method, call.request, attempts.remaining()))
             except grpc.RpcError as error:
                 await asyncio.sleep(attempts.delay_after(from_rpc_error(error)))
             else:

@@ -9,10 +9,10 @@ import grpc
 
 from penstock import calls
 from penstock.answer import Accepted, Answer, Chunk
-from penstock.errors import from_rpc_error
+from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import Exchange, channel_options
 from penstock.request import GenerateOptions, Message
-from penstock.retry import Attempts, RetryBudget, RetryPolicy
+from penstock.retry import Attempts, Reach, RetryBudget, RetryPolicy
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1.inference_pb2_grpc import InferenceStub
 
@@ -52,8 +52,11 @@ class Stream:
         self._call.cancel()
 
     def _send(self) -> Any:
-        timeout = self._exchange.attempts.remaining()
-        return self._stub.Generate(self._exchange.request, timeout=timeout)
+        timeout = self._exchange.next_timeout()
+        call = _invoke(self._stub.Generate, self._exchange.request, timeout)
+        if self._closing.is_set():  # by another thread, while there was no call to cancel
+            call.cancel()
+        return call
 
     def __iter__(self) -> Self:
         return self
@@ -86,8 +89,20 @@ class Stream:
         self.close()
 
 
+def _invoke(method: Any, request: Any, timeout: float | None) -> Any:
+    try:
+        return method(request, timeout=timeout)
+    except ValueError as error:  # so gRPC speaks of a channel that was closed
+        raise RequestCancelledError("The client is closed.") from error
+
+
 class Client:
-    """A connection to a Penstock cluster; use it from any thread."""
+    """A connection to a Penstock cluster; use it from any thread.
+
+    A server that was reached before and is away, because it is started again for instance, is
+    waited for: by a call with a deadline until then, by others for `reconnect_timeout` seconds.
+    One that was never there is given `connect_timeout` seconds. 0 is not to wait.
+    """
 
     def __init__(
         self,
@@ -95,18 +110,26 @@ class Client:
         *,
         timeout: float | None = None,
         retries: RetryPolicy | None = None,
+        connect_timeout: float = 5.0,
+        reconnect_timeout: float = 30.0,
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=channel_options(address))
-        self._stub: Any = InferenceStub(self._channel)
         self._budget = RetryBudget(retries or RetryPolicy())
+        self._reach = Reach(
+            address=address, connect_timeout=connect_timeout, reconnect_timeout=reconnect_timeout
+        )
+        self._channel = grpc.insecure_channel(
+            address, options=channel_options(address, connect_timeout)
+        )
+        self._stub: Any = InferenceStub(self._channel)
 
     def generate(self, prompt: str | None = None, **options: Unpack[GenerateOptions]) -> Stream:
         """Streams an answer to a prompt, `messages` or `token_ids`."""
         if self._timeout is not None:
             options.setdefault("timeout", self._timeout)
-        return Stream(self._stub, Exchange(prompt, options, self._budget))
+        attempts = Attempts(self._budget, options.get("timeout"), self._reach)
+        return Stream(self._stub, Exchange(prompt, options, attempts))
 
     def tokenize(
         self,
@@ -131,11 +154,11 @@ class Client:
         return self._unary(calls.get_model(name))
 
     def _unary(self, call: calls.UnaryCall[ReplyT]) -> ReplyT:
-        attempts = Attempts(self._budget, self._timeout)
+        attempts = Attempts(self._budget, self._timeout, self._reach)
         while True:
             try:
                 method = getattr(self._stub, call.method)
-                reply = call.read(method(call.request, timeout=attempts.remaining()))
+                reply = call.read(_invoke(method, call.request, attempts.remaining()))
             except grpc.RpcError as error:
                 threading.Event().wait(attempts.delay_after(from_rpc_error(error)))
             else:

@@ -30,6 +30,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+DRAINING = "DRAINING"  # an OverloadedError's reason: this server goes away, another comes
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
@@ -158,7 +159,7 @@ BY_REASON: Mapping[str, type[PenstockError]] = {
     "UNAUTHENTICATED": UnauthenticatedError,
     "DUPLICATE_REQUEST": DuplicateRequestError,
     "OVERLOADED": OverloadedError,
-    "DRAINING": OverloadedError,
+    DRAINING: OverloadedError,
     "NO_WORKER": NoWorkerError,
     "WORKER_LOST": WorkerLostError,
     "STREAM_INTERRUPTED": StreamInterruptedError,
@@ -229,6 +230,8 @@ def from_rpc_error(error: grpc.RpcError) -> PenstockError:
     code: grpc.StatusCode = error.code()
     details = _read_details(error.trailing_metadata())
     kind = BY_REASON.get(details.reason) or BY_CODE.get(code, PenstockError)
+    if kind is UnreachableError and details.reason:
+        kind = ResourceError  # it answers: of a cluster newer than we
     return kind(
         error.details() or f"The call ended with {code.name}.",
         reason=details.reason or None,

@@ -7,7 +7,7 @@ from penstock.answer import Accepted, Answer, Chunk, Fold
 from penstock.errors import PenstockError, RequestCancelledError, StreamInterruptedError
 from penstock.errors import from_rpc_error as typed
 from penstock.request import GenerateOptions, build_request
-from penstock.retry import Attempts, RetryBudget
+from penstock.retry import Attempts
 from penstock.v1 import inference_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -18,26 +18,34 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A server that comes back, perhaps elsewhere under its name, is found within a second.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # Retries are ours: gRPC's would not share our budget.
     ("grpc.enable_retries", 0),
 )
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
-def channel_options(address: str) -> list[tuple[str, int]]:
-    """A proxy that the environment names is not for this machine's own processes."""
+def channel_options(address: str, connect_timeout: float = 0.0) -> list[tuple[str, int]]:
+    """A proxy that the environment names is not for this machine's own processes. One try to
+    connect to who does not answer takes 5 s, or the timeout if that is less."""
     is_local = address.startswith(LOOPBACK)
-    return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(not is_local))]
+    seconds = min(5.0, max(1.0, connect_timeout or 5.0))
+    return [
+        *CHANNEL_OPTIONS,
+        ("grpc.min_reconnect_backoff_ms", round(1000 * seconds)),
+        ("grpc.enable_http_proxy", int(not is_local)),
+    ]
 
 
 class Exchange:
     """The state of one stream."""
 
-    def __init__(self, prompt: str | None, options: GenerateOptions, budget: RetryBudget) -> None:
+    def __init__(self, prompt: str | None, options: GenerateOptions, attempts: Attempts) -> None:
         self.request = build_request(prompt, options)
-        self.attempts = Attempts(budget, options.get("timeout"))
+        self.attempts = attempts
         self.fold = Fold()
         self.is_over = False
         self.was_closed = False
@@ -45,6 +53,16 @@ class Exchange:
     @property
     def accepted(self) -> Accepted | None:
         return self.fold.accepted
+
+    def next_timeout(self) -> float | None:
+        """Seconds for the next attempt; raises when there is to be none."""
+        if self.was_closed:
+            raise self.cancelled()
+        try:
+            return self.attempts.remaining()
+        except PenstockError:
+            self.is_over = True
+            raise
 
     def received(self, message: pb.GenerateResponse) -> list[Chunk]:
         if self.fold.accepted is None:

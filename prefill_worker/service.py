@@ -143,6 +143,7 @@ class PrefillService:
                 continue
             if isinstance(message, Exception):
                 raise message
+            call.tokens_emitted += len(message.first_tokens.tokens)
             await call.send(message)
             if message.HasField("written"):
                 return

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.channel import Channel, Exchange
-from cluster.errors import WorkerLost
+from cluster.errors import StreamInterrupted, WorkerLost
 from cluster.types import WorkerAddress, WorkerId
 
 GENERATE = ("penstock.v1.Decode", "Generate")
@@ -52,6 +52,9 @@ class Link:
             if self._is_lost and task is not None and not task.cancelling():
                 raise self._lost() from None  # it was the call that was cancelled, not we
             raise
+        except StreamInterrupted as error:
+            # It stopped in the middle of its part: for the rest it is as good as dead.
+            raise WorkerLost(error.message) from error
         finally:
             self._calls.discard(exchange)
             self._num_ended += exchange.num_received

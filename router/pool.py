@@ -231,6 +231,11 @@ class Pool:
         decode = self.snapshot(now).decode
         return sum(max(0.0, load.max_sequences - load.num_in_flight) for load in decode)
 
+    def is_leaving(self, worker: WorkerId) -> bool:
+        """Whether it ends as it was told to."""
+        live = self._members.get(worker)
+        return live is not None and live.is_leaving
+
     def is_reported(self, request_id: str, worker: WorkerId) -> bool:
         """Whether a worker has said that it has this request."""
         live = self._members.get(worker)
@@ -306,7 +311,7 @@ class Pool:
     def _missed(self, live: Standing, at: float | None = None) -> None:
         """Its life is over, or seems so: as of its last report, where nobody saw it end."""
         worker = live.member.worker
-        if live.report.is_draining or live.has_said_goodbye:
+        if live.is_leaving:
             self.absences.said_goodbye(worker.worker_id)
         elif live.reported_at is not None:
             since = live.reported_at if at is None else at

@@ -189,8 +189,9 @@ class Relay:
         except DeadlineExceeded as error:
             raise _deadline(error, call, sent) from error
         except WorkerLost:
-            has_begun = sent.num_messages > num_before[0]
-            if has_begun or self.placer.pool.is_reported(request_id, decode):
+            has_begun, pool = sent.num_messages > num_before[0], self.placer.pool
+            had_it = has_begun or pool.is_reported(request_id, decode)
+            if had_it and not pool.is_leaving(decode):
                 tries.died(request_id, decode, sent.num_tokens)
             raise
         finally:

@@ -50,6 +50,10 @@ class Standing:
     num_ended_context: int = 0
     position: int | None = None  # among those that serve
 
+    @property
+    def is_leaving(self) -> bool:
+        return self.report.is_draining or self.has_said_goodbye
+
     def refusal(self, now: float) -> str | None:
         """Why nothing is sent here, or None."""
         return self.fault(now) or self._silence(now)
@@ -82,7 +86,7 @@ class Standing:
 
     def may_recover(self, now: float) -> bool:
         """Whether what is wrong with it may pass; of who cannot be reached that is not known."""
-        return self.is_reachable and not self.report.is_draining and self.fault(now) is not None
+        return self.is_reachable and not self.is_leaving and self.fault(now) is not None
 
     def may_be_dead(self, now: float) -> bool:
         """Whether a call to it failed just now: if it died, its stream of reports ends soon."""

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from cluster.channel import Exchange
-from cluster.errors import TransferFailed, WorkerLost
+from cluster.errors import PenstockError, TransferFailed
 from cluster.lateness import Patience
 from cluster.transfer_codec import grant_to_pb, written_from_pb
 from cluster.types import Written
@@ -57,7 +57,7 @@ async def _written(call: Exchange, reservation: Reservation, lease_s: float) -> 
 async def _renew(call: Exchange, epoch: int, lease_s: float) -> None:
     """Signs of life while the source may write. A call that ended takes no more: its last
     words, or their lack, are for who listens."""
-    with contextlib.suppress(WorkerLost):
+    with contextlib.suppress(PenstockError):
         while True:
             await asyncio.sleep(lease_s / 3)
             await call.send(pb.FetchRequest(renew=pb.Renew(epoch=epoch)))

@@ -12,7 +12,7 @@ from penstock import Client, PenstockError
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode, exit_code
 from penstock.cli.figures import Stopwatch, as_json, summary
-from penstock.cli.local import find_address
+from penstock.cli.local import open_client
 from penstock.cli.output import complain, say, write, write_json
 
 HELP = "/new starts anew, /quit (or Ctrl-D) ends; Ctrl-C cancels an answer."
@@ -89,7 +89,7 @@ def chat(
         "service_class": service_class or None,
     }
     given = {key: value for key, value in sampling.items() if value is not None}
-    with Client(find_address(address)) as client:
+    with open_client(address) as client:
         served = client.model(model)  # a wrong address or model shows before the first question
         is_terminal = sys.stdin.isatty()
         if is_terminal:

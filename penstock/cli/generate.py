@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock import Client, Stream
+from penstock import Stream
 from penstock.cli import options
 from penstock.cli.figures import Stopwatch, as_json, summary
-from penstock.cli.local import find_address
+from penstock.cli.local import open_client
 from penstock.cli.output import say, write, write_json
 
 
@@ -51,7 +51,7 @@ def generate(
         "timeout": timeout,
     }
     given: dict[str, Any] = {key: value for key, value in sampling.items() if value is not None}
-    with Client(find_address(address)) as client:
+    with open_client(address) as client:
         if chat:
             messages = [("system", system)] if system else []
             stream = client.generate(messages=[*messages, ("user", text)], **given)

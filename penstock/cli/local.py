@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from penstock import Client
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail
 
@@ -82,6 +83,11 @@ def find_address(flag: str | None) -> str:
         return address
     note = find_note()
     return note.address if note else DEFAULT_ADDRESS
+
+
+def open_client(address_flag: str | None) -> Client:
+    """A client that waits for no server: who typed a command wants to know at once."""
+    return Client(find_address(address_flag), connect_timeout=0, reconnect_timeout=0)
 
 
 def started_workers(secrets_file: Path) -> list[str]:

@@ -6,15 +6,14 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import MessageToDict
 
-from penstock import Client
 from penstock.cli import options
-from penstock.cli.local import find_address
+from penstock.cli.local import open_client
 from penstock.cli.output import write, write_json, write_table
 
 
 def models(address: options.Address = None, json: options.Json = False) -> None:
     """List the models that are served, with their limits."""
-    with Client(find_address(address)) as client:
+    with open_client(address) as client:
         served = client.models()
     if json:
         write_json([MessageToDict(model, preserving_proto_field_name=True) for model in served])
@@ -44,7 +43,7 @@ def tokenize(
     """Print a text's token ids, as the model sees them."""
     if text == "-":
         text = sys.stdin.read()
-    with Client(find_address(address)) as client:
+    with open_client(address) as client:
         ids = (
             client.tokenize(messages=[("user", text)], model=model)
             if chat
@@ -63,7 +62,7 @@ def detokenize(
     json: options.Json = False,
 ) -> None:
     """Print the text of token ids."""
-    with Client(find_address(address)) as client:
+    with open_client(address) as client:
         text = client.detokenize(token_ids, model=model)
     if json:
         write_json({"text": text})

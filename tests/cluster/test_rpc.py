@@ -309,23 +309,6 @@ async def test_a_peer_that_is_gone_is_a_lost_worker():
             await channel.unary(INFERENCE, "Tokenize", inference_pb2.TokenizeRequest(), timeout_s=5)
 
 
-async def test_a_server_that_stops_ends_its_streams_as_lost():
-    async def generate(request: Any, call: Call) -> None:
-        await call.send(b"")
-        await asyncio.Event().wait()
-
-    request = inference_pb2.GenerateRequest()
-    async with (
-        Server(inference(Generate=generate)) as server,
-        open_channel(server.address) as c,
-        c.stream(INFERENCE, "Generate", request, timeout_s=None) as stream,
-    ):
-        await stream.receive()
-        await server.stop()
-        with pytest.raises(WorkerLost):
-            await stream.receive()
-
-
 async def test_a_taken_port_is_refused_with_a_sentence():
     async with Server(inference()) as server:
         with pytest.raises(StartupError, match="port taken"):

@@ -153,14 +153,18 @@ def server() -> Iterator[FakeInference]:
 Ask = Callable[..., Answer]
 
 
-def ask_sync(address: str, prompt: str | None = "Hi", **options: Any) -> Answer:
-    with Client(address) as client:
+def ask_sync(
+    address: str, prompt: str | None = "Hi", waits: dict[str, float] | None = None, **options: Any
+) -> Answer:
+    with Client(address, **(waits or {})) as client:
         return client.generate(prompt, **options).result()
 
 
-def ask_async(address: str, prompt: str | None = "Hi", **options: Any) -> Answer:
+def ask_async(
+    address: str, prompt: str | None = "Hi", waits: dict[str, float] | None = None, **options: Any
+) -> Answer:
     async def run() -> Answer:
-        async with AsyncClient(address) as client:
+        async with AsyncClient(address, **(waits or {})) as client:
             return await client.generate(prompt, **options).result()
 
     return asyncio.run(run())

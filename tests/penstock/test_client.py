@@ -202,7 +202,7 @@ def test_the_timeout_travels(ask: Ask, server: Any) -> None:
 
 def test_an_unreachable_cluster_says_so(ask: Ask) -> None:
     with pytest.raises(penstock.UnreachableError, match=r"127\.0\.0\.1:1"):
-        ask("127.0.0.1:1")
+        ask("127.0.0.1:1", waits={"connect_timeout": 0.1})
 
 
 def test_leaving_the_block_cancels_the_request(server: Any) -> None:

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cluster.limits import Limits
+from penstock.errors import from_rpc_error
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2, worker_pb2_grpc
 from tests.router.checkpoint import CONTEXT_LENGTH, END, VOCAB_SIZE
@@ -262,6 +263,26 @@ async def test_a_drain_that_takes_too_long_ends_what_runs(checkpoint: Path, tmp_
         cluster.drain.set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.read()
-        assert caught.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        error = from_rpc_error(caught.value)
+        assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "STREAM_INTERRUPTED")
+        assert error.metadata["tokens_emitted"] == "1"
         async with asyncio.timeout(5):
             await worker.cancelled.wait()
+
+
+async def test_a_drain_that_takes_too_long_sends_who_has_no_token_elsewhere(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with (
+        Cluster(checkpoint, tmp_path, drain_s=0.05) as cluster,
+        cluster.worker("d0", faults=Faults(stall_after=0)) as worker,
+    ):
+        await cluster.serving(worker)
+        waiting = cluster.inference.Generate(pb.GenerateRequest(text="hello"))
+        await cluster.until(lambda: worker.num_open > 0)
+        cluster.drain.set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await waiting.read()
+        error = from_rpc_error(caught.value)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert error.retry_after == 1.0
