@@ -63,7 +63,7 @@ class Router:
             Generations(config.document.policy()),
             Records(config.records_budget_bytes),
         )
-        self.relay = Relay(self.placer, self.links)
+        self.relay = Relay(self.placer, self.links, unread_s=config.unread_s)
         self.store = _open_store(config.store)
         membership = Membership(self.store)
         identity = text.identity
