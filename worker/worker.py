@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.diagnosis import Diagnosis
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
+from cluster.lateness import Attention
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.rpc import Deadlines, Serve, service_handlers
@@ -50,7 +51,7 @@ class Worker:
     ) -> None:
         self.config = config
         self.parts = parts
-        self.monitor = ProgressMonitor()
+        self.monitor = ProgressMonitor(clock=Attention().now)
         self.log = EventLog(parts.member.worker.incarnation)
         self.pool = BlockPool(
             config.num_blocks,
@@ -146,6 +147,8 @@ class Worker:
         )
 
     def _is_serving(self) -> bool:
+        """Asked four times a second, which is also how our own lateness is noticed."""
+        self.monitor.set_waiting(self._scheduler.batcher.could_run)
         is_known = self._transfers is not None and self._transfers.keeper.settled.is_set()
         return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 
