@@ -10,6 +10,7 @@ import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Sequences
+from itertools import chain
 
 from cluster.types import MAX_DUE_S, GrainHash
 from engine.backlog import Work
@@ -80,10 +81,13 @@ class Queue:
         """None where every request has one sequence: none can hold more than another."""
         if not self.has_siblings:
             return None
-        waiting = (*self.waiting, *self.elsewhere.claims)
+        waiting: Iterator[Sequence] = chain(self.waiting, self.elsewhere.claims)
+        if self.paused:
+            running = [s for s in running if s not in self.paused]
+            waiting = (s for s in waiting if s not in self.paused)
         return Shares(
-            (s for s in running if s not in self.paused),
-            (s for s in waiting if s not in self.paused),
+            running,
+            waiting,
             num_requests=len(self._present) + len(self.elsewhere),
             num_slots=self._num_slots,
         )

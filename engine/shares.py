@@ -8,10 +8,13 @@ alike here: their order decides.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from engine.sequence import Sequence
 
 MIN_RUN_TOKENS = 32  # put back sooner, a sequence would be computed again for too little
+
+_request = attrgetter("request_id")
 
 
 @dataclass(slots=True, eq=False)
@@ -39,9 +42,10 @@ class Shares:
         num_slots: int,
     ) -> None:
         self.share = max(1, num_slots // max(1, num_requests))
-        self._num_running = Counter(sequence.request_id for sequence in running)
+        self._num_running = Counter(map(_request, running))
         # Of requests that run less than their share: how many of their sequences wait.
-        self._short = Counter(s.request_id for s in waiting if self.is_short(s))
+        num_waiting, num_running = Counter(map(_request, waiting)), self._num_running
+        self._short = {r: num for r, num in num_waiting.items() if num_running[r] < self.share}
 
     @property
     def num_wanted(self) -> int:
