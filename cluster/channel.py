@@ -72,6 +72,9 @@ def channel_options(max_receive_bytes: int = INTERNAL_MESSAGE_BYTES) -> Options:
         *common_options(max_receive_bytes, INTERNAL_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # A stream that its reader leaves alone fills 64 KiB here. With probes for bandwidth it is
+        # 4 MiB, times all the streams that clients leave unread.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1_000),
         # A process that comes back is found again in less than a third of a second.

@@ -77,7 +77,8 @@ class Answer:
             self.sequences.discard(sequence)
             self.timeline.num_preemptions += sequence.num_preemptions
         elif self.num_unsent > MAX_UNSENT_TOKENS:
-            self._stalled(sequence)
+            for each in self.sequences:  # those that wait to be computed again, too
+                self._stalled(each)
         return is_open
 
     def failed(self, error: Exception) -> None:

@@ -4,9 +4,8 @@ Blocks for a hand-over are granted when the prefill worker asks (it has schedule
 all or none, oldest claim first; whoever already runs keeps head-room of a block each.
 """
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from cluster.cost import StepCost
@@ -29,12 +28,6 @@ class Owner(Protocol):
     def failed(self, error: Exception) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Claim:
-    sequence: Sequence
-    granted: Callable[[], None]
-
-
 class DecodeScheduler:
     """Owns the batcher of a decode worker. `changed` is called when a batch may form."""
 
@@ -42,9 +35,7 @@ class DecodeScheduler:
         self.batcher = batcher
         self._cost = cost
         self._changed = changed
-        self._expected: set[Sequence] = set()  # computed elsewhere, no blocks asked for yet
-        self._claims: deque[_Claim] = deque()
-        self._reserved: set[Sequence] = set()  # granted, their KV still on its way
+        self._elsewhere = batcher.elsewhere
 
     # -- sequences -----------------------------------------------------------------------
 
@@ -56,18 +47,18 @@ class DecodeScheduler:
     def expect(self, sequence: Sequence) -> None:
         """Its prompt will be computed elsewhere and then claim blocks. It counts among those that
         wait here until then, or until it is forgone."""
-        self._expected.add(sequence)
+        self._elsewhere.expected.add(sequence)
 
     def claim(self, sequence: Sequence, granted: Callable[[], None]) -> None:
         """Asks for blocks for a prompt computed elsewhere; `granted` is called once they are
         in its block table, at once or later."""
-        self._expected.discard(sequence)
-        self._claims.append(_Claim(sequence=sequence, granted=granted))
+        self._elsewhere.expected.discard(sequence)
+        self._elsewhere.claims[sequence] = granted
         self._grant()
 
     def join(self, sequence: Sequence, forks: list[Sequence]) -> None:
         """The KV of all its tokens but the last has landed: runs it, and its siblings."""
-        self._reserved.discard(sequence)
+        self._elsewhere.reserved.discard(sequence)
         sequence.num_computed = sequence.num_tokens - 1
         self.batcher.join(sequence)
         for fork in forks:
@@ -79,11 +70,11 @@ class DecodeScheduler:
     def forgo(self, sequence: Sequence) -> list[BlockId]:
         """Ends a claim, or the expectation of one. Returns the granted blocks that a writer may
         still write: whoever called gives them back through `release` once the writer cannot."""
-        self._expected.discard(sequence)
-        self._claims = deque(c for c in self._claims if c.sequence is not sequence)
-        if sequence not in self._reserved:
+        self._elsewhere.expected.discard(sequence)
+        self._elsewhere.claims.pop(sequence, None)
+        if sequence not in self._elsewhere.reserved:
             return []
-        self._reserved.discard(sequence)
+        self._elsewhere.reserved.discard(sequence)
         num_held = sequence.num_computed // self.batcher.pool.block_size
         unwritten = sequence.block_table[num_held:]
         self.batcher.pool.release(sequence.block_table[:num_held])
@@ -100,17 +91,23 @@ class DecodeScheduler:
         self._freed()
 
     def pause(self, sequence: Sequence) -> None:
-        """Its reader has stalled: keeps its blocks, but does not run."""
-        self.batcher.paused.add(sequence)
+        """Its reader has stalled: it does not run, nor hold for long what others wait for."""
+        self.batcher.pause(sequence)
 
     def resume(self, sequence: Sequence) -> None:
         if sequence in self.batcher.paused:
-            self.batcher.paused.discard(sequence)
+            self.batcher.resume(sequence)
             self._changed()
+
+    def look_again(self) -> None:
+        """Time has passed: whoever is paused may have held blocks for long enough."""
+        self._freed()
 
     # -- steps ---------------------------------------------------------------------------
 
     def next_batch(self) -> Batch | None:
+        if self._elsewhere.claims and self.batcher.make_way():
+            self._grant()
         batch = self.batcher.next_batch()
         for row in batch.rows if batch is not None else ():
             if not row.sequence.has_begun:
@@ -142,18 +139,17 @@ class DecodeScheduler:
 
     @property
     def num_waiting(self) -> int:
-        elsewhere = len(self._expected) + len(self._claims) + len(self._reserved)
-        return len(self.batcher.waiting) + elsewhere
+        return self.batcher.num_waiting + len(self._elsewhere)
 
     @property
     def num_claimed_tokens(self) -> int:
         """Of prompts computed elsewhere that have no blocks here yet: memory that looks free."""
-        claimed = sum(claim.sequence.num_tokens for claim in self._claims)
-        return claimed + sum(sequence.num_tokens for sequence in self._expected)
+        claimed = sum(sequence.num_tokens for sequence in self._elsewhere.claims)
+        return claimed + sum(sequence.num_tokens for sequence in self._elsewhere.expected)
 
     @property
     def _num_reserved_tokens(self) -> int:
-        return sum(sequence.num_tokens for sequence in self._reserved)
+        return sum(sequence.num_tokens for sequence in self._elsewhere.reserved)
 
     def load(self) -> LoadReport:
         return replace(
@@ -173,7 +169,7 @@ class DecodeScheduler:
     def check(self) -> None:
         """Raises AssertionError unless the blocks of running and reserved ones are held."""
         self.batcher.check()
-        for sequence in self._reserved:
+        for sequence in self._elsewhere.reserved:
             assert all(self.batcher.pool.references(b) for b in sequence.block_table)
 
     def _freed(self) -> None:
@@ -181,15 +177,15 @@ class DecodeScheduler:
         self._changed()
 
     def _grant(self) -> None:
-        """Those put back come first: their readers have waited longest."""
-        batcher = self.batcher
-        while self._claims and not any(waiting.num_preemptions for waiting in batcher.waiting):
-            num_active = len(batcher.running) + len(self._reserved)
-            claim = self._claims[0]
+        """Those put back come first, unless they wait for their own siblings."""
+        batcher, elsewhere = self.batcher, self._elsewhere
+        while elsewhere.claims and not batcher.is_owed():
+            num_active = batcher.num_active + len(elsewhere.reserved)
+            claim = next(iter(elsewhere.claims))
             if num_active >= batcher.budget.max_sequences:
                 return
-            if not batcher.reserve(claim.sequence, head_room_blocks=num_active):
+            if not batcher.reserve(claim, head_room_blocks=num_active):
                 return
-            self._claims.popleft()
-            self._reserved.add(claim.sequence)
-            claim.granted()
+            granted = elsewhere.claims.pop(claim)
+            elsewhere.reserved.add(claim)
+            granted()

@@ -25,6 +25,8 @@ from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
 from worker.fetch import Fetches
 
+_LOOK_S = 0.5  # while somebody is paused
+
 
 class DecodeService:
     """Owns the answers in progress on one decode worker."""
@@ -50,6 +52,7 @@ class DecodeService:
         self._fetches = fetches
         self._feed = feed
         self.open_calls = open_calls
+        self._looker: asyncio.TimerHandle | None = None
 
     async def generate(self, message: pb.DecodeRequest, call: Call) -> None:
         """`Decode.Generate`."""
@@ -102,6 +105,21 @@ class DecodeService:
             await call.send(message)
             for sequence in answer.sequences:
                 self._scheduler.resume(sequence)
+
+    def _pause(self, sequence: Sequence) -> None:
+        self._scheduler.pause(sequence)
+        if self._looker is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._looker = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Nothing else tells the scheduler that somebody has been paused for too long."""
+        self._looker = None
+        if self._scheduler.batcher.paused:
+            self._scheduler.look_again()
+            self._look_later()
 
     # -- a request ---------------------------------------------------------------------------
 
@@ -156,7 +174,7 @@ class DecodeService:
             new_detokenizer,
             accepted=accepted,
             timeline=RequestTimeline(router_s=message.router_seconds),
-            stalled=self._scheduler.pause,
+            stalled=self._pause,
         )
 
 

@@ -4,7 +4,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cluster.types import MAX_BACKLOG_POINTS, PrefillCost
+from cluster.types import MAX_BACKLOG_POINTS, DecodeCost, PrefillCost
+from engine.batch import Batch
+from engine.sequence import Sequence
 
 Backlog = tuple[tuple[float, float], ...]  # as in a load report
 
@@ -47,6 +49,21 @@ def backlog(
             points[-1] = (latest_s, total_s)
     full_s = min(step_s, cost.seconds(step_tokens, 0)) + beside_s
     return _thinned(_with_shared_step(points, full_s)) if points[-1][1] else ()
+
+
+def running_s(batch: Batch | None, cost: PrefillCost, *, beside_s: float, so_far_s: float) -> float:
+    """What is left of the step that runs, if it computes prompts."""
+    prompts = batch.prompts if batch is not None else []
+    if not prompts:
+        return 0.0
+    predicted_s = cost.c0 + sum(cost.seconds(*row) - cost.c0 for row in prompts)
+    return max(0.0, predicted_s + beside_s - so_far_s)
+
+
+def decoding_s(active: Iterable[Sequence], cost: DecodeCost) -> float:
+    """Of a step: for the answers that are decoded in it."""
+    contexts = [sequence.num_computed for sequence in active if sequence.has_begun]
+    return cost.seconds(sum(contexts), len(contexts)) if contexts else 0.0
 
 
 def _with_shared_step(points: list[tuple[float, float]], full_s: float) -> Backlog:

@@ -2,8 +2,9 @@
 
 Order of claims on one step: running sequences that decode, then prompts, begun or waiting, in the
 order of the queue. A prompt takes all the blocks it needs when it is admitted, so that no two
-prompts hold half of what both want. Under memory pressure the sequence that is last in that order
-is put back and computed again later; its tokens stay.
+prompts hold half of what both want. Whoever is put back is computed again later; its tokens stay.
+That befalls the sequence that is last in that order under memory pressure; what a request runs
+above its share while others wait; and, before both, what nobody reads.
 """
 
 import time
@@ -12,14 +13,16 @@ from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
 from cluster.types import BlockId, DecodeCost, LoadReport, PrefillCost, SampledToken, TokenLogprob
-from engine.backlog import backlog
+from engine.backlog import backlog, decoding_s, running_s
 from engine.batch import Batch, BatchRow, RowResult
 from engine.block_pool import BlockPool
 from engine.budget import Budget, StepRoom
 from engine.queue import Queue
 from engine.sequence import Sequence
+from engine.shares import Elsewhere, Shares, has_run_enough
 
 _NO_DECODE = DecodeCost(d0=0.0)
+PAUSE_S = 2.0  # so long a paused sequence keeps blocks that others wait for
 _MAX_ROOM_BLOCKS = 64  # how far ahead neighbouring blocks are kept clear for a sequence
 
 
@@ -68,14 +71,13 @@ class Batcher:
         self.pool = pool
         self.budget = budget
         self.running: list[Sequence] = []  # oldest first
-        self.paused: set[Sequence] = set()  # running, but not scheduled: nobody reads them
         self.counters = BatcherCounters()
         self._prefill_cost = prefill_cost
         self._decode_cost = decode_cost
         self._decodes = decodes
         self._reserve_blocks = reserve_blocks
         self._clock = clock
-        self._queue = Queue(pool)
+        self._queue = Queue(pool, budget.max_sequences)
         self._in_flight: Batch | None = None
         self._in_flight_since = 0.0  # by the clock
         self._dropped: list[Sequence] = []  # to be released when the batch in flight ends
@@ -85,6 +87,15 @@ class Batcher:
     def waiting(self) -> list[Sequence]:
         """Next first."""
         return self._queue.waiting
+
+    @property
+    def paused(self) -> set[Sequence]:
+        """Running or waiting, but nobody reads them."""
+        return self._queue.paused
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        return self._queue.elsewhere
 
     # -- coming and going --------------------------------------------------------------------
 
@@ -105,12 +116,12 @@ class Batcher:
 
     def drop(self, sequence: Sequence) -> None:
         """Ends a sequence in any state; its blocks return now, or after the running step."""
+        self.paused.discard(sequence)
         if sequence in self.waiting:
             self._queue.wait_no_more(sequence)
             self.release(sequence)
         elif sequence in self.running:
             self.running.remove(sequence)
-            self.paused.discard(sequence)
             if self._is_in_flight(sequence):
                 self._dropped.append(sequence)
             else:
@@ -127,6 +138,18 @@ class Batcher:
         blocks, sequence.block_table = sequence.block_table, []
         self.pool.release(blocks)
 
+    def pause(self, sequence: Sequence) -> None:
+        """Stops a sequence that nobody reads: it needs no slot, and keeps blocks for a while."""
+        if sequence not in self.paused and (sequence in self.running or sequence in self.waiting):
+            self.paused.add(sequence)
+            sequence.paused_at = self._clock()
+
+    def resume(self, sequence: Sequence) -> None:
+        """Lets a paused sequence go on, or wait for a slot where others have taken its own."""
+        if sequence in self.running and not self._has_slot(sequence):
+            self._put_back(sequence)
+        self.paused.discard(sequence)
+
     # -- blocks for one sequence -------------------------------------------------------------
 
     def reserve(self, sequence: Sequence, *, head_room_blocks: int = 0) -> bool:
@@ -134,13 +157,10 @@ class Batcher:
 
         Afterwards `num_cached` tokens are there and the rest of the table is unwritten.
         """
-        num_tokens = sequence.num_tokens
         prefix = self._cached_prefix(sequence)
-        wanted = -(-num_tokens // self.pool.block_size) - len(prefix)
+        wanted = self._num_missing(sequence, prefix)
         spare = self.pool.num_available - self._num_unheld(prefix)
-        if wanted + head_room_blocks > spare - self._reserve_blocks and not self._is_alone():
-            return False
-        if wanted > spare:
+        if not self._suffices(spare, wanted, head_room_blocks):
             return False
         self.pool.hold(prefix)
         self.release(sequence)  # what it held while it waited is in its prefix
@@ -162,6 +182,7 @@ class Batcher:
     def next_batch(self) -> Batch | None:
         """The next step, or None when nothing can run now. One batch is in flight at most."""
         assert self._in_flight is None, "the last batch has not been completed"
+        self.make_way()
         rows: list[BatchRow] = []
         copies: list[tuple[BlockId, BlockId]] = []
         self._add_decode_rows(rows, copies)
@@ -200,23 +221,40 @@ class Batcher:
         return failed
 
     @property
+    def num_active(self) -> int:
+        """Sequences that take a slot."""
+        return len(self._active)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._queue.num_waiting
+
+    @property
     def num_context_tokens(self) -> int:
-        return sum(s.num_computed for s in self.running)
+        return sum(s.num_computed for s in self._active)
+
+    @property
+    def _active(self) -> list[Sequence]:
+        paused = self.paused
+        return [s for s in self.running if s not in paused] if paused else self.running
 
     def load(self) -> LoadReport:
         """What this worker runs and has room for; its owner adds what it alone knows."""
-        queue = self._queue.left(self.running, self._in_flight, self._clock())
+        now, cost = self._clock(), self._prefill_cost()
+        queue = self._queue.left(self.running, self._in_flight, now)
+        beside_s = decoding_s(self._active, self._decode_cost())
+        so_far_s = now - self._in_flight_since
         points = backlog(
             queue,
-            self._prefill_cost(),
+            cost,
             step_tokens=self.budget.max_tokens,
             step_s=self.budget.chunk_s,
-            running_s=self._running_s(),
-            beside_s=self._decoding_s(),
+            running_s=running_s(self._in_flight, cost, beside_s=beside_s, so_far_s=so_far_s),
+            beside_s=beside_s,
         )
         return LoadReport(
-            num_running=len(self.running),
-            num_waiting=len(self.waiting),
+            num_running=self.num_active,
+            num_waiting=self.num_waiting,
             num_queued_tokens=sum(work.num_new for work in queue),
             num_context_tokens=self.num_context_tokens,
             num_free_blocks=self.pool.num_available,
@@ -225,27 +263,17 @@ class Batcher:
             backlog=points,
         )
 
-    def _running_s(self) -> float:
-        """Predicted seconds that are left of the step that runs, if it computes prompts."""
-        prompts = self._in_flight.prompts if self._in_flight is not None else []
-        if not prompts:
-            return 0.0
-        cost = self._prefill_cost()
-        predicted_s = cost.c0 + sum(cost.seconds(*row) - cost.c0 for row in prompts)
-        predicted_s += self._decoding_s()
-        return max(0.0, predicted_s - (self._clock() - self._in_flight_since))
-
-    def _decoding_s(self) -> float:
-        """Of a step, predicted: for the answers that are decoded in it."""
-        decoding = [s for s in self.running if s.has_begun and s not in self.paused]
-        if not decoding:
-            return 0.0
-        num_context = sum(s.num_computed for s in decoding)
-        return self._decode_cost().seconds(num_context, len(decoding))
-
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting) or len(self.running) > len(self.paused)
+        return bool(self.num_active or self.num_waiting)
+
+    @property
+    def could_run(self) -> bool:
+        """Whether there is work for which a step could begin, were somebody to form its batch."""
+        if self.num_active:
+            return True
+        first = self._queue.next_in_turn(self._shares())
+        return first is not None and self._is_room(first, 0)
 
     def check(self) -> None:
         """Raises AssertionError unless every held block is accounted for by the pool."""
@@ -254,6 +282,7 @@ class Batcher:
             capacity = len(sequence.block_table) * self.pool.block_size
             assert sequence.num_computed <= capacity, sequence.sequence_id
             assert all(self.pool.references(b) > 0 for b in sequence.block_table)
+        assert self.paused <= {*self.running, *self.waiting}
 
     # -- inside: rows ------------------------------------------------------------------------
 
@@ -268,8 +297,8 @@ class Batcher:
 
     def _add_prompt_rows(self, rows: list[BatchRow]) -> None:
         room, has_row = StepRoom(self.budget, len(rows)), {row.sequence for row in rows}
-        begun = [s for s in self.running if s not in has_row and s not in self.paused]
-        for sequence in self._queue.prompts(begun, self._admit):
+        begun = [s for s in self._active if s not in has_row]
+        for sequence in self._queue.prompts(begun, self._admit, self._shares()):
             if sequence in has_row:
                 continue
             num_new = room.take(
@@ -282,24 +311,85 @@ class Batcher:
             if room.is_full:
                 return
 
+    # -- inside: whose turn it is --------------------------------------------------------------
+
+    def make_way(self) -> bool:
+        """Puts back what others hold above their due until those that wait have theirs, or nobody
+        is left who ran for long enough. Returns whether anybody was put back."""
+        shares = self._shares()
+        if shares is None and not self.paused:
+            return False
+        num_preemptions = self.counters.num_preemptions
+        for first in (self._queue.next_in_turn(shares), next(iter(self.elsewhere.claims), None)):
+            while first and (last := self._first_to_give_way(first, shares)) is not None:
+                if shares is not None and last not in self.paused:
+                    shares.put_back(last)
+                self._put_back(last)
+        return self.counters.num_preemptions > num_preemptions
+
+    def is_owed(self) -> bool:
+        """Whether one that was put back comes before new claims."""
+        return self._queue.is_owed(self._shares())
+
+    def _shares(self) -> Shares | None:
+        return self._queue.shares(self.running)
+
+    def _first_to_give_way(self, first: Sequence, shares: Shares | None) -> Sequence | None:
+        """To `first`, which is next of those that wait. Paused ones hold no slot, only blocks."""
+        num_taken = self.num_active + len(self.elsewhere.reserved)
+        is_room = self._is_room(first, num_taken)
+        since = self._clock() - PAUSE_S
+        paused = [s for s in self.running if s in self.paused and s.paused_at <= since]
+        if paused and not is_room:
+            return self._queue.last(paused)
+        if shares is None or not shares.is_short(first):
+            return None
+        if is_room and num_taken + shares.num_wanted <= self.budget.max_sequences:
+            return None
+        above = shares.above(filter(has_run_enough, self._active))
+        return self._queue.last(above) if above else None
+
     # -- inside: admission and memory --------------------------------------------------------
 
     def _admit(self, sequence: Sequence) -> bool:
         """Moves a waiting sequence to the running ones, if it can start now."""
-        if len(self.running) + 1 > self.budget.max_sequences:
+        head_room = self.num_active
+        # What was put back for a hand-over must not take its slot while its KV is on its way.
+        num_promised = len(self.elsewhere.reserved) if self._queue.has_siblings else 0
+        if head_room + num_promised >= self.budget.max_sequences:
             return False
-        head_room = len(self.running)
         if not self.reserve(sequence, head_room_blocks=head_room) and not (
             self._let_go_of_prefixes() and self.reserve(sequence, head_room_blocks=head_room)
         ):
             return False
         self._queue.wait_no_more(sequence)
+        sequence.num_output_before = len(sequence.output_ids)
         self.running.append(sequence)
         return True
 
+    def _has_slot(self, sequence: Sequence) -> bool:
+        if self.num_active >= self.budget.max_sequences:
+            return False
+        shares = self._shares()
+        return shares is None or not shares.is_passed_over(sequence)
+
+    def _is_room(self, sequence: Sequence, head_room_blocks: int) -> bool:
+        """Whether there are blocks for all its tokens."""
+        prefix = self._cached_prefix(sequence)
+        wanted = self._num_missing(sequence, prefix)
+        spare = self.pool.num_available - self._num_unheld(prefix)
+        return self._suffices(spare, wanted, head_room_blocks)
+
+    def _suffices(self, spare: int, wanted: int, head_room_blocks: int) -> bool:
+        is_polite = wanted + head_room_blocks <= spare - self._reserve_blocks
+        return wanted <= spare and (is_polite or self._is_alone())
+
+    def _num_missing(self, sequence: Sequence, prefix: list[BlockId]) -> int:
+        return -(-sequence.num_tokens // self.pool.block_size) - len(prefix)
+
     def _let_go_of_prefixes(self) -> bool:
         """Whether waiting sequences held blocks while nothing runs that could free some."""
-        holding = [] if self.running else [s for s in self.waiting if s.block_table]
+        holding = [] if self.num_active else [s for s in self.waiting if s.block_table]
         for sequence in holding:
             self.release(sequence)
         return bool(holding)
@@ -337,14 +427,17 @@ class Batcher:
         return True
 
     def _preempt_last(self, rows: list[BatchRow]) -> None:
-        """Puts back the running sequence that is due last, of those this step does not run yet."""
+        """Puts back the running sequence that is due last, of those this step does not run yet;
+        one that nobody reads first, then one that is above its request's share."""
         scheduled = {row.sequence for row in rows}
         candidates = [s for s in self.running if s not in scheduled]
-        self._preempt(self._queue.last(candidates))
+        paused = [s for s in candidates if s in self.paused]
+        shares = None if paused else self._shares()
+        above = shares.above(candidates) if shares is not None else []
+        self._put_back(self._queue.last(paused or above or candidates))
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _put_back(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self.paused.discard(sequence)
         self.release(sequence)
         sequence.num_computed = sequence.num_stored = 0
         sequence.num_preemptions += 1
@@ -365,25 +458,26 @@ class Batcher:
             return
         logprobs = tuple(self._prompt_logprobs.pop(sequence, ()))
         sequence.has_begun = True
-        family = [sequence, *(self._fork(sequence, choice) for choice in row.choices[1:])]
+        family = [sequence, *map(sequence.fork, row.choices[1:])]
         sequence.num_choices = 1
         for each, token in zip(family, result.tokens, strict=True):
             each.output_ids.append(token.token_id)
             drawn.append(Drawn(sequence=each, token=token, prompt_logprobs=logprobs))
         if not self._decodes:
             self.detach(sequence)
-
-    def _fork(self, sequence: Sequence, choice: int) -> Sequence:
-        twin = sequence.fork(choice)
-        if self._decodes:
+            return
+        for twin in family[1:]:
             self.run_fork(twin)
-        return twin
 
     def run_fork(self, twin: Sequence) -> None:
-        """Holds the blocks that a fork shares with its origin, and runs it."""
-        self.pool.hold(twin.block_table)
+        """Runs a fork on the blocks that it shares with its origin. While others wait, one that
+        would go beyond the slots or its request's share waits, too, and holds no blocks."""
         self._queue.enter(twin)
+        self.pool.hold(twin.block_table)
+        has_slot = self._has_slot(twin)
         self.running.append(twin)
+        if not has_slot and self._queue.others_wait(twin):
+            self._put_back(twin)
 
     def _store_complete_blocks(self, sequence: Sequence) -> None:
         if not sequence.is_exact:

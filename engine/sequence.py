@@ -26,11 +26,13 @@ class Sequence:
         "num_cached",
         "num_choices",
         "num_computed",
+        "num_output_before",
         "num_preemptions",
         "num_stored",
         "output_ids",
         "owner",
         "params",
+        "paused_at",
         "prompt_ids",
         "request_id",
         "whole_from",
@@ -65,6 +67,8 @@ class Sequence:
         self.is_exact = True  # otherwise its KV lost something on its way, and is for it alone
         self.has_begun = False  # its first token here is out
         self.num_preemptions = 0
+        self.num_output_before = len(self.output_ids)  # when it last began to run
+        self.paused_at = 0.0  # the last time, by its worker's clock
         self._grains: list[GrainHash] = []
 
     @property

@@ -14,6 +14,7 @@ _NOT_NEGATIVE = (
     "drain_s",
     "gather_s",
     "return_s",
+    "unread_s",
     "max_waiting_bytes",
     "max_waiting_texts",
     "records_budget_bytes",
@@ -36,6 +37,7 @@ class RouterConfig:
     policy_state: Path | None = None  # keeps what is in force, where the store is in memory
     assumed: Assumed = field(default_factory=Assumed)  # where nothing has been measured
     max_in_flight: int = 1024
+    unread_s: float = 60.0  # a stream of which the client reads nothing for so long is ended
     max_waiting_texts: int = 2048  # to be tokenised: all in flight may, and as many others
     num_text_threads: int = 2
     index_budget_bytes: int = 128 << 20  # of half a million grains none is ever forgotten
@@ -53,6 +55,8 @@ class RouterConfig:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it cannot be negative.")
+        if self.unread_s <= 0:
+            raise ConfigError(f"'unread_s' is {self.unread_s}: it must be above 0.")
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."

@@ -29,6 +29,7 @@ from router.links import Links
 from router.placer import DEFAULT_TENANT, NO_HINTS, Ask, Placer
 from router.policy import Decision
 from router.pool import Refusal
+from router.reader import Reader
 from router.records import Fate
 from router.sent import Sent
 from router.tries import Tries
@@ -87,22 +88,30 @@ class Relay:
     links: Links
     waiting: WaitingRoom
     clock: Callable[[], float] = time.monotonic
+    unread_s: float = 60.0  # so long a client may leave a message unread
     counters: RelayCounters = field(default_factory=RelayCounters)
 
     async def serve(self, routed: RoutedRequest, call: Call) -> None:
         """Streams the answer into `call`. If a worker fails another goes on after what was sent:
         draws are keyed by position, so the rest is the rest that would have come."""
         sent, fate, said = Sent(), Fate.FINISHED, ""
+        reader = Reader(call, self.unread_s)
         try:
-            await self._serve_moving(routed, call, sent)
+            async with reader:
+                await self._serve_moving(routed, call, reader, sent)
         except BaseException as error:
             fate, said = _fate(error, call), str(error)[:_MAX_ERROR]
-            raise
+            if not reader.has_gone:
+                raise
+            fate = Fate.CANCELLED
+            raise _unread(self.unread_s, sent) from error
         finally:
             num_tokens, now = call.tokens_emitted, self.clock()
             self.placer.end(routed.request_id, fate, now, num_tokens=num_tokens, error=said)
 
-    async def _serve_moving(self, routed: RoutedRequest, call: Call, sent: Sent) -> None:
+    async def _serve_moving(
+        self, routed: RoutedRequest, call: Call, reader: Reader, sent: Sent
+    ) -> None:
         tries = Tries(self.placer.pool)
         while True:
             decision = await self._place(routed, call, sent, tries)
@@ -110,7 +119,7 @@ class Relay:
             worker = self.placer.pool.address(decode)
             assert worker is not None, "it has just been chosen"
             try:
-                await self._serve_by(decision, routed, call, sent, tries)
+                await self._serve_by(decision, routed, call, reader, sent, tries)
                 return
             except (WorkerLost, ResourceError) as error:
                 if sent.is_finished:
@@ -170,7 +179,13 @@ class Relay:
         )
 
     async def _serve_by(
-        self, decision: Decision, routed: RoutedRequest, call: Call, sent: Sent, tries: Tries
+        self,
+        decision: Decision,
+        routed: RoutedRequest,
+        call: Call,
+        reader: Reader,
+        sent: Sent,
+        tries: Tries,
     ) -> None:
         """One try. Its booking lasts as long."""
         num_before = sent.num_messages, sent.num_tokens
@@ -181,7 +196,7 @@ class Relay:
                 data = await self._begin(data, decision, routed, call, sent)
             else:
                 sent.add(data)
-            await call.send(data)
+            await reader.send(data)
 
         try:
             request = self._decode_request(decision, routed, sent)
@@ -262,6 +277,14 @@ def _fate(error: BaseException, call: Call) -> Fate:
 def _interrupted(error: PenstockError, decode: WorkerId, sent: Sent) -> StreamInterrupted:
     return StreamInterrupted(
         f"Worker '{decode}' failed after {sent.num_tokens} tokens were sent: {error.message}",
+        tokens_emitted=sent.num_tokens,
+    )
+
+
+def _unread(limit_s: float, sent: Sent) -> StreamInterrupted:
+    return StreamInterrupted(
+        f"Nobody read this answer for {limit_s:g} s, and {sent.num_tokens} tokens were sent: read"
+        " each message when it comes, or ask for fewer tokens.",
         tokens_emitted=sent.num_tokens,
     )
 

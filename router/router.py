@@ -73,7 +73,7 @@ class Router:
             Records(config.records_budget_bytes),
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
-        self.relay = Relay(self.placer, self.links, self.waiting)
+        self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
         self.store = _open_store(config.store)
         membership = Membership(self.store)
         identity = text.identity

@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cluster.health import HealthState, ProgressMonitor, follow_progress
+from cluster.lateness import LOOK_S, Attention
 from cluster.rpc import Server
 
 SERVICE = "penstock.v1.Decode"
@@ -140,6 +141,25 @@ def test_work_that_waits_while_no_step_begins_is_stale(monitor: ProgressMonitor,
     assert monitor.is_stale()
     monitor.set_waiting(False)
     assert not monitor.is_stale()
+
+
+def test_a_process_that_was_stopped_does_not_call_its_own_step_stale(clock: Clock):
+    monitor = ProgressMonitor(clock=Attention(clock).now)
+
+    def live(seconds: float) -> bool:
+        for _ in range(round(seconds / LOOK_S)):
+            clock.now += LOOK_S
+            is_stale = monitor.is_stale()
+        return is_stale
+
+    for begin in (lambda: monitor.begin_step(0.1), lambda: monitor.set_waiting(True)):
+        monitor.end_step()
+        begin()
+        assert not live(1.0)
+        clock.now += 10.0
+        assert not monitor.is_stale()
+        assert not live(0.5)
+        assert live(1.5)
 
 
 async def test_a_wedged_engine_with_a_live_event_loop_reports_itself(

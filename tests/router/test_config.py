@@ -19,6 +19,7 @@ from tests.router.router_process import write_config
         ({"limits": {"max_m": 1}}, "max_n"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"drain_s": -1}, "drain_s"),
+        ({"unread_s": 0}, "unread_s"),
         ({"store": "rediss"}, "redis://HOST:PORT/DB"),
         ({"store": "http://localhost"}, "redis://HOST:PORT/DB"),
         ({"disaggregate": "sometimes"}, "disaggregate"),

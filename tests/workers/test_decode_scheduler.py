@@ -1,12 +1,15 @@
 """Who gets blocks on a decode worker, and when. No process, no engine, no clock."""
 
 from cluster.cost import StepCost
-from cluster.types import ComputeRequest, GenerationParams, SamplingParams
+from cluster.types import ComputeRequest, GenerationParams, SampledToken, SamplingParams
 from decode_worker.scheduler import DecodeScheduler
-from engine.batcher import Batcher
+from engine.batch import RowResult
+from engine.batcher import PAUSE_S, Batcher, Drawn
 from engine.block_pool import BlockPool
 from engine.budget import Budget
 from engine.sequence import Sequence
+from engine.shares import MIN_RUN_TOKENS
+from engine.thread import StepResult
 
 
 class Unheard:
@@ -14,10 +17,13 @@ class Unheard:
 
     def scheduled(self) -> None: ...
 
+    def drawn(self, drawn: Drawn, seconds: float) -> bool:
+        return True
 
-def scheduler_of(num_blocks: int) -> DecodeScheduler:
+
+def scheduler_of(num_blocks: int, *, max_sequences: int = 8) -> DecodeScheduler:
     cost = StepCost()
-    budget = Budget(max_sequences=8, max_tokens=512)
+    budget = Budget(max_sequences=max_sequences, max_tokens=512)
     batcher = Batcher(BlockPool(num_blocks, 4, 4), budget, prefill_cost=lambda: cost.prefill)
     return DecodeScheduler(batcher, cost, lambda: None)
 
@@ -90,3 +96,75 @@ def test_a_claim_that_is_withdrawn_gets_nothing() -> None:
     scheduler.release(scheduler.forgo(first))
     assert granted == ["a"]
     assert scheduler.batcher.pool.num_held == 0
+
+
+def family_of(name: str, num_choices: int) -> Sequence:
+    params = GenerationParams(
+        sampling=SamplingParams(seed=0), max_tokens=400, num_choices=num_choices
+    )
+    request = ComputeRequest(
+        request_id=name, prompt_ids=[ord(name)] * 4, params=params, hash_key=b"k"
+    )
+    return Sequence(request, num_choices=num_choices, owner=Unheard())
+
+
+class Steps:
+    """A scheduler whose steps are taken by hand; draws zeros."""
+
+    def __init__(self, num_blocks: int, max_sequences: int) -> None:
+        self.scheduler = scheduler_of(num_blocks, max_sequences=max_sequences)
+
+    def take(self, num: int) -> None:
+        for _ in range(num):
+            batch = self.scheduler.next_batch()
+            if batch is None:
+                return
+            tokens = [tuple(SampledToken(token_id=0) for _ in row.choices) for row in batch.rows]
+            rows = [RowResult(tokens=each) for each in tokens]
+            self.scheduler.complete(batch, StepResult(rows=rows, seconds=0.0))
+            self.scheduler.check()
+
+
+def test_a_claim_does_not_wait_for_a_request_of_many_answers() -> None:
+    steps = Steps(num_blocks=1000, max_sequences=8)
+    steps.scheduler.submit(family_of("a", 8))
+    steps.take(3)
+    granted: list[str] = []
+    steps.scheduler.claim(sequence_of("b", 12), lambda: granted.append("b"))
+    assert granted == []
+    steps.take(MIN_RUN_TOKENS)
+    assert granted == ["b"]
+    assert len(steps.scheduler.batcher.running) == 7
+
+
+def test_claims_are_not_held_up_by_answers_that_wait_for_their_own_siblings() -> None:
+    steps = Steps(num_blocks=1000, max_sequences=4)
+    for name in "ab":
+        steps.scheduler.submit(family_of(name, 8))
+        steps.take(2 * MIN_RUN_TOKENS)
+    assert any(waiting.num_preemptions for waiting in steps.scheduler.batcher.waiting)
+    granted: list[str] = []
+    for name in "cd":
+        claimed = sequence_of(name, 12)
+        steps.scheduler.claim(claimed, lambda name=name: granted.append(name))
+    steps.take(MIN_RUN_TOKENS + 1)
+    assert granted == ["c", "d"]
+
+
+def test_a_claim_gets_the_blocks_of_what_nobody_reads() -> None:
+    now = [0.0]
+    steps = Steps(num_blocks=12, max_sequences=8)
+    scheduler = steps.scheduler
+    scheduler.batcher._clock = lambda: now[0]
+    unread = sequence_of("a", 40)
+    scheduler.submit(unread)
+    steps.take(1)
+    scheduler.pause(unread)
+    granted: list[str] = []
+    scheduler.claim(sequence_of("b", 12), lambda: granted.append("b"))
+    steps.take(1)
+    assert granted == []
+    now[0] += PAUSE_S
+    scheduler.look_again()
+    steps.take(1)
+    assert granted == ["b"]

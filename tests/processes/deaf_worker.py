@@ -1,0 +1,31 @@
+"""A decode worker whose step loop hears no wake-up between SIGUSR1 and SIGUSR2."""
+
+import signal
+import sys
+from typing import Any
+
+from decode_worker import __main__ as whole
+from decode_worker.config import DecodeWorkerConfig
+from decode_worker.worker import DecodeWorker
+from worker.process import run_worker
+
+
+def build(config: DecodeWorkerConfig) -> DecodeWorker:
+    worker = whole.build(config)
+    loop: Any = worker.worker._loop
+    hear = loop.wake
+
+    def lose(*_: object) -> None:
+        loop.wake = lambda: None
+
+    def hear_again(*_: object) -> None:
+        loop.wake = hear
+        hear()
+
+    signal.signal(signal.SIGUSR1, lose)
+    signal.signal(signal.SIGUSR2, hear_again)
+    return worker
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker("deaf_worker", __doc__, DecodeWorkerConfig, build))
