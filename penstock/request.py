@@ -49,7 +49,8 @@ class GenerateOptions(TypedDict, total=False):
     session_key: str  # of a conversation, for instance: its requests share a prefix
     ttft_budget: float  # seconds to the first token, and between two: they narrow
     itl_budget: float  # the targets of the class
-    timeout: float  # seconds for everything, retries included; the rest travels to the server
+    timeout: float  # seconds for everything, retries and waiting for a server that is away
+    # included; what is left of it travels with each attempt
 
 
 SAMPLING = ["temperature", "top_k", "top_p", "min_p", "seed"]

@@ -252,7 +252,8 @@ class FakeWorker:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        await self.server.stop(0)
+        assert self.server._server is not None
+        await self.server._server.stop(None)  # not ours, which has last words for everybody
 
     def without_heartbeat(self) -> Self:
         """For `async with`: registers nowhere."""
