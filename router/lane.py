@@ -14,6 +14,7 @@ from cluster.errors import Overloaded
 
 # So long the largest lets smaller ones pass that came later.
 MAX_PASSED_S = 30.0
+_S_PER_BYTE = 4e-7  # to tokenise: when who is refused may come again
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,12 +89,15 @@ class Lane:
 
     def check_room(self, num_bytes: int) -> None:
         """Raises Overloaded where so much could not even wait."""
+        after_s = max(1.0, self.num_waiting_bytes * _S_PER_BYTE)
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(
-                f"{self._max_waiting} prompts wait to be tokenised, and no more are taken on."
+                f"{self._max_waiting} prompts wait to be tokenised, and no more are taken on.",
+                retry_after_s=after_s,
             )
         if self.num_waiting_bytes + num_bytes > self._max_waiting_bytes:
             raise Overloaded(
                 f"Prompts of {self.num_waiting_bytes} bytes wait to be tokenised, at most "
-                f"{self._max_waiting_bytes} may: try again later, or send smaller ones."
+                f"{self._max_waiting_bytes} may: try again later, or send smaller ones.",
+                retry_after_s=after_s,
             )

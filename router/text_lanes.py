@@ -3,14 +3,11 @@ token ids on threads, what is large in a process that a call given up ends. Neit
 other, and in each lane small goes before large.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from cluster.validation import GenerationInput, Prompt, TokenPrompt
-from router.lane import Lane
 from router.relay import RoutedRequest
 from router.text import Text
 from router.text_child import Kind, Settings
@@ -22,43 +19,10 @@ from router.text_codec import (
     tokenized_to_bytes,
 )
 from router.text_process import TextProcess
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from router.text_threads import TextThreads
 
 MAX_SMALL: Final = 32 << 10  # bytes of text: some 10 ms of a thread
 _ID_WEIGHT: Final = 2  # decoding holds the interpreter's lock: 2 ms at the most
-_MAX_WAITING_BYTES: Final = 64 << 20
-
-
-class TextThreads:
-    """A few threads, and a bounded lane before them."""
-
-    def __init__(self, *, num_threads: int = 2, max_waiting: int = 2048) -> None:
-        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="text")
-        self._lane = Lane(
-            num_places=num_threads,
-            max_waiting=max_waiting,
-            max_waiting_bytes=_MAX_WAITING_BYTES,
-            largest_bytes=MAX_SMALL,
-        )
-
-    async def run(
-        self, num_bytes: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """Runs blocking work in a thread. What has begun ends there, even if nobody waits."""
-        await self._lane.enter(num_bytes)
-        future = asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
-        future.add_done_callback(self._left)
-        return await asyncio.shield(future)
-
-    def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _left(self, future: "asyncio.Future[R]") -> None:
-        self._lane.leave()
-        if not future.cancelled():
-            future.exception()  # nobody may be left to ask for it
 
 
 class TextLanes:
@@ -66,7 +30,9 @@ class TextLanes:
 
     def __init__(self, text: Text, *, num_threads: int = 2, max_waiting: int = 2048) -> None:
         self._text = text
-        self.threads = TextThreads(num_threads=num_threads, max_waiting=max_waiting)
+        self.threads = TextThreads(
+            num_threads=num_threads, max_waiting=max_waiting, largest_bytes=MAX_SMALL
+        )
         self.process = TextProcess(
             _settings(text), max_waiting=max_waiting, largest_bytes=text.limits.max_prompt_bytes
         )

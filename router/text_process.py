@@ -1,40 +1,37 @@
 """The one process for large texts, as the router sees it: started when first needed, ended with
 whatever it does when a call is given up, and started again for the next.
 
-Owns its life and the frames; what it does is `router/text_child.py`.
+Owns its life and the frames; what it does is `router/text_child.py`. A thread talks to it, so that
+the event loop neither copies a large text nor starts a process.
 """
 
 import asyncio
 import json
 import logging
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from typing import Final
+from typing import IO
 
 from cluster.errors import InvalidRequest, Overloaded
 from cluster.process import child_environment
-from router.lane import Lane
 from router.text_child import HEADER, Kind, Settings
+from router.text_threads import TextThreads
 
 logger = logging.getLogger(__name__)
 
-_BUFFER_BYTES: Final = 1 << 20
-_MAX_WAITING_BYTES: Final = 64 << 20
-
 
 class TextProcess:
-    """Does one thing at a time; the others wait in a bounded lane."""
+    """Does one thing at a time; the others wait."""
 
     def __init__(self, settings: Settings, *, max_waiting: int, largest_bytes: int) -> None:
         self._settings = settings
-        self._lane = Lane(
-            num_places=1,
-            max_waiting=max_waiting,
-            max_waiting_bytes=_MAX_WAITING_BYTES,
-            largest_bytes=largest_bytes,
+        # It lives as long as we do: with it Linux would end the process that it started.
+        self._thread = TextThreads(
+            num_threads=1, max_waiting=max_waiting, largest_bytes=largest_bytes
         )
-        self._process: asyncio.subprocess.Process | None = None
-        self._ending: set[asyncio.Task[int]] = set()
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -43,67 +40,112 @@ class TextProcess:
 
     def check_room(self, num_bytes: int) -> None:
         """Raises Overloaded where so much could not even wait."""
-        self._lane.check_room(num_bytes)
+        self._thread.check_room(num_bytes)
 
     async def call(self, kind: Kind, num_bytes: int, encode: Callable[[], bytes]) -> bytes:
         """The answer to what `encode` gives when its turn has come. Cancelling ends the work at
         once, and the process with it."""
-        await self._lane.enter(num_bytes)
+        call = _Call(kind, encode)
         try:
-            return await self._answer(kind, encode())
-        finally:
-            self._lane.leave()
+            return await self._thread.run(num_bytes, self._answer, call)
+        except asyncio.CancelledError:
+            call.give_up()
+            raise
 
-    async def _answer(self, kind: Kind, data: bytes) -> bytes:
+    async def close(self) -> None:
+        self._thread.close()
+        if (process := self._process) is not None:
+            process.kill()
+            await asyncio.to_thread(self._reap, process)
+
+    # In the thread
+
+    def _answer(self, call: "_Call") -> bytes:
+        process = None
         try:
-            process = self._process = self._process or await self._start()
-            answer, body = await _exchange(process, kind, data)
-        except (OSError, asyncio.IncompleteReadError) as error:
-            self._end()
-            logger.error("the process for large texts is lost: %r", error)
+            process = self._process = self._process or self._start()
+            answer, body = call.exchange(process)
+        except (OSError, EOFError) as error:
+            if not call.is_given_up:
+                logger.error("the process for large texts is lost: %r", error)
+            if process is not None:
+                self._reap(process)
             raise Overloaded(
                 "The process that tokenises large texts has ended: send the request again."
             ) from error
-        except BaseException:
-            self._end()  # half a frame is on its way
-            raise
         if answer is Kind.REFUSED:
             raise InvalidRequest(*json.loads(body))
         return body
 
-    async def close(self) -> None:
-        self._end()
-        if self._ending:
-            await asyncio.wait(self._ending)
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router.text_child", self._settings.to_json()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_BUFFER_BYTES,
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "router.text_child", self._settings.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
             env=child_environment(),
         )
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.returncode is None:
-            process.kill()
-        ending = asyncio.create_task(process.wait())
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+    def _reap(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+        if self._process is process:
+            self._process = None
 
 
-async def _exchange(
-    process: asyncio.subprocess.Process, kind: Kind, data: bytes
-) -> tuple[Kind, bytes]:
-    requests, answers = process.stdin, process.stdout
-    assert requests is not None
-    assert answers is not None
-    requests.write(HEADER.pack(kind, len(data)))
-    requests.write(data)
-    await requests.drain()
-    answer, num_bytes = HEADER.unpack(await answers.readexactly(HEADER.size))
-    return Kind(answer), await answers.readexactly(num_bytes)
+class _Call:
+    """One exchange of frames, which another thread may end."""
+
+    def __init__(self, kind: Kind, encode: Callable[[], bytes]) -> None:
+        self._kind = kind
+        self._encode = encode
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.is_given_up = False
+
+    def exchange(self, process: subprocess.Popen[bytes]) -> tuple[Kind, bytes]:
+        with self._lock:
+            if self.is_given_up:
+                raise EOFError
+            self._process = process
+        try:
+            return self._exchange(process)
+        finally:
+            with self._lock:
+                self._process = None  # what comes now is another's
+
+    def give_up(self) -> None:
+        with self._lock:
+            self.is_given_up = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _exchange(self, process: subprocess.Popen[bytes]) -> tuple[Kind, bytes]:
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None
+        assert answers is not None
+        data = self._encode()
+        _write(requests, HEADER.pack(self._kind, len(data)))
+        _write(requests, data)
+        answer, num_bytes = HEADER.unpack(_read(answers, HEADER.size))
+        return Kind(answer), _read(answers, num_bytes)
+
+
+def _write(pipe: IO[bytes], data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[pipe.write(left) :]
+
+
+def _read(pipe: IO[bytes], num_bytes: int) -> bytes:
+    data = bytearray(num_bytes)
+    left = memoryview(data)
+    while left:
+        num_read = pipe.readinto(left)  # type: ignore[attr-defined]  # it is unbuffered
+        if not num_read:
+            raise EOFError("It has ended in the middle of an answer.")
+        left = left[num_read:]
+    return bytes(data)

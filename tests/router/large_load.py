@@ -77,7 +77,8 @@ LOADS = {
 }
 
 
-async def _ask(call: Any, cancel_after_s: float | None) -> str:
+async def _ask(call: Any, cancel_after_s: float | None) -> tuple[str, float]:
+    """How it ended, and after how many seconds the next may follow."""
     try:
         async with asyncio.timeout(cancel_after_s):
             if hasattr(call, "read"):
@@ -87,10 +88,11 @@ async def _ask(call: Any, cancel_after_s: float | None) -> str:
                 await call
     except TimeoutError:
         call.cancel()
-        return "CANCELLED"
+        return "CANCELLED", 1.0
     except grpc.aio.AioRpcError as error:
-        return str(error.code().name)
-    return "OK"
+        hint = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms", 0)
+        return str(error.code().name), float(hint) / 1e3
+    return "OK", 0.0
 
 
 async def run(address: str, name: str, seconds: float) -> Counter[str]:
@@ -106,12 +108,11 @@ async def run(address: str, name: str, seconds: float) -> Counter[str]:
         async def client() -> None:
             while (left_s := until - time.monotonic()) > 0:
                 limit_s = min(left_s, load.cancel_after_s or left_s)
-                how = await _ask(method(data), limit_s)
+                how, again_s = await _ask(method(data), limit_s)
                 ended[how] += 1
                 if how == "INVALID_ARGUMENT":
                     break  # it would be again
-                if how != "OK":
-                    await asyncio.sleep(1.0)  # as a refusal asks for
+                await asyncio.sleep(min(again_s, max(0.0, until - time.monotonic())))
 
         clients = [asyncio.create_task(client()) for _ in range(load.num_calls)]
         print("begun", flush=True)

@@ -4,6 +4,7 @@ router process under load, and short requests beside it.
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 import time
@@ -94,10 +95,24 @@ async def loaded(address: str, name: str, seconds: float) -> asyncio.subprocess.
     return load
 
 
-@pytest.mark.prove
-@pytest.mark.parametrize("name", LOADS)
-async def test_small_requests_are_as_quick_beside_large_work(name: str, tmp_path: Path) -> None:
-    async with roomy_router(tmp_path) as (router, stub):
+@asynccontextmanager
+async def burnt(seconds: float) -> AsyncIterator[None]:
+    """Every processor is busy, for so long at most."""
+    code = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+    spawn = asyncio.create_subprocess_exec
+    burning = [await spawn(sys.executable, "-c", code) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process_ in burning:
+            if process_.returncode is None:
+                process_.kill()
+            await process_.wait()
+
+
+async def beside_load(name: str, directory: Path) -> tuple[Waits, Waits]:
+    """How long small requests take alone, and beside a load: none of them fails."""
+    async with roomy_router(directory) as (router, stub):
         await asked(stub, 10)
         alone = await asked(stub, 50)
         load = await loaded(router.address, name, SECONDS)
@@ -105,6 +120,23 @@ async def test_small_requests_are_as_quick_beside_large_work(name: str, tmp_path
         assert load.stdout is not None
         ended = json.loads(await load.stdout.read())
     print(f"{name}: alone {alone}; beside {beside}; the load: {ended}")
-    assert len(beside.seconds) >= 50
+    assert ended.keys() <= {"OK", "CANCELLED", "INVALID_ARGUMENT", "UNAVAILABLE"}
+    return alone, beside
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", LOADS)
+async def test_small_requests_are_as_quick_beside_large_work(name: str, tmp_path: Path) -> None:
+    alone, beside = await beside_load(name, tmp_path)
     assert beside.median - alone.median <= MAX_MEDIAN_S
     assert max(beside.seconds) - max(alone.seconds) <= MAX_WORST_S
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", LOADS)
+async def test_small_requests_are_answered_beside_large_work_on_a_busy_machine(
+    name: str, tmp_path: Path
+) -> None:
+    async with burnt(60.0):
+        _, beside = await beside_load(name, tmp_path)
+    assert len(beside.seconds) >= 50

@@ -1,9 +1,9 @@
-"""What one long prompt costs everybody: how long it holds the router's event loop at a time."""
+"""What one large request costs everybody: how long it holds the router's event loop at a time."""
 
 import asyncio
 import asyncio.events
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from bench.router_processes import GENERATE, Load, process, router_config, run_worker, serving
+from bench.router_processes import Load, process, router_config, run_worker, serving
 from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
 from router.router import Router
@@ -37,13 +37,42 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         yield spent
 
 
+def _ids() -> pb.GenerateRequest:
+    ids = [number % 2000 for number in range(LONG)]
+    return pb.GenerateRequest(token_ids={"ids": ids}, stop={"max_tokens": 1})
+
+
+def _chat() -> pb.Chat:
+    return pb.Chat(messages=[pb.ChatMessage(role="user", content="What is len? " * 40_000)])
+
+
+REQUESTS: dict[str, Callable[[], tuple[str, Any]]] = {
+    "ids": lambda: ("Generate", _ids()),
+    "text": lambda: (
+        "Generate",
+        pb.GenerateRequest(text="The fox jumps. " * 6_500, stop={"max_tokens": 1}),
+    ),
+    "text to tokenise": lambda: ("Tokenize", pb.TokenizeRequest(text="The fox. " * 100_000)),
+    "chat to tokenise": lambda: ("Tokenize", pb.TokenizeRequest(chat=_chat())),
+    "ids to detokenise": lambda: ("Detokenize", pb.DetokenizeRequest(token_ids=[300] * LONG)),
+}
+
+
+async def ended(call: Any) -> None:
+    if hasattr(call, "read"):
+        assert len([message async for message in call]) == 1
+    else:
+        await call
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ids", "text"])
-async def test_a_long_prompt_holds_the_loop_for_a_few_milliseconds_at_a_time(
+@pytest.mark.parametrize("kind", REQUESTS)
+async def test_a_large_request_holds_the_loop_for_a_few_milliseconds_at_a_time(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = router_config(long_checkpoint(tmp_path), tmp_path)
-    data = _request(kind).SerializeToString()
+    rpc, request = REQUESTS[kind]()
+    data = request.SerializeToString()
     drain, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     router = asyncio.create_task(Router(config).run(drain, ready.set_result))
     address = await ready
@@ -52,20 +81,15 @@ async def test_a_long_prompt_holds_the_loop_for_a_few_milliseconds_at_a_time(
         pipe.send(address)
         await serving(address)
         async with grpc.aio.insecure_channel(address) as channel:
-            generate = channel.unary_stream(GENERATE, None, None)
+            path = f"/penstock.v1.Inference/{rpc}"
+            open_call = channel.unary_stream if rpc == "Generate" else channel.unary_unary
+            call = open_call(path, None, None)
             worst = []
             for _ in range(7):
                 with held(monkeypatch) as spent:
-                    assert len([message async for message in generate(data)]) == 1
+                    await ended(call(data))
                 worst.append(max(spent))
     drain.set()
     await router
     print(f"{kind}: at most {[round(1e3 * each, 1) for each in worst]} ms at a time")
     assert sorted(worst)[3] < MAX_HOLD_S
-
-
-def _request(kind: str) -> pb.GenerateRequest:
-    if kind == "ids":
-        ids = [number % 2000 for number in range(LONG)]
-        return pb.GenerateRequest(token_ids={"ids": ids}, stop={"max_tokens": 1})
-    return pb.GenerateRequest(text="The fox jumps. " * 6_500, stop={"max_tokens": 1})

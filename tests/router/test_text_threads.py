@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cluster.errors import InvalidRequest, Overloaded
-from router.text_lanes import TextThreads
+from router.text_threads import TextThreads
 
 
 async def test_work_runs_elsewhere_and_its_errors_come_back() -> None:
