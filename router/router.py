@@ -74,7 +74,7 @@ class Router:
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
         self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
-        self.store = _open_store(config.store)
+        self.store = _open_store(config.store, attention)
         membership = Membership(self.store)
         identity = text.identity
         self.fleet = Fleet(
@@ -188,5 +188,6 @@ def _default(config: RouterConfig) -> Offer:
     return Offer(text=text, document=config.document, source="default")
 
 
-def _open_store(url: str) -> Store:
-    return MemoryStore() if url == IN_MEMORY else RedisStore(url)
+def _open_store(url: str, attention: Attention) -> Store:
+    """In our own memory nothing lapses while we are away."""
+    return MemoryStore(clock=attention.now) if url == IN_MEMORY else RedisStore(url)

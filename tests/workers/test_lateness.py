@@ -77,8 +77,8 @@ async def test_a_claim_waits_for_blocks_only_while_we_are_here(
     ) as cluster:
         blocks = cluster.decode[0].pool.allocate(7)
         asking = asyncio.create_task(cluster.generate(greedy(prompt_of(1, 60), 8)))
-        hand_overs = cluster.decode[0].worker.hand_overs
-        await cluster.until(lambda: bool(hand_overs._scheduler._claims))
+        elsewhere = cluster.decode[0].worker.scheduler._elsewhere
+        await cluster.until(lambda: bool(elsewhere.claims))
         be_away()
         await asyncio.sleep(0.2)  # what has arrived is handled, signs of life among it
         cluster.decode[0].worker.scheduler.release(blocks)
