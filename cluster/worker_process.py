@@ -24,6 +24,7 @@ from cluster.process import Ready
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Serve, Server, service_handlers
+from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets
 from cluster.types import (
     Fingerprint,
@@ -103,7 +104,7 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
 async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
     """At a router, or in the Redis that several routers read."""
     if "://" in worker.router:
-        store = RedisStore(worker.router)
+        store = SealedStore(RedisStore(worker.router), worker.secrets.cluster_token)
         try:
             yield StoreRegistrar(Membership(store))
         finally:

@@ -12,6 +12,7 @@ from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.redis_store import RedisStore
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
+from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store
 from router import cluster_service, service
@@ -64,7 +65,7 @@ class Router:
             Records(config.records_budget_bytes),
         )
         self.relay = Relay(self.placer, self.links)
-        self.store = _open_store(config.store)
+        self.store = SealedStore(_open_store(config.store), secrets.cluster_token)
         membership = Membership(self.store)
         identity = text.identity
         self.fleet = Fleet(
