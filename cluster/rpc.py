@@ -1,12 +1,11 @@
 """The server side of gRPC as every process here speaks it.
 
-Owns parsing, deadlines, the token check and the translation of whatever is raised into one
+Owns parsing, deadlines, the check of passes and the translation of whatever is raised into one
 status with details. Knows no service: a service is a dict of coroutines that get a request
 and a `Call`. Handlers write; nothing here is a generator.
 """
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,10 +33,10 @@ from cluster.errors import (
     PeerError,
     PenstockError,
     StartupError,
-    Unauthenticated,
     UnsupportedFeature,
 )
 from cluster.health import HealthState, add_health
+from cluster.proof import Doorkeeper
 from cluster.status import to_status
 
 logger = logging.getLogger(__name__)
@@ -153,33 +152,33 @@ def service_handlers(
     service: str,
     handlers: Mapping[str, Serve],
     *,
-    token: str | None = None,
+    door: Doorkeeper | None = None,
     deadlines: Deadlines = Deadlines(),
 ) -> Service:
     """A service made of coroutines: `(request, call)`, or `(call)` where the client streams.
 
     A unary one returns the response (a message or its bytes), a streaming one writes with
-    `call.send`. An RPC without a coroutine answers UNIMPLEMENTED.
+    `call.send`. An RPC without a coroutine answers UNIMPLEMENTED. With a `door` only those who
+    have proven themselves there get in.
     """
     known = methods(service)
     if unknown := handlers.keys() - known.keys():
         raise ValueError(f"{service} has no {sorted(unknown)}; it has {sorted(known)}.")
-    expected = None if token is None else f"Bearer {token}".encode()
     return grpc.method_handlers_generic_handler(
         service,
         {
-            name: _method_handler(method, handlers.get(name), expected, deadlines)
+            name: _method_handler(method, handlers.get(name), door, deadlines)
             for name, method in known.items()
         },
     )
 
 
 def _method_handler(
-    method: Method, serve: Serve | None, expected: bytes | None, deadlines: Deadlines
+    method: Method, serve: Serve | None, door: Doorkeeper | None, deadlines: Deadlines
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     serve = serve or _unimplemented(method)
     serve_bytes = serve if method.is_client_streaming else _parsing(method, serve)
-    answer = _answering(method, serve_bytes, expected, deadlines)
+    answer = _answering(method, serve_bytes, door, deadlines)
     if method.is_client_streaming:
         if method.is_server_streaming:
             return grpc.stream_stream_rpc_method_handler(answer)
@@ -204,7 +203,7 @@ def _parsing(method: Method, serve: Serve) -> Serve:
 
 
 def _answering(
-    method: Method, serve: Serve, expected: bytes | None, deadlines: Deadlines
+    method: Method, serve: Serve, door: Doorkeeper | None, deadlines: Deadlines
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     """The outermost line of a call: whatever happens inside, it ends with a true status."""
 
@@ -213,7 +212,8 @@ def _answering(
         call = Call(context, method, None if seconds is None else time.monotonic() + seconds)
         arguments = (call,) if method.is_client_streaming else (request, call)
         try:
-            _check_token(call, expected)
+            if door is not None:
+                door.check(call.peer, method.path, call.metadata("authorization"))
             async with asyncio.timeout(seconds):
                 response = await serve(*arguments)
             return None if method.is_server_streaming else _encoded(response)
@@ -239,14 +239,6 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockE
     except _CALLER_GONE as error:
         logger.debug("a status reached nobody: %s", code.name)
         raise asyncio.CancelledError from error
-
-
-def _check_token(call: Call, expected: bytes | None) -> None:
-    if expected is None:
-        return
-    given = (call.metadata("authorization") or "").encode()
-    if not hmac.compare_digest(given, expected):
-        raise Unauthenticated("This call needs the cluster token in its 'authorization' metadata.")
 
 
 def _blamed(error: BaseException, call: Call) -> PenstockError:

@@ -16,11 +16,13 @@ import grpc
 from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
+from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
+from cluster.proof import Doorkeeper, audience_of
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Serve, Server, service_handlers
@@ -48,6 +50,7 @@ class WorkerProcess:
 
     member: Member  # its address may still say port 0
     secrets: Secrets
+    doorkeeper: Doorkeeper  # of `services`, too
     router: str  # its host:port, or the URL of a Redis
     services: Sequence["grpc.GenericRpcHandler[Any, Any]"]
     rpcs: Mapping[str, Serve]  # of the service Worker, beside those that all processes answer
@@ -66,13 +69,14 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
     """Serves until `drain` is set and the calls in progress have ended, or their time is up."""
     health = HealthState(["penstock.v1.Worker", f"penstock.v1.{worker.member.role.title()}"])
     server = Server(
-        [*worker.services, _watch_service(worker)],
+        [*worker.services, _watch_service(worker), door_service(worker.doorkeeper)],
         address=worker.member.worker.address,
         health=health,
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
     )
     async with server, _registrar(worker) as registrar:
         address = replace(worker.member.worker, address=server.address)
+        worker.doorkeeper.audience = audience_of(address)
         heartbeat = Heartbeat(registrar, replace(worker.member, worker=address), heard=worker.heard)
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -144,7 +148,7 @@ def _watch_service(worker: WorkerProcess) -> "grpc.GenericRpcHandler[Any, Any]":
     return service_handlers(
         "penstock.v1.Worker",
         {"Watch": watch, "Diagnose": worker.diagnosis.diagnose, **worker.rpcs},
-        token=worker.secrets.cluster_token,
+        door=worker.doorkeeper,
         deadlines=UNBOUNDED,
     )
 

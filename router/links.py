@@ -13,7 +13,7 @@ from cluster.types import Incarnation, WorkerAddress, WorkerId
 
 GENERATE = ("penstock.v1.Decode", "Generate")
 
-OpenChannel = Callable[[str], Channel]
+OpenChannel = Callable[[WorkerAddress], Channel]
 
 
 class Link:
@@ -63,7 +63,7 @@ class Links:
         self._links: dict[WorkerId, Link] = {}
 
     def open(self, worker: WorkerAddress) -> Link:
-        link = Link(worker, self._open_channel(worker.address))
+        link = Link(worker, self._open_channel(worker))
         self._links[worker.worker_id] = link
         return link
 

@@ -66,7 +66,7 @@ async def test_a_record_copied_with_another_address_gets_no_token_and_no_prompt(
         assert len(d0.address) == len(stranger.address)
         forged = value.replace(d0.address.encode(), stranger.address.encode())
         await intruder.set(key.replace(b"true", b"evil"), forged.replace(b"true", b"evil"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             for _ in range(NUM_REQUESTS):
                 await serve_all(cluster)
                 await asyncio.sleep(LOOKS_S / NUM_REQUESTS)
@@ -74,3 +74,25 @@ async def test_a_record_copied_with_another_address_gets_no_token_and_no_prompt(
         assert not stranger.knows_the_prompt
         assert stranger.paths == []
         assert len(d0.requests) == NUM_REQUESTS**2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prove", [says_nothing, makes_one_up, says_the_same])
+async def test_whoever_takes_the_port_of_a_dead_worker_gets_no_token_and_no_prompt(
+    cluster: Cluster, intruder: "redis.asyncio.Redis", prove: Answer
+) -> None:
+    """Its record is authentic, its address right; and it is kept from lapsing."""
+    async with cluster.worker("d0") as d0, cluster.worker("d1") as d1:
+        await cluster.serving(d0, d1)
+        await serve_all(cluster)
+        await d0.die()
+        key, _ = await record_of(intruder, "d0")
+        await intruder.persist(key)
+        async with Stranger(d0.address, incarnation=d0.incarnation, prove=prove) as stranger:
+            async with asyncio.timeout(60):
+                await stranger.called.wait()
+                for _ in range(NUM_REQUESTS):
+                    await serve_all(cluster)
+                    await asyncio.sleep(LOOKS_S / NUM_REQUESTS)
+            assert not stranger.knows_the_token
+            assert not stranger.knows_the_prompt
