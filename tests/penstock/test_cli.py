@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cluster.proof import Answer, Doorkeeper
 from penstock.cli.local import LocalNote, find_address, find_note, leave_note, withdraw_note
 from penstock.v1 import worker_pb2 as pb
 from tests.penstock.command_line import Penstock
@@ -276,6 +277,22 @@ def test_status_misses_a_worker_that_the_router_forgot(
     ended = penstock("status")
     assert ended.code == 8
     assert "decode-0" in ended.out
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_whoever_listens_at_the_routers_address_is_told_nothing_before_its_proof(
+    penstock: Penstock, server: Any, running: LocalNote, command: str
+) -> None:
+    server.doorkeeper = Doorkeeper("the token of another cluster")
+    ended = penstock(command)
+    assert ended.code != 0
+    assert "same secrets file" in ended.err
+    assert server.heard == []
+    server.doorkeeper.answer = lambda *_: Answer(bytes(32), bytes(32))
+    ended = penstock(command)
+    assert ended.code != 0
+    assert "same secrets file" in ended.err
+    assert server.heard == []
 
 
 def test_status_without_the_secrets_says_what_to_give(penstock: Penstock, server: Any) -> None:
