@@ -16,7 +16,7 @@ async def let_in(channel: grpc.aio.Channel, path: str, token: str) -> Metadata:
     challenge = Challenge(token)
     request = worker_pb2.ProveRequest(nonce=challenge.nonce, proof=challenge.proof)
     stub: Any = worker_pb2_grpc.DoorStub(channel)
-    answer = await stub.Prove(request, timeout=5, wait_for_ready=True)
+    answer = await stub.Prove(request, timeout=10, wait_for_ready=True)
     return (("authorization", challenge.accept(answer.nonce, answer.proof)[path]),)
 
 
