@@ -17,8 +17,10 @@ import uvloop
 import yaml
 
 from cluster.channel import open_channel
+from cluster.door import door_service
 from cluster.events import EventLog
 from cluster.membership import new_incarnation
+from cluster.proof import Doorkeeper, audience_of
 from cluster.registrar import Heartbeat, RpcRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, server_options, service_handlers
 from cluster.types import (
@@ -92,7 +94,9 @@ async def run_worker(load: Load, config: RouterConfig, pipe: Connection) -> None
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await feed.watch(request, call.send)
 
+    door = Doorkeeper(TOKEN)
     services = [
+        door_service(door),  # the bare relay gets in without
         service_handlers("penstock.v1.Decode", {"Generate": generate}),
         service_handlers("penstock.v1.Worker", {"Watch": watch}, deadlines=UNBOUNDED),
     ]
@@ -100,6 +104,7 @@ async def run_worker(load: Load, config: RouterConfig, pipe: Connection) -> None
         pipe.send(server.address)
         router = await asyncio.to_thread(pipe.recv)
         member = _member(server.address, incarnation, config)
+        door.audience = audience_of(member.worker)
         async with open_channel(router, TOKEN) as channel:
             await Heartbeat(RpcRegistrar(channel), member).run()
 

@@ -1,7 +1,8 @@
 """The client side of gRPC between our processes: one channel to one address, and the
 arguments that both sides share.
 
-Every call carries the cluster token; every failure is one of ours. Knows no service.
+With the cluster's token, nothing is said before the other end has proven that it has it, too
+(`cluster/visitor.py`). Every failure is one of ours. Knows no service.
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
+from cluster.proof import ANYONE
 from cluster.status import from_rpc_error, from_status
+from cluster.visitor import Visitor
 
 # Imported so that the descriptor pool knows the services by name: these, and health.
 from penstock.v1 import inference_pb2, worker_pb2  # noqa: F401
@@ -82,16 +85,33 @@ def channel_options(max_receive_bytes: int = INTERNAL_MESSAGE_BYTES) -> Options:
         # A new channel to a restarted worker must not inherit the old one's backoff.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
+        # What has been sent is never sent again by gRPC itself, on another connection.
+        ("grpc.enable_retries", 0),
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A call that is to be made."""
+
+    method: Method
+    is_raw: bool = False
+    deadline: float | None  # time.monotonic()
+    wait_for_ready: bool = False
+    request: tuple[Message | bytes, ...] = ()  # none where the client streams
+
+    @property
+    def timeout_s(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 class Channel:
     """A connection to one peer, made when first used and remade by gRPC when lost."""
 
-    def __init__(self, address: str, token: str | None, options: Options) -> None:
+    def __init__(self, address: str, token: str | None, audience: str, options: Options) -> None:
         self.address = address
         self._channel = grpc.aio.insecure_channel(address, options=options)
-        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._visitor = None if token is None else Visitor(self._channel, address, token, audience)
         self._callables: dict[tuple[str, bool], Any] = {}
 
     async def unary(
@@ -104,16 +124,17 @@ class Channel:
         wait_for_ready: bool = False,
     ) -> Any:
         """One answer to one request. With `wait_for_ready` a peer that is away is waited for."""
-        call = self._callable(methods(service)[method], is_raw=False)
+        asked = _Asked(
+            method=methods(service)[method],
+            deadline=_deadline(timeout_s),
+            wait_for_ready=wait_for_ready,
+            request=(request,),
+        )
+        call = await self._start(asked)
         try:
-            return await call(
-                request,
-                timeout=timeout_s,
-                metadata=self._metadata,
-                wait_for_ready=wait_for_ready,
-            )
+            return await call
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise _translated(error, self.address) from error
+            raise self._translated(error) from error
 
     def stream(
         self,
@@ -125,29 +146,22 @@ class Channel:
         is_raw: bool = False,
         wait_for_ready: bool = False,
     ) -> "Exchange":
-        """Many answers to one request; as bytes if `is_raw`. Use it with `async with`."""
-        call = self._callable(methods(service)[method], is_raw)
-        try:
-            started = call(
-                request,
-                timeout=timeout_s,
-                metadata=self._metadata,
-                wait_for_ready=wait_for_ready,
-            )
-        except grpc.aio.UsageError as error:
-            raise _translated(error, self.address) from error
-        return Exchange(started, self.address, timeout_s)
+        """Many answers to one request; as bytes if `is_raw`. Starts with `async with`."""
+        asked = _Asked(
+            method=methods(service)[method],
+            is_raw=is_raw,
+            deadline=_deadline(timeout_s),
+            wait_for_ready=wait_for_ready,
+            request=(request,),
+        )
+        return Exchange(self, asked)
 
     def exchange(
         self, service: str, method: str, *, timeout_s: float | None, is_raw: bool = False
     ) -> "Exchange":
-        """Both sides stream. Use it with `async with`."""
-        call = self._callable(methods(service)[method], is_raw)
-        try:
-            started = call(timeout=timeout_s, metadata=self._metadata)
-        except grpc.aio.UsageError as error:
-            raise _translated(error, self.address) from error
-        return Exchange(started, self.address, timeout_s)
+        """Both sides stream. Starts with `async with`."""
+        known = methods(service)[method]
+        return Exchange(self, _Asked(method=known, is_raw=is_raw, deadline=_deadline(timeout_s)))
 
     async def close(self) -> None:
         """Ends every call of the channel at once."""
@@ -164,10 +178,43 @@ class Channel:
     ) -> None:
         await self.close()
 
-    def _callable(self, method: Method, is_raw: bool) -> Any:
-        key = (method.path, is_raw)
+    async def _start(self, asked: _Asked) -> Any:
+        """The call, let in by whoever has proven to be there."""
+        metadata: tuple[tuple[str, str], ...] = ()
+        if self._visitor is not None:
+            let_in = await self._visitor.pass_for(
+                asked.method.path, asked.timeout_s, waits=asked.wait_for_ready
+            )
+            metadata = (("authorization", let_in),)
+        try:
+            return self._callable(asked)(
+                *asked.request,
+                timeout=asked.timeout_s,
+                metadata=metadata,
+                wait_for_ready=asked.wait_for_ready,
+            )
+        except grpc.aio.UsageError as error:
+            raise self._translated(error) from error
+
+    @property
+    def _is_known(self) -> bool:
+        return self._visitor is None or self._visitor.is_known()
+
+    def _request_bytes(self, message: Message | bytes) -> bytes:
+        """Nothing, if the proven connection is lost: then gRPC makes another, to whoever is there,
+        where the call will be refused."""
+        return _serialized(message) if self._is_known else b""
+
+    def _translated(self, error: Exception) -> PenstockError:
+        if not isinstance(error, grpc.aio.AioRpcError):
+            return WorkerLost(f"The channel to {self.address} is closed.")
+        failure = from_rpc_error(error)
+        return failure if self._visitor is None else self._visitor.failed(failure)
+
+    def _callable(self, asked: _Asked) -> Any:
+        key = (asked.method.path, asked.is_raw)
         if key not in self._callables:
-            self._callables[key] = self._open(method, is_raw)
+            self._callables[key] = self._open(asked.method, asked.is_raw)
         return self._callables[key]
 
     def _open(self, method: Method, is_raw: bool) -> Any:
@@ -180,9 +227,10 @@ class Channel:
                 multi_callable = self._channel.stream_stream
             case _:
                 multi_callable = self._channel.stream_unary
+        serialize = _serialized if method.is_client_streaming else self._request_bytes
         parse = None if is_raw else method.response_type.FromString
         return multi_callable(
-            method.path, request_serializer=_serialized, response_deserializer=parse
+            method.path, request_serializer=serialize, response_deserializer=parse
         )
 
 
@@ -193,12 +241,14 @@ class Exchange:
     put a timeout of its own around either.
     """
 
-    __slots__ = ("_address", "_call", "_deadline", "num_received")
+    __slots__ = ("_asked", "_call", "_channel", "_has_spoken", "_is_cancelled", "num_received")
 
-    def __init__(self, call: Any, address: str, timeout_s: float | None) -> None:
-        self._call = call
-        self._address = address
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def __init__(self, channel: Channel, asked: _Asked) -> None:
+        self._channel = channel
+        self._asked = asked
+        self._call: Any = None  # until it starts
+        self._has_spoken = False
+        self._is_cancelled = False
         self.num_received = 0  # messages, by `pass_to`
 
     async def receive(self) -> Any:
@@ -206,7 +256,7 @@ class Exchange:
         try:
             message = await self._call.read()
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise _translated(error, self._address) from error
+            raise self._channel._translated(error) from error
         return None if message is EOF else message
 
     async def pass_to(self, take: Callable[[Any], Awaitable[None]]) -> None:
@@ -218,16 +268,19 @@ class Exchange:
                 self.num_received += 1
                 await take(message)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise _translated(error, self._address) from error
+            raise self._channel._translated(error) from error
 
     async def send(self, message: Message | bytes) -> None:
+        if not self._has_spoken and not self._channel._is_known:
+            raise WorkerLost(f"The connection to {self._channel.address} was lost.")
+        self._has_spoken = True
         try:
             await self._call.write(message)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             # A write that the deadline overtakes fails with an internal error of the library.
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if self._asked.timeout_s == 0:
                 raise DeadlineExceeded("call") from error
-            raise _translated(error, self._address) from error
+            raise self._channel._translated(error) from error
         except asyncio.InvalidStateError as error:
             raise await self._ending() from error
 
@@ -236,18 +289,20 @@ class Exchange:
         try:
             await self._call.done_writing()
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise _translated(error, self._address) from error
+            raise self._channel._translated(error) from error
 
     async def _ending(self) -> PenstockError:
         """Why a call has ended to which more was to be said."""
         if (code := await self._call.code()) is grpc.StatusCode.OK:
-            return WorkerLost(f"{self._address} ended the call before it was told all.")
+            return WorkerLost(f"{self._channel.address} ended the call before it was told all.")
         return from_status(
             code, await self._call.details(), tuple(await self._call.trailing_metadata() or ())
         )
 
     def cancel(self) -> None:
-        self._call.cancel()
+        self._is_cancelled = True
+        if self._call is not None:
+            self._call.cancel()
 
     def __aiter__(self) -> Self:
         return self
@@ -258,6 +313,9 @@ class Exchange:
         return message
 
     async def __aenter__(self) -> Self:
+        self._call = await self._channel._start(self._asked)
+        if self._is_cancelled:
+            self._call.cancel()
         return self
 
     async def __aexit__(
@@ -270,17 +328,20 @@ class Exchange:
 
 
 def open_channel(
-    address: str, token: str | None = None, *, max_receive_bytes: int = INTERNAL_MESSAGE_BYTES
+    address: str,
+    token: str | None = None,
+    audience: str = ANYONE,
+    *,
+    max_receive_bytes: int = INTERNAL_MESSAGE_BYTES,
 ) -> Channel:
-    """A channel to `address` whose every call carries the cluster token. Needs a running loop."""
-    return Channel(address, token, channel_options(max_receive_bytes))
+    """A channel to `address`. With the cluster's token both ends prove that they have it before
+    a call is made, and the other that it is the `audience`. Needs a running loop."""
+    return Channel(address, token, audience, channel_options(max_receive_bytes))
 
 
 def _serialized(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def _translated(error: Exception, address: str) -> PenstockError:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return from_rpc_error(error)
-    return WorkerLost(f"The channel to {address} is closed.")
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s

@@ -2,12 +2,17 @@
 
 Owns which life of a worker counts (the newest) and which workers may be together (those whose
 fingerprints agree). Knows neither load nor liveness beyond the record's time to live.
+
+A store may be made to say again what was once true: a record of a life that has left, or that a
+newer one has replaced, does not count for whoever has seen so. Who leaves says so by a note in
+the place of its record; only a worker that joins by its own word may be older than what is known.
 """
 
 import logging
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
@@ -23,6 +28,17 @@ logger = logging.getLogger(__name__)
 DEFAULT_TTL_S = 3.0
 _PREFIX = "member/"
 _MAX_ATTEMPTS = 5
+_LEFT = b"left "  # begins the note of who has left; no record begins like this
+_NOTE_TTL_S = 60.0  # routers look twice a second
+_MAX_KNOWN = 16_384  # workers whose last life is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """The newest life of a worker that has been seen."""
+
+    incarnation: Incarnation
+    has_left: bool = False
 
 
 def new_incarnation() -> Incarnation:
@@ -47,6 +63,8 @@ class Membership:
         self._store = store
         # A record is parsed once, not at each heartbeat of anyone.
         self._parsed: dict[bytes, Member | None] = {}
+        self._lives: dict[str, _Life] = {}  # by key
+        self._noted_past: set[Incarnation] = set()
 
     async def join(self, member: Member, *, ttl_s: float = DEFAULT_TTL_S) -> list[Member]:
         """Makes or renews a member's record, and returns all members.
@@ -62,6 +80,7 @@ class Membership:
                 _check_newer(member, self._member(current))
                 self._check_fits(member, await self.members())
             if await self._store.compare_and_set(key, current, value, ttl_s=ttl_s):
+                self._saw(key, _Life(member.worker.incarnation))
                 return await self.members()
         raise StoreUnavailable(
             f"The record of '{member.worker.worker_id}' changed {_MAX_ATTEMPTS} times while it "
@@ -69,26 +88,68 @@ class Membership:
         )
 
     async def leave(self, worker_id: WorkerId, incarnation: Incarnation) -> bool:
-        """Deletes the record of this life of a worker. False: it has none."""
+        """Replaces the record of this life of a worker by a note that it has left. False: it has
+        none."""
         for role in Role:
             key = _key(role, worker_id)
             current = await self._store.get(key)
             record = self._member(current)
             if record is not None and record.worker.incarnation == incarnation:
-                return await self._store.compare_and_set(key, current, None)
+                note = _LEFT + incarnation.encode()
+                self._saw(key, _Life(incarnation, has_left=True))
+                return await self._store.compare_and_set(key, current, note, ttl_s=_NOTE_TTL_S)
         return False
 
     async def members(self) -> list[Member]:
         """All members whose record has not lapsed, in the order of their keys."""
         records = await self._store.scan(_PREFIX)
-        parsed = {value: self._member(value) for value in records.values()}
-        self._parsed = parsed
-        found = [parsed[records[key]] for key in sorted(records)]
+        self._parsed = {value: self._member(value) for value in records.values()}
+        found = [self._counted(key, records[key]) for key in sorted(records)]
         return [member for member in found if member is not None]
+
+    def _counted(self, key: str, value: bytes) -> Member | None:
+        """The member of a record, unless its life is known to be over."""
+        if value.startswith(_LEFT):
+            left = Incarnation(value.removeprefix(_LEFT).decode(errors="replace"))
+            if not self._is_past(key, left):
+                self._saw(key, _Life(left, has_left=True))
+            return None
+        if (member := self._parsed[value]) is None:
+            return None
+        if self._is_past(key, incarnation := member.worker.incarnation):
+            self._note_past(member)
+            return None
+        self._saw(key, _Life(incarnation))
+        return member
+
+    def _is_past(self, key: str, incarnation: Incarnation) -> bool:
+        """Whether this life has left, or been replaced, as far as we have seen."""
+        known = self._lives.get(key)
+        if known is None or known.incarnation < incarnation:
+            return False
+        return known.has_left or known.incarnation > incarnation
+
+    def _saw(self, key: str, life: _Life) -> None:
+        self._lives.pop(key, None)  # what was seen last is forgotten last
+        self._lives[key] = life
+        if len(self._lives) > _MAX_KNOWN:
+            self._lives.pop(next(iter(self._lives)))
+
+    def _note_past(self, member: Member) -> None:
+        worker = member.worker
+        if worker.incarnation in self._noted_past or len(self._noted_past) >= _MAX_KNOWN:
+            return
+        self._noted_past.add(worker.incarnation)
+        logger.warning(
+            "passed over: the record of a past life of '%s', at %s, is in the store again: it was "
+            "put back, or the worker's clock was, which then needs another id",
+            worker.worker_id,
+            worker.address,
+        )
 
     def _member(self, value: bytes | None) -> Member | None:
         """None where there is no record, or none that we understand."""
-        if value is None or value in self._parsed:
+        if value is None or value.startswith(_LEFT) or value in self._parsed:
             return self._parsed.get(value or b"")
         try:
             return member_from_pb(worker_pb2.RegisterRequest.FromString(value))

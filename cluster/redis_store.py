@@ -88,7 +88,8 @@ class RedisStore:
         ]
         values: list[Any] = await self._redis.mget(keys) if keys else []
         return {
-            key.decode().removeprefix(self._prefix): value
+            # Anybody may have written a key that is no text.
+            key.decode(errors="backslashreplace").removeprefix(self._prefix): value
             for key, value in zip(keys, values, strict=True)
             if value is not None  # expired between the two
         }

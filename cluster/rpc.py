@@ -1,12 +1,11 @@
 """The server side of gRPC as every process here speaks it.
 
-Owns parsing, deadlines, the token check and the translation of whatever is raised into one
+Owns parsing, deadlines, the check of passes and the translation of whatever is raised into one
 status with details. Knows no service: a service is a dict of coroutines that get a request
 and a `Call`. Handlers write; nothing here is a generator.
 """
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,11 +35,11 @@ from cluster.errors import (
     PenstockError,
     StartupError,
     StreamInterrupted,
-    Unauthenticated,
     UnsupportedFeature,
 )
 from cluster.health import HEALTH, HealthState, health_rpcs
 from cluster.open_calls import OpenCalls
+from cluster.proof import Doorkeeper
 from cluster.status import to_status
 
 logger = logging.getLogger(__name__)
@@ -169,7 +168,7 @@ def service_handlers(
     service: str,
     handlers: Mapping[str, Serve],
     *,
-    token: str | None = None,
+    door: Doorkeeper | None = None,
     deadlines: Deadlines = Deadlines(),
     check: Check = lambda message_type, data: None,
 ) -> Service:
@@ -177,15 +176,14 @@ def service_handlers(
 
     A unary one returns the response (a message or its bytes), a streaming one writes with
     `call.send`. `check` judges single requests as they come. An RPC without a coroutine answers
-    UNIMPLEMENTED.
+    UNIMPLEMENTED. With a `door` only those who have proven themselves there get in.
     """
     known = methods(service)
     if unknown := handlers.keys() - known.keys():
         raise ValueError(f"{service} has no {sorted(unknown)}; it has {sorted(known)}.")
-    expected = None if token is None else f"Bearer {token}".encode()
     open_calls = OpenCalls()
     by_name = {
-        name: _method_handler(method, handlers.get(name), expected, deadlines, check, open_calls)
+        name: _method_handler(method, handlers.get(name), door, deadlines, check, open_calls)
         for name, method in known.items()
     }
     rpcs = grpc.method_handlers_generic_handler(service, by_name)
@@ -195,14 +193,14 @@ def service_handlers(
 def _method_handler(
     method: Method,
     serve: Serve | None,
-    expected: bytes | None,
+    door: Doorkeeper | None,
     deadlines: Deadlines,
     check: Check,
     open_calls: OpenCalls,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     serve = serve or _unimplemented(method)
     serve_bytes = serve if method.is_client_streaming else _parsing(method, serve, check)
-    answer = _answering(method, serve_bytes, expected, deadlines, open_calls)
+    answer = _answering(method, serve_bytes, door, deadlines, open_calls)
     if method.is_client_streaming:
         if method.is_server_streaming:
             return grpc.stream_stream_rpc_method_handler(answer)
@@ -230,7 +228,7 @@ def _parsing(method: Method, serve: Serve, check: Check) -> Serve:
 def _answering(
     method: Method,
     serve: Serve,
-    expected: bytes | None,
+    door: Doorkeeper | None,
     deadlines: Deadlines,
     open_calls: OpenCalls,
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
@@ -242,7 +240,8 @@ def _answering(
         arguments = (call,) if method.is_client_streaming else (request, call)
         with open_calls:
             try:
-                _check_token(call, expected)
+                if door is not None:
+                    door.check(call.peer, method.path, call.metadata("authorization"))
                 if open_calls.is_cut_off:
                     raise _cut_off(call)
                 async with asyncio.timeout(seconds):
@@ -288,14 +287,6 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockE
     except _CALLER_GONE as error:
         logger.debug("a status reached nobody: %s", code.name)
         raise asyncio.CancelledError from error
-
-
-def _check_token(call: Call, expected: bytes | None) -> None:
-    if expected is None:
-        return
-    given = (call.metadata("authorization") or "").encode()
-    if not hmac.compare_digest(given, expected):
-        raise Unauthenticated("This call needs the cluster token in its 'authorization' metadata.")
 
 
 def _blamed(error: BaseException, call: Call) -> PenstockError:

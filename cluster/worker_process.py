@@ -14,14 +14,17 @@ from typing import Any, Protocol
 from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
+from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
+from cluster.proof import Doorkeeper, audience_of
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Serve, Server, Service, service_handlers
+from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets
 from cluster.types import (
     Fingerprint,
@@ -45,6 +48,7 @@ class WorkerProcess:
 
     member: Member  # its address may still say port 0
     secrets: Secrets
+    doorkeeper: Doorkeeper  # of `services`, too
     router: str  # its host:port, or the URL of a Redis
     services: Sequence[Service]
     rpcs: Mapping[str, Serve]  # of the service Worker, beside those that all processes answer
@@ -63,13 +67,14 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
     """Serves until `drain` is set and the calls in progress have ended, or their time is up."""
     health = HealthState(["penstock.v1.Worker", f"penstock.v1.{worker.member.role.title()}"])
     server = Server(
-        [*worker.services, _watch_service(worker)],
+        [*worker.services, _watch_service(worker), door_service(worker.doorkeeper)],
         address=worker.member.worker.address,
         health=health,
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
     )
     async with server, _registrar(worker) as registrar:
         address = replace(worker.member.worker, address=server.address)
+        worker.doorkeeper.audience = audience_of(address)
         heartbeat = Heartbeat(registrar, replace(worker.member, worker=address), heard=worker.heard)
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -102,7 +107,7 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
 async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
     """At a router, or in the Redis that several routers read."""
     if "://" in worker.router:
-        store = RedisStore(worker.router)
+        store = SealedStore(RedisStore(worker.router), worker.secrets.cluster_token)
         try:
             yield StoreRegistrar(Membership(store))
         finally:
@@ -142,7 +147,7 @@ def _watch_service(worker: WorkerProcess) -> Service:
     return service_handlers(
         "penstock.v1.Worker",
         {"Watch": watch, "Diagnose": worker.diagnosis.diagnose, **worker.rpcs},
-        token=worker.secrets.cluster_token,
+        door=worker.doorkeeper,
         deadlines=UNBOUNDED,
     )
 

@@ -12,7 +12,6 @@ handshake as a TCP stream, on which headers and answers travel; a tensor is sent
                                     ◀─ LANDED or STOPPED
 """
 
-import hmac
 import socket
 import struct
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 
 from cluster.errors import TransferFailed
 from cluster.lateness import Limit
+from cluster.mac import mac
 from kv_transfer.conversion import Conversion
 from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_conversion
 from kv_transfer.layout import Spans
@@ -163,8 +163,7 @@ class Line:
 
 def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:
     """What a rank says first over the group, so that the group is known to be the line's."""
-    said = role.encode() + b"\n" + writer.encode() + receiver.encode()
-    return hmac.digest(key, b"penstock kv rank, " + said, "sha256")
+    return mac(key, "rank", role.encode(), writer.encode(), receiver.encode())
 
 
 def _lost(error: OSError) -> TransferFailed:

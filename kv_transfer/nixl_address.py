@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from cluster.errors import TransferFailed
+from cluster.mac import mac
 from cluster.types import Incarnation
 from kv_transfer.process_watch import ProcessAddress
 
@@ -86,4 +87,4 @@ def _parse(fields: list[str]) -> NixlAddress:
 
 
 def _seal(key: bytes, text: str) -> str:
-    return hmac.new(key, b"penstock kv nixl, " + text.encode("ascii"), "sha256").hexdigest()
+    return mac(key, "nixl", text.encode("ascii")).hex()

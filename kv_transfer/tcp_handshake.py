@@ -12,13 +12,13 @@ replayed (both nonces are fresh) nor sent back (the roles differ). Without TLS i
 strangers that connect, not from those who can change packets on their way.
 """
 
-import hmac
 import re
 import secrets
 import struct
 from dataclasses import dataclass, field
 
 from cluster.errors import TransferFailed
+from cluster.mac import is_mac, mac
 from cluster.types import Incarnation
 from kv_transfer.tcp_wire import Steps, Wire, receive_exactly, send_all
 
@@ -55,7 +55,7 @@ def greet(wire: Wire, own: Hello, key: bytes) -> Steps[Hello]:
             "It does not accept our proof: the cluster's key is another one there; give both "
             "workers the same secrets file."
         ) from error
-    _check(proof, _proof(key, b"receiver", said))
+    _check(proof, key, b"receiver", said)
     return theirs
 
 
@@ -66,7 +66,7 @@ def welcome(wire: Wire, own: Hello, key: bytes) -> Steps[Hello]:
     yield from send_all(wire, own.encode())
     said = binding + theirs.encode() + own.encode()
     proof = yield from receive_exactly(wire, PROOF_BYTES)
-    _check(proof, _proof(key, b"writer", said))
+    _check(proof, key, b"writer", said)
     yield from send_all(wire, _proof(key, b"receiver", said))
     return theirs
 
@@ -87,11 +87,11 @@ def _receive_hello(wire: Wire) -> Steps[Hello]:
 
 
 def _proof(key: bytes, role: bytes, said: bytes) -> bytes:
-    return hmac.digest(key, b"penstock kv tcp, " + role + b"\n" + said, "sha256")
+    return mac(key, "tcp", role, said)
 
 
-def _check(proof: bytes, expected: bytes) -> None:
-    if not hmac.compare_digest(proof, expected):
+def _check(proof: bytes, key: bytes, role: bytes, said: bytes) -> None:
+    if not is_mac(proof, key, "tcp", role, said):
         raise TransferFailed(
             "It does not have the cluster's key: give both workers the same secrets file."
         )

@@ -1,6 +1,6 @@
 """The internal `Cluster` service: workers register here, operators ask for the state of things.
 
-Only callers with the cluster token get this far.
+Only callers who have proven that they hold the cluster token get this far.
 """
 
 from collections.abc import Callable, Mapping

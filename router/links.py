@@ -14,7 +14,7 @@ from cluster.types import WorkerAddress, WorkerId
 
 GENERATE = ("penstock.v1.Decode", "Generate")
 
-OpenChannel = Callable[[str], Channel]
+OpenChannel = Callable[[WorkerAddress], Channel]
 
 
 class Link:
@@ -79,7 +79,7 @@ class Links:
         self._dropped: set[Link] = set()
 
     def open(self, worker: WorkerAddress) -> Link:
-        link = Link(worker, self._open_channel(worker.address))
+        link = Link(worker, self._open_channel(worker))
         self._links[worker.worker_id] = link
         return link
 

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 
 from cluster.channel import open_channel
 from cluster.diagnosis import Diagnosis
+from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
 from cluster.lateness import Attention
 from cluster.membership import Membership
+from cluster.proof import Doorkeeper, audience_of
 from cluster.redis_store import RedisStore
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
+from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store
 from router import cluster_service, service
@@ -61,7 +64,9 @@ class Router:
         self.index = PrefixIndex(config.index_budget_bytes)
         self.admission = Admission(config.max_in_flight)
         self.health = HealthState([service.NAME])
-        self.links = Links(lambda address: open_channel(address, secrets.cluster_token))
+        self.links = Links(
+            lambda worker: open_channel(worker.address, secrets.cluster_token, audience_of(worker))
+        )
         self.lanes = TextLanes(
             text, num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
         )
@@ -74,7 +79,7 @@ class Router:
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
         self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
-        self.store = _open_store(config.store, attention)
+        self.store = SealedStore(_open_store(config.store, attention), secrets.cluster_token)
         membership = Membership(self.store)
         identity = text.identity
         self.fleet = Fleet(
@@ -162,14 +167,15 @@ def _server(
     cluster: Mapping[str, Serve],
     health: HealthState,
 ) -> Server:
-    limits = config.limits
+    limits, doorkeeper = config.limits, Doorkeeper(secrets.cluster_token)
     deadlines = Deadlines(default_s=limits.default_deadline_s, maximum_s=limits.max_deadline_s)
     return Server(
         [
             service_handlers(
                 service.NAME, inference.rpcs, deadlines=deadlines, check=inference.check_wire
             ),
-            service_handlers(cluster_service.NAME, cluster, token=secrets.cluster_token),
+            service_handlers(cluster_service.NAME, cluster, door=doorkeeper),
+            door_service(doorkeeper),
         ],
         address=config.address,
         health=health,

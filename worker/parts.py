@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.cost import StepCost
+from cluster.mac import derived_key
 from cluster.membership import new_incarnation
 from cluster.secrets import Secrets, load_secrets
 from cluster.types import Incarnation, KvLayout, Member, Role
@@ -60,7 +61,7 @@ def _pairs(
     pool = open_pool(place, config.device)
     settings = DoorSettings(
         host=config.address.rpartition(":")[0],
-        key=secrets.cluster_token.encode(),
+        key=derived_key(secrets.cluster_token, "kv transfer"),
         tcp_port=config.tcp_port,
         num_tcp_streams=config.tcp_streams,
         tls=config.tcp_tls,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from cluster.channel import Channel, open_channel
 from cluster.errors import FingerprintMismatch
 from cluster.fingerprint import mismatch
+from cluster.proof import audience_of
 from cluster.types import Incarnation, WorkerAddress, WorkerId
 from kv_transfer.pairs import Pairs
 from kv_transfer.transport import Peer
@@ -44,7 +45,7 @@ class Peers:
         """To this life of the worker; dialled when first used."""
         channel = self._channels.get(worker.incarnation)
         if channel is None:
-            channel = open_channel(worker.address, self._token)
+            channel = open_channel(worker.address, self._token, audience_of(worker))
             self._channels[worker.incarnation] = channel
         return channel
 

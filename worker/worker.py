@@ -15,6 +15,7 @@ from cluster.health import ProgressMonitor
 from cluster.lateness import Attention
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
+from cluster.proof import Doorkeeper
 from cluster.rpc import Deadlines, Serve, service_handlers
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
@@ -115,15 +116,12 @@ class Worker:
             self._transfers.check()
 
     def _process(self, role: RoleService, transfers: Transfers) -> WorkerProcess:
-        handlers = service_handlers(
-            role.name,
-            role.rpcs,
-            token=self.parts.secrets.cluster_token,
-            deadlines=role.deadlines,
-        )
+        doorkeeper = Doorkeeper(self.parts.secrets.cluster_token)
+        handlers = service_handlers(role.name, role.rpcs, door=doorkeeper, deadlines=role.deadlines)
         return WorkerProcess(
             member=self.parts.member,
             secrets=self.parts.secrets,
+            doorkeeper=doorkeeper,
             router=self.config.router,
             services=[handlers],
             rpcs=transfers.rpcs,

@@ -15,6 +15,7 @@ from cluster.diagnosis import Diagnosis
 from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError
 from cluster.facts import ProcessFacts
 from cluster.facts_codec import facts_from_pb
+from cluster.proof import ANYONE, audience_of
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
 from deploy.doctor.cluster_checks import check_cluster
@@ -135,7 +136,7 @@ class Examination:
     async def _facts(
         self, one: Examined, deadline: float, *, measures_memory: bool = False
     ) -> ProcessFacts:
-        channel = await self._channel(one.address)
+        channel = await self._channel(one)
         service = _CLUSTER if one.member is None else _WORKER
         request = worker_pb2.DiagnoseRequest(measure_memory=measures_memory)
         return facts_from_pb(
@@ -198,7 +199,7 @@ class Examination:
         deadline: float,
     ) -> Probed:
         assert source.member is not None
-        channel = await self._channel(receiver.address)
+        channel = await self._channel(receiver)
         request = worker_pb2.ProbeRequest(
             source=address_to_pb(source.member.worker), num_tokens=num_tokens, transport=transport
         )
@@ -212,11 +213,12 @@ class Examination:
             write_s=answer.write_seconds,
         )
 
-    async def _channel(self, address: str) -> Channel:
-        if address not in self._channels:
-            channel = open_channel(address, self._token)
-            self._channels[address] = await self._open.enter_async_context(channel)
-        return self._channels[address]
+    async def _channel(self, one: Examined) -> Channel:
+        if one.address not in self._channels:
+            audience = ANYONE if one.member is None else audience_of(one.member.worker)
+            channel = open_channel(one.address, self._token, audience)
+            self._channels[one.address] = await self._open.enter_async_context(channel)
+        return self._channels[one.address]
 
 
 def large_tokens(source: Examined, receiver: Examined) -> int:

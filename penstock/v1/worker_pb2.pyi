@@ -39,6 +39,24 @@ POLICY_OUTCOME_APPLIED: PolicyOutcome
 POLICY_OUTCOME_CANARY: PolicyOutcome
 POLICY_OUTCOME_ROLLED_BACK: PolicyOutcome
 
+class ProveRequest(_message.Message):
+    __slots__ = ("nonce", "audience", "proof")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    audience: str
+    proof: bytes
+    def __init__(self, nonce: _Optional[bytes] = ..., audience: _Optional[str] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class ProveResponse(_message.Message):
+    __slots__ = ("nonce", "proof")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    proof: bytes
+    def __init__(self, nonce: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
 class ResolvedParams(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "seed", "logit_bias", "allowed_token_ids", "bad_token_ids", "max_tokens", "min_tokens", "stop_strings", "stop_token_ids", "include_stop_string", "skip_special_tokens", "logprobs", "prompt_logprobs", "n", "priority")
     class LogitBiasEntry(_message.Message):

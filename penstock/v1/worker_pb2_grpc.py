@@ -26,6 +26,85 @@ if _version_not_supported:
     )
 
 
+class DoorStub(object):
+    """Every process has one, and it is open to all: who is at the other end, before anything else is
+    said. The cluster's token never travels.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Prove = channel.unary_unary(
+                '/penstock.v1.Door/Prove',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.ProveRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.ProveResponse.FromString,
+                _registered_method=True)
+
+
+class DoorServicer(object):
+    """Every process has one, and it is open to all: who is at the other end, before anything else is
+    said. The cluster's token never travels.
+    """
+
+    def Prove(self, request, context):
+        """Once a connection. UNAUTHENTICATED: who asks lacks the token, or looks for somebody else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DoorServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Prove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prove,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.ProveRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.ProveResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'penstock.v1.Door', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('penstock.v1.Door', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Door(object):
+    """Every process has one, and it is open to all: who is at the other end, before anything else is
+    said. The cluster's token never travels.
+    """
+
+    @staticmethod
+    def Prove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Door/Prove',
+            penstock_dot_v1_dot_worker__pb2.ProveRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.ProveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class DecodeStub(object):
     """Missing associated documentation comment in .proto file."""
 

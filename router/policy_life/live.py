@@ -1,12 +1,15 @@
 """The rollout that is in force here, and its copy in the store. What changes is first in the store
-and then in force, so that all routers agree.
+and then in force, so that all routers agree. A store that says what is past, for it was made to or
+has lost its last seconds, is told again.
 
 Documents are read in a thread: a long one takes longer than a request may wait.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from cluster.errors import ConfigError, StoreUnavailable
@@ -29,6 +32,7 @@ class LiveRollout:
         self._generations = generations
         self._changing = asyncio.Lock()
         self._stored: bytes | None = None  # as last seen, good or not
+        self._revision = 0  # the greatest that was seen there
         self.is_store_away = False
         self._is_ahead = False  # of the store, which was away
         self._documents: dict[str, PolicyDocument] = {}  # by text, of what is in force
@@ -61,15 +65,16 @@ class LiveRollout:
         be asked several times. Raises StoreUnavailable or what it raises: then nothing changes."""
         async with self._changing:
             for _ in range(_MAX_ATTEMPTS):
-                rollout = change(self.rollout)
+                rollout = self._changed(change)
                 if rollout is self.rollout:
                     return rollout
                 loaded, data = await self._load(rollout), encode_rollout(rollout)
                 if await self._store.swap(self._stored, data):
                     self._stored = data
                     self._adopt(loaded)
+                    self._revision = rollout.revision
                     return rollout
-                await self._see(await self._store.load())
+                await self._look()
         raise StoreUnavailable(
             f"The policy changed {_MAX_ATTEMPTS} times while it was to be changed: nothing was."
         )
@@ -79,23 +84,40 @@ class LiveRollout:
         try:
             await self.change(change)
         except StoreUnavailable as error:
-            await self._go_alone(change(self.rollout), error)
+            await self._go_alone(self._changed(change), error)
 
     async def refresh(self) -> None:
         """Takes over what other routers have done. Raises ConfigError, once, for what cannot be in
         force."""
         try:
             async with self._changing:
-                data = await self._store.load()
-                # It has lost its memory, or does not know yet what happened while it was away.
-                if data is None or (self._is_ahead and data == self._stored):
-                    data = await self._put_own(data)
-                self._is_ahead = False
-                await self._see(data)
+                await self._look()
         except StoreUnavailable as error:
             self._away(error)
         else:
             self.is_store_away = False
+
+    def _changed(self, change: Callable[[Rollout], Rollout]) -> Rollout:
+        rollout = change(self.rollout)
+        if rollout is self.rollout:
+            return rollout
+        return replace(rollout, revision=max(self._revision, self.rollout.revision) + 1)
+
+    async def _look(self) -> None:
+        data = await self._store.load()
+        if self._is_behind(data):
+            data = await self._put_own(data)
+        self._is_ahead = False
+        await self._see(data)
+
+    def _is_behind(self, data: bytes | None) -> bool:
+        """Whether the store has lost its memory, does not know yet what happened while it was
+        away, or says what is past."""
+        if data is None or data == self._stored:
+            return data is None or self._is_ahead
+        with contextlib.suppress(ConfigError):  # told by whoever takes it over
+            return decode_rollout(data, self._store.source).revision < self._revision
+        return False
 
     async def _put_own(self, expected: bytes | None) -> bytes | None:
         """What is stored afterwards."""
@@ -117,6 +139,7 @@ class LiveRollout:
         self._stored = data
         rollout = decode_rollout(data, self._store.source)
         self._adopt(await self._load(rollout))
+        self._revision = rollout.revision
         return True
 
     async def _load(self, rollout: Rollout) -> LoadedRollout:

@@ -67,6 +67,7 @@ class Rollout:
     canary_share: float | None = None  # None: as the canary's document says
     why: str = ""  # of the last change, a sentence
     file_digest: str = ""  # of the bytes that a policy file last said
+    revision: int = 0  # rises with every change: of two, the greater is the later
 
     @classmethod
     def begin(cls, offer: Offer, at_s: float) -> "Rollout":

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from cluster.channel import open_channel
+from cluster.door import door_service
 from cluster.errors import FingerprintMismatch, PenstockError, StoreUnavailable
 from cluster.health import HealthState
 from cluster.membership import Membership
+from cluster.proof import Doorkeeper
 from cluster.redis_store import RedisStore
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import Call, Server, service_handlers
@@ -33,7 +35,11 @@ class Router:
         self.membership = Membership(MemoryStore())
         self.registered: asyncio.Queue[Member] = asyncio.Queue()
         handlers = {"Register": self._register, "Deregister": self._deregister}
-        self.services = [service_handlers("penstock.v1.Cluster", handlers, token=TOKEN)]
+        door = Doorkeeper(TOKEN)
+        self.services = [
+            service_handlers("penstock.v1.Cluster", handlers, door=door),
+            door_service(door),
+        ]
         self.server = Server(self.services, address=address, health=HealthState())
 
     async def _register(self, request: Any, call: Call) -> worker_pb2.RegisterResponse:

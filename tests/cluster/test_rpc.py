@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from cluster.channel import Channel, Options, channel_options, open_channel
+from cluster.door import door_service
 from cluster.errors import (
     DeadlineExceeded,
     InternalError,
@@ -21,6 +22,7 @@ from cluster.errors import (
     WorkerLost,
 )
 from cluster.open_calls import OpenCalls
+from cluster.proof import Doorkeeper
 from cluster.rpc import UNBOUNDED, Call, Deadlines, Server, server_options, service_handlers
 from penstock.v1 import inference_pb2, worker_pb2
 
@@ -30,6 +32,11 @@ PREFILL = "penstock.v1.Prefill"
 
 def inference(**handlers: Any) -> list[Any]:
     return [service_handlers(INFERENCE, handlers)]
+
+
+def guarded(**handlers: Any) -> list[Any]:
+    door = Doorkeeper("the-token")
+    return [service_handlers(INFERENCE, handlers, door=door), door_service(door)]
 
 
 async def tokenize(request: Any, call: Call) -> inference_pb2.TokenizeResponse:
@@ -267,7 +274,7 @@ async def test_a_stream_that_lives_with_its_peer_has_no_deadline():
 
 @pytest.mark.parametrize("token", [None, "", "another"])
 async def test_an_internal_call_without_the_cluster_token_is_refused(token):
-    services = [service_handlers(INFERENCE, {"Tokenize": tokenize}, token="the-token")]
+    services = guarded(Tokenize=tokenize)
     request = inference_pb2.TokenizeRequest()
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     async with Server(services) as server:
@@ -281,7 +288,7 @@ async def test_an_internal_call_without_the_cluster_token_is_refused(token):
 
 
 async def test_the_wrong_token_is_a_typed_error_of_the_client():
-    services = [service_handlers(INFERENCE, {"Tokenize": tokenize}, token="the-token")]
+    services = guarded(Tokenize=tokenize)
     request = inference_pb2.TokenizeRequest()
     async with Server(services) as server, open_channel(server.address, "wrong") as channel:
         with pytest.raises(Unauthenticated):

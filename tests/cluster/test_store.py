@@ -1,4 +1,4 @@
-"""Both stores keep one contract: the one in memory, and a real Redis."""
+"""All stores keep one contract: the one in memory, a real Redis, and either of them sealed."""
 
 import asyncio
 import itertools
@@ -12,6 +12,7 @@ import pytest
 
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.redis_store import RedisStore
+from cluster.sealed_store import SealedStore
 from cluster.store import MemoryStore, Store
 from tests.redis_server import free_port, redis_server
 
@@ -20,7 +21,7 @@ _prefixes = itertools.count()
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def store_and_elapse(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Store, Elapse]]:
+async def bare_and_elapse(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Store, Elapse]]:
     """A store, and the way to let its time pass."""
     if request.param == "memory":
         now = [0.0]
@@ -36,14 +37,15 @@ async def store_and_elapse(request: pytest.FixtureRequest) -> AsyncIterator[tupl
         await store.close()
 
 
-@pytest.fixture
-def store(store_and_elapse: tuple[Store, Elapse]) -> Store:
-    return store_and_elapse[0]
+@pytest.fixture(params=["bare", "sealed"])
+def store(request: pytest.FixtureRequest, bare_and_elapse: tuple[Store, Elapse]) -> Store:
+    bare, _ = bare_and_elapse
+    return bare if request.param == "bare" else SealedStore(bare, "token-of-the-tests-cluster")
 
 
 @pytest.fixture
-def elapse(store_and_elapse: tuple[Store, Elapse]) -> Elapse:
-    return store_and_elapse[1]
+def elapse(bare_and_elapse: tuple[Store, Elapse]) -> Elapse:
+    return bare_and_elapse[1]
 
 
 async def test_what_was_put_is_there_until_deleted(store: Store):

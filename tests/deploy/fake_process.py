@@ -12,6 +12,8 @@ import grpc.aio
 import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cluster.proof import Doorkeeper
+from cluster.secrets import load_secrets
 from penstock.v1 import worker_pb2, worker_pb2_grpc
 
 
@@ -25,6 +27,16 @@ class FakeCluster(worker_pb2_grpc.ClusterServicer):
         return reply
 
 
+class FakeDoor(worker_pb2_grpc.DoorServicer):
+    def __init__(self, doorkeeper: Doorkeeper) -> None:
+        self._doorkeeper = doorkeeper
+
+    async def Prove(self, request: Any, context: Any) -> worker_pb2.ProveResponse:
+        said = request.nonce, request.audience, request.proof
+        answer = self._doorkeeper.answer(*said, context.peer())
+        return worker_pb2.ProveResponse(nonce=answer.nonce, proof=answer.proof)
+
+
 async def main(config: dict[str, Any]) -> None:
     fault = config.get("fault", "")
     if fault == "refuses":
@@ -34,6 +46,8 @@ async def main(config: dict[str, Any]) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     worker_pb2_grpc.add_ClusterServicer_to_server(FakeCluster(), server)
+    token = load_secrets(Path(config["secrets_file"])).cluster_token
+    worker_pb2_grpc.add_DoorServicer_to_server(FakeDoor(Doorkeeper(token)), server)
     port = server.add_insecure_port(config["address"])
     await server.start()
     print("a line that is no JSON")

@@ -12,12 +12,16 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 
+from cluster.proof import Doorkeeper
 from penstock import Answer, AsyncClient, Client
 from penstock.cli.app import run
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2_grpc
 from penstock.v1 import worker_pb2 as worker_pb
+from tests.doors import ThreadedDoor
 from tests.penstock.command_line import Ended, Penstock
+
+TOKEN = "t" * 20
 
 Step = Callable[[grpc.ServicerContext], Iterator[pb.GenerateResponse]]
 
@@ -82,13 +86,16 @@ def refuses(
 
 
 @dataclass(slots=True, eq=False)
-class FakeInference(inference_pb2_grpc.InferenceServicer, worker_pb2_grpc.ClusterServicer):
+class FakeInference(
+    ThreadedDoor, inference_pb2_grpc.InferenceServicer, worker_pb2_grpc.ClusterServicer
+):
     """Plays `steps` one call after the other; the last one is repeated."""
 
     steps: list[Step] = field(default_factory=lambda: [answers])
     requests: list[pb.GenerateRequest] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    doorkeeper: Doorkeeper = field(default_factory=lambda: Doorkeeper(TOKEN))
+    heard: list[str] = field(default_factory=list)  # metadata of internal calls
     status: worker_pb.StatusResponse = field(default_factory=worker_pb.StatusResponse)
     cancelled: threading.Event = field(default_factory=threading.Event)
     address: str = ""
@@ -132,7 +139,8 @@ class FakeInference(inference_pb2_grpc.InferenceServicer, worker_pb2_grpc.Cluste
     def Status(
         self, request: worker_pb.StatusRequest, context: grpc.ServicerContext
     ) -> worker_pb.StatusResponse:
-        self.tokens += [str(v) for k, v in context.invocation_metadata() if k == "authorization"]
+        self.heard += [f"{key}: {value}" for key, value in context.invocation_metadata()]
+        self.check(context, "/penstock.v1.Cluster/Status")
         return self.status
 
 
@@ -143,6 +151,7 @@ def server() -> Iterator[FakeInference]:
         grpc_server = grpc.server(pool)
         inference_pb2_grpc.add_InferenceServicer_to_server(fake, grpc_server)
         worker_pb2_grpc.add_ClusterServicer_to_server(fake, grpc_server)
+        worker_pb2_grpc.add_DoorServicer_to_server(fake, grpc_server)
         fake.address = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
         grpc_server.start()
         yield fake

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cluster.proof import Answer, Doorkeeper
 from penstock.cli.local import LocalNote, find_address, find_note, leave_note, withdraw_note
 from penstock.v1 import worker_pb2 as pb
 from tests.penstock.command_line import Penstock
@@ -204,7 +205,8 @@ def test_status_shows_what_serves(penstock: Penstock, server: Any, running: Loca
     (row,) = [line for line in ended.out.splitlines() if line.startswith("decode-0")]
     assert "96, 64" in row
     assert "0.2 s" in row
-    assert server.tokens == [f"Bearer {'t' * 20}"]
+    assert server.heard
+    assert not any("t" * 20 in said for said in server.heard)  # it was proven, not told
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
 
 
@@ -297,6 +299,22 @@ def test_status_says_who_is_waited_for_and_who_crash_loops(
     assert "unreachable, away for 1.5 s, expected back" in said
     assert "crash-loops: 3 deaths within a minute, nobody waits for it" in said
     assert "7 requests wait for a decode worker that is expected back, 3.0 MiB" in said
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_whoever_listens_at_the_routers_address_is_told_nothing_before_its_proof(
+    penstock: Penstock, server: Any, running: LocalNote, command: str
+) -> None:
+    server.doorkeeper = Doorkeeper("the token of another cluster")
+    ended = penstock(command)
+    assert ended.code != 0
+    assert "same secrets file" in ended.err
+    assert server.heard == []
+    server.doorkeeper.answer = lambda *_: Answer(bytes(32), bytes(32))
+    ended = penstock(command)
+    assert ended.code != 0
+    assert "same secrets file" in ended.err
+    assert server.heard == []
 
 
 def test_status_without_the_secrets_says_what_to_give(penstock: Penstock, server: Any) -> None:

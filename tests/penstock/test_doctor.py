@@ -17,6 +17,7 @@ from cluster import host
 from cluster.errors import DeadlineExceeded, DigestMismatch, Overloaded, TransferFailed
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
+from cluster.proof import Doorkeeper, audience_of
 from cluster.types import (
     WIRE_VERSION,
     Fingerprint,
@@ -39,6 +40,7 @@ from penstock.cli.app import run
 from penstock.cli.local import LocalNote, leave_note
 from penstock.v1 import worker_pb2 as pb
 from penstock.v1 import worker_pb2_grpc
+from tests.doors import ThreadedDoor
 
 FACTS = ProcessFacts(
     unix_s=1e9,
@@ -273,7 +275,7 @@ def test_a_probe_takes_at_most_half_of_what_is_free() -> None:
 
 
 @dataclass(slots=True, eq=False)
-class FakeCluster(worker_pb2_grpc.ClusterServicer, worker_pb2_grpc.WorkerServicer):
+class FakeCluster(ThreadedDoor, worker_pb2_grpc.ClusterServicer, worker_pb2_grpc.WorkerServicer):
     """A router and two workers behind one port."""
 
     address: str = ""
@@ -282,10 +284,12 @@ class FakeCluster(worker_pb2_grpc.ClusterServicer, worker_pb2_grpc.WorkerService
     transport: str = "shared_memory"
     probes: list[pb.ProbeRequest] = field(default_factory=list)
     refuse: Callable[[pb.ProbeRequest, grpc.ServicerContext], None] | None = None
-    tokens: set[str] = field(default_factory=set)
+    doorkeeper: Doorkeeper = field(default_factory=lambda: Doorkeeper("t" * 20))
+    heard: set[str] = field(default_factory=set)  # values of metadata
 
     def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
-        self.tokens |= {v for k, v in context.invocation_metadata() if k == "authorization"}
+        self.heard |= {str(value) for _, value in context.invocation_metadata()}
+        self.check(context, "/penstock.v1.Cluster/Status")
         load = pb.LoadReport(num_free_blocks=100, num_blocks=1024)
         workers = [
             pb.WorkerStatus(member=member_to_pb(each), serving=True, load=load)
@@ -320,10 +324,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluste
         server = grpc.server(pool)
         worker_pb2_grpc.add_ClusterServicer_to_server(cluster, server)
         worker_pb2_grpc.add_WorkerServicer_to_server(cluster, server)
+        worker_pb2_grpc.add_DoorServicer_to_server(cluster, server)
         cluster.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         cluster.workers = [
             member(name, address=cluster.address) for name in ("decode-0", "prefill-0")
         ]
+        cluster.doorkeeper.audience = audience_of(cluster.workers[0].worker)
         server.start()
         run_dir = tmp_path / "run"
         run_dir.mkdir()
@@ -355,7 +361,7 @@ def test_a_healthy_cluster_ends_with_0_and_a_row_a_pair(fake: FakeCluster, docto
     assert row[-1] == "pass"
     assert "0 warn, 0 fail" in out
     assert err == "", "no progress where nobody watches"
-    assert fake.tokens == {f"Bearer {'t' * 20}"}
+    assert not any("t" * 20 in said for said in fake.heard)  # it was proven, not told
     assert {request.source.worker_id for request in fake.probes} == {"prefill-0"}
 
 

@@ -2,30 +2,28 @@
 standard input ends it prints the longest answer, and the oldest report of which it was told.
 """
 
+import asyncio
 import json
 import sys
-import threading
 import time
 
-import grpc
+from cluster.channel import open_channel
+from penstock.v1 import worker_pb2
 
-from penstock.v1 import worker_pb2, worker_pb2_grpc
 
-
-def main(address: str, token: str) -> None:
+async def look(address: str, token: str) -> None:
     slowest_s = oldest_s = 0.0
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-    with grpc.insecure_channel(address) as channel:
-        stub = worker_pb2_grpc.ClusterStub(channel)
-        metadata = (("authorization", f"Bearer {token}"),)
-        while not ended.wait(0.05):
+    over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    async with open_channel(address, token) as channel:
+        while not over.done():
             asked_at = time.monotonic()
-            reply = stub.Status(worker_pb2.StatusRequest(), metadata=metadata, timeout=60)
+            request = worker_pb2.StatusRequest()
+            reply = await channel.unary("penstock.v1.Cluster", "Status", request, timeout_s=60)
             slowest_s = max(slowest_s, time.monotonic() - asked_at)
             oldest_s = max(oldest_s, *(each.report_age_seconds for each in reply.workers))
+            await asyncio.wait([over], timeout=0.05)
     print(json.dumps({"status_s": slowest_s, "report_age_s": oldest_s}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asyncio.run(look(*sys.argv[1:]))

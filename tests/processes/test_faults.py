@@ -21,7 +21,8 @@ from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
 from penstock import errors
 from penstock.aio import AsyncClient
-from penstock.v1 import worker_pb2, worker_pb2_grpc
+from penstock.v1 import worker_pb2
+from tests.doors import ask_cluster
 from tests.router.checkpoint import write_checkpoint
 from tests.workers.test_answers import expected, prompt_of
 
@@ -53,9 +54,7 @@ async def running(
 async def status(cluster: LocalCluster) -> dict[str, worker_pb2.WorkerStatus]:
     token = load_secrets(cluster.secrets_file).cluster_token
     async with grpc.aio.insecure_channel(cluster.address) as channel:
-        reply = await worker_pb2_grpc.ClusterStub(channel).Status(
-            worker_pb2.StatusRequest(), metadata=(("authorization", f"Bearer {token}"),)
-        )
+        reply = await ask_cluster(channel, "Status", worker_pb2.StatusRequest(), token)
     return {worker.member.worker.worker_id: worker for worker in reply.workers}
 
 

@@ -17,7 +17,8 @@ from cluster.secrets import load_secrets
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from penstock.v1 import inference_pb2 as pb
-from penstock.v1 import inference_pb2_grpc, worker_pb2, worker_pb2_grpc
+from penstock.v1 import inference_pb2_grpc, worker_pb2
+from tests.doors import ask_cluster
 from tests.processes.test_faults import NO_KILLING, until
 from tests.router.checkpoint import write_checkpoint
 from tests.router.policy_texts import policy_text
@@ -45,9 +46,7 @@ class Operator:
         self.token = load_secrets(self.cluster.secrets_file).cluster_token
 
     async def ask(self, method: str, request: Any) -> Any:
-        stub: Any = worker_pb2_grpc.ClusterStub(self.channel)
-        metadata = (("authorization", f"Bearer {self.token}"),)
-        return await getattr(stub, method)(request, metadata=metadata, timeout=10)
+        return await ask_cluster(self.channel, method, request, self.token)
 
     async def status(self) -> worker_pb2.PolicyStatusResponse:
         found: worker_pb2.PolicyStatusResponse = await self.ask(

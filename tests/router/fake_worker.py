@@ -10,10 +10,12 @@ from typing import Any, Self
 
 from cluster.block_hash import grain_hashes
 from cluster.channel import open_channel
+from cluster.door import door_service
 from cluster.errors import Overloaded, PenstockError
 from cluster.events import EventLog
 from cluster.health import HealthState
 from cluster.membership import new_incarnation
+from cluster.proof import Doorkeeper, audience_of
 from cluster.registrar import Heartbeat, RpcRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.types import (
@@ -77,6 +79,7 @@ class FakeWorker:
     remaining_s: float | None = None  # of the last request, when it came
     log: EventLog = field(init=False)
     feed: WatchFeed = field(init=False)
+    doorkeeper: Doorkeeper = field(init=False)
     server: Server = field(init=False)
     heartbeat: Heartbeat = field(init=False)
     drop_events: int = 0  # messages with events that are lost
@@ -96,11 +99,16 @@ class FakeWorker:
         self.speaks.set()
         self.feed = WatchFeed(self.log, self.reported, report_interval_s=self.report_interval_s)
         decode = {"Generate": self.generate}
+        self.doorkeeper = Doorkeeper(TOKEN)
         self.server = Server(
             [
-                service_handlers("penstock.v1.Decode", decode, token=TOKEN),
+                door_service(self.doorkeeper),
+                service_handlers("penstock.v1.Decode", decode, door=self.doorkeeper),
                 service_handlers(
-                    "penstock.v1.Worker", {"Watch": self.watch}, token=TOKEN, deadlines=UNBOUNDED
+                    "penstock.v1.Worker",
+                    {"Watch": self.watch},
+                    door=self.doorkeeper,
+                    deadlines=UNBOUNDED,
                 ),
             ],
             address=self.address,
@@ -263,6 +271,7 @@ class FakeWorker:
     async def __aenter__(self) -> Self:
         await self.server.start()
         self.address = self.server.address
+        self.doorkeeper.audience = audience_of(self.member.worker)
         self._channel = open_channel(self.router, TOKEN)
         self.heartbeat = Heartbeat(RpcRegistrar(self._channel), self.member, interval_s=0.2)
         if self._has_heartbeat:

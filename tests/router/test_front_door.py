@@ -12,7 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cluster.limits import Limits
 from penstock.errors import from_rpc_error
 from penstock.v1 import inference_pb2 as pb
-from penstock.v1 import worker_pb2, worker_pb2_grpc
+from penstock.v1 import worker_pb2
+from tests.doors import ask_cluster
 from tests.router.checkpoint import CONTEXT_LENGTH, END, VOCAB_SIZE
 from tests.router.cluster_of_fakes import MODEL, Cluster, Failure, failure
 from tests.router.fake_worker import TOKEN, Faults
@@ -103,9 +104,8 @@ async def test_a_message_over_the_limit_is_refused(checkpoint: Path, tmp_path: P
 async def test_an_unknown_enum_value_is_refused(cluster: Cluster) -> None:
     """No enum is in a public request; `role` in a registration is the one there is."""
     request = worker_pb2.RegisterRequest(role=9)  # type: ignore[arg-type]
-    stub = worker_pb2_grpc.ClusterStub(cluster.channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Register(request, metadata=(("authorization", f"Bearer {TOKEN}"),))
+        await ask_cluster(cluster.channel, "Register", request, TOKEN)
     refused = failure(caught.value)
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("role",))
     assert (await cluster.inference.GetModel(pb.GetModelRequest())).model.name == MODEL

@@ -10,8 +10,9 @@ import pytest
 
 from cluster.types import Role
 from penstock.v1 import inference_pb2 as pb
-from penstock.v1 import worker_pb2, worker_pb2_grpc
+from penstock.v1 import worker_pb2
 from router.records import Fate
+from tests.doors import ask_cluster
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import TOKEN, FakeWorker, Faults
 from tests.router.policy_texts import policy_text
@@ -21,9 +22,7 @@ TRIAL = "  canary: {traffic: 50%, duration: 1h, minRequests: 20}\n"
 
 
 async def ask(cluster: Cluster, method: str, request: Any, token: str = TOKEN) -> Any:
-    stub: Any = worker_pb2_grpc.ClusterStub(cluster.channel)
-    metadata = (("authorization", f"Bearer {token}"),)
-    return await getattr(stub, method)(request, metadata=metadata, timeout=5)
+    return await ask_cluster(cluster.channel, method, request, token)
 
 
 async def apply(cluster: Cluster, text: str, **fields: Any) -> worker_pb2.PolicyChange:

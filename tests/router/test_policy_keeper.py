@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import ConfigError, InvalidRequest, StoreUnavailable
 from cluster.redis_store import RedisStore
+from cluster.sealed_store import SealedStore
 from cluster.store import MemoryStore, Store
 from router.index import PrefixIndex
 from router.placer import Placer
@@ -415,3 +417,48 @@ async def _any_life(path: Path, draw: random.Random) -> None:
 async def test_whatever_happens_routers_come_to_agree(path: Path, num: int) -> None:
     for seed in range(num):
         await _any_life(path, random.Random(seed))
+
+
+async def test_a_rollout_of_the_past_is_not_taken_over_and_does_not_stay(store: Store) -> None:
+    """A store that was made to say again what it once said, or that has lost its last seconds."""
+    one, other = (keeper(store=SharedRollouts(store)) for _ in range(2))
+    await one.start()
+    await other.start()
+    past = [await store.get("policy/rollout")]
+    await one.apply(policy_text(2.0), "ops", 0.5)
+    past.append(await store.get("policy/rollout"))  # on trial, by a number that stays the last
+    await one.roll_back("it is slow")
+    await other.look()
+    assert other.rollout.canary is None
+    for said in past:
+        assert said is not None
+        await store.put("policy/rollout", said)
+        await other.look()
+        assert other.rollout == one.rollout
+        fresh = keeper(store=SharedRollouts(store))
+        await fresh.start()
+        assert fresh.rollout == one.rollout  # it was put back
+        await store.put("policy/rollout", said)
+        await one.apply(policy_text(3.0 + len(said) % 2), "ops")
+        await other.look()
+        assert other.rollout == one.rollout
+        assert one.rollout.canary is None
+
+
+async def test_a_policy_that_somebody_else_wrote_is_none(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    sealed = SealedStore(store, "token-of-the-tests-cluster")
+    one, other = (keeper(store=SharedRollouts(sealed)) for _ in range(2))
+    await one.start()
+    await other.start()
+    ((key, _),) = (await store.scan("policy/rollout")).items()
+    forged = replace(one.rollout, active=replace(one.rollout.active, text=policy_text(9.0)))
+    for said in (encode_rollout(forged), bytes(32) + encode_rollout(forged), b"", b"\xff" * 50):
+        await store.put(key, said)
+        await store.put("policy/rollout", said)
+        await looks(other)
+        await looks(one)
+        assert (in_force(one), in_force(other)) == (1.0, 1.0)
+        assert await sealed.get("policy/rollout") == encode_rollout(one.rollout)
+    assert sum("was not made by this cluster" in text for text in caplog.messages) == 1

@@ -72,6 +72,7 @@ STUB_FILES = {
     "typed clients": {
         "cluster/channel.py",
         "cluster/registrar.py",
+        "cluster/visitor.py",
         "penstock/aio.py",
         "penstock/answer.py",
         "penstock/calls.py",
@@ -91,6 +92,7 @@ STUB_FILES = {
     "service edges": {
         "cluster/worker_process.py",
         "cluster/diagnosis.py",
+        "cluster/door.py",
         "router/cluster_service.py",
         "router/policy_life/service.py",
         "router/service.py",

@@ -72,7 +72,7 @@ async def test_nothing_remains_to_be_done_at_the_first_request(
         opened: list[str] = []
         monkeypatch.setattr(
             "worker.peers.open_channel",
-            lambda where, token: opened.append(where) or Channel(where, token, []),
+            lambda where, *who: opened.append(where) or Channel(where, *who, []),
         )
         before = [running.transport.num_connects for running in cluster.workers]
         for number in range(8):
