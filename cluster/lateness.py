@@ -1,0 +1,105 @@
+"""Time that an observer was there to see. Whoever judges that another is late, silent or dead
+first handles what has arrived, and holds no second of its own absence against anyone.
+
+A process is away while it is stopped, suspended or starved, and while its loop is held: what
+others have said meanwhile lies in its sockets. Leases that a writer must not outlive go by the
+true clock, not by this one. In virtual time nobody is late: give the clock itself instead.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from math import inf
+from types import TracebackType
+from typing import Never, Self
+
+LOOK_S = 0.25  # between two looks at most; and once back, so long what has arrived is handled
+LATE_S = 0.5  # a longer gap is an absence
+
+
+class Attention:
+    """A clock that stands still while its owner is away, and until it has settled in again.
+
+    It shows the true clock's time until the first absence, and runs behind it by all of them
+    since. `now` itself is the look: it must be asked every LOOK_S, by `keep` if by nobody else.
+    Belongs to one thread.
+    """
+
+    __slots__ = ("_clock", "_looked_at", "_settled_at", "_shown", "absent_s")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked_at = self._shown = clock()
+        self._settled_at = -inf
+        self.absent_s = 0.0  # in all
+
+    def now(self) -> float:
+        """Looks at the clock. Compare what it gives with what it gave, not with other clocks."""
+        began, now = self._looked_at, self._clock()
+        self._looked_at = now
+        if now - began > LATE_S:
+            self._was_away(began, now)
+        if now >= self._settled_at:
+            self._shown = now - self.absent_s
+        return self._shown
+
+    def pause_s(self, left_s: float) -> float:
+        """When to look again, for whoever waits for so long yet."""
+        settling_s = self._settled_at - self._looked_at
+        return settling_s if settling_s > 0 else min(left_s, LOOK_S)
+
+    async def keep(self) -> Never:
+        """Looks until cancelled. A gap is noticed by looking; nothing tells of it."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.now()
+
+    def _was_away(self, began: float, now: float) -> None:
+        """One that is starved all the time must judge at last: what follows at once on an
+        absence is none, so that some of it counts."""
+        if began < self._settled_at:
+            self.absent_s += now - began - LATE_S
+        else:
+            self.absent_s += now - began
+            self._settled_at = now + LOOK_S
+
+
+class Patience:
+    """`asyncio.timeout` for what another is waited for: it counts only the seconds in which this
+    loop ran, and an answer that has arrived is found before it is called late.
+
+    Raises TimeoutError when the limit is over; None is without end.
+    """
+
+    __slots__ = ("_attention", "_limit_s", "_loop", "_scope", "_timer", "_until")
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._limit_s = limit_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout(None)
+        await self._scope.__aenter__()
+        if self._limit_s is not None:
+            self._attention = Attention(self._loop.time)
+            self._until = self._attention.now() + self._limit_s
+            self._look()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._scope.__aexit__(kind, error, traceback)
+
+    def _look(self) -> None:
+        left_s = self._until - self._attention.now()
+        if left_s > 0:
+            self._timer = self._loop.call_later(self._attention.pause_s(left_s), self._look)
+        else:
+            self._scope.reschedule(self._loop.time())
