@@ -64,6 +64,26 @@ class Attention:
             self._settled_at = now + LOOK_S
 
 
+class Limit:
+    """A time limit for what another is waited for, in seconds that the waiting one was there.
+
+    For loops that wait in steps: `while not select(limit.pause_s()): pass`.
+    """
+
+    __slots__ = ("_attention", "_until")
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._attention = Attention(clock)
+        self._until = self._attention.now() + limit_s
+
+    def pause_s(self) -> float:
+        """How long to wait before this is asked again; raises TimeoutError when it is over."""
+        left_s = self._until - self._attention.now()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        return self._attention.pause_s(left_s)
+
+
 class Patience:
     """`asyncio.timeout` for what another is waited for: it counts only the seconds in which this
     loop ran, and an answer that has arrived is found before it is called late.
@@ -71,7 +91,7 @@ class Patience:
     Raises TimeoutError when the limit is over; None is without end.
     """
 
-    __slots__ = ("_attention", "_limit_s", "_loop", "_scope", "_timer", "_until")
+    __slots__ = ("_limit", "_limit_s", "_loop", "_scope", "_timer")
 
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
@@ -82,8 +102,7 @@ class Patience:
         self._scope = asyncio.timeout(None)
         await self._scope.__aenter__()
         if self._limit_s is not None:
-            self._attention = Attention(self._loop.time)
-            self._until = self._attention.now() + self._limit_s
+            self._limit = Limit(self._limit_s, self._loop.time)
             self._look()
         return self
 
@@ -98,8 +117,7 @@ class Patience:
         await self._scope.__aexit__(kind, error, traceback)
 
     def _look(self) -> None:
-        left_s = self._until - self._attention.now()
-        if left_s > 0:
-            self._timer = self._loop.call_later(self._attention.pause_s(left_s), self._look)
-        else:
+        try:
+            self._timer = self._loop.call_later(self._limit.pause_s(), self._look)
+        except TimeoutError:
             self._scope.reschedule(self._loop.time())

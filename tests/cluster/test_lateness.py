@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from cluster.lateness import LATE_S, LOOK_S, Attention, Patience
+from cluster.lateness import LATE_S, LOOK_S, Attention, Limit, Patience
 from tests.virtual_loop import VirtualLoop, run
 
 
@@ -76,6 +76,21 @@ def test_one_that_is_starved_all_the_time_judges_at_last() -> None:
     for _ in range(20):
         after = owner.be_away(2 * LATE_S)
     assert after - before >= 10 * LATE_S
+
+
+def test_a_limit_counts_the_seconds_that_we_were_there() -> None:
+    clock = Clock()
+    limit = Limit(2.0, clock)
+    clock.now += 0.25
+    assert limit.pause_s() == LOOK_S
+    clock.now += 60.0
+    assert limit.pause_s() == LOOK_S, "what has arrived is handled first"
+    waited_s = 0.0
+    with pytest.raises(TimeoutError):
+        while True:
+            waited_s += (pause_s := limit.pause_s())
+            clock.now += pause_s
+    assert waited_s == pytest.approx(1.75)
 
 
 def _loop() -> VirtualLoop:
