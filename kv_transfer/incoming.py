@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 
 from cluster.errors import DigestMismatch, TransferFailed
+from cluster.lateness import Attention
 from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
 from kv_transfer.counters import Reason, TransferCounters
 from kv_transfer.layout import BlockTable, Spans
@@ -31,7 +32,14 @@ from kv_transfer.transport import Peer
 class Reservation:
     """One epoch. Use as `with`: leaving it without `verify` abandons it, and waits for nobody."""
 
-    def __init__(self, table: "ReservationTable", grant: Grant, peer: Peer, share: Share) -> None:
+    def __init__(
+        self,
+        table: "ReservationTable",
+        grant: Grant,
+        peer: Peer,
+        share: Share,
+        attention: Attention,
+    ) -> None:
         block_size = table.layout.block_size
         self.grant = grant
         self.share = share  # what of the granted tokens will be written
@@ -43,6 +51,7 @@ class Reservation:
         self.is_let_go = False
         self.has_lapsed = False
         self.transfer = Transfer(End.RECEIVER)
+        self.attention = attention  # its lease runs while we are there to hear the writer
         self.failure: str | None = None
         self._table = table
         self._lost = asyncio.Event()
@@ -187,8 +196,8 @@ class ReservationTable:
             transport=peer.transport,
             wire_dtype=share.wire_dtype,
         )
-        reservation = Reservation(self, grant, peer, share)
-        reservation.transfer.grant(lease_s, self._timers.now())
+        reservation = Reservation(self, grant, peer, share, Attention(self._timers.now))
+        reservation.transfer.grant(lease_s, reservation.attention.now())
         self._live[grant.epoch] = reservation
         peer.admit(grant.epoch, _allows(self.layout, reservation.blocks, share.heads))
         reservation.forget_peer = peer.life.on_end(lambda: self._peer_died(reservation))
@@ -196,7 +205,7 @@ class ReservationTable:
         return reservation
 
     def renew(self, reservation: Reservation) -> None:
-        reservation.transfer.renew(self._timers.now())
+        reservation.transfer.renew(reservation.attention.now())
 
     def writer_closed(self, epoch: int, reason: str) -> None:
         """The same as on the reservation, for a close that arrives after its scope."""
@@ -314,12 +323,12 @@ class ReservationTable:
         transfer = reservation.transfer
         if not transfer.may_write:
             return
-        left_s = transfer.deadline - self._timers.now()
+        left_s = transfer.deadline - reservation.attention.now()
         if left_s <= 0:
             self.lapse(reservation)
         else:
             reservation.lease_timer = self._timers.call_later(
-                left_s, lambda: self._watch_lease(reservation)
+                reservation.attention.pause_s(left_s), lambda: self._watch_lease(reservation)
             )
 
     def _release_if_over(self, reservation: Reservation) -> None:

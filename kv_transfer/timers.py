@@ -64,6 +64,16 @@ class ManualTimers:
         self._now = until
 
 
+    def stand_still(self, seconds: float) -> None:
+        """As after SIGSTOP: the clock went on, and what was due meanwhile happens late, now."""
+        self._now += seconds
+        due = []
+        while self._pending and self._pending[0][0] <= self._now:
+            due.append(heapq.heappop(self._pending)[2])
+        for handle in due:
+            handle.fire()
+
+
 class ManualHandle:
     __slots__ = ("_callback",)
 

@@ -283,6 +283,42 @@ async def test_a_writer_whose_receiver_fell_silent_stops_and_closes(pair: Pair) 
             await outgoing.landed()
 
 
+async def test_a_receiver_that_was_away_hears_what_has_arrived_before_it_says_lapsed(
+    shared: Pair,
+) -> None:
+    with await shared.reserve() as reservation:
+        shared.timers.advance(0.5)
+        shared.timers.stand_still(8.0)
+        assert reservation.state is State.GRANTED
+        reservation.renew()  # it lay in a socket
+        shared.timers.advance(1.9)
+        assert reservation.state is State.GRANTED
+
+
+async def test_a_writer_that_is_silent_when_its_receiver_is_back_lapses_after_what_was_left(
+    shared: Pair,
+) -> None:
+    with await shared.reserve() as reservation:
+        shared.timers.advance(0.5)
+        shared.timers.stand_still(8.0)
+        shared.timers.advance(1.4)
+        assert reservation.state is State.GRANTED
+        shared.timers.advance(0.4)
+        assert reservation.state is State.ABANDONED
+
+
+async def test_a_writer_that_was_away_itself_goes_by_the_true_clock(pair: Pair) -> None:
+    outgoing = pair.outgoing()
+    with await pair.reserve() as reservation:
+        await pair.grant(outgoing, reservation)
+        pair.timers.advance(0.5)
+        pair.timers.stand_still(2.0)
+        outgoing.computed_all(30)
+        with pytest.raises(TransferFailed, match="lapsed"):
+            await asyncio.wait_for(outgoing.landed(), 1)
+        assert not pair.pool.memory.any()
+
+
 class StoppedTimers(ManualTimers):
     """As after SIGSTOP: the clock went on, no timer has fired yet."""
 
