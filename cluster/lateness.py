@@ -76,12 +76,16 @@ class Limit:
         self._attention = Attention(clock)
         self._until = self._attention.now() + limit_s
 
-    def pause_s(self) -> float:
-        """How long to wait before this is asked again; raises TimeoutError when it is over."""
+    def left_s(self) -> float:
+        """Raises TimeoutError when none are left."""
         left_s = self._until - self._attention.now()
         if left_s <= 0:
             raise TimeoutError("timed out")
-        return self._attention.pause_s(left_s)
+        return left_s
+
+    def pause_s(self) -> float:
+        """How long to wait before this is asked again; raises TimeoutError when it is over."""
+        return self._attention.pause_s(self.left_s())
 
 
 class Patience:

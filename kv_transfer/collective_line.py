@@ -15,7 +15,6 @@ handshake as a TCP stream, on which headers and answers travel; a tensor is sent
 import hmac
 import socket
 import struct
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from enum import IntEnum
 import numpy as np
 
 from cluster.errors import TransferFailed
+from cluster.lateness import Limit
 from kv_transfer.conversion import Conversion
 from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_conversion
 from kv_transfer.layout import Spans
@@ -71,20 +71,17 @@ class Line:
         return self._shake_hands(lambda wire: welcome(wire, own, key), is_server=True)
 
     def send(self, *parts: bytes) -> None:
-        try:
-            self._stream.settimeout(self.stall_s)
-            self._stream.sendall(b"".join(parts))
-        except OSError as error:
-            raise _lost(error) from error
+        left, limit = memoryview(b"".join(parts)), Limit(self.stall_s)
+        while left:
+            left = left[self._step(limit, self._stream.send, left) :]
 
     def receive(self, num_bytes: int) -> bytes:
         """Exactly so many, in time."""
-        deadline = time.monotonic() + self.stall_s
+        limit = Limit(self.stall_s)
         received = bytearray(num_bytes)
         missing = memoryview(received)
         while missing:
-            # A timeout of zero would mean: without waiting.
-            missing = missing[self._receive_some(missing, max(deadline - time.monotonic(), 1e-3)) :]
+            missing = missing[self._receive_some(missing, limit) :]
         return bytes(received)
 
     def close(self) -> None:
@@ -141,19 +138,27 @@ class Line:
     def _shake_hands(self, say: Callable[[Wire], Steps[Hello]], *, is_server: bool) -> Hello:
         try:
             wire = open_wire(self._stream, None, is_server=is_server)
-            return finish(wire, say(wire), time.monotonic() + GREETING_S)
+            return finish(wire, say(wire), Limit(GREETING_S))
         except OSError as error:  # the other end may be gone already
             raise _lost(error) from error
 
-    def _receive_some(self, into: memoryview, timeout_s: float | None) -> int:
-        try:
-            self._stream.settimeout(timeout_s)
-            num_bytes = self._stream.recv_into(into)
-        except OSError as error:
-            raise _lost(error) from error
+    def _receive_some(self, into: memoryview, limit: Limit | None) -> int:
+        num_bytes = self._step(limit, self._stream.recv_into, into)
         if not num_bytes:
             raise TransferFailed("The other end closed the line.")
         return num_bytes
+
+    def _step(
+        self, limit: Limit | None, call: Callable[[memoryview], int], data: memoryview
+    ) -> int:
+        """Sends or receives some. Each pause is as long as the limit says, until it is over."""
+        try:
+            while True:
+                self._stream.settimeout(None if limit is None else limit.pause_s())
+                with suppress(TimeoutError):
+                    return call(data)
+        except OSError as error:
+            raise _lost(error) from error
 
 
 def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from cluster.errors import TransferFailed
+from cluster.lateness import Patience
 from kv_transfer.conversion import Conversion
 from kv_transfer.layout import Offsets, SpanPairs, Spans
 from kv_transfer.life import Life
@@ -116,7 +117,7 @@ class NixlTransport:
         # The end of one that cannot be seen from here is told by whoever keeps the members.
         watch = ProcessWatch(target.process, life) if target.process.is_here else None
         try:
-            async with asyncio.timeout(GREETING_S):
+            async with Patience(GREETING_S):
                 greeting = self._loop.submit(target.incarnation, self._greet(target))
                 is_one_sided = await asyncio.wrap_future(greeting)
         except BaseException as error:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cluster.errors import ConfigError, TransferFailed
+from cluster.lateness import Patience
 from cluster.types import Incarnation, WorkerAddress
 from kv_transfer.pair_stats import PairStats
 from kv_transfer.pool import Pool
@@ -160,7 +161,7 @@ class Pairs:
 
     async def _connect_in_time(self, worker: WorkerAddress, name: str) -> Peer:
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with Patience(CONNECT_S):
                 return await self._connect(worker, name)
         except TimeoutError:
             raise TransferFailed(f"it did not answer within {CONNECT_S:.0f} s.") from None

@@ -3,11 +3,11 @@
 import re
 import socket
 import ssl
-import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cluster.errors import TransferFailed
+from cluster.lateness import LOOK_S, Limit
 from cluster.types import Incarnation
 from kv_transfer.process_watch import ProcessAddress
 from kv_transfer.tcp_handshake import Hello, greet
@@ -66,19 +66,19 @@ class Dialler:
 
     def dial(self, target: TcpAddress) -> list[Wire]:
         """All streams to one peer. Blocks for CONNECT_S at most; raises TransferFailed."""
-        deadline = time.monotonic() + CONNECT_S
+        limit = Limit(CONNECT_S)
         wires: list[Wire] = []
         try:
             while len(wires) < self.num_streams:
-                wires.append(self._dial_one(target, deadline))
+                wires.append(self._dial_one(target, limit))
         except (OSError, TransferFailed) as error:
             for wire in wires:
                 wire.close()
             raise TransferFailed(f"{target.endpoint}: {_sentence(error)}") from error
         return wires
 
-    def _dial_one(self, target: TcpAddress, deadline: float) -> Wire:
-        left_s = max(0.001, deadline - time.monotonic())
+    def _dial_one(self, target: TcpAddress, limit: Limit) -> Wire:
+        left_s = max(LOOK_S, limit.left_s())
         stream = socket.create_connection((target.host, target.port), timeout=left_s)
         try:
             wire = open_wire(stream, self.tls, is_server=False)
@@ -87,7 +87,7 @@ class Dialler:
             raise
         try:
             own = Hello(incarnation=self.incarnation, num_bytes=self.num_bytes)
-            theirs = finish(wire, greet(wire, own, self.key), deadline)
+            theirs = finish(wire, greet(wire, own, self.key), limit)
             _check(theirs, target)
         except BaseException:
             wire.close()

@@ -21,6 +21,7 @@ from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 
 from cluster.errors import TransferFailed
+from cluster.lateness import Limit
 from kv_transfer.tcp_frame import decode_answer
 from kv_transfer.tcp_wire import Views, Wire
 from kv_transfer.tcp_write import TcpWrite
@@ -62,7 +63,8 @@ class Link:
         self._streams: list[_Stream] = []
         self._queue: deque[TcpWrite] = deque()
         self._in_flight: deque[TcpWrite] = deque()  # begun; the last may have frames to send
-        self._heard_at = 0.0  # when an answer came, or the first frame began to be owed one
+        # Since an answer came, or the first frame began to be owed one.
+        self._patience = Limit(STALL_S)
         self._idle_until = 0.0
         self._closed_by: TransferFailed | None = None
         self._lock = threading.Lock()  # of `_queue`'s end, `_closed_by` and the bell
@@ -123,15 +125,16 @@ class Link:
 
     def _wait(self) -> None:
         """For answers, for room, for writes; raises TransferFailed when none come for too long."""
-        left_s = None
-        if self._in_flight:
-            left_s = max(0.0, self._heard_at + STALL_S - time.monotonic())
-        ready = self._selector.select(left_s)
-        if left_s is not None and not ready:
-            raise TransferFailed(f"it took no frame for {STALL_S:.0f} s: frozen, or cut off")
-        for key, events in ready:
+        for key, events in self._selector.select(self._pause_s()):
             if events & EVENT_READ:
                 key.data()
+
+    def _pause_s(self) -> float | None:
+        try:
+            return self._patience.pause_s() if self._in_flight else None
+        except TimeoutError:
+            text = f"it took no frame for {STALL_S:.0f} s: frozen, or cut off"
+            raise TransferFailed(text) from None
 
     def _hear(self, stream: _Stream) -> None:
         answers = bytearray(ANSWERS_BYTES)
@@ -143,7 +146,7 @@ class Link:
                 stream.unanswered.popleft().answered(decode_answer(byte))
             if not stream.wire.has_more:
                 break
-        self._heard_at = time.monotonic()
+        self._patience = Limit(STALL_S)
         self._settle()
 
     def _settle(self) -> None:
@@ -190,7 +193,7 @@ class Link:
             if not write.begin(len(self._source), self._destination_bytes):
                 continue
             if not self._in_flight:
-                self._heard_at = time.monotonic()
+                self._patience = Limit(STALL_S)
             self._in_flight.append(write)
             if write.has_frames:
                 return write

@@ -13,6 +13,7 @@ from functools import partial
 from selectors import EVENT_READ
 
 from cluster.errors import TransferFailed
+from cluster.lateness import Attention
 from cluster.types import Incarnation
 from kv_transfer.admissions import Admissions
 from kv_transfer.tcp_handshake import Hello, welcome
@@ -35,10 +36,10 @@ class _Connection:
 
     steps: Steps[None]
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, deadline: float) -> None:
         self.wire = wire
         self.writer: Incarnation | None = None  # a stranger, until it is proven
-        self.deadline = time.monotonic() + GREETING_S
+        self.deadline = deadline  # for that, by the receiver's attention
 
 
 class Receiver:
@@ -62,6 +63,7 @@ class Receiver:
         self._tls = tls
         self._strangers: dict[_Connection, None] = {}  # oldest first
         self._streams: dict[Incarnation, list[_Connection]] = {}  # oldest first
+        self._attention = Attention()  # while there are strangers
         self._accepts_at = 0.0
         self.is_closed = False
         self._listening = listening
@@ -91,16 +93,19 @@ class Receiver:
         self._selector.close()
 
     def _timeout_s(self) -> float | None:
-        deadlines = [connection.deadline for connection in list(self._strangers)[:1]]
+        pauses = []
+        if self._strangers:
+            left_s = next(iter(self._strangers)).deadline - self._attention.now()
+            pauses.append(self._attention.pause_s(left_s))
         if self._accepts_at:
-            deadlines.append(self._accepts_at)
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+            pauses.append(self._accepts_at - time.monotonic())
+        return max(0.0, min(pauses)) if pauses else None
 
     def _expire(self) -> None:
-        now = time.monotonic()
+        now = self._attention.now()
         while self._strangers and (oldest := next(iter(self._strangers))).deadline <= now:
             self._drop(oldest)
-        if self._accepts_at and self._accepts_at <= now:
+        if self._accepts_at and self._accepts_at <= time.monotonic():
             self._accepts_at = 0.0
             self._selector.register(self._listening, EVENT_READ, self._accept)
 
@@ -119,7 +124,9 @@ class Receiver:
         except OSError:
             stream.close()
             return
-        connection = _Connection(wire)
+        if not self._strangers:
+            self._attention = Attention()
+        connection = _Connection(wire, self._attention.now() + GREETING_S)
         connection.steps = self._steps(connection)
         if len(self._strangers) == MAX_STRANGERS:
             self._drop(next(iter(self._strangers)))

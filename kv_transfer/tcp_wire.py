@@ -7,11 +7,11 @@ those of many connections side by side, whoever dials runs its own to the end.
 import selectors
 import socket
 import ssl
-import time
 from collections.abc import Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Protocol, TypeVar
 
+from cluster.lateness import Limit
 from kv_transfer.tcp_tls import Tls
 
 Result = TypeVar("Result")
@@ -185,8 +185,8 @@ def receive_exactly(wire: Wire, num_bytes: int) -> Steps[bytes]:
     return bytes(data)
 
 
-def finish(wire: Wire, steps: Steps[Result], deadline: float) -> Result:
-    """Runs steps to their end. Raises TimeoutError at the deadline (of the monotonic clock)."""
+def finish(wire: Wire, steps: Steps[Result], limit: Limit) -> Result:
+    """Runs steps to their end. Raises TimeoutError when the limit is over."""
     with selectors.DefaultSelector() as selector:
         key = selector.register(wire, EVENT_READ)
         while True:
@@ -197,8 +197,8 @@ def finish(wire: Wire, steps: Steps[Result], deadline: float) -> Result:
                 return result
             if event != key.events:
                 key = selector.modify(wire, event)
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError("timed out")
+            while not selector.select(limit.pause_s()):
+                pass
 
 
 def _closed() -> int:

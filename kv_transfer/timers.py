@@ -63,7 +63,6 @@ class ManualTimers:
             handle.fire()
         self._now = until
 
-
     def stand_still(self, seconds: float) -> None:
         """As after SIGSTOP: the clock went on, and what was due meanwhile happens late, now."""
         self._now += seconds

@@ -15,6 +15,7 @@ from cluster.errors import TransferFailed
 from kv_transfer import tcp_dial, tcp_link
 from kv_transfer.tcp_transport import TcpPeer
 from kv_transfer.transport import WriteRefused
+from tests.kv_transfer import tcp_process
 from tests.kv_transfer.tcp_rig import KEY, NUM_BYTES, End, landed, until, write
 
 WORKER = Path(__file__).with_name("tcp_process.py")
@@ -38,6 +39,16 @@ class Other:
         self.signal(signal.SIGSTOP)
         tasks = Path(f"/proc/{self.process.pid}/task")
         await until(lambda: all(state_of(task) == "T" for task in tasks.iterdir()))
+
+    async def tell(self, line: str, answer: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        await self.hear(answer)
+
+    async def hear(self, answer: bytes) -> None:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await self.process.stdout.readline() == answer + b"\n"
 
     def has(self, offset: int, byte: int) -> bool:
         return self._file.read_bytes()[offset] == byte
@@ -76,11 +87,7 @@ async def others(tmp_path: Path, us: End) -> AsyncIterator[list[Other]]:
 
 
 async def peer_of(us: End, other: Other) -> TcpPeer:
-    assert other.process.stdin is not None
-    assert other.process.stdout is not None
-    other.process.stdin.write(us.transport.address.encode() + b"\n")
-    async with asyncio.timeout(10):
-        assert await other.process.stdout.readline() == b"admitted\n"
+    await other.tell(us.transport.address, b"admitted")
     return await us.transport.connect(other.address)
 
 
@@ -132,3 +139,17 @@ async def test_a_frozen_peer_is_given_up_and_dialled_again_once_it_wakes(
     frozen.signal(signal.SIGCONT)
     await landed(write(peer, (0, NUM_BYTES - 9, 9)))
     assert frozen.has(NUM_BYTES - 1, 7)
+
+
+async def test_who_was_frozen_itself_calls_nobody_frozen(others: list[Other]) -> None:
+    """Both stand still, the writer for longer than it lets another be silent."""
+    writer, receiver = others
+    await receiver.tell(writer.address, b"admitted")
+    await writer.tell(receiver.address, b"admitted")  # and connected
+    await receiver.freeze()
+    await writer.tell(f"write {receiver.address}", b"writing")
+    await writer.freeze()
+    await asyncio.sleep(2 * tcp_process.STALL_S)
+    for other in (writer, receiver):
+        other.signal(signal.SIGCONT)
+    await writer.hear(b"landed")
