@@ -25,12 +25,12 @@ class Attention:
     Belongs to one thread.
     """
 
-    __slots__ = ("_clock", "_looked_at", "_settled_at", "_shown", "absent_s")
+    __slots__ = ("_clock", "_looked_at", "_shown", "absent_s", "settled_at")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._looked_at = self._shown = clock()
-        self._settled_at = -inf
+        self.settled_at = -inf  # by the clock: when what came in the last absence was handled
         self.absent_s = 0.0  # in all
 
     def now(self) -> float:
@@ -39,13 +39,13 @@ class Attention:
         self._looked_at = now
         if now - began > LATE_S:
             self._was_away(began, now)
-        if now >= self._settled_at:
+        if now >= self.settled_at:
             self._shown = now - self.absent_s
         return self._shown
 
     def pause_s(self, left_s: float) -> float:
         """When to look again, for whoever waits for so long yet."""
-        settling_s = self._settled_at - self._looked_at
+        settling_s = self.settled_at - self._looked_at
         return settling_s if settling_s > 0 else min(left_s, LOOK_S)
 
     async def keep(self) -> Never:
@@ -57,11 +57,11 @@ class Attention:
     def _was_away(self, began: float, now: float) -> None:
         """One that is starved all the time must judge at last: what follows at once on an
         absence is none, so that some of it counts."""
-        if began < self._settled_at:
+        if began < self.settled_at:
             self.absent_s += now - began - LATE_S
         else:
             self.absent_s += now - began
-            self._settled_at = now + LOOK_S
+            self.settled_at = now + LOOK_S
 
 
 class Limit:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from cluster.channel import Exchange
 from cluster.codec import prefill_start_to_pb, prompt_logprob_from_pb, sampled_from_pb
 from cluster.errors import PenstockError, TransferFailed, WorkerLost
+from cluster.lateness import Patience
 from cluster.timeline import Moment
 from cluster.transfer_codec import grant_to_pb, written_from_pb
 from cluster.types import SampledToken, WorkerAddress
@@ -41,7 +42,7 @@ class _Receiving:
     share: Share | None = None  # what moves from there into ours
     outbox: asyncio.Queue[pb.PrefillRequest] = field(default_factory=asyncio.Queue)
     reservation: Reservation | None = None
-    claimed: float | None = None  # loop time
+    claimed: float | None = None  # by our attention
     first_tokens: list[SampledToken] = field(default_factory=list)
 
 
@@ -59,6 +60,7 @@ class HandOvers:
     ) -> None:
         self._me = me
         self._scheduler = scheduler
+        self._attention = transfers.attention
         self._peers = transfers.peers
         self._table = transfers.table
         self._rests = transfers.rests
@@ -151,12 +153,12 @@ class HandOvers:
     async def _hear(self, call: Exchange, receiving: _Receiving) -> pb.PrefillResponse | None:
         """Who writes but says nothing for a lease has stopped, or its writes stand still."""
         try:
-            async with asyncio.timeout(self._lease_s):
+            async with Patience(self._lease_s):
                 message: pb.PrefillResponse | None = await call.receive()
         except TimeoutError:
             self._rests.begin(receiving.worker)
             if receiving.reservation is not None:
-                self._table.lapse(receiving.reservation)
+                receiving.reservation.lapse()
             raise TransferFailed(
                 f"{receiving.worker.worker_id} gave no sign of progress for {self._lease_s:g} s."
             ) from None
@@ -167,7 +169,7 @@ class HandOvers:
         if receiving.reservation is not None:
             receiving.reservation.renew()
         elif receiving.claimed is not None:
-            waited_s = asyncio.get_running_loop().time() - receiving.claimed
+            waited_s = self._attention.now() - receiving.claimed
             if waited_s > self._grant_s:
                 raise TransferFailed(f"No blocks were free for {waited_s:.1f} s.")
 
@@ -193,7 +195,7 @@ class HandOvers:
         """The prompt is being computed: asks for blocks, now and not before."""
         sequence, peer = receiving.sequence, receiving.peer
         assert peer is not None
-        receiving.claimed = asyncio.get_running_loop().time()
+        receiving.claimed = self._attention.now()
 
         def granted() -> None:
             receiving.answer.timeline.stamp(Moment.GRANTED)

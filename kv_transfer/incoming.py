@@ -78,6 +78,10 @@ class Reservation:
         """Any message of the writer's stream shows that it still works on this."""
         self._table.renew(self)
 
+    def lapse(self) -> None:
+        """Its writer gave no sign of life for a lease, whatever the lease's timer says."""
+        self._table.lapse(self)
+
     def writer_closed(self, reason: str) -> None:
         """The writer says that it gave up: nothing of this epoch will be written any more."""
         self._table.fail(self, Event.CLOSE, Reason.WRITER_CLOSED, f"the writer closed: {reason}")
@@ -237,8 +241,14 @@ class ReservationTable:
             for one in self._live.values()
         )
 
+    def stood_still(self, peer: Incarnation) -> None:
+        """This writer is given up for being silent or slow: what of it is abandoned by now is
+        held up."""
+        for one in self._live.values():
+            if one.peer.incarnation == peer and one.state is State.ABANDONED:
+                one.has_lapsed = True
+
     def lapse(self, reservation: Reservation) -> None:
-        """Its writer gave no sign of life, whatever the lease's timer says."""
         reservation.has_lapsed = True
         self.fail(reservation, Event.STOP, Reason.LAPSED, "its lease lapsed")
 

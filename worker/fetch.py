@@ -13,6 +13,7 @@ from collections.abc import Sequence as Sequences
 
 from cluster.codec import address_to_pb, hashes_to_bytes
 from cluster.errors import FingerprintMismatch, PenstockError
+from cluster.lateness import Patience
 from cluster.types import BlockId, GrainHash, WorkerAddress
 from engine.batcher import Batcher
 from engine.block_pool import BlockPool
@@ -79,7 +80,7 @@ class Fetches:
             return
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
         try:
-            async with asyncio.timeout(self._limit_s), lock:
+            async with Patience(self._limit_s), lock:
                 if self._num_cached(hashes) == have:
                     self._rests.check(source)
                     await self._fetch(sequence, source, hashes)
@@ -101,7 +102,7 @@ class Fetches:
         """At once, if nobody fetches it."""
         if (lock := self._locks.get(missing)) is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limit_s), lock:
+                async with Patience(self._limit_s), lock:
                     pass
 
     @property

@@ -1,12 +1,12 @@
 """A few blocks of nobody's content, fetched over the whole real path: grant, write, digest and
 verify. It warms a pair up, measures it, and shows that it works."""
 
-import asyncio
 import time
 from dataclasses import dataclass
 
 from cluster.codec import address_from_pb, address_to_pb
 from cluster.errors import DeadlineExceeded, Overloaded
+from cluster.lateness import Patience
 from cluster.rpc import Call
 from cluster.types import BlockId, Incarnation, WorkerAddress
 from kv_transfer.incoming import Reservation, ReservationTable
@@ -66,7 +66,7 @@ class Probes:
         Overloaded where no block is free for it, DeadlineExceeded when it takes too long.
         """
         try:
-            async with asyncio.timeout(limit_s):
+            async with Patience(limit_s):
                 result = await self._probe(source, num_tokens, by)
         except TimeoutError:
             raise DeadlineExceeded(f"a probe of '{source.worker_id}'") from None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from cluster.channel import Exchange
 from cluster.errors import TransferFailed, WorkerLost
+from cluster.lateness import Patience
 from cluster.transfer_codec import grant_to_pb, written_from_pb
 from cluster.types import Written
 from kv_transfer.incoming import Reservation
@@ -32,7 +33,11 @@ async def receive(
             return None
         with reservation:
             await call.send(pb.FetchRequest(grant=grant_to_pb(reservation.grant)))
-            written = await _written(call, reservation, lease_s)
+            try:
+                written = await _written(call, reservation, lease_s)
+            except TimeoutError:
+                reservation.lapse()
+                raise
             await reservation.verify(written)
     return written
 
@@ -59,7 +64,7 @@ async def _renew(call: Exchange, epoch: int, lease_s: float) -> None:
 
 
 async def _next(call: Exchange, lease_s: float) -> pb.FetchResponse:
-    async with asyncio.timeout(lease_s):
+    async with Patience(lease_s):
         message: pb.FetchResponse | None = await call.receive()
     if message is None:
         raise TransferFailed("The source ended a fetch half-way.")

@@ -16,6 +16,8 @@ class Rests:
         self._until: dict[Incarnation, float] = {}  # loop time
 
     def begin(self, worker: WorkerAddress) -> None:
+        """It took too long; blocks of ours that it may write yet prolong the rest till it moves."""
+        self._table.stood_still(worker.incarnation)
         now = asyncio.get_running_loop().time()
         self._until = {life: until for life, until in self._until.items() if until > now}
         self._until[worker.incarnation] = now + self._rest_s

@@ -11,6 +11,7 @@ import numpy as np
 from cluster.block_hash import HASH_BYTES
 from cluster.codec import address_from_pb, hashes_from_bytes
 from cluster.errors import Draining, InvalidRequest
+from cluster.lateness import Patience
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.transfer_codec import grant_from_pb, written_to_pb
@@ -113,7 +114,7 @@ class Source:
 
     async def _read(self, call: Call, transfer: OutgoingTransfer, receiver: WorkerAddress) -> None:
         try:
-            async with asyncio.timeout(self._lease_s):
+            async with Patience(self._lease_s):
                 message = await call.receive()
         except TimeoutError:
             message = None

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cluster.lateness import Attention
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Serve
 from cluster.types import BlockId, KvLayout, LoadReport
@@ -35,7 +36,9 @@ class Transfers:
         scheduler: Scheduler,
         open_calls: OpenCalls,
         tasks: asyncio.TaskGroup,
+        attention: Attention,
     ) -> None:
+        self.attention = attention
         me, pairs = parts.member.worker, parts.pairs
         checks_content = config.digest == "content"
         self.peers = Peers(me, parts.secrets.cluster_token, pairs, tasks)
@@ -48,7 +51,7 @@ class Transfers:
             check_content=checks_content,
             stats=pairs.stats,
         )
-        self.writes = Writes(me, self.peers, digest=checks_content)
+        self.writes = Writes(me, self.peers, attention, digest=checks_content)
         self.link_costs = LinkCosts()
         self.rests = Rests(self.table, rest_s=config.lease_s)
         self.fetches = Fetches(

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.diagnosis import Diagnosis
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
+from cluster.lateness import Attention
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.rpc import Deadlines, Serve, service_handlers
@@ -50,7 +51,8 @@ class Worker:
     ) -> None:
         self.config = config
         self.parts = parts
-        self.monitor = ProgressMonitor()
+        self.attention = Attention()
+        self.monitor = ProgressMonitor(clock=self.attention.now)
         self.log = EventLog(parts.member.worker.incarnation)
         self.pool = BlockPool(
             config.num_blocks,
@@ -97,7 +99,9 @@ class Worker:
     ) -> None:
         """Until `drain` is set and what is in progress has ended."""
         async with asyncio.TaskGroup() as tasks:
-            transfers = Transfers(self.config, self.parts, self._scheduler, self.open_calls, tasks)
+            transfers = Transfers(
+                self.config, self.parts, self._scheduler, self.open_calls, tasks, self.attention
+            )
             self._transfers, self._role = transfers, make_role(transfers)
             await serve(self._process(self._role, transfers), drain, ready)
             await transfers.close()
@@ -126,7 +130,7 @@ class Worker:
             heard=transfers.keeper.update,
             settled=transfers.keeper.settled.wait,
             feed=self.feed,
-            run=[self._loop.run()],
+            run=[self._loop.run(), self.attention.keep()],
             is_serving=self._is_serving,
             open_calls=self.open_calls,
             diagnosis=self._diagnosis(),

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from cluster.lateness import Attention
 from cluster.rpc import Call
 from cluster.types import Grant, WorkerAddress
 from kv_transfer.outgoing import OutgoingTransfer
@@ -22,9 +23,12 @@ class _Epoch(NamedTuple):
 class Writes:
     """Owns the outgoing transfers of one worker, whatever they are for."""
 
-    def __init__(self, me: WorkerAddress, peers: Peers, *, digest: bool) -> None:
+    def __init__(
+        self, me: WorkerAddress, peers: Peers, attention: Attention, *, digest: bool
+    ) -> None:
         self._me = me
         self._peers = peers
+        self._attention = attention
         self._digest = digest
         self._open: dict[OutgoingTransfer, _Epoch] = {}  # those that were granted
         self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
@@ -73,9 +77,10 @@ class Writes:
 
     def stand_still(self, transfer: OutgoingTransfer, limit_s: float) -> bool:
         """Whether it has writes in flight, and for this long nothing has landed at its receiver,
-        of this transfer or of another: those before it may be what it waits for."""
+        of this transfer or of another: those before it may be what it waits for. What our own
+        absence held up has as long again."""
         limit = time.monotonic() - limit_s
-        if transfer.writing_since > limit:
+        if max(transfer.writing_since, self._attention.settled_at) > limit:
             return False
         receiver = self._open[transfer].receiver
         return all(

@@ -63,3 +63,32 @@ async def test_what_did_not_arrive_whole_is_computed(
         cluster.disturb("decode-0", "decode-1", FaultPlan())
         source.transport.release()
         await asyncio.wait_for(cluster.idle(), 5.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lease_s", [0.3, 3.0], ids=["silent for a lease", "too long in all"])
+async def test_a_source_that_stands_still_is_asked_once_until_it_moves(
+    checkpoint: Path, tmp_path: Path, lease_s: float
+) -> None:
+    """However short its rests are."""
+    prompts = [prompt_of(number, 100) for number in range(5)]
+    settings = {"fetch_s": 0.5, "lease_s": lease_s, "num_blocks": 128}
+    async with cluster_of(checkpoint, tmp_path, "shared_memory", **settings) as cluster:
+        source, receiver = cluster.decode
+        for prompt in prompts:
+            await warm(source, prompt)
+        receiver.worker.worker._transfers.rests._rest_s = 0.0
+        cluster.disturb("decode-0", "decode-1", FaultPlan(shares={Fault.STALL: 1.0}))
+        for prompt in prompts:
+            assert ids(await decode(receiver, request(prompt, source=source))) == expected(
+                prompt, 8
+            )
+        assert counted(receiver, "fetch_failures") == 5
+        assert counted(source, "lent_tokens") == 96, "it was asked again"
+        cluster.disturb("decode-0", "decode-1", FaultPlan())
+        source.transport.release()
+        await asyncio.wait_for(cluster.idle(), 5.0)
+        another = prompt_of(5, 100)
+        await warm(source, another)
+        assert ids(await decode(receiver, request(another, source=source))) == expected(another, 8)
+        assert counted(receiver, "fetched_tokens") == 96
