@@ -1,10 +1,9 @@
 """The one door to Redis: a `Store` across machines. Its errors become `StoreUnavailable`.
 
 Every verb has one time limit, connecting included: losing Redis may slow what is slow already
-and never blocks a request.
+and never blocks a request. It is ours, for the library's own would count our absences.
 """
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from cluster.errors import ConfigError, StoreUnavailable
+from cluster.lateness import Patience
 
 T = TypeVar("T")
 
@@ -42,9 +42,9 @@ class RedisStore:
             pool = redis.BlockingConnectionPool.from_url(
                 url,
                 max_connections=_MAX_CONNECTIONS,
-                timeout=timeout_s,  # to wait for one of them
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
+                timeout=None,
+                socket_timeout=None,
+                socket_connect_timeout=None,
                 # Once more, at once: a kept connection may have died with the last server.
                 retry=Retry(NoBackoff(), 1),
             )
@@ -95,7 +95,7 @@ class RedisStore:
 
     async def _bounded(self, operation: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with Patience(self._timeout_s):
                 return await operation
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Never, Protocol
+from typing import Any, Never, Protocol
 
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from cluster.channel import Channel
 from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError, UnsupportedFeature
+from cluster.lateness import Patience
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.types import Incarnation, Member, WorkerId
 from cluster.worker_codec import member_from_pb, member_to_pb
@@ -51,18 +53,22 @@ class RpcRegistrar:
     async def register(self, member: Member, *, ttl_s: float) -> list[Member]:
         # Waiting for the connection rather than failing: a router that comes back is told in
         # the moment it does.
-        response = await self._channel.unary(
-            _CLUSTER,
-            "Register",
-            member_to_pb(member, ttl_s=ttl_s),
-            timeout_s=self._timeout_s,
-            wait_for_ready=True,
-        )
+        request = member_to_pb(member, ttl_s=ttl_s)
+        response = await self._ask("Register", request, wait_for_ready=True)
         return [member_from_pb(message) for message in response.members]
 
     async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None:
         request = worker_pb2.DeregisterRequest(worker_id=worker_id, incarnation=incarnation)
-        await self._channel.unary(_CLUSTER, "Deregister", request, timeout_s=self._timeout_s)
+        await self._ask("Deregister", request)
+
+    async def _ask(self, method: str, request: Message, *, wait_for_ready: bool = False) -> Any:
+        try:
+            async with Patience(self._timeout_s):
+                return await self._channel.unary(
+                    _CLUSTER, method, request, timeout_s=None, wait_for_ready=wait_for_ready
+                )
+        except TimeoutError:
+            raise DeadlineExceeded(method) from None
 
     async def follow(self, reconnected: Callable[[], None]) -> Never:
         # A health watch is a stream that lives as long as the connection does.

@@ -1,6 +1,7 @@
 """A worker stays registered through whatever happens to routers and stores."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -148,6 +149,18 @@ async def test_a_worker_may_start_before_its_router():
             await registrar.failure()
             async with Router(f"127.0.0.1:{port}").server:
                 await heartbeat.registered.wait()
+
+
+@pytest.mark.slow
+async def test_a_worker_that_was_away_hears_that_it_is_registered():
+    router = Router()
+    async with router.server, open_channel(router.server.address, TOKEN) as channel:
+        registrar = RpcRegistrar(channel, timeout_s=0.5)
+        await registrar.register(member(), ttl_s=3.0)
+        registering = asyncio.create_task(registrar.register(member(), ttl_s=3.0))
+        await asyncio.sleep(0)  # it is on its way
+        time.sleep(0.8)  # noqa: ASYNC251 - as SIGSTOP does
+        assert await registering == [member()]
 
 
 async def test_a_worker_that_does_not_fit_ends_before_it_serves():

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -148,6 +149,21 @@ async def test_a_redis_that_hangs_costs_no_more_than_the_time_limit():
         await patient.scan("")  # it answers again
         assert await store.get("before") == b"1"  # and no late answer is taken for this one
         await patient.close()
+        await store.close()
+
+
+@pytest.mark.slow
+async def test_who_was_away_finds_what_redis_has_answered():
+    async with redis_server() as server:
+        store = RedisStore(server.url, timeout_s=0.5)
+        await store.put("a", b"1")
+        for verb in VERBS:
+            os.kill(server.pid, signal.SIGSTOP)
+            asking = asyncio.ensure_future(verb(store))
+            await asyncio.sleep(0.05)  # it is asked
+            os.kill(server.pid, signal.SIGCONT)
+            time.sleep(0.8)  # noqa: ASYNC251 - as SIGSTOP does to us
+            await asking
         await store.close()
 
 

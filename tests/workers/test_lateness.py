@@ -13,11 +13,13 @@ import pytest
 
 from cluster.codec import address_from_pb
 from cluster.errors import DeadlineExceeded
+from cluster.lateness import Attention
 from kv_transfer.faulty_transport import FaultyTransport
 from tests.workers.local_cluster import LocalCluster, Running
 from tests.workers.test_answers import expected, greedy, prompt_of
 from tests.workers.test_endings import decode
 from tests.workers.test_fetch import PROMPT, address, counted, ids, request, warm
+from worker.writes import Writes
 
 pytestmark = pytest.mark.slow
 AWAY_S = 1.5
@@ -137,3 +139,24 @@ async def test_a_step_is_not_late_for_the_time_that_its_process_was_away(
         await cluster.until(lambda: not running.worker.worker.load().is_serving)
         running.gate.open()
         assert (await asking).token_ids == expected(prompt_of(1, 40), 5)
+
+
+class InFlight:
+    """A transfer with writes in flight since then."""
+
+    def __init__(self, writing_since: float) -> None:
+        self.writing_since = writing_since
+        self.landed_at = float("-inf")
+        self.receiver = "d0"
+
+
+def test_what_our_own_absence_held_up_does_not_stand_still() -> None:
+    absent_s = 0.0
+    attention = Attention(lambda: time.monotonic() + absent_s - 9.0)
+    writes: Any = Writes(Any, Any, attention, digest=True)  # type: ignore[arg-type]
+    transfer = InFlight(time.monotonic() - 9.5)
+    writes._open = {transfer: transfer}
+    assert writes.stand_still(transfer, 3.0)
+    absent_s = 9.0
+    attention.now()
+    assert not writes.stand_still(transfer, 3.0)
