@@ -5,7 +5,9 @@ import errno
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 import torch
 
 from cluster.errors import ConfigError, TransferFailed
+from cluster.lateness import Limit
 from cluster.types import Incarnation
+from kv_transfer import collective_line
 from kv_transfer.collective_line import Answer, Line, WriteHeader, rank_proof
 from kv_transfer.collective_receiver import MAX_STRANGERS
 from kv_transfer.collective_transport import CollectiveTransport
@@ -309,6 +313,28 @@ def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such device"):
         open_pool(config, "not-a-device")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_is_said_while_we_are_away_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is not said is missed once we are back, after the rest of the time."""
+    absent_s, is_back = 0.0, threading.Event()
+
+    def clock() -> float:
+        if absent_s:
+            is_back.set()
+        return time.monotonic() + absent_s
+
+    monkeypatch.setattr(collective_line, "Limit", lambda limit_s: Limit(limit_s, clock))
+    ours, theirs = socket.socketpair()
+    with closing(Line(ours, 1.0)) as line, theirs, ThreadPoolExecutor(1) as thread:
+        hearing = thread.submit(line.receive, 1)
+        absent_s = 60.0
+        assert is_back.wait(10)
+        theirs.sendall(b"x")
+        assert hearing.result(10) == b"x"
+        with pytest.raises(TransferFailed, match="says nothing"):
+            line.receive(1)
 
 
 @pytest.mark.parametrize("end", [Line.greet, Line.welcome])
