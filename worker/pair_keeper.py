@@ -76,7 +76,10 @@ class PairKeeper:
         for gone in self._keeping.keys() - lives:
             self._keeping.pop(gone).cancel()
             self._refused.pop(gone, None)
-            self._probes.last.pop(gone, None)
+        # A record may lapse while its pair lives: it was tried, and need not be again.
+        for gone in self._probes.last.keys() - lives:
+            if not self._peers.pairs.is_connected(gone):
+                del self._probes.last[gone]
         needed = [other for other in others if self._num_tokens and other.role is not me.role]
         is_first = self._untried is None
         if self._untried is None:
@@ -148,7 +151,8 @@ class PairKeeper:
             await peer.life.wait()
         finally:
             self.num_up -= 1
-            self._probes.last.pop(source.incarnation, None)
+            if peer.life.is_over:
+                self._probes.last.pop(source.incarnation, None)
 
     async def _ask(self, me: WorkerAddress, receiver: WorkerAddress) -> None:
         """It will find us by itself within a heartbeat: this is for who needs us before."""

@@ -133,3 +133,27 @@ async def test_a_router_that_knows_of_nobody_yet_costs_no_connection(
         peer.life.end()
         it.keeper.update(ME, [ME])  # neither a member nor connected
         assert it.peers.known_channel(prefill().worker.incarnation) is None
+
+
+async def test_a_store_whose_records_have_lapsed_costs_no_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that was stopped forgets all at once, and is told again at the next heartbeats."""
+    async with rig(monkeypatch) as it:
+
+        async def is_up(num: int) -> None:
+            async with asyncio.timeout(5):
+                while it.keeper.num_up != num:  # noqa: ASYNC110 - a few turns of the loop
+                    await asyncio.sleep(0)
+
+        it.keeper.update(ME, [ME, prefill()])
+        await is_up(1)
+        it.keeper.update(ME, [ME])
+        await is_up(0)
+        it.keeper.update(ME, [ME, prefill()])
+        await is_up(1)
+        assert it.probes.tried == ["shared_memory"]
+        (await it.peers.connect(prefill().worker)).life.end()
+        await is_up(0)
+        it.keeper.update(ME, [ME])
+        assert not it.probes.last, "what is over is forgotten"
