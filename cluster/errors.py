@@ -25,6 +25,7 @@ PenstockError
 │   ├── ConfigError
 │   ├── CheckpointError
 │   └── FingerprintMismatch
+├── SupervisionError           nothing would be started again any more
 └── InternalError              our bug: an id for the log, nothing else
 """
 
@@ -183,6 +184,10 @@ class CheckpointError(StartupError):
 
 class FingerprintMismatch(StartupError):
     reason = "FINGERPRINT_MISMATCH"
+
+
+class SupervisionError(PenstockError):
+    reason = "SUPERVISION"
 
 
 class InternalError(PenstockError):

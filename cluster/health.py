@@ -15,6 +15,8 @@ from cluster.errors import UnknownService
 
 HEALTH = "grpc.health.v1.Health"
 _Status = health_pb2.HealthCheckResponse
+# Serves while steps end, also in a worker that drains and therefore serves nothing else.
+PROGRESS = "penstock.progress"
 
 
 class HealthState:
@@ -41,7 +43,8 @@ class HealthState:
 
     def set_all(self, is_serving: bool) -> None:
         for service in self.services:
-            self.set(service, is_serving)
+            if service != PROGRESS:
+                self.set(service, is_serving)
 
     async def watch(self, service: str, send: Callable[[bool | None], Any]) -> Never:
         """Awaits `send` with the state now, and after each change, until cancelled."""
@@ -128,9 +131,15 @@ class ProgressMonitor:
 
 
 async def follow_progress(
-    state: HealthState, is_serving: Callable[[], bool], *, interval_s: float = 0.25
+    state: HealthState,
+    is_serving: Callable[[], bool],
+    *,
+    is_moving: Callable[[], bool] = lambda: True,
+    interval_s: float = 0.25,
 ) -> Never:
-    """Asks a process whether it serves, four times a second, and tells the watchers."""
+    """Asks a process whether it serves and whether its steps end, four times a second, and tells
+    the watchers."""
     while True:
         state.set_all(is_serving())
+        state.set(PROGRESS, is_moving())
         await asyncio.sleep(interval_s)

@@ -34,6 +34,7 @@ from cluster.errors import (
     StartupError,
     StoreUnavailable,
     StreamInterrupted,
+    SupervisionError,
     TransferFailed,
     Unauthenticated,
     UnknownModel,
@@ -80,6 +81,7 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     ConfigError: _Code.FAILED_PRECONDITION,
     CheckpointError: _Code.FAILED_PRECONDITION,
     FingerprintMismatch: _Code.FAILED_PRECONDITION,
+    SupervisionError: _Code.INTERNAL,
     InternalError: _Code.INTERNAL,
 }
 

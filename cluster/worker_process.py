@@ -57,6 +57,7 @@ class WorkerProcess:
     feed: WatchFeed
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
+    is_moving: Callable[[], bool]  # steps end, though it may be draining
     open_calls: OpenCalls
     diagnosis: Diagnosis
     check: Callable[[], None]
@@ -81,7 +82,7 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
                 group.create_task(each)
                 for each in (
                     *worker.run,
-                    follow_progress(health, worker.is_serving),
+                    follow_progress(health, worker.is_serving, is_moving=worker.is_moving),
                     _check_accounts(worker.check),
                 )
             ]

@@ -1,35 +1,51 @@
-"""Starts, supervises and drains the processes of a cluster on this machine.
-
-A dead process is started again, a frozen one is killed first (until then no one may reuse
-memory that it writes). Knows nothing of requests.
+"""Starts, supervises and drains the processes of a cluster on this machine: what is dead or
+frozen is started again, in order at the end. Knows nothing of requests.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Never, Self
 
-from cluster.errors import StartupError
+from cluster.errors import StartupError, SupervisionError
+from cluster.lateness import Patience
 from cluster.secrets import create_secrets
 from deploy.child import Child, tail
+from deploy.frozen import Fault, Limits
 from deploy.plan import ClusterPlan, Part, ProcessPlan
 from deploy.run_dir import RunDir
-from deploy.vitals import until_all_serve, until_frozen
+from deploy.supervisor import Backoff, Supervisor, start
+from deploy.vitals import until_all_serve
 from kv_transfer.pool import sweep as sweep_pools
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervision:
-    """Time limits of a local cluster, in seconds."""
+    """Time limits of a local cluster, in seconds that the supervisor itself ran."""
 
     ready_s: float = 120.0  # a process from spawn to ready, then all to the first request
-    frozen_s: float = 10.0
+    frozen_s: float = 10.0  # a router, whose streams die with it; a worker that is at work
+    stopped_s: float = 2.75  # a worker that is stopped, or neither answers nor does anything
+    wedged_s: float = 0.5  # a worker that says so itself, after two seconds or more
     stop_s: float = 5.0  # beyond the drain
-    first_backoff_s: float = 0.5  # doubles up to the last, and starts anew after a long life
+    first_backoff_s: float = 0.1  # doubles up to the last, and starts anew after a long life
     last_backoff_s: float = 30.0
+
+    def limits(self, part: Part) -> Limits:
+        """The patience with a process of this part."""
+        limits = dict.fromkeys(Fault, self.frozen_s) | {Fault.UNREADY: self.ready_s}
+        if part is not Part.ROUTER:
+            stopped_s = min(self.stopped_s, self.frozen_s)
+            limits |= {Fault.STOPPED: stopped_s, Fault.IDLE: stopped_s}
+            limits |= {Fault.WEDGED: min(self.wedged_s, self.frozen_s)}
+        return limits
 
 
 def _ignore(_: str) -> None:
@@ -50,13 +66,17 @@ class LocalCluster:
     ) -> None:
         self.plan = plan
         self._times = supervision or Supervision()
-        self._say = say
+        self._listener = say
         self._run_dir_parent = run_dir_parent
         self._pool_bytes = pool_bytes
         self._created: RunDir | None = None
         self.children: dict[str, Child] = {}
-        self.num_restarts = 0
-        self._supervisors: set[asyncio.Task[None]] = set()
+        self._supervisors: list[Supervisor] = []
+        self._tasks: list[asyncio.Task[Never]] = []
+
+    @property
+    def num_restarts(self) -> int:
+        return sum(supervisor.num_restarts for supervisor in self._supervisors)
 
     @property
     def _run_dir(self) -> RunDir:
@@ -78,15 +98,16 @@ class LocalCluster:
         return self.children["router"].address
 
     async def __aenter__(self) -> Self:
-        self._created = RunDir.create(num_bytes=self._pool_bytes, parent=self._run_dir_parent)
         try:
+            self._created = RunDir.create(num_bytes=self._pool_bytes, parent=self._run_dir_parent)
             await self._start_all()
-        except BaseException:
-            await self._end(is_clean=False)
+        except BaseException as error:
+            await self._end(grace_s=0.0, keeps_logs=True)
+            if isinstance(error, OSError):
+                raise StartupError(f"The cluster cannot be started: {error}.") from error
             raise
-        for name, child in self.children.items():
-            task = asyncio.create_task(self._supervise(child), name=f"supervise {name}")
-            self._supervisors.add(task)
+        self._supervisors = [self._supervisor(child) for child in self.children.values()]
+        self._tasks = [asyncio.create_task(each.run()) for each in self._supervisors]
         return self
 
     async def __aexit__(
@@ -95,12 +116,47 @@ class LocalCluster:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._end(is_clean=kind is None or not issubclass(kind, Exception))
+        broken = None if isinstance(error, SupervisionError) else self._broken()
+        is_failure = isinstance(error, Exception) and not isinstance(error, SupervisionError)
+        grace_s = 0.0 if is_failure else self.plan.drain_s + self._times.stop_s
+        await self._end(grace_s=grace_s, keeps_logs=isinstance(error, Exception) or bool(broken))
+        if broken is not None and error is None:
+            raise broken
+
+    async def supervise(self, *, until: Coroutine[Any, Any, object]) -> None:
+        """Waits for the end of `until`. Raises SupervisionError where nothing that dies would be
+        started again: leave the block then, which drains."""
+        waiting = asyncio.create_task(until)
+        try:
+            await asyncio.wait({waiting, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            if (broken := self._broken()) is not None:
+                raise broken
+        finally:
+            waiting.cancel()
 
     def kill(self) -> None:
         """Ends all processes at once; whatever waits for their drain returns."""
         for child in self.children.values():
-            child.kill()
+            with contextlib.suppress(OSError):  # the others must end, too
+                child.kill()
+
+    def _say(self, line: str) -> None:
+        try:
+            self._listener(line)
+        except Exception:  # whoever listens is not ours: nothing depends on being heard
+            logger.exception("nobody heard: %s", line)
+
+    def _broken(self) -> SupervisionError | None:
+        """A supervisor never ends by itself."""
+        for task in self._tasks:
+            if task.done():
+                cause = None if task.cancelled() else task.exception()
+                logger.critical("a supervisor ended", exc_info=cause)
+                return SupervisionError(
+                    f"The supervision of this cluster ended by itself ({cause!r}): nothing that"
+                    " dies would be started again, so its processes were stopped."
+                )
+        return None
 
     async def _start_all(self) -> None:
         token = create_secrets(self.secrets_file).cluster_token
@@ -111,12 +167,12 @@ class LocalCluster:
             await asyncio.gather(*starts)
         except BaseException:
             # The others must have ended, or be known, before anything is stopped.
-            for start in starts:
-                start.cancel()
+            for each in starts:
+                each.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
             raise
         try:
-            async with asyncio.timeout(self._times.ready_s):
+            async with Patience(self._times.ready_s):
                 names = [worker.name for worker in workers]
                 await until_all_serve(router.address, token, names)
         except TimeoutError:
@@ -127,68 +183,31 @@ class LocalCluster:
             ) from None
 
     async def _start(self, plan: ProcessPlan) -> Child:
-        child = await Child.start(
-            plan,
-            self._run_dir.config(plan.name),
-            self._run_dir.log(plan.name),
-            ready_timeout_s=self._times.ready_s,
-        )
+        run_dir, limits = self._run_dir, self._times.limits(plan.part)
+        child = await start(plan, run_dir.config(plan.name), run_dir.log(plan.name), limits)
         self.children[plan.name] = child
         self._say(f"{plan.name} is ready at {child.address} (pid {child.pid})")
         return child
 
-    async def _supervise(self, child: Child) -> None:
-        """Keeps one process alive until cancelled."""
-        backoff_s = self._times.first_backoff_s
-        while True:
-            born = time.monotonic()
-            self._say(f"{child.name} {await self._until_dead(child)}; starting it again")
-            sweep_pools(self.run_dir)
-            if time.monotonic() - born > self._times.last_backoff_s:
-                backoff_s = self._times.first_backoff_s
-            child, backoff_s = await self._restart(child, backoff_s)
-
-    async def _until_dead(self, child: Child) -> str:
-        """Waits for the end of a process, kills it if it is frozen; says what happened."""
-        frozen = asyncio.create_task(
-            until_frozen(child, frozen_after_s=self._times.frozen_s), name=f"watch {child.name}"
-        )
-        ended = asyncio.create_task(child.wait())
-        try:
-            await asyncio.wait({frozen, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                return f"ended with code {ended.result()}"
-            child.kill()
-            await ended
-            return f"did not serve for {self._times.frozen_s:g} s and was killed"
-        finally:
-            for task in (frozen, ended):
-                task.cancel()
-            await asyncio.gather(frozen, ended, return_exceptions=True)
-
-    async def _restart(self, dead: Child, backoff_s: float) -> tuple[Child, float]:
-        """The new process, and the backoff for the next time."""
-        plan = dead.plan
+    def _supervisor(self, child: Child) -> Supervisor:
+        plan = child.plan
         if plan.part is Part.ROUTER:
             # Workers and clients know the old port.
-            port = int(dead.address.rpartition(":")[2])
+            port = int(child.address.rpartition(":")[2])
             plan = self.plan.router_plan(self.secrets_file, port)
-        while True:
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, self._times.last_backoff_s)
-            try:
-                child = await self._start(plan)
-            except StartupError as error:
-                self._say(f"{error}\nTrying again in {backoff_s:g} s.")
-            else:
-                self.num_restarts += 1
-                return child, backoff_s
+        return Supervisor(
+            child,
+            start=partial(self._start, plan),
+            bury=partial(sweep_pools, self.run_dir),
+            limits=self._times.limits(plan.part),
+            backoff=Backoff(self._times.first_backoff_s, self._times.last_backoff_s),
+            say=self._say,
+        )
 
-    async def _end(self, *, is_clean: bool) -> None:
-        for supervisor in self._supervisors:
-            supervisor.cancel()
-        await asyncio.gather(*self._supervisors, return_exceptions=True)
-        grace_s = self.plan.drain_s + self._times.stop_s if is_clean else 0.0
+    async def _end(self, *, grace_s: float, keeps_logs: bool) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             # The router first: it takes nothing new, and its streams need the workers.
             routers = [child for child in self.children.values() if child.name == "router"]
@@ -197,11 +216,23 @@ class LocalCluster:
                 await self._stop(group, grace_s)
         finally:
             self.kill()
-            sweep_pools(self.run_dir)
-            self._run_dir.remove(keep_logs=not is_clean)
+            self._clear(keeps_logs=keeps_logs)
 
     async def _stop(self, children: list[Child], grace_s: float) -> None:
-        ends = await asyncio.gather(*(child.stop(grace_s=grace_s) for child in children))
-        for child, was_enough in zip(children, ends, strict=True):
-            if grace_s and not was_enough:
+        stops = (child.stop(grace_s=grace_s) for child in children)
+        for child, end in zip(
+            children, await asyncio.gather(*stops, return_exceptions=True), strict=True
+        ):
+            if isinstance(end, BaseException):
+                self._say(f"{child.name} could not be stopped: {end}")
+            elif grace_s and not end:
                 self._say(f"{child.name} did not end within {grace_s:g} s and was killed")
+
+    def _clear(self, *, keeps_logs: bool) -> None:
+        if self._created is None:
+            return
+        try:
+            sweep_pools(self.run_dir)
+            self._created.remove(keep_logs=keeps_logs)
+        except OSError as error:
+            self._say(f"{self.run_dir} is left behind: {error}")

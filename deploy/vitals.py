@@ -1,46 +1,82 @@
-"""Whether a process answers, and says that it serves: grpc.health.v1, asked once a second.
+"""Whether a process answers, and says that it is well: grpc.health.v1, one question at a time.
 
-A stopped process answers nothing, a wedged one answers NOT_SERVING; either is frozen when it
-lasts. A router without workers is NOT_SERVING and well, so only silence counts against it.
+A router without workers is NOT_SERVING and well, so is a worker that drains: only one whose steps
+do not end is wedged by its own word.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Collection
+from enum import StrEnum
+from typing import Never
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cluster.channel import Channel, open_channel
-from deploy.child import Child
+from cluster.channel import Channel, channel_options, open_channel
+from cluster.health import PROGRESS
 from deploy.plan import Part
 from penstock.v1 import worker_pb2
 
 logger = logging.getLogger(__name__)
 
-CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 SERVING = health_pb2.HealthCheckResponse.SERVING
+ANSWER_S = 10.0  # then the question is asked again, in case it was lost
 
 
-async def _is_well(stub: health_pb2_grpc.HealthStub, part: Part, timeout_s: float) -> bool:
-    try:
-        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
-    except grpc.aio.AioRpcError:
-        return False
-    return part is Part.ROUTER or answer.status == SERVING
+class Answer(StrEnum):
+    WELL = "well"
+    WEDGED = "wedged by its own word"
+    SILENT = "silent"
+    STARTING = "not asked yet"
 
 
-async def until_frozen(child: Child, *, frozen_after_s: float) -> None:
-    """Returns when a process was unwell for so long; cancelled when it ends first."""
-    interval_s = min(1.0, frozen_after_s / 4)
-    async with grpc.aio.insecure_channel(child.address, CHANNEL_OPTIONS) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        well_at = time.monotonic()
-        while time.monotonic() - well_at < frozen_after_s:
-            if await _is_well(stub, child.plan.part, interval_s):
-                well_at = time.monotonic()
-            await asyncio.sleep(interval_s)
+class Pulse:
+    """The last answer of a process. An answer may come late: it counts when it has come."""
+
+    def __init__(self, channel: grpc.aio.Channel, part: Part, interval_s: float) -> None:
+        self._stub = health_pb2_grpc.HealthStub(channel)
+        self._part = part
+        self._interval_s = interval_s
+        self._last = Answer.WELL
+        self._asked_at: float | None = None  # what is not answered yet
+
+    @property
+    def answer(self) -> Answer:
+        if self._asked_at is None or time.monotonic() - self._asked_at < self._interval_s:
+            return self._last
+        return Answer.SILENT
+
+    async def follow(self) -> Never:
+        """Asks until cancelled."""
+        while True:
+            self._asked_at = self._asked_at or time.monotonic()
+            try:
+                self._last = await self._ask()
+                self._asked_at = None
+            except grpc.aio.AioRpcError as error:
+                logger.debug("no answer: %s", error.details())
+            await asyncio.sleep(self._interval_s)
+
+    async def _ask(self) -> Answer:
+        if await self._serves("") or self._part is Part.ROUTER:
+            return Answer.WELL
+        return Answer.WELL if await self._serves(PROGRESS) else Answer.WEDGED
+
+    async def _serves(self, service: str) -> bool:
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = await self._stub.Check(request, timeout=ANSWER_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return bool(answer.status == SERVING)
+
+
+def health_channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, channel_options())
 
 
 async def until_all_serve(router: str, token: str, names: Collection[str]) -> None:
@@ -56,7 +92,7 @@ async def _serving(channel: Channel) -> set[str]:
         "penstock.v1.Cluster",
         "Status",
         worker_pb2.StatusRequest(),
-        timeout_s=5.0,
+        timeout_s=None,  # whoever calls has a limit for all of it
         wait_for_ready=True,
     )
     return {worker.member.worker.worker_id for worker in reply.workers if worker.serving}

@@ -1,9 +1,10 @@
 """A worker's KV memory: a private file that processes of the same machine can map.
 
-The owner holds the file's lock for life and unlinks it at the end; what a killed process
-leaves, `sweep` removes.
+The owner holds the file's lock for life and unlinks it at the end; what a killed process leaves,
+`sweep` removes: by its supervisor, or by whoever makes the next pool in the same directory.
 """
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -69,6 +70,7 @@ class FilePool:
         self.path = config.run_dir / (PREFIX + config.incarnation)
         if not FILE_NAME.fullmatch(self.path.name):
             raise ConfigError(f"'{config.incarnation}' cannot name a KV pool: use letters, digits.")
+        sweep(config.run_dir)  # a worker started by hand has no supervisor that would
         self._fd = _create_file(self.path, config.num_bytes)
         self._mapping = mmap.mmap(self._fd, config.num_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self.memory: Bytes = np.frombuffer(self._mapping, dtype=np.uint8)
@@ -94,19 +96,18 @@ class FilePool:
 
 
 def sweep(run_dir: Path) -> list[str]:
-    """Removes the pool files whose owners are dead; returns their names. For the supervisor."""
+    """Removes the pool files whose owners are dead; returns their names. What cannot be opened
+    or removed is left: it is somebody else's."""
     swept = []
     for path in sorted(run_dir.glob(PREFIX + "*")):
-        try:
+        with contextlib.suppress(OSError):
             fd = os.open(path, OPEN_EXISTING)
-        except OSError:
-            continue  # gone meanwhile, a link, or not ours
-        try:
-            if is_private_file(os.fstat(fd)) and not is_locked(fd):
-                path.unlink(missing_ok=True)
-                swept.append(path.name)
-        finally:
-            os.close(fd)
+            try:
+                if is_private_file(os.fstat(fd)) and not is_locked(fd):
+                    path.unlink(missing_ok=True)
+                    swept.append(path.name)
+            finally:
+                os.close(fd)
     return swept
 
 

@@ -15,9 +15,15 @@ while time.monotonic() < end:
 
 
 @contextmanager
-def burnt_cores(at_most_s: float) -> Iterator[None]:
+def burnt_cores(
+    at_most_s: float, *, num_per_core: int = 1, own_sessions: bool = False
+) -> Iterator[None]:
+    """In sessions of their own they leave others less: Linux shares processors among sessions."""
     command = (sys.executable, "-I", "-c", _BUSY, str(at_most_s))
-    busy = [subprocess.Popen(command) for _ in range(NUM_CORES)]
+    busy = [
+        subprocess.Popen(command, start_new_session=own_sessions)
+        for _ in range(num_per_core * NUM_CORES)
+    ]
     try:
         yield
     finally:

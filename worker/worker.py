@@ -130,6 +130,7 @@ class Worker:
             feed=self.feed,
             run=[self._loop.run(), self.attention.keep()],
             is_serving=self._is_serving,
+            is_moving=lambda: not self.monitor.is_stale(),
             open_calls=self.open_calls,
             diagnosis=self._diagnosis(),
             check=self.check,

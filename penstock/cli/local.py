@@ -1,9 +1,11 @@
 """Which cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that
 `penstock serve` noted on this machine, else the default address."""
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,14 +34,17 @@ class LocalNote:
         return True
 
 
-def _folder() -> Path:
-    """A directory of this user alone."""
+def _folders() -> Iterator[Path]:
+    """Directories of this user alone, the best first: any may be missing or unwritable, as after
+    `su` or in a container."""
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "penstock"
-    home = os.environ.get("HOME", "")
-    if home and os.access(home, os.W_OK):
-        return Path(home) / ".penstock"
-    return Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
+        yield Path(runtime) / "penstock"
+    if home := os.environ.get("HOME"):
+        yield Path(home) / ".penstock"
+    try:
+        yield Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
+    except OSError:
+        return
 
 
 def _is_private(path: Path) -> bool:
@@ -48,10 +53,21 @@ def _is_private(path: Path) -> bool:
 
 
 def leave_note(note: LocalNote) -> Path:
-    folder = _folder()
+    """Raises the first OSError where no place can be written."""
+    errors = []
+    for folder in _folders():
+        try:
+            return _write_note(folder, note)
+        except OSError as error:
+            errors.append(error)
+    raise errors[0] if errors else FileNotFoundError("there is no directory that can be written")
+
+
+def _write_note(folder: Path, note: LocalNote) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "current.json"
-    fresh = folder / f"current.{note.pid}"
+    if not _is_private(folder):
+        raise PermissionError(f"{folder} is another user's, or others may write into it")
+    path, fresh = folder / "current.json", folder / f"current.{note.pid}"
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -62,20 +78,26 @@ def leave_note(note: LocalNote) -> Path:
 
 def withdraw_note(note: LocalNote) -> None:
     """Takes the note back, unless a later cluster has left its own."""
-    if find_note() == note:
-        (_folder() / "current.json").unlink(missing_ok=True)
+    for folder in _folders():
+        path = folder / "current.json"
+        if _read_note(path) == note:
+            with contextlib.suppress(OSError):  # it names a dead process, and is not believed
+                path.unlink()
 
 
 def find_note() -> LocalNote | None:
     """The running cluster's, or None. Another user's note is not believed."""
-    path = _folder() / "current.json"
+    notes = (_read_note(folder / "current.json") for folder in _folders())
+    return next((note for note in notes if note and note.is_alive), None)
+
+
+def _read_note(path: Path) -> LocalNote | None:
     try:
         if not (_is_private(path.parent) and _is_private(path)):
             return None
-        note = LocalNote(**json.loads(path.read_text()))
+        return LocalNote(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return note if note.is_alive else None
 
 
 def find_address(flag: str | None) -> str:

@@ -1,6 +1,8 @@
 """Data goes to stdout, everything else to stderr; `--json` makes the data one JSON value."""
 
+import contextlib
 import json
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -11,12 +13,26 @@ from rich.table import Table
 
 from penstock.cli.exit_codes import ExitCode
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _ForPeople(Console):
+    """A command outlives whoever reads its stderr: rich would end it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+err = _ForPeople(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str, *, style: str = "dim") -> None:
-    """Progress, for people."""
-    err.print(text, style=style, markup=False)
+    """Progress, for people; lost where it cannot be written."""
+    with contextlib.suppress(OSError):
+        err.print(text, style=style, markup=False)
+
+
+def warn(text: str) -> None:
+    """Of what is only convenient, and fails: the command goes on without."""
+    say(f"warning: {text}", style="yellow")
 
 
 def progress() -> Progress:
@@ -33,7 +49,7 @@ def progress() -> Progress:
 
 
 def complain(text: str) -> None:
-    err.print(f"error: {text}", style="red", markup=False)
+    say(f"error: {text}", style="red")
 
 
 def fail(text: str, code: ExitCode) -> NoReturn:
@@ -42,13 +58,29 @@ def fail(text: str, code: ExitCode) -> NoReturn:
 
 
 def write(text: str) -> None:
-    """Data as it comes."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Data as it comes; nothing where the command was started without a stdout."""
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def announce(text: str) -> None:
+    """Data that the command goes on without: whoever asked for it may have gone."""
+    try:
+        write(text)
+    except OSError as error:
+        # Else what could not be written is tried again at the end, and fails it.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        warn(f"nobody reads this command's output: {error}.")
 
 
 def write_json(value: Any) -> None:
-    write(json.dumps(value, ensure_ascii=False) + "\n")
+    write(json_line(value))
+
+
+def json_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def write_table(columns: list[str], rows: list[list[str]]) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, ready_value
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.local import LocalNote, leave_note, withdraw_note
-from penstock.cli.output import say, write, write_json
+from penstock.cli.output import announce, json_line, say, warn
 from router.policy import Disaggregate
 
 
@@ -67,21 +69,31 @@ async def _serve(cluster: LocalCluster, json: bool) -> None:
     say("Starting.")
     try:
         async with cluster:
-            note = LocalNote(address=cluster.address, run_dir=str(cluster.run_dir), pid=os.getpid())
-            leave_note(note)
-            try:
-                stop.is_started = True
-                if json:
-                    write_json(ready_value(cluster))
-                else:
-                    write(ready_text(cluster))
-                await stop.wait()
-            finally:
-                withdraw_note(note)
+            stop.is_started = True
+            with _noted(cluster):
+                announce(json_line(ready_value(cluster)) if json else ready_text(cluster))
+                await cluster.supervise(until=stop.wait())
             say("Draining; Ctrl-C once more ends at once.")
     except asyncio.CancelledError:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     say("Stopped.")
+
+
+@contextmanager
+def _noted(cluster: LocalCluster) -> Iterator[None]:
+    """Other commands find the cluster by a note, where one can be left."""
+    note = LocalNote(address=cluster.address, run_dir=str(cluster.run_dir), pid=os.getpid())
+    try:
+        leave_note(note)
+    except OSError as error:
+        warn(
+            f"other commands do not find this cluster by themselves ({error}): give them"
+            f" --address {cluster.address} --secrets-file {cluster.secrets_file}."
+        )
+    try:
+        yield
+    finally:
+        withdraw_note(note)
 
 
 class Interrupts:

@@ -2,9 +2,11 @@
 line. What it should do wrong is in its configuration, under `fault`."""
 
 import asyncio
+import hashlib
 import json
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import grpc.aio
 import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cluster.health import PROGRESS
 from cluster.proof import Doorkeeper
 from cluster.secrets import load_secrets
 from penstock.v1 import worker_pb2, worker_pb2_grpc
@@ -54,8 +57,12 @@ async def main(config: dict[str, Any]) -> None:
     if fault != "mute":
         address = f"127.0.0.1:{port}"
         print(json.dumps({"ready": True, "role": "fake", "address": address}), flush=True)
-    if fault == "wedged":
+    if fault in ("wedged", "spins", "drains"):
         await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    if fault == "drains":
+        await servicer.set(PROGRESS, health_pb2.HealthCheckResponse.SERVING)
+    if fault == "spins":
+        threading.Thread(target=spin, daemon=True).start()
     drain = asyncio.Event()
     if fault != "deaf":
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.set)
@@ -64,6 +71,13 @@ async def main(config: dict[str, Any]) -> None:
     await drain.wait()
     note(Path(config["journal"]), config.get("worker_id", "router"))
     await server.stop(0)
+
+
+def spin() -> None:
+    """A step that never ends. It holds the interpreter little: health is answered."""
+    block = bytes(1 << 20)
+    while True:
+        hashlib.sha256(block)
 
 
 def note(journal: Path, name: str) -> None:

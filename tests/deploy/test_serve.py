@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +60,10 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, *flags: str) -> Iterator[Served]:
+def serving(home: Path, *flags: str, **environment: str) -> Iterator[Served]:
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0", "--json", *flags],
-        env={**os.environ, "HOME": str(home)},
+        env={**os.environ, "HOME": str(home), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -255,3 +256,85 @@ def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
     assert all(answer["accepted"]["prefill_worker"] == "prefill-0" for answer in answers)
     assert answers[2]["text"] == answers[0]["text"]
     assert all(answer["timeline"]["first_token_seconds"] > 0 for answer in answers)
+
+
+def test_a_cluster_serves_on_where_no_note_can_be_left_at_home(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = str(tmp_path / "file" / "run")
+    with serving(tmp_path, "--prefill", "0", XDG_RUNTIME_DIR=nowhere, HOME=nowhere) as cluster:
+        address, old = cluster.address, cluster.pids()["decode-0"]
+        os.kill(old, signal.SIGKILL)
+        assert until(lambda: cluster.pids()["decode-0"] != old)
+        with Client(address) as client:
+            assert client.generate(messages=QUESTION).result().text
+        cluster.process.send_signal(signal.SIGINT)
+        assert cluster.process.wait(60) == 0
+    assert not any("Traceback" in line for line in cluster.said)
+
+
+def test_a_cluster_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
+    """Rich, for one, ends a process whose stderr nobody reads."""
+    heard, spoken = os.pipe()
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", "--prefill", "0", "--json"],
+        env={**os.environ, "HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=spoken,
+        text=True,
+    )
+    os.close(spoken)
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        process.stdout.close()
+        os.close(heard)
+        before = children_of(process.pid)
+        worker = next(pid for pid in before if "decode" in Path(f"/proc/{pid}/cmdline").read_text())
+        os.kill(worker, signal.SIGKILL)
+        assert until(lambda: len(children_of(process.pid) - {worker}) == len(before))
+        assert process.poll() is None
+        assert Path(ready["run_dir"]).exists()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def children_of(pid: int) -> set[int]:
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return {int(child) for child in " ".join(texts).split() if is_alive(int(child))}
+
+
+def until(condition: Callable[[], bool], *, within_s: float = 60.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds
+
+
+@pytest.mark.prove
+def test_a_stopped_launcher_kills_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as cluster:
+        before = cluster.pids()
+        cluster.process.send_signal(signal.SIGSTOP)
+        time.sleep(12)  # how long it is stopped is what is tried
+        cluster.process.send_signal(signal.SIGCONT)
+        assert not until(lambda: cluster.pids() != before, within_s=5)
+        assert serving_now(cluster) == {"prefill-0", "decode-0"}
+
+
+@pytest.mark.prove
+def test_stopped_workers_are_back_in_five_seconds_and_a_router_after_ten(tmp_path: Path) -> None:
+    with serving(tmp_path) as cluster:
+        took = [seconds_to_replace(cluster, "decode-0") for _ in range(5)]
+        print("a stopped decode worker serves again after", [f"{each:.1f} s" for each in took])
+        assert statistics.median(took) < 5.0
+        assert seconds_to_replace(cluster, "router") > 10.0
+
+
+def seconds_to_replace(cluster: Served, name: str) -> float:
+    old, began = cluster.pids()[name], time.monotonic()
+    os.kill(old, signal.SIGSTOP)
+    assert until(lambda: cluster.pids()[name] != old)
+    return time.monotonic() - began

@@ -1,6 +1,7 @@
 """Pool files: who may map them, and what happens when their owner dies."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -92,6 +93,24 @@ async def test_a_killed_owner_is_seen_and_its_file_swept(
     assert os.listdir(tmp_path) == ["kv-us"]
     with pytest.raises(TransferFailed):
         await transport.connect(address)
+
+
+@pytest.mark.slow
+def test_a_successor_sweeps_what_a_killed_owner_left(
+    tmp_path: Path, owner: subprocess.Popen[str]
+) -> None:
+    address_of(owner)  # it has its pool
+    os.kill(owner.pid, signal.SIGSTOP)
+    with contextlib.closing(FilePool(config_of(tmp_path, "next"))):
+        assert sorted(os.listdir(tmp_path)) == ["kv-next", "kv-owner"]  # stopped is not dead
+    owner.kill()
+    owner.wait()
+    with contextlib.closing(FilePool(config_of(tmp_path, "last"))):
+        assert os.listdir(tmp_path) == ["kv-last"]
+
+
+def config_of(run_dir: Path, name: str) -> PoolConfig:
+    return PoolConfig(incarnation=Incarnation(name), num_bytes=8192, run_dir=run_dir)
 
 
 @pytest.mark.slow

@@ -359,6 +359,33 @@ def test_without_a_home_the_note_is_in_the_temporary_directory(
     assert find_note() == running
 
 
+def test_where_a_runtime_directory_cannot_be_written_the_note_is_at_home(
+    running: LocalNote, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(file / "run"))
+    assert leave_note(running).is_relative_to(home)
+    assert find_note() == running
+    withdraw_note(running)
+    assert find_note() is None
+
+
+def test_a_note_that_can_be_left_nowhere_is_an_oserror(
+    running: LocalNote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw_note(running)
+    file = tmp_path / "file"
+    file.touch()
+    for variable in ("XDG_RUNTIME_DIR", "HOME"):
+        monkeypatch.setenv(variable, str(file / "run"))
+    monkeypatch.setattr("tempfile.tempdir", str(file))
+    with pytest.raises(OSError, match="file"):
+        leave_note(running)
+    assert find_note() is None
+    withdraw_note(running)
+
+
 def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:
     code = (
         "import sys, penstock; penstock.Client; penstock.AsyncClient;"

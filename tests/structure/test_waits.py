@@ -16,7 +16,7 @@ BY_THE_CLOCK = {
     "worker/fences.py": "a pause between two questions",
     "worker/source.py": "a pause between two signs of life",
 }
-FOLDERS = {"cluster", "kv_transfer", "worker", "decode_worker", "prefill_worker"}
+FOLDERS = {"cluster", "kv_transfer", "worker", "decode_worker", "prefill_worker", "deploy"}
 BARE = {"timeout", "timeout_at", "wait_for"}
 
 
