@@ -32,7 +32,7 @@ class Supervision:
 
     ready_s: float = 120.0  # a process from spawn to ready, then all to the first request
     frozen_s: float = 10.0  # a router, whose streams die with it; a worker that is at work
-    stopped_s: float = 2.75  # a worker that is stopped, or neither answers nor does anything
+    stopped_s: float = 2.5  # a worker that is stopped, or neither answers nor does anything
     wedged_s: float = 0.5  # a worker that says so itself, after two seconds or more
     stop_s: float = 5.0  # beyond the drain
     first_backoff_s: float = 0.1  # doubles up to the last, and starts anew after a long life

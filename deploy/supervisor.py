@@ -15,6 +15,7 @@ from deploy.plan import ProcessPlan
 
 NUM_DEATHS = 3  # within CRASH_LOOP_S
 CRASH_LOOP_S = 60.0
+LONG_LIFE = 10  # times the backoff: what dies once more after that may come back at once
 
 
 class Backoff:
@@ -31,7 +32,7 @@ class Backoff:
 
     def lived(self, seconds: float) -> None:
         """Tells how long the process of the last try lived."""
-        if seconds > self._last_s:
+        if seconds > min(LONG_LIFE * self.next_s, self._last_s):
             self.next_s = self._first_s
 
 
