@@ -79,7 +79,7 @@ class Router:
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
         self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
-        self.store = SealedStore(_open_store(config.store, attention), secrets.cluster_token)
+        self.store = SealedStore(_open_store(config.store), secrets.cluster_token)
         membership = Membership(self.store)
         identity = text.identity
         self.fleet = Fleet(
@@ -194,6 +194,5 @@ def _default(config: RouterConfig) -> Offer:
     return Offer(text=text, document=config.document, source="default")
 
 
-def _open_store(url: str, attention: Attention) -> Store:
-    """In our own memory nothing lapses while we are away."""
-    return MemoryStore(clock=attention.now) if url == IN_MEMORY else RedisStore(url)
+def _open_store(url: str) -> Store:
+    return MemoryStore() if url == IN_MEMORY else RedisStore(url)

@@ -27,12 +27,17 @@ from tests.router.checkpoint import write_checkpoint
 from tests.workers.test_answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
-NO_KILLING = Supervision(frozen_s=60.0, first_backoff_s=0.1)
+NO_KILLING = Supervision(stopped_s=60.0, wedged_s=60.0, frozen_s=60.0, first_backoff_s=0.1)
 
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, num_decode: int = 1, num_prefill: int = 1, disaggregate: str = "always"
+    folder: Path,
+    *,
+    num_decode: int = 1,
+    num_prefill: int = 1,
+    disaggregate: str = "always",
+    return_s: float = 30.0,
 ) -> AsyncIterator[tuple[LocalCluster, AsyncClient]]:
     plan = ClusterPlan(
         checkpoint=write_checkpoint(folder),
@@ -40,7 +45,7 @@ async def running(
         num_prefill=num_prefill,
         num_blocks=128,
         drain_s=5.0,
-        router={"disaggregate": disaggregate},
+        router={"disaggregate": disaggregate, "return_s": return_s},
         worker={"engine": "echo", "lease_s": 1.0},
     )
     async with LocalCluster(plan, supervision=NO_KILLING) as cluster:
@@ -167,10 +172,11 @@ async def test_an_answer_goes_on_elsewhere_when_its_decode_worker_falls(
             go_on(cluster, busy)
 
 
-async def test_a_decode_worker_killed_half_way_is_told_with_the_number_of_tokens(
-    tmp_path: Path,
+@pytest.mark.parametrize("return_s", [0.0, 30.0], ids=["not waited for", "waited for"])
+async def test_a_decode_worker_killed_half_way_is_told_with_the_number_of_tokens_or_waited_for(
+    tmp_path: Path, return_s: float
 ) -> None:
-    async with running(tmp_path) as (cluster, client):
+    async with running(tmp_path, return_s=return_s) as (cluster, client):
         received: list[int] = []
         pid = cluster.children["decode-0"].pid
 
@@ -182,6 +188,10 @@ async def test_a_decode_worker_killed_half_way_is_told_with_the_number_of_tokens
                     if len(received) == 6:
                         os.kill(pid, signal.SIGKILL)
 
+        if return_s:
+            await read_and_kill()
+            assert received == expected(prompt_of(1, 40), 400)
+            return
         with pytest.raises(errors.StreamInterruptedError) as caught:
             await read_and_kill()
         assert caught.value.tokens_emitted >= len(received)

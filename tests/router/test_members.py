@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from cluster.registrar import StoreRegistrar
 from cluster.types import GrainHash, Member, Role, WorkerId
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
-from tests.cluster.cluster_samples import member
 from tests.redis_server import redis_server
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import TOKEN, Faults
@@ -183,18 +181,6 @@ async def test_a_worker_whose_record_lapsed_serves_while_it_reports(cluster: Clu
             assert (await cluster.generate(text="x")).is_complete
         worker.freeze()
         await cluster.until(lambda: cluster.router.pool.address(WorkerId("d0")) is None)
-
-
-@pytest.mark.slow
-async def test_no_record_lapses_while_the_router_is_away(cluster: Cluster) -> None:
-    """The next worker that registers is told of all that are there."""
-    membership = Membership(cluster.router.store)
-    await membership.join(member("d9"), ttl_s=1.0)
-    time.sleep(1.5)  # noqa: ASYNC251 - as SIGSTOP does
-    assert [one.worker.worker_id for one in await membership.members()] == ["d9"]
-    async with asyncio.timeout(10):
-        while await membership.members():  # noqa: ASYNC110 - by time alone
-            await asyncio.sleep(0.05)
 
 
 async def test_a_broken_watch_is_resumed_without_a_snapshot(cluster: Cluster) -> None:
