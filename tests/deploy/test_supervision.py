@@ -137,6 +137,7 @@ async def test_a_starved_worker_is_never_killed_whatever_it_says(tmp_path: Path)
             assert cluster.num_restarts == 0
 
 
+@pytest.mark.prove
 async def test_a_stopped_worker_is_replaced_beside_burnt_cores(tmp_path: Path) -> None:
     told = Told()
     with starving(60):
@@ -217,7 +218,9 @@ def launcher_process(folder: Path, frozen_s: float) -> Iterator[Supervising]:
                 process.stdout.close()
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "burnt"])
+@pytest.mark.parametrize(
+    "busy", [False, pytest.param(True, marks=pytest.mark.prove)], ids=["quiet", "burnt"]
+)
 def test_a_stopped_supervisor_kills_nothing_when_it_goes_on(tmp_path: Path, busy: bool) -> None:
     """As Ctrl-Z and `fg`: four times the patience it has with others."""
     with launcher_process(tmp_path, 1.0) as launcher:

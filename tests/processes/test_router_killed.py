@@ -100,7 +100,7 @@ async def interrupted(folder: Path, kind: str, blow: signal.Signals) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.prove)])
 async def test_only_streams_with_tokens_notice_that_the_router_was_killed(
     tmp_path: Path, kind: str
 ) -> None:
