@@ -61,13 +61,12 @@ def quiet_collector() -> Iterator[None]:
 async def test_of_a_burst_of_siblings_all_but_the_first_find_their_prefix_cached(
     checkpoint: Path, tmp_path: Path, num_prefill: int, *, is_interleaved: bool
 ) -> None:
-    """In the median of three bursts, where the first one does not show it: on a machine that is
-    late a worker may be idle by the time that a sibling is placed, and is then the better choice."""
+    """In the median of three bursts, where the first one does not show it: on a late machine a
+    worker may be idle by the time that a sibling is placed, and is then the better choice."""
     burst = prompts(is_interleaved=is_interleaved)
     shares = [await cached_share(burst, num_prefill, checkpoint, tmp_path)]
     if shares[0] < LEAST_SHARE:
-        for _ in range(2):
-            shares.append(await cached_share(burst, num_prefill, checkpoint, tmp_path))
+        shares += [await cached_share(burst, num_prefill, checkpoint, tmp_path) for _ in range(2)]
     assert median(shares) >= LEAST_SHARE
 
 
