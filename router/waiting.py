@@ -87,7 +87,7 @@ class WaitingRoom:
             async with Patience(max(0.0, waiting.until - self.clock())):
                 await waiting.called.wait()
         except TimeoutError:
-            if not self._serving(waiting):
+            if self._serving() <= waiting.tries.excluded:
                 waited_s = self.clock() - waiting.since
                 raise NoWorker(f"No decode worker came back within {waited_s:.1f} s.") from None
         finally:
@@ -102,13 +102,13 @@ class WaitingRoom:
         """Calls those for whom there is room; all, when nobody more is expected back."""
         if self.is_empty:
             return
-        now = self.clock()
+        now, serving = self.clock(), self._serving()
         is_anyone_missing = any(self.pool.absences.expected(Role.DECODE, now))
         room = self.pool.room(now) - self._num_called if is_anyone_missing else inf
         for waiting in self._waiting:
             if waiting.called.is_set():
                 continue
-            if not self._serving(waiting):
+            if serving <= waiting.tries.excluded:  # nobody that could take it
                 if not self.pool.expects(Role.DECODE, waiting.tries.excluded, now):
                     waiting.call(NoWorker("No decode worker is expected back."))
             elif room > 0:
@@ -122,7 +122,5 @@ class WaitingRoom:
             each.num_choices for each in self._waiting if each.called.is_set() and not each.failure
         )
 
-    def _serving(self, waiting: Waiting) -> set[WorkerId]:
-        """Decode workers that could take it now."""
-        serving = {load.worker for load in self.pool.snapshot(self.clock()).decode}
-        return serving - waiting.tries.excluded
+    def _serving(self) -> set[WorkerId]:
+        return {load.worker for load in self.pool.snapshot(self.clock()).decode}
