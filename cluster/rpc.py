@@ -45,6 +45,8 @@ from cluster.status import to_status
 logger = logging.getLogger(__name__)
 
 PUBLIC_MESSAGE_BYTES = 8 << 20
+_MAX_PENDING_CALLS = 1 << 15  # not taken yet; each holds a few kilobytes
+_MAX_PENDING_S = 3600  # deadlines are ours to keep
 # The server gives up this much before the client does, so that the status and its details
 # reach the client rather than its own timer.
 DEADLINE_MARGIN_S = 0.025
@@ -83,6 +85,11 @@ def server_options(
         # five minutes between pings without data).
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # Who is refused is told so, by us: gRPC drops calls by lot once a thousand wait to be
+        # taken, and each that has waited for 30 s.
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+        ("grpc.server_max_unrequested_time_in_server", _MAX_PENDING_S),
         # Two processes on one port would share its connections without a word.
         ("grpc.so_reuseport", 0),
     ]

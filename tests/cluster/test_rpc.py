@@ -431,3 +431,18 @@ async def test_callers_that_leave_at_any_moment_leave_no_handler_and_no_error_be
     kinds = {type(outcome): outcome for outcome in outcomes}
     assert kinds.keys() <= {type(None), DeadlineExceeded}, kinds
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.slow
+async def test_every_call_of_a_large_burst_gets_an_answer():
+    """By default gRPC drops calls by lot, without a word, once a thousand wait to be taken."""
+    request = inference_pb2.TokenizeRequest(text="four").SerializeToString()
+    async with (
+        Server(inference(Tokenize=tokenize)) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        call = channel.unary_unary(f"/{INFERENCE}/Tokenize")
+        ends = await asyncio.gather(
+            *(call(request, timeout=60) for _ in range(4_000)), return_exceptions=True
+        )
+    assert [end for end in ends if isinstance(end, BaseException)] == []
