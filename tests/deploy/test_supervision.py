@@ -147,6 +147,7 @@ async def test_a_stopped_worker_is_replaced_beside_burnt_cores(tmp_path: Path) -
             assert cluster.num_restarts == 1
 
 
+@pytest.mark.prove
 async def test_a_process_that_is_stopped_while_it_starts_is_given_up(tmp_path: Path) -> None:
     told = Told()
     async with supervised(tmp_path, told) as cluster:
@@ -387,6 +388,7 @@ async def test_a_supervisor_that_ends_ends_the_cluster_in_order(
     assert not pids & born()
 
 
+@pytest.mark.prove
 async def test_a_late_launcher_hears_a_process_that_was_ready_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

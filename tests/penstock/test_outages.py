@@ -135,7 +135,7 @@ class Session:
             self._loop.close()
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.prove), "async"])
 def session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Session]]:
     opened: list[Session] = []
 

@@ -112,7 +112,7 @@ async def test_whoever_is_stopped_no_stream_is_lost(tmp_path: Path) -> None:
             await stop(streams, parties[who], 2.0)
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.timeout(180)
 async def test_a_store_that_is_stopped_costs_no_stream(tmp_path: Path) -> None:
     async with two_routers(tmp_path) as (streams, parties):
