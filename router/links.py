@@ -28,10 +28,6 @@ class Link:
         self._is_lost = False
 
     @property
-    def num_calls(self) -> int:
-        return len(self._calls)
-
-    @property
     def num_messages(self) -> int:
         """That came on its calls so far."""
         return self._num_ended + sum(call.num_received for call in self._calls)
