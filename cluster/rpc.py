@@ -38,6 +38,7 @@ from cluster.errors import (
     UnsupportedFeature,
 )
 from cluster.health import HEALTH, HealthState, health_rpcs
+from cluster.intake import Intake
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper
 from cluster.status import to_status
@@ -90,6 +91,7 @@ def server_options(
         ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
         ("grpc.server_max_unrequested_time_in_server", _MAX_PENDING_S),
+        ("grpc.http2.bdp_probe", 0),
         # Two processes on one port would share its connections without a word.
         ("grpc.so_reuseport", 0),
     ]
@@ -155,11 +157,16 @@ class Call:
 
     async def receive(self) -> Any:
         """The client's next message; None when it has sent its last."""
+        data = await self.receive_bytes()
+        return None if data is None else _parsed(self._method.request_type, data)
+
+    async def receive_bytes(self) -> bytes | None:
+        """As `receive`, not parsed."""
         try:
-            data = await self._context.read()
+            data: Any = await self._context.read()
         except _CALLER_GONE as error:
             raise PeerError("The caller has ended the call.") from error
-        return None if data is EOF else _parsed(self._method.request_type, data)
+        return None if data is EOF else data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,9 +195,11 @@ def service_handlers(
     known = methods(service)
     if unknown := handlers.keys() - known.keys():
         raise ValueError(f"{service} has no {sorted(unknown)}; it has {sorted(known)}.")
-    open_calls = OpenCalls()
+    open_calls, intake = OpenCalls(), Intake()
     by_name = {
-        name: _method_handler(method, handlers.get(name), door, deadlines, check, open_calls)
+        name: _method_handler(
+            method, handlers.get(name), door, deadlines, intake, check, open_calls
+        )
         for name, method in known.items()
     }
     rpcs = grpc.method_handlers_generic_handler(service, by_name)
@@ -202,19 +211,17 @@ def _method_handler(
     serve: Serve | None,
     door: Doorkeeper | None,
     deadlines: Deadlines,
+    intake: Intake,
     check: Check,
     open_calls: OpenCalls,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     serve = serve or _unimplemented(method)
-    serve_bytes = serve if method.is_client_streaming else _parsing(method, serve, check)
-    answer = _answering(method, serve_bytes, door, deadlines, open_calls)
-    if method.is_client_streaming:
-        if method.is_server_streaming:
-            return grpc.stream_stream_rpc_method_handler(answer)
-        return grpc.stream_unary_rpc_method_handler(answer)
+    serve_call = serve if method.is_client_streaming else _parsing(method, serve, intake, check)
+    answer = _answering(method, serve_call, door, deadlines, open_calls)
+    # To gRPC every client streams, for then we say when a request's body comes in.
     if method.is_server_streaming:
-        return grpc.unary_stream_rpc_method_handler(answer)
-    return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.stream_stream_rpc_method_handler(answer)
+    return grpc.stream_unary_rpc_method_handler(answer)
 
 
 def _unimplemented(method: Method) -> Serve:
@@ -224,12 +231,15 @@ def _unimplemented(method: Method) -> Serve:
     return refuse
 
 
-def _parsing(method: Method, serve: Serve, check: Check) -> Serve:
-    async def serve_bytes(data: bytes, call: Call) -> Any:
+def _parsing(method: Method, serve: Serve, intake: Intake, check: Check) -> Serve:
+    async def serve_call(call: Call) -> Any:
+        data = await intake.take(call.peer, call.receive_bytes)
+        if data is None:
+            raise InvalidRequest("request", "The call ended before its request was sent.")
         check(method.request_type, data)
         return await serve(_parsed(method.request_type, data), call)
 
-    return serve_bytes
+    return serve_call
 
 
 def _answering(
@@ -241,10 +251,9 @@ def _answering(
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     """The outermost line of a call: whatever happens inside, it ends with a true status."""
 
-    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def answer(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         seconds = remaining_s(context, deadlines.default_s, deadlines.maximum_s)
         call = Call(context, method, None if seconds is None else time.monotonic() + seconds)
-        arguments = (call,) if method.is_client_streaming else (request, call)
         with open_calls:
             try:
                 if door is not None:
@@ -252,7 +261,7 @@ def _answering(
                 if open_calls.is_cut_off:
                     raise _cut_off(call)
                 async with asyncio.timeout(seconds):
-                    response = await serve(*arguments)
+                    response = await serve(call)
                 return None if method.is_server_streaming else _encoded(response)
             except asyncio.CancelledError as error:
                 failure = _cancelled(error, call, open_calls)

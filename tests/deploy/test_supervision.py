@@ -289,26 +289,28 @@ STEPS = {
         pytest.param(RuntimeError("a bug"), marks=pytest.mark.prove),
     ],
 )
-@pytest.mark.parametrize("step", STEPS)
 async def test_whatever_fails_in_a_restart_the_part_comes_back(
-    tmp_path: Path, step: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Step after step in one cluster: that it is supervised as before is what the next one asks."""
     told, others = Told(), born()
     async with supervised(tmp_path, told) as cluster:
-        owner, name = STEPS[step]
-        old = cluster.children["decode-0"]
-        if step == "sweep":
-            owner, name = cluster._supervisors[-1], "_bury"
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, failing(getattr(owner, name), error))
-            os.kill(old.pid, signal.SIGKILL)
-            await told.until("decode-0 is ready")
+        for step, (owner, name) in STEPS.items():
+            if step == "sweep":
+                owner, name = cluster._supervisors[-1], "_bury"
+            old, told.lines[:] = cluster.children["decode-0"], ()
+            with monkeypatch.context() as patch:
+                step_fails = failing(getattr(owner, name), error)
+                patch.setattr(owner, name, step_fails)
+                os.kill(old.pid, signal.SIGKILL)
+                await told.until("decode-0 is ready")
             fresh = cluster.children["decode-0"]
-        assert fresh.is_running
-        assert fresh.pid != old.pid
-        assert born() - others == {child.pid for child in cluster.children.values()}
-        fresh.kill()  # and it is supervised as before
+            assert step_fails.num_calls > 2, step
+            assert fresh.is_running, step
+            assert fresh.pid != old.pid, step
+            assert born() - others == {child.pid for child in cluster.children.values()}, step
         told.lines.clear()
+        fresh.kill()
         await told.until("decode-0 is ready")
 
 

@@ -1,0 +1,151 @@
+"""The same load on this checkout and on an earlier commit of it, in turns:
+`python -m bench.before COMMIT`.
+
+Each side is a cluster of its own on this machine, 2 + 2 workers with the shipped model; both are
+up throughout. Prints seconds and processor time of all its processes a token, as medians of the
+rounds, and their ratios.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from bench.load import NO_RETRIES, Load, make_prompts
+from penstock import AsyncClient
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVE = "-m penstock serve --prefill 2 --decode 2 --port 0 --json"
+# What is asked, by the numbers of answers that its requests want, in turn.
+MIXES = {"one answer each": (1,), "n = 1, 4, 8 in turn": (1, 4, 8)}
+
+
+@dataclass(slots=True)
+class Side:
+    address: str
+    process: psutil.Process
+    seconds: list[float] = field(default_factory=list)  # a token, by round
+    processor_s: list[float] = field(default_factory=list)
+
+    def spent_s(self) -> float:
+        """Processor time of all processes of the cluster so far."""
+        everyone = [self.process, *self.process.children(recursive=True)]
+        times = [each.cpu_times() for each in everyone]
+        return sum(each.user + each.system for each in times)
+
+
+@contextlib.contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="penstock-before-") as folder:
+        path = Path(folder) / "checkout"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--detach", str(path), commit], check=True)
+        try:
+            yield path
+        finally:
+            subprocess.run([*git, "remove", "--force", str(path)], check=True)
+
+
+@contextlib.asynccontextmanager
+async def serving(checkout: Path) -> AsyncIterator[Side]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *SERVE.split()),
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        banner = json.loads(await process.stdout.readline())
+        yield Side(banner["address"], psutil.Process(process.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def measure(side: Side, numbers: tuple[int, ...], load: Load) -> None:
+    spent_s, started = side.spent_s(), time.perf_counter()
+    num_tokens = 0
+    ahead = iter(enumerate(make_prompts(load)))
+    async with AsyncClient(side.address, retries=NO_RETRIES) as client:
+
+        async def user() -> None:
+            nonlocal num_tokens
+            for number, prompt in ahead:
+                answer = await client.generate(
+                    token_ids=prompt,
+                    n=numbers[number % len(numbers)],
+                    max_tokens=load.output_tokens,
+                    ignore_eos=True,
+                    timeout=load.timeout_s,
+                ).result()
+                num_tokens += answer.usage.completion_tokens
+
+        async with asyncio.TaskGroup() as users:
+            for _ in range(load.concurrency):
+                users.create_task(user())
+    side.seconds.append((time.perf_counter() - started) / num_tokens)
+    side.processor_s.append((side.spent_s() - spent_s) / num_tokens)
+
+
+async def compare(commit: str, load: Load, num_rounds: int) -> Table:
+    table = Table(
+        "load", "ms a token, here", "before", "ratio", "processor ms, here", "before", "ratio"
+    )
+    with checked_out(commit) as earlier:
+        for name, numbers in MIXES.items():
+            async with serving(ROOT) as here, serving(earlier) as before:
+                for number in range(num_rounds + 1):  # the first one warms up
+                    _say(f"{name}: round {number} of {num_rounds}")
+                    for side in (here, before) if number % 2 else (before, here):
+                        await measure(side, numbers, load)
+                table.add_row(
+                    name,
+                    *_cells(here.seconds, before.seconds),
+                    *_cells(here.processor_s, before.processor_s),
+                )
+    return table
+
+
+def _cells(here: list[float], before: list[float]) -> list[str]:
+    ours, theirs = statistics.median(here[1:]), statistics.median(before[1:])
+    ratio = statistics.median(a / b for a, b in zip(here[1:], before[1:], strict=True))
+    return [f"{1e3 * ours:.3f}", f"{1e3 * theirs:.3f}", f"{ratio:.2f}"]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.before", description=__doc__)
+    parser.add_argument("commit", help="what to compare with")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=120)
+    parser.add_argument("--concurrency", type=int, default=48)
+    flags = parser.parse_args()
+    load = Load(
+        num_requests=flags.requests,
+        concurrency=flags.concurrency,
+        prompt_tokens=64,
+        output_tokens=64,
+    )
+    Console().print(asyncio.run(compare(flags.commit, load, flags.rounds)))
+
+
+if __name__ == "__main__":
+    main()
