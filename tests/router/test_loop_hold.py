@@ -66,7 +66,10 @@ async def ended(call: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize(
+    "kind",
+    ["ids", *(pytest.param(kind, marks=pytest.mark.prove) for kind in REQUESTS if kind != "ids")],
+)
 async def test_a_large_request_holds_the_loop_for_a_few_milliseconds_at_a_time(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

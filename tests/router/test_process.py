@@ -69,6 +69,7 @@ def test_the_router_loads_no_torch() -> None:
     assert done.stdout.decode().strip() == "[]"
 
 
+@pytest.mark.prove
 async def test_a_router_with_a_full_index_stays_small(checkpoint: Path, tmp_path: Path) -> None:
     """A snapshot beyond the index's budget, then a thousand requests."""
     async with router_process(write_config(tmp_path, checkpoint)) as router:

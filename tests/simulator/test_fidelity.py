@@ -38,6 +38,7 @@ def teach(cost: StepCost) -> None:
         cost.observe([], [num] * 4, DECODE.seconds(4 * num, 4))
 
 
+@pytest.mark.prove
 @pytest.mark.slow
 async def test_bursts_take_as_long_in_the_simulator_as_in_a_cluster(tmp_path: Path) -> None:
     """From a worker's receipt of a request to its first token: waiting for others, computing,

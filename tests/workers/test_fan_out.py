@@ -56,8 +56,15 @@ def quiet_collector() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quiet_collector")
-@pytest.mark.parametrize("num_prefill", [2, 0], ids=["handed_over", "local"])
-@pytest.mark.parametrize("is_interleaved", [False, True], ids=["in_turn", "interleaved"])
+@pytest.mark.parametrize(
+    ("num_prefill", "is_interleaved"),
+    [
+        pytest.param(2, True, id="handed_over"),
+        pytest.param(0, True, id="local", marks=pytest.mark.prove),
+        pytest.param(2, False, id="in_turn, handed_over", marks=pytest.mark.prove),
+        pytest.param(0, False, id="in_turn, local", marks=pytest.mark.prove),
+    ],
+)
 async def test_of_a_burst_of_siblings_all_but_the_first_find_their_prefix_cached(
     checkpoint: Path, tmp_path: Path, num_prefill: int, *, is_interleaved: bool
 ) -> None:
