@@ -9,7 +9,6 @@ rounds, and their ratios.
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -28,20 +27,41 @@ from bench.load import NO_RETRIES, Load, make_prompts
 from penstock import AsyncClient
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVE = "-m penstock serve --prefill 2 --decode 2 --port 0 --json"
+# Run by both sides, each with its own code.
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+from deploy.launcher import LocalCluster
+from deploy.plan import ClusterPlan
+
+async def serve():
+    checkpoint = Path("models/penstock-tiny")
+    plan = ClusterPlan(checkpoint=checkpoint, num_prefill=2, num_decode=2, num_blocks=2048)
+    async with LocalCluster(plan) as cluster:
+        print(cluster.address, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(serve())
+"""
 # What is asked, by the numbers of answers that its requests want, in turn.
 MIXES = {"one answer each": (1,), "n = 1, 4, 8 in turn": (1, 4, 8)}
 
 
 @dataclass(slots=True)
 class Side:
-    address: str
-    process: psutil.Process
-    seconds: list[float] = field(default_factory=list)  # a token, by round
+    """What a token took, round by round."""
+
+    seconds: list[float] = field(default_factory=list)
     processor_s: list[float] = field(default_factory=list)
 
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    address: str
+    process: psutil.Process
+
     def spent_s(self) -> float:
-        """Processor time of all processes of the cluster so far."""
+        """Processor time of all its processes so far."""
         everyone = [self.process, *self.process.children(recursive=True)]
         times = [each.cpu_times() for each in everyone]
         return sum(each.user + each.system for each in times)
@@ -60,28 +80,29 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def serving(checkout: Path) -> AsyncIterator[Side]:
+async def serving(checkout: Path) -> AsyncIterator[Cluster]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *SERVE.split()),
+        *(sys.executable, "-c", SERVE),
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(checkout)},
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
         assert process.stdout is not None
-        banner = json.loads(await process.stdout.readline())
-        yield Side(banner["address"], psutil.Process(process.pid))
+        address = (await process.stdout.readline()).decode().strip()
+        yield Cluster(address, psutil.Process(process.pid))
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
         await process.wait()
 
 
-async def measure(side: Side, numbers: tuple[int, ...], load: Load) -> None:
-    spent_s, started = side.spent_s(), time.perf_counter()
+async def measure(cluster: Cluster, side: Side, numbers: tuple[int, ...], load: Load) -> None:
+    spent_s, started = cluster.spent_s(), time.perf_counter()
     num_tokens = 0
     ahead = iter(enumerate(make_prompts(load)))
-    async with AsyncClient(side.address, retries=NO_RETRIES) as client:
+    async with AsyncClient(cluster.address, retries=NO_RETRIES) as client:
 
         async def user() -> None:
             nonlocal num_tokens
@@ -99,32 +120,34 @@ async def measure(side: Side, numbers: tuple[int, ...], load: Load) -> None:
             for _ in range(load.concurrency):
                 users.create_task(user())
     side.seconds.append((time.perf_counter() - started) / num_tokens)
-    side.processor_s.append((side.spent_s() - spent_s) / num_tokens)
+    side.processor_s.append((cluster.spent_s() - spent_s) / num_tokens)
 
 
 async def compare(commit: str, load: Load, num_rounds: int) -> Table:
-    table = Table(
-        "load", "ms a token, here", "before", "ratio", "processor ms, here", "before", "ratio"
-    )
+    """In each round both clusters are new: how one comes to share its work out is luck."""
+    table = Table("load", "ms a token", "before", "ratio", "processor ms", "before", "ratio")
     with checked_out(commit) as earlier:
         for name, numbers in MIXES.items():
-            async with serving(ROOT) as here, serving(earlier) as before:
-                for number in range(num_rounds + 1):  # the first one warms up
-                    _say(f"{name}: round {number} of {num_rounds}")
-                    for side in (here, before) if number % 2 else (before, here):
-                        await measure(side, numbers, load)
-                table.add_row(
-                    name,
-                    *_cells(here.seconds, before.seconds),
-                    *_cells(here.processor_s, before.processor_s),
-                )
+            ours, theirs = Side(), Side()
+            for number in range(num_rounds):
+                _say(f"{name}: round {number + 1} of {num_rounds}")
+                async with serving(ROOT) as here, serving(earlier) as before:
+                    for cluster in (here, before):
+                        await measure(cluster, Side(), numbers, load)  # warms it up
+                    turns = [(here, ours), (before, theirs)]
+                    for cluster, side in turns if number % 2 else turns[::-1]:
+                        await measure(cluster, side, numbers, load)
+            table.add_row(
+                name,
+                *_cells(ours.seconds, theirs.seconds),
+                *_cells(ours.processor_s, theirs.processor_s),
+            )
     return table
 
 
 def _cells(here: list[float], before: list[float]) -> list[str]:
-    ours, theirs = statistics.median(here[1:]), statistics.median(before[1:])
-    ratio = statistics.median(a / b for a, b in zip(here[1:], before[1:], strict=True))
-    return [f"{1e3 * ours:.3f}", f"{1e3 * theirs:.3f}", f"{ratio:.2f}"]
+    ours, theirs = statistics.median(here), statistics.median(before)
+    return [f"{1e3 * ours:.3f}", f"{1e3 * theirs:.3f}", f"{ours / theirs:.2f}"]
 
 
 def _say(text: str) -> None:
@@ -135,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.before", description=__doc__)
     parser.add_argument("commit", help="what to compare with")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=120)
+    parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--concurrency", type=int, default=48)
     flags = parser.parse_args()
     load = Load(

@@ -22,7 +22,7 @@ class WorkerConfig:
     block_size: int = 16
     kv_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the KV pool
     hash_grain: int = 16
-    max_sequences: int = 16
+    max_sequences: int = 64
     max_waiting: int = 1024
     max_batch_tokens: int = 512
     chunk_s: float = 0.25  # predicted seconds of prompt work in one step
