@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Never, Self
 
+from cluster.addresses import Endpoint
 from cluster.errors import StartupError, SupervisionError
 from cluster.lateness import Patience
 from cluster.secrets import create_secrets
@@ -94,7 +95,12 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """Where clients connect."""
+        """Where clients of this machine connect."""
+        return str(Endpoint.parse(self.listens).to_dial)
+
+    @property
+    def listens(self) -> str:
+        """Where the router was told to: on all addresses, perhaps."""
         return self.children["router"].address
 
     async def __aenter__(self) -> Self:
@@ -160,8 +166,8 @@ class LocalCluster:
 
     async def _start_all(self) -> None:
         token = create_secrets(self.secrets_file).cluster_token
-        router = await self._start(self.plan.router_plan(self.secrets_file, self.plan.port))
-        workers = self.plan.worker_plans(self.secrets_file, self.run_dir, router.address)
+        await self._start(self.plan.router_plan(self.secrets_file, self.plan.port))
+        workers = self.plan.worker_plans(self.secrets_file, self.run_dir, self.address)
         starts = [asyncio.create_task(self._start(worker)) for worker in workers]
         try:
             await asyncio.gather(*starts)
@@ -174,7 +180,7 @@ class LocalCluster:
         try:
             async with Patience(self._times.ready_s):
                 names = [worker.name for worker in workers]
-                await until_all_serve(router.address, token, names)
+                await until_all_serve(self.address, token, names)
         except TimeoutError:
             raise StartupError(
                 f"All processes are ready, but the router does not use all workers after"
@@ -193,7 +199,7 @@ class LocalCluster:
         plan = child.plan
         if plan.part is Part.ROUTER:
             # Workers and clients know the old port.
-            port = int(child.address.rpartition(":")[2])
+            port = Endpoint.parse(child.address).port
             plan = self.plan.router_plan(self.secrets_file, port)
         return Supervisor(
             child,

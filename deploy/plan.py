@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from cluster.addresses import Endpoint
+
 MODULES = {"router": "router", "prefill": "prefill_worker", "decode": "decode_worker"}
 
 
@@ -60,7 +62,7 @@ class ClusterPlan:
         config = {
             "checkpoint": str(self.checkpoint),
             "model": self.model_name,
-            "address": f"{self.host}:{port}",
+            "address": str(Endpoint(self.host, port)),
             "secrets_file": str(secrets_file),
             "hash_grain": self.hash_grain,
             "drain_s": self.drain_s,

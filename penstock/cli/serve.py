@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from deploy.launcher import LocalCluster
 from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, ready_value
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.local import LocalNote, leave_note, withdraw_note
+from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.cli.output import announce, json_line, say, warn
 from router.policy import Disaggregate
 
@@ -82,18 +82,23 @@ async def _serve(cluster: LocalCluster, json: bool) -> None:
 @contextmanager
 def _noted(cluster: LocalCluster) -> Iterator[None]:
     """Other commands find the cluster by a note, where one can be left."""
-    note = LocalNote(address=cluster.address, run_dir=str(cluster.run_dir), pid=os.getpid())
-    try:
-        leave_note(note)
-    except OSError as error:
-        warn(
-            f"other commands do not find this cluster by themselves ({error}): give them"
-            f" --address {cluster.address} --secrets-file {cluster.secrets_file}."
-        )
-    try:
+    note = LocalNote(
+        address=cluster.address,
+        listens=cluster.listens,
+        run_dir=str(cluster.run_dir),
+        pid=os.getpid(),
+        model=cluster.plan.model_name,
+        machine=this_machine(),
+    )
+    with ExitStack() as left:
+        try:
+            left.enter_context(noted(note))
+        except OSError as error:
+            warn(
+                f"other commands do not find this cluster by themselves ({error}): give them"
+                f" --address {cluster.address} --secrets-file {cluster.secrets_file}."
+            )
         yield
-    finally:
-        withdraw_note(note)
 
 
 class Interrupts:

@@ -43,7 +43,7 @@ class Served:
         return subprocess.run(
             [*COMMAND, *arguments],
             input=text,
-            env={**os.environ, "HOME": str(self.home)},
+            env=environment_of(self.home),
             capture_output=True,
             text=True,
             timeout=60,
@@ -59,11 +59,17 @@ class Served:
         return {words[0]: int(words[-1].rstrip(")")) for words in found}
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """Of a user who has nothing else: no cluster of this machine's is seen."""
+    named = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME")
+    return {**os.environ, "HOME": str(home), **{name: str(home / name) for name in named}}
+
+
 @contextmanager
 def serving(home: Path, *flags: str, **environment: str) -> Iterator[Served]:
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0", "--json", *flags],
-        env={**os.environ, "HOME": str(home), **environment},
+        env={**environment_of(home), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,6 +123,24 @@ def test_other_commands_find_the_cluster(served: Served) -> None:
     assert "prefill-0" in ended.stdout
     [model] = json.loads(served.penstock("models", "--json").stdout)
     assert model["name"] == "penstock-tiny"
+
+
+def test_two_clusters_are_told_apart_and_the_first_outlives_the_note_of_the_second(
+    served: Served,
+) -> None:
+    with serving(served.home, "--prefill", "0", "--host", "localhost") as second:
+        ended = served.penstock("status")
+        assert ended.returncode == 2
+        assert {served.address, second.address} <= set(ended.stderr.split())
+        assert "--address" in ended.stderr
+        for each in (served, second):
+            port = each.address.rpartition(":")[2]
+            for host in ("127.0.0.1", "localhost"):
+                ended = served.penstock("status", "-a", f"{host}:{port}")
+                assert ended.returncode == 0, ended.stderr
+                assert ("prefill-0" in ended.stdout) == (each is served)
+    ended = served.penstock("policy", "status")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_doctor_finds_the_cluster_well_and_measures_its_pair(served: Served) -> None:
@@ -180,7 +204,7 @@ def test_ctrl_c_lets_the_answer_end_and_leaves_nothing(tmp_path: Path) -> None:
         assert len(stream.result().token_ids) == 200
         assert cluster.process.wait(60) == 0
     assert not Path(cluster.ready["run_dir"]).exists()
-    assert not list((tmp_path / ".penstock").glob("*"))
+    assert not list((tmp_path / ".penstock").rglob("*.*"))
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -210,7 +234,7 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(
             [*COMMAND, "serve", "--port", port],
-            env={**os.environ, "HOME": str(tmp_path)},
+            env=environment_of(tmp_path),
             capture_output=True,
             text=True,
             timeout=60,
@@ -230,7 +254,7 @@ def test_a_bad_checkpoint_is_a_sentence(tmp_path: Path, fault: str) -> None:
         (folder / "pytorch_model.bin").touch()
     ended = subprocess.run(
         [*COMMAND, "serve", "--model-dir", str(folder)],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
         capture_output=True,
         text=True,
         timeout=60,
@@ -244,7 +268,7 @@ def test_a_bad_checkpoint_is_a_sentence(tmp_path: Path, fault: str) -> None:
 def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
     ended = subprocess.run(
         [*COMMAND, "demo", "--json"],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
         capture_output=True,
         text=True,
         timeout=150,
@@ -277,7 +301,7 @@ def test_a_cluster_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     heard, spoken = os.pipe()
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0", "--prefill", "0", "--json"],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
         stdout=subprocess.PIPE,
         stderr=spoken,
         text=True,

@@ -37,7 +37,7 @@ from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
 from deploy.doctor.process_checks import check_process, reach
 from kv_transfer.doors import DOORS
 from penstock.cli.app import run
-from penstock.cli.local import LocalNote, leave_note
+from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.v1 import worker_pb2 as pb
 from penstock.v1 import worker_pb2_grpc
 from tests.doors import ThreadedDoor
@@ -336,8 +336,11 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluste
         secrets = run_dir / "secrets.yaml"
         secrets.touch(mode=0o600)
         secrets.write_text(f"cluster_token: {'t' * 20}\nhash_secret: '{'0' * 32}'\n")
-        leave_note(LocalNote(address=cluster.address, run_dir=str(run_dir), pid=os.getpid()))
-        yield cluster
+        note = LocalNote(
+            address=cluster.address, run_dir=str(run_dir), pid=os.getpid(), machine=this_machine()
+        )
+        with noted(note):
+            yield cluster
         server.stop(None).wait()
 
 
