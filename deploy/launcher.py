@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -64,12 +64,16 @@ class LocalCluster:
         say: Callable[[str], None] = _ignore,
         run_dir_parent: Path | None = None,
         pool_bytes: int = 0,
+        log_dir: Path | None = None,
     ) -> None:
+        """`log_dir`: where logs stay; none: beside all else, and they go with it, unless the
+        cluster ends by a failure."""
         self.plan = plan
         self._times = supervision or Supervision()
         self._listener = say
         self._run_dir_parent = run_dir_parent
         self._pool_bytes = pool_bytes
+        self._log_dir = log_dir
         self._created: RunDir | None = None
         self.children: dict[str, Child] = {}
         self._supervisors: list[Supervisor] = []
@@ -88,6 +92,10 @@ class LocalCluster:
     @property
     def run_dir(self) -> Path:
         return self._run_dir.path
+
+    @property
+    def log_dir(self) -> Path:
+        return self._log_dir or self._run_dir.logs
 
     @property
     def secrets_file(self) -> Path:
@@ -146,7 +154,11 @@ class LocalCluster:
             with contextlib.suppress(OSError):  # the others must end, too
                 child.kill()
 
+    def _log(self, name: str) -> Path:
+        return self.log_dir / f"{name}.log"
+
     def _say(self, line: str) -> None:
+        logger.info("%s", line)
         try:
             self._listener(line)
         except Exception:  # whoever listens is not ours: nothing depends on being heard
@@ -184,13 +196,14 @@ class LocalCluster:
         except TimeoutError:
             raise StartupError(
                 f"All processes are ready, but the router does not use all workers after"
-                f" {self._times.ready_s:g} s. The end of {self._run_dir.log('router')}:\n"
-                f"{tail(self._run_dir.log('router'))}"
+                f" {self._times.ready_s:g} s. The end of {self._log('router')}:\n"
+                f"{tail(self._log('router'))}"
             ) from None
 
     async def _start(self, plan: ProcessPlan) -> Child:
-        run_dir, limits = self._run_dir, self._times.limits(plan.part)
-        child = await start(plan, run_dir.config(plan.name), run_dir.log(plan.name), limits)
+        log, limits = self._log(plan.name), self._times.limits(plan.part)
+        plan = replace(plan, config={"log_file": str(log), **plan.config})
+        child = await start(plan, self._run_dir.config(plan.name), log, limits)
         self.children[plan.name] = child
         self._say(f"{plan.name} is ready at {child.address} (pid {child.pid})")
         return child
@@ -239,6 +252,6 @@ class LocalCluster:
             return
         try:
             sweep_pools(self.run_dir)
-            self._created.remove(keep_logs=keeps_logs)
+            self._created.remove(keep_logs=keeps_logs and self._log_dir is None)
         except OSError as error:
             self._say(f"{self.run_dir} is left behind: {error}")

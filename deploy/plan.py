@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.addresses import Endpoint
+from cluster.log import LogFormat, LogLevel
 
 MODULES = {"router": "router", "prefill": "prefill_worker", "decode": "decode_worker"}
 
@@ -46,6 +47,8 @@ class ClusterPlan:
     transports: tuple[str, ...] | None = None
     require_transport: str | None = None  # every pair uses this one or none
     drain_s: float = 30.0  # requests in flight may end
+    log_level: LogLevel | None = None
+    log_format: LogFormat | None = None
     # For what has no flag: merged into the configuration of the router, of all workers, of
     # prefill workers, of decode workers.
     router: Mapping[str, Any] = field(default_factory=dict)
@@ -99,9 +102,10 @@ class ClusterPlan:
 
     def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
         default = (sys.executable, "-P", "-m", MODULES[part])
+        said = {"log_level": self.log_level, "log_format": self.log_format, **config}
         return ProcessPlan(
             name=name,
             part=part,
             command=self.commands.get(part, default),
-            config={key: value for key, value in config.items() if value is not None},
+            config={key: value for key, value in said.items() if value is not None},
         )

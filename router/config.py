@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cluster.errors import ConfigError
 from cluster.limits import Limits
+from cluster.log import FILE_BYTES, LogFormat, LogLevel
 from router.policy import Disaggregate
 from router.policy_file.document import PlacementSpec, PolicyDocument, PolicySpec, default_document
 from router.standing import Assumed
@@ -47,6 +48,10 @@ class RouterConfig:
     return_s: float = 30.0  # so long who left without a word is expected back, and waited for
     max_waiting_bytes: int = 256 << 20  # of requests that wait for a worker; more are refused
     drain_s: float = 60.0
+    log_level: LogLevel | None = None  # none: that of PENSTOCK_LOG, else info
+    log_format: LogFormat = "text"
+    log_file: Path | None = None  # rotated: so many bytes, and three older ones; none: stderr
+    log_file_bytes: int = FILE_BYTES
 
     def __post_init__(self) -> None:
         for name in ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes"):

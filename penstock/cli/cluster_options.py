@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.log import LogFormat, LogLevel
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from engine.build import EngineChoice, plan_engine
@@ -38,6 +39,8 @@ class ServeFlags:
     transport: str = ""  # this one or none; empty: the best of the usual ones
     disaggregate: Disaggregate = Disaggregate.AUTO
     policy: Path | None = None  # the router follows this file
+    log_level: LogLevel | None = None
+    log_format: LogFormat | None = None
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
@@ -70,6 +73,8 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         drain_s=flags.drain,
         transports=(flags.transport,) if flags.transport else None,
         require_transport=flags.transport or None,
+        log_level=flags.log_level,
+        log_format=flags.log_format,
         router={
             "disaggregate": str(flags.disaggregate),
             "policy_file": _checked(flags.policy) if flags.policy else None,
@@ -83,8 +88,9 @@ def _checked(policy: Path) -> str:
     return str(policy.absolute())  # not resolved: a symlink may be swapped
 
 
-def make_cluster(flags: ServeFlags) -> LocalCluster:
-    """Refuses a checkpoint that no worker could load, before anything starts."""
+def make_cluster(flags: ServeFlags, log_dir: Path | None = None) -> LocalCluster:
+    """Refuses a checkpoint that no worker could load, before anything starts. `log_dir`: where
+    logs stay; none: they go with the cluster."""
     plan = plan_of(flags)
     engine = plan_engine(
         EngineChoice(
@@ -97,7 +103,9 @@ def make_cluster(flags: ServeFlags) -> LocalCluster:
         )
     )
     num_workers = plan.num_prefill + plan.num_decode
-    return LocalCluster(plan, say=say, pool_bytes=num_workers * engine.layout.pool_bytes)
+    return LocalCluster(
+        plan, say=say, pool_bytes=num_workers * engine.layout.pool_bytes, log_dir=log_dir
+    )
 
 
 def ready_value(cluster: LocalCluster) -> dict[str, Any]:
@@ -109,6 +117,7 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
         "model": cluster.plan.model_name,
         "workers": workers,
         "run_dir": str(cluster.run_dir),
+        "log_dir": str(cluster.log_dir),
         "pid": os.getpid(),
     }
 
@@ -125,7 +134,7 @@ def ready_text(cluster: LocalCluster) -> str:
             f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
             "           no TLS and no authentication: for this machine only",
             f"  workers  {workers}",
-            f"  logs     {cluster.run_dir}/logs",
+            f"  logs     {cluster.log_dir}",
             "",
             "In another terminal:",
             "",

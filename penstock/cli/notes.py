@@ -2,7 +2,6 @@
 long as whoever left it lives. What is left without a lock is swept by whoever reads next."""
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.host import machine
+from deploy.lock import is_locked, lock
 
 FOLDER = "clusters"
 MAX_BYTES = 1 << 14
@@ -110,13 +110,12 @@ def _left(folder: Path, note: LocalNote) -> Iterator[None]:
     if not (_is_private(folder.parent) and _is_private(folder)):
         raise PermissionError(f"{folder} is another user's, or others may write into it")
     path = folder / f"{Path(note.run_dir).name}.json"
-    # Locked before it has its name: nobody sees it unlocked.
     fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    held = lock(fresh)  # before it has its name: nobody sees it unlocked
+    if held is None:
+        raise FileExistsError(f"{fresh} is another process's")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, json.dumps(asdict(note)).encode())
+        os.write(held, json.dumps(asdict(note)).encode())
         fresh.replace(path)
         yield
     finally:
@@ -124,7 +123,7 @@ def _left(folder: Path, note: LocalNote) -> Iterator[None]:
             path.unlink()
         with contextlib.suppress(OSError):
             fresh.unlink()
-        os.close(descriptor)
+        os.close(held)
 
 
 def _living(folder: Path) -> Iterator[LocalNote]:
@@ -143,12 +142,9 @@ def _read(path: Path) -> LocalNote | None:
     """None where it is another's, or nobody holds it any more: then it is swept."""
     if not _is_private(path):
         return None
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            said = json.loads(file.read(MAX_BYTES))
-            known = {each.name for each in fields(LocalNote)}  # a newer version's note says more
-            return LocalNote(**{key: said[key] for key in known & said.keys()})
-    path.unlink(missing_ok=True)
-    return None
+    if not is_locked(path):
+        path.unlink(missing_ok=True)
+        return None
+    said = json.loads(path.read_bytes()[:MAX_BYTES])
+    known = {each.name for each in fields(LocalNote)}  # a newer version's note says more
+    return LocalNote(**{key: said[key] for key in known & said.keys()})

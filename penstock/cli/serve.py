@@ -10,10 +10,15 @@ from typing import Annotated
 
 import typer
 
+from cluster import log
+from cluster.log import LogFormat, LogLevel
+from cluster.process import LOG_VARIABLE
 from deploy.launcher import LocalCluster
+from deploy.log_dir import open_log_dir
 from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, ready_value
 from penstock.cli.exit_codes import ExitCode
+from penstock.cli.logs import default_log_root
 from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.cli.output import announce, json_line, say, warn
 from router.policy import Disaggregate
@@ -40,6 +45,18 @@ def serve(
         Path | None,
         typer.Option("--policy", metavar="FILE", help="Placement by this file, as it changes."),
     ] = None,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-dir", metavar="DIR", help="Logs go here. Default: the user's state directory."
+        ),
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option("--log-level", help="Default: $PENSTOCK_LOG, else info.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="A line of text or of JSON a record.")
+    ] = "text",
     json: options.Json = False,
 ) -> None:
     """Serve a model: one router, prefill and decode workers, on this machine.
@@ -60,8 +77,28 @@ def serve(
         transport=transport,
         disaggregate=disaggregate,
         policy=policy,
+        log_level=log_level,
+        log_format=log_format,
     )
-    asyncio.run(_serve(make_cluster(flags), json))
+    with ExitStack() as until_the_end:
+        folder = _log_dir(log_dir, flags, until_the_end)
+        asyncio.run(_serve(make_cluster(flags, folder), json))
+
+
+def _log_dir(root: Path | None, flags: ServeFlags, until_the_end: ExitStack) -> Path | None:
+    """None where none can be written: the cluster serves all the same."""
+    try:
+        folder = until_the_end.enter_context(open_log_dir(root or default_log_root()))
+    except OSError as error:
+        warn(f"logs go when the cluster ends: none can be kept ({error}).")
+        return None
+    log.configure(
+        flags.log_level or os.environ.get(LOG_VARIABLE, "info"),
+        flags.log_format or "text",
+        folder / "serve.log",
+        takes_stderr=False,  # it is the terminal's
+    )
+    return folder
 
 
 async def _serve(cluster: LocalCluster, json: bool) -> None:
@@ -86,6 +123,7 @@ def _noted(cluster: LocalCluster) -> Iterator[None]:
         address=cluster.address,
         listens=cluster.listens,
         run_dir=str(cluster.run_dir),
+        log_dir=str(cluster.log_dir),
         pid=os.getpid(),
         model=cluster.plan.model_name,
         machine=this_machine(),

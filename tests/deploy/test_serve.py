@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kv_transfer.pool import PREFIX as POOL_PREFIX
-from penstock import Client
+from penstock import Client, PenstockError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -98,7 +99,9 @@ def serving(home: Path, *flags: str, **environment: str) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("home"), "--disaggregate", "always") as cluster:
+    """Also a witness: it logs all that it can."""
+    flags = ["--disaggregate", "always", "--log-level", "debug", "--log-format", "json"]
+    with serving(tmp_path_factory.mktemp("home"), *flags) as cluster:
         yield cluster
 
 
@@ -133,14 +136,48 @@ def test_two_clusters_are_told_apart_and_the_first_outlives_the_note_of_the_seco
         assert ended.returncode == 2
         assert {served.address, second.address} <= set(ended.stderr.split())
         assert "--address" in ended.stderr
-        for each in (served, second):
+        for each, host in ((served, "localhost"), (second, "127.0.0.1")):
             port = each.address.rpartition(":")[2]
-            for host in ("127.0.0.1", "localhost"):
-                ended = served.penstock("status", "-a", f"{host}:{port}")
-                assert ended.returncode == 0, ended.stderr
-                assert ("prefill-0" in ended.stdout) == (each is served)
+            ended = served.penstock("status", "-a", f"{host}:{port}")
+            assert ended.returncode == 0, ended.stderr
+            assert ("prefill-0" in ended.stdout) == (each is served)
+        ended = served.penstock("stop", "-a", second.address)
+        assert ended.returncode == 0, ended.stderr
+        assert second.process.wait(10) == 0
+        assert "draining" in (Path(second.ready["log_dir"]) / "router.log").read_text()
     ended = served.penstock("policy", "status")
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_log_has_a_line_a_request_and_neither_prompts_nor_secrets(served: Served) -> None:
+    word, other = "zebrafish", "axolotl"
+    with Client(served.address) as client:
+        answer = client.generate(f"{word}?", stop=[other], session_key=other).result()
+        client.generate(messages=[("user", word)], n=2, max_tokens=3).result()
+        client.tokenize(word)
+        with pytest.raises(PenstockError):
+            client.generate(word, model=other).result()
+        with pytest.raises(PenstockError):
+            client.generate(word, stop=[other] * 100).result()
+        stream = client.generate(word * 20_000)  # by a process of its own
+        with pytest.raises(PenstockError):
+            stream.result()
+    logs, secrets = Path(served.ready["log_dir"]), Path(served.ready["run_dir"]) / "secrets.yaml"
+    names = {path.name for path in logs.glob("*.log")}
+    assert names == {"router.log", "prefill-0.log", "decode-0.log", "serve.log"}
+    said = "".join(path.read_text() for path in logs.iterdir())
+    hidden = [word, other, *yaml.safe_load(secrets.read_text()).values()]
+    assert [each for each in hidden if each in said] == []
+    shown = served.penstock("logs", "router", "-n", "0").stdout.splitlines()
+    records = [json.loads(line) for line in shown if line.startswith("{")]
+    [line] = [each for each in records if each.get("request_id") == answer.accepted.request_id]
+    assert (line["level"], line["outcome"]) == ("request", "finished")
+    assert (line["prefill"], line["decode"]) == ("prefill-0", "decode-0")
+    assert line["prompt_tokens"] == answer.usage.prompt_tokens
+    assert line["completion_tokens"] == answer.usage.completion_tokens
+    assert 0 < line["ttft_ms"] <= line["total_ms"]
+    reasons = [each.get("reason") for each in records if each["level"] == "request"]
+    assert {"UNKNOWN_MODEL", "INVALID_REQUEST"} <= set(reasons)
 
 
 def test_the_doctor_finds_the_cluster_well_and_measures_its_pair(served: Served) -> None:
@@ -285,7 +322,8 @@ def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
 def test_a_cluster_serves_on_where_no_note_can_be_left_at_home(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     nowhere = str(tmp_path / "file" / "run")
-    with serving(tmp_path, "--prefill", "0", XDG_RUNTIME_DIR=nowhere, HOME=nowhere) as cluster:
+    variables = dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"), nowhere)
+    with serving(tmp_path, "--prefill", "0", **variables) as cluster:
         address, old = cluster.address, cluster.pids()["decode-0"]
         os.kill(old, signal.SIGKILL)
         assert until(lambda: cluster.pids()["decode-0"] != old)
@@ -294,6 +332,7 @@ def test_a_cluster_serves_on_where_no_note_can_be_left_at_home(tmp_path: Path) -
         cluster.process.send_signal(signal.SIGINT)
         assert cluster.process.wait(60) == 0
     assert not any("Traceback" in line for line in cluster.said)
+    assert any("none can be kept" in line for line in cluster.said)
 
 
 def test_a_cluster_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
