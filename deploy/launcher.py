@@ -64,16 +64,13 @@ class LocalCluster:
         say: Callable[[str], None] = _ignore,
         run_dir_parent: Path | None = None,
         pool_bytes: int = 0,
-        log_dir: Path | None = None,
     ) -> None:
-        """`log_dir`: where logs stay; none: beside all else, and they go with it, unless the
-        cluster ends by a failure."""
         self.plan = plan
         self._times = supervision or Supervision()
         self._listener = say
         self._run_dir_parent = run_dir_parent
         self._pool_bytes = pool_bytes
-        self._log_dir = log_dir
+        self._log_dir: Path | None = None
         self._created: RunDir | None = None
         self.children: dict[str, Child] = {}
         self._supervisors: list[Supervisor] = []
@@ -96,6 +93,11 @@ class LocalCluster:
     @property
     def log_dir(self) -> Path:
         return self._log_dir or self._run_dir.logs
+
+    def keep_logs_in(self, folder: Path) -> None:
+        """Before the start. Else they lie beside all else, and go with it, unless the cluster ends
+        by a failure."""
+        self._log_dir = folder
 
     @property
     def secrets_file(self) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.lock import is_locked, lock
 
 LOCK = "lock"
-MAX_KEPT = 10  # with the one that begins
+MAX_KEPT = 20  # with the one that begins
 MAX_BYTES = 512 << 20  # of those that ended
 _NAME = re.compile(r"\d{8}-\d{6}-\d+")  # when it began, and the pid: in order of time
 

@@ -39,6 +39,7 @@ class ClusterPlan:
     num_prefill: int = 1
     num_decode: int = 1
     host: str = "127.0.0.1"
+    insecure: bool = False  # others than this machine may reach the host
     port: int = 0  # 0: any free one
     num_threads: int | None = None
     num_blocks: int | None = None
@@ -68,6 +69,7 @@ class ClusterPlan:
             "address": str(Endpoint(self.host, port)),
             "secrets_file": str(secrets_file),
             "hash_grain": self.hash_grain,
+            "insecure": self.insecure or None,
             "drain_s": self.drain_s,
             # A router that is started again goes on with what it was told.
             "policy_state": str(secrets_file.with_name("policy-state.json")),

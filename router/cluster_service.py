@@ -6,6 +6,7 @@ Only callers who have proven that they hold the cluster token get this far.
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+from cluster.addresses import Endpoint
 from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
 from cluster.diagnosis import Diagnosis
 from cluster.errors import FingerprintMismatch
@@ -43,7 +44,9 @@ class ClusterService:
         waiting: WaitingRoom,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
+        listens: Callable[[], str],
     ) -> None:
+        """`listens`: the address of the front door."""
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
@@ -53,6 +56,7 @@ class ClusterService:
         self._waiting = waiting
         self._diagnosis = diagnosis
         self._clock = clock
+        self._listens = listens
 
     @property
     def rpcs(self) -> dict[str, Serve]:
@@ -91,6 +95,7 @@ class ClusterService:
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
         now, placer, index = self._clock(), self._placer, self._placer.index
+        listens = self._listens()
         placer.speculation.lapse(now)
         statuses = sorted(placer.pool.statuses(now), key=_order)
         ages = index.staleness_s(now)
@@ -111,6 +116,8 @@ class ClusterService:
             warming_up=not self._fleet.is_warm.is_set(),
             waiting=waiting_to_pb(self._waiting),
             away=away_to_pb(placer.pool.absences, now),
+            listens=listens,
+            insecure=Endpoint.parse(listens).is_open_to_others,
         )
 
     def _worker(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.limits import Limits
 from cluster.log import FILE_BYTES, LogFormat, LogLevel
@@ -28,6 +29,7 @@ class RouterConfig:
     model: str  # the name that clients use
     secrets_file: Path
     address: str = "127.0.0.1:0"  # port 0: any
+    insecure: bool = False  # true: others than this machine may reach it, though it asks nobody
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
     hash_grain: int = 16  # tokens; the same in the whole cluster
     context_length: int | None = None  # narrows the checkpoint's own
@@ -62,6 +64,12 @@ class RouterConfig:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it cannot be negative.")
         if self.unread_s <= 0:
             raise ConfigError(f"'unread_s' is {self.unread_s}: it must be above 0.")
+        if Endpoint.parse(self.address).is_open_to_others and not self.insecure:
+            raise ConfigError(
+                f"'address' is '{self.address}', where others than this machine may come in, and"
+                " callers are not authenticated yet: give a loopback address, or say 'insecure:"
+                " true' to let in whoever reaches it."
+            )
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."

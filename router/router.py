@@ -113,6 +113,7 @@ class Router:
                 num_threads=config.num_text_threads,
             ),
             clock=clock,
+            listens=lambda: self.server.address,
         )
         self.policy = PolicyKeeper(
             placer=self.placer,

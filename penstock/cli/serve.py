@@ -30,6 +30,9 @@ def serve(
     prefill: Annotated[int, typer.Option("--prefill", min=0, help="Prefill workers.")] = 1,
     decode: Annotated[int, typer.Option("--decode", min=1, help="Decode workers.")] = 1,
     host: Annotated[str, typer.Option("--host", help="Where the router listens.")] = "127.0.0.1",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Others than this machine may come in, unasked.")
+    ] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free.")] = 50051,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads a worker.")] = 1,
     blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
@@ -68,7 +71,8 @@ def serve(
         model=model,
         prefill=prefill,
         decode=decode,
-        host=host,
+        host=host.strip("[]"),
+        insecure=insecure,
         port=port,
         threads=threads,
         blocks=blocks,
@@ -80,25 +84,26 @@ def serve(
         log_level=log_level,
         log_format=log_format,
     )
+    cluster = make_cluster(flags)
+    with _logged(cluster, log_dir):
+        asyncio.run(_serve(cluster, json))
+
+
+@contextmanager
+def _logged(cluster: LocalCluster, root: Path | None) -> Iterator[None]:
+    """Logs stay, where they can be written; the cluster serves all the same."""
     with ExitStack() as until_the_end:
-        folder = _log_dir(log_dir, flags, until_the_end)
-        asyncio.run(_serve(make_cluster(flags, folder), json))
-
-
-def _log_dir(root: Path | None, flags: ServeFlags, until_the_end: ExitStack) -> Path | None:
-    """None where none can be written: the cluster serves all the same."""
-    try:
-        folder = until_the_end.enter_context(open_log_dir(root or default_log_root()))
-    except OSError as error:
-        warn(f"logs go when the cluster ends: none can be kept ({error}).")
-        return None
-    log.configure(
-        flags.log_level or os.environ.get(LOG_VARIABLE, "info"),
-        flags.log_format or "text",
-        folder / "serve.log",
-        takes_stderr=False,  # it is the terminal's
-    )
-    return folder
+        try:
+            folder = until_the_end.enter_context(open_log_dir(root or default_log_root()))
+        except OSError as error:
+            warn(f"logs go when the cluster ends: none can be kept ({error}).")
+        else:
+            cluster.keep_logs_in(folder)
+            level = cluster.plan.log_level or os.environ.get(LOG_VARIABLE, "info")
+            # Its stderr is the terminal's.
+            own = folder / "serve.log"
+            log.configure(level, cluster.plan.log_format or "text", own, takes_stderr=False)
+        yield
 
 
 async def _serve(cluster: LocalCluster, json: bool) -> None:

@@ -29,13 +29,13 @@ def test_a_directory_is_written_while_its_cluster_runs_and_stays(tmp_path: Path)
 
 
 def test_the_oldest_go_and_what_is_not_ours_stays(tmp_path: Path) -> None:
-    for day in range(1, 21):
+    for day in range(1, 31):
         ended(tmp_path, day)
     (tmp_path / "mine").mkdir()
     (tmp_path / "20250101-000000-1").mkdir()  # the name alone is no proof
     with open_log_dir(tmp_path) as path:
         left = [each.name for each in log_dirs(tmp_path)]
-    assert left == ["20250101-000000-1"] + [f"202601{day}-000000-7" for day in range(13, 21)] + [
+    assert left == ["20250101-000000-1"] + [f"202601{day}-000000-7" for day in range(13, 31)] + [
         path.name
     ]
     assert (tmp_path / "mine").exists()

@@ -131,16 +131,23 @@ def test_other_commands_find_the_cluster(served: Served) -> None:
 def test_two_clusters_are_told_apart_and_the_first_outlives_the_note_of_the_second(
     served: Served,
 ) -> None:
-    with serving(served.home, "--prefill", "0", "--host", "localhost") as second:
+    """The second listens everywhere."""
+    flags = ["--prefill", "0", "--host", "0.0.0.0", "--insecure"]
+    with serving(served.home, *flags) as second:
+        port = second.address.rpartition(":")[2]
+        assert second.address == f"127.0.0.1:{port}"
+        assert (second.ready["listens"], second.ready["insecure"]) == (f"0.0.0.0:{port}", True)
+        assert served.ready["insecure"] is False
         ended = served.penstock("status")
         assert ended.returncode == 2
         assert {served.address, second.address} <= set(ended.stderr.split())
         assert "--address" in ended.stderr
-        for each, host in ((served, "localhost"), (second, "127.0.0.1")):
+        for each, host in ((served, "localhost"), (second, socket.gethostname())):
             port = each.address.rpartition(":")[2]
             ended = served.penstock("status", "-a", f"{host}:{port}")
             assert ended.returncode == 0, ended.stderr
             assert ("prefill-0" in ended.stdout) == (each is served)
+            assert ("INSECURE" in ended.stdout) == (each is second)
         ended = served.penstock("stop", "-a", second.address)
         assert ended.returncode == 0, ended.stderr
         assert second.process.wait(10) == 0

@@ -212,6 +212,19 @@ def test_status_shows_what_serves(penstock: Penstock, server: Any, running: Loca
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
 
 
+def test_status_repeats_that_others_can_come_in(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    server.status.workers.append(worker_status("decode-0"))
+    server.status.listens, server.status.insecure = "0.0.0.0:50051", True
+    ended = penstock("status")
+    assert ended.out.splitlines()[-1].startswith("INSECURE: ")
+    assert "0.0.0.0:50051" in ended.out
+    assert penstock("status", "--json").json["insecure"] is True
+    server.status.insecure = False
+    assert "INSECURE" not in penstock("status").out
+
+
 def test_status_shows_how_classes_fare_and_how_wrong_the_router_is(
     penstock: Penstock, server: Any, running: LocalNote
 ) -> None:
