@@ -31,7 +31,7 @@ def stop(
     Example: penstock stop -a 127.0.0.1:50051 --now
     """
     where = find_address(address)
-    note = need_note(where, "see which do with 'penstock status', or stop it where it runs")
+    note = need_note(where, "one that runs elsewhere is stopped there")
     say(f"Stopping {note.address} (pid {note.pid}).")
     if not _has_ended(note, timeout, is_urgent=now):
         fail(f"{note.address} has not ended after {timeout:g} s: it drains.", ExitCode.DEADLINE)

@@ -102,7 +102,8 @@ def test_a_wrong_option_is_a_usage_error(penstock: Penstock) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "demo", "chat", "generate", "status", "doctor", "models"]
+    "command",
+    ["serve", "demo", "chat", "generate", "status", "doctor", "models", "logs", "stop"],
 )
 def test_every_command_explains_itself(penstock: Penstock, command: str) -> None:
     ended = penstock(command, "--help")
