@@ -6,7 +6,6 @@ Only callers who have proven that they hold the cluster token get this far.
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster.addresses import Endpoint
 from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
 from cluster.diagnosis import Diagnosis
 from cluster.errors import FingerprintMismatch
@@ -45,8 +44,10 @@ class ClusterService:
         diagnosis: Diagnosis,
         clock: Callable[[], float],
         listens: Callable[[], str],
+        is_insecure: bool,
     ) -> None:
-        """`listens`: the address of the front door."""
+        """`listens`: the address of the front door, known once it is open; `is_insecure`: others
+        than this machine's may come in there."""
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
@@ -57,6 +58,7 @@ class ClusterService:
         self._diagnosis = diagnosis
         self._clock = clock
         self._listens = listens
+        self._is_insecure = is_insecure
 
     @property
     def rpcs(self) -> dict[str, Serve]:
@@ -95,7 +97,6 @@ class ClusterService:
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
         now, placer, index = self._clock(), self._placer, self._placer.index
-        listens = self._listens()
         placer.speculation.lapse(now)
         statuses = sorted(placer.pool.statuses(now), key=_order)
         ages = index.staleness_s(now)
@@ -116,8 +117,8 @@ class ClusterService:
             warming_up=not self._fleet.is_warm.is_set(),
             waiting=waiting_to_pb(self._waiting),
             away=away_to_pb(placer.pool.absences, now),
-            listens=listens,
-            insecure=Endpoint.parse(listens).is_open_to_others,
+            listens=self._listens(),
+            insecure=self._is_insecure,
         )
 
     def _worker(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from cluster.addresses import Endpoint
 from cluster.channel import open_channel
 from cluster.diagnosis import Diagnosis
 from cluster.door import door_service
@@ -114,6 +115,7 @@ class Router:
             ),
             clock=clock,
             listens=lambda: self.server.address,
+            is_insecure=Endpoint.parse(config.address).is_open_to_others,
         )
         self.policy = PolicyKeeper(
             placer=self.placer,

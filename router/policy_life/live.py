@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Final
 
 from cluster.errors import ConfigError, StoreUnavailable
@@ -174,7 +174,8 @@ class LiveRollout:
         if (rollout.active, rollout.canary) != (before.active, before.canary):
             active = rollout.active
             said = (active.name, active.number, active.digest, rollout.why)
-            fields = asdict(rollout.history[-1].author) if rollout.history else {}
+            author = rollout.history[-1].author if rollout.history else ROUTER
+            fields = {"by": author.name, "from": author.address or "here"}
             logger.info(
                 "policy '%s' (generation %d, %s) is in force. %s", *said, extra={"fields": fields}
             )
