@@ -1,6 +1,7 @@
 """`penstock serve`: a whole cluster on this machine, until Ctrl-C."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from penstock.cli.logs import default_log_root
 from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.cli.output import announce, json_line, say, warn
 from router.policy import Disaggregate
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -119,6 +122,7 @@ async def _serve(cluster: LocalCluster, json: bool) -> None:
     except asyncio.CancelledError:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     say("Stopped.")
+    logger.info("stopped")
 
 
 @contextmanager
@@ -154,13 +158,14 @@ class Interrupts:
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupted)
+            loop.add_signal_handler(number, self._interrupted, number)
 
     async def wait(self) -> None:
         """Until the first signal after the start."""
         await self._asked.wait()
 
-    def _interrupted(self) -> None:
+    def _interrupted(self, number: signal.Signals) -> None:
+        logger.info("%s was sent to this cluster", number.name)
         if self._asked.is_set():
             self._cluster.kill()
         elif not self.is_started and self._task:

@@ -151,7 +151,9 @@ def test_two_clusters_are_told_apart_and_the_first_outlives_the_note_of_the_seco
         ended = served.penstock("stop", "-a", second.address)
         assert ended.returncode == 0, ended.stderr
         assert second.process.wait(10) == 0
-        assert "draining" in (Path(second.ready["log_dir"]) / "router.log").read_text()
+        logs = Path(second.ready["log_dir"])
+        assert "draining" in (logs / "router.log").read_text()
+        assert "SIGTERM was sent" in (logs / "serve.log").read_text()
     ended = served.penstock("policy", "status")
     assert ended.returncode == 0, ended.stderr
 
