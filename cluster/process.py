@@ -1,8 +1,8 @@
 """How a process starts and ends: event loop, log, signals, the ready line, its parent's death.
 
 The one door to uvloop, and the one file that reads environment variables:
-`PENSTOCK_LOG` (a level, default INFO) and `PENSTOCK_PARENT` (the pid that this process must
-not outlive).
+`PENSTOCK_LOG` (a level, default info; the configuration's precedes it) and `PENSTOCK_PARENT`
+(the pid that this process must not outlive).
 """
 
 import asyncio
@@ -16,7 +16,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+from cluster import log
 from cluster.errors import ConfigError, StartupError
+from cluster.log import LogSettings
 
 try:
     import uvloop
@@ -36,22 +38,18 @@ Main = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 Ready = Callable[..., None]
 
 
-class _OneLine(logging.Formatter):
-    """A record is one line, tracebacks included, so that logs can be cut and counted."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n", "\\n")
-
-
-def configure_logging(level: str | None = None) -> None:
-    """Logs to stderr, at `level` or that of PENSTOCK_LOG."""
-    name = (level or os.environ.get(LOG_VARIABLE, "INFO")).upper()
-    known = logging.getLevelNamesMapping()
-    if name not in known:
-        raise ConfigError(f"'{name}' is no log level; known are {', '.join(known)}.")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=known[name], handlers=[handler], force=True)
+def configure_logging(settings: LogSettings | None = None) -> None:
+    """As a configuration says; before there is one to stderr, at the level of PENSTOCK_LOG."""
+    level = os.environ.get(LOG_VARIABLE, "info")
+    if settings is None:
+        log.configure(level, "text", None)
+    else:
+        log.configure(
+            settings.log_level or level,
+            settings.log_format,
+            settings.log_file,
+            settings.log_file_bytes,
+        )
 
 
 def print_ready(*, role: str, address: str, **more: Any) -> None:
@@ -70,7 +68,7 @@ def child_environment() -> dict[str, str]:
     }
 
 
-def run(main: Main, *, level: str | None = None) -> int:
+def run(main: Main) -> int:
     """Runs `main(drain)` to its end and returns the exit code.
 
     The first SIGTERM or SIGINT sets `drain`, the second ends the process at once. A
@@ -78,7 +76,7 @@ def run(main: Main, *, level: str | None = None) -> int:
     logged and is 1.
     """
     try:
-        configure_logging(level)
+        configure_logging()
         follow_parent()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_draining_on_signals(main))

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -135,6 +136,12 @@ class Call:
     @property
     def peer(self) -> str:
         return self._context.peer()
+
+    @property
+    def peer_host(self) -> str:
+        """The address that the caller's connection comes from, without its port."""
+        _, _, address = unquote(self.peer).partition(":")
+        return address.rpartition(":")[0].strip("[]") or self.peer
 
     def metadata(self, key: str) -> str | None:
         """The first value of a metadata key, in lower case, that the client sent."""

@@ -131,7 +131,7 @@ def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits)
     max_tokens = stop.max_tokens if stop.HasField("max_tokens") else None
     _check_length(stop, max_tokens, info, limits)
     return GenerationInput(
-        request_id=_request_id(request.request_id, limits.max_request_id_chars),
+        request_id=check_request_id(request.request_id, limits),
         prompt=check_prompt(request, info, limits),
         cache_scope=_cache_scope(request.cache_scope, limits.max_cache_scope_chars),
         sampling=sampling_params(request, info, limits),
@@ -205,9 +205,11 @@ def _unknown_field(request: Message) -> str:
     return "a nested field"
 
 
-def _request_id(request_id: str, max_chars: int) -> str:
+def check_request_id(request_id: str, limits: Limits) -> str:
+    """The same, or a new one where there is none. Raises InvalidRequest."""
     if not request_id:
         return uuid.uuid4().hex
+    max_chars = limits.max_request_id_chars
     if len(request_id) > max_chars or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidRequest(
             "request_id",

@@ -15,6 +15,7 @@ import yaml
 
 from cluster.errors import StartupError
 from cluster.lateness import Patience
+from cluster.log import FILE_BYTES
 from cluster.process import child_environment
 from deploy.plan import ProcessPlan
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 NUM_TAIL_LINES = 20
 MAX_TAIL_BYTES = 1 << 16
-MAX_LOG_BYTES = 16 << 20  # of the lives before: a file in memory must not grow without end
+MAX_LOG_BYTES = 2 * FILE_BYTES  # a process that dies before it rotates its log
 LAST_WORDS_S = 1.0  # somebody whom a dead process started may hold its stdout open
 
 
@@ -39,7 +40,7 @@ def _open_log(path: Path) -> BinaryIO:
     try:
         path.parent.mkdir(exist_ok=True)
         if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-            path.replace(path.with_name(f"{path.name}.old"))
+            path.replace(path.with_name(f"{path.name}.1"))
         return path.open("ab")
     except OSError as error:
         logger.warning("what this process says is lost: %s", error)

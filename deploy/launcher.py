@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Never, Self
 
+from cluster.addresses import Endpoint
 from cluster.errors import StartupError, SupervisionError
 from cluster.lateness import Patience
 from cluster.secrets import create_secrets
@@ -69,6 +70,7 @@ class LocalCluster:
         self._listener = say
         self._run_dir_parent = run_dir_parent
         self._pool_bytes = pool_bytes
+        self._log_dir: Path | None = None
         self._created: RunDir | None = None
         self.children: dict[str, Child] = {}
         self._supervisors: list[Supervisor] = []
@@ -89,12 +91,26 @@ class LocalCluster:
         return self._run_dir.path
 
     @property
+    def log_dir(self) -> Path:
+        return self._log_dir or self._run_dir.logs
+
+    def keep_logs_in(self, folder: Path) -> None:
+        """Before the start. Else they lie beside all else, and go with it, unless the cluster ends
+        by a failure."""
+        self._log_dir = folder
+
+    @property
     def secrets_file(self) -> Path:
         return self._run_dir.secrets_file
 
     @property
     def address(self) -> str:
-        """Where clients connect."""
+        """Where clients of this machine connect."""
+        return str(Endpoint.parse(self.listens).to_dial)
+
+    @property
+    def listens(self) -> str:
+        """Where the router was told to: on all addresses, perhaps."""
         return self.children["router"].address
 
     async def __aenter__(self) -> Self:
@@ -140,7 +156,11 @@ class LocalCluster:
             with contextlib.suppress(OSError):  # the others must end, too
                 child.kill()
 
+    def _log(self, name: str) -> Path:
+        return self.log_dir / f"{name}.log"
+
     def _say(self, line: str) -> None:
+        logger.info("%s", line)
         try:
             self._listener(line)
         except Exception:  # whoever listens is not ours: nothing depends on being heard
@@ -160,8 +180,8 @@ class LocalCluster:
 
     async def _start_all(self) -> None:
         token = create_secrets(self.secrets_file).cluster_token
-        router = await self._start(self.plan.router_plan(self.secrets_file, self.plan.port))
-        workers = self.plan.worker_plans(self.secrets_file, self.run_dir, router.address)
+        await self._start(self.plan.router_plan(self.secrets_file, self.plan.port))
+        workers = self.plan.worker_plans(self.secrets_file, self.run_dir, self.address)
         starts = [asyncio.create_task(self._start(worker)) for worker in workers]
         try:
             await asyncio.gather(*starts)
@@ -174,17 +194,18 @@ class LocalCluster:
         try:
             async with Patience(self._times.ready_s):
                 names = [worker.name for worker in workers]
-                await until_all_serve(router.address, token, names)
+                await until_all_serve(self.address, token, names)
         except TimeoutError:
             raise StartupError(
                 f"All processes are ready, but the router does not use all workers after"
-                f" {self._times.ready_s:g} s. The end of {self._run_dir.log('router')}:\n"
-                f"{tail(self._run_dir.log('router'))}"
+                f" {self._times.ready_s:g} s. The end of {self._log('router')}:\n"
+                f"{tail(self._log('router'))}"
             ) from None
 
     async def _start(self, plan: ProcessPlan) -> Child:
-        run_dir, limits = self._run_dir, self._times.limits(plan.part)
-        child = await start(plan, run_dir.config(plan.name), run_dir.log(plan.name), limits)
+        log, limits = self._log(plan.name), self._times.limits(plan.part)
+        plan = replace(plan, config={"log_file": str(log), **plan.config})
+        child = await start(plan, self._run_dir.config(plan.name), log, limits)
         self.children[plan.name] = child
         self._say(f"{plan.name} is ready at {child.address} (pid {child.pid})")
         return child
@@ -193,7 +214,7 @@ class LocalCluster:
         plan = child.plan
         if plan.part is Part.ROUTER:
             # Workers and clients know the old port.
-            port = int(child.address.rpartition(":")[2])
+            port = Endpoint.parse(child.address).port
             plan = self.plan.router_plan(self.secrets_file, port)
         return Supervisor(
             child,
@@ -233,6 +254,6 @@ class LocalCluster:
             return
         try:
             sweep_pools(self.run_dir)
-            self._created.remove(keep_logs=keeps_logs)
+            self._created.remove(keep_logs=keeps_logs and self._log_dir is None)
         except OSError as error:
             self._say(f"{self.run_dir} is left behind: {error}")

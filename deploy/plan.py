@@ -8,6 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from cluster.addresses import Endpoint
+from cluster.log import LogFormat, LogLevel
+
 MODULES = {"router": "router", "prefill": "prefill_worker", "decode": "decode_worker"}
 
 
@@ -36,6 +39,7 @@ class ClusterPlan:
     num_prefill: int = 1
     num_decode: int = 1
     host: str = "127.0.0.1"
+    insecure: bool = False  # others than this machine may reach the host
     port: int = 0  # 0: any free one
     num_threads: int | None = None
     num_blocks: int | None = None
@@ -44,6 +48,8 @@ class ClusterPlan:
     transports: tuple[str, ...] | None = None
     require_transport: str | None = None  # every pair uses this one or none
     drain_s: float = 30.0  # requests in flight may end
+    log_level: LogLevel | None = None
+    log_format: LogFormat | None = None
     # For what has no flag: merged into the configuration of the router, of all workers, of
     # prefill workers, of decode workers.
     router: Mapping[str, Any] = field(default_factory=dict)
@@ -60,9 +66,10 @@ class ClusterPlan:
         config = {
             "checkpoint": str(self.checkpoint),
             "model": self.model_name,
-            "address": f"{self.host}:{port}",
+            "address": str(Endpoint(self.host, port)),
             "secrets_file": str(secrets_file),
             "hash_grain": self.hash_grain,
+            "insecure": self.insecure or None,
             "drain_s": self.drain_s,
             # A router that is started again goes on with what it was told.
             "policy_state": str(secrets_file.with_name("policy-state.json")),
@@ -97,9 +104,10 @@ class ClusterPlan:
 
     def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
         default = (sys.executable, "-P", "-m", MODULES[part])
+        said = {"log_level": self.log_level, "log_format": self.log_format, **config}
         return ProcessPlan(
             name=name,
             part=part,
             command=self.commands.get(part, default),
-            config={key: value for key, value in config.items() if value is not None},
+            config={key: value for key, value in said.items() if value is not None},
         )

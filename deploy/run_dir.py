@@ -2,7 +2,6 @@
 where there is a memory file system, readable by its owner only, gone when the cluster ends."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from cluster.errors import StartupError
+from deploy.lock import lock
 
 PREFIX = "penstock-"
 MEMORY = Path("/dev/shm")
@@ -33,38 +33,27 @@ def _has_room(folder: Path, num_bytes: int) -> bool:
         return False
 
 
-def _lock(path: Path) -> int | None:
-    """The locked file, or None while another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 def _create(folder: Path) -> tuple[Path, int]:
     """A new directory, and its lock."""
     path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))  # mode 0700
     try:
         (path / "logs").mkdir()
         # Locked before it has its name: a sweep never sees it unlocked.
-        lock = _lock(path / f"{LOCK}.new")
-        assert lock is not None
+        held = lock(path / f"{LOCK}.new")
+        assert held is not None
         (path / f"{LOCK}.new").rename(path / LOCK)
     except OSError:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    return path, lock
+    return path, held
 
 
 class RunDir:
     """Held by a lock as long as this process lives: what is left without one, the next sweeps."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, held: int) -> None:
         self.path = path
-        self._lock = lock
+        self._held = held
 
     @classmethod
     def create(cls, *, num_bytes: int = 0, parent: Path | None = None) -> Self:
@@ -87,8 +76,10 @@ class RunDir:
     def secrets_file(self) -> Path:
         return self.path / "secrets.yaml"
 
-    def log(self, name: str) -> Path:
-        return self.path / "logs" / f"{name}.log"
+    @property
+    def logs(self) -> Path:
+        """Where they have no place that outlives the cluster."""
+        return self.path / "logs"
 
     def config(self, name: str) -> Path:
         return self.path / f"{name}.yaml"
@@ -102,7 +93,7 @@ class RunDir:
                 path.unlink(missing_ok=True)
         if not keep_logs:
             shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        os.close(self._held)
 
 
 def _is_ours(path: Path) -> bool:
@@ -115,8 +106,8 @@ def sweep(parent: Path) -> list[Path]:
     swept = []
     for path in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another sweeps it, too, or it cannot be had
-            if _is_ours(path) and (lock := _lock(path / LOCK)) is not None:
+            if _is_ours(path) and (held := lock(path / LOCK)) is not None:
                 shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
+                os.close(held)
                 swept.append(path)
     return swept

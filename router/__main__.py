@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from cluster.config import effective_config, load_config
-from cluster.process import print_ready, run
+from cluster.process import configure_logging, print_ready, run
 from router.config import RouterConfig
 from router.router import Router
 
@@ -30,6 +30,7 @@ def main() -> int:
 
     async def serve(drain: asyncio.Event) -> None:
         config = load_config(RouterConfig, arguments.config)
+        configure_logging(config)
         logger.info("configuration: %s", effective_config(config))
         router = Router(config)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, router.policy.ask_reload)

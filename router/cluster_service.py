@@ -43,7 +43,11 @@ class ClusterService:
         waiting: WaitingRoom,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
+        listens: Callable[[], str],
+        is_insecure: bool,
     ) -> None:
+        """`listens`: the address of the front door, known once it is open; `is_insecure`: others
+        than this machine's may come in there."""
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
@@ -53,6 +57,8 @@ class ClusterService:
         self._waiting = waiting
         self._diagnosis = diagnosis
         self._clock = clock
+        self._listens = listens
+        self._is_insecure = is_insecure
 
     @property
     def rpcs(self) -> dict[str, Serve]:
@@ -111,6 +117,8 @@ class ClusterService:
             warming_up=not self._fleet.is_warm.is_set(),
             waiting=waiting_to_pb(self._waiting),
             away=away_to_pb(placer.pool.absences, now),
+            listens=self._listens(),
+            insecure=self._is_insecure,
         )
 
     def _worker(

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.limits import Limits
+from cluster.log import FILE_BYTES, LogFormat, LogLevel
 from router.policy import Disaggregate
 from router.policy_file.document import PlacementSpec, PolicyDocument, PolicySpec, default_document
 from router.standing import Assumed
@@ -27,6 +29,7 @@ class RouterConfig:
     model: str  # the name that clients use
     secrets_file: Path
     address: str = "127.0.0.1:0"  # port 0: any
+    insecure: bool = False  # true: others than this machine may reach it, though it asks nobody
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
     hash_grain: int = 16  # tokens; the same in the whole cluster
     context_length: int | None = None  # narrows the checkpoint's own
@@ -47,6 +50,10 @@ class RouterConfig:
     return_s: float = 30.0  # so long who left without a word is expected back, and waited for
     max_waiting_bytes: int = 256 << 20  # of requests that wait for a worker; more are refused
     drain_s: float = 60.0
+    log_level: LogLevel | None = None  # none: that of PENSTOCK_LOG, else info
+    log_format: LogFormat = "text"
+    log_file: Path | None = None  # rotated: so many bytes, and three older ones; none: stderr
+    log_file_bytes: int = FILE_BYTES
 
     def __post_init__(self) -> None:
         for name in ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes"):
@@ -57,6 +64,12 @@ class RouterConfig:
                 raise ConfigError(f"'{name}' is {getattr(self, name)}: it cannot be negative.")
         if self.unread_s <= 0:
             raise ConfigError(f"'unread_s' is {self.unread_s}: it must be above 0.")
+        if Endpoint.parse(self.address).is_open_to_others and not self.insecure:
+            raise ConfigError(
+                f"'address' is '{self.address}', where others than this machine may come in, and"
+                " callers are not authenticated yet: give a loopback address, or say 'insecure:"
+                " true' to let in whoever reaches it."
+            )
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."

@@ -167,9 +167,9 @@ class Placer:
 
     def end(
         self, request_id: str, fate: Fate, now: float, *, num_tokens: int = 0, error: str = ""
-    ) -> None:
+    ) -> Record | None:
         """Nothing more will come of it: released, whatever it was placed on."""
-        self.records.ended(request_id, fate, now, num_tokens=num_tokens, error=error)
+        return self.records.ended(request_id, fate, now, num_tokens=num_tokens, error=error)
 
     def leave(self, worker: WorkerId, incarnation: Incarnation) -> None:
         """A life of it is over, and with it what it held and would have computed."""

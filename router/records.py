@@ -143,11 +143,11 @@ class Records:
 
     def ended(
         self, request_id: str, fate: Fate, now: float, *, num_tokens: int = 0, error: str = ""
-    ) -> None:
-        """Of a request that was never placed there is no record, and nothing happens."""
+    ) -> Record | None:
+        """Its record. Of a request that was never placed there is none, and nothing happens."""
         record = self._open.pop(request_id, None)
         if record is None:
-            return
+            return None
         fate = fate if record.is_blameless else Fate.FAILED
         record.fate, record.ended_at = fate, now
         record.num_tokens, record.error = num_tokens, error
@@ -158,6 +158,7 @@ class Records:
         if record.attempts and record.is_sampled:
             self._look_back(record)
             record.attempts[:] = [attempt.as_rows() for attempt in record.attempts]
+        return record
 
     def seen(self, figures: Figures, now: float) -> Figures:
         """These, and how long those have waited that wait for their first token."""

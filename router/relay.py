@@ -31,6 +31,7 @@ from router.policy import Decision
 from router.pool import Refusal
 from router.reader import Reader
 from router.records import Fate
+from router.request_line import RequestLine
 from router.sent import Sent
 from router.tries import Tries
 from router.waiting import Waiting, WaitingRoom
@@ -91,14 +92,16 @@ class Relay:
     unread_s: float = 60.0  # so long a client may leave a message unread
     counters: RelayCounters = field(default_factory=RelayCounters)
 
-    async def serve(self, routed: RoutedRequest, call: Call) -> None:
-        """Streams the answer into `call`. If a worker fails another goes on after what was sent:
-        draws are keyed by position, so the rest is the rest that would have come."""
+    async def serve(self, routed: RoutedRequest, call: Call, line: RequestLine) -> None:
+        """Streams the answer into `call`, and fills the log's line. If a worker fails another goes
+        on after what was sent: draws are keyed by position, so the rest is the rest that would
+        have come."""
         sent, fate, said = Sent(), Fate.FINISHED, ""
+        line.sent = sent
         reader = Reader(call, self.unread_s)
         try:
             async with reader:
-                await self._serve_moving(routed, call, reader, sent)
+                await self._serve_moving(routed, call, reader, sent, line)
         except BaseException as error:
             fate, said = _fate(error, call), str(error)[:_MAX_ERROR]
             if not reader.has_gone:
@@ -107,14 +110,18 @@ class Relay:
             raise _unread(self.unread_s, sent) from error
         finally:
             num_tokens, now = call.tokens_emitted, self.clock()
-            self.placer.end(routed.request_id, fate, now, num_tokens=num_tokens, error=said)
+            line.fate = fate
+            line.record = self.placer.end(
+                routed.request_id, fate, now, num_tokens=num_tokens, error=said
+            )
 
     async def _serve_moving(
-        self, routed: RoutedRequest, call: Call, reader: Reader, sent: Sent
+        self, routed: RoutedRequest, call: Call, reader: Reader, sent: Sent, line: RequestLine
     ) -> None:
         tries = Tries(self.placer.pool)
         while True:
             decision = await self._place(routed, call, sent, tries)
+            line.placement, line.num_tries = decision.placement, line.num_tries + 1
             decode = decision.placement.decode
             worker = self.placer.pool.address(decode)
             assert worker is not None, "it has just been chosen"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from cluster.addresses import Endpoint
 from cluster.channel import open_channel
 from cluster.diagnosis import Diagnosis
 from cluster.door import door_service
@@ -113,6 +114,8 @@ class Router:
                 num_threads=config.num_text_threads,
             ),
             clock=clock,
+            listens=lambda: self.server.address,
+            is_insecure=Endpoint.parse(config.address).is_open_to_others,
         )
         self.policy = PolicyKeeper(
             placer=self.placer,

@@ -2,7 +2,7 @@
 another worker goes on.
 """
 
-from penstock.v1.inference_pb2 import GenerateResponse
+from penstock.v1.inference_pb2 import Finished, GenerateResponse
 
 
 class Sent:
@@ -12,14 +12,14 @@ class Sent:
     are one message with all their deltas. It costs a tenth of a microsecond a message.
     """
 
-    __slots__ = ("_by_choice", "_is_finished", "_unread", "num_cached_tokens", "num_messages")
+    __slots__ = ("_by_choice", "_unread", "finished", "num_cached_tokens", "num_messages")
 
     def __init__(self) -> None:
         self.num_messages = 0
         self.num_cached_tokens = 0  # as the first worker says
         self._unread = bytearray()
         self._by_choice: dict[int, list[int]] = {}
-        self._is_finished = False
+        self.finished: Finished | None = None  # once it has been read
 
     def add(self, data: bytes) -> None:
         self.num_messages += 1
@@ -44,7 +44,7 @@ class Sent:
     @property
     def is_finished(self) -> bool:
         self._read()
-        return self._is_finished
+        return self.finished is not None
 
     def emitted(self, num_choices: int) -> tuple[tuple[int, ...], ...]:
         """By choice, for the worker that goes on."""
@@ -58,4 +58,5 @@ class Sent:
         self._unread.clear()
         for delta in message.deltas:
             self._by_choice.setdefault(delta.choice, []).extend(delta.token_ids)
-        self._is_finished |= message.HasField("finished")
+        if message.HasField("finished"):
+            self.finished = message.finished

@@ -16,12 +16,14 @@ from cluster.validation import (
     check_detokenize,
     check_generate,
     check_model,
+    check_request_id,
     check_tokenize,
 )
 from cluster.wire_bounds import check_wire
 from penstock.v1 import inference_pb2 as pb
 from router.admission import Admission
 from router.relay import REQUEST_ID_KEY, Relay
+from router.request_line import RequestLine
 from router.text import Text
 from router.text_lanes import TextLanes
 
@@ -65,14 +67,18 @@ class InferenceService:
             self._lanes.process.check_room(num_bytes)
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
-        received_at = self._clock()
-        request.request_id = request.request_id or call.metadata(REQUEST_ID_KEY) or ""
-        given = check_generate(request, self._text.info, self._text.limits)
-        with self._admission.admit(given.request_id):
-            call.phase = "tokenise"
-            routed = await self._lanes.routed(given, received_at)
-            await self._is_warm.wait()  # placed before the index knows, it would be computed anew
-            await self._relay.serve(routed, call)
+        received_at, limits = self._clock(), self._text.limits
+        with RequestLine(received_at, self._clock) as line:
+            asked_id = request.request_id or call.metadata(REQUEST_ID_KEY) or ""
+            line.request_id = request.request_id = check_request_id(asked_id, limits)
+            given = check_generate(request, self._text.info, limits)
+            with self._admission.admit(given.request_id):
+                call.phase = "tokenise"
+                routed = await self._lanes.routed(given, received_at)
+                line.num_prompt_tokens = len(routed.compute.prompt_ids)
+                # Placed before the index knows, it would be computed anew.
+                await self._is_warm.wait()
+                await self._relay.serve(routed, call, line)
 
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> bytes:
         prompt = check_tokenize(request, self._text.info, self._text.limits)

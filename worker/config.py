@@ -1,8 +1,10 @@
 """What the YAML of a worker of either role may say; each role adds its own."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from cluster.log import FILE_BYTES, LogFormat, LogLevel
 from kv_transfer.tcp_tls import TlsFiles
 
 
@@ -36,3 +38,7 @@ class WorkerConfig:
     probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none
     fetch_s: float = 2.0  # a prefix that is not here by then is computed
     drain_s: float = 60.0
+    log_level: LogLevel | None = None  # none: that of PENSTOCK_LOG, else info
+    log_format: LogFormat = "text"
+    log_file: Path | None = None  # rotated: so many bytes, and three older ones; none: stderr
+    log_file_bytes: int = FILE_BYTES

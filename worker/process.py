@@ -2,13 +2,16 @@
 
 import argparse
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from cluster import process
-from cluster.config import load_config
+from cluster.config import effective_config, load_config
 from worker.config import WorkerConfig
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=WorkerConfig)
 
@@ -24,6 +27,9 @@ def run_worker(name: str, usage: str | None, config: type[C], build: Callable[[C
     path = parser.parse_args().config
 
     async def serve(drain: asyncio.Event) -> None:
-        await build(load_config(config, path)).serve(drain)
+        settings = load_config(config, path)
+        process.configure_logging(settings)
+        logger.info("configuration: %s", effective_config(settings))
+        await build(settings).serve(drain)
 
     return process.run(serve)

@@ -31,6 +31,19 @@ def missing(all_of_them: Sequence[Examined], expected: Sequence[str]) -> Iterato
         yield failed("serving", "cluster", "no worker has registered", fix)
 
 
+def front_door(listens: str, *, is_insecure: bool) -> Iterator[Finding]:
+    if is_insecure:
+        yield warned(
+            "front_door",
+            "router",
+            f"INSECURE: others than its machine may reach {listens}, and nobody asks who they are",
+            "Serve without --insecure, on a loopback address; else close that network to all whom"
+            " you would not let in.",
+        )
+    elif listens:
+        yield passed("front_door", "router", f"{listens} is for its machine alone")
+
+
 def wire_versions(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
     found = _by_value(all_of_them, lambda facts: str(facts.wire_version))
     if len(found) > 1:

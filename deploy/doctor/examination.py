@@ -18,7 +18,7 @@ from cluster.facts_codec import facts_from_pb
 from cluster.proof import ANYONE, audience_of
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
-from deploy.doctor.cluster_checks import check_cluster
+from deploy.doctor.cluster_checks import check_cluster, front_door
 from deploy.doctor.examined import Examined, Probed
 from deploy.doctor.finding import Finding, Severity, worst
 from deploy.doctor.pair_checks import (
@@ -88,7 +88,11 @@ class Examination:
         return Report(
             address=self._router,
             pairs=tuple(pairs),
-            findings=(*findings, *check_cluster(everyone, expected)),
+            findings=(
+                *findings,
+                *front_door(status.listens, is_insecure=status.insecure),
+                *check_cluster(everyone, expected),
+            ),
         )
 
     async def __aenter__(self) -> "Examination":

@@ -21,6 +21,8 @@ COMMANDS = {
     "generate": "generate",
     "status": "status",
     "doctor": "doctor",
+    "logs": "logs",
+    "stop": "stop",
     "models": "text",
     "tokenize": "text",
     "detokenize": "text",

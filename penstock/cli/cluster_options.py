@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.addresses import Endpoint
+from cluster.log import LogFormat, LogLevel
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from engine.build import EngineChoice, plan_engine
 from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
+from penstock.cli.front_door import check_host, reach_text
+from penstock.cli.local import is_found
 from penstock.cli.output import fail, say
 from router.policy import Disaggregate
 from router.policy_file.document import load_policy
@@ -30,6 +34,7 @@ class ServeFlags:
     prefill: int = 1
     decode: int = 1
     host: str = "127.0.0.1"
+    insecure: bool = False
     port: int = 0
     threads: int = 1
     blocks: int = DEFAULT_BLOCKS
@@ -38,6 +43,8 @@ class ServeFlags:
     transport: str = ""  # this one or none; empty: the best of the usual ones
     disaggregate: Disaggregate = Disaggregate.AUTO
     policy: Path | None = None  # the router follows this file
+    log_level: LogLevel | None = None
+    log_format: LogFormat | None = None
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
@@ -46,6 +53,7 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
             f"There is no transport '{flags.transport}': choose from {', '.join(DOORS)}.",
             ExitCode.USAGE,
         )
+    check_host(flags.host, insecure=flags.insecure)
     checkpoint = (flags.model_dir or SHIPPED_MODEL).resolve()
     if not checkpoint.is_dir():
         fail(
@@ -63,6 +71,7 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         num_prefill=flags.prefill,
         num_decode=flags.decode,
         host=flags.host,
+        insecure=flags.insecure,
         port=flags.port,
         num_threads=flags.threads,
         num_blocks=flags.blocks,
@@ -70,6 +79,8 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         drain_s=flags.drain,
         transports=(flags.transport,) if flags.transport else None,
         require_transport=flags.transport or None,
+        log_level=flags.log_level,
+        log_format=flags.log_format,
         router={
             "disaggregate": str(flags.disaggregate),
             "policy_file": _checked(flags.policy) if flags.policy else None,
@@ -106,9 +117,12 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
     return {
         "ready": True,
         "address": cluster.address,
+        "listens": cluster.listens,
+        "insecure": Endpoint.parse(cluster.listens).is_open_to_others,
         "model": cluster.plan.model_name,
         "workers": workers,
         "run_dir": str(cluster.run_dir),
+        "log_dir": str(cluster.log_dir),
         "pid": os.getpid(),
     }
 
@@ -118,20 +132,21 @@ def ready_text(cluster: LocalCluster) -> str:
     ready = ready_value(cluster)
     workers = "  ".join(f"{name} {address}" for name, address in ready["workers"].items())
     command = command_name()
+    where = "" if is_found(cluster.address) else f" -a {cluster.address}"
     return "\n".join(
         [
             f"{ready['model']} is ready at {ready['address']}",
             "",
             f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
-            "           no TLS and no authentication: for this machine only",
+            f"           {reach_text(cluster.listens)}",
             f"  workers  {workers}",
-            f"  logs     {cluster.run_dir}/logs",
+            f"  logs     {cluster.log_dir}",
             "",
             "In another terminal:",
             "",
-            f'  {command} generate "What does len do?"',
-            f"  {command} chat",
-            f"  {command} status",
+            f'  {command} generate "What does len do?"{where}',
+            f"  {command} chat{where}",
+            f"  {command} status{where}",
             "",
             "Ctrl-C drains and stops.",
             "",

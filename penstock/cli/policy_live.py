@@ -1,5 +1,8 @@
-"""`penstock policy apply|reload|rollback|status|explain`: the policy of a running cluster."""
+"""`penstock policy apply|reload|rollback|status|history|explain`: that of a running cluster."""
 
+import getpass
+import os
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +20,8 @@ from penstock.cli.policy_files import PolicyFile, read_policy
 from penstock.v1 import worker_pb2 as pb
 from router.policy_file.units import unit_of
 
+HISTORY_COLUMNS = ["when", "generation", "policy", "by", "from", "why"]
+MAX_NAME = 200  # letters that the router takes
 APPLY_TIMEOUT_S = 10.0  # a long document is read in a second, and the store may be asked again
 OUTCOMES = {
     pb.POLICY_OUTCOME_UNCHANGED: "is in force already",
@@ -47,7 +52,9 @@ def apply(
     Example: penstock policy apply policy.yaml --canary 5%
     """
     source, text = read_policy(file)
-    request = pb.ApplyPolicyRequest(text=text, source=source, canary_share=_share(canary))
+    request = pb.ApplyPolicyRequest(
+        text=text, source=source, canary_share=_share(canary), by=_own_word()
+    )
     _tell_change(_ask("ApplyPolicy", request, address, secrets_file), json)
 
 
@@ -57,7 +64,9 @@ def reload(
     json: options.Json = False,
 ) -> None:
     """Make the router read its policy file now. It looks every second anyway."""
-    _tell_change(_ask("ReloadPolicy", pb.ReloadPolicyRequest(), address, secrets_file), json)
+    _tell_change(
+        _ask("ReloadPolicy", pb.ReloadPolicyRequest(by=_own_word()), address, secrets_file), json
+    )
 
 
 def rollback(
@@ -67,7 +76,7 @@ def rollback(
     json: options.Json = False,
 ) -> None:
     """End the canary; where there is none, return to the policy before."""
-    request = pb.RollBackPolicyRequest(reason=reason)
+    request = pb.RollBackPolicyRequest(reason=reason, by=_own_word())
     _tell_change(_ask("RollBackPolicy", request, address, secrets_file), json)
 
 
@@ -87,6 +96,20 @@ def status(
         write(reply.active.text)
     else:
         _show_status(reply)
+
+
+def history(
+    address: options.Address = None,
+    secrets_file: options.SecretsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Show which policy was changed when, from which address and by whom, by his own word: the
+    last hundred changes, the latest at the end."""
+    reply = _ask("PolicyHistory", pb.PolicyHistoryRequest(), address, secrets_file)
+    if json:
+        write_json(_plain(reply)["changes"])
+    else:
+        write_table(HISTORY_COLUMNS, list(map(_change_row, reply.changes)))
 
 
 def explain(
@@ -113,6 +136,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reload": reload,
     "rollback": rollback,
     "status": status,
+    "history": history,
     "explain": explain,
 }
 
@@ -191,9 +215,27 @@ def _show_status(reply: pb.PolicyStatusResponse) -> None:
     write_table(columns, rows)
 
 
+def _change_row(change: pb.PastPolicyChange) -> list[str]:
+    at = _utc(change.unix_seconds)
+    policy = f"{change.name} ({change.digest})"
+    return [at, str(change.generation), policy, change.by, change.address, change.why]
+
+
+def _utc(unix_s: float) -> str:
+    return f"{datetime.fromtimestamp(unix_s, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _own_word() -> str:
+    """Who this is, for the history: nobody proves it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # it has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:MAX_NAME]
+
+
 def _since(generation: pb.PolicyGeneration) -> str:
-    at = datetime.fromtimestamp(generation.unix_seconds, tz=UTC)
-    return f"{_named(generation)} from {generation.source}, since {at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{_named(generation)} from {generation.source}, since {_utc(generation.unix_seconds)}"
 
 
 def _trial_lines(trial: pb.CanaryStatus) -> list[str]:

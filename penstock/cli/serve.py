@@ -1,22 +1,30 @@
 """`penstock serve`: a whole cluster on this machine, until Ctrl-C."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cluster import log
+from cluster.log import LogFormat, LogLevel
+from cluster.process import LOG_VARIABLE
 from deploy.launcher import LocalCluster
+from deploy.log_dir import open_log_dir
 from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, ready_value
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.local import LocalNote, leave_note, withdraw_note
+from penstock.cli.logs import default_log_root
+from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.cli.output import announce, json_line, say, warn
 from router.policy import Disaggregate
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -25,6 +33,9 @@ def serve(
     prefill: Annotated[int, typer.Option("--prefill", min=0, help="Prefill workers.")] = 1,
     decode: Annotated[int, typer.Option("--decode", min=1, help="Decode workers.")] = 1,
     host: Annotated[str, typer.Option("--host", help="Where the router listens.")] = "127.0.0.1",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Others than this machine may come in, unasked.")
+    ] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free.")] = 50051,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads a worker.")] = 1,
     blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
@@ -40,6 +51,18 @@ def serve(
         Path | None,
         typer.Option("--policy", metavar="FILE", help="Placement by this file, as it changes."),
     ] = None,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-dir", metavar="DIR", help="Logs go here. Default: the user's state directory."
+        ),
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option("--log-level", help="Default: $PENSTOCK_LOG, else info.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="A line of text or of JSON a record.")
+    ] = "text",
     json: options.Json = False,
 ) -> None:
     """Serve a model: one router, prefill and decode workers, on this machine.
@@ -51,7 +74,8 @@ def serve(
         model=model,
         prefill=prefill,
         decode=decode,
-        host=host,
+        host=host.strip("[]"),
+        insecure=insecure,
         port=port,
         threads=threads,
         blocks=blocks,
@@ -60,8 +84,29 @@ def serve(
         transport=transport,
         disaggregate=disaggregate,
         policy=policy,
+        log_level=log_level,
+        log_format=log_format,
     )
-    asyncio.run(_serve(make_cluster(flags), json))
+    cluster = make_cluster(flags)
+    with _logged(cluster, log_dir):
+        asyncio.run(_serve(cluster, json))
+
+
+@contextmanager
+def _logged(cluster: LocalCluster, root: Path | None) -> Iterator[None]:
+    """Logs stay, where they can be written; the cluster serves all the same."""
+    with ExitStack() as until_the_end:
+        try:
+            folder = until_the_end.enter_context(open_log_dir(root or default_log_root()))
+        except OSError as error:
+            warn(f"logs go when the cluster ends: none can be kept ({error}).")
+        else:
+            cluster.keep_logs_in(folder)
+            level = cluster.plan.log_level or os.environ.get(LOG_VARIABLE, "info")
+            # Its stderr is the terminal's.
+            own = folder / "serve.log"
+            log.configure(level, cluster.plan.log_format or "text", own, takes_stderr=False)
+        yield
 
 
 async def _serve(cluster: LocalCluster, json: bool) -> None:
@@ -77,23 +122,30 @@ async def _serve(cluster: LocalCluster, json: bool) -> None:
     except asyncio.CancelledError:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     say("Stopped.")
+    logger.info("stopped")
 
 
 @contextmanager
 def _noted(cluster: LocalCluster) -> Iterator[None]:
     """Other commands find the cluster by a note, where one can be left."""
-    note = LocalNote(address=cluster.address, run_dir=str(cluster.run_dir), pid=os.getpid())
-    try:
-        leave_note(note)
-    except OSError as error:
-        warn(
-            f"other commands do not find this cluster by themselves ({error}): give them"
-            f" --address {cluster.address} --secrets-file {cluster.secrets_file}."
-        )
-    try:
+    note = LocalNote(
+        address=cluster.address,
+        listens=cluster.listens,
+        run_dir=str(cluster.run_dir),
+        log_dir=str(cluster.log_dir),
+        pid=os.getpid(),
+        model=cluster.plan.model_name,
+        machine=this_machine(),
+    )
+    with ExitStack() as left:
+        try:
+            left.enter_context(noted(note))
+        except OSError as error:
+            warn(
+                f"other commands do not find this cluster by themselves ({error}): give them"
+                f" --address {cluster.address} --secrets-file {cluster.secrets_file}."
+            )
         yield
-    finally:
-        withdraw_note(note)
 
 
 class Interrupts:
@@ -106,13 +158,14 @@ class Interrupts:
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupted)
+            loop.add_signal_handler(number, self._interrupted, number)
 
     async def wait(self) -> None:
         """Until the first signal after the start."""
         await self._asked.wait()
 
-    def _interrupted(self) -> None:
+    def _interrupted(self, number: signal.Signals) -> None:
+        logger.info("%s was sent to this cluster", number.name)
         if self._asked.is_set():
             self._cluster.kill()
         elif not self.is_started and self._task:

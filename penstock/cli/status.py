@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from penstock.cli import options
 from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.exit_codes import ExitCode
+from penstock.cli.front_door import insecure_text
 from penstock.cli.local import find_address, need_secrets, started_workers
 from penstock.cli.output import say, write, write_json, write_table
 from penstock.v1 import worker_pb2 as pb
@@ -103,6 +104,8 @@ def _show(address: str, reply: pb.StatusResponse) -> None:
     write_table(CLASS_COLUMNS, list(map(_class_row, reply.classes)))
     write("\n" + _router_lines(address, reply))
     write(_accuracy_lines(reply))
+    if reply.insecure:
+        write(f"{insecure_text(reply.listens)}\n")
 
 
 def _worker_row(worker: pb.WorkerStatus) -> list[str]:

@@ -659,7 +659,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -676,6 +676,8 @@ class StatusResponse(_message.Message):
     WARMING_UP_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
+    LISTENS_FIELD_NUMBER: _ClassVar[int]
+    INSECURE_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -692,7 +694,9 @@ class StatusResponse(_message.Message):
     warming_up: bool
     waiting: WaitingStatus
     away: _containers.RepeatedCompositeFieldContainer[AwayWorker]
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ...) -> None: ...
+    listens: str
+    insecure: bool
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ...) -> None: ...
 
 class WaitingStatus(_message.Message):
     __slots__ = ("requests", "bytes", "longest_seconds")
@@ -892,24 +896,58 @@ class StoreAnswer(_message.Message):
     def __init__(self, address: _Optional[str] = ..., seconds: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ApplyPolicyRequest(_message.Message):
-    __slots__ = ("text", "source", "canary_share")
+    __slots__ = ("text", "source", "canary_share", "by")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
     text: str
     source: str
     canary_share: float
-    def __init__(self, text: _Optional[str] = ..., source: _Optional[str] = ..., canary_share: _Optional[float] = ...) -> None: ...
+    by: str
+    def __init__(self, text: _Optional[str] = ..., source: _Optional[str] = ..., canary_share: _Optional[float] = ..., by: _Optional[str] = ...) -> None: ...
 
 class ReloadPolicyRequest(_message.Message):
+    __slots__ = ("by",)
+    BY_FIELD_NUMBER: _ClassVar[int]
+    by: str
+    def __init__(self, by: _Optional[str] = ...) -> None: ...
+
+class RollBackPolicyRequest(_message.Message):
+    __slots__ = ("reason", "by")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    by: str
+    def __init__(self, reason: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class PolicyHistoryRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class RollBackPolicyRequest(_message.Message):
-    __slots__ = ("reason",)
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+class PolicyHistoryResponse(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PastPolicyChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PastPolicyChange, _Mapping]]] = ...) -> None: ...
+
+class PastPolicyChange(_message.Message):
+    __slots__ = ("unix_seconds", "generation", "name", "digest", "why", "by", "address")
+    UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    unix_seconds: float
+    generation: int
+    name: str
+    digest: str
+    why: str
+    by: str
+    address: str
+    def __init__(self, unix_seconds: _Optional[float] = ..., generation: _Optional[int] = ..., name: _Optional[str] = ..., digest: _Optional[str] = ..., why: _Optional[str] = ..., by: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class PolicyChange(_message.Message):
     __slots__ = ("outcome", "generation", "warnings", "changes")

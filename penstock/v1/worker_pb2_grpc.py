@@ -560,6 +560,11 @@ class ClusterStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusResponse.FromString,
                 _registered_method=True)
+        self.PolicyHistory = channel.unary_unary(
+                '/penstock.v1.Cluster/PolicyHistory',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.PolicyHistoryRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyHistoryResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/penstock.v1.Cluster/Explain',
                 request_serializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
@@ -624,6 +629,12 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PolicyHistory(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """INVALID_ARGUMENT: it is not remembered
         """
@@ -673,6 +684,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.PolicyStatus,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.PolicyStatusResponse.SerializeToString,
+            ),
+            'PolicyHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.PolicyHistory,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.PolicyHistoryRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.PolicyHistoryResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -896,6 +912,33 @@ class Cluster(object):
             '/penstock.v1.Cluster/PolicyStatus',
             penstock_dot_v1_dot_worker__pb2.PolicyStatusRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.PolicyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PolicyHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/PolicyHistory',
+            penstock_dot_v1_dot_worker__pb2.PolicyHistoryRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.PolicyHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

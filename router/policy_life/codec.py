@@ -1,6 +1,6 @@
 """Policies, their figures and explanations as messages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from penstock.v1 import worker_pb2 as pb
 from router.explain import Candidate, Explanation, described, explain
@@ -9,6 +9,7 @@ from router.policy_life.keeper import Came, Change, PolicyKeeper
 from router.records import Record, Records
 from router.rollout.canary import Figures, Judgement, Trial
 from router.rollout.generations import Generations, LivePolicy
+from router.rollout.history import PastChange
 from router.rollout.rollout import Generation
 from router.rollout.shadow import Shadow
 
@@ -40,6 +41,23 @@ def generation_to_pb(generation: Generation | None) -> pb.PolicyGeneration | Non
         source=generation.source,
         unix_seconds=generation.at_s,
         text=generation.text,
+    )
+
+
+def history_to_pb(history: Sequence[PastChange]) -> pb.PolicyHistoryResponse:
+    return pb.PolicyHistoryResponse(
+        changes=[
+            pb.PastPolicyChange(
+                unix_seconds=change.at_s,
+                generation=change.number,
+                name=change.name,
+                digest=change.digest,
+                why=change.why,
+                by=change.author.name,
+                address=change.author.address,
+            )
+            for change in history
+        ]
     )
 
 

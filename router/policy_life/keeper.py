@@ -20,6 +20,7 @@ from router.policy_life.file_watch import PolicyFile
 from router.policy_life.live import LiveRollout
 from router.policy_life.store import RolloutStore
 from router.rollout.canary import Judgement, Trial, Verdict, judge
+from router.rollout.history import ROUTER, Author
 from router.rollout.rollout import Generation, Offer, Rollout
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ class PolicyKeeper:
         self._clock, self._unix_clock = clock, unix_clock
         self._is_asked = asyncio.Event()
         self._default = default
-        self._live = LiveRollout(Rollout.begin(default, unix_clock()), store, placer.generations)
+        self._live = LiveRollout(
+            Rollout.begin(default, unix_clock()), store, placer.generations, unix_clock
+        )
         self.file = file
         self.reloads = Reloads(last_good_at_s=unix_clock())
 
@@ -87,23 +90,25 @@ class PolicyKeeper:
 
     # -- what operators do -------------------------------------------------------------------
 
-    async def apply(self, text: str, source: str, canary_share: float | None = None) -> Change:
+    async def apply(
+        self, text: str, source: str, canary_share: float | None = None, author: Author = ROUTER
+    ) -> Change:
         """Raises InvalidRequest, and nothing changes; StoreUnavailable, likewise."""
         try:
             offer = await self._offer(text, source, canary_share)
         except ConfigError as error:
             self._note(error)
             raise InvalidRequest("text", error.message) from error
-        return await self._take(offer)
+        return await self._take(offer, author)
 
-    async def reload(self) -> Change:
+    async def reload(self, author: Author = ROUTER) -> Change:
         """Reads the file now. Raises InvalidRequest where there is none, or a wrong one."""
         if self.file is None:
             raise InvalidRequest(
                 "file", "This router has no policy file: apply a policy, or start it with one."
             )
         try:
-            return await self._take(await self._read_file(self.file))
+            return await self._take(await self._read_file(self.file), author)
         except ConfigError as error:
             self._note(error)
             raise InvalidRequest("file", error.message) from error
@@ -111,11 +116,13 @@ class PolicyKeeper:
             self.file.again()
             raise
 
-    async def roll_back(self, reason: str) -> Change:
+    async def roll_back(self, reason: str, author: Author = ROUTER) -> Change:
         """Raises InvalidRequest where there is nothing to return to."""
         try:
             before = self._live.document
-            rollout = await self._live.change(lambda r: r.rolled_back(self._unix_clock(), reason))
+            rollout = await self._live.change(
+                lambda r: r.rolled_back(self._unix_clock(), reason), author
+            )
         except ConfigError as error:
             raise InvalidRequest("policy", error.message) from error
         changes = _told(before, self._live.document)
@@ -212,9 +219,9 @@ class PolicyKeeper:
             return rollout.withdrawn(f"The canary {number} was rolled back by itself: {why}.")
 
         if verdict is Verdict.ROLL_BACK:
-            await self._live.change_even_alone(settled)
+            await self._live.change_even_alone(settled, ROUTER)
         elif verdict is Verdict.PROMOTE:
-            await self._live.change(settled)
+            await self._live.change(settled, ROUTER)
 
     # -- how it changes ----------------------------------------------------------------------
 
@@ -234,10 +241,10 @@ class PolicyKeeper:
             file_digest=file_digest,
         )
 
-    async def _take(self, offer: Offer) -> Change:
+    async def _take(self, offer: Offer, author: Author = ROUTER) -> Change:
         before, changes = self.rollout, _told(self._live.document, offer.document)
         warnings = (*risks(offer.document), *_lost_classes(offer.document, self._placer))
-        rollout = await self._live.change(lambda r: r.offered(offer, self._unix_clock()))
+        rollout = await self._live.change(lambda r: r.offered(offer, self._unix_clock()), author)
         self.reloads.num_attempts += 1
         self.reloads.is_last_good, self.reloads.error = True, ""
         self.reloads.last_good_at_s = self._unix_clock()

@@ -8,6 +8,7 @@ Documents are read in a thread: a long one takes longer than a request may wait.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -16,6 +17,7 @@ from cluster.errors import ConfigError, StoreUnavailable
 from router.policy_file.document import PolicyDocument, parse_policy
 from router.policy_life.store import RolloutStore
 from router.rollout.generations import Generations, LoadedRollout
+from router.rollout.history import ROUTER, Author
 from router.rollout.rollout import Generation, Rollout, decode_rollout, encode_rollout
 
 logger = logging.getLogger(__name__)
@@ -24,8 +26,15 @@ _MAX_ATTEMPTS: Final = 5
 
 
 class LiveRollout:
-    def __init__(self, rollout: Rollout, store: RolloutStore, generations: Generations) -> None:
+    def __init__(
+        self,
+        rollout: Rollout,
+        store: RolloutStore,
+        generations: Generations,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
         """`rollout` is not in force before `find` or `begin`."""
+        self._unix_clock = unix_clock
         self.rollout = rollout
         self.document: PolicyDocument | None = None  # in force
         self._store = store
@@ -56,16 +65,16 @@ class LiveRollout:
             self._adopt(await self._load(rollout))
             return
         try:
-            await self.change(lambda now: rollout if now is first else now)
+            await self.change(lambda now: rollout if now is first else now, ROUTER)
         except StoreUnavailable as error:
             await self._go_alone(rollout, error)
 
-    async def change(self, change: Callable[[Rollout], Rollout]) -> Rollout:
+    async def change(self, change: Callable[[Rollout], Rollout], author: Author) -> Rollout:
         """Into the store, then in force; no more where `change` returns what it was given. It may
         be asked several times. Raises StoreUnavailable or what it raises: then nothing changes."""
         async with self._changing:
             for _ in range(_MAX_ATTEMPTS):
-                rollout = self._changed(change)
+                rollout = self._changed(change, author)
                 if rollout is self.rollout:
                     return rollout
                 loaded, data = await self._load(rollout), encode_rollout(rollout)
@@ -79,12 +88,12 @@ class LiveRollout:
             f"The policy changed {_MAX_ATTEMPTS} times while it was to be changed: nothing was."
         )
 
-    async def change_even_alone(self, change: Callable[[Rollout], Rollout]) -> None:
+    async def change_even_alone(self, change: Callable[[Rollout], Rollout], author: Author) -> None:
         """The same, but what cannot wait for the store is in force here before it is there."""
         try:
-            await self.change(change)
+            await self.change(change, author)
         except StoreUnavailable as error:
-            await self._go_alone(self._changed(change), error)
+            await self._go_alone(self._changed(change, author), error)
 
     async def refresh(self) -> None:
         """Takes over what other routers have done. Raises ConfigError, once, for what cannot be in
@@ -97,11 +106,13 @@ class LiveRollout:
         else:
             self.is_store_away = False
 
-    def _changed(self, change: Callable[[Rollout], Rollout]) -> Rollout:
-        rollout = change(self.rollout)
-        if rollout is self.rollout:
+    def _changed(self, change: Callable[[Rollout], Rollout], author: Author) -> Rollout:
+        before = self.rollout
+        rollout = change(before)
+        if rollout is before:
             return rollout
-        return replace(rollout, revision=max(self._revision, self.rollout.revision) + 1)
+        recorded = rollout.recorded(before, author, self._unix_clock())
+        return replace(recorded, revision=max(self._revision, before.revision) + 1)
 
     async def _look(self) -> None:
         data = await self._store.load()
@@ -163,7 +174,11 @@ class LiveRollout:
         if (rollout.active, rollout.canary) != (before.active, before.canary):
             active = rollout.active
             said = (active.name, active.number, active.digest, rollout.why)
-            logger.info("policy '%s' (generation %d, %s) is in force. %s", *said)
+            author = rollout.history[-1].author if rollout.history else ROUTER
+            fields = {"by": author.name, "from": author.address or "here"}
+            logger.info(
+                "policy '%s' (generation %d, %s) is in force. %s", *said, extra={"fields": fields}
+            )
 
     def _away(self, error: StoreUnavailable) -> None:
         if not self.is_store_away:

@@ -7,8 +7,9 @@ from cluster.errors import InvalidRequest
 from cluster.rpc import Call, Serve
 from penstock.v1 import worker_pb2 as pb
 from router.placer import Placer
-from router.policy_life.codec import change_to_pb, record_to_pb, status_to_pb
+from router.policy_life.codec import change_to_pb, history_to_pb, record_to_pb, status_to_pb
 from router.policy_life.keeper import PolicyKeeper
+from router.rollout.history import Author
 
 DEFAULT_CANDIDATES = 50
 MAX_CANDIDATES = 1000
@@ -28,19 +29,27 @@ class PolicyService:
             "ReloadPolicy": self.reload,
             "RollBackPolicy": self.roll_back,
             "PolicyStatus": self.status,
+            "PolicyHistory": self.history,
             "Explain": self.explain,
         }
 
     async def apply(self, request: pb.ApplyPolicyRequest, call: Call) -> pb.PolicyChange:
         source = _bounded("source", request.source) or "apply"
         share = request.canary_share if request.HasField("canary_share") else None
-        return change_to_pb(await self._keeper.apply(request.text, source, share))
+        author = _author(request.by, call)
+        return change_to_pb(await self._keeper.apply(request.text, source, share, author))
 
     async def reload(self, request: pb.ReloadPolicyRequest, call: Call) -> pb.PolicyChange:
-        return change_to_pb(await self._keeper.reload())
+        return change_to_pb(await self._keeper.reload(_author(request.by, call)))
 
     async def roll_back(self, request: pb.RollBackPolicyRequest, call: Call) -> pb.PolicyChange:
-        return change_to_pb(await self._keeper.roll_back(_bounded("reason", request.reason)))
+        author, reason = _author(request.by, call), _bounded("reason", request.reason)
+        return change_to_pb(await self._keeper.roll_back(reason, author))
+
+    async def history(
+        self, request: pb.PolicyHistoryRequest, call: Call
+    ) -> pb.PolicyHistoryResponse:
+        return history_to_pb(self._keeper.rollout.history)
 
     async def status(self, request: pb.PolicyStatusRequest, call: Call) -> pb.PolicyStatusResponse:
         return status_to_pb(self._keeper, self._placer.generations, self._placer.records)
@@ -53,6 +62,11 @@ class PolicyService:
             )
         most = min(request.max_candidates or DEFAULT_CANDIDATES, MAX_CANDIDATES)
         return record_to_pb(record, self._clock(), most)
+
+
+def _author(name: str, call: Call) -> Author:
+    """By his own word, from where his connection comes."""
+    return Author(name=_bounded("by", name) or "unknown", address=call.peer_host)
 
 
 def _bounded(field: str, text: str) -> str:

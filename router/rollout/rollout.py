@@ -10,8 +10,9 @@ from typing import Final
 from cluster.config import parse_config
 from cluster.errors import ConfigError
 from router.policy_file.document import MAX_POLICY_BYTES, PolicyDocument
+from router.rollout.history import Author, PastChange, with_change
 
-MAX_ROLLOUT_BYTES: Final = 8 * MAX_POLICY_BYTES  # three documents, escaped
+MAX_ROLLOUT_BYTES: Final = 10 * MAX_POLICY_BYTES  # three documents, escaped, and the history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Rollout:
     why: str = ""  # of the last change, a sentence
     file_digest: str = ""  # of the bytes that a policy file last said
     revision: int = 0  # rises with every change: of two, the greater is the later
+    history: tuple[PastChange, ...] = ()  # the last changes, in order
 
     @classmethod
     def begin(cls, offer: Offer, at_s: float) -> "Rollout":
@@ -131,6 +133,20 @@ class Rollout:
             f" said{because}."
         )
         return self._with_active(back, why)
+
+    def recorded(self, before: "Rollout", author: Author, at_s: float) -> "Rollout":
+        """With what changed since `before` in its history, which nobody else writes."""
+        is_new_trial = self.canary is not None and self.canary != before.canary
+        meant = self.canary if self.canary is not None and is_new_trial else self.active
+        change = PastChange(
+            at_s=at_s,
+            number=meant.number,
+            name=meant.name,
+            digest=meant.digest,
+            why=self.why,
+            author=author,
+        )
+        return replace(self, history=with_change(before.history, change))
 
     def _with_active(self, generation: Generation, why: str) -> "Rollout":
         return replace(

@@ -175,7 +175,7 @@ async def test_an_unknown_level_is_refused_with_the_known(start: Start):
     process = await start(GOOD, PENSTOCK_LOG="loud")
     _, err = await process.communicate()
     assert process.returncode == 2
-    assert b"'LOUD' is no log level" in err
+    assert b"'loud' is no log level" in err
 
 
 async def refused(drain: asyncio.Event) -> None:

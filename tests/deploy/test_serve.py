@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kv_transfer.pool import PREFIX as POOL_PREFIX
-from penstock import Client
+from penstock import Client, PenstockError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -43,7 +44,7 @@ class Served:
         return subprocess.run(
             [*COMMAND, *arguments],
             input=text,
-            env={**os.environ, "HOME": str(self.home)},
+            env=environment_of(self.home),
             capture_output=True,
             text=True,
             timeout=60,
@@ -59,11 +60,17 @@ class Served:
         return {words[0]: int(words[-1].rstrip(")")) for words in found}
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """Of a user who has nothing else: no cluster of this machine's is seen."""
+    named = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME")
+    return {**os.environ, "HOME": str(home), **{name: str(home / name) for name in named}}
+
+
 @contextmanager
 def serving(home: Path, *flags: str, **environment: str) -> Iterator[Served]:
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0", "--json", *flags],
-        env={**os.environ, "HOME": str(home), **environment},
+        env={**environment_of(home), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -92,7 +99,9 @@ def serving(home: Path, *flags: str, **environment: str) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("home"), "--disaggregate", "always") as cluster:
+    """Also a witness: it logs all that it can."""
+    flags = ["--disaggregate", "always", "--log-level", "debug", "--log-format", "json"]
+    with serving(tmp_path_factory.mktemp("home"), *flags) as cluster:
         yield cluster
 
 
@@ -117,6 +126,67 @@ def test_other_commands_find_the_cluster(served: Served) -> None:
     assert "prefill-0" in ended.stdout
     [model] = json.loads(served.penstock("models", "--json").stdout)
     assert model["name"] == "penstock-tiny"
+
+
+def test_two_clusters_are_told_apart_and_the_first_outlives_the_note_of_the_second(
+    served: Served,
+) -> None:
+    """The second listens everywhere."""
+    flags = ["--prefill", "0", "--host", "0.0.0.0", "--insecure"]
+    with serving(served.home, *flags) as second:
+        port = second.address.rpartition(":")[2]
+        assert second.address == f"127.0.0.1:{port}"
+        assert (second.ready["listens"], second.ready["insecure"]) == (f"0.0.0.0:{port}", True)
+        assert served.ready["insecure"] is False
+        ended = served.penstock("status")
+        assert ended.returncode == 2
+        assert {served.address, second.address} <= set(ended.stderr.split())
+        assert "--address" in ended.stderr
+        for each, host in ((served, "localhost"), (second, socket.gethostname())):
+            port = each.address.rpartition(":")[2]
+            ended = served.penstock("status", "-a", f"{host}:{port}")
+            assert ended.returncode == 0, ended.stderr
+            assert ("prefill-0" in ended.stdout) == (each is served)
+            assert ("INSECURE" in ended.stdout) == (each is second)
+        ended = served.penstock("stop", "-a", second.address)
+        assert ended.returncode == 0, ended.stderr
+        assert second.process.wait(10) == 0
+        logs = Path(second.ready["log_dir"])
+        assert "draining" in (logs / "router.log").read_text()
+        assert "SIGTERM was sent" in (logs / "serve.log").read_text()
+    ended = served.penstock("policy", "status")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_log_has_a_line_a_request_and_neither_prompts_nor_secrets(served: Served) -> None:
+    word, other = "zebrafish", "axolotl"
+    with Client(served.address) as client:
+        answer = client.generate(f"{word}?", stop=[other], session_key=other).result()
+        client.generate(messages=[("user", word)], n=2, max_tokens=3).result()
+        client.tokenize(word)
+        with pytest.raises(PenstockError):
+            client.generate(word, model=other).result()
+        with pytest.raises(PenstockError):
+            client.generate(word, stop=[other] * 100).result()
+        stream = client.generate(word * 20_000)  # by a process of its own
+        with pytest.raises(PenstockError):
+            stream.result()
+    logs, secrets = Path(served.ready["log_dir"]), Path(served.ready["run_dir"]) / "secrets.yaml"
+    names = {path.name for path in logs.glob("*.log")}
+    assert names == {"router.log", "prefill-0.log", "decode-0.log", "serve.log"}
+    said = "".join(path.read_text() for path in logs.iterdir())
+    hidden = [word, other, *yaml.safe_load(secrets.read_text()).values()]
+    assert [each for each in hidden if each in said] == []
+    shown = served.penstock("logs", "router", "-n", "0").stdout.splitlines()
+    records = [json.loads(line) for line in shown if line.startswith("{")]
+    [line] = [each for each in records if each.get("request_id") == answer.accepted.request_id]
+    assert (line["level"], line["outcome"]) == ("request", "finished")
+    assert (line["prefill"], line["decode"]) == ("prefill-0", "decode-0")
+    assert line["prompt_tokens"] == answer.usage.prompt_tokens
+    assert line["completion_tokens"] == answer.usage.completion_tokens
+    assert 0 < line["ttft_ms"] <= line["total_ms"]
+    reasons = [each.get("reason") for each in records if each["level"] == "request"]
+    assert {"UNKNOWN_MODEL", "INVALID_REQUEST"} <= set(reasons)
 
 
 def test_the_doctor_finds_the_cluster_well_and_measures_its_pair(served: Served) -> None:
@@ -180,7 +250,7 @@ def test_ctrl_c_lets_the_answer_end_and_leaves_nothing(tmp_path: Path) -> None:
         assert len(stream.result().token_ids) == 200
         assert cluster.process.wait(60) == 0
     assert not Path(cluster.ready["run_dir"]).exists()
-    assert not list((tmp_path / ".penstock").glob("*"))
+    assert not list((tmp_path / ".penstock").rglob("*.*"))
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -210,7 +280,7 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(
             [*COMMAND, "serve", "--port", port],
-            env={**os.environ, "HOME": str(tmp_path)},
+            env=environment_of(tmp_path),
             capture_output=True,
             text=True,
             timeout=60,
@@ -230,7 +300,7 @@ def test_a_bad_checkpoint_is_a_sentence(tmp_path: Path, fault: str) -> None:
         (folder / "pytorch_model.bin").touch()
     ended = subprocess.run(
         [*COMMAND, "serve", "--model-dir", str(folder)],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
         capture_output=True,
         text=True,
         timeout=60,
@@ -244,7 +314,7 @@ def test_a_bad_checkpoint_is_a_sentence(tmp_path: Path, fault: str) -> None:
 def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
     ended = subprocess.run(
         [*COMMAND, "demo", "--json"],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
         capture_output=True,
         text=True,
         timeout=150,
@@ -261,7 +331,8 @@ def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
 def test_a_cluster_serves_on_where_no_note_can_be_left_at_home(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     nowhere = str(tmp_path / "file" / "run")
-    with serving(tmp_path, "--prefill", "0", XDG_RUNTIME_DIR=nowhere, HOME=nowhere) as cluster:
+    variables = dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"), nowhere)
+    with serving(tmp_path, "--prefill", "0", **variables) as cluster:
         address, old = cluster.address, cluster.pids()["decode-0"]
         os.kill(old, signal.SIGKILL)
         assert until(lambda: cluster.pids()["decode-0"] != old)
@@ -270,6 +341,7 @@ def test_a_cluster_serves_on_where_no_note_can_be_left_at_home(tmp_path: Path) -
         cluster.process.send_signal(signal.SIGINT)
         assert cluster.process.wait(60) == 0
     assert not any("Traceback" in line for line in cluster.said)
+    assert any("none can be kept" in line for line in cluster.said)
 
 
 def test_a_cluster_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
@@ -277,7 +349,7 @@ def test_a_cluster_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     heard, spoken = os.pipe()
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0", "--prefill", "0", "--json"],
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
         stdout=subprocess.PIPE,
         stderr=spoken,
         text=True,

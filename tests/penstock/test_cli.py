@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from cluster.proof import Answer, Doorkeeper
-from penstock.cli.local import LocalNote, find_address, find_note, leave_note, withdraw_note
+from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.v1 import worker_pb2 as pb
 from tests.penstock.command_line import Penstock
 
@@ -102,7 +102,8 @@ def test_a_wrong_option_is_a_usage_error(penstock: Penstock) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "demo", "chat", "generate", "status", "doctor", "models"]
+    "command",
+    ["serve", "demo", "chat", "generate", "status", "doctor", "models", "logs", "stop"],
 )
 def test_every_command_explains_itself(penstock: Penstock, command: str) -> None:
     ended = penstock(command, "--help")
@@ -183,7 +184,7 @@ def worker_status(name: str, *, serving: bool = True, reason: str = "") -> pb.Wo
 
 
 @pytest.fixture
-def running(server: Any, home: Path) -> LocalNote:
+def running(server: Any, home: Path) -> Iterator[LocalNote]:
     """A cluster that `penstock serve` started: its note and its run directory."""
     run_dir = home / "run"
     run_dir.mkdir()
@@ -191,9 +192,11 @@ def running(server: Any, home: Path) -> LocalNote:
     secrets.touch(mode=0o600)
     secrets.write_text(f"cluster_token: {'t' * 20}\nhash_secret: '{'0' * 32}'\n")
     (run_dir / "decode-0.yaml").touch()
-    note = LocalNote(address=server.address, run_dir=str(run_dir), pid=os.getpid())
-    leave_note(note)
-    return note
+    note = LocalNote(
+        address=server.address, run_dir=str(run_dir), pid=os.getpid(), machine=this_machine()
+    )
+    with noted(note):
+        yield note
 
 
 def test_status_shows_what_serves(penstock: Penstock, server: Any, running: LocalNote) -> None:
@@ -208,6 +211,19 @@ def test_status_shows_what_serves(penstock: Penstock, server: Any, running: Loca
     assert server.heard
     assert not any("t" * 20 in said for said in server.heard)  # it was proven, not told
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
+
+
+def test_status_repeats_that_others_can_come_in(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    server.status.workers.append(worker_status("decode-0"))
+    server.status.listens, server.status.insecure = "0.0.0.0:50051", True
+    ended = penstock("status")
+    assert ended.out.splitlines()[-1].startswith("INSECURE: ")
+    assert "0.0.0.0:50051" in ended.out
+    assert penstock("status", "--json").json["insecure"] is True
+    server.status.insecure = False
+    assert "INSECURE" not in penstock("status").out
 
 
 def test_status_shows_how_classes_fare_and_how_wrong_the_router_is(
@@ -321,69 +337,6 @@ def test_status_without_the_secrets_says_what_to_give(penstock: Penstock, server
     ended = penstock("status", "-a", server.address)
     assert ended.code == 4
     assert "--secrets-file" in ended.err
-
-
-def test_the_flag_precedes_the_variable_precedes_the_note(
-    running: LocalNote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert find_address(None) == running.address
-    monkeypatch.setenv("PENSTOCK_ADDRESS", "b:2")
-    assert find_address(None) == "b:2"
-    assert find_address("a:1") == "a:1"
-
-
-def test_a_note_is_private_and_dies_with_its_cluster(running: LocalNote, home: Path) -> None:
-    path = home / ".penstock" / "current.json"
-    assert path.stat().st_mode & 0o777 == 0o600
-    withdraw_note(replace(running, pid=1))  # not the one that is there
-    assert find_note() == running
-    path.chmod(0o666)
-    assert find_note() is None  # others could have written it
-    path.chmod(0o600)
-    withdraw_note(running)
-    assert not path.exists()
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    leave_note(replace(running, pid=gone.pid))
-    assert find_note() is None
-    assert find_address(None) == "127.0.0.1:50051"
-
-
-def test_without_a_home_the_note_is_in_the_temporary_directory(
-    running: LocalNote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    path = leave_note(running)
-    assert path.is_relative_to(tmp_path / f"penstock-{os.getuid()}")
-    assert find_note() == running
-
-
-def test_where_a_runtime_directory_cannot_be_written_the_note_is_at_home(
-    running: LocalNote, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(file / "run"))
-    assert leave_note(running).is_relative_to(home)
-    assert find_note() == running
-    withdraw_note(running)
-    assert find_note() is None
-
-
-def test_a_note_that_can_be_left_nowhere_is_an_oserror(
-    running: LocalNote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    withdraw_note(running)
-    file = tmp_path / "file"
-    file.touch()
-    for variable in ("XDG_RUNTIME_DIR", "HOME"):
-        monkeypatch.setenv(variable, str(file / "run"))
-    monkeypatch.setattr("tempfile.tempdir", str(file))
-    with pytest.raises(OSError, match="file"):
-        leave_note(running)
-    assert find_note() is None
-    withdraw_note(running)
 
 
 def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:

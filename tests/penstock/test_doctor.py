@@ -29,7 +29,7 @@ from cluster.types import (
     WorkerId,
 )
 from cluster.worker_codec import member_to_pb
-from deploy.doctor.cluster_checks import check_cluster
+from deploy.doctor.cluster_checks import check_cluster, front_door
 from deploy.doctor.examination import HERE, large_tokens
 from deploy.doctor.examined import Examined, Probed
 from deploy.doctor.finding import Finding, Severity
@@ -37,7 +37,7 @@ from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
 from deploy.doctor.process_checks import check_process, reach
 from kv_transfer.doors import DOORS
 from penstock.cli.app import run
-from penstock.cli.local import LocalNote, leave_note
+from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.v1 import worker_pb2 as pb
 from penstock.v1 import worker_pb2_grpc
 from tests.doors import ThreadedDoor
@@ -336,8 +336,11 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluste
         secrets = run_dir / "secrets.yaml"
         secrets.touch(mode=0o600)
         secrets.write_text(f"cluster_token: {'t' * 20}\nhash_secret: '{'0' * 32}'\n")
-        leave_note(LocalNote(address=cluster.address, run_dir=str(run_dir), pid=os.getpid()))
-        yield cluster
+        note = LocalNote(
+            address=cluster.address, run_dir=str(run_dir), pid=os.getpid(), machine=this_machine()
+        )
+        with noted(note):
+            yield cluster
         server.stop(None).wait()
 
 
@@ -350,6 +353,15 @@ def doctor(fake: FakeCluster, capsys: pytest.CaptureFixture[str]) -> Callable[..
         return int(ended.value.code or 0), captured.out, captured.err
 
     return call
+
+
+def test_a_front_door_that_others_reach_is_warned_of() -> None:
+    [open_to_all] = front_door("0.0.0.0:50051", is_insecure=True)
+    assert open_to_all.severity is Severity.WARN
+    assert "INSECURE" in open_to_all.what
+    [closed] = front_door("127.0.0.1:50051", is_insecure=False)
+    assert closed.severity is Severity.PASS
+    assert list(front_door("", is_insecure=False)) == []  # a router that does not say it
 
 
 def test_a_healthy_cluster_ends_with_0_and_a_row_a_pair(fake: FakeCluster, doctor: Any) -> None:

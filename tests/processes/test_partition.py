@@ -91,6 +91,7 @@ async def partitioned(folder: Path, net: Network, *, num_asked: int, cut_s: floa
         num_decode=2,
         num_prefill=2,
         host=net.gateway,
+        insecure=True,
         num_blocks=256,
         transports=("tcp",),
         drain_s=5.0,

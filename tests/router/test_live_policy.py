@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ async def explain(cluster: Cluster, request_id: str) -> worker_pb2.ExplainRespon
     return found
 
 
+async def test_the_history_says_who_changed_what_when_from_where(cluster: Cluster) -> None:
+    began = time.time()
+    await apply(cluster, policy_text(4.0, name="mine"), source="ops.yaml", by="ana@desk")
+    await apply(cluster, policy_text(4.0, name="mine"), by="nobody")  # changes nothing
+    await apply(cluster, policy_text(5.0, name="tried"), canary_share=0.5)
+    await ask(cluster, "RollBackPolicy", worker_pb2.RollBackPolicyRequest(reason="no", by="bo"))
+    reply = await ask(cluster, "PolicyHistory", worker_pb2.PolicyHistoryRequest())
+    told = [(each.generation, each.name, each.by, each.address) for each in reply.changes]
+    assert told == [
+        (1, "default", "router", ""),
+        (2, "mine", "ana@desk", "127.0.0.1"),
+        (3, "tried", "unknown", "127.0.0.1"),
+        (2, "mine", "bo", "127.0.0.1"),
+    ]
+    assert "ops.yaml" in reply.changes[1].why
+    assert "rolled back: no" in reply.changes[3].why
+    assert all(began - 60 < each.unix_seconds < time.time() + 1 for each in reply.changes)
+
+
 async def test_operators_apply_ask_and_roll_back(cluster: Cluster) -> None:
     applied = await apply(cluster, policy_text(4.0, name="mine"), source="ops")
     assert applied.outcome == worker_pb2.POLICY_OUTCOME_APPLIED
@@ -74,6 +94,8 @@ async def test_a_wrong_policy_is_refused_with_its_sentence(cluster: Cluster) -> 
         ("RollBackPolicy", worker_pb2.RollBackPolicyRequest()),
         ("Explain", worker_pb2.ExplainRequest(request_id="never seen")),
         ("ApplyPolicy", worker_pb2.ApplyPolicyRequest(text=policy_text(), source="a\nb")),
+        ("ApplyPolicy", worker_pb2.ApplyPolicyRequest(text=policy_text(), by="a\nb")),
+        ("ReloadPolicy", worker_pb2.ReloadPolicyRequest(by="x" * 201)),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await ask(cluster, method, request)

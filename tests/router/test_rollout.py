@@ -4,6 +4,7 @@ import pytest
 
 from cluster.errors import ConfigError
 from router.policy_file.document import parse_policy
+from router.rollout.history import MAX_CHANGES, Author
 from router.rollout.rollout import Offer, Rollout, decode_rollout, encode_rollout
 from tests.router.policy_texts import offer, policy_text
 
@@ -97,3 +98,20 @@ def test_it_survives_the_store(first: Rollout) -> None:
 def test_strangers_in_the_store_are_refused(data: bytes, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         decode_rollout(data, "The store")
+
+
+def test_the_history_is_bounded_kept_with_the_rollout_and_the_latest_is_last(
+    first: Rollout,
+) -> None:
+    rollout, ana = first, Author(name="ana@desk", address="127.0.0.1")
+    for i in range(2 * MAX_CHANGES):
+        changed = rollout.offered(offer(2.0 + i % 2), 200.0 + i)
+        rollout = changed.recorded(rollout, ana, 200.0 + i)
+    kept = decode_rollout(encode_rollout(rollout), "the store")
+    assert kept == rollout
+    assert len(kept.history) == MAX_CHANGES
+    last = kept.history[-1]
+    assert (last.number, last.at_s, last.author) == (kept.active.number, kept.active.at_s, ana)
+    trying = rollout.offered(offer(9.0, share=0.1), 900.0).recorded(rollout, ana, 900.0)
+    assert trying.canary is not None
+    assert trying.history[-1].number == trying.canary.number

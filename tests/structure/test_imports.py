@@ -85,6 +85,7 @@ STUB_FILES = {
         "deploy/vitals.py",
         "deploy/doctor/examination.py",
         "router/relay.py",
+        "router/request_line.py",
         "router/sent.py",
         "router/watcher.py",
         "router/links.py",

@@ -1,0 +1,42 @@
+"""Who may come in at the router's address, in the words that every command has for it."""
+
+from cluster.addresses import Endpoint, is_own, outward, resolve
+from penstock.cli.exit_codes import ExitCode
+from penstock.cli.output import fail
+
+
+def check_host(host: str, *, insecure: bool) -> None:
+    """Ends the command where the router could not listen there, or should not without a word."""
+    found, front_door = resolve(host), Endpoint(host, 0)
+    if not host or not found:
+        fail(
+            f"'{host}' is no address and no known name: give one of this machine's with --host.",
+            ExitCode.USAGE,
+        )
+    strange = [str(each) for each in found if not (each.is_unspecified or is_own(each))]
+    if strange:
+        fail(
+            f"{strange[0]} is no address of this machine: give one that is with --host.",
+            ExitCode.USAGE,
+        )
+    if front_door.is_open_to_others and not insecure:
+        fail(
+            f"Others than this machine may reach {host}, and callers are not authenticated yet:"
+            " leave --host out, or add --insecure to let in whoever reaches it.",
+            ExitCode.USAGE,
+        )
+
+
+def reach_text(listens: str) -> str:
+    """Of a front door of this machine, by the addresses that lead to it."""
+    door = Endpoint.parse(listens)
+    if not door.is_open_to_others:
+        return "no TLS and no authentication: for this machine only"
+    is_any = door.to_dial != door
+    reached = [str(Endpoint(each, door.port)) for each in outward()] if is_any else []
+    return insecure_text(listens) + (f", at {' and '.join(reached)}" if reached else "")
+
+
+def insecure_text(listens: str) -> str:
+    """What everybody should know of a front door that others can reach."""
+    return f"INSECURE: no TLS and no authentication, and {listens} is open to other machines"

@@ -1,0 +1,108 @@
+"""The log's line of each request: who served it, how fast, and how it ended. Never what it said nor
+what was said to it: an error is its reason, not its sentence."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.errors import CallerError, PenstockError, ResourceError
+from cluster.log import REQUEST
+from cluster.types import Placement
+from penstock.v1.inference_pb2 import FinishReason, Timeline
+from router.records import Fate, Record
+from router.sent import Sent
+
+logger = logging.getLogger(__name__)
+
+_PHASES = ("queue", "prefill", "transfer")  # as the decode worker tells at the end
+
+
+@dataclass(slots=True, eq=False)
+class RequestLine:
+    """`with` writes it at the end. What has it fills it: of what was refused little is known."""
+
+    received_at: float
+    clock: Callable[[], float]
+    request_id: str = ""
+    num_prompt_tokens: int | None = None
+    placement: Placement | None = None  # the last one
+    num_tries: int = 0
+    sent: Sent | None = None
+    record: Record | None = None
+    fate: Fate | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if logger.isEnabledFor(REQUEST):
+            fields = {key: value for key, value in self._fields(error) if value is not None}
+            logger.log(REQUEST, "request", extra={"fields": fields})
+
+    def _fields(self, error: BaseException | None) -> Iterator[tuple[str, Any]]:
+        yield "request_id", self.request_id or None
+        outcome = self._outcome(error)
+        yield "outcome", outcome
+        yield "reason", _reason(error, outcome)
+        yield from self._answer()
+        if self.placement is not None:
+            yield "prefill", self.placement.prefill
+            yield "decode", self.placement.decode
+            yield "source", self.placement.source
+            yield "tries", self.num_tries
+        if self.record is not None:
+            yield "generation", self.record.live.number
+            yield "ttft_ms", _ms(self.record.ttft_s)
+        yield "total_ms", _ms(self.clock() - self.received_at)
+
+    def _answer(self) -> Iterator[tuple[str, Any]]:
+        yield "prompt_tokens", self.num_prompt_tokens
+        if self.sent is None:
+            return
+        yield "cached_tokens", self.sent.num_cached_tokens
+        yield "completion_tokens", self.sent.num_tokens
+        if (finished := self.sent.finished) is not None:
+            yield "finish", _finish([choice.reason for choice in finished.choices])
+            yield from _phases(finished.timeline)
+
+    def _outcome(self, error: BaseException | None) -> str:
+        if error is None:
+            return "finished"
+        if isinstance(error, CallerError | ResourceError):
+            return "refused"
+        is_left = isinstance(error, asyncio.CancelledError) and self.fate is None
+        return "cancelled" if is_left or self.fate is Fate.CANCELLED else "failed"
+
+
+def _reason(error: BaseException | None, outcome: str) -> str | None:
+    match error:
+        case None:
+            return None
+        case PenstockError():
+            return error.reason
+        case asyncio.CancelledError():
+            return "DEADLINE_EXCEEDED" if outcome == "failed" else None
+    return "INTERNAL"
+
+
+def _finish(reasons: list["FinishReason"]) -> str:
+    """Of each kind once."""
+    names = {FinishReason.Name(reason).removeprefix("FINISH_REASON_") for reason in reasons}
+    return ",".join(sorted(names)).lower()
+
+
+def _phases(timeline: Timeline) -> Iterator[tuple[str, Any]]:
+    for name in _PHASES:
+        yield f"{name}_ms", _ms(getattr(timeline, f"{name}_seconds"))
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 1)

@@ -1,0 +1,104 @@
+"""`penstock stop` and what `serve` says of itself: which cluster, whether it has ended, who is let
+in."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from penstock.cli.cluster_options import ready_text
+from penstock.cli.notes import LocalNote, noted, this_machine
+from tests.penstock.command_line import Penstock
+
+DRAINS_FOR_EVER = """
+import os, signal
+from penstock.cli.notes import LocalNote, noted, this_machine
+note = LocalNote(address="127.0.0.1:1", run_dir="/r/one", pid=os.getpid(), machine=this_machine())
+signal.signal(signal.SIGTERM, lambda *_: None)
+with noted(note):
+    print(flush=True)
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("XDG_RUNTIME_DIR", "PENSTOCK_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def serving() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", DRAINS_FOR_EVER], stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None
+        one.stdout.readline()
+        yield one
+        one.kill()
+
+
+def test_it_waits_as_long_as_it_is_told_and_then_may_be_urgent(
+    penstock: Penstock, serving: subprocess.Popen[bytes]
+) -> None:
+    ended = penstock("stop", "--timeout", "0.1")
+    assert ended.code == 6
+    assert "127.0.0.1:1 has not ended after 0.1 s" in ended.err
+    assert serving.poll() is None
+    ended = penstock("stop", "--now", "--json")
+    assert ended.json == {"stopped": "127.0.0.1:1", "pid": serving.pid}
+    assert serving.wait(10) == 0
+    ended = penstock("stop")
+    assert ended.code == 4
+    assert "No cluster is known to run" in ended.err
+
+
+def cluster_at(address: str, listens: str) -> Any:
+    router = SimpleNamespace(address=listens)
+    return SimpleNamespace(
+        address=address,
+        listens=listens,
+        log_dir=Path("/logs"),
+        run_dir=Path("/r/one"),
+        plan=SimpleNamespace(model_name="m"),
+        children={"router": router, "decode-0": SimpleNamespace(address="127.0.0.1:9")},
+    )
+
+
+def note_at(address: str, run_dir: str) -> LocalNote:
+    return LocalNote(address=address, run_dir=run_dir, pid=os.getpid(), machine=this_machine())
+
+
+def test_what_can_be_pasted_finds_this_cluster_also_beside_another() -> None:
+    cluster = cluster_at("127.0.0.1:7", "127.0.0.1:7")
+    assert "status -a 127.0.0.1:7" in ready_text(cluster)  # no note could be left
+    with noted(note_at("127.0.0.1:7", "/r/one")):
+        assert "-a" not in ready_text(cluster)
+        with noted(note_at("127.0.0.1:8", "/r/two")):
+            assert "status -a 127.0.0.1:7" in ready_text(cluster)
+
+
+@pytest.mark.parametrize(
+    ("listens", "said"),
+    [
+        ("127.0.0.1:7", "for this machine only"),
+        ("localhost:7", "for this machine only"),
+        ("0.0.0.0:7", "INSECURE"),
+        ("[::]:7", "INSECURE"),
+        ("192.0.2.77:7", "INSECURE"),
+    ],
+)
+def test_the_banner_tells_who_is_let_in(listens: str, said: str) -> None:
+    text = ready_text(cluster_at("127.0.0.1:7", listens))
+    assert said in text
+    assert ("INSECURE" in text) == (said == "INSECURE")
