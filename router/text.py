@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
+from cluster.checkpoint_review import Review, review
 from cluster.codec import prompt_to_bytes
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
@@ -30,9 +31,11 @@ class Text:
     limits: Limits
     hash_secret: bytes
     hash_grain: int
+    review: Review  # what of the checkpoint's files is not believed
 
     @classmethod
     def load(cls, config: RouterConfig, hash_secret: bytes) -> "Text":
+        reviewed = review(config.checkpoint)
         tokenizer = Tokenizer.load(config.checkpoint)
         template = ChatTemplate.load(config.checkpoint, max_chars=config.limits.max_prompt_bytes)
         info = ModelInfo.load(
@@ -51,6 +54,7 @@ class Text:
             limits=config.limits,
             hash_secret=hash_secret,
             hash_grain=config.hash_grain,
+            review=reviewed,
         )
 
     @property

@@ -53,8 +53,8 @@ def test_defaults_come_from_the_generation_config(
     ("files", "says"),
     [
         ({"config": {"vocab_size": None}}, "vocab_size None"),
-        ({"config": {"max_position_embeddings": "2048"}}, "max_position_embeddings '2048'"),
-        ({"config": {"max_position_embeddings": True}}, "must be a positive number"),
+        ({"config": {"max_position_embeddings": "2048"}}, "positive integer, not '2048'"),
+        ({"config": {"max_position_embeddings": True}}, "must be a positive integer"),
         ({"config": {"eos_token_id": 512}}, "correct eos_token_id"),
         ({"generation_config": {"temperature": "hot"}}, "temperature 'hot'"),
         ({"generation_config": {"top_p": 1.5}}, "top_p 1.5"),
