@@ -52,20 +52,20 @@ def model_family(config: Mapping[str, Any], source: str) -> str:
     if names is not None:
         if not isinstance(names, list) or len(names) != 1 or names[0] not in _FAMILIES:
             raise CheckpointError(
-                f"{source}: the architecture {names!r} is not supported. Use a checkpoint of one "
-                f"of: {known}."
+                f"'architectures' in {source} is {names!r}, which is not supported. Use a "
+                f"checkpoint of one of: {known}."
             )
         family = _FAMILIES[names[0]]
         if model_type not in (None, family):
             raise CheckpointError(
-                f"{source}: 'model_type' is {model_type!r}, but 'architectures' says {names[0]!r}: "
+                f"'model_type' in {source} is {model_type!r}, but 'architectures' {names[0]!r}: "
                 "correct the one that is wrong."
             )
         return family
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(
-            f"{source}: the model type {model_type!r} is not supported. Use a checkpoint of one "
-            f"of: {known}."
+            f"'model_type' in {source} is {model_type!r}, which is not supported. Use a checkpoint "
+            f"of one of: {known}."
         )
     return model_type
 

@@ -264,7 +264,8 @@ TOKENIZER: Final[Table] = {
     **_ignored(
         "a note",
         "name_or_path processor_class model_input_names verbose is_local local_files_only"
-        " transformers_version token cache_dir revision _commit_hash tokenizer_type",
+        " transformers_version token cache_dir revision _commit_hash tokenizer_type"
+        " tokenizer trust_remote_code",
     ),
 }
 

@@ -189,7 +189,7 @@ def parse_token_ids(config: ConfigReader, key: str) -> tuple[int, ...]:
 
 def _check_activation(config: ConfigReader) -> None:
     if (activation := config.get("hidden_act")) not in ("silu", "swish"):
-        raise config.refuse(f"the activation {activation!r} is not supported, only 'silu'.")
+        raise config.refuse(f"'hidden_act' {activation!r} is not supported, only 'silu'.")
 
 
 def _num_kv_heads(config: ConfigReader, num_heads: int) -> int:

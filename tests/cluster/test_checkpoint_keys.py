@@ -157,7 +157,7 @@ def test_every_setting_that_a_tokenizer_takes_is_in_the_table() -> None:
     loading = inspect.getsource(base._from_pretrained)
     names |= set(re.findall(r"init_kwargs\.(?:pop|get)\(\"(\w+)\"", loading))
     assert {"split_special_tokens", "add_bos_token", "added_tokens_decoder", "legacy"} <= names
-    assert names - TOKENIZER.keys() == {"trust_remote_code"}
+    assert names - TOKENIZER.keys() == set()
 
 
 def test_the_roles_of_tokens_are_the_reference_s() -> None:

@@ -73,7 +73,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no architecture": (
         lambda d: edit_config(d, architectures=..., model_type=...),
-        "the model type None is not supported",
+        "is None, which is not supported",
     ),
     "an architecture that contradicts": (
         lambda d: edit_config(d, model_type="mistral"),
