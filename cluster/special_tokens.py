@@ -27,7 +27,7 @@ _CLASS_TOKENS: Final[Mapping[str, Mapping[str, str]]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
     named: Mapping[str, Token]  # by role
-    extra: tuple[Token, ...]  # with roles that only this model has
+    extra: tuple[Token, ...]  # special without a role
     added: Mapping[int, AddedToken]  # by the id that the files give them
 
     @property
@@ -60,28 +60,35 @@ def load_special_tokens(checkpoint: Path, tokenizer_class: str | None) -> Specia
 def _values(checkpoint: Path) -> dict[str, Any]:
     """'added_tokens_decoder' in tokenizer_config.json stands for all other files; without it
     special_tokens_map.json goes before tokenizer_config.json."""
-    values = read_json(checkpoint / "tokenizer_config.json")
-    if not values.get("extra_special_tokens"):
-        values["extra_special_tokens"] = values.pop("additional_special_tokens", None)
-    if "added_tokens_decoder" not in values:
-        _merge(values, read_json(checkpoint / "special_tokens_map.json"))
-    return values
+    values = _settled(read_json(checkpoint / "tokenizer_config.json"))
+    if "added_tokens_decoder" in values:
+        return values
+    special_map = read_json(checkpoint / "special_tokens_map.json")
+    if isinstance(more := special_map.get("extra_special_tokens"), list):
+        special_map["extra_special_tokens"] = [*(values["extra_special_tokens"] or ()), *more]
+    return _settled({**values, **special_map})
+
+
+def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With one name for what had several: extra tokens that have roles are the model's own, and
+    where no others are called extra, 'additional' ones are meant."""
+    settled = dict(values)
+    if isinstance(extra := settled.get("extra_special_tokens"), dict):
+        own = settled.get("model_specific_special_tokens") or {}
+        settled |= {"model_specific_special_tokens": own | extra, "extra_special_tokens": None}
+    additional = settled.pop("additional_special_tokens", None)
+    settled["extra_special_tokens"] = settled.get("extra_special_tokens") or additional
+    return settled
 
 
 def _named(values: Mapping[str, Any], tokenizer_class: str | None) -> dict[str, Token]:
+    """The common roles, then those that only this model has."""
     defaults = _CLASS_TOKENS.get(tokenizer_class or "", {})
-    named: dict[str, Token] = {k: text for k, text in defaults.items() if k not in values}
-    named |= {k: t for k in NAMED_TOKENS if (t := _token(values.get(k))) is not None}
-    return {role: named[role] for role in NAMED_TOKENS if role in named}
-
-
-def _merge(values: dict[str, Any], special_map: Mapping[str, Any]) -> None:
-    for key, value in special_map.items():
-        if key == "extra_special_tokens" and isinstance(value, list):
-            values[key] = [*(values.get(key) or []), *value]
-        elif key != "additional_special_tokens" or not values.get("extra_special_tokens"):
-            name = "extra_special_tokens" if key == "additional_special_tokens" else key
-            values[name] = value
+    common = {k: values.get(k, defaults.get(k)) for k in NAMED_TOKENS}
+    own = {k: v for k, v in values.items() if k.endswith("_token") and k not in common}
+    own |= values.get("model_specific_special_tokens") or {}
+    roles = {**common, **own}
+    return {role: t for role, value in roles.items() if (t := _token(value)) is not None}
 
 
 def _legacy_added(checkpoint: Path, values: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken]]:
@@ -95,12 +102,7 @@ def _legacy_added(checkpoint: Path, values: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _extra(values: Mapping[str, Any]) -> Iterator[Token]:
-    extra = values.get("extra_special_tokens")
-    named = dict(extra) if isinstance(extra, dict) else {}
-    named |= values.get("model_specific_special_tokens") or {}
-    named |= {k: v for k, v in values.items() if k.endswith("_token") and k not in NAMED_TOKENS}
-    listed = extra if isinstance(extra, list) else []
-    for value in (*listed, *named.values()):
+    for value in values["extra_special_tokens"] or ():
         if (token := _token(value)) is not None:
             yield token
 

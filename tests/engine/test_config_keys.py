@@ -68,7 +68,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "head_dim": (None, ABSENT, 32),
     "max_position_embeddings": (100, ABSENT),
     "rope_theta": (77.0,),
-    "rope_parameters": (ABSENT, *_SCALINGS),
+    "rope_parameters": (ABSENT, {}, LINEAR, LLAMA3, YARN),
     "rope_scaling": _SCALINGS,
     "original_max_position_embeddings": (24,),
     "partial_rotary_factor": (1.0, None),
