@@ -3,6 +3,7 @@
 Knows no worker, and not where its work is done: all of it blocks.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from router.fleet import Identity
 from router.placer import DEFAULT_TENANT
 from router.relay import RoutedRequest
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
@@ -36,6 +39,8 @@ class Text:
     @classmethod
     def load(cls, config: RouterConfig, hash_secret: bytes) -> "Text":
         reviewed = review(config.checkpoint)
+        for note in reviewed.unknown:
+            logger.warning("unknown keys, ignored: %s in %s", ", ".join(note.keys), note.file)
         tokenizer = Tokenizer.load(config.checkpoint)
         template = ChatTemplate.load(config.checkpoint, max_chars=config.limits.max_prompt_bytes)
         info = ModelInfo.load(

@@ -7,20 +7,21 @@ import json
 import random
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from cluster.checkpoint_keys import Fate, config_table
 from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from cluster.types import SamplingParams
-from engine.checkpoint import load_spec
+from engine.checkpoint import EMBEDDING, HEAD, load_spec
 from tests.checkpoints import VOCAB_SIZE, checkpoint
 from tests.engine.driver import Driver, make_engine, make_sequence
 
@@ -28,6 +29,7 @@ torch.set_num_threads(1)
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 NUM_LAYERS = 3
+FILE = "model.safetensors"
 NUM_NEW = 8
 PROMPT = [random.Random(4).randrange(2, VOCAB_SIZE) for _ in range(56)]
 LOGPROBS = SamplingParams(seed=0, temperature=0.0, num_prompt_logprobs=0)
@@ -194,7 +196,10 @@ def reference(directory: Path) -> tuple[list[int], torch.Tensor, torch.Tensor]:
 
 def compare(directory: Path, family: str, *changes: Change) -> bool:
     """Whether both serve it; fails where the answers differ, or where only we refuse."""
-    written(directory, family, *changes)
+    return served_alike(written(directory, family, *changes), changes)
+
+
+def served_alike(directory: Path, changes: object) -> bool:
     try:
         ids, logprobs = ours(directory)
     except CheckpointError as error:
@@ -301,6 +306,64 @@ def test_harmless_values_of_what_is_refused_are_served(family: str, tmp_path: Pa
     for number in range(max(len(rule.harmless) for rule in refused.values())):
         values = {key: rule.harmless[number % len(rule.harmless)] for key, rule in refused.items()}
         load_spec(written(tmp_path / str(number), family, *values.items()))
+
+
+def test_yarn_that_was_added_serves_what_is_beyond_the_old_length(tmp_path: Path) -> None:
+    """As model cards advise: 'max_position_embeddings' stays as it was."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    changes = [("rope_scaling", yarn), ("max_position_embeddings", 32)]
+    assert load_spec(written(tmp_path / "spec", "qwen2", *changes)).context_length == 128
+    assert len(PROMPT) > 32
+    assert compare(tmp_path / "model", "qwen2", *changes)
+
+
+def changed_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    (directory / "model.safetensors").unlink()
+    save_file({name: each.contiguous() for name, each in tensors.items()}, directory / FILE)
+    return directory
+
+
+WEIGHTS: Mapping[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "a head that differs": lambda t: t.update({HEAD: t[EMBEDDING] * -1}),
+    "a head that is the embedding": lambda t: t.update({HEAD: t[EMBEDDING].clone()}),
+    "only the embedding": lambda t: t.pop(HEAD, None),
+    "only the head": lambda t: t.update({HEAD: t.pop(EMBEDDING)}),
+    "half a digit": lambda t: t.update({n: each.bfloat16() for n, each in t.items()}),
+    "derived buffers": lambda t: t.update({"model.rotary_emb.inv_freq": torch.ones(8)}),
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_weights_are_believed_whatever_is_said_of_tying(
+    name: str, tied: bool, tmp_path: Path
+) -> None:
+    family = "llama-tied" if tied else "llama"
+    directory = changed_weights(written(tmp_path / "model", family), WEIGHTS[name])
+    if not tied and name.startswith("only"):  # the reference invents what is missing
+        with pytest.raises(CheckpointError, match="lacks"):
+            load_spec(directory)
+    else:
+        assert served_alike(directory, name)
+
+
+@pytest.mark.parametrize("first", ["single", "index"])
+def test_a_single_file_goes_before_an_index(first: str, tmp_path: Path) -> None:
+    directory = written(tmp_path / "model", "llama")
+    other = changed_weights(
+        written(tmp_path / "other", "llama"), lambda t: t.update({HEAD: t[HEAD] * -1})
+    )
+    shutil.copy(other / FILE, directory / "model-00001.safetensors")
+    names = load_file(other / FILE)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001.safetensors")}
+    (directory / f"{FILE}.index.json").write_text(json.dumps(index))
+    if first == "index":
+        (directory / FILE).unlink()
+    assert served_alike(directory, first)
+    found = {note.keys for note in review(directory).ignored if note.file == "files"}
+    assert found == ({(f"{FILE}.index.json",)} if first == "single" else set())
 
 
 def test_an_unknown_key_is_told_apart_by_what_it_may_mean(tmp_path: Path) -> None:
