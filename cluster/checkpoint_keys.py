@@ -42,6 +42,8 @@ def _refused(why: str, *harmless: Any, names: str) -> dict[str, Rule]:
 
 # generation_config.json; where there is none, the reference reads these from config.json
 
+_DRAWS: Final = "the way it draws is not offered"
+
 GENERATION: Final[Table] = {
     **_honoured("do_sample temperature top_k top_p min_p repetition_penalty eos_token_id"),
     **_honoured("max_new_tokens max_length"),
@@ -56,16 +58,17 @@ GENERATION: Final[Table] = {
         names="suppress_tokens begin_suppress_tokens bad_words_ids forced_bos_token_id"
         " forced_eos_token_id force_words_ids constraints sequence_bias token_healing",
     ),
+    **_refused(_DRAWS, 1.0, names="typical_p encoder_repetition_penalty guidance_scale"),
     **_refused(
-        "the way it draws is not offered",
-        0,
+        _DRAWS,
         0.0,
-        1.0,
-        False,
-        names="typical_p epsilon_cutoff eta_cutoff top_h encoder_repetition_penalty"
-        " penalty_alpha guidance_scale watermarking_config exponential_decay_length_penalty"
-        " no_repeat_ngram_size encoder_no_repeat_ngram_size dola_layers remove_invalid_values"
-        " renormalize_logits assistant_ensemble_weight diversity_penalty",
+        names="epsilon_cutoff eta_cutoff penalty_alpha diversity_penalty no_repeat_ngram_size"
+        " encoder_no_repeat_ngram_size",
+    ),
+    **_refused(_DRAWS, False, names="remove_invalid_values renormalize_logits"),
+    **_refused(
+        _DRAWS,
+        names="top_h watermarking_config exponential_decay_length_penalty dola_layers",
     ),
     **_ignored(
         "beams, which a single answer has none of",
@@ -77,7 +80,7 @@ GENERATION: Final[Table] = {
         " continuous_batching_config low_memory prefill_chunk_size use_mtp is_assistant"
         " num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold"
         " prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit"
-        " assistant_lookbehind target_lookbehind speculation_type",
+        " assistant_lookbehind target_lookbehind speculation_type assistant_ensemble_weight",
     ),
     **_ignored(
         "what the reference returns beside the tokens",
