@@ -17,9 +17,11 @@ import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from cluster.checkpoint_json import read_json, special_tokens
+from cluster.checkpoint_json import read_json
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.model_digest import text_digest
+from cluster.special_tokens import special_texts
+from cluster.tokenizer_build import tokenizer_class
 from cluster.types import ChatMessage
 
 MAX_CHARS: Final = 16 << 20
@@ -57,7 +59,7 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, checkpoint: Path, *, max_chars: int = MAX_CHARS) -> Self:
-        tokens = special_tokens(checkpoint)
+        tokens = special_texts(checkpoint, tokenizer_class(checkpoint))
         return cls(_source(checkpoint), tokens=tokens, max_chars=max_chars)
 
     @property
@@ -96,21 +98,31 @@ class ChatTemplate:
 
 
 def _source(checkpoint: Path) -> str | None:
-    """The default template; a file of its own goes before the tokenizer's config."""
-    path = checkpoint / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
-            raise CheckpointError(f"'{path}' cannot be read ({error}): copy it again.") from error
-    source = read_json(checkpoint / "tokenizer_config.json").get("chat_template")
+    """The default template. Files of templates go before the tokenizer's config: where there is
+    any, that one's are not read."""
+    files = {"default": checkpoint / "chat_template.jinja"}
+    more = sorted((checkpoint / "additional_chat_templates").glob("*.jinja"))
+    files |= {path.name.removesuffix(".jinja"): path for path in more}
+    named = {name: _read(path) for name, path in files.items() if path.is_file()}
+    return named.get("default") if named else _configured(checkpoint / "tokenizer_config.json")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise CheckpointError(f"'{path}' cannot be read ({error}): copy it again.") from error
+
+
+def _configured(path: Path) -> str | None:
+    source = read_json(path).get("chat_template")
     if isinstance(source, list):
         named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
         source = named.get("default")
     if source is not None and not isinstance(source, str):
         raise CheckpointError(
-            f"The chat_template of '{checkpoint / 'tokenizer_config.json'}' is no text: give a "
-            "template, or a list of named ones with 'default' among them."
+            f"The chat_template of '{path}' is no text: give a template, or a list of named ones "
+            "with 'default' among them."
         )
     return source
 

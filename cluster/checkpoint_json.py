@@ -25,14 +25,3 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"'{path}' holds no JSON object: copy it again.")
     return content
-
-
-def special_tokens(checkpoint: Path) -> dict[str, str]:
-    """Name to text of the tokens with a role, such as `bos_token`."""
-    tokens = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        for key, value in read_json(checkpoint / name).items():
-            text = value.get("content") if isinstance(value, dict) else value
-            if key.endswith("_token") and isinstance(text, str):
-                tokens[key] = text
-    return tokens

@@ -1,8 +1,8 @@
 """An answer's tokens to its text, token by token: never half a character, and nothing that may
 be part of a stop string. One `Detokenizer` a choice; knows no request and no stop tokens.
 
-All texts together are what `Tokenizer.decode` makes of all ids, at a cost that is linear in
-them, and however the ids were grouped.
+All texts together are the `whole_text` of all ids, at a cost that is linear in them, and
+however the ids were grouped.
 """
 
 import codecs
@@ -67,6 +67,19 @@ class Detokenizer:
             return ""
         last = self._matcher.push(self._text.finish(), may_match=False)
         return last.text + self._matcher.finish()
+
+
+def whole_text(tokenizer: Tokenizer, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+    """What a stream of these tokens shows. Where bytes are broken, `Tokenizer.decode` replaces
+    the good ones beside them, too, which a stream has shown by then.
+
+    *Raises* InvalidRequest for an id out of the vocabulary.
+    """
+    text = tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+    if REPLACEMENT not in text:
+        return text
+    stream = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
+    return stream.push(token_ids).text + stream.finish()
 
 
 class _TokenText(Protocol):

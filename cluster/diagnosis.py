@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster import host
+from cluster.checkpoint_review import Review
 from cluster.errors import PenstockError
 from cluster.facts import ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
@@ -27,6 +28,7 @@ class Diagnosis:
     num_threads: int = 1
     checks_content: bool = True
     required_transport: str | None = None
+    review: Review | None = None
 
     async def diagnose(
         self, request: worker_pb2.DiagnoseRequest, call: Call
@@ -53,6 +55,7 @@ class Diagnosis:
             checks_content=self.checks_content,
             required_transport=self.required_transport,
             memory_bytes_per_s=speed,
+            review=self.review,
             unix_s=time.time(),  # last: it is compared with when the answer arrives
         )
 

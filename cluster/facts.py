@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cluster.checkpoint_review import Review
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
@@ -38,3 +40,4 @@ class ProcessFacts:
     checks_content: bool  # of KV that it receives, by digest
     required_transport: str | None = None  # it receives KV by this one or not at all
     memory_bytes_per_s: float = 0.0  # 0: not measured
+    review: Review | None = None  # of the checkpoint; None: it has not read one

@@ -1,5 +1,8 @@
 """What a process says of itself, on the wire and back."""
 
+from collections.abc import Iterable
+
+from cluster.checkpoint_review import Note, Review
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from penstock.v1 import worker_pb2
 
@@ -23,6 +26,7 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
         checks_content=facts.checks_content,
         required_transport=facts.required_transport or "",
         memory_bytes_per_second=facts.memory_bytes_per_s,
+        checkpoint=_review_to_pb(facts.review) if facts.review else None,
     )
 
 
@@ -47,6 +51,7 @@ def facts_from_pb(message: worker_pb2.DiagnoseResponse) -> ProcessFacts:
         checks_content=message.checks_content,
         required_transport=message.required_transport or None,
         memory_bytes_per_s=message.memory_bytes_per_second,
+        review=_review_from_pb(message.checkpoint) if message.HasField("checkpoint") else None,
     )
 
 
@@ -78,3 +83,17 @@ def _store_to_pb(store: StoreAnswer) -> worker_pb2.StoreAnswer:
 
 def _store_from_pb(message: worker_pb2.StoreAnswer) -> StoreAnswer:
     return StoreAnswer(address=message.address, seconds=message.seconds, problem=message.problem)
+
+
+def _review_to_pb(review: Review) -> worker_pb2.CheckpointReview:
+    def notes(given: tuple[Note, ...]) -> list[worker_pb2.CheckpointNote]:
+        return [worker_pb2.CheckpointNote(file=n.file, why=n.why, keys=n.keys) for n in given]
+
+    return worker_pb2.CheckpointReview(ignored=notes(review.ignored), unknown=notes(review.unknown))
+
+
+def _review_from_pb(message: worker_pb2.CheckpointReview) -> Review:
+    def notes(given: Iterable[worker_pb2.CheckpointNote]) -> tuple[Note, ...]:
+        return tuple(Note(each.file, each.why, tuple(each.keys)) for each in given)
+
+    return Review(ignored=notes(message.ignored), unknown=notes(message.unknown))

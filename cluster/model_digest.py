@@ -5,19 +5,26 @@ safetensors headers and sizes; all bytes of them where asked. Reads files, knows
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
 from cluster.errors import CheckpointError
 
-FILES: Final = (
-    "chat_template.jinja",
+# What decides which ids a text has.
+_TOKENIZER_FILES: Final = (
+    "added_tokens.json",
     "config.json",
-    "generation_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
+)
+_TEMPLATES: Final = "additional_chat_templates"
+FILES: Final = (
+    *_TOKENIZER_FILES,
+    "chat_template.jinja",
+    "generation_config.json",
+    "model.safetensors.index.json",
 )
 MAX_HEADER_BYTES: Final = 100_000_000  # the safetensors format's own limit
 CHUNK_BYTES: Final = 1 << 20
@@ -34,9 +41,8 @@ def model_digest(checkpoint: Path, *, verify_weights: bool = False) -> str:
             f"'{checkpoint}' has no config.json: give the directory of a Hugging Face checkpoint."
         )
     digest = hashlib.sha256()
-    for name in FILES:
-        if (path := checkpoint / name).is_file():
-            _update(digest, name, path.read_bytes())
+    templates = sorted(f"{_TEMPLATES}/{p.name}" for p in (checkpoint / _TEMPLATES).glob("*.jinja"))
+    _update_files(digest, checkpoint, (*FILES, *templates))
     for path in _weight_files(checkpoint):
         _update(digest, path.name, path.stat().st_size.to_bytes(8, "little"))
         _update(digest, "header", safetensors_header(path))
@@ -52,14 +58,14 @@ def text_digest(text: str | bytes) -> str:
 
 
 def tokenizer_digest(checkpoint: Path) -> str:
-    """Of tokenizer.json alone: nothing else decides which ids a text has."""
-    try:
-        return text_digest((checkpoint / "tokenizer.json").read_bytes())
-    except OSError as error:
+    if not (checkpoint / "tokenizer.json").is_file():
         raise CheckpointError(
-            f"'{checkpoint}' has no readable tokenizer.json ({error.strerror}): save the "
-            "tokenizer there with its fast version."
-        ) from error
+            f"'{checkpoint}' has no readable tokenizer.json: save the tokenizer there with its "
+            "fast version."
+        )
+    digest = hashlib.sha256()
+    _update_files(digest, checkpoint, _TOKENIZER_FILES)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def safetensors_header(path: Path) -> bytes:
@@ -82,6 +88,12 @@ def _weight_files(checkpoint: Path) -> list[Path]:
             "weights are never read."
         )
     return files
+
+
+def _update_files(digest: _Hash, checkpoint: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (path := checkpoint / name).is_file():
+            _update(digest, name, path.read_bytes())
 
 
 def _update(digest: _Hash, name: str, data: bytes) -> None:

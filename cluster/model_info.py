@@ -1,5 +1,5 @@
 """What the front needs to know of the served model: names, sizes, defaults and digests. Read
-from the checkpoint's JSON files; no weights, no architecture (see `engine/checkpoint.py`).
+from the checkpoint's JSON files; no weights, no geometry (see `engine/model_spec.py`).
 """
 
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cluster.chat_template import ChatTemplate
+from cluster.checkpoint_config import completed, context_length, model_family
 from cluster.checkpoint_json import read_json
 from cluster.errors import CheckpointError
 from cluster.model_digest import model_digest
@@ -23,18 +24,30 @@ class SamplingDefaults:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    max_new_tokens: int | None = None
+    max_length: int | None = None  # prompt and answer together; `max_new_tokens` goes first
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
-        given = read_json(checkpoint / "generation_config.json")
+        """Where there is no generation_config.json, config.json speaks in its place."""
+        path = checkpoint / "generation_config.json"
+        given = read_json(path if path.is_file() else checkpoint / "config.json")
         greedy = given.get("do_sample") is False
         return cls(
             temperature=0.0 if greedy else _number(given, "temperature", 1.0, 0.0, 10.0),
-            top_k=int(_number(given, "top_k", 0, 0, 2**31)),
+            top_k=max(0, int(_number(given, "top_k", 0, -1, 2**31))),  # -1: all, as 0 is
             top_p=_number(given, "top_p", 1.0, 1e-6, 1.0),
             min_p=_number(given, "min_p", 0.0, 0.0, 1.0),
             repetition_penalty=_number(given, "repetition_penalty", 1.0, 0.01, 10.0),
+            max_new_tokens=_length(given, "max_new_tokens"),
+            max_length=_length(given, "max_length"),
         )
+
+    def max_tokens(self, num_prompt: int) -> int | None:
+        """How long an answer may be; none is left where this is not positive."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return None if self.max_length is None else self.max_length - num_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +104,14 @@ class ModelInfo:
 
 
 def _context_length(checkpoint: Path, config: dict[str, Any], narrower: int | None) -> int:
-    own = _count(checkpoint, config, "max_position_embeddings")
+    source = str(checkpoint / "config.json")
+    own = context_length(completed(config, model_family(config, source)), source)
     if narrower is None:
         return own
     if not 0 < narrower <= own:
         raise CheckpointError(
-            f"A context_length of {narrower} was asked for, but '{checkpoint}' has "
-            f"max_position_embeddings {own}: give at most that."
+            f"A context_length of {narrower} was asked for, but '{checkpoint}' has one of {own}: "
+            "give at most that."
         )
     return narrower
 
@@ -111,12 +125,16 @@ def _count(checkpoint: Path, config: dict[str, Any], key: str) -> int:
     return value
 
 
+def _length(given: dict[str, Any], key: str) -> int | None:
+    return None if given.get(key) is None else int(_number(given, key, 0, 1, 2**31))
+
+
 def _number(given: dict[str, Any], key: str, default: float, low: float, high: float) -> float:
     value = given.get(key)
     if value is None:
         return default
     if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
         raise CheckpointError(
-            f"generation_config.json has {key} {value!r}: it must lie in [{low:g}, {high:g}]."
+            f"The generation config has {key} {value!r}: it must lie in [{low:g}, {high:g}]."
         )
     return float(value)

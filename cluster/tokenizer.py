@@ -1,4 +1,4 @@
-"""Text to token ids and back, by a checkpoint's tokenizer.json. Knows no chat, no limits.
+"""Text to token ids and back, by a checkpoint's tokenizer. Knows no chat, no limits.
 
 Everything here blocks. `encode` of a long text takes up to seconds, in which it does not hold
 the interpreter's lock: call it in a thread, after the text's length was checked.
@@ -12,9 +12,10 @@ from typing import Any, Final, Self
 
 import tokenizers
 
-from cluster.checkpoint_json import read_json, special_tokens
+from cluster.checkpoint_json import read_json
 from cluster.errors import CheckpointError, InvalidRequest
-from cluster.model_digest import text_digest
+from cluster.model_digest import tokenizer_digest
+from cluster.tokenizer_build import Built, build_tokenizer
 
 # A text is tokenised by the thread that asks: else it waits in the library's own pool, behind
 # whatever others have there.
@@ -44,27 +45,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
-        path = checkpoint / "tokenizer.json"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"'{checkpoint}' has no readable tokenizer.json ({error.strerror}): save the "
-                "model's tokenizer there, in its fast version."
-            ) from error
-        try:
-            tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises bare Exceptions
-            raise CheckpointError(
-                f"'{path}' is no tokenizer that this version reads ({error}): save it again with "
-                "the fast version of the model's tokenizer."
-            ) from error
-        if not tokenizer.get_vocab_size():
-            raise CheckpointError(f"'{path}' has an empty vocabulary: copy it again.")
+        built = build_tokenizer(checkpoint)
         return cls(
-            tokenizer,
-            digest=text_digest(content),
-            end_token_ids=_end_token_ids(checkpoint, tokenizer),
+            built.backend,
+            digest=tokenizer_digest(checkpoint),
+            end_token_ids=_end_token_ids(checkpoint, built),
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -178,7 +163,7 @@ def _keeps_all_text(tokenizer: tokenizers.Tokenizer) -> bool:
     return has_fallback and all(tokenizer.token_to_id(token) is not None for token in tokens)
 
 
-def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
+def _end_token_ids(checkpoint: Path, built: Built) -> tuple[int, ...]:
     """What ends an answer: as the generation config says, else the model's config; and the
     tokenizer's own end token in any case, which chat models' configs often forget."""
     ids: list[int] = []
@@ -189,6 +174,6 @@ def _end_token_ids(checkpoint: Path, tokenizer: tokenizers.Tokenizer) -> tuple[i
             break
     if not all(type(token_id) is int and token_id >= 0 for token_id in ids):
         raise CheckpointError(f"'{checkpoint}' names {ids} as eos_token_id: give token ids.")
-    own = special_tokens(checkpoint).get("eos_token")
-    own_id = None if own is None else tokenizer.token_to_id(own)
+    own = built.special.texts.get("eos_token")
+    own_id = None if own is None else built.backend.token_to_id(own)
     return tuple(dict.fromkeys([*ids, *([] if own_id is None else [own_id])]))

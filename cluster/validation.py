@@ -307,6 +307,14 @@ def _max_tokens(given: GenerationInput, num_prompt: int, info: ModelInfo, limits
             )
         return given.max_tokens
     most = min(room, limits.max_output_tokens or room)
+    if (own := info.defaults.max_tokens(num_prompt)) is not None:
+        if own < 1:
+            raise InvalidRequest(
+                "stop.max_tokens",
+                f"The prompt has {num_prompt} tokens, and the model's generation config ends "
+                f"texts at {info.defaults.max_length}: say how long the answer may be.",
+            )
+        most = min(most, own)
     if given.sampling.min_tokens > most:
         raise InvalidRequest(
             "stop.min_tokens",

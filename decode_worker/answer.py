@@ -90,7 +90,9 @@ class Answer:
         """The first token is there: what the stream opens with is known now."""
         self.timeline.stamp(Moment.FIRST_SAMPLED)
         self.accepted.cached_tokens = num_cached
-        if prompt_logprobs:
+        # One row fewer than the prompt has tokens: none is no sign that none were asked for.
+        asks = self.request.params.sampling.num_prompt_logprobs is not None
+        if asks and not any(self.request.emitted):
             first = TokenLogprob(token_id=self.request.prompt_ids[0], logprob=None)
             rows = [prompt_logprob_to_pb(each) for each in (first, *prompt_logprobs)]
             self.accepted.prompt_logprobs.extend(rows)

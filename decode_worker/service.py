@@ -139,7 +139,8 @@ class DecodeService:
         if self._scheduler.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} requests wait at this worker already.")
         pool = self._scheduler.batcher.pool
-        num_tokens = len(request.prompt_ids) + request.params.max_tokens
+        # The last token of an answer is never computed with: it needs no slot.
+        num_tokens = len(request.prompt_ids) + request.params.max_tokens - 1
         if num_tokens > pool.num_blocks * pool.block_size:
             raise InvalidRequest(
                 "stop.max_tokens",

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.checkpoint_json import read_json
+from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from engine.model_spec import ConfigReader, ModelSpec, parse_model_spec, parse_token_ids
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _GET_IT_AGAIN = "download or copy the checkpoint again"
 
@@ -33,20 +36,21 @@ def load_spec(checkpoint: Path) -> ModelSpec:
             f"There is no checkpoint directory '{checkpoint}': give the path of a directory "
             "with config.json and safetensors."
         )
-    config_file = checkpoint / "config.json"
-    config = _read_object(config_file)
-    generation_file = checkpoint / "generation_config.json"
-    end_token_ids: tuple[int, ...] = ()
-    if generation_file.exists():
-        reader = ConfigReader(_read_object(generation_file), str(generation_file))
-        end_token_ids = parse_token_ids(reader, "eos_token_id")
-    spec = parse_model_spec(config, str(config_file), end_token_ids)
+    review(checkpoint)
+    config_file, generation_file = checkpoint / "config.json", checkpoint / "generation_config.json"
+    generation = ConfigReader(read_json(generation_file), str(generation_file))
+    spec = parse_model_spec(
+        read_json(config_file, required=True),
+        str(config_file),
+        parse_token_ids(generation, "eos_token_id"),
+    )
     stored_tensors(checkpoint, spec)
     return spec
 
 
 def stored_tensors(checkpoint: Path, spec: ModelSpec) -> dict[str, StoredTensor]:
-    """Where each tensor of the model lies: exactly those the model needs, in their shapes."""
+    """Where each tensor of the model lies: exactly those the model needs, in their shapes. A tied
+    model's head is among them where the files have one: it may differ from the embedding."""
     found: dict[str, StoredTensor] = {}
     for file in _weight_files(checkpoint):
         for tensor in _read_header(file):
@@ -54,6 +58,10 @@ def stored_tensors(checkpoint: Path, spec: ModelSpec) -> dict[str, StoredTensor]
                 raise CheckpointError(f"'{tensor.name}' is in two files: {_GET_IT_AGAIN}.")
             found[tensor.name] = tensor
     expected = expected_shapes(spec)
+    if spec.is_tied and HEAD in found:
+        expected[HEAD] = expected[EMBEDDING]
+        if EMBEDDING not in found:
+            del expected[EMBEDDING]
     _refuse_differing_names(checkpoint, spec, expected, found)
     for name, shape in expected.items():
         if found[name].shape != shape:
@@ -68,11 +76,11 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Every tensor of the model, by its name in the checkpoint."""
     hidden = spec.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (spec.vocab_size, hidden),
+        EMBEDDING: (spec.vocab_size, hidden),
         "model.norm.weight": (hidden,),
     }
     if not spec.is_tied:
-        shapes["lm_head.weight"] = (spec.vocab_size, hidden)
+        shapes[HEAD] = (spec.vocab_size, hidden)
     for layer in range(spec.num_layers):
         for name, shape in _layer_shapes(spec).items():
             shapes[f"model.layers.{layer}.{name}"] = shape
@@ -113,15 +121,13 @@ def _refuse_differing_names(
 ) -> None:
     if missing := sorted(expected.keys() - found.keys()):
         raise CheckpointError(
-            f"{checkpoint} lacks {_some(missing)} of {spec.architecture}: {_GET_IT_AGAIN}."
+            f"{checkpoint} lacks {_some(missing)} of {spec.family}: {_GET_IT_AGAIN}."
         )
-    # Derived buffers of old exports, and the copy of a tied head, carry nothing.
+    # Derived buffers of old exports carry nothing.
     extra = {name for name in found.keys() - expected.keys() if not name.endswith(".inv_freq")}
-    if spec.is_tied:
-        extra.discard("lm_head.weight")
     if extra:
         raise CheckpointError(
-            f"{checkpoint} has {_some(sorted(extra))}, which {spec.architecture} does not use: "
+            f"{checkpoint} has {_some(sorted(extra))}, which {spec.family} does not use: "
             "it is a variant that the engine does not compute."
         )
 
@@ -151,7 +157,7 @@ def _weight_files(checkpoint: Path) -> list[Path]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no 'weight_map': {_GET_IT_AGAIN}.")
     names = {str(name) for name in weight_map.values()}
@@ -207,17 +213,3 @@ def _parse_entry(file: Path, name: str, entry: Mapping[str, Any]) -> tuple[Store
     if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise ValueError(f"'{name}' has {end - start} bytes for the shape {list(shape)}")
     return StoredTensor(name=name, file=file, shape=shape), int(end)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{file.parent} has no {file.name}: give the directory of a complete checkpoint."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is not readable JSON ({error}): {_GET_IT_AGAIN}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} must hold a JSON object: {_GET_IT_AGAIN}.")
-    return value

@@ -9,15 +9,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from cluster.checkpoint_config import (
+    completed,
+    context_length,
+    model_family,
+    rope_kind,
+    rope_of,
+)
+from cluster.checkpoint_keys import ROPE_KINDS
 from cluster.errors import CheckpointError
 from cluster.types import KvLayout
 
 
-class Architecture(StrEnum):
-    LLAMA = "LlamaForCausalLM"
-    QWEN2 = "Qwen2ForCausalLM"
-    QWEN3 = "Qwen3ForCausalLM"
-    MISTRAL = "MistralForCausalLM"
+class Family(StrEnum):
+    LLAMA = "llama"
+    QWEN2 = "qwen2"
+    QWEN3 = "qwen3"
+    MISTRAL = "mistral"
 
 
 class RopeKind(StrEnum):
@@ -47,7 +55,7 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    architecture: Architecture
+    family: Family
     num_layers: int
     hidden_size: int
     intermediate_size: int
@@ -59,7 +67,7 @@ class ModelSpec:
     rms_norm_eps: float
     rope: RopeSpec
     windows: tuple[int | None, ...]  # by layer: how many tokens it sees, itself included
-    is_tied: bool  # the output head is the embedding
+    is_tied: bool  # the output head is the embedding, where the weights do not say otherwise
     has_qkv_bias: bool
     has_output_bias: bool
     has_mlp_bias: bool
@@ -89,14 +97,14 @@ class ConfigReader:
     """Typed reads from config.json; each mistake is a sentence with the key and its value."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self._values = values
+        self.values = values
         self._source = source
 
     def get(self, key: str) -> Any:
-        return self._values.get(key)
+        return self.values.get(key)
 
     def integer(self, key: str, default: int | None = None) -> int:
-        value = self._values.get(key)
+        value = self.values.get(key)
         if value is None:
             value = default
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -104,7 +112,7 @@ class ConfigReader:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self._values.get(key)
+        value = self.values.get(key)
         if value is None:
             value = default
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
@@ -112,10 +120,10 @@ class ConfigReader:
         return float(value)
 
     def optional_number(self, key: str) -> float | None:
-        return None if self._values.get(key) is None else self.number(key)
+        return None if self.values.get(key) is None else self.number(key)
 
-    def flag(self, key: str, default: bool) -> bool:
-        value = self._values.get(key)
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.values.get(key)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -123,13 +131,10 @@ class ConfigReader:
         return value
 
     def nested(self, key: str) -> "ConfigReader":
-        value = self._values.get(key)
+        value = self.values.get(key)
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
         return ConfigReader(value, f"'{key}' in {self._source}")
-
-    def keys(self) -> set[str]:
-        return set(self._values)
 
     def wrong(self, key: str, value: Any, wanted: str) -> CheckpointError:
         return CheckpointError(
@@ -145,32 +150,31 @@ def parse_model_spec(
     values: Mapping[str, Any], source: str, end_token_ids: tuple[int, ...] = ()
 ) -> ModelSpec:
     """*Raises* CheckpointError where the model is not one that the engine computes exactly."""
-    config = ConfigReader(values, source)
-    architecture = _architecture(config)
-    _refuse_unsupported(config)
+    family = Family(model_family(values, source))
+    config = ConfigReader(completed(values, family), source)
+    _check_activation(config)
     num_layers = config.integer("num_hidden_layers")
     num_heads = config.integer("num_attention_heads")
-    num_kv_heads = _num_kv_heads(config, architecture, num_heads)
-    attention_bias = config.flag("attention_bias", False)
-    has_bias_flag = architecture in (Architecture.LLAMA, Architecture.QWEN3)
+    has_bias_flag = family in (Family.LLAMA, Family.QWEN3)
+    has_bias = has_bias_flag and config.flag("attention_bias")
     return ModelSpec(
-        architecture=architecture,
+        family=family,
         num_layers=num_layers,
         hidden_size=config.integer("hidden_size"),
         intermediate_size=config.integer("intermediate_size"),
         num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=_head_dim(config, architecture, num_heads),
+        num_kv_heads=_num_kv_heads(config, num_heads),
+        head_dim=_head_dim(config, num_heads),
         vocab_size=config.integer("vocab_size"),
-        context_length=config.integer("max_position_embeddings"),
-        rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+        context_length=context_length(config.values, source),
+        rms_norm_eps=config.number("rms_norm_eps"),
         rope=_rope(config),
-        windows=_windows(config, architecture, num_layers),
-        is_tied=config.flag("tie_word_embeddings", False),
-        has_qkv_bias=architecture is Architecture.QWEN2 or (has_bias_flag and attention_bias),
-        has_output_bias=has_bias_flag and attention_bias,
-        has_mlp_bias=architecture is Architecture.LLAMA and config.flag("mlp_bias", False),
-        has_qk_norm=architecture is Architecture.QWEN3,
+        windows=_windows(config, family, num_layers),
+        is_tied=config.flag("tie_word_embeddings"),
+        has_qkv_bias=family is Family.QWEN2 or has_bias,
+        has_output_bias=has_bias,
+        has_mlp_bias=family is Family.LLAMA and config.flag("mlp_bias"),
+        has_qk_norm=family is Family.QWEN3,
         end_token_ids=end_token_ids or parse_token_ids(config, "eos_token_id"),
     )
 
@@ -183,32 +187,13 @@ def parse_token_ids(config: ConfigReader, key: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _architecture(config: ConfigReader) -> Architecture:
-    names = config.get("architectures")
-    known = ", ".join(Architecture)
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in set(Architecture):
-        raise config.refuse(
-            f"the architecture {names!r} is not supported. Use a checkpoint of one of: {known}."
-        )
-    return Architecture(names[0])
+def _check_activation(config: ConfigReader) -> None:
+    if (activation := config.get("hidden_act")) not in ("silu", "swish"):
+        raise config.refuse(f"'hidden_act' {activation!r} is not supported, only 'silu'.")
 
 
-def _refuse_unsupported(config: ConfigReader) -> None:
-    if config.get("quantization_config") is not None:
-        raise config.refuse(
-            "quantised checkpoints ('quantization_config') are not supported yet. Use the "
-            "original checkpoint in float32, bfloat16 or float16."
-        )
-    if (activation := config.get("hidden_act") or "silu") not in ("silu", "swish"):
-        raise config.refuse(f"the activation {activation!r} is not supported, only 'silu'.")
-    if (config.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise config.refuse("'partial_rotary_factor' other than 1 is not supported.")
-
-
-def _num_kv_heads(config: ConfigReader, architecture: Architecture, num_heads: int) -> int:
-    # Only old Llama checkpoints leave it out, and mean multi-head attention.
-    default = num_heads if architecture is Architecture.LLAMA else None
-    num_kv_heads = config.integer("num_key_value_heads", default)
+def _num_kv_heads(config: ConfigReader, num_heads: int) -> int:
+    num_kv_heads = config.integer("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise config.refuse(
             f"{num_heads} attention heads cannot share {num_kv_heads} key-value heads evenly: "
@@ -217,82 +202,66 @@ def _num_kv_heads(config: ConfigReader, architecture: Architecture, num_heads: i
     return num_kv_heads
 
 
-def _head_dim(config: ConfigReader, architecture: Architecture, num_heads: int) -> int:
+def _head_dim(config: ConfigReader, num_heads: int) -> int:
     hidden_size = config.integer("hidden_size")
-    if config.get("head_dim") is None and architecture is not Architecture.QWEN3:
-        if hidden_size % num_heads:
-            raise config.refuse(
-                f"'hidden_size' {hidden_size} is not a multiple of 'num_attention_heads' "
-                f"{num_heads}, and there is no 'head_dim'."
-            )
-        head_dim = hidden_size // num_heads
-    else:
-        head_dim = config.integer("head_dim", 128)
+    if config.get("head_dim") is None and hidden_size % num_heads:
+        raise config.refuse(
+            f"'hidden_size' {hidden_size} is not a multiple of 'num_attention_heads' "
+            f"{num_heads}, and there is no 'head_dim'."
+        )
+    head_dim = config.integer("head_dim", hidden_size // num_heads)
     if head_dim % 2:
         raise config.refuse(f"rotary embeddings need an even 'head_dim', not {head_dim}.")
     return head_dim
 
 
-def _windows(
-    config: ConfigReader, architecture: Architecture, num_layers: int
-) -> tuple[int | None, ...]:
-    if architecture is Architecture.LLAMA or config.get("sliding_window") is None:
+_LAYER_TYPES = {"sliding_attention": True, "full_attention": False, "attention": False}
+
+
+def _windows(config: ConfigReader, family: Family, num_layers: int) -> tuple[int | None, ...]:
+    is_windowed = _windowed_layers(config, family, num_layers)
+    if not any(is_windowed):
         return (None,) * num_layers
+    has_windows = family is Family.MISTRAL or _uses_windows(config, family)
+    if not has_windows or config.get("sliding_window") is None:
+        raise config.refuse("'layer_types' has sliding attention, but there is no window for it.")
     window = config.integer("sliding_window")
-    if architecture is Architecture.MISTRAL:
-        return (window,) * num_layers
-    if not config.flag("use_sliding_window", False):
-        return (None,) * num_layers
+    return tuple(window if each else None for each in is_windowed)
+
+
+def _windowed_layers(config: ConfigReader, family: Family, num_layers: int) -> list[bool]:
+    """Which layers see a window only: as 'layer_types' says, else as the family has it."""
     types = config.get("layer_types")
-    if types is None:
-        first = config.get("max_window_layers")
-        first = 28 if first is None else first
-        types = ["sliding_attention" if i >= first else "full_attention" for i in range(num_layers)]
-    by_type = {"sliding_attention": window, "full_attention": None}
-    if not isinstance(types, list) or len(types) != num_layers or not set(types) <= set(by_type):
-        raise config.wrong("layer_types", types, f"{num_layers} of {sorted(by_type)}")
-    return tuple(by_type[kind] for kind in types)
+    if types is not None:
+        if not isinstance(types, list) or len(types) != num_layers:
+            raise config.wrong("layer_types", types, f"a list of {num_layers}")
+        if unknown := [each for each in types if each not in _LAYER_TYPES]:
+            raise config.wrong("layer_types", unknown[0], f"of {sorted(_LAYER_TYPES)}")
+        return [_LAYER_TYPES[each] for each in types]
+    if family is Family.LLAMA or config.get("sliding_window") is None:
+        return [False] * num_layers
+    if family is Family.MISTRAL:
+        return [True] * num_layers
+    first = config.get("max_window_layers")
+    if not isinstance(first, int):
+        raise config.wrong("max_window_layers", first, "a number of layers")
+    return [_uses_windows(config, family) and layer >= first for layer in range(num_layers)]
 
 
-_ROPE_KEYS = {
-    "default": set[str](),
-    "linear": {"factor"},
-    "dynamic": {"factor", "original_max_position_embeddings"},
-    "llama3": {
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    },
-    "yarn": {
-        "factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-        "beta_fast",
-        "beta_slow",
-        "mscale",
-        "mscale_all_dim",
-        "truncate",
-    },
-}
+def _uses_windows(config: ConfigReader, family: Family) -> bool:
+    return family in (Family.QWEN2, Family.QWEN3) and config.flag("use_sliding_window")
 
 
 def _rope(config: ConfigReader) -> RopeSpec:
-    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-    default_theta = config.number("rope_theta", 10_000.0)
-    if not config.get(key):
+    default_theta = config.number("rope_theta")
+    if not rope_of(config.values):
         return RopeSpec(theta=default_theta)
-    rope = config.nested(key)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in _ROPE_KEYS:
+    rope = config.nested("rope_scaling" if config.get("rope_scaling") else "rope_parameters")
+    kind = rope_kind(rope.values)
+    if kind not in ROPE_KINDS:
         raise rope.refuse(
-            f"the rotary type {kind!r} is not supported. Supported: {', '.join(_ROPE_KEYS)}."
+            f"the rotary type {kind!r} is not supported. Supported: {', '.join(ROPE_KINDS)}."
         )
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-    if unknown := {k for k in rope.keys() - known - _ROPE_KEYS[kind] if rope.get(k) is not None}:
-        raise rope.refuse(f"keys that mean nothing for {kind!r}: {', '.join(sorted(unknown))}.")
-    if (rope.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise rope.refuse("'partial_rotary_factor' other than 1 is not supported.")
     theta = rope.number("rope_theta", default_theta)
     if kind in ("default", "dynamic"):
         # NTK scaling by length starts beyond the context length, which is never served.

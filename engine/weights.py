@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cluster.errors import CheckpointError
-from engine.checkpoint import StoredTensor, stored_tensors
+from engine.checkpoint import EMBEDDING, HEAD, StoredTensor, stored_tensors
 from engine.linear import Linear, can_pack, make_linear
 from engine.model_spec import ModelSpec
 from engine.rope import interleaved_order
@@ -51,8 +51,7 @@ def load_weights(
         device,
         has_packed=is_small and can_pack(dtype, device),
     )
-    embedding = tensors.get("model.embed_tokens.weight")
-    head = embedding if spec.is_tied else tensors.get("lm_head.weight")
+    embedding, head = _ends(tensors)
     return ModelWeights(
         embedding=embedding,
         layers=tuple(_load_layer(tensors, spec, layer) for layer in range(spec.num_layers)),
@@ -93,6 +92,16 @@ class _MappedTensors:
 
     def fused(self, prefix: str, names: tuple[str, ...], kind: str) -> Tensor:
         return torch.cat([self.get(f"{prefix}.{name}.{kind}") for name in names])
+
+
+def _ends(tensors: _MappedTensors) -> tuple[Tensor, Tensor]:
+    """The embedding and the head: one tensor where the files hold one, or the same twice. The
+    weights are believed, whatever the configuration says of tying."""
+    embedding = tensors.get(EMBEDDING if tensors.has(EMBEDDING) else HEAD)
+    if not (tensors.has(EMBEDDING) and tensors.has(HEAD)):
+        return embedding, embedding
+    head = tensors.get(HEAD)
+    return embedding, embedding if torch.equal(head, embedding) else head
 
 
 def _load_layer(tensors: _MappedTensors, spec: ModelSpec, layer: int) -> LayerWeights:

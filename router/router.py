@@ -112,6 +112,7 @@ class Router:
                 secrets_file=config.secrets_file,
                 store=config.store,
                 num_threads=config.num_text_threads,
+                review=text.review,
             ),
             clock=clock,
             listens=lambda: self.server.address,

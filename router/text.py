@@ -3,12 +3,14 @@
 Knows no worker, and not where its work is done: all of it blocks.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
+from cluster.checkpoint_review import Review, review
 from cluster.codec import prompt_to_bytes
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
@@ -20,6 +22,8 @@ from router.fleet import Identity
 from router.placer import DEFAULT_TENANT
 from router.relay import RoutedRequest
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
@@ -30,9 +34,13 @@ class Text:
     limits: Limits
     hash_secret: bytes
     hash_grain: int
+    review: Review  # what of the checkpoint's files is not believed
 
     @classmethod
     def load(cls, config: RouterConfig, hash_secret: bytes) -> "Text":
+        reviewed = review(config.checkpoint)
+        for note in reviewed.unknown:
+            logger.warning("unknown keys, ignored: %s in %s", ", ".join(note.keys), note.file)
         tokenizer = Tokenizer.load(config.checkpoint)
         template = ChatTemplate.load(config.checkpoint, max_chars=config.limits.max_prompt_bytes)
         info = ModelInfo.load(
@@ -51,6 +59,7 @@ class Text:
             limits=config.limits,
             hash_secret=hash_secret,
             hash_grain=config.hash_grain,
+            review=reviewed,
         )
 
     @property

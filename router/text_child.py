@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from cluster.chat_template import ChatTemplate
+from cluster.detokenizer import whole_text
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.process import configure_logging, follow_parent
 from cluster.prompt import prompt_ids
@@ -77,7 +78,7 @@ class TextWork:
             prompt = prompt_from_bytes(data, self._max_text_bytes)
             return tokenized_to_bytes(prompt_ids(prompt, self._tokenizer, self._template))
         ids, skip = ids_from_bytes(data)
-        return text_to_bytes(self._tokenizer.decode(ids, skip_special_tokens=skip))
+        return text_to_bytes(whole_text(self._tokenizer, ids, skip_special_tokens=skip))
 
 
 def serve(work: TextWork, requests: BinaryIO, answers: BinaryIO) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from cluster.detokenizer import whole_text
 from cluster.validation import GenerationInput, Prompt, TokenPrompt
 from router.relay import RoutedRequest
 from router.text import Text
@@ -84,8 +85,8 @@ class TextLanes:
         return tokenized_to_bytes(self._text.tokenized(prompt))
 
     def _detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> bytes:
-        decode = self._text.tokenizer.decode
-        return text_to_bytes(decode(list(ids), skip_special_tokens=skip_special_tokens))
+        text = whole_text(self._text.tokenizer, list(ids), skip_special_tokens=skip_special_tokens)
+        return text_to_bytes(text)
 
 
 def is_small(prompt: Prompt) -> bool:

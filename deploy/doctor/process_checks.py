@@ -203,6 +203,26 @@ def digests(one: Examined) -> Iterator[Finding]:
         )
 
 
+def checkpoint(one: Examined) -> Iterator[Finding]:
+    """What of the model's files changes nothing: a router reads them all."""
+    if one.facts is None or one.facts.review is None:
+        return
+    review = one.facts.review
+    for note in review.unknown:
+        yield warned(
+            "checkpoint",
+            one.name,
+            f"{', '.join(note.keys)} in the model's {note.file}: nobody here knows it, it is"
+            " ignored",
+            "Nothing, where it is a note; else ask for it: the answers may not be the model's.",
+        )
+    for note in review.ignored:
+        said = f"{', '.join(note.keys)} in the model's {note.file}: ignored ({note.why})"
+        yield passed("checkpoint", one.name, said)
+    if not (review.unknown or review.ignored):
+        yield passed("checkpoint", one.name, "all that the model's files say is followed")
+
+
 CHECKS: Sequence[Check] = (
     answers,
     serves,
@@ -214,6 +234,7 @@ CHECKS: Sequence[Check] = (
     store,
     clock,
     digests,
+    checkpoint,
 )
 
 

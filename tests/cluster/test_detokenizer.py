@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.detokenizer import Detokenizer
+from cluster.detokenizer import Detokenizer, whole_text
 from cluster.tokenizer import Tokenizer
 from tests.cluster.small_tokenizers import small_tokenizer
 
@@ -67,6 +67,26 @@ def test_byte_fallback_shows_every_character_that_its_bytes_spell(ids: list[int]
         assert shown == expected
     remaining = iter(shown)
     assert all(character in remaining for character in expected.replace("\ufffd", ""))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(ids=ids_lists, sizes=st.lists(st.integers(0, 5), max_size=20), skip=st.booleans())
+def test_a_text_that_is_asked_for_whole_is_the_one_that_streams(
+    family: str, ids: list[int], sizes: list[int], skip: bool
+) -> None:
+    tokenizer = small_tokenizer(family)
+    ids = [i for i in ids if i < tokenizer.vocab_size]
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip)
+    pieces = [detokenizer.push(group).text for group in grouped(ids, sizes)]
+    shown = "".join(pieces) + detokenizer.finish()
+    assert whole_text(tokenizer, ids, skip_special_tokens=skip) == shown
+
+
+def test_good_bytes_beside_a_wrong_one_are_in_the_whole_text_too() -> None:
+    tokenizer = small_tokenizer("byte_fallback")
+    ids = [*(5 + byte for byte in "你".encode()), 5 + 0xFF]
+    assert tokenizer.decode(ids) == "\ufffd" * 4
+    assert whole_text(tokenizer, ids, skip_special_tokens=True) == "你\ufffd"
 
 
 def test_a_wrong_byte_takes_back_no_character_that_was_shown() -> None:

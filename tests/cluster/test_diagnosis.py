@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import facts_codec, host
+from cluster.checkpoint_review import Note, Review
 from cluster.diagnosis import Diagnosis
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from penstock.v1 import worker_pb2
@@ -98,6 +99,9 @@ def test_memory_speed_is_a_plausible_number() -> None:
 
 
 FACTS = ProcessFacts(
+    review=Review(
+        ignored=(Note("config.json", "training", ("a", "b")),), unknown=(Note("files", "", ("c",)),)
+    ),
     unix_s=1.5,
     machine="m",
     versions={"penstock": "1", "torch": "2"},

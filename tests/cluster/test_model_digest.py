@@ -87,7 +87,7 @@ def test_a_directory_that_is_no_checkpoint_is_refused_with_a_remedy(tmp_path: Pa
         tokenizer_digest(tmp_path)
 
 
-def test_a_tokenizer_has_the_digest_of_its_file(tmp_path: Path) -> None:
+def test_a_tokenizer_has_the_digest_of_its_files(tmp_path: Path) -> None:
     save_checkpoint(tmp_path)
     assert Tokenizer.load(tmp_path).digest == tokenizer_digest(tmp_path)
 

@@ -49,12 +49,67 @@ def test_defaults_come_from_the_generation_config(
     assert expected in (defaults, found)
 
 
+@pytest.mark.parametrize("top_k", [-1, 0, None])
+def test_all_tokens_may_be_said_in_several_ways(top_k: int | None, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, generation_config={"top_k": top_k})
+    assert SamplingDefaults.load(tmp_path).top_k == 0
+
+
+def test_without_a_generation_config_the_model_s_config_speaks_for_it(tmp_path: Path) -> None:
+    config: dict[str, object] = {"temperature": 0.3, "top_p": 0.5, "max_length": 40}
+    save_checkpoint(tmp_path, config=config)
+    defaults = SamplingDefaults.load(tmp_path)
+    assert (defaults.temperature, defaults.top_p, defaults.max_length) == (0.3, 0.5, 40)
+    save_checkpoint(tmp_path, config=config, generation_config={"top_k": 9})
+    assert SamplingDefaults.load(tmp_path) == SamplingDefaults(top_k=9)
+
+
+@pytest.mark.parametrize(
+    ("generation", "num_prompt", "expected"),
+    [
+        ({}, 10, None),
+        ({"max_new_tokens": 7}, 10, 7),
+        ({"max_length": 30}, 10, 20),
+        ({"max_length": 30}, 30, 0),
+        ({"max_length": 30, "max_new_tokens": 7}, 30, 7),
+    ],
+)
+def test_how_long_an_answer_is_may_be_said_by_the_generation_config(
+    generation: dict[str, object], num_prompt: int, expected: int | None, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path, generation_config=generation)
+    assert SamplingDefaults.load(tmp_path).max_tokens(num_prompt) == expected
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"rope_scaling": YARN}, 256),  # added, as model cards advise
+        ({"rope_parameters": YARN}, 256),
+        ({"rope_scaling": YARN, "max_position_embeddings": 80}, 256),
+        ({"rope_scaling": YARN, "max_position_embeddings": 256}, 256),
+        ({"rope_scaling": YARN, "max_position_embeddings": 1000}, 1000),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.5}}, 160),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 64),
+        ({"rope_scaling": {"type": "yarn", "factor": None}}, 64),
+        ({"max_position_embeddings": 64, "sliding_window": 8, "model_type": "mistral"}, 64),
+    ],
+)
+def test_yarn_reaches_its_factor_times_what_was_trained(
+    config: dict[str, object], expected: int, tmp_path: Path
+) -> None:
+    assert ModelInfo.load(save_checkpoint(tmp_path, config=config), "m").context_length == expected
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [
         ({"config": {"vocab_size": None}}, "vocab_size None"),
-        ({"config": {"max_position_embeddings": "2048"}}, "max_position_embeddings '2048'"),
-        ({"config": {"max_position_embeddings": True}}, "must be a positive number"),
+        ({"config": {"max_position_embeddings": "2048"}}, "positive integer, not '2048'"),
+        ({"config": {"max_position_embeddings": True}}, "must be a positive integer"),
         ({"config": {"eos_token_id": 512}}, "correct eos_token_id"),
         ({"generation_config": {"temperature": "hot"}}, "temperature 'hot'"),
         ({"generation_config": {"top_p": 1.5}}, "top_p 1.5"),

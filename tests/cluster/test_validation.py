@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,32 @@ def test_any_bytes_are_a_request_or_are_refused(raw: bytes) -> None:
 
 
 # Right
+
+
+@pytest.mark.parametrize(
+    ("defaults", "num_prompt", "expected"),
+    [
+        (SamplingDefaults(max_new_tokens=7), 10, 7),
+        (SamplingDefaults(max_new_tokens=95), 10, 90),
+        (SamplingDefaults(max_length=30), 10, 20),
+        (SamplingDefaults(max_length=300), 10, 90),
+    ],
+)
+def test_the_checkpoint_may_say_how_long_answers_are(
+    defaults: SamplingDefaults, num_prompt: int, expected: int
+) -> None:
+    info, ids = replace(INFO, defaults=defaults), [5] * num_prompt
+    given = check_generate(request(), info, LIMITS)
+    assert resolve(given, ids, info, LIMITS).params.max_tokens == expected
+    asked = check_generate(stop(max_tokens=50), info, LIMITS)
+    assert resolve(asked, ids, info, LIMITS).params.max_tokens == 50
+
+
+def test_a_prompt_that_leaves_no_room_in_the_checkpoint_s_length_is_told_the_way_out() -> None:
+    info = replace(INFO, defaults=SamplingDefaults(max_length=30))
+    with pytest.raises(InvalidRequest, match="ends texts at 30: say how long") as caught:
+        resolve(check_generate(request(), info, LIMITS), [5] * 30, info, LIMITS)
+    assert caught.value.field == "stop.max_tokens"
 
 
 def test_what_a_request_leaves_out_comes_from_the_checkpoint() -> None:

@@ -56,8 +56,8 @@ NORM = "model.norm.weight"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no directory": (shutil.rmtree, "There is no checkpoint directory"),
     "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
-    "config is no JSON": (lambda d: (d / "config.json").write_text("{"), "not readable JSON"),
-    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "a JSON object"),
+    "config is no JSON": (lambda d: (d / "config.json").write_text("{"), "cannot be read as JSON"),
+    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "no JSON object"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has neither model.safetensors"),
     "only pickled weights": (pickle_only, "convert them to safetensors"),
     "empty file": (lambda d: cut(d, 0), "truncated"),
@@ -71,7 +71,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit_config(d, architectures=["GPT2LMHeadModel"]),
         "Use a checkpoint of one of: LlamaForCausalLM",
     ),
-    "no architecture": (lambda d: edit_config(d, architectures=...), "is not supported"),
+    "no architecture": (
+        lambda d: edit_config(d, architectures=..., model_type=...),
+        "is None, which is not supported",
+    ),
+    "an architecture that contradicts": (
+        lambda d: edit_config(d, model_type="mistral"),
+        "correct the one that is wrong",
+    ),
     "quantised": (
         lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}),
         "Use the original checkpoint",
@@ -134,7 +141,7 @@ def test_a_broken_checkpoint_is_refused_with_a_sentence(name: str, tmp_path: Pat
 def test_the_geometry_is_the_reference_s(family: str) -> None:
     spec = load_spec(checkpoint(family))
     config_class, changes = FAMILIES[family]
-    assert spec.architecture == config_class.__name__.replace("Config", "ForCausalLM")
+    assert spec.family == config_class.model_type
     assert spec.num_kv_heads == changes.get("num_key_value_heads", 2)
     assert spec.head_dim == changes.get("head_dim", 16)
     assert spec.end_token_ids == (1,)

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from cluster import host
+from cluster.checkpoint_review import Note, Review
 from cluster.errors import DeadlineExceeded, DigestMismatch, Overloaded, TransferFailed
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
@@ -102,6 +103,28 @@ def test_a_healthy_worker_passes_every_check() -> None:
     findings = list(check_process(worker()))
     assert {finding.severity for finding in findings} == {Severity.PASS}
     assert len({finding.check for finding in findings}) == 9, "all but the store, which it has not"
+
+
+REVIEW = Review(
+    ignored=(Note("config.json", "training", ("attention_dropout", "initializer_range")),),
+    unknown=(Note("tokenizer_config.json", "", ("made_by",)),),
+)
+
+
+def test_what_of_the_model_s_files_is_ignored_is_listed() -> None:
+    router = Examined(name="router", address="a:1", facts=replace(FACTS, review=REVIEW))
+    said = {f.what: f.severity for f in found(check_process(router), "checkpoint")}
+    assert said == {
+        "made_by in the model's tokenizer_config.json: nobody here knows it, it is ignored": (
+            Severity.WARN
+        ),
+        "attention_dropout, initializer_range in the model's config.json: ignored (training)": (
+            Severity.PASS
+        ),
+    }
+    plain = replace(router, facts=replace(FACTS, review=Review()))
+    [all_followed] = found(check_process(plain), "checkpoint")
+    assert all_followed.severity is Severity.PASS
 
 
 FOLDER = FACTS.run_dir

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cluster.types import ComputeRequest, GenerationParams, SamplingParams
@@ -72,6 +73,38 @@ async def test_remote_and_local_prefill_give_the_same_answer(
         counters = cluster.decode[0].counters
         assert counters["hand_over_recomputes"] == 0
         assert counters["hand_overs_received"] == (5 if disaggregate == "always" else 0)
+
+
+@pytest.mark.parametrize("disaggregate", ["always", "never"])
+async def test_an_answer_whose_last_slot_is_the_pool_s_last_is_given(
+    checkpoint: Path, tmp_path: Path, disaggregate: str
+) -> None:
+    """The last token is drawn from what stands before it: it needs no slot of its own."""
+    small = {"num_blocks": 4, "block_size": 16}
+    cluster = LocalCluster(
+        checkpoint, tmp_path, decode=[small], prefill=[{}], disaggregate=disaggregate
+    )
+    async with cluster:
+        for length, num in ((64, 1), (63, 2), (40, 25)):
+            answer = await cluster.generate(greedy(prompt_of(length, length), num))
+            assert answer.token_ids == expected(prompt_of(length, length), num)
+        with pytest.raises(grpc.aio.AioRpcError, match="64 tokens and 2 more can never fit"):
+            await cluster.generate(greedy(prompt_of(1, 64), 2))
+
+
+@pytest.mark.parametrize("disaggregate", ["always", "never"])
+async def test_every_prompt_has_the_logprobs_that_were_asked_for(
+    checkpoint: Path, tmp_path: Path, disaggregate: str
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, disaggregate=disaggregate) as cluster:
+        for length in (1, 2, 17):
+            prompt = prompt_of(length, length)
+            asked = greedy(prompt, 3, logprobs=pb.LogprobOptions(prompt_top=0))
+            rows = (await cluster.generate(asked)).messages[0].accepted.prompt_logprobs
+            assert [row.token_id for row in rows] == prompt
+            assert [row.HasField("logprob") for row in rows] == [False] + [True] * (length - 1)
+            unasked = await cluster.generate(greedy(prompt, 3))
+            assert not unasked.messages[0].accepted.prompt_logprobs
 
 
 async def test_the_stream_says_what_really_happened(checkpoint: Path, tmp_path: Path) -> None:
