@@ -66,7 +66,7 @@ class Conversation:
 def chat(
     address: options.Address = None,
     model: options.Model = "",
-    system: Annotated[str, typer.Option("--system", help="A system message.")] = "",
+    system: Annotated[str, typer.Option("--system", help="A system message. Default: none.")] = "",
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,

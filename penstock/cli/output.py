@@ -2,16 +2,16 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 from typing import Any, NoReturn
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from penstock.cli.exit_codes import ExitCode
+from penstock.cli.exit_codes import CommandError, ExitCode
 
 
 class _ForPeople(Console):
@@ -53,8 +53,8 @@ def complain(text: str) -> None:
 
 
 def fail(text: str, code: ExitCode) -> NoReturn:
-    complain(text)
-    raise typer.Exit(code)
+    """Ends the command; with `--json` the sentence is on stdout, too."""
+    raise CommandError(text, code)
 
 
 def write(text: str) -> None:
@@ -80,7 +80,19 @@ def write_json(value: Any) -> None:
 
 
 def json_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    """One line. What is no number in JSON (an endless one, none at all) is null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_table(columns: list[str], rows: list[list[str]]) -> None:

@@ -64,11 +64,11 @@ def simulate(
         typer.Option(
             "--workload",
             help="Instead of a trace: shared_prefixes, conversations or fan_outs, as"
-            " 'NAME: {KEY: VALUE}'.",
+            " 'NAME: {KEY: VALUE}'. Default: none.",
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many requests.", min=1)
+        int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
     ] = None,
     rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.001)] = 1.0,
     workers: Annotated[
@@ -81,38 +81,47 @@ def simulate(
     cluster: Annotated[
         Path | None,
         typer.Option(
-            "--cluster", help="YAML with makes, model, link and times (docs/simulator.md)."
+            "--cluster",
+            help="YAML with makes, model, link and times (docs/simulator.md). Default: none.",
         ),
     ] = None,
     like: Annotated[
         str | None,
         typer.Option(
-            "--like", metavar="HOST:PORT", help="With what the workers of a running cluster report."
+            "--like",
+            metavar="HOST:PORT",
+            help="With what a running cluster's workers report. Default: none.",
         ),
     ] = None,
     secrets_file: options.SecretsFile = None,
     policy: Annotated[
-        list[Path] | None, typer.Option("--policy", help="A policy's file; repeatable.")
+        list[Path] | None,
+        typer.Option("--policy", help="A policy's file; repeatable. Default: none."),
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option(
-            "--rule", help="NAME or 'NAME: {KEY: VALUE}', else as by default; repeatable."
-        ),
+        typer.Option("--rule", help="NAME or 'NAME: {KEY: VALUE}'; repeatable. Default: priced."),
     ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
             "--fault",
             help="crash, freeze, slow, lost_events or partition, as"
-            " 'crash: {worker: decode-0, at_s: 5, for_s: 4}'; 'random: {num: 4}'. Repeatable.",
+            " 'crash: {worker: decode-0, at_s: 5, for_s: 4}'; 'random: {num: 4}'. Repeatable."
+            " Default: none.",
         ),
     ] = None,
-    ttft: Annotated[float | None, typer.Option("--ttft", help="Target, seconds.", min=0)] = None,
-    itl: Annotated[float | None, typer.Option("--itl", help="Target, seconds.", min=0)] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    ttft: Annotated[
+        float | None,
+        typer.Option("--ttft", help="Target, seconds. Default: the cluster's, 2.", min=0),
+    ] = None,
+    itl: Annotated[
+        float | None,
+        typer.Option("--itl", help="Target, seconds. Default: the cluster's, 0.1.", min=0),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of traffic, faults and rules.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Write figures there, as PNG.")
+        Path | None, typer.Option("--plot", help="Write figures there, as PNG. Default: none.")
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from penstock.cli import options
 from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.local import find_address, need_secrets, started_workers
+from penstock.cli.messages import plain
 from penstock.cli.output import say, write, write_json, write_table
 from penstock.v1 import worker_pb2 as pb
 
@@ -37,14 +36,18 @@ def status(
     secrets_file: options.SecretsFile = None,
     json: options.Json = False,
 ) -> None:
-    """Show every worker, whether it serves, and what moved between them. Exits 8 when one does
-    not serve."""
+    """Show every worker, whether it serves, and what moved between them.
+
+    Exits 8 when one does not serve.
+
+    Example: penstock status --json | jq '.workers[] | select(.serving | not)'
+    """
     where = find_address(address)
     secrets = need_secrets(secrets_file, where)
     reply = fetch_status(where, secrets)
     _add_missing(reply, secrets)
     if json:
-        write_json(_as_json(where, reply))
+        write_json({"address": where, **plain(reply)})
     else:
         _show(where, reply)
     if not reply.workers or not all(worker.serving for worker in reply.workers):
@@ -215,10 +218,3 @@ def _accuracy_lines(reply: pb.StatusResponse) -> str:
 def _ratios(errors: pb.PredictionErrors) -> str:
     ratio = errors.ratio
     return f"{ratio.p50:.2f} (p90 {ratio.p90:.2f}, p99 {ratio.p99:.2f})"
-
-
-def _as_json(address: str, reply: pb.StatusResponse) -> dict[str, Any]:
-    value = MessageToDict(
-        reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return {"address": address, **value}

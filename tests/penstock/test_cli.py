@@ -257,7 +257,7 @@ def test_status_shows_each_pair_once_as_its_receiver_counts_it(
     ]
     assert "96 cached tokens predicted, 80 found" in lines[-1]
     pairs = penstock("status", "--json").json["workers"][0]["load"]["pairs"]
-    assert pairs[0]["failures"][0] == {"phase": "written", "reason": "digest", "count": "2"}
+    assert pairs[0]["failures"][0] == {"phase": "written", "reason": "digest", "count": 2}
 
 
 def test_status_says_what_does_not_serve_and_why(

@@ -111,7 +111,7 @@ def test_a_cluster_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_is_wrong_is_said_in_a_sentence(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert simulate(*arguments) == 1
+    assert simulate(*arguments) == 2
     assert sentence in capsys.readouterr().err
 
 
@@ -130,7 +130,7 @@ def test_a_wrong_workload_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["simulate", "--workload", workload])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
 
 
