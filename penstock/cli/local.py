@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from penstock import Client
+from penstock import Client, InvalidRequestError
+from penstock.address import with_port
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail
 
@@ -102,9 +103,17 @@ def _read_note(path: Path) -> LocalNote | None:
 
 def find_address(flag: str | None) -> str:
     if address := flag or os.environ.get(ADDRESS_VARIABLE):
-        return address
+        return usable_address(address)
     note = find_note()
     return note.address if note else DEFAULT_ADDRESS
+
+
+def usable_address(given: str) -> str:
+    """With its port. Ends the command where it is none."""
+    try:
+        return with_port(given)
+    except InvalidRequestError as error:
+        fail(error.message, ExitCode.USAGE)
 
 
 def open_client(address_flag: str | None) -> Client:

@@ -13,7 +13,7 @@ from cluster.codec import load_report_from_pb
 from cluster.errors import ConfigError
 from cluster.worker_codec import member_from_pb
 from penstock.cli import options
-from penstock.cli.local import need_secrets
+from penstock.cli.local import need_secrets, usable_address
 from penstock.cli.output import progress, say, write_json, write_table
 from penstock.cli.policy import SHIPPED_TRACE
 from penstock.cli.status import fetch_status
@@ -132,6 +132,7 @@ def simulate(
     requests = _requests(trace, workload, limit, seed).at_rate(rate)
     setting = _setting(cluster, make)
     if like is not None:
+        like = usable_address(like)
         setting = fitted(setting, _reported(like, need_secrets(secrets_file, like)))
     base = _with_targets(setting, ttft, itl)
     plans = _plans(base, workers, _policies(policy or [], rule or []))

@@ -271,6 +271,21 @@ def test_status_says_what_does_not_serve_and_why(
     assert "NOT SERVING: no report for 1.2 s" in ended.out
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_status_says_that_a_lost_worker_is_started_again(
+    penstock: Penstock, server: Any, running: LocalNote, is_known: bool
+) -> None:
+    if is_known:
+        lost = worker_status("decode-0", serving=False, reason="unreachable")
+        server.status.workers.append(lost)
+    ended = penstock("status")
+    assert ended.code == 8
+    assert "RESTARTING: " in ended.out
+    found = penstock("status", "--json").json
+    assert found["restarting"] == ["decode-0"]
+    assert [each["serving"] for each in found["workers"]] == [False]
+
+
 def test_status_misses_a_worker_that_the_router_forgot(
     penstock: Penstock, server: Any, running: LocalNote
 ) -> None:
