@@ -146,6 +146,8 @@ def _tell_change(change: pb.PolicyChange, json: bool) -> None:
         return
     for warning in change.warnings:
         say(f"warning: {warning}", style="yellow")
+    if change.outcome == pb.POLICY_OUTCOME_CANARY:
+        say("It waits for requests: 'penstock policy status' says how it fares.")
     lines = [f"{_named(change.generation)} {OUTCOMES[change.outcome]}", *change.changes]
     write("\n  ".join(lines) + "\n")
 

@@ -21,6 +21,7 @@ from router.policy import Policy
 from router.policy_file.document import load_policy
 from simulator.faults import Fault
 from simulator.fitted import Reported, fitted
+from simulator.plot import figure_file
 from simulator.plot import plot as write_plot
 from simulator.report import Report, Samples, Spread
 from simulator.run import Simulation
@@ -121,7 +122,8 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of traffic, faults and rules.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Write figures there, as PNG. Default: none.")
+        Path | None,
+        typer.Option("--plot", help="Write figures there, as .png, .svg or .pdf. Default: none."),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -129,6 +131,7 @@ def simulate(
 
     Example: penstock simulate --workers 2+2,2+4 --fault 'crash: {worker: decode-0, at_s: 60}'
     """
+    figures = figure_file(plot) if plot else None
     requests = _requests(trace, workload, limit, seed).at_rate(rate)
     setting = _setting(cluster, make)
     if like is not None:
@@ -141,9 +144,10 @@ def simulate(
         f" {requests.num_prompt_tokens} prompt tokens"
     )
     runs = _run_all(requests, plans, fault or [], seed)
-    if plot is not None:
+    if figures:
         faults = _faults(fault or [], plans[0].setting, seed, requests)
-        write_plot(plot, {run.plan.name: run.samples for run in runs}, faults)
+        write_plot(figures, {run.plan.name: run.samples for run in runs}, faults)
+        say(f"The figures are in {figures}.")
     if json:
         write_json([_run_json(run) for run in runs])
     else:

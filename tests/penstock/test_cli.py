@@ -408,3 +408,18 @@ def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_only_the_sdk_is_installed_the_command_says_what_to_do() -> None:
+    """Of what is missing at once, and of what only one command needs."""
+    for missing in ("typer", "pydantic"):
+        code = (
+            f"import sys; sys.modules['{missing}'] = None; sys.argv[1:] = ['simulate'];"
+            "from penstock.cli import main; main()"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ended.returncode == 1
+        [line] = ended.stderr.splitlines()
+        assert line.startswith(f"error: The command line needs '{missing}'")
+        assert "'.[cluster]'" in line
+        assert "penstock[" not in line

@@ -70,10 +70,12 @@ async def test_a_canary_is_shown_with_its_figures(operator: Operator, tmp_path: 
     path = str(_file(tmp_path, 3.0, name="trial"))
     ended = await operator("policy", "apply", path, "--canary", "5%")
     assert "'trial'" in ended.out
+    assert "waits for requests" in ended.err
     assert " is on trial\n  metadata.name: policy -> trial\n" in ended.out
     shown = (await operator("policy", "status")).out
     assert "canary     generation 2 'trial'" in shown
-    assert "gets 5 % for 600 s: 0 of the 200 requests that a judgement needs, " in shown
+    needed = "it waits for requests: 0 of the 200 that a judgement needs, "
+    assert f"gets 5 % for 600 s: {needed}" in shown
     assert "canary: 0 requests, 0 failed" in shown
     again = await operator("policy", "apply", path, "--canary", "5%", "--json")
     assert again.json["outcome"] == "POLICY_OUTCOME_UNCHANGED"
