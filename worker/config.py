@@ -1,9 +1,11 @@
 """What the YAML of a worker of either role may say; each role adds its own."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from kv_transfer.tcp_tls import TlsFiles
+
+MAX_THREADS: Final = 1024  # of a worker's engine: OpenMP dies of many more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +38,14 @@ class WorkerConfig:
     probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none
     fetch_s: float = 2.0  # a prefix that is not here by then is computed
     drain_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_threads <= MAX_THREADS:
+            raise ValueError(f"'num_threads' is {self.num_threads}: give 1 to {MAX_THREADS}.")
+        if min(self.num_blocks, self.block_size, self.hash_grain) < 1:
+            raise ValueError("'num_blocks', 'block_size' and 'hash_grain' are 1 or more.")
+        if self.block_size % self.hash_grain and self.hash_grain % self.block_size:
+            raise ValueError(
+                f"'block_size' is {self.block_size} and 'hash_grain' {self.hash_grain}: give sizes"
+                " of which one divides the other."
+            )

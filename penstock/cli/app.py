@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from cluster.errors import PenstockError as ClusterError
 from penstock import __version__
 from penstock.cli.exit_codes import CommandError, ExitCode, exit_code
-from penstock.cli.output import complain, write, write_json
+from penstock.cli.output import tell_error, write
 from penstock.errors import PenstockError, UnreachableError
 
 # Command -> module of penstock.cli that defines it.
@@ -33,6 +33,7 @@ COMMANDS = {
     "version": "version",
 }
 HELP = "Serve large language models from prefill and decode workers, and talk to them."
+NO_CLUSTER = "\nNo cluster answers there: start one with 'penstock serve', or give --address."
 CONTEXT = {"help_option_names": ["--help", "-h"]}  # of all commands
 
 
@@ -115,20 +116,11 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except (CommandError, PenstockError, ClusterError) as error:
-            _tell(error, is_json=bool(options.get("json")))
+            hint = NO_CLUSTER if isinstance(error, UnreachableError) else ""
+            tell_error(error, json=bool(options.get("json")), hint=hint)
             raise typer.Exit(exit_code(error)) from None
 
     return tell
-
-
-def _tell(error: CommandError | PenstockError | ClusterError, *, is_json: bool) -> None:
-    hint = ""
-    if isinstance(error, UnreachableError):
-        hint = "\nNo cluster answers there: start one with 'penstock serve', or give --address."
-    complain(error.message + hint)
-    if is_json:
-        found = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
-        write_json({"error": found})
 
 
 def run(arguments: Sequence[str]) -> None:

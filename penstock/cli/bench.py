@@ -30,15 +30,19 @@ def bench(
     ] = None,
     prefill: Annotated[
         int | None,
-        typer.Option("--prefill", min=0, help="With --start: prefill workers. Default: 1."),
+        typer.Option(
+            "--prefill", min=0, max=1024, help="With --start: prefill workers. Default: 1."
+        ),
     ] = None,
     decode: Annotated[
         int | None,
-        typer.Option("--decode", min=1, help="With --start: decode workers. Default: 1."),
+        typer.Option("--decode", min=1, max=1024, help="With --start: decode workers. Default: 1."),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="With --start: CPU threads a worker. Default: 1."),
+        typer.Option(
+            "--threads", min=1, max=1024, help="With --start: CPU threads a worker. Default: 1."
+        ),
     ] = None,
     blocks: Annotated[
         int | None,

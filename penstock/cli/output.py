@@ -52,6 +52,14 @@ def complain(text: str) -> None:
     say(f"error: {text}", style="red")
 
 
+def tell_error(error: Any, *, json: bool, hint: str = "") -> None:
+    """The sentence of an error (ours: it has a reason), and with `--json` the value of it."""
+    complain(error.message + hint)
+    if json:
+        found = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+        write_json({"error": found})
+
+
 def fail(text: str, code: ExitCode) -> NoReturn:
     """Ends the command; with `--json` the sentence is on stdout, too."""
     raise CommandError(text, code)
