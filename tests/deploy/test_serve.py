@@ -155,6 +155,9 @@ def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
     with serving(tmp_path, "--prefill", "0") as cluster:
         old = cluster.pids()["decode-0"]
         os.kill(old, signal.SIGKILL)
+        shown = cluster.penstock("status")
+        assert shown.returncode == 8
+        assert "RESTARTING: " in shown.stdout
         deadline = time.monotonic() + 60
         while cluster.pids()["decode-0"] == old and time.monotonic() < deadline:
             time.sleep(0.1)
