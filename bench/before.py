@@ -23,8 +23,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import NO_RETRIES, Load, make_prompts
 from penstock import AsyncClient
+from penstock.load.generator import NO_RETRIES, Load, make_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 # Run by both sides, each with its own code.

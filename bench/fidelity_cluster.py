@@ -10,8 +10,6 @@ from math import ceil, inf
 from statistics import fmean, median
 
 from bench.fidelity_workloads import GRAIN, Asked, Sizes, cold
-from bench.load import NO_RETRIES, Load, measure
-from bench.report import Measured
 from cluster.channel import open_channel
 from cluster.codec import load_report_from_pb
 from cluster.secrets import load_secrets
@@ -20,6 +18,8 @@ from cluster.watch import PAIRS_EVERY, REPORT_INTERVAL_S
 from cluster.worker_codec import member_from_pb
 from deploy.launcher import LocalCluster
 from penstock import AsyncClient
+from penstock.load.generator import NO_RETRIES, Load, measure
+from penstock.load.report import Measured
 from penstock.v1 import worker_pb2
 from simulator.fitted import Reported
 from simulator.setting import Setting

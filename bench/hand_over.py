@@ -14,14 +14,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 
-from bench.load import NO_RETRIES, Load, measure
 from bench.random_llama import LlamaShape, write_random_llama
-from bench.report import Measured
 from cluster.secrets import load_secrets
 from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
 from deploy.vitals import until_all_serve
 from penstock import AsyncClient
+from penstock.load.generator import NO_RETRIES, Load, measure
+from penstock.load.report import Measured
 from prefill_worker.config import PrefillWorkerConfig
 
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "penstock-tiny"

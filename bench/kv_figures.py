@@ -7,8 +7,8 @@ from typing import Any
 from bench.kv_cases import Case
 from bench.kv_contest import Outcome
 from bench.kv_ways import Samples
-from bench.report import percentile
 from bench.sheets import Sheet, number, verdict
+from penstock.load.report import percentile
 
 # The least share of its yardstick's speed that a transport may have, without the digest.
 LEAST_RATIO = {"shared_memory": 0.9, "tcp": 0.9, "nixl": 0.95}

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -25,6 +25,23 @@ MASK: Final = "***"
 SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
 NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*@")  # of a URL
+
+
+class Wrong(NamedTuple):
+    """One thing that is wrong in a configuration."""
+
+    where: tuple[str | int, ...]  # the keys and indexes that lead there
+    sentence: str  # begins with the place
+
+
+class InvalidConfig(ConfigError):
+    """A configuration with all that is wrong in it; the message tells the first ten."""
+
+    def __init__(self, source: str, wrong: Sequence[Wrong]) -> None:
+        told = " ".join(each.sentence for each in wrong[:MAX_SENTENCES])
+        more = f" And {len(wrong) - MAX_SENTENCES} more." if len(wrong) > MAX_SENTENCES else ""
+        super().__init__(f"In {source}: {told}{more}")
+        self.wrong = tuple(wrong)
 
 
 def load_config(cls: type[T], path: Path) -> T:
@@ -58,19 +75,12 @@ def parse_config(
         # From JSON, because only there does strict parsing take text for enums and paths.
         [config] = adapter.validate_json(_json([mapping], source))
     except ValidationError as error:
-        errors = [dict(found) for found in error.errors(include_url=False)]
+        errors: list[Any] = [dict(found) for found in error.errors(include_url=False)]
         # A misspelt key is the cause of a missing one.
         errors.sort(key=lambda found: found["type"] != "unexpected_keyword_argument")
-        sentences = [_sentence(cls, found, key_of) for found in errors[:MAX_SENTENCES]]
-        raise ConfigError(refusal(source, sentences, len(errors))) from error
+        wrong = [Wrong(found["loc"][1:], _sentence(cls, found, key_of)) for found in errors]
+        raise InvalidConfig(source, wrong) from error
     return typing.cast("T", config)
-
-
-def refusal(source: str, sentences: Sequence[str], num_wrong: int) -> str:
-    """The first of them, and how many more there are."""
-    told = sentences[:MAX_SENTENCES]
-    more = f" And {num_wrong - len(told)} more." if num_wrong > len(told) else ""
-    return f"In {source}: {' '.join(told)}{more}"
 
 
 def effective_config(config: Any) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _json(mapping: Any, source: str) -> str:
 
 def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> str:
     where = found["loc"][1:]
-    place = _place(where)
+    place = place_of(where)
     value = MASK if any(_is_secret(str(step)) for step in where) else _shown(found["input"])
     match found["type"]:
         case "unexpected_keyword_argument":
@@ -137,14 +147,19 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
 
 
 def _unknown_key(known: Sequence[str], where: Sequence[Any]) -> str:
-    key, section = str(where[-1])[:MAX_SHOWN], _place(where[:-1])
+    key, section = str(where[-1])[:MAX_SHOWN], place_of(where[:-1])
     at = f" in '{section}'" if section else ""
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    remedy = f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}."
+    remedy = f"did you mean '{nearest[0]}'?" if nearest else _known(known)
     return f"'{key}'{at} is an unknown key: {remedy}"
 
 
-def _place(where: Sequence[Any]) -> str:
+def _known(keys: Sequence[str]) -> str:
+    return f"known are {', '.join(keys)}." if keys else "there is none."
+
+
+def place_of(where: Sequence[Any]) -> str:
+    """As sentences name it: `spec.classes[0].ttft`."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in where]
     return "".join(steps).removeprefix(".")
 

@@ -2,7 +2,7 @@
 Knows no configuration.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any, Final
 
 import yaml
@@ -23,6 +23,25 @@ def parse_yaml(content: bytes | str, *, source: str, max_bytes: int = MAX_TEXT_B
         return yaml.load(content, Loader=_StrictLoader)  # a safe loader
     except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
         raise ConfigError(f"{source} is not valid YAML: {_in_a_line(error)}") from error
+
+
+def lines_of(content: bytes | str) -> dict[tuple[str | int, ...], int]:
+    """The line of each key and item of what `parse_yaml` takes, by the way that leads there."""
+    root = yaml.compose(content, Loader=_StrictLoader)
+    return dict(_lines(root, ())) if root else {}
+
+
+def _lines(
+    node: yaml.Node, where: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*where, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*where, key.value))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*where, index), item.start_mark.line + 1
+            yield from _lines(item, (*where, index))
 
 
 def _in_a_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_TAIL_LINES = 20
+SAID = "error: "
 MAX_TAIL_BYTES = 1 << 16
 MAX_LOG_BYTES = 2 * FILE_BYTES  # a process that dies before it rotates its log
 LAST_WORDS_S = 1.0  # somebody whom a dead process started may hold its stdout open
@@ -67,6 +69,12 @@ def tail(path: Path) -> str:
     except OSError:
         return ""
     return "\n".join(lines[-NUM_TAIL_LINES:])
+
+
+def _sentences(last_words: str) -> str:
+    """Why a process ends, if it says so itself (`cluster.process.run`)."""
+    said = takewhile(lambda line: line.startswith(SAID), reversed(last_words.splitlines()))
+    return " ".join(line.removeprefix(SAID) for line in reversed(list(said)))
 
 
 def _end_at_once(process: subprocess.Popen[bytes]) -> None:
@@ -173,8 +181,10 @@ class Child:
             raise
 
     def failure(self, what: str) -> StartupError:
-        """Says what went wrong with it, and its last words."""
+        """Says what went wrong with it: its own sentence where its last words are one."""
         last_words = tail(self.log) or "(it wrote nothing)"
+        if sentences := _sentences(last_words):
+            return StartupError(f"{self.name} did not start: {sentences} Its log is {self.log}.")
         return StartupError(f"{self.name} {what}. The end of {self.log}:\n{last_words}")
 
     def _on_exit(self) -> None:

@@ -157,7 +157,7 @@ def _import_nixl(host: str) -> Any:
         import nixl
     except ImportError as error:
         raise ConfigError(
-            f"The transport 'nixl' needs NIXL ({error}): pip install 'penstock[nixl]', or leave "
+            f"The transport 'nixl' needs NIXL ({error}): pip install nixl, or leave "
             "it out of 'transports'."
         ) from error
     finally:

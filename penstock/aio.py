@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from penstock import calls
+from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import Exchange, channel_options
@@ -41,6 +42,10 @@ class AsyncStream:
     def num_messages(self) -> int:
         """Messages so far; one may bring several chunks."""
         return self._exchange.fold.num_messages
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        """`await client.generate(...)` is the whole answer, as `result()` is."""
+        return self.result().__await__()
 
     async def result(self) -> Answer:
         """Reads to the end and returns the whole answer."""
@@ -112,7 +117,8 @@ def _invoke(method: Any, request: Any, timeout: float | None) -> Any:
 
 
 class AsyncClient:
-    """A connection to a Penstock cluster; belongs to the event loop it is made in.
+    """A connection to a Penstock cluster at HOST:PORT, by default port 50051; belongs to the event
+    loop it is made in.
 
     A server that was reached before and is away, because it is started again for instance, is
     waited for: by a call with a deadline until then, by others for `reconnect_timeout` seconds.
@@ -128,7 +134,7 @@ class AsyncClient:
         connect_timeout: float = 5.0,
         reconnect_timeout: float = 30.0,
     ) -> None:
-        self.address = address
+        address = self.address = with_port(address)
         self._timeout = timeout
         self._budget = RetryBudget(retries or RetryPolicy())
         self._reach = Reach(

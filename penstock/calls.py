@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from penstock.errors import InvalidRequestError
-from penstock.request import Message, build_chat
+from penstock.request import Message, assign, build_chat
 from penstock.v1 import inference_pb2 as pb
 
 ReplyT = TypeVar("ReplyT")
@@ -24,18 +24,19 @@ def tokenize(
 ) -> UnaryCall[list[int]]:
     if (text is None) == (messages is None):
         raise InvalidRequestError("Give either text or messages.", metadata={"field": "prompt"})
-    request = pb.TokenizeRequest(model=model, add_special_tokens=add_special_tokens)
+    request = pb.TokenizeRequest(add_special_tokens=add_special_tokens)
+    assign("model", setattr, request, "model", model)
     if text is not None:
-        request.text = text
+        assign("text", setattr, request, "text", text)
     else:
         request.chat.CopyFrom(build_chat(messages or ()))
     return UnaryCall("Tokenize", request, lambda reply: list(reply.token_ids))
 
 
 def detokenize(token_ids: Sequence[int], model: str, skip_special_tokens: bool) -> UnaryCall[str]:
-    request = pb.DetokenizeRequest(
-        model=model, token_ids=token_ids, skip_special_tokens=skip_special_tokens
-    )
+    request = pb.DetokenizeRequest(skip_special_tokens=skip_special_tokens)
+    assign("model", setattr, request, "model", model)
+    assign("token_ids", request.token_ids.extend, token_ids)
     return UnaryCall("Detokenize", request, lambda reply: str(reply.text))
 
 
@@ -44,4 +45,6 @@ def list_models() -> UnaryCall[list[pb.Model]]:
 
 
 def get_model(name: str) -> UnaryCall[pb.Model]:
-    return UnaryCall("GetModel", pb.GetModelRequest(model=name), lambda reply: reply.model)
+    request = pb.GetModelRequest()
+    assign("model", setattr, request, "model", name)
+    return UnaryCall("GetModel", request, lambda reply: reply.model)

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from penstock import calls
+from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import Exchange, channel_options
@@ -97,7 +98,8 @@ def _invoke(method: Any, request: Any, timeout: float | None) -> Any:
 
 
 class Client:
-    """A connection to a Penstock cluster; use it from any thread.
+    """A connection to a Penstock cluster at HOST:PORT, by default port 50051; use it from any
+    thread.
 
     A server that was reached before and is away, because it is started again for instance, is
     waited for: by a call with a deadline until then, by others for `reconnect_timeout` seconds.
@@ -113,7 +115,7 @@ class Client:
         connect_timeout: float = 5.0,
         reconnect_timeout: float = 30.0,
     ) -> None:
-        self.address = address
+        address = self.address = with_port(address)
         self._timeout = timeout
         self._budget = RetryBudget(retries or RetryPolicy())
         self._reach = Reach(

@@ -75,19 +75,19 @@ def build_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRe
     ):
         for name in names:
             if name in values:
-                _assign(name, setattr, target, name, values.pop(name))
+                assign(name, setattr, target, name, values.pop(name))
     for name in SAMPLING_LISTS:
         _extend(name, getattr(request.sampling, name), values.pop(name, ()))
-    _assign("logit_bias", request.sampling.logit_bias.update, values.pop("logit_bias", {}))
+    assign("logit_bias", request.sampling.logit_bias.update, values.pop("logit_bias", {}))
     _extend("stop_token_ids", request.stop.stop_token_ids, values.pop("stop_token_ids", ()))
     stop = values.pop("stop", ())
     _extend("stop", request.stop.stop_strings, [stop] if isinstance(stop, str) else stop)
     for name, field in (("logprobs", "top"), ("prompt_logprobs", "prompt_top")):
         if name in values:
-            _assign(name, setattr, request.logprobs, field, values.pop(name))
+            assign(name, setattr, request.logprobs, field, values.pop(name))
     for name in BUDGETS:
         if name in values:
-            _assign(name, _set_seconds, getattr(request, name), values.pop(name))
+            assign(name, _set_seconds, getattr(request, name), values.pop(name))
     if values:
         raise InvalidRequestError(
             f"There is no option '{min(values)}'.", metadata={"field": min(values)}
@@ -103,7 +103,7 @@ def build_chat(messages: Iterable[Message]) -> pb.Chat:
             if isinstance(message, Mapping)
             else message
         )
-        _assign("messages", chat.messages.add, role=role, content=content)
+        assign("messages", chat.messages.add, role=role, content=content)
     return chat
 
 
@@ -115,7 +115,7 @@ def _set_prompt(request: pb.GenerateRequest, prompt: str | None, values: dict[st
             "Give exactly one of a prompt, messages and token_ids.", metadata={"field": "prompt"}
         )
     if prompt is not None:
-        _assign("prompt", setattr, request, "text", prompt)
+        assign("prompt", setattr, request, "text", prompt)
     elif messages is not None:
         request.chat.CopyFrom(build_chat(messages))
     else:
@@ -129,10 +129,10 @@ def _set_seconds(duration: Duration, seconds: float) -> None:
 
 
 def _extend(field: str, target: Any, values: Any) -> None:
-    _assign(field, target.extend, values)
+    assign(field, target.extend, values)
 
 
-def _assign(field: str, write: Any, /, *values: Any, **named: Any) -> None:
+def assign(field: str, write: Any, /, *values: Any, **named: Any) -> None:
     """Protobuf refuses what has no place on the wire: a negative count, half a surrogate."""
     try:
         write(*values, **named)

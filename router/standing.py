@@ -12,6 +12,7 @@ from router.load import Load
 SILENCE_S = 1.0  # four missed reports: nothing more is sent there
 _FIRST_BACKOFF_S = 0.25
 _LAST_BACKOFF_S = 5.0
+_STUCK_S = 0.5  # so long no step takes before the first request: younger ones are the start's
 
 # What a worker reports before it has fitted a model.
 _NO_PREFILL = PrefillCost(c0=0.0, c1=0.0)
@@ -68,7 +69,7 @@ class Standing:
         if self.reported_at is None:
             return "no report yet"
         if not report.is_serving:
-            return f"no progress: its step has run for {report.step_age_s:.1f} s"
+            return _no_progress(report.step_age_s)
         if now < self.failed_at + self._backoff_s():
             return f"failed {now - self.failed_at:.1f} s ago"
         return None
@@ -159,3 +160,9 @@ class Standing:
         if self.num_failures == 0:
             return 0.0
         return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (self.num_failures - 1))
+
+
+def _no_progress(step_age_s: float) -> str:
+    if step_age_s < _STUCK_S:
+        return "not ready yet: it has just started"
+    return f"no progress: its step has run for {step_age_s:.1f} s"

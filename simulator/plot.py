@@ -1,6 +1,7 @@
 """Figures of simulations. The one door to matplotlib, which is optional."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,26 @@ from cluster.errors import ConfigError
 from simulator.faults import Fault
 from simulator.report import Samples
 
+_KINDS = {".png", ".svg", ".pdf"}
 _MAX_POINTS = 4_000  # a line; more cannot be told apart
 
 
-def plot(path: Path, runs: Mapping[str, Samples], faults: Sequence[Fault] = ()) -> None:
-    """Writes a PNG: how TTFT and the gaps between tokens are spread, and TTFT over time, a line
-    for each run; faults are shaded.
+def figure_file(path: Path) -> Path:
+    """Where a figure goes that is to be at `path`: with `.png`, where no kind is named. Raises
+    ConfigError where none can be made there, before anything is simulated."""
+    if find_spec("matplotlib") is None:
+        raise ConfigError("Figures need matplotlib: pip install matplotlib, or leave out '--plot'.")
+    file = path if path.suffix.lower() in _KINDS else path.with_name(f"{path.name}.png")
+    if not path.name or file.is_dir() or not file.absolute().parent.is_dir():
+        raise ConfigError(f"'{file}' cannot be written: give a file in a directory that exists.")
+    return file
 
-    Raises ConfigError where matplotlib is missing or the file cannot be written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "Figures need matplotlib: pip install 'penstock[plot]', or leave out '--plot'."
-        ) from error
+
+def plot(file: Path, runs: Mapping[str, Samples], faults: Sequence[Fault] = ()) -> None:
+    """Writes a `figure_file`: how TTFT and the gaps between tokens are spread, and TTFT over time,
+    a line for each run; faults are shaded. Raises ConfigError where it cannot be written."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 8), layout="constrained")
     panels: Any = figure.subplot_mosaic([["ttft", "gaps"], ["course", "course"]])
     course = panels["course"]
@@ -38,9 +44,9 @@ def plot(path: Path, runs: Mapping[str, Samples], faults: Sequence[Fault] = ()) 
     _label(course, "arrival, s", "TTFT, s")
     panels["ttft"].legend(loc="lower left")
     try:
-        figure.savefig(path, format="png", dpi=120)
+        figure.savefig(file, format=file.suffix[1:].lower(), dpi=120)
     except OSError as error:
-        raise ConfigError(f"'{path}' cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"'{file}' cannot be written: {error.strerror}.") from error
 
 
 def _draw_longer(axes: Any, name: str, counts: Sequence[tuple[float, int]]) -> None:

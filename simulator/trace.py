@@ -91,7 +91,8 @@ def load_trace(path: Path, *, seed: int = 0, limit: int | None = None) -> Trace:
             rows = _azure_requests(lines) if is_azure else _mooncake_requests(lines)
             requests = _taken(rows, min(limit or MAX_REQUESTS, MAX_REQUESTS))
     except (OSError, UnicodeError, EOFError) as error:
-        raise ConfigError(f"The trace {path} cannot be read: {error}.") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"The trace {path} cannot be read: {why}.") from error
     except ValueError as error:
         raise ConfigError(f"The trace {path}, {error}") from error
     if not requests:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cluster.log import FILE_BYTES, LogFormat, LogLevel
 from kv_transfer.tcp_tls import TlsFiles
+
+MAX_THREADS: Final = 1024  # of a worker's engine: OpenMP dies of many more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +44,14 @@ class WorkerConfig:
     log_format: LogFormat = "text"
     log_file: Path | None = None  # rotated: so many bytes, and three older ones; none: stderr
     log_file_bytes: int = FILE_BYTES
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_threads <= MAX_THREADS:
+            raise ValueError(f"'num_threads' is {self.num_threads}: give 1 to {MAX_THREADS}.")
+        if min(self.num_blocks, self.block_size, self.hash_grain) < 1:
+            raise ValueError("'num_blocks', 'block_size' and 'hash_grain' are 1 or more.")
+        if self.block_size % self.hash_grain and self.hash_grain % self.block_size:
+            raise ValueError(
+                f"'block_size' is {self.block_size} and 'hash_grain' {self.hash_grain}: give sizes"
+                " of which one divides the other."
+            )

@@ -10,9 +10,11 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from penstock.cli.app import run
+
+        run(sys.argv[1:])
     except ModuleNotFoundError as error:
         sys.exit(
-            f"The command line needs '{error.name}', which the SDK alone does not install:"
-            " pip install 'penstock[cluster]'"
+            f"error: The command line needs '{error.name}', which the SDK alone does not install:"
+            " in Penstock's source tree say 'make install', or pip install '.[cluster]' into an"
+            " environment of your own."
         )
-    run(sys.argv[1:])

@@ -4,13 +4,15 @@ traceback. A command's module is imported when it is called."""
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from penstock.cli.exit_codes import ExitCode, exit_code
-from penstock.cli.output import complain, write_json
+from cluster.errors import PenstockError as ClusterError
+from penstock import __version__
+from penstock.cli.exit_codes import CommandError, ExitCode, exit_code
+from penstock.cli.output import tell_error, write
 from penstock.errors import PenstockError, UnreachableError
 
 # Command -> module of penstock.cli that defines it.
@@ -33,13 +35,18 @@ COMMANDS = {
     "version": "version",
 }
 HELP = "Serve large language models from prefill and decode workers, and talk to them."
-FORWARDS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+NO_CLUSTER = "\nNo cluster answers there: start one with 'penstock serve', or give --address."
+CONTEXT = {"help_option_names": ["--help", "-h"]}  # of all commands
 
 
 class LazyCommands(TyperGroup):
     """Imports a command when it is named: `penstock version` loads no launcher."""
 
     # `Any` for click's types: typer brings its own copy of click, or uses the installed one.
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.commands: Any = dict.fromkeys(COMMANDS)  # what a mistyped name is compared with
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
@@ -47,20 +54,58 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"penstock.cli.{COMMANDS[cmd_name]}")
-        if isinstance(group := getattr(module, cmd_name), typer.Typer):
-            return typer.main.get_command(group)
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        settings = FORWARDS if cmd_name == "bench" else {}
-        app.command(cmd_name, context_settings=settings)(told(getattr(module, cmd_name)))
-        return typer.main.get_command(app)
+        found = getattr(module, cmd_name)
+        command: Any = typer.main.get_command(
+            found if isinstance(found, typer.Typer) else _alone(cmd_name, found)
+        )
+        command.name = cmd_name
+        return _without_types_of_flags(command)
 
 
-app = typer.Typer(cls=LazyCommands, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+def _alone(name: str, command: Callable[..., None]) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name)(told(command))
+    return app
+
+
+def _without_types_of_flags(command: Any) -> Any:
+    """Help must not look as if a flag took a value."""
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    for each in getattr(command, "commands", {}).values():
+        _without_types_of_flags(each)
+    return command
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    help=HELP,
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        write(f"penstock {__version__}\n")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
-    """Options of all commands would stand here."""
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show Penstock's version; `penstock version` shows all parts'.",
+        ),
+    ] = False,
+) -> None:
+    """Options of all commands stand here."""
 
 
 def told(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,28 +113,16 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def tell(*arguments: Any, **options: Any) -> None:
-        from cluster.errors import PenstockError as ClusterError
-
         try:
             command(*arguments, **options)
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except (PenstockError, ClusterError) as error:
-            _tell(error, is_json=bool(options.get("json")))
-            code = exit_code(error) if isinstance(error, PenstockError) else ExitCode.FAILURE
-            raise typer.Exit(code) from None
+        except (CommandError, PenstockError, ClusterError) as error:
+            hint = NO_CLUSTER if isinstance(error, UnreachableError) else ""
+            tell_error(error, json=bool(options.get("json")), hint=hint)
+            raise typer.Exit(exit_code(error)) from None
 
     return tell
-
-
-def _tell(error: Any, *, is_json: bool) -> None:
-    hint = ""
-    if isinstance(error, UnreachableError):
-        hint = "\nNo cluster answers there: start one with 'penstock serve', or give --address."
-    complain(error.message + hint)
-    if is_json:
-        found = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
-        write_json({"error": found})
 
 
 def run(arguments: Sequence[str]) -> None:

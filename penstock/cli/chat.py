@@ -12,8 +12,9 @@ from penstock import Client, PenstockError
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode, exit_code
 from penstock.cli.figures import Stopwatch, as_json, summary
+from penstock.cli.given import stdin_lines
 from penstock.cli.local import open_client
-from penstock.cli.output import complain, say, write, write_json
+from penstock.cli.output import say, tell_error, write, write_json
 
 HELP = "/new starts anew, /quit (or Ctrl-D) ends; Ctrl-C cancels an answer."
 PROMPT = "> "
@@ -41,7 +42,7 @@ class Conversation:
             say("\n(cancelled)")
             return ExitCode.INTERRUPTED
         except PenstockError as error:
-            complain(error.message)
+            tell_error(error, json=self._json)
             return exit_code(error)
         self._messages += [("user", text), ("assistant", answer)]
         return ExitCode.OK
@@ -66,7 +67,7 @@ class Conversation:
 def chat(
     address: options.Address = None,
     model: options.Model = "",
-    system: Annotated[str, typer.Option("--system", help="A system message.")] = "",
+    system: Annotated[str, typer.Option("--system", help="A system message. Default: none.")] = "",
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -91,11 +92,11 @@ def chat(
     given = {key: value for key, value in sampling.items() if value is not None}
     with open_client(address) as client:
         served = client.model(model)  # a wrong address or model shows before the first question
-        is_terminal = sys.stdin.isatty()
+        is_terminal = sys.stdin is not None and sys.stdin.isatty()
         if is_terminal:
             say(f"{served.name} at {client.address}. {HELP}")
         conversation = Conversation(client, given, system=system, json=json)
-        code = _converse(conversation, _typed_lines() if is_terminal else sys.stdin)
+        code = _converse(conversation, _typed_lines() if is_terminal else stdin_lines())
         raise typer.Exit(ExitCode.OK if is_terminal else code)
 
 

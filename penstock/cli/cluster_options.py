@@ -23,6 +23,7 @@ from router.policy_file.document import load_policy
 SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
 DEFAULT_BLOCKS = 1024
 DEFAULT_BLOCK_SIZE = 16
+HASH_GRAIN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,12 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
             ExitCode.USAGE,
         )
     check_host(flags.host, insecure=flags.insecure)
+    if flags.block_size % HASH_GRAIN and HASH_GRAIN % flags.block_size:
+        fail(
+            f"'--block-size {flags.block_size}': give what divides {HASH_GRAIN}, or a multiple of"
+            " it: so many tokens share a hash.",
+            ExitCode.USAGE,
+        )
     checkpoint = (flags.model_dir or SHIPPED_MODEL).resolve()
     if not checkpoint.is_dir():
         fail(
@@ -76,6 +83,7 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         num_threads=flags.threads,
         num_blocks=flags.blocks,
         block_size=flags.block_size,
+        hash_grain=HASH_GRAIN,
         drain_s=flags.drain,
         transports=(flags.transport,) if flags.transport else None,
         require_transport=flags.transport or None,

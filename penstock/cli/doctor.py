@@ -30,8 +30,9 @@ def doctor(
     ] = 60.0,
     json: options.Json = False,
 ) -> None:
-    """Move bytes between every two workers that hand over to each other, and look at every
-    process and its machine. Exits 8 when something fails.
+    """Move bytes between workers, look at every process and its machine, say what to mend.
+
+    Exits 8 when something fails.
 
     Example: penstock doctor --json | jq '.findings[] | select(.severity != "pass")'
     """

@@ -4,9 +4,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
 from penstock import Answer, Chunk
+from penstock.cli.messages import plain
 
 
 class Stopwatch:
@@ -51,10 +50,6 @@ def as_json(answer: Answer, watch: Stopwatch) -> dict[str, Any]:
         "choices": [asdict(choice) for choice in answer.choices],
         "accepted": asdict(answer.accepted),
         "usage": asdict(answer.usage),
-        "timeline": MessageToDict(
-            answer.timeline,
-            preserving_proto_field_name=True,
-            always_print_fields_with_no_presence=True,
-        ),
+        "timeline": plain(answer.timeline),
         "client": {"ttft_seconds": watch.ttft, "tokens_per_second": tokens_per_second(answer)},
     }

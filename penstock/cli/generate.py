@@ -1,6 +1,5 @@
 """`penstock generate`: one answer."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from penstock import Stream
 from penstock.cli import options
 from penstock.cli.figures import Stopwatch, as_json, summary
+from penstock.cli.given import read_stdin
 from penstock.cli.local import open_client
 from penstock.cli.output import say, write, write_json
 
@@ -19,7 +19,7 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="As a chat message, or as text to continue.")
     ] = True,
-    system: Annotated[str, typer.Option("--system", help="A system message.")] = "",
+    system: Annotated[str, typer.Option("--system", help="A system message. Default: none.")] = "",
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -28,7 +28,10 @@ def generate(
     stop: options.Stop = None,
     service_class: options.ServiceClass = "",
     session: Annotated[
-        str, typer.Option("--session", metavar="KEY", help="Requests with one key share a prefix.")
+        str,
+        typer.Option(
+            "--session", metavar="KEY", help="Requests with one key share a prefix. Default: none."
+        ),
     ] = "",
     timeout: options.Timeout = None,
     json: options.Json = False,
@@ -37,7 +40,7 @@ def generate(
 
     Example: penstock generate "What does len do?" --max-tokens 40
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_stdin() if prompt == "-" else prompt
     sampling = {
         "model": model,
         "max_tokens": max_tokens,

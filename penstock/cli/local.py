@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock import Client
+from penstock import Client, InvalidRequestError
+from penstock.address import with_port
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.notes import LocalNote, running
 from penstock.cli.output import fail
@@ -17,7 +18,7 @@ ADDRESS_VARIABLE = "PENSTOCK_ADDRESS"
 def find_address(flag: str | None) -> str:
     """Ends the command where several clusters run here and none of them was named."""
     if address := flag or os.environ.get(ADDRESS_VARIABLE):
-        return address
+        return usable_address(address)
     notes = running()
     if len(notes) > 1:
         fail(
@@ -33,6 +34,14 @@ def is_found(address: str) -> bool:
     notes = running()
     found = said or (notes[0].address if notes else DEFAULT_ADDRESS)
     return found == address and (bool(said) or len(notes) <= 1)
+
+
+def usable_address(given: str) -> str:
+    """With its port. Ends the command where it is none."""
+    try:
+        return with_port(given)
+    except InvalidRequestError as error:
+        fail(error.message, ExitCode.USAGE)
 
 
 def open_client(address_flag: str | None) -> Client:

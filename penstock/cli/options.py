@@ -18,23 +18,53 @@ Address = Annotated[
 ]
 SecretsFile = Annotated[
     Path | None,
-    typer.Option("--secrets-file", help="Of the cluster, when it runs elsewhere."),
+    typer.Option(
+        "--secrets-file",
+        help="The cluster's, where it runs elsewhere. Default: of the one that runs here.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Model = Annotated[str, typer.Option("--model", help="A model's name, if several are served.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="NAME", help="A model's name. Default: the one that is served."
+    ),
+]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", help="Seconds for the whole request.", min=0)
+    float | None,
+    typer.Option(
+        "--timeout", help="Seconds for the whole request. Default: the router's limit.", min=0
+    ),
 ]
 
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Length limit.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="0 is all.")]
-TopP = Annotated[float | None, typer.Option("--top-p")]
-Seed = Annotated[int | None, typer.Option("--seed", help="The same seed, the same answer.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="A stop string; may be repeated.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", help="Length limit. Default: what the context has room for."),
+]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="0 is greedy. Default: the model's.")
+]
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", help="Draw from so many tokens; 0 is all. Default: the model's."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Draw from so much probability. Default: the model's."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="The same seed, the same answer. Default: a random one."),
+]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", help="A stop string; repeatable. Default: none.")
+]
 
 ServiceClass = Annotated[
-    str, typer.Option("--class", metavar="NAME", help="A service class of the routing policy.")
+    str,
+    typer.Option(
+        "--class", metavar="NAME", help="A service class of the routing policy. Default: its first."
+    ),
 ]
 
 ModelDir = Annotated[

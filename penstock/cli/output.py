@@ -2,16 +2,16 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 from typing import Any, NoReturn
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from penstock.cli.exit_codes import ExitCode
+from penstock.cli.exit_codes import CommandError, ExitCode
 
 
 class _ForPeople(Console):
@@ -52,9 +52,17 @@ def complain(text: str) -> None:
     say(f"error: {text}", style="red")
 
 
+def tell_error(error: Any, *, json: bool, hint: str = "") -> None:
+    """The sentence of an error (ours: it has a reason), and with `--json` the value of it."""
+    complain(error.message + hint)
+    if json:
+        found = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+        write_json({"error": found})
+
+
 def fail(text: str, code: ExitCode) -> NoReturn:
-    complain(text)
-    raise typer.Exit(code)
+    """Ends the command; with `--json` the sentence is on stdout, too."""
+    raise CommandError(text, code)
 
 
 def write(text: str) -> None:
@@ -80,7 +88,19 @@ def write_json(value: Any) -> None:
 
 
 def json_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    """One line. What is no number in JSON (an endless one, none at all) is null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_table(columns: list[str], rows: list[list[str]]) -> None:

@@ -24,7 +24,11 @@ SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.g
 COLUMNS = ["rule", "workers", "cache", "mean TTFT s", "p50", "p99", "hit %", "fetched GB", "busy %"]
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
-policy = typer.Typer(help="Routing policies: write, check, replay, apply, and ask them why.")
+policy = typer.Typer(
+    help="Routing policies: write, check, replay, apply, and ask them why.",
+    add_completion=False,
+    no_args_is_help=True,
+)
 for name, command in {**policy_files.COMMANDS, **policy_live.COMMANDS}.items():
     policy.command(name)(told(command))
 
@@ -52,7 +56,7 @@ def replay(
     ] = None,
     policies: Annotated[
         list[Path] | None,
-        typer.Option("--policy", help="A policy, of which the rule is replayed; repeatable."),
+        typer.Option("--policy", help="Its rule is replayed; repeatable. Default: none."),
     ] = None,
     workers: Annotated[str, typer.Option("--workers", help="One or several, with commas.")] = "8",
     cache: Annotated[
@@ -62,12 +66,14 @@ def replay(
         str, typer.Option("--cost", help=f"Prefill coefficients: {', '.join(COSTS)}.")
     ] = "70b-2gpu",
     rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.01)] = 1.0,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100)] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, max=100, help="Runs of each, averaged.")
+    ] = 1,
     speculate: Annotated[
         bool, typer.Option(help="Tell the rule of prompts that are placed and not computed yet.")
     ] = True,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many requests.", min=1)
+        int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
     ] = None,
     json: options.Json = False,
 ) -> None:

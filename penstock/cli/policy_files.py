@@ -1,8 +1,9 @@
 """`penstock policy check|show|diff|schema|import`: policies as files, without a cluster."""
 
+import json as json_module
 import shlex
-import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,18 +13,19 @@ import typer
 from cluster.errors import ConfigError
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode
+from penstock.cli.given import read_stdin
 from penstock.cli.output import fail, say, write, write_json
 from router.policy_file.difference import change_text, differences
 from router.policy_file.document import (
     PolicyDocument,
     default_document,
     effective,
-    load_policy,
     parse_policy,
+    read_policy,
     yaml_text,
 )
+from router.policy_file.findings import PolicyFinding, Review, review
 from router.policy_file.llmd import import_llmd
-from router.policy_file.review import risks
 from router.policy_file.schema import SHIPPED
 from router.policy_file.sglang import import_sglang
 
@@ -54,14 +56,16 @@ def check(
 ) -> None:
     """Check policies: keys, types, units, and whether they make sense.
 
+    All that is wrong or risky is told, line by line.
+
     Exit code 0: valid; 1: one is invalid; 2: usage; 3: all are valid, one is risky.
     """
-    found = [_checked(path) for path in files]
+    found = [Checked(str(path), _review(path)) for path in files]
     if json:
-        write_json([{**each, "verdict": each["verdict"].name.lower()} for each in found])
+        write_json([each.as_json() for each in found])
     else:
-        write("".join(map(_check_text, found)))
-    verdicts = {each["verdict"] for each in found}
+        write("".join(each.as_text() for each in found))
+    verdicts = {each.verdict for each in found}
     worst = (each for each in (Verdict.INVALID, Verdict.RISKY) if each in verdicts)
     raise typer.Exit(next(worst, Verdict.VALID))
 
@@ -105,9 +109,13 @@ def diff(
     raise typer.Exit(1 if changes else 0)
 
 
-def schema() -> None:
+def schema(json: options.Json = False) -> None:
     """Print the JSON Schema (2020-12) of policy files, for editors."""
-    write(SHIPPED.read_text())
+    text = SHIPPED.read_text()
+    if json:
+        write_json(json_module.loads(text))
+    else:
+        write(text)
 
 
 def import_policy(
@@ -116,18 +124,26 @@ def import_policy(
         typer.Argument(metavar="FILE | -- FLAGS", help="A file, '-' for stdin, or flags."),
     ],
     kind: Annotated[Foreign, typer.Option("--from", help="Whose configuration it is.")],
+    json: options.Json = False,
 ) -> None:
     """Turn another router's configuration into a policy, on stdout.
 
-    What cannot be carried over is listed on stderr. Examples:
+    What cannot be carried over is listed on stderr. Exit code 0: there is a policy; 1: what was
+    given is not known here; 2: usage. Examples:
 
       penstock policy import epp.yaml --from llm-d > policy.yaml
 
       penstock policy import --from sglang -- --policy cache_aware --balance-abs-threshold 32
     """
-    text, source = _foreign_text(arguments)
-    imported = IMPORTS[kind](text, source)
-    write(yaml_text(effective(imported.document)))
+    try:
+        imported = IMPORTS[kind](*_foreign_text(arguments))
+    except ConfigError as error:
+        fail(error.message, ExitCode.FAILURE)
+    shown = effective(imported.document)
+    if json:
+        write_json({"policy": shown, "not_carried_over": imported.notes})
+    else:
+        write(yaml_text(shown))
     for note in imported.notes:
         say(f"not carried over: {note}", style="yellow")
 
@@ -141,39 +157,61 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-def read_policy(path: Path) -> tuple[str, str]:
+def valid_policy(path: Path) -> tuple[str, str]:
     """Where it comes from, and what it says. Raises ConfigError unless that is a valid policy."""
-    if path == STDIN:
-        text = sys.stdin.read()
-        parse_policy(text, "stdin")
-        return "stdin", text
-    load_policy(path)
-    return str(path), path.read_text()
+    source, content = _read(path)
+    parse_policy(content, source)
+    return source, content if isinstance(content, str) else content.decode()
 
 
 def _load(path: Path) -> PolicyDocument:
-    return parse_policy(sys.stdin.read(), "stdin") if path == STDIN else load_policy(path)
+    source, content = _read(path)
+    return parse_policy(content, source)
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[str, str | bytes]:
+    """(where it comes from, what it says). Raises ConfigError."""
+    return ("stdin", read_stdin()) if path == STDIN else (str(path), read_policy(path))
+
+
+def _review(path: Path) -> Review:
     try:
-        document = _load(path)
+        source, content = _read(path)
     except ConfigError as error:
-        return {"file": str(path), "verdict": Verdict.INVALID, "sentences": [error.message]}
-    sentences = risks(document)
-    return {
-        "file": str(path),
-        "verdict": Verdict.RISKY if sentences else Verdict.VALID,
-        "sentences": sentences,
-        "name": document.metadata.name,
-        "digest": document.digest,
-    }
+        return Review(document=None, findings=(PolicyFinding(sentence=error.message),))
+    return review(content, source)
 
 
-def _check_text(found: dict[str, Any]) -> str:
-    lines = [f"{found['file']}: {found['verdict'].name.lower()}"]
-    lines += [f"  {sentence}" for sentence in found["sentences"]]
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file and what there is to say about it."""
+
+    file: str
+    review: Review
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.review.document is None:
+            return Verdict.INVALID
+        return Verdict.RISKY if self.review.findings else Verdict.VALID
+
+    def as_text(self) -> str:
+        lines = [f"{self.file}: {self.verdict.name.lower()}"]
+        for each in self.review.findings:
+            line = f"line {each.line}: " if each.line else ""
+            lines.append(f"  {line}{each.sentence}")
+        return "\n".join(lines) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        document = self.review.document
+        named = {"name": document.metadata.name, "digest": document.digest} if document else {}
+        return {
+            "file": self.file,
+            "verdict": self.verdict.name.lower(),
+            "sentences": [each.sentence for each in self.review.findings],
+            "findings": list(map(asdict, self.review.findings)),
+            **named,
+        }
 
 
 def _told(document: PolicyDocument) -> dict[str, Any]:
@@ -199,8 +237,10 @@ def _foreign_text(arguments: list[str]) -> tuple[str, str]:
     if others or first.startswith("--"):
         return shlex.join(arguments), "the flags"
     if first == "-":
-        return sys.stdin.read(), "stdin"
+        return read_stdin(), "stdin"
     try:
         return Path(first).read_text(), first
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{first}' cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{first}' cannot be read: it is no UTF-8 text.") from error
+    except OSError as error:
+        raise ConfigError(f"'{first}' cannot be read: {error.strerror}.") from error

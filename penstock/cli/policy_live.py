@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from cluster.errors import ConfigError
 from penstock.cli import options
 from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.local import find_address, need_secrets
+from penstock.cli.messages import plain
 from penstock.cli.output import say, write, write_json, write_table
-from penstock.cli.policy_files import PolicyFile, read_policy
+from penstock.cli.policy_files import PolicyFile, valid_policy
 from penstock.v1 import worker_pb2 as pb
 from router.policy_file.units import unit_of
 
@@ -32,7 +32,9 @@ OUTCOMES = {
 
 Share = Annotated[
     str | None,
-    typer.Option("--canary", metavar="PERCENT", help="Of the requests, at first: 5%."),
+    typer.Option(
+        "--canary", metavar="PERCENT", help="Of the requests, at first: 5%. Default: all."
+    ),
 ]
 
 
@@ -51,7 +53,7 @@ def apply(
 
     Example: penstock policy apply policy.yaml --canary 5%
     """
-    source, text = read_policy(file)
+    source, text = valid_policy(file)
     request = pb.ApplyPolicyRequest(
         text=text, source=source, canary_share=_share(canary), by=_own_word()
     )
@@ -70,7 +72,9 @@ def reload(
 
 
 def rollback(
-    reason: Annotated[str, typer.Option("--reason", help="Why; shown by 'policy status'.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why; shown by 'policy status'. Default: none.")
+    ] = "",
     address: options.Address = None,
     secrets_file: options.SecretsFile = None,
     json: options.Json = False,
@@ -91,7 +95,7 @@ def status(
     """Show the policy in force, its canary and its shadow, and how the last reload went."""
     reply = _ask("PolicyStatus", pb.PolicyStatusRequest(), address, secrets_file)
     if json:
-        write_json({**_plain(reply), "metrics": _metrics(reply)})
+        write_json({**plain(reply), "metrics": _metrics(reply)})
     elif text:
         write(reply.active.text)
     else:
@@ -107,7 +111,7 @@ def history(
     last hundred changes, the latest at the end."""
     reply = _ask("PolicyHistory", pb.PolicyHistoryRequest(), address, secrets_file)
     if json:
-        write_json(_plain(reply)["changes"])
+        write_json(plain(reply)["changes"])
     else:
         write_table(HISTORY_COLUMNS, list(map(_change_row, reply.changes)))
 
@@ -121,12 +125,14 @@ def explain(
     secrets_file: options.SecretsFile = None,
     json: options.Json = False,
 ) -> None:
-    """Show why a request went where it went: every candidate with every term of its price, who
-    was left out, and what would have been best in hindsight. Times are milliseconds."""
+    """Show why a request went where it went, and what would have been best in hindsight.
+
+    Every candidate is shown with every term of its price, in milliseconds, and who was left out.
+    """
     request = pb.ExplainRequest(request_id=request_id, max_candidates=candidates)
     reply = _ask("Explain", request, address, secrets_file)
     if json:
-        write_json(_plain(reply))
+        write_json(plain(reply))
     else:
         _show_explanation(reply)
 
@@ -158,19 +164,14 @@ def _share(text: str | None) -> float | None:
         raise ConfigError(f"'--canary {text}': {error}") from error
 
 
-def _plain(message: Any) -> dict[str, Any]:
-    found: dict[str, Any] = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return found
-
-
 def _tell_change(change: pb.PolicyChange, json: bool) -> None:
     if json:
-        write_json(_plain(change))
+        write_json(plain(change))
         return
     for warning in change.warnings:
         say(f"warning: {warning}", style="yellow")
+    if change.outcome == pb.POLICY_OUTCOME_CANARY:
+        say("It waits for requests: 'penstock policy status' says how it fares.")
     lines = [f"{_named(change.generation)} {OUTCOMES[change.outcome]}", *change.changes]
     write("\n  ".join(lines) + "\n")
 

@@ -29,27 +29,43 @@ logger = logging.getLogger(__name__)
 
 def serve(
     model_dir: options.ModelDir = None,
-    model: Annotated[str, typer.Option("--model", help="The name that clients use.")] = "",
-    prefill: Annotated[int, typer.Option("--prefill", min=0, help="Prefill workers.")] = 1,
-    decode: Annotated[int, typer.Option("--decode", min=1, help="Decode workers.")] = 1,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="NAME", help="What clients call it. Default: the directory's name."
+        ),
+    ] = "",
+    prefill: Annotated[
+        int, typer.Option("--prefill", min=0, max=1024, help="Prefill workers.")
+    ] = 1,
+    decode: Annotated[int, typer.Option("--decode", min=1, max=1024, help="Decode workers.")] = 1,
     host: Annotated[str, typer.Option("--host", help="Where the router listens.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Others than this machine may come in, unasked.")
     ] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free.")] = 50051,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads a worker.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, max=1024, help="CPU threads a worker.")
+    ] = 1,
     blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
     block_size: Annotated[int, typer.Option("--block-size", min=1, help="Tokens a block.")] = 16,
     drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to end requests.")] = 30.0,
     transport: Annotated[
-        str, typer.Option("--transport", help="KV moves by this transport or not at all.")
+        str,
+        typer.Option(
+            "--transport",
+            metavar="NAME",
+            help="KV moves by this transport or not at all. Default: the best.",
+        ),
     ] = "",
     disaggregate: Annotated[
         Disaggregate, typer.Option("--disaggregate", help="When a prefill worker is used.")
     ] = Disaggregate.AUTO,
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", metavar="FILE", help="Placement by this file, as it changes."),
+        typer.Option(
+            "--policy", metavar="FILE", help="Placement by this file, as it changes. Default: none."
+        ),
     ] = None,
     log_dir: Annotated[
         Path | None,

@@ -13,7 +13,7 @@ from cluster.codec import load_report_from_pb
 from cluster.errors import ConfigError
 from cluster.worker_codec import member_from_pb
 from penstock.cli import options
-from penstock.cli.local import need_secrets
+from penstock.cli.local import need_secrets, usable_address
 from penstock.cli.output import progress, say, write_json, write_table
 from penstock.cli.policy import SHIPPED_TRACE
 from penstock.cli.status import fetch_status
@@ -21,6 +21,7 @@ from router.policy import Policy
 from router.policy_file.document import load_policy
 from simulator.faults import Fault
 from simulator.fitted import Reported, fitted
+from simulator.plot import figure_file
 from simulator.plot import plot as write_plot
 from simulator.report import Report, Samples, Spread
 from simulator.run import Simulation
@@ -64,11 +65,11 @@ def simulate(
         typer.Option(
             "--workload",
             help="Instead of a trace: shared_prefixes, conversations or fan_outs, as"
-            " 'NAME: {KEY: VALUE}'.",
+            " 'NAME: {KEY: VALUE}'. Default: none.",
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many requests.", min=1)
+        int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
     ] = None,
     rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.001)] = 1.0,
     workers: Annotated[
@@ -81,38 +82,48 @@ def simulate(
     cluster: Annotated[
         Path | None,
         typer.Option(
-            "--cluster", help="YAML with makes, model, link and times (docs/simulator.md)."
+            "--cluster",
+            help="YAML with makes, model, link and times (docs/simulator.md). Default: none.",
         ),
     ] = None,
     like: Annotated[
         str | None,
         typer.Option(
-            "--like", metavar="HOST:PORT", help="With what the workers of a running cluster report."
+            "--like",
+            metavar="HOST:PORT",
+            help="With what a running cluster's workers report. Default: none.",
         ),
     ] = None,
     secrets_file: options.SecretsFile = None,
     policy: Annotated[
-        list[Path] | None, typer.Option("--policy", help="A policy's file; repeatable.")
+        list[Path] | None,
+        typer.Option("--policy", help="A policy's file; repeatable. Default: none."),
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option(
-            "--rule", help="NAME or 'NAME: {KEY: VALUE}', else as by default; repeatable."
-        ),
+        typer.Option("--rule", help="NAME or 'NAME: {KEY: VALUE}'; repeatable. Default: priced."),
     ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
             "--fault",
             help="crash, freeze, slow, lost_events or partition, as"
-            " 'crash: {worker: decode-0, at_s: 5, for_s: 4}'; 'random: {num: 4}'. Repeatable.",
+            " 'crash: {worker: decode-0, at_s: 5, for_s: 4}'; 'random: {num: 4}'. Repeatable."
+            " Default: none.",
         ),
     ] = None,
-    ttft: Annotated[float | None, typer.Option("--ttft", help="Target, seconds.", min=0)] = None,
-    itl: Annotated[float | None, typer.Option("--itl", help="Target, seconds.", min=0)] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    ttft: Annotated[
+        float | None,
+        typer.Option("--ttft", help="Target, seconds. Default: the cluster's, 2.", min=0),
+    ] = None,
+    itl: Annotated[
+        float | None,
+        typer.Option("--itl", help="Target, seconds. Default: the cluster's, 0.1.", min=0),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of traffic, faults and rules.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Write figures there, as PNG.")
+        Path | None,
+        typer.Option("--plot", help="Write figures there, as .png, .svg or .pdf. Default: none."),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -120,9 +131,11 @@ def simulate(
 
     Example: penstock simulate --workers 2+2,2+4 --fault 'crash: {worker: decode-0, at_s: 60}'
     """
+    figures = figure_file(plot) if plot else None
     requests = _requests(trace, workload, limit, seed).at_rate(rate)
     setting = _setting(cluster, make)
     if like is not None:
+        like = usable_address(like)
         setting = fitted(setting, _reported(like, need_secrets(secrets_file, like)))
     base = _with_targets(setting, ttft, itl)
     plans = _plans(base, workers, _policies(policy or [], rule or []))
@@ -131,9 +144,10 @@ def simulate(
         f" {requests.num_prompt_tokens} prompt tokens"
     )
     runs = _run_all(requests, plans, fault or [], seed)
-    if plot is not None:
+    if figures:
         faults = _faults(fault or [], plans[0].setting, seed, requests)
-        write_plot(plot, {run.plan.name: run.samples for run in runs}, faults)
+        write_plot(figures, {run.plan.name: run.samples for run in runs}, faults)
+        say(f"The figures are in {figures}.")
     if json:
         write_json([_run_json(run) for run in runs])
     else:

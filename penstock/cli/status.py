@@ -1,17 +1,16 @@
 """`penstock status`: the pool as the router sees it."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from penstock.cli import options
 from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.front_door import insecure_text
 from penstock.cli.local import find_address, need_secrets, started_workers
+from penstock.cli.messages import plain
 from penstock.cli.output import say, write, write_json, write_table
 from penstock.v1 import worker_pb2 as pb
 
@@ -30,6 +29,8 @@ WORKER_COLUMNS = [
 PAIR_COLUMNS = ["from", "to", "transport", "moved", "bytes", "GB/s"]
 PAIR_COLUMNS += ["given up", "failed", "quarantined"]
 CLASS_COLUMNS = ["class", "TTFT", "ITL", "placed", "rejected", "in time", "steady", "tokens"]
+UNHEARD = "the router does not hear from it"
+LOST = {UNHEARD, "unreachable", "not ready yet: it has just started", "no report yet"}
 GIVEN_UP = "cancelled"  # what nobody needed any more: no failure
 
 
@@ -38,33 +39,42 @@ def status(
     secrets_file: options.SecretsFile = None,
     json: options.Json = False,
 ) -> None:
-    """Show every worker, whether it serves, and what moved between them. Exits 8 when one does
-    not serve."""
+    """Show every worker, whether it serves, and what moved between them.
+
+    Exits 8 when one does not serve.
+
+    Example: penstock status --json | jq '.workers[] | select(.serving | not)'
+    """
     where = find_address(address)
     secrets = need_secrets(secrets_file, where)
     reply = fetch_status(where, secrets)
-    _add_missing(reply, secrets)
+    restarting = _add_missing(reply, secrets)
     if json:
-        write_json(_as_json(where, reply))
+        write_json({"address": where, **plain(reply), "restarting": sorted(restarting)})
     else:
-        _show(where, reply)
+        _show(where, reply, restarting)
     if not reply.workers or not all(worker.serving for worker in reply.workers):
         raise typer.Exit(ExitCode.UNHEALTHY)
 
 
-def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> None:
-    """A worker that was started here, but that the router has given up, is no less broken."""
+def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> set[str]:
+    """A worker that was started here, but that the router has given up, is no less broken. Returns
+    who is being started again: `penstock serve` does that to whom it has lost."""
     known = {worker.member.worker.worker_id for worker in reply.workers}
     away = {each.worker_id: each for each in reply.away}
-    for name in dict.fromkeys([*started_workers(secrets_file), *away]):
+    ours = started_workers(secrets_file)
+    for name in dict.fromkeys([*ours, *away]):
         if name not in known:
-            worker = reply.workers.add(reason="the router does not hear from it")
+            worker = reply.workers.add(reason=UNHEARD)
             worker.member.worker.worker_id = name
+    lost = {each.member.worker.worker_id for each in reply.workers if each.reason in LOST}
     for worker in reply.workers:
         missed = away.get(worker.member.worker.worker_id)
         if missed is not None and not worker.serving:
             worker.member.role = missed.role
             worker.reason += f", {_absence(missed)}"
+    crash_loops = {name for name, missed in away.items() if missed.crash_looping}
+    return lost.intersection(ours) - crash_loops
 
 
 def _absence(missed: pb.AwayWorker) -> str:
@@ -86,17 +96,19 @@ def _role(worker: pb.WorkerStatus) -> str:
     return pb.Role.Name(worker.member.role).removeprefix("ROLE_").lower()
 
 
-def _state(worker: pb.WorkerStatus) -> str:
+def _state(worker: pb.WorkerStatus, restarting: Container[str]) -> str:
     if worker.serving:
         return "serving"
-    return f"NOT SERVING: {worker.reason or 'no reason was given'}"
+    is_back_soon = worker.member.worker.worker_id in restarting
+    state = "RESTARTING" if is_back_soon else "NOT SERVING"
+    return f"{state}: {worker.reason or 'no reason was given'}"
 
 
-def _show(address: str, reply: pb.StatusResponse) -> None:
+def _show(address: str, reply: pb.StatusResponse, restarting: Container[str]) -> None:
     if not reply.workers:
         say(f"The router at {address} has no workers.")
         return
-    write_table(WORKER_COLUMNS, list(map(_worker_row, reply.workers)))
+    write_table(WORKER_COLUMNS, [_worker_row(worker, restarting) for worker in reply.workers])
     if pairs := sorted(_pair_rows(reply)):
         write("\n")
         write_table(PAIR_COLUMNS, pairs)
@@ -108,11 +120,11 @@ def _show(address: str, reply: pb.StatusResponse) -> None:
         write(f"{insecure_text(reply.listens)}\n")
 
 
-def _worker_row(worker: pb.WorkerStatus) -> list[str]:
+def _worker_row(worker: pb.WorkerStatus, restarting: Container[str]) -> list[str]:
     return [
         worker.member.worker.worker_id,
         _role(worker),
-        _state(worker),
+        _state(worker, restarting),
         str(worker.load.num_running),
         str(worker.load.num_waiting),
         f"{worker.load.num_free_blocks} of {worker.load.num_blocks}",
@@ -218,10 +230,3 @@ def _accuracy_lines(reply: pb.StatusResponse) -> str:
 def _ratios(errors: pb.PredictionErrors) -> str:
     ratio = errors.ratio
     return f"{ratio.p50:.2f} (p90 {ratio.p90:.2f}, p99 {ratio.p99:.2f})"
-
-
-def _as_json(address: str, reply: pb.StatusResponse) -> dict[str, Any]:
-    value = MessageToDict(
-        reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return {"address": address, **value}

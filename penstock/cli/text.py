@@ -1,13 +1,13 @@
 """`penstock models`, `tokenize` and `detokenize`."""
 
-import sys
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from penstock.cli import options
+from penstock.cli.given import read_stdin
 from penstock.cli.local import open_client
+from penstock.cli.messages import plain
 from penstock.cli.output import write, write_json, write_table
 
 
@@ -16,7 +16,7 @@ def models(address: options.Address = None, json: options.Json = False) -> None:
     with open_client(address) as client:
         served = client.models()
     if json:
-        write_json([MessageToDict(model, preserving_proto_field_name=True) for model in served])
+        write_json(list(map(plain, served)))
         return
     rows = [
         [
@@ -41,8 +41,7 @@ def tokenize(
     json: options.Json = False,
 ) -> None:
     """Print a text's token ids, as the model sees them."""
-    if text == "-":
-        text = sys.stdin.read()
+    text = read_stdin() if text == "-" else text
     with open_client(address) as client:
         ids = (
             client.tokenize(messages=[("user", text)], model=model)

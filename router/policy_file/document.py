@@ -176,12 +176,16 @@ def default_document() -> PolicyDocument:
 
 def load_policy(path: Path) -> PolicyDocument:
     """Raises ConfigError."""
+    return parse_policy(read_policy(path), str(path))
+
+
+def read_policy(path: Path) -> bytes:
+    """No more than is too much. Raises ConfigError."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_POLICY_BYTES + 1)
+            return file.read(MAX_POLICY_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}. Give a policy.") from error
-    return parse_policy(content, str(path))
 
 
 def parse_policy(text: str | bytes, source: str = "the policy") -> PolicyDocument:

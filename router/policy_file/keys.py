@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from cluster.config import MAX_SHOWN, parse_config, refusal
-from cluster.errors import ConfigError
+from cluster.config import MAX_SHOWN, InvalidConfig, Wrong, parse_config, place_of
 from router.policy_file.units import Unit, unit_of
+
+Where = tuple[str | int, ...]
 
 
 class Key(NamedTuple):
@@ -64,28 +65,28 @@ def to_file(value: Any) -> Any:
 
 
 def parse_section(section: type[Any], mapping: Mapping[str, Any], source: str) -> Any:
-    """The value of a dataclass that a file's mapping means. Raises ConfigError with the places of
-    what is wrong."""
-    wrong: list[str] = []
+    """The value of a dataclass that a file's mapping means. Raises InvalidConfig with the places
+    of what is wrong."""
+    wrong: list[Wrong] = []
     plain = from_file(section, mapping, wrong)
     if wrong:
-        raise ConfigError(refusal(source, wrong, len(wrong)))
+        raise InvalidConfig(source, wrong)
     return parse_config(section, plain, source=source, key_of=key_of)
 
 
-def from_file(section: Any, value: Any, wrong: list[str], place: str = "") -> Any:
+def from_file(section: Any, value: Any, wrong: list[Wrong], where: Where = ()) -> Any:
     """The same mapping with quantities as plain numbers of their fields' units. What is no
-    quantity stays as it is, right or wrong; sentences about wrong quantities go to `wrong`."""
+    quantity stays as it is, right or wrong; wrong quantities go to `wrong`."""
     section = without_none(section)
     if dataclasses.is_dataclass(section) and isinstance(value, Mapping):
         keys = {key.name: key for key in keys_of(typing.cast("type[Any]", section))}
         return {
-            name: _value_from_file(keys.get(name), item, wrong, f"{place}.{name}".lstrip("."))
+            name: _value_from_file(keys.get(name), item, wrong, (*where, name))
             for name, item in value.items()
         }
     if typing.get_origin(section) is tuple and isinstance(value, list):
         items = typing.get_args(section)[0]
-        return [from_file(items, item, wrong, f"{place}[{i}]") for i, item in enumerate(value)]
+        return [from_file(items, item, wrong, (*where, i)) for i, item in enumerate(value)]
     return value
 
 
@@ -108,15 +109,15 @@ def _quantity_to_file(unit: Unit | None, value: Any) -> Any:
     return to_file(value) if unit is None or value is None else unit.show(value)
 
 
-def _value_from_file(key: Key | None, value: Any, wrong: list[str], place: str) -> Any:
+def _value_from_file(key: Key | None, value: Any, wrong: list[Wrong], where: Where) -> Any:
     if key is None or (value is None and without_none(key.type) is not key.type):
         return value
     if key.unit is None:
-        return from_file(key.type, value, wrong, place)
+        return from_file(key.type, value, wrong, where)
     try:
         return key.unit.parse(value)
     except ValueError as error:
-        wrong.append(f"'{place}' is {_shown(value)}: {error}")
+        wrong.append(Wrong(where, f"'{place_of(where)}' is {_shown(value)}: {error}"))
         return value
 
 

@@ -2,7 +2,7 @@
 becomes the rule `llmd_profile`, which has the same scorers and pickers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,9 +19,11 @@ _SPLITTER: Final = "disagg-profile-handler"
 _OLD_SPLITTER: Final = "pd-profile-handler"  # before v0.9
 _SCORER_NAMES: Final = {"precise-prefix-cache-scorer": "prefix-cache-scorer"}  # before v0.10
 _ROLES: Final = {"prefill-filter", "decode-filter", "encode-filter", "single-profile-handler"}
+_NOTHING: Final = "there is nothing like it"
 _INSTEAD: Final = {
     "session-affinity-scorer": "requests with one 'session_key' stay together: see 'sessions'",
     "session-affinity-filter": "requests with one 'session_key' stay together: see 'sessions'",
+    "lora-affinity-scorer": _NOTHING,
     "latency-scorer": "targets are told by class: see 'classes'",
     "slo-headroom-tier-filter": "targets are told by class: see 'classes'",
     "probabilistic-admitter": "requests are refused by their predicted TTFT: see 'admission'",
@@ -71,6 +73,7 @@ def import_llmd(text: str, source: str) -> Imported:
     plugins = {plugin.name or plugin.type: plugin for plugin in config.plugins}
     profile = _profile_of_the_prompt(config, source)
     used = [(_plugin(plugins, use, source), use.weight) for use in profile.plugins]
+    _check_known([plugin.type for plugin, _ in used], source)
     notes: list[str] = []
     placement = {
         "rule": "llmd_profile",
@@ -79,6 +82,15 @@ def import_llmd(text: str, source: str) -> Imported:
     }
     spec = {"placement": placement, "admission": _admission(config.flow_control or {}, notes)}
     return imported("from-llm-d", spec, [*notes, *_other_notes(config, profile)], source=source)
+
+
+def _check_known(types: Sequence[str], source: str) -> None:
+    """A profile of nothing but plugins that nobody knows says nothing."""
+    known = {*SCORERS, *_SCORER_NAMES, *PICKERS, *_ROLES, *_INSTEAD, "utilization-filter"}
+    if types and not known.intersection(types):
+        raise ConfigError(
+            f"In {source}: none of the profile's plugins is known here: {', '.join(types)[:200]}."
+        )
 
 
 def _profile_of_the_prompt(config: _PickerConfig, source: str) -> _Profile:
@@ -118,7 +130,7 @@ def _parameters(used: Iterable[tuple[_Plugin, float]], notes: list[str]) -> dict
         elif (most := _most_waiting(plugin)) is not None:
             parameters["maxWaiting"] = most
         elif plugin.type not in _ROLES:
-            why = _INSTEAD.get(plugin.type, "there is nothing like it")
+            why = _INSTEAD.get(plugin.type, _NOTHING)
             notes.append(f"'{plugin.type}': {why}.")
             continue
         notes += _parameter_notes(plugin)

@@ -22,6 +22,8 @@ _RULES: Final = {
     "power_of_two": "power_of_two",
     "least_load": "least_work",
 }
+# Rules of theirs that have no counterpart here.
+_THEIRS: Final = {"bucket", "consistent_hashing", "manual", "passthrough", "prefix_hash"}
 _PARAMETERS: Final[Mapping[str, tuple[str, type[int] | type[float]]]] = {
     "balance-abs-threshold": ("balanceAbsThreshold", int),
     "spill-abs-threshold": ("balanceAbsThreshold", int),
@@ -46,12 +48,21 @@ _INSTEAD: Final = {
     "health-": "who serves is known from the workers' own reports",
 }
 _NO_PART: Final = "no part of a routing policy"
+# Beginnings of flags of theirs that are none.
+_NONE_OF_OURS: Final = (
+    "api-key", "backend", "chat-template", "connection-", "control-plane-", "cors-", "decode",
+    "dp-", "enable-", "history-", "host", "jwt-", "log-", "max-payload-size", "mcp-", "mini-lb",
+    "model", "oracle-", "port", "postgres-", "prefill", "prometheus-", "reasoning-parser", "redis-",
+    "request-id-headers", "selector", "service-discovery", "shutdown-", "tls-", "tokenizer-",
+    "tool-call-parser", "trace", "otlp-", "worker-",
+)  # fmt: skip
 
 
 def import_sglang(text: str, source: str) -> Imported:
     """`text` is a command line or some of it, comments and continued lines allowed. Raises
     ConfigError."""
     flags = _flags(text, source)
+    _check_known(flags, source)
     named = flags.get("prefill-policy") or flags.get("policy") or _DEFAULT_RULE
     rule = _RULES.get(named, DEFAULT)
     is_split = "pd-disaggregation" in flags
@@ -65,6 +76,23 @@ def import_sglang(text: str, source: str) -> Imported:
     if not is_split:
         notes.append("whether to disaggregate is decided by price: 'never' is the way it was.")
     return imported("from-sglang", spec, notes, source=source)
+
+
+def _check_known(flags: Flags, source: str) -> None:
+    """Flags of which none is theirs are somebody else's."""
+    theirs = (*_CARRIED, *_PARAMETERS, *_INSTEAD, *_NONE_OF_OURS)
+    if not any(flag.startswith(theirs) for flag in flags):
+        names = ", ".join(f"--{flag[:40]}" for flag in list(flags)[:5])
+        raise ConfigError(
+            f"In {source}: none of these is a flag of SGLang's router or of SMG: {names}."
+        )
+    for flag in ("policy", "prefill-policy"):
+        named = flags.get(flag, _DEFAULT_RULE)
+        if named not in _RULES and named not in _THEIRS:
+            raise ConfigError(
+                f"In {source}: '--{flag} {named[:40]}' is no policy of SGLang's router or of SMG:"
+                f" give one of {', '.join(sorted({*_RULES, *_THEIRS}))}."
+            )
 
 
 def _flags(text: str, source: str) -> Flags:

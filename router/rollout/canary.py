@@ -58,8 +58,9 @@ def judge(trial: Trial) -> Judgement:
         return Judgement(Verdict.ROLL_BACK, breach)
     left_s = max(0.0, settings.duration_s - trial.age_s)
     if is_guarded and not is_judged:
-        need = f"{num} of the {settings.min_requests} requests that a judgement needs"
-        return Judgement(Verdict.WAIT, f"{need}, {left_s:.0f} s to go.")
+        need = f"it waits for requests: {num} of the {settings.min_requests} that a judgement needs"
+        rest = f"{left_s:.0f} s to go" if left_s else "its time is up"
+        return Judgement(Verdict.WAIT, f"{need}, {rest}.")
     if left_s > 0:
         so_far = "within its guards" if is_guarded else "it has no guards"
         return Judgement(Verdict.WAIT, f"{so_far}, {left_s:.0f} s to go.")

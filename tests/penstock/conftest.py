@@ -134,7 +134,7 @@ class FakeInference(
     def GetModel(
         self, request: pb.GetModelRequest, context: grpc.ServicerContext
     ) -> pb.GetModelResponse:
-        return pb.GetModelResponse(model=pb.Model(name="fake", context_length=2048))
+        return pb.GetModelResponse(model=pb.Model(name="fake", context_length=2048, vocab_size=512))
 
     def Status(
         self, request: worker_pb.StatusRequest, context: grpc.ServicerContext

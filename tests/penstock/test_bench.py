@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import hand_over_figures, kv_transfer
+from bench import hand_over_figures, kv_transfer, serving
 from bench.hand_over import Cost
 from bench.kv_cases import Case, Turns, parse_case, share
-from bench.load import Load, make_prompts
-from bench.report import Measured, as_table, percentile, summarize, summarize_added
+from penstock.load.generator import Load, make_prompts
+from penstock.load.report import Measured, as_table, percentile, summarize, summarize_added
 
 
 def measured(**values: object) -> Measured:
@@ -41,15 +41,35 @@ def test_a_load_of_errors_is_reported() -> None:
     assert summarize_added([Measured(error="NO_WORKER")])["completed"] == 0
 
 
+@pytest.mark.parametrize("given", [[], ["--random-model", "54m"]])
+def test_the_source_trees_own_starts_a_cluster(
+    given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+
+    def run(arguments: list[str]) -> None:
+        called.append(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(serving, "run", run)
+    monkeypatch.setattr(serving, "_write", lambda folder, size: None)
+    with pytest.raises(SystemExit):
+        serving.main([*given, "--requests", "5"])
+    [[command, start, *others]] = called
+    assert (command, start) == ("bench", "--start")
+    assert others[-2:] == ["--requests", "5"]
+    assert ("--model-dir" in others) is bool(given)
+
+
 def test_percentiles_are_measured_values() -> None:
     assert [percentile([4, 1, 3, 2], p) for p in (50, 90, 99)] == [2, 4, 4]
 
 
 def test_prompts_share_their_prefix_and_no_more() -> None:
-    prompts = make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8))
+    prompts = list(make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8)))
     assert len({tuple(prompt[:8]) for prompt in prompts}) == 1
     assert len({tuple(prompt[8:]) for prompt in prompts}) == 3
-    assert prompts == make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8))
+    assert prompts == list(make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8)))
 
 
 def test_turns_do_not_meet_until_the_pool_is_through() -> None:

@@ -273,7 +273,7 @@ def test_status_shows_each_pair_once_as_its_receiver_counts_it(
     ]
     assert "96 cached tokens predicted, 80 found" in lines[-1]
     pairs = penstock("status", "--json").json["workers"][0]["load"]["pairs"]
-    assert pairs[0]["failures"][0] == {"phase": "written", "reason": "digest", "count": "2"}
+    assert pairs[0]["failures"][0] == {"phase": "written", "reason": "digest", "count": 2}
 
 
 def test_status_says_what_does_not_serve_and_why(
@@ -285,6 +285,21 @@ def test_status_says_what_does_not_serve_and_why(
     ended = penstock("status")
     assert ended.code == 8
     assert "NOT SERVING: no report for 1.2 s" in ended.out
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_status_says_that_a_lost_worker_is_started_again(
+    penstock: Penstock, server: Any, running: LocalNote, is_known: bool
+) -> None:
+    if is_known:
+        lost = worker_status("decode-0", serving=False, reason="unreachable")
+        server.status.workers.append(lost)
+    ended = penstock("status")
+    assert ended.code == 8
+    assert "RESTARTING: " in ended.out
+    found = penstock("status", "--json").json
+    assert found["restarting"] == ["decode-0"]
+    assert [each["serving"] for each in found["workers"]] == [False]
 
 
 def test_status_misses_a_worker_that_the_router_forgot(
@@ -346,3 +361,18 @@ def test_the_sdk_needs_neither_torch_nor_the_cluster() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_only_the_sdk_is_installed_the_command_says_what_to_do() -> None:
+    """Of what is missing at once, and of what only one command needs."""
+    for missing in ("typer", "pydantic"):
+        code = (
+            f"import sys; sys.modules['{missing}'] = None; sys.argv[1:] = ['simulate'];"
+            "from penstock.cli import main; main()"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ended.returncode == 1
+        [line] = ended.stderr.splitlines()
+        assert line.startswith(f"error: The command line needs '{missing}'")
+        assert "'.[cluster]'" in line
+        assert "penstock[" not in line

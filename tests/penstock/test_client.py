@@ -286,3 +286,26 @@ def test_choices_are_told_apart(ask: Ask, server: Any) -> None:
         ("a", "length", None),
         ("b", "stop", "b"),
     ]
+
+
+async def test_an_answer_can_be_awaited(server: Any) -> None:
+    async with AsyncClient(server.address) as client:
+        answer = await client.generate("Hi")
+        assert answer.text == "Hello."
+        stream = client.generate("Hi")
+        first = await anext(stream)
+        assert (first.text, (await stream).text) == ("Hel", "Hello.")
+
+
+@pytest.mark.parametrize("token_ids", [[-1], [2**32], ["x"]])
+async def test_ids_that_no_message_holds_are_refused(server: Any, token_ids: list[Any]) -> None:
+    with Client(server.address) as client:
+        with pytest.raises(penstock.InvalidRequestError, match="'token_ids' cannot be sent"):
+            client.detokenize(token_ids)
+        with pytest.raises(penstock.InvalidRequestError, match="'text' cannot be sent"):
+            client.tokenize("\ud800")
+        with pytest.raises(penstock.InvalidRequestError, match="'model' cannot be sent"):
+            client.model("\ud800")
+    async with AsyncClient(server.address) as client:
+        with pytest.raises(penstock.InvalidRequestError, match="'token_ids' cannot be sent"):
+            await client.detokenize(token_ids)

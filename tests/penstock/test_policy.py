@@ -1,7 +1,6 @@
 """`penstock policy`: rules by name, policies as files, and what they do to recorded traffic."""
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,13 +30,14 @@ def test_check_tells_valid_risky_and_invalid_apart(penstock: Penstock, write: Wr
     assert penstock("policy", "check", valid) == (0, f"{valid}: valid\n", "")
     ended = penstock("policy", "check", valid, risky)
     assert ended.code == 3
-    assert f"{risky}: risky\n  'spec.placement.rule' is 'random'" in ended.out
+    assert f"{risky}: risky\n  line 4: 'spec.placement.rule' is 'random'" in ended.out
     ended = penstock("policy", "check", risky, broken, valid, "--json")
     assert ended.code == 1
     assert [found["verdict"] for found in ended.json] == ["risky", "invalid", "valid"]
     assert ended.json[1]["sentences"] == [
-        f"In {broken}: 'strech' in 'spec.queue' is an unknown key: did you mean 'stretch'?"
+        "'strech' in 'spec.queue' is an unknown key: did you mean 'stretch'?"
     ]
+    assert ended.json[1]["findings"][0]["line"] == 4
     assert penstock("policy", "check").code == 2
 
 
@@ -45,7 +45,7 @@ def test_a_policy_can_come_from_stdin(penstock: Penstock, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.stdin", io.StringIO(ENVELOPE + "spec: {placement: {rule: x}}"))
     ended = penstock("policy", "check", "-")
     assert ended.code == 1
-    assert "In stdin: 'spec.placement': 'x' is no placement rule" in ended.out
+    assert "-: invalid\n  line 4: 'spec.placement': 'x' is no placement rule" in ended.out
 
 
 def test_what_show_prints_is_the_same_policy(
@@ -60,7 +60,7 @@ def test_what_show_prints_is_the_same_policy(
     assert "quantile: p90" in shown.read_text()
     assert "quantile" not in penstock("policy", "show", mine).out
     assert penstock("policy", "show", "--json").json["spec"] == {}
-    assert penstock("policy", "show", "/nowhere.yaml").code == 1
+    assert penstock("policy", "show", "/nowhere.yaml").code == 2
 
 
 def test_without_a_file_the_defaults_are_shown(penstock: Penstock, tmp_path: Path) -> None:
@@ -88,8 +88,11 @@ def test_diff_names_what_changes_in_meaning(penstock: Penstock, write: Write) ->
 
 
 def test_the_schema_is_printed(penstock: Penstock) -> None:
-    schema = penstock("policy", "schema").out
-    assert json.loads(schema)["$schema"].endswith("2020-12/schema")
+    schema = penstock("policy", "schema").json
+    assert schema["$schema"].endswith("2020-12/schema")
+    ended = penstock("policy", "schema", "--json")
+    assert ended.json == schema
+    assert ended.out.count("\n") == 1
 
 
 def test_other_routers_configurations_are_imported(penstock: Penstock, tmp_path: Path) -> None:
@@ -110,6 +113,32 @@ def test_other_routers_configurations_are_imported(penstock: Penstock, tmp_path:
     assert "EndpointPickerConfig" in refused.err
     assert penstock("policy", "import", "/nowhere", "--from", "llm-d").code == 1
     assert penstock("policy", "import", str(script), "--from", "dynamo").code == 2
+    json = penstock("policy", "import", str(script), "--from", "sglang", "--json").json
+    assert json["policy"]["spec"]["admission"]["maxQueued"] == 7
+    assert len(json["not_carried_over"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "sentence"),
+    [
+        ("sglang", ("--", "--frobnicate", "3"), "none of these is a flag of SGLang's router"),
+        ("sglang", ("--", "--policy", "fastest"), "'--policy fastest' is no policy of SGLang's"),
+        ("sglang", ("fastest",), "'fastest' cannot be read"),
+        ("llm-d", ("{EPP}",), "none of the profile's plugins is known here: frobnicator"),
+    ],
+)
+def test_what_nobody_knows_makes_no_policy(
+    penstock: Penstock, tmp_path: Path, kind: str, given: tuple[str, ...], sentence: str
+) -> None:
+    epp = tmp_path / "epp.yaml"
+    epp.write_text(
+        "apiVersion: v1\nkind: EndpointPickerConfig\nplugins: [{type: frobnicator}]\n"
+        "schedulingProfiles: [{name: a, plugins: [{pluginRef: frobnicator}]}]\n"
+    )
+    words = [str(epp) if word == "{EPP}" else word for word in given]
+    ended = penstock("policy", "import", "--from", kind, *words)
+    assert (ended.code, ended.out) == (1, "")
+    assert sentence in ended.err
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
@@ -127,7 +156,7 @@ def test_a_policy_is_replayed_by_its_rule(penstock: Penstock, write: Write) -> N
     of_policy, of_rule = penstock(*replay, "--policy", mine, "--rule", rule).json
     assert {of_policy["rule"], of_rule["rule"]} == {mine, rule}
     assert {**of_policy, "rule": ""} == {**of_rule, "rule": ""}
-    assert penstock(*replay, "--policy", "/nowhere.yaml").code == 1
+    assert penstock(*replay, "--policy", "/nowhere.yaml").code == 2
 
 
 def test_rules_are_listed_and_replayed(penstock: Penstock) -> None:
@@ -156,5 +185,5 @@ def test_rules_are_listed_and_replayed(penstock: Penstock) -> None:
         ("--cost", "1b"),
     ):
         refused = penstock("policy", "replay", *wrong)
-        assert refused.code == 1
+        assert refused.code == 2
         assert wrong[1].split(":")[0] in refused.err

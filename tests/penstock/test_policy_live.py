@@ -70,15 +70,17 @@ async def test_a_canary_is_shown_with_its_figures(operator: Operator, tmp_path: 
     path = str(_file(tmp_path, 3.0, name="trial"))
     ended = await operator("policy", "apply", path, "--canary", "5%")
     assert "'trial'" in ended.out
+    assert "waits for requests" in ended.err
     assert " is on trial\n  metadata.name: policy -> trial\n" in ended.out
     shown = (await operator("policy", "status")).out
     assert "canary     generation 2 'trial'" in shown
-    assert "gets 5 % for 600 s: 0 of the 200 requests that a judgement needs, " in shown
+    needed = "it waits for requests: 0 of the 200 that a judgement needs, "
+    assert f"gets 5 % for 600 s: {needed}" in shown
     assert "canary: 0 requests, 0 failed" in shown
     again = await operator("policy", "apply", path, "--canary", "5%", "--json")
     assert again.json["outcome"] == "POLICY_OUTCOME_UNCHANGED"
     wrong = await operator("policy", "apply", path, "--canary", "5")
-    assert (wrong.code, wrong.out) == (1, "")
+    assert (wrong.code, wrong.out) == (2, "")
     assert "give a part of a whole, as 5%" in wrong.err
 
 
@@ -88,7 +90,7 @@ async def test_a_wrong_policy_is_refused_before_and_after_it_is_sent(
     broken = tmp_path / "broken.yaml"
     broken.write_text(policy_text().replace("stretch", "strech"))
     ended = await operator("policy", "apply", str(broken))
-    assert (ended.code, ended.out) == (1, "")
+    assert (ended.code, ended.out) == (2, "")
     assert "did you mean 'stretch'?" in ended.err
     broken.replace(tmp_path / "policy.yaml")
     ended = await operator("policy", "reload")
@@ -127,9 +129,9 @@ def test_serve_refuses_a_wrong_policy_before_anything_starts(
     broken = tmp_path / "broken.yaml"
     broken.write_text(policy_text().replace("stretch", "strech"))
     ended = penstock("serve", "--policy", str(broken))
-    assert (ended.code, ended.out) == (1, "")
+    assert (ended.code, ended.out) == (2, "")
     assert "did you mean 'stretch'?" in ended.err
     ended = penstock("serve", "--policy", str(good), "--disaggregate", "always")
     assert ended.code == 2
     assert "Give --disaggregate or --policy" in ended.err
-    assert penstock("serve", "--policy", str(tmp_path / "none.yaml")).code == 1
+    assert penstock("serve", "--policy", str(tmp_path / "none.yaml")).code == 2

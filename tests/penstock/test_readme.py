@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import json_format
 
 from penstock.cli.app import COMMANDS
+from penstock.cli.exit_codes import ExitCode
 from penstock.v1 import inference_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,10 +18,20 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_example_runs(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    [example] = [text for language, text in BLOCKS if language == "python"]
-    exec(compile(example.replace("127.0.0.1:50051", server.address), "README.md", "exec"), {})
-    assert capsys.readouterr().out == "Hello.Hello. stop 2\n"
+def test_the_python_examples_run(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What they print of the shipped model, `test_documented_commands` compares."""
+    for example in (text for language, text in BLOCKS if language == "python"):
+        exec(compile(example.replace("127.0.0.1:50051", server.address), "README.md", "exec"), {})
+    streamed, whole, cached, *others = capsys.readouterr().out.splitlines()
+    assert (streamed, whole) == ("Hello.", "Hello. (stop)")
+    assert cached == "2 of 3 prompt tokens were cached"
+    assert others == ["Hello.", "Hello."]
+
+
+def test_the_exit_codes_are_told() -> None:
+    told = re.search(r"Exit codes are stable: (.*?);", README)
+    assert told
+    assert [int(code) for code in re.findall(r"(\d+) ", told[1])] == list(ExitCode)
 
 
 def test_the_grpcurl_example_is_a_request() -> None:

@@ -65,6 +65,7 @@ def test_a_member_serves_from_its_first_report_until_it_falls_silent() -> None:
     [
         (LoadReport(is_draining=True, is_serving=False), "draining"),
         (LoadReport(is_serving=False, step_age_s=3.0), "no progress: its step has run for 3.0 s"),
+        (LoadReport(is_serving=False), "not ready yet: it has just started"),
     ],
 )
 def test_a_worker_that_says_it_does_not_serve_is_believed(report: LoadReport, reason: str) -> None:

@@ -111,7 +111,7 @@ def test_a_cluster_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_is_wrong_is_said_in_a_sentence(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert simulate(*arguments) == 1
+    assert simulate(*arguments) == 2
     assert sentence in capsys.readouterr().err
 
 
@@ -130,10 +130,39 @@ def test_a_wrong_workload_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["simulate", "--workload", workload])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert simulate("--help") == 0
     assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "file", "start"),
+    [
+        ("figures", "figures.png", b"\x89PNG"),
+        ("run.v2", "run.v2.png", b"\x89PNG"),
+        ("figures.PNG", "figures.PNG", b"\x89PNG"),
+        ("figures.pdf", "figures.pdf", b"%PDF"),
+    ],
+)
+def test_figures_have_the_extension_of_what_they_are(
+    given: str, file: str, start: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simulate("--workers", "1+1", "--plot", str(tmp_path / given)) == 0
+    assert (tmp_path / file).read_bytes().startswith(start)
+    assert f"The figures are in {tmp_path / file}." in capsys.readouterr().err
+
+
+def test_figures_that_cannot_be_written_are_refused_before_the_simulation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for wrong in ("no/figures", "folder"):
+        assert simulate("--plot", str(tmp_path / wrong)) == 2
+        said = capsys.readouterr().err
+        assert "cannot be written" in said
+        assert "60 requests" not in said

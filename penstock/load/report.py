@@ -115,7 +115,7 @@ def summarize_added(requests: Sequence[Measured]) -> dict[str, Any]:
 
 def as_table(report: dict[str, Any]) -> str:
     """The report for people."""
-    load, lines = report["load"], [f"{report['setup']}", ""]
+    load, lines = report["load"], [report["setup"], *_shape_lines(report.get("shape")), ""]
     lines.append(f"{'':16}{'p50':>10}{'p90':>10}{'p99':>10}")
     for name in ("ttft", "itl", "tpot", "end_to_end"):
         spread = load[f"{name}_ms"]
@@ -124,9 +124,24 @@ def as_table(report: dict[str, Any]) -> str:
     lines.append("")
     for name, value in load.items():
         if not name.endswith("_ms"):
-            lines.append(f"{name.replace('_', ' '):28}{value}")
+            shown = _counts(value) if name == "errors" else value
+            lines.append(f"{name.replace('_', ' '):28}{shown}")
     for section in ("added_to_ttft", "router"):
         lines += ["", section.replace("_", " ") + ":"] if section in report else []
         for name, value in report.get(section, {}).items():
             lines.append(f"  {name.replace('_', ' '):26}{value}")
     return "\n".join(lines)
+
+
+def _shape_lines(shape: dict[str, Any] | None) -> list[str]:
+    if shape is None:
+        return []
+    shared = f" ({shape['shared_prefix']} shared)" if shape["shared_prefix"] else ""
+    return [
+        f"{shape['arrivals']}, {shape['prompt_tokens']} prompt tokens{shared},"
+        f" {shape['output_tokens']} output tokens"
+    ]
+
+
+def _counts(errors: dict[str, int]) -> str:
+    return ", ".join(f"{num} {reason}" for reason, num in errors.items()) or "none"

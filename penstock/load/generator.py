@@ -4,13 +4,18 @@ arrivals at a rate, whether or not answers keep up)."""
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.report import Measured
-from penstock import AsyncClient, AsyncStream, PenstockError, RetryPolicy
+from penstock.aio import AsyncClient, AsyncStream
+from penstock.errors import PenstockError
+from penstock.load.report import Measured
+from penstock.request import GenerateOptions
+from penstock.retry import RetryPolicy
 
 Prompt = list[int]
+Progress = Callable[[], object]  # called when a request has ended
+FIRST_ID = 16  # those before are special tokens, as a rule
 NO_RETRIES = RetryPolicy(max_attempts=1)  # a retry would hide an error
 
 
@@ -25,31 +30,40 @@ class Load:
     vocab_size: int = 2048
     seed: int = 0
     timeout_s: float = 300.0
+    model: str = ""  # empty: the one that is served
+    service_class: str = ""  # empty: the policy's first
+
+    def options(self, prompt: Prompt) -> GenerateOptions:
+        """Of one request: greedy, and of the length that was asked for."""
+        return {
+            "token_ids": prompt,
+            "max_tokens": self.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0.0,
+            "timeout": self.timeout_s,
+            "model": self.model,
+            "service_class": self.service_class,
+        }
 
 
-def make_prompts(load: Load) -> list[Prompt]:
-    """Random ids: no two prompts share more than what they should."""
+def make_prompts(load: Load) -> Iterator[Prompt]:
+    """Random ids, drawn as they are needed: no two prompts share more than what they should."""
     dice = random.Random(load.seed)
+    first = min(FIRST_ID, max(0, load.vocab_size - 1))
 
     def draw(count: int) -> Prompt:
-        return [dice.randrange(16, load.vocab_size) for _ in range(count)]
+        return [dice.randrange(first, max(1, load.vocab_size)) for _ in range(count)]
 
     prefix = draw(min(load.shared_prefix, load.prompt_tokens))
-    return [prefix + draw(load.prompt_tokens - len(prefix)) for _ in range(load.num_requests)]
+    for _ in range(load.num_requests):
+        yield prefix + draw(load.prompt_tokens - len(prefix))
 
 
 async def measure(client: AsyncClient, prompt: Prompt, load: Load, due: float) -> Measured:
     """One request; an error is part of the measurement."""
     measured = Measured()
     try:
-        stream = client.generate(
-            token_ids=prompt,
-            max_tokens=load.output_tokens,
-            ignore_eos=True,
-            temperature=0.0,
-            timeout=load.timeout_s,
-        )
-        async with stream:
+        async with client.generate(**load.options(prompt)) as stream:
             await _read(stream, measured, due)
     except PenstockError as error:
         measured.error = error.reason
@@ -79,28 +93,26 @@ async def _read(stream: AsyncStream, measured: Measured, due: float) -> None:
     measured.is_remote = bool(answer.accepted.prefill_worker)
 
 
-async def run_load(address: str, load: Load) -> tuple[list[Measured], float]:
+async def run_load(
+    client: AsyncClient, load: Load, *, progress: Progress = lambda: None
+) -> tuple[list[Measured], float]:
     """All requests, and the seconds that they took together."""
-    prompts = make_prompts(load)
-    async with AsyncClient(address, retries=NO_RETRIES) as client:
-        started = time.perf_counter()
-        if load.rate is None:
-            measured = await _closed_loop(client, prompts, load)
-        else:
-            measured = await _open_loop(client, prompts, load, load.rate)
-        return measured, time.perf_counter() - started
+    started = time.perf_counter()
+    if load.rate is None:
+        measured = await _closed_loop(client, load, progress)
+    else:
+        measured = await _open_loop(client, load, load.rate, progress)
+    return measured, time.perf_counter() - started
 
 
-async def _closed_loop(
-    client: AsyncClient, prompts: Sequence[Prompt], load: Load
-) -> list[Measured]:
-    ahead: Iterator[Prompt] = iter(prompts)
+async def _closed_loop(client: AsyncClient, load: Load, progress: Progress) -> list[Measured]:
+    ahead = make_prompts(load)
     measured: list[Measured] = []
 
     async def user() -> None:
-        measured.extend(
-            [await measure(client, prompt, load, time.perf_counter()) for prompt in ahead]
-        )
+        for prompt in ahead:
+            measured.append(await measure(client, prompt, load, time.perf_counter()))
+            progress()
 
     async with asyncio.TaskGroup() as users:
         for _ in range(load.concurrency):
@@ -109,14 +121,16 @@ async def _closed_loop(
 
 
 async def _open_loop(
-    client: AsyncClient, prompts: Sequence[Prompt], load: Load, rate: float
+    client: AsyncClient, load: Load, rate: float, progress: Progress
 ) -> list[Measured]:
     dice = random.Random(load.seed + 1)
     due = time.perf_counter()
     async with asyncio.TaskGroup() as requests:
         tasks = []
-        for prompt in prompts:
+        for prompt in make_prompts(load):
             due += dice.expovariate(rate)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.append(requests.create_task(measure(client, prompt, load, due)))
+            task = requests.create_task(measure(client, prompt, load, due))
+            task.add_done_callback(lambda _: progress())
+            tasks.append(task)
     return [task.result() for task in tasks]

@@ -1,0 +1,1 @@
+"""Load on a cluster, and what came of it. Needs no more than the SDK does."""
