@@ -5,6 +5,7 @@ type or a missing value is a sentence that names the place. Knows no configurati
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
@@ -71,6 +72,24 @@ def refusal(source: str, sentences: Sequence[str], num_wrong: int) -> str:
     told = sentences[:MAX_SENTENCES]
     more = f" And {num_wrong - len(told)} more." if num_wrong > len(told) else ""
     return f"In {source}: {' '.join(told)}{more}"
+
+
+def check_range(
+    config: Any,
+    *names: str,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Raises ConfigError for the first of the named numbers that lies outside."""
+    for name in names:
+        value = getattr(config, name)
+        if value < at_least:
+            raise ConfigError(f"'{name}' is {value}: it must be at least {at_least:g}.")
+        if value <= above:
+            raise ConfigError(f"'{name}' is {value}: it must be above {above:g}.")
+        if value > at_most:
+            raise ConfigError(f"'{name}' is {value}: it must be at most {at_most:g}.")
 
 
 def effective_config(config: Any) -> dict[str, Any]:

@@ -169,6 +169,9 @@ class WorkerSettings(Protocol):
     @property
     def max_sequences(self) -> int: ...
 
+    @property
+    def verify_weights(self) -> bool: ...
+
 
 def describe(
     settings: WorkerSettings,
@@ -183,7 +186,7 @@ def describe(
     """The worker as it registers itself, and what its peers compare before bytes move."""
     checkpoint = Path(settings.checkpoint)
     fingerprint = Fingerprint(
-        model_digest=model_digest(checkpoint),
+        model_digest=model_digest(checkpoint, verify_weights=settings.verify_weights),
         tokenizer_digest=tokenizer_digest(checkpoint),
         template_digest=ChatTemplate.load(checkpoint).digest,
         hash_grain=settings.hash_grain,
