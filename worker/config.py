@@ -66,14 +66,19 @@ class WorkerConfig:
                 " divide the other."
             )
         check_transports(self.transports)
-        _check_address(self.address)
+        if not _is_dialled(self.address):
+            raise ConfigError(
+                f"'address' is '{self.address}': give the HOST:PORT by which the other processes"
+                " reach this one; port 0 is any that is free."
+            )
+        if "://" not in self.router and not _is_dialled(self.router):
+            raise ConfigError(
+                f"'router' is '{self.router}': give the router's HOST:PORT, or the URL of the Redis"
+                " that the routers share, redis://HOST:PORT/DB."
+            )
 
 
-def _check_address(address: str) -> None:
-    """A worker registers it: others dial what it says."""
+def _is_dialled(address: str) -> bool:
+    """Whether it may stand for one process: others dial what is written."""
     host, _, port = address.rpartition(":")
-    if host.strip("[]") in _ANY_HOST or not port.isdecimal() or int(port) > MAX_PORT:
-        raise ConfigError(
-            f"'address' is '{address}': give the HOST:PORT by which the other processes reach this"
-            " one; port 0 is any that is free."
-        )
+    return host.strip("[]") not in _ANY_HOST and port.isdecimal() and int(port) <= MAX_PORT

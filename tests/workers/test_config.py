@@ -48,6 +48,9 @@ def load(cls: type, directory: Path, settings: dict[str, Any]) -> Any:
         ({"address": "[::]:7001"}, "by which the other processes reach this one"),
         ({"address": ":7001"}, "'address' is ':7001'"),
         ({"address": "here"}, "'address' is 'here'"),
+        ({"address": "here:70000"}, "'address' is 'here:70000'"),
+        ({"router": "there"}, "'router' is 'there': give the router's HOST:PORT"),
+        ({"router": "redis:/there/0"}, "redis://HOST:PORT/DB"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, settings: dict[str, Any], sentence: str) -> None:
