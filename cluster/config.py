@@ -25,6 +25,8 @@ MAX_SHOWN: Final = 60  # characters of a wrong value or key
 MASK: Final = "***"
 SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
 NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
+# What is a number anywhere but in YAML, which wants a point and a sign.
+_EXPONENT: Final = re.compile(r"(?P<digits>[0-9.]+)[eE](?P<sign>[-+]?)(?P<exponent>[0-9]+)")
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*@")  # of a URL
 
 
@@ -147,6 +149,10 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
         case "value_error":
             at = f"'{place}': " if where else ""
             return f"{at}{found['msg'].removeprefix('Value error, ')}"
+        case "float_type" if number := _EXPONENT.fullmatch(str(found["input"])):
+            digits, sign, exponent = number["digits"], number["sign"] or "+", number["exponent"]
+            point = "" if "." in digits else ".0"
+            return f"'{place}' is text to YAML: write {digits}{point}e{sign}{exponent}."
         case "string_type" if isinstance(found["input"], bool | int | float):
             return f"'{place}' is {value}: give a valid string, in quotes."
         case "dataclass_type":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from decode_worker.config import DecodeWorkerConfig
 from prefill_worker.config import PrefillWorkerConfig
@@ -26,3 +27,6 @@ def test_every_key_is_in_a_table_with_its_meaning(config: type) -> None:
         rows = [line for line in lines if line.startswith(f"| `{field.name}` |")]
         assert rows, f"docs/operations.md does not tell of '{field.name}'"
         assert all(line.split("|")[4].strip() for line in rows)
+        if isinstance(field.default, int | float | str | None):
+            default = rows[0].split("|")[3].partition("(")[0].strip(" `")
+            assert yaml.safe_load(default) == field.default, field.name
