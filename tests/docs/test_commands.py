@@ -211,7 +211,7 @@ EXAMPLES = {
         "Return the number of items in a container.\n",
         "mend the request (INVALID_REQUEST): temperature is -1",
         "mend the request (UNKNOWN_MODEL): Model 'nobody' is not served here",
-        "too late in phase 'decode', after ",
+        "too late in phase '",  # which one depends on how busy the machine is
         "come back later (UNREACHABLE): There is no connection to 127.0.0.1:1",
     ],
 }
