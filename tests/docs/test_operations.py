@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -245,3 +246,27 @@ def test_what_is_seen_at_night_is_what_the_code_says() -> None:
     )
     pieces = [piece.strip() for text in quoted for piece in text.split("…")]
     assert [piece for piece in pieces if len(piece) > 1 and piece not in source] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("router", ["127.0.0.1:1", "redis://127.0.0.1:1/0"])
+def test_a_worker_that_waits_for_its_router_ends_when_it_is_told_to(
+    site: Site, router: str
+) -> None:
+    site.ask(block_with("penstock secrets").commands[0])
+    site.write("decode_worker.yaml", router=router, engine="echo")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "decode_worker", "--config", "decode_worker.yaml"],
+        cwd=site.directory,
+        env=site.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    site.processes["decode_worker"] = process
+    assert process.stderr is not None
+    with process.stderr as said:
+        assert any("not registered, trying on" in line for line in said)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert list(site.run_dir.iterdir()) == []
