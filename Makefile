@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Each target makes .venv first where it is missing.
 # `make TORCH_INDEX=<url> ...` and `make ALLOW_CUDA=1 ...`: see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test quick prove check format bench bench-kv bench-router bench-fidelity bench-simulator clean
+.PHONY: help install serve demo test quick prove check format reference bench bench-kv bench-router bench-fidelity bench-simulator clean
 SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
@@ -33,11 +33,15 @@ check: install  ## lint, format, types, stubs, structure
 	$(run) -m ruff format --check .
 	$(run) -m mypy
 	scripts/proto --check
+	$(run) scripts/reference --check
 	$(pytest) -q tests/structure
 
 format: install  ## format and sort what can be
 	$(run) -m ruff check --fix .
 	$(run) -m ruff format .
+
+reference: install  ## write into the docs what the code says: configuration keys, examples
+	$(run) scripts/reference
 
 bench: install  ## load a local cluster and report latencies (ARGS="--help")
 	$(run) -m bench.serving $(ARGS)

@@ -5,6 +5,7 @@ type or a missing value is a sentence that names the place. Knows no configurati
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
@@ -24,6 +25,8 @@ MAX_SHOWN: Final = 60  # characters of a wrong value or key
 MASK: Final = "***"
 SECRET_WORDS: Final = ("password", "secret", "token", "credential", "api_key")
 NOT_SECRET_ENDINGS: Final = ("_file", "_path", "_tokens", "_token_ids")
+# What is a number anywhere but in YAML, which wants a point and a sign.
+_EXPONENT: Final = re.compile(r"(?P<digits>[0-9.]+)[eE](?P<sign>[-+]?)(?P<exponent>[0-9]+)")
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*@")  # of a URL
 
 
@@ -83,6 +86,24 @@ def parse_config(
     return typing.cast("T", config)
 
 
+def check_range(
+    config: Any,
+    *names: str,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Raises ConfigError for the first of the named numbers that lies outside."""
+    for name in names:
+        value = getattr(config, name)
+        if value < at_least:
+            raise ConfigError(f"'{name}' is {value}: it must be at least {at_least:g}.")
+        if value <= above:
+            raise ConfigError(f"'{name}' is {value}: it must be above {above:g}.")
+        if value > at_most:
+            raise ConfigError(f"'{name}' is {value}: it must be at most {at_most:g}.")
+
+
 def effective_config(config: Any) -> dict[str, Any]:
     """All values, for the log; what is secret is masked (a secret's file is not)."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
@@ -138,6 +159,10 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
         case "value_error":
             at = f"'{place}': " if where else ""
             return f"{at}{found['msg'].removeprefix('Value error, ')}"
+        case "float_type" if number := _EXPONENT.fullmatch(str(found["input"])):
+            digits, sign, exponent = number["digits"], number["sign"] or "+", number["exponent"]
+            point = "" if "." in digits else ".0"
+            return f"'{place}' is text to YAML: write {digits}{point}e{sign}{exponent}."
         case "string_type" if isinstance(found["input"], bool | int | float):
             return f"'{place}' is {value}: give a valid string, in quotes."
         case "dataclass_type":

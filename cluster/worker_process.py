@@ -87,21 +87,32 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
                 )
             ]
             beating = group.create_task(heartbeat.run())
-            await heartbeat.registered.wait()
-            await worker.settled()
-            health.set_all(worker.is_serving())
-            ready(
-                role=worker.member.role,
-                address=server.address,
-                worker_id=address.worker_id,
-                incarnation=address.incarnation,
-            )
+            await _either(heartbeat.registered, drain)  # its router may be away for long
+            if not drain.is_set():
+                await worker.settled()
+                health.set_all(worker.is_serving())
+                ready(
+                    role=worker.member.role,
+                    address=server.address,
+                    worker_id=address.worker_id,
+                    incarnation=address.incarnation,
+                )
             await drain.wait()
             await _drain(worker, health)
             await server.stop()  # while what serves them still runs, and can give back
             for task in (beating, *tasks):
                 task.cancel()
         await heartbeat.leave()
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Returns when one of them is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 @asynccontextmanager
@@ -169,6 +180,9 @@ class WorkerSettings(Protocol):
     @property
     def max_sequences(self) -> int: ...
 
+    @property
+    def verify_weights(self) -> bool: ...
+
 
 def describe(
     settings: WorkerSettings,
@@ -183,7 +197,7 @@ def describe(
     """The worker as it registers itself, and what its peers compare before bytes move."""
     checkpoint = Path(settings.checkpoint)
     fingerprint = Fingerprint(
-        model_digest=model_digest(checkpoint),
+        model_digest=model_digest(checkpoint, verify_weights=settings.verify_weights),
         tokenizer_digest=tokenizer_digest(checkpoint),
         template_digest=ChatTemplate.load(checkpoint).digest,
         hash_grain=settings.hash_grain,

@@ -79,6 +79,15 @@ DOORS: dict[str, Callable[[Pool, DoorSettings], Transport]] = {
 }
 
 
+def check_transports(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that is none, and where there are none."""
+    unknown = [name for name in names if name not in DOORS]
+    if unknown or not names:
+        raise ConfigError(
+            f"'transports' names {', '.join(unknown) or 'nothing'}: choose from {', '.join(DOORS)}."
+        )
+
+
 def open_pool(config: PoolConfig, device: str) -> Pool:
     """Where the engine computes. Raises ConfigError where there is no room, or no such device."""
     if device == "cpu":
@@ -93,9 +102,5 @@ def open_doors(names: Sequence[str], pool: Pool, settings: DoorSettings) -> list
 
     Raises ConfigError for a name that is none, or whose dependency is missing.
     """
-    unknown = [name for name in names if name not in DOORS]
-    if unknown or not names:
-        raise ConfigError(
-            f"'transports' names {', '.join(unknown) or 'nothing'}: choose from {', '.join(DOORS)}."
-        )
+    check_transports(names)
     return [door(pool, settings) for name, door in DOORS.items() if name in names]

@@ -16,9 +16,9 @@ _FIRST_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFI
 class TlsFiles:
     """PEM files. The authority signs workers of this cluster and nobody else."""
 
-    certificate: Path
-    key: Path
-    authority: Path
+    certificate: Path  # of this worker
+    key: Path  # of the certificate, for nobody else to read
+    authority: Path  # the certificate of who signed those of all workers
 
 
 class Tls:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cluster.config import check_range
 from worker.config import WorkerConfig
 
 
@@ -9,3 +10,7 @@ from worker.config import WorkerConfig
 class PrefillWorkerConfig(WorkerConfig):
     watermark: float = 0.05  # share of the pool kept free: above it no prompt is scheduled
     overlap: bool = True  # layers leave as they are computed; false: when all are, to compare
+
+    def __post_init__(self) -> None:
+        WorkerConfig.__post_init__(self)  # by name: a class with slots is not the one written here
+        check_range(self, "watermark", at_least=0, at_most=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
+from cluster.config import check_range
 from cluster.types import DecodeCost, LoadReport, Member, PrefillCost, Role
 from router.load import Load
 
@@ -23,10 +24,16 @@ _NO_DECODE = DecodeCost(d0=0.0)
 class Assumed:
     """What is taken to be true where nothing has been measured yet."""
 
+    # seconds of a step: c0 + c1 * new tokens + c2 * context + c3 * new * context
     prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
+    # seconds of a step: d0 + d1 * context of the batch + d2 * answers in it
     decode: DecodeCost = field(default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001))
     transfer_setup_s: float = 0.005  # reserve, grant, close
-    transfer_bytes_per_s: float = 1e9
+    transfer_bytes_per_s: float = 1e9  # of KV between two workers
+
+    def __post_init__(self) -> None:
+        check_range(self, "transfer_setup_s", at_least=0)
+        check_range(self, "transfer_bytes_per_s", above=0)
 
 
 @dataclass(slots=True, eq=False)

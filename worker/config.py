@@ -4,54 +4,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from cluster.config import check_range
+from cluster.errors import ConfigError
 from cluster.log import FILE_BYTES, LogFormat, LogLevel
+from kv_transfer.doors import check_transports
 from kv_transfer.tcp_tls import TlsFiles
 
+_COUNTS = (
+    "num_threads",
+    "num_blocks",
+    "block_size",
+    "hash_grain",
+    "max_sequences",
+    "max_batch_tokens",
+    "tcp_streams",
+)
+_ANY_HOST = ("", "0.0.0.0", "::")
+MAX_PORT = 65535
 MAX_THREADS: Final = 1024  # of a worker's engine: OpenMP dies of many more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    checkpoint: str
-    model: str
-    worker_id: str
-    router: str  # where to register: its host:port, or redis://HOST:PORT/DB
-    secrets_file: str
-    run_dir: str  # where the KV pool's file lies, on a file system in memory
+    checkpoint: str  # directory of the served model, the same model at every process
+    model: str  # the name that clients use
+    worker_id: str  # a name of its own in the cluster, kept through restarts
+    router: str  # where to register: the router's HOST:PORT, or redis://HOST:PORT/DB
+    secrets_file: str  # of the cluster, mode 0600
+    run_dir: str  # where the KV pool's file lies, on a file system in memory; made if missing
+    # by which routers and other workers reach this one, and where it listens; port 0: any.
     address: str = "127.0.0.1:0"
-    engine: Literal["torch", "echo"] = "torch"
-    device: str = "cpu"
-    num_threads: int = 1
-    num_blocks: int = 1024
-    block_size: int = 16
+    engine: Literal["torch", "echo"] = "torch"  # echo computes nothing: for tests of a cluster
+    device: str = "cpu"  # as torch names it
+    num_threads: int = 1  # of the processor, that compute
+    num_blocks: int = 1024  # of the KV pool, which is taken in full at the start
+    block_size: int = 16  # tokens; this or hash_grain divides the other
     kv_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the KV pool
-    hash_grain: int = 16
-    max_sequences: int = 64
-    max_waiting: int = 1024
-    max_batch_tokens: int = 512
+    hash_grain: int = 16  # tokens of which prefixes are made; the same in the whole cluster
+    verify_weights: bool = False  # what compares models reads all weights; as the router's
+    max_sequences: int = 64  # run together in one step
+    max_waiting: int = 1024  # requests that wait for a turn; more are refused
+    max_batch_tokens: int = 512  # of prompts, in one step
     chunk_s: float = 0.25  # predicted seconds of prompt work in one step
-    transports: tuple[str, ...] = ("shared_memory", "tcp")
-    require_transport: str | None = None  # this one or none
+    transports: tuple[str, ...] = ("shared_memory", "tcp")  # that KV may travel by
+    require_transport: str | None = None  # this one of them or none
     tcp_port: int = 0  # of the transport 'tcp'; 0: any that is free
     tcp_streams: int = 4  # to each peer; only large writes use more than one
-    tcp_tls: TlsFiles | None = None  # both ends or neither
+    tcp_tls: TlsFiles | None = None  # TLS of the transport 'tcp'; both ends or neither
+    # of KV that came: 'content' compares all bytes, 'count' how many there are.
     digest: Literal["content", "count"] = "content"
-    lease_s: float = 3.0
+    lease_s: float = 3.0  # so long a writer of KV may give no sign of life
     probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none
     fetch_s: float = 2.0  # a prefix that is not here by then is computed
-    drain_s: float = 60.0
-    log_level: LogLevel | None = None  # none: that of PENSTOCK_LOG, else info
-    log_format: LogFormat = "text"
-    log_file: Path | None = None  # rotated: so many bytes, and three older ones; none: stderr
-    log_file_bytes: int = FILE_BYTES
+    drain_s: float = 60.0  # left to requests in flight when the process is told to end
+    # debug, info, request (a line each), warning, error, critical; null: PENSTOCK_LOG's, else info
+    log_level: LogLevel | None = None
+    log_format: LogFormat = "text"  # or json: an object a line
+    log_file: Path | None = None  # rotated: so many bytes, and three older ones; null: stderr
+    log_file_bytes: int = FILE_BYTES  # of one file of the log
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_threads <= MAX_THREADS:
-            raise ValueError(f"'num_threads' is {self.num_threads}: give 1 to {MAX_THREADS}.")
-        if min(self.num_blocks, self.block_size, self.hash_grain) < 1:
-            raise ValueError("'num_blocks', 'block_size' and 'hash_grain' are 1 or more.")
+        check_range(self, *_COUNTS, at_least=1)
+        check_range(self, "max_waiting", "tcp_port", "probe_tokens", "drain_s", at_least=0)
+        check_range(self, "chunk_s", "lease_s", "fetch_s", above=0)
+        check_range(self, "tcp_port", at_most=MAX_PORT)
+        check_range(self, "num_threads", at_most=MAX_THREADS)
         if self.block_size % self.hash_grain and self.hash_grain % self.block_size:
-            raise ValueError(
-                f"'block_size' is {self.block_size} and 'hash_grain' {self.hash_grain}: give sizes"
-                " of which one divides the other."
+            raise ConfigError(
+                f"'block_size' is {self.block_size} and 'hash_grain' {self.hash_grain}: one must"
+                " divide the other."
             )
+        check_transports(self.transports)
+        if not _is_dialled(self.address):
+            raise ConfigError(
+                f"'address' is '{self.address}': give the HOST:PORT by which the other processes"
+                " reach this one; port 0 is any that is free."
+            )
+        if "://" not in self.router and not _is_dialled(self.router):
+            raise ConfigError(
+                f"'router' is '{self.router}': give the router's HOST:PORT, or the URL of the Redis"
+                " that the routers share, redis://HOST:PORT/DB."
+            )
+
+
+def _is_dialled(address: str) -> bool:
+    """Whether it may stand for one process: others dial what is written."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]") not in _ANY_HOST and port.isdecimal() and int(port) <= MAX_PORT

@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": "policy_live",
     "simulate": "simulate",
     "bench": "bench",
+    "secrets": "secrets",
     "version": "version",
 }
 HELP = "Serve large language models from prefill and decode workers, and talk to them."

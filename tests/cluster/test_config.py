@@ -1,5 +1,6 @@
 """A configuration is taken as it is meant, or refused with the place and what to do."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -181,3 +182,19 @@ def test_a_wrong_value_that_is_secret_is_not_repeated() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(Config, {"checkpoint": "x", "api_token": ["hush"]})
     assert "hush" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("written", "right"), [("2.0e10", "2.0e+10"), ("1e9", "1.0e+9"), ("8e-5", "8.0e-5")]
+)
+def test_a_number_that_yaml_takes_for_text_is_written_right(
+    tmp_path: Path, written: str, right: str
+) -> None:
+    path = tmp_path / "worker.yaml"
+    path.write_text(f"checkpoint: c\nstore: {{ttl_s: {written}}}\n")
+    with pytest.raises(
+        ConfigError, match=f"'store.ttl_s' is text to YAML: write {re.escape(right)}"
+    ):
+        load_config(Config, path)
+    path.write_text(f"checkpoint: c\nstore: {{ttl_s: {right}}}\n")
+    assert load_config(Config, path).store.ttl_s == float(written)

@@ -17,6 +17,11 @@ from tests.router.router_process import write_config
     [
         ({"hash_grian": 16}, "hash_grain"),
         ({"limits": {"max_m": 1}}, "max_n"),
+        ({"limits": {"max_n": 0}}, "'max_n' is 0: it must be at least 1"),
+        ({"limits": {"max_output_tokens": 0}}, "max_output_tokens"),
+        ({"limits": {"max_logprobs": -1}}, "max_logprobs"),
+        ({"limits": {"max_deadline_s": 0}}, "max_deadline_s"),
+        ({"assumed": {"transfer_bytes_per_s": 0}}, "transfer_bytes_per_s"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"drain_s": -1}, "drain_s"),
         ({"unread_s": 0}, "unread_s"),

@@ -1,39 +1,84 @@
-"""A worker's configuration that no worker could run by is refused when it is read."""
+"""A wrong value in a worker's file is refused before any memory is taken, with a sentence that
+names its key."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from cluster.config import parse_config
+from cluster.config import load_config
 from cluster.errors import ConfigError
 from decode_worker.config import DecodeWorkerConfig
+from prefill_worker.config import PrefillWorkerConfig
+from tests.workers.local_cluster import LocalCluster
+from tests.workers.test_answers import greedy, prompt_of
 
-GIVEN = {
-    "checkpoint": "c",
-    "model": "m",
-    "worker_id": "w",
-    "router": "r:1",
-    "secrets_file": "s",
-    "run_dir": "d",
-}
+NEEDED = {"checkpoint": "c", "model": "m", "worker_id": "w", "router": "r:1"}
+NEEDED |= {"secrets_file": "s", "run_dir": "d"}
+
+
+def load(cls: type, directory: Path, settings: dict[str, Any]) -> Any:
+    path = directory / "worker.yaml"
+    path.write_text(yaml.safe_dump({**NEEDED, **settings}))
+    return load_config(cls, path)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("settings", "sentence"),
     [
-        ({"block_size": 7}, "'block_size' is 7 and 'hash_grain' 16: give sizes of which one"),
-        ({"block_size": 0}, "'hash_grain' are 1 or more"),
-        ({"num_blocks": 0}, "'hash_grain' are 1 or more"),
-        ({"num_threads": 100_000}, "'num_threads' is 100000: give 1 to 1024"),
+        ({"num_blocks": -1}, "'num_blocks' is -1: it must be at least 1."),
+        ({"block_size": 0}, "'block_size' is 0"),
+        ({"block_size": 24}, "'block_size' is 24 and 'hash_grain' 16: one must divide the other."),
+        ({"hash_grain": 0}, "'hash_grain' is 0"),
+        ({"num_threads": 0}, "'num_threads' is 0"),
+        ({"num_threads": 100_000}, "'num_threads' is 100000: it must be at most 1024."),
+        ({"max_sequences": 0}, "'max_sequences' is 0"),
+        ({"max_batch_tokens": 0}, "'max_batch_tokens' is 0"),
+        ({"max_waiting": -1}, "'max_waiting' is -1: it must be at least 0."),
+        ({"chunk_s": 0}, "'chunk_s' is 0.0: it must be above 0."),
+        ({"lease_s": 0}, "'lease_s' is 0.0"),
+        ({"fetch_s": -1}, "'fetch_s' is -1.0"),
+        ({"drain_s": -1}, "'drain_s' is -1.0"),
+        ({"probe_tokens": -5}, "'probe_tokens' is -5"),
+        ({"tcp_port": 70000}, "'tcp_port' is 70000: it must be at most 65535."),
+        ({"tcp_streams": 0}, "'tcp_streams' is 0"),
+        ({"transports": []}, "'transports'"),
+        ({"transports": ["tcp", "pigeon"]}, "'transports' names pigeon: choose from"),
+        ({"address": "0.0.0.0:7001"}, "by which the other processes reach this one"),
+        ({"address": "[::]:7001"}, "by which the other processes reach this one"),
+        ({"address": ":7001"}, "'address' is ':7001'"),
+        ({"address": "here"}, "'address' is 'here'"),
+        ({"address": "here:70000"}, "'address' is 'here:70000'"),
+        ({"router": "there"}, "'router' is 'there': give the router's HOST:PORT"),
+        ({"router": "redis:/there/0"}, "redis://HOST:PORT/DB"),
     ],
 )
-def test_sizes_that_no_worker_has(wrong: dict[str, Any], sentence: str) -> None:
+def test_a_wrong_value_is_named(tmp_path: Path, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_config(DecodeWorkerConfig, {**GIVEN, **wrong})
-    assert sentence in caught.value.message
+        load(DecodeWorkerConfig, tmp_path, settings)
+    assert sentence in str(caught.value)
 
 
-def test_blocks_may_be_smaller_and_larger_than_grains() -> None:
-    for block_size in (1, 8, 16, 64):
-        config = parse_config(DecodeWorkerConfig, {**GIVEN, "block_size": block_size})
-        assert config.block_size == block_size
+def test_each_role_looks_at_its_own_keys(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'grant_s' is 0\.0: it must be above 0"):
+        load(DecodeWorkerConfig, tmp_path, {"grant_s": 0})
+    with pytest.raises(ConfigError, match=r"'watermark' is 7\.0: it must be at most 1"):
+        load(PrefillWorkerConfig, tmp_path, {"watermark": 7})
+    with pytest.raises(ConfigError, match="'num_blocks'"):
+        load(PrefillWorkerConfig, tmp_path, {"num_blocks": 0})
+
+
+def test_what_is_right_is_taken(tmp_path: Path) -> None:
+    settings = {"address": "[::1]:0", "block_size": 4, "transports": ["tcp"], "probe_tokens": 0}
+    config = load(PrefillWorkerConfig, tmp_path, {**settings, "require_transport": "tcp"})
+    assert (config.address, config.block_size, config.transports) == ("[::1]:0", 4, ("tcp",))
+
+
+async def test_all_bytes_of_the_weights_may_be_compared(checkpoint: Path, tmp_path: Path) -> None:
+    worker = {"verify_weights": True}
+    cluster = LocalCluster(
+        checkpoint, tmp_path, verify_weights=True, decode=[worker], prefill=[worker]
+    )
+    async with cluster:
+        assert await cluster.generate(greedy(prompt_of(1, 20), 4))
