@@ -3,7 +3,8 @@
 import asyncio
 import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ class Diagnosis:
     num_threads: int = 1
     checks_content: bool = True
     required_transport: str | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)  # grows: read when it is asked for
 
     async def diagnose(
         self, request: worker_pb2.DiagnoseRequest, call: Call
@@ -53,6 +55,7 @@ class Diagnosis:
             checks_content=self.checks_content,
             required_transport=self.required_transport,
             memory_bytes_per_s=speed,
+            choices=dict(self.choices),
             unix_s=time.time(),  # last: it is compared with when the answer arrives
         )
 

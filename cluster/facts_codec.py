@@ -23,6 +23,7 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
         checks_content=facts.checks_content,
         required_transport=facts.required_transport or "",
         memory_bytes_per_second=facts.memory_bytes_per_s,
+        choices=facts.choices,
     )
 
 
@@ -47,6 +48,7 @@ def facts_from_pb(message: worker_pb2.DiagnoseResponse) -> ProcessFacts:
         checks_content=message.checks_content,
         required_transport=message.required_transport or None,
         memory_bytes_per_s=message.memory_bytes_per_second,
+        choices=dict(message.choices),
     )
 
 

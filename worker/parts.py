@@ -5,7 +5,9 @@ from pathlib import Path
 
 from cluster.cost import StepCost
 from cluster.mac import derived_key
+from cluster.measurements import Measurements
 from cluster.membership import new_incarnation
+from cluster.process import cache_folder
 from cluster.secrets import Secrets, load_secrets
 from cluster.types import Incarnation, KvLayout, Member, Role
 from cluster.worker_process import describe
@@ -25,6 +27,7 @@ class WorkerParts:
     engine: ForwardEngine
     pairs: Pairs
     cost: StepCost
+    measurements: Measurements
 
 
 def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = None) -> WorkerParts:
@@ -45,11 +48,19 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
         transports=pairs.addresses,
         wire_dtype=wire_dtype,
     )
-    engine = plan.build(pairs.pool.buffer)
+    measurements = Measurements(cache_folder())
+    engine = plan.build(pairs.pool.buffer, measurements)
     cost = StepCost()
     for batch, seconds in warm_up(engine, plan.layout, config.max_batch_tokens):
         cost.observe(batch.prompts, batch.decode_contexts, seconds)
-    return WorkerParts(member=member, secrets=secrets, engine=engine, pairs=pairs, cost=cost)
+    return WorkerParts(
+        member=member,
+        secrets=secrets,
+        engine=engine,
+        pairs=pairs,
+        cost=cost,
+        measurements=measurements,
+    )
 
 
 def _pairs(

@@ -1,5 +1,6 @@
 """What is looked at in each process: pure functions from what was found to findings."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 
@@ -203,6 +204,17 @@ def digests(one: Examined) -> Iterator[Finding]:
         )
 
 
+def measured(one: Examined) -> Iterator[Finding]:
+    """What its speed depends on, and nothing is wrong with."""
+    if one.facts is None or one.member is None or not one.facts.choices:
+        return
+    subjects: dict[str, list[str]] = defaultdict(list)
+    for subject, choice in one.facts.choices.items():
+        subjects[choice].append(subject)
+    said = "; ".join(f"{', '.join(names)}: {choice}" for choice, names in subjects.items())
+    yield passed("measured", one.name, f"fastest on its machine: {said}")
+
+
 CHECKS: Sequence[Check] = (
     answers,
     serves,
@@ -214,6 +226,7 @@ CHECKS: Sequence[Check] = (
     store,
     clock,
     digests,
+    measured,
 )
 
 

@@ -825,8 +825,15 @@ class DiagnoseRequest(_message.Message):
     def __init__(self, measure_memory: bool = ...) -> None: ...
 
 class DiagnoseResponse(_message.Message):
-    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second", "required_transport")
+    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second", "required_transport", "choices")
     class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ChoicesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -849,6 +856,7 @@ class DiagnoseResponse(_message.Message):
     CHECKS_CONTENT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     unix_seconds: float
     machine: str
     versions: _containers.ScalarMap[str, str]
@@ -865,7 +873,8 @@ class DiagnoseResponse(_message.Message):
     checks_content: bool
     memory_bytes_per_second: float
     required_transport: str
-    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ..., required_transport: _Optional[str] = ...) -> None: ...
+    choices: _containers.ScalarMap[str, str]
+    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ..., required_transport: _Optional[str] = ..., choices: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Folder(_message.Message):
     __slots__ = ("path", "file_system", "num_bytes", "free_bytes", "mode")
