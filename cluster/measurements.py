@@ -66,13 +66,13 @@ class Measurements:
         self._folder = folder
         self._own: dict[str, Take] = {}
 
-    def take(self, name: str, measure: Callable[[], Timings]) -> Take:
+    def take(self, name: str, measure: Callable[[], Timings], *, turn_s: float = TURN_S) -> Take:
         """That of `name`; measures first, unless a final one is remembered. One process measures
-        at a time."""
+        at a time: the others wait for it, `turn_s` at most."""
         known = self._known(name)
         if known is not None and known.is_final:
             return known
-        with self._turn():
+        with self._turn(turn_s):
             known = self._known(name)  # whose turn was before ours may have asked the same
             if known is None or not known.is_final:
                 fresh = _taken(measure)
@@ -112,15 +112,15 @@ class Measurements:
             return {}
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        lock = self._locked()
+    def _turn(self, limit_s: float) -> Iterator[None]:
+        lock = self._locked(limit_s)
         try:
             yield
         finally:
             if lock is not None:
                 os.close(lock)
 
-    def _locked(self) -> int | None:
+    def _locked(self, limit_s: float) -> int | None:
         if self._folder is None:
             return None
         try:
@@ -128,7 +128,7 @@ class Measurements:
             lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             return None
-        limit = Limit(TURN_S)
+        limit = Limit(limit_s)
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -38,7 +38,8 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     secrets = load_secrets(Path(config.secrets_file))
     plan = plan_engine(_engine_choice(config))
     incarnation = new_incarnation()
-    pairs = _pairs(config, secrets, incarnation, plan.layout)
+    measurements = Measurements(cache_folder())
+    pairs = _pairs(config, secrets, incarnation, plan.layout, measurements)
     member = describe(
         config,
         role,
@@ -48,7 +49,6 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
         transports=pairs.addresses,
         wire_dtype=wire_dtype,
     )
-    measurements = Measurements(cache_folder())
     engine = plan.build(pairs.pool.buffer, measurements)
     cost = StepCost()
     for batch, seconds in warm_up(engine, plan.layout, config.max_batch_tokens):
@@ -64,7 +64,11 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
 
 
 def _pairs(
-    config: WorkerConfig, secrets: Secrets, incarnation: Incarnation, layout: KvLayout
+    config: WorkerConfig,
+    secrets: Secrets,
+    incarnation: Incarnation,
+    layout: KvLayout,
+    measurements: Measurements,
 ) -> Pairs:
     place = PoolConfig(
         incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
@@ -77,6 +81,7 @@ def _pairs(
         num_tcp_streams=config.tcp_streams,
         tls=config.tcp_tls,
         allows_nixl_over_tcp=config.require_transport == "nixl" or "tcp" not in config.transports,
+        measurements=measurements,
     )
     doors = open_doors(config.transports, pool, settings)
     return Pairs(pool, doors, required=config.require_transport)

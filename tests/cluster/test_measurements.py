@@ -110,13 +110,12 @@ def test_another_processor_has_its_own(
 
 
 def test_one_that_holds_its_turn_for_too_long_is_not_waited_for(
-    tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, waits: list[float]
 ) -> None:
-    monkeypatch.setattr(measurements, "TURN_S", 0.05)
     holder = Measurements(tmp_path)
 
     def measure() -> Timings:
-        return Measurements(tmp_path).take("copies", Stopwatch(QUICK)).seconds
+        return Measurements(tmp_path).take("copies", Stopwatch(QUICK), turn_s=0.05).seconds
 
     assert holder.take("copies", measure).seconds == QUICK
 
