@@ -23,7 +23,6 @@ STAGE_BYTES = 256 * 1024  # a fraction of the second-level cache
 # machine; from the second on it is nothing. In between the plan decides.
 DIRECT_BYTES = 16 * 1024
 LONG_BYTES = 64 * 1024
-HELD_BYTES = 64 * 1024  # copied while the interpreter lock is held: giving it up costs as much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,14 +159,12 @@ def _copy_each(
     the bytes: a span of 16 KiB takes 3 microseconds."""
     spans = (pairs.source, pairs.destination, pairs.sizes)
     rows = zip(*(column.tolist() for column in spans), strict=True)
-    from_view, to_view = source.data, destination.data
+    view = source.data
     for first, to, num_bytes in rows if hasher is None else _pieces(rows, piece_bytes):
-        if num_bytes <= HELD_BYTES:
-            to_view[to : to + num_bytes] = from_view[first : first + num_bytes]
-        else:
-            destination[to : to + num_bytes] = source[first : first + num_bytes]
+        # Not by views: numpy gives the interpreter lock up meanwhile, which the engine waits for.
+        destination[to : to + num_bytes] = source[first : first + num_bytes]
         if hasher is not None:
-            hasher.update(from_view[first : first + num_bytes])  # still in cache
+            hasher.update(view[first : first + num_bytes])  # still in cache
 
 
 def _pieces(
