@@ -11,7 +11,8 @@ from torch import Tensor
 from cluster.measurements import Timings
 from engine.linear import CLASS_ROWS, Copy, Product, make_copy
 
-SHAPE_S = 0.3  # for one shape, about; what is not reached is computed as what was
+SHAPE_S = 0.3  # for a shape of a large model; what is not reached is computed as what was
+_LEAST_SHARE = 0.2  # of it, for one of the smallest
 TIMED_ROWS = (*CLASS_ROWS, 4 * CLASS_ROWS[-1])  # of each class the most; of the last, some
 WORKING_BYTES = 64 << 20  # of matrices in turn: more than a core's share of any cache
 _PIECE_BYTES = 16 << 20  # of a matrix: a larger one is timed by some of its outputs
@@ -31,14 +32,16 @@ def time_shape(
     where time ran out. With as many threads as torch is set to."""
     row_bytes = num_inputs * dtype.itemsize
     num_timed = min(num_outputs, max(1, _PIECE_BYTES // row_bytes))
-    num_copies = min(model_bytes, WORKING_BYTES) // (num_timed * row_bytes)
+    working_bytes = min(model_bytes, WORKING_BYTES)
+    num_copies = working_bytes // (num_timed * row_bytes)
     weights = [
         torch.ones(num_timed, num_inputs, dtype=dtype)
         for _ in range(max(1, min(num_copies, _MAX_COPIES)))
     ]
     copies = {product: [make_copy(product, each) for each in weights] for product in products}
     inputs = [torch.ones(rows, num_inputs, dtype=dtype) for rows in TIMED_ROWS]
-    times = time_products(copies, inputs)
+    limit_s = SHAPE_S * max(_LEAST_SHARE, working_bytes / WORKING_BYTES)
+    times = time_products(copies, inputs, limit_s)
     return {
         product: [seconds * num_outputs / num_timed for seconds in row]
         for product, row in times.items()
@@ -47,13 +50,14 @@ def time_shape(
 
 @torch.inference_mode()
 def time_products(
-    copies: Mapping[Product, Sequence[Copy]], inputs: Sequence[Tensor]
+    copies: Mapping[Product, Sequence[Copy]], inputs: Sequence[Tensor], limit_s: float
 ) -> dict[Product, list[float]]:
-    until = time.perf_counter() + SHAPE_S
+    """The first rounds may take twice as long as all of them should."""
+    until = time.perf_counter() + limit_s
     least: dict[Product, list[float]] = {product: [] for product in copies}
     turn = itertools.count()
     for number in range(_MAX_ROUNDS):
-        limit = until + SHAPE_S if 0 < number < _MIN_ROUNDS else until
+        limit = until + limit_s if 0 < number < _MIN_ROUNDS else until
         for case, x in enumerate(inputs):
             if time.perf_counter() > limit and (number, case) != (0, 0):
                 return least
