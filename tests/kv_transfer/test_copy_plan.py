@@ -19,7 +19,7 @@ from kv_transfer.tcp_trial import FRAMINGS, SLOW_S, best_framing, choose_framing
 from kv_transfer.transport import Landed, WriteRefused
 from tests.kv_transfer.tcp_rig import End, landed, write
 
-POOL_BYTES = 8 << 20
+POOL_BYTES = 4 << 20
 SIZES = [1, 100, 4096, 16 << 10, 16 << 10, 40 << 10, 64 << 10, 700_001, 2 << 20]
 
 
