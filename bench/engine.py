@@ -1,8 +1,10 @@
-"""The engine alone against a bare torch loop, in one run: prefill and decode on a 54 M Llama.
+"""The engine alone against a bare torch loop and vLLM's CPU build, in one run: prefill and decode
+on a 54 M Llama.
 
-    python -m bench.engine [--threads 2] [--rounds 7] [--json FILE]
+    python -m bench.engine [--threads 2] [--rounds 7] [--make-peers] [--json FILE]
 
-The two take turns in every round, so that a busy machine slows both; figures are medians.
+All take turns in every round, so that a busy machine slows all; figures are medians. vLLM has an
+environment of its own: `--make-peers` makes it (3 GB); without it vLLM is left out.
 """
 
 import argparse
@@ -12,21 +14,32 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
+from bench import machine
 from bench.random_llama import SHAPE_54M, LlamaShape, write_random_llama
+from bench.vllm_cpu import PeerUnavailable, VllmCpu, make_environment
+from cluster.measurements import Measurements
+from cluster.process import cache_folder
 from cluster.types import BlockId, ComputeRequest, GenerationParams, SamplingParams
 from engine.batch import Batch, BatchRow
 from engine.engine import Engine, EngineConfig, load_spec
 from engine.sequence import Sequence
 
 BLOCK_SIZE = 16
+CASES = [(1, 128, False), (1, 512, False), (4, 512, False), (1, 2048, False), (1, 512, True)]
+CASES += [(4, 512, True), (16, 128, True), (16, 512, True), (64, 128, True), (64, 512, True)]
+COMPARED_TOKENS = 16
+
+Run = Callable[[list[list[int]], int], float]  # seconds of prompts, or of steps behind them
 
 
 class BareLoop:
@@ -125,35 +138,34 @@ class PagedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Tokens per second of both, and engine / bare."""
+    """Tokens per second of each."""
 
     case: str
-    engine: float
-    bare: float
+    rates: Mapping[str, float]
 
-    @property
-    def ratio(self) -> float:
-        return self.engine / self.bare
+    def ratio(self, peer: str) -> float:
+        return self.rates["engine"] / self.rates[peer]
 
 
 def measure(
-    bare: BareLoop, engine: Engine, *, batch: int, length: int, num_steps: int, rounds: int
+    ways: Mapping[str, Run], *, batch: int, length: int, num_steps: int, rounds: int
 ) -> Figure:
     """`num_steps` 0 times the prefill of `length`; else that many decode steps behind it."""
     generator = torch.Generator().manual_seed(batch * length)
-    ids = torch.randint(3, bare.shape.vocab_size, (batch, length), generator=generator)
-    slab = bare.slab(batch, length + num_steps + 1)
-    times: dict[str, list[float]] = {"engine": [], "bare": []}
+    ids = torch.randint(3, SHAPE_54M.vocab_size, (batch, length), generator=generator).tolist()
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
-        times["bare"].append(_time_bare(bare, ids, slab, num_steps))
-        times["engine"].append(_time_engine(engine, ids.tolist(), num_steps))
+        for name, run in ways.items():
+            times[name].append(run(ids, num_steps))
     num_tokens = batch * (num_steps or length)
     rates = {name: num_tokens / statistics.median(taken[1:]) for name, taken in times.items()}
     kind = f"decode batch {batch} behind {length}" if num_steps else f"prefill {batch}x{length}"
-    return Figure(case=kind, **rates)
+    return Figure(case=kind, rates=rates)
 
 
-def _time_bare(bare: BareLoop, ids: Tensor, slab: Tensor, num_steps: int) -> float:
+def time_bare(bare: BareLoop, prompts: list[list[int]], num_steps: int) -> float:
+    ids = torch.tensor(prompts)
+    slab = bare.slab(len(prompts), ids.shape[1] + num_steps + 1)
     tokens = ids[:, :0]
 
     def prefill() -> None:
@@ -168,7 +180,7 @@ def _time_bare(bare: BareLoop, ids: Tensor, slab: Tensor, num_steps: int) -> flo
     return _time_second(prefill, decode) if num_steps else _time(prefill)
 
 
-def _time_engine(engine: Engine, prompts: list[list[int]], num_steps: int) -> float:
+def time_engine(engine: Engine, prompts: list[list[int]], num_steps: int) -> float:
     run = PagedRun(engine, prompts, num_steps + 1)
     if not num_steps:
         return _time(run.step)
@@ -178,6 +190,17 @@ def _time_engine(engine: Engine, prompts: list[list[int]], num_steps: int) -> fl
             run.step()
 
     return _time_second(run.step, decode)
+
+
+def num_equal(engine: Engine, peer: VllmCpu) -> int:
+    """Of `COMPARED_TOKENS`, greedy, behind one prompt: how many a peer says, too."""
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randint(3, SHAPE_54M.vocab_size, (100,), generator=generator).tolist()
+    run = PagedRun(engine, [prompt], COMPARED_TOKENS)
+    for _ in range(COMPARED_TOKENS):
+        run.step()
+    [theirs] = peer.tokens([prompt], COMPARED_TOKENS)
+    return sum(map(int.__eq__, run.sequences[0].output_ids, theirs))
 
 
 def _time(action: Callable[[], object]) -> float:
@@ -191,22 +214,45 @@ def _time_second(first: Callable[[], object], second: Callable[[], object]) -> f
     return _time(second)
 
 
-def run(threads: int, rounds: int, num_steps: int) -> list[Figure]:
+@dataclass(slots=True, kw_only=True, eq=False)
+class Findings:
+    figures: list[Figure]
+    notes: list[str]  # on the run as a whole
+
+
+def run(threads: int, rounds: int, num_steps: int, *, makes_peers: bool) -> Findings:
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), ExitStack() as open_:
         directory = Path(scratch)
         write_random_llama(directory, SHAPE_54M)
         config = EngineConfig(
-            checkpoint=directory, num_blocks=1024, block_size=BLOCK_SIZE, num_threads=threads
+            checkpoint=directory, num_blocks=2560, block_size=BLOCK_SIZE, num_threads=threads
         )
-        engine = Engine(load_spec(directory), config)
+        measurements = Measurements(cache_folder())
+        engine = Engine(load_spec(directory), config, measurements=measurements)
         bare = BareLoop(_load(directory), SHAPE_54M)
-        cases = [(1, 512, 0), (4, 512, 0), (16, 128, num_steps), (1, 128, num_steps)]
-        cases += [(16, 512, num_steps), (1, 512, num_steps)]
-        return [
-            measure(bare, engine, batch=batch, length=length, num_steps=steps, rounds=rounds)
-            for batch, length, steps in cases
-        ]
+        ways: dict[str, Run] = {
+            "engine": partial(time_engine, engine),
+            "bare": partial(time_bare, bare),
+        }
+        notes = [f"{name}: {choice}" for name, choice in measurements.choices.items()]
+        try:
+            if makes_peers:
+                make_environment()
+            peer = open_.enter_context(VllmCpu(directory, threads=threads))
+        except PeerUnavailable as error:
+            notes.append(f"{VllmCpu.name} is left out: {error}.")
+        else:
+            ways[peer.name] = peer.run
+            equal = num_equal(engine, peer)
+            notes.append(f"{peer.name}: {equal} of {COMPARED_TOKENS} greedy tokens are the same")
+        return Findings(figures=list(_figures(ways, rounds, num_steps)), notes=notes)
+
+
+def _figures(ways: Mapping[str, Run], rounds: int, num_steps: int) -> Iterator[Figure]:
+    for batch, length, decodes in CASES:
+        steps = num_steps if decodes else 0
+        yield measure(ways, batch=batch, length=length, num_steps=steps, rounds=rounds)
 
 
 def _load(directory: Path) -> dict[str, Tensor]:
@@ -215,29 +261,39 @@ def _load(directory: Path) -> dict[str, Tensor]:
     return load_file(directory / "model.safetensors")
 
 
+def show(findings: Findings) -> None:
+    """Rates in tokens a second, and the engine's as a multiple of each peer's."""
+    print(*findings.notes, "", sep="\n")
+    names = list(findings.figures[0].rates)
+    print(
+        f"{'case':<28}", *(f"{name:>10}" for name in names), *(f"{'/ ' + n:>12}" for n in names[1:])
+    )
+    for figure in findings.figures:
+        rates = (f"{figure.rates[name]:>10.0f}" for name in names)
+        ratios = (f"{figure.ratio(name):>12.2f}" for name in names[1:])
+        print(f"{figure.case:<28}", *rates, *ratios)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=32, help="decode steps a round")
+    parser.add_argument("--make-peers", action="store_true", help="make vLLM's environment first")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
-    load = os.getloadavg()[0]
-    figures = run(args.threads, args.rounds, args.steps)
+    about, load = machine.describe(), os.getloadavg()[0]
+    print(about)
+    findings = run(args.threads, args.rounds, args.steps, makes_peers=args.make_peers)
     if load + args.threads > (os.cpu_count() or 1) + 0.5:
         print(f"The machine was busy (load {load:.1f}): the ratios mean little.", file=sys.stderr)
-    print(
-        f"{'case':<28}{'engine':>10}{'bare':>10}{'ratio':>8}   (tokens/s, {args.threads} threads)"
-    )
-    for figure in figures:
-        print(f"{figure.case:<28}{figure.engine:>10.0f}{figure.bare:>10.0f}{figure.ratio:>8.2f}")
+    show(findings)
     if args.json:
-        found = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
         document = {
+            "about": about,
             "threads": args.threads,
-            "torch": torch.__version__,
-            "load": load,
-            "figures": found,
+            "notes": findings.notes,
+            "figures": [{"case": each.case, **each.rates} for each in findings.figures],
         }
         args.json.write_text(json.dumps(document, indent=1) + "\n")
 

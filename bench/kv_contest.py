@@ -17,6 +17,8 @@ from bench.bare_socket import SocketSender
 from bench.kv_cases import Case, Turns
 from bench.kv_far_end import FarEnd
 from bench.kv_ways import EPOCH, Rounds, Samples, TransportWay, Way, first_touch, take_turns
+from cluster.measurements import Measurements
+from cluster.process import cache_folder
 from cluster.types import Incarnation
 from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.pool import FilePool, PoolConfig
@@ -55,7 +57,10 @@ class Arena:
         _fill(self.pool.memory)
         self.memcpy = Memcpy(pool_bytes)
         key = secrets.token_bytes(32)
-        self._settings = DoorSettings(key=key, num_tcp_streams=num_tcp_streams)
+        self.measurements = Measurements(cache_folder())
+        self._settings = DoorSettings(
+            key=key, num_tcp_streams=num_tcp_streams, measurements=self.measurements
+        )
         self.far = FarEnd(
             run_dir=str(run_dir),
             pool_bytes=pool_bytes,

@@ -85,6 +85,7 @@ class Findings:
     costs: list[Cost] = field(default_factory=list)
     fresh: list[Fresh] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # and why
+    chosen: list[str] = field(default_factory=list)  # by a measurement of this machine
 
     @property
     def sheets(self) -> list[Sheet]:
@@ -92,13 +93,21 @@ class Findings:
         return found + (hand_over_figures.sheets(self.costs, self.fresh) if self.costs else [])
 
     def as_markdown(self) -> str:
-        parts = [self.about, *self.left_out, *(sheet.as_markdown() for sheet in self.sheets)]
+        parts = [
+            self.about,
+            *self.chosen,
+            *self.left_out,
+            *(sheet.as_markdown() for sheet in self.sheets),
+        ]
         return "\n\n".join(parts)
 
     def as_json(self) -> str:
         figures = kv_figures.as_json(self.outcomes)
         figures |= hand_over_figures.as_json(self.costs, self.fresh)
-        return json.dumps({"about": self.about, "left_out": self.left_out} | figures, indent=1)
+        return json.dumps(
+            {"about": self.about, "chosen": self.chosen, "left_out": self.left_out} | figures,
+            indent=1,
+        )
 
 
 async def run(flags: argparse.Namespace, say: Say) -> Findings:
@@ -131,6 +140,7 @@ async def _measure_transports(flags: argparse.Namespace, findings: Findings, say
                         findings.outcomes.append(await arena.run(door, rounds, say))
                     except ConfigError as error:
                         findings.left_out.append(f"{door} is left out: {error}")
+        findings.chosen += [f"{what}: {how}" for what, how in arena.measurements.choices.items()]
 
 
 async def _measure_hand_overs(flags: argparse.Namespace, findings: Findings, say: Say) -> None:
@@ -158,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say = status.update if progress.is_terminal else progress.print
         findings = asyncio.run(run(flags, say))
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    console.print(findings.about, *findings.left_out, sep="\n", markup=False)
+    said = (findings.about, *findings.chosen, *findings.left_out)
+    console.print(*said, sep="\n", markup=False)
     for sheet in findings.sheets:
         console.print(sheet.as_rich())
     for path, text in ((flags.json, findings.as_json()), (flags.markdown, findings.as_markdown())):

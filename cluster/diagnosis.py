@@ -3,7 +3,8 @@
 import asyncio
 import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ class Diagnosis:
     checks_content: bool = True
     required_transport: str | None = None
     review: Review | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)  # grows: read when it is asked for
 
     async def diagnose(
         self, request: worker_pb2.DiagnoseRequest, call: Call
@@ -56,6 +58,7 @@ class Diagnosis:
             required_transport=self.required_transport,
             memory_bytes_per_s=speed,
             review=self.review,
+            choices=dict(self.choices),
             unix_s=time.time(),  # last: it is compared with when the answer arrives
         )
 

@@ -1,7 +1,7 @@
 """What one process knows of itself and its machine: what an operator's tool asks for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.checkpoint_review import Review
 
@@ -41,3 +41,5 @@ class ProcessFacts:
     required_transport: str | None = None  # it receives KV by this one or not at all
     memory_bytes_per_s: float = 0.0  # 0: not measured
     review: Review | None = None  # of the checkpoint; None: it has not read one
+    # What was measured on its machine, and what is used for it, in words.
+    choices: Mapping[str, str] = field(default_factory=dict)

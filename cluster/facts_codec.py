@@ -27,6 +27,7 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
         required_transport=facts.required_transport or "",
         memory_bytes_per_second=facts.memory_bytes_per_s,
         checkpoint=_review_to_pb(facts.review) if facts.review else None,
+        choices=facts.choices,
     )
 
 
@@ -52,6 +53,7 @@ def facts_from_pb(message: worker_pb2.DiagnoseResponse) -> ProcessFacts:
         required_transport=message.required_transport or None,
         memory_bytes_per_s=message.memory_bytes_per_second,
         review=_review_from_pb(message.checkpoint) if message.HasField("checkpoint") else None,
+        choices=dict(message.choices),
     )
 
 

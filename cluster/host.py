@@ -1,7 +1,9 @@
 """What this process can read of its machine, without any right beyond its own."""
 
+import contextlib
 import functools
 import os
+import platform
 import resource
 import time
 from collections.abc import Iterator
@@ -47,6 +49,32 @@ def num_open_files() -> int:
 
 def num_cpus() -> int:
     return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def processor() -> str:
+    """What the speed of code depends on: model and instructions, as the kernel names them."""
+    wanted = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = map(str.strip, line.partition(":"))
+            if name in wanted:
+                found.setdefault(name, value)
+    return f"{platform.machine()} {num_cpus()} {found}"
+
+
+def waited_s() -> float:
+    """How long this process's threads were kept from a processor so far: by others of this
+    machine, summed, or by its host. What the kernel does not count is nothing."""
+    waits = 0.0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            waits += int((task / "schedstat").read_text().split()[1]) / 1e9
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        stolen = Path("/proc/stat").read_text().partition("\n")[0].split()[8]
+        waits += int(stolen) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+    return waits
 
 
 def mode_of(path: Path) -> int | None:

@@ -1,8 +1,8 @@
 """How a process starts and ends: event loop, log, signals, the ready line, its parent's death.
 
 The one door to uvloop, and the one file that reads environment variables:
-`PENSTOCK_LOG` (a level, default info; the configuration's precedes it) and `PENSTOCK_PARENT`
-(the pid that this process must not outlive).
+`PENSTOCK_LOG` (a level, default info; the configuration's precedes it), `PENSTOCK_PARENT`
+(the pid that this process must not outlive), and where a user's caches lie.
 """
 
 import asyncio
@@ -56,6 +56,14 @@ def print_ready(*, role: str, address: str, **more: Any) -> None:
     """The one line on stdout that says a process now serves, for whoever started it."""
     line = json.dumps({"ready": True, "role": role, "address": address, **more})
     print(line, flush=True)
+
+
+def cache_folder() -> Path | None:
+    """Where this user keeps what can be made again; None where there is no such place."""
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "penstock"
+    home = os.environ.get("HOME")
+    return Path(home) / ".cache" / "penstock" if home else None
 
 
 def child_environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from cluster.errors import ConfigError
+from cluster.measurements import Measurements
 from cluster.types import KvLayout
 from engine.checkpoint import load_spec
 from engine.echo import EchoEngine, echo_layout
@@ -37,7 +38,8 @@ class EnginePlan:
 
     layout: KvLayout
     context_length: int  # the longest sequence that the model was made for
-    build: "Callable[[KvBuffer], ForwardEngine]"  # over `layout.pool_bytes` of memory
+    # Over `layout.pool_bytes` of memory.
+    build: "Callable[[KvBuffer, Measurements], ForwardEngine]"
 
 
 def plan_engine(choice: EngineChoice) -> EnginePlan:
@@ -65,13 +67,17 @@ def plan_engine(choice: EngineChoice) -> EnginePlan:
     )
 
 
-def _echo_engine(layout: KvLayout, kv_buffer: KvBuffer) -> ForwardEngine:
+def _echo_engine(
+    layout: KvLayout, kv_buffer: KvBuffer, measurements: Measurements
+) -> ForwardEngine:
     if not isinstance(kv_buffer, memoryview):
         raise ConfigError("The echo engine runs on the host: set 'device' to 'cpu'.")
     return EchoEngine(layout, kv_buffer)
 
 
-def _torch_engine(choice: EngineChoice, spec: ModelSpec, kv_buffer: KvBuffer) -> ForwardEngine:
+def _torch_engine(
+    choice: EngineChoice, spec: ModelSpec, kv_buffer: KvBuffer, measurements: Measurements
+) -> ForwardEngine:
     from engine.engine import Engine, EngineConfig
 
     config = EngineConfig(
@@ -82,4 +88,4 @@ def _torch_engine(choice: EngineChoice, spec: ModelSpec, kv_buffer: KvBuffer) ->
         device=choice.device,
         kv_dtype=choice.kv_dtype,
     )
-    return Engine(spec, config, kv_buffer)
+    return Engine(spec, config, kv_buffer, measurements)

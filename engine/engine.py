@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from cluster.errors import ConfigError
+from cluster.measurements import Measurements
 from cluster.types import SampledToken, TokenLogprob
 from engine.attention import Attention, Query, RowPlan, slots_of
 from engine.batch import Batch, BatchRow, RowResult
 from engine.checkpoint import load_spec
 from engine.kv_cache import DTYPES, KvCache
+from engine.linear import Product
 from engine.model import Model, StepInputs
 from engine.model_spec import ModelSpec
 from engine.sampling import Draw, sample, token_logprobs
@@ -38,6 +40,7 @@ class EngineConfig:
     device: str = "cpu"
     dtype: str = "float32"  # of weights and computation
     kv_dtype: str = "float32"  # of the cache
+    product: Product | None = None  # None: for each matrix those that are fastest here
 
     def __post_init__(self) -> None:
         for name, value in (("dtype", self.dtype), ("kv_dtype", self.kv_dtype)):
@@ -56,8 +59,10 @@ class Engine:
         spec: ModelSpec,
         config: EngineConfig,
         kv_buffer: Tensor | memoryview | bytearray | mmap | None = None,
+        measurements: Measurements | None = None,
     ) -> None:
-        """`kv_buffer`, of the layout's `pool_bytes`, stays its owner's; None allocates one."""
+        """`kv_buffer`, of the layout's `pool_bytes`, stays its owner's; None allocates one.
+        Without `measurements` what is timed here is forgotten."""
         torch.set_num_threads(config.num_threads)  # the process's: it has one engine
         self.spec = spec
         self.layout = spec.kv_layout(
@@ -72,7 +77,12 @@ class Engine:
             block_size=config.block_size,
         )
         weights = load_weights(
-            config.checkpoint, spec, dtype=DTYPES[config.dtype], device=self._device
+            config.checkpoint,
+            spec,
+            measurements or Measurements(),
+            dtype=DTYPES[config.dtype],
+            device=self._device,
+            pinned=config.product,
         )
         self._model = Model(spec, weights, self._cache, self._attention)
 

@@ -1,57 +1,130 @@
-"""One matrix of a model, stored for the way it is used: few rows at a time, or many.
+"""One matrix of a model, stored for the products that are fastest with it on this machine.
 
-Knows nothing of what the matrix means.
+Knows neither what the matrix means nor how that was found out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-# From two rows on oneDNN's packed copy is read up to 1.7 times faster than the plain matrix,
-# which MKL would pack again in every step; from here on the packing no longer counts.
-_PACKED_ROWS = range(2, 64)
+# Steps of one answer, of a few, of a usual batch, of a full one; prompts. The largest number of
+# rows of each class but the last, which has no end.
+CLASS_ROWS = (1, 4, 16, 64)
+NUM_CLASSES = len(CLASS_ROWS) + 1
+
+_MOST_ROWS = CLASS_ROWS[-1] + 1
+_CLASS_OF = [sum(rows > most for most in CLASS_ROWS) for rows in range(_MOST_ROWS + 1)]
+# The layout that oneDNN packs a matrix in follows from how many rows it is told to expect: told
+# 16 it is as large as the matrix and serves all numbers of rows; told 1 it serves few.
+_PACKED_FOR = 16
 
 _HAS_PACKED = bool(torch._C._has_mkldnn)
 _PACKED_PRODUCT = torch.ops.mkldnn._linear_pointwise.default if _HAS_PACKED else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linear:
-    """x @ matrix (+ bias). Transposed storage is what a single row reads fastest."""
+class Product(StrEnum):
+    """A way to compute x @ matrix. Each reads a copy of its own."""
 
-    matrix: Tensor  # [num_inputs, num_outputs]
-    bias: Tensor | None = None
-    packed: Tensor | None = None  # the same, opaque, for `_PACKED_ROWS`
+    STORED = "stored"  # torch.mm on the checkpoint's [num_outputs, num_inputs]
+    TRANSPOSED = "transposed"  # torch.mm on [num_inputs, num_outputs]
+    PACKED = "packed"  # oneDNN's, on its own order
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is not None and x.shape[0] in _PACKED_ROWS:
-            return self._of_packed(x)
-        if self.bias is None:
-            return torch.mm(x, self.matrix)
-        return torch.addmm(self.bias, x, self.matrix)
+
+Choice = tuple[Product, ...]  # by class of rows
+
+
+def uniform(product: Product) -> Choice:
+    return (product,) * NUM_CLASSES
+
+
+class _Plain:
+    __slots__ = ("_bias", "_matrix")
+
+    def __init__(self, matrix: Tensor, bias: Tensor | None) -> None:
+        """`matrix`: [num_inputs, num_outputs], a view of either order."""
+        self._matrix = matrix
+        self._bias = bias
+
+    def of(self, x: Tensor) -> Tensor:
+        if self._bias is None:
+            return torch.mm(x, self._matrix)
+        return torch.addmm(self._bias, x, self._matrix)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        if self.packed is not None and x.shape[0] in _PACKED_ROWS:
-            return self._of_packed(x).add_(residual)
-        if self.bias is not None:
-            residual = residual + self.bias
-        return torch.addmm(residual, x, self.matrix)
+        if self._bias is not None:
+            residual = residual + self._bias
+        return torch.addmm(residual, x, self._matrix)
 
-    def _of_packed(self, x: Tensor) -> Tensor:
+
+class _Packed:
+    __slots__ = ("_bias", "_matrix")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._matrix = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
+        self._bias = bias
+
+    def of(self, x: Tensor) -> Tensor:
         assert _PACKED_PRODUCT is not None  # else nothing was packed
-        product: Tensor = _PACKED_PRODUCT(x, self.packed, self.bias, "none", [], "")
+        product: Tensor = _PACKED_PRODUCT(x, self._matrix, self._bias, "none", [], "")
         return product
 
-
-def make_linear(weight: Tensor, bias: Tensor | None = None, *, has_packed: bool) -> Linear:
-    """From a checkpoint's [num_outputs, num_inputs]. `has_packed` keeps a second copy."""
-    return Linear(
-        matrix=weight.t().contiguous(),
-        bias=bias,
-        packed=torch.ops.mkldnn._reorder_linear_weight(weight, 16) if has_packed else None,
-    )
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return self.of(x).add_(residual)
 
 
-def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    return dtype is torch.float32 and device.type == "cpu" and _HAS_PACKED
+Copy = _Plain | _Packed
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """x @ matrix (+ bias)."""
+
+    copies: tuple[Copy, ...]  # by class of rows; mostly one and the same
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.copies[class_of(x.shape[0])].of(x)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return self.copies[class_of(x.shape[0])].added_to(residual, x)
+
+
+def class_of(num_rows: int) -> int:
+    return _CLASS_OF[num_rows if num_rows < _MOST_ROWS else _MOST_ROWS]
+
+
+def make_linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
+    """From a checkpoint's [num_outputs, num_inputs], of which STORED is a view."""
+    copies = {product: make_copy(product, weight, bias) for product in set(choice)}
+    return Linear(tuple(copies[product] for product in choice))
+
+
+def make_copy(product: Product, weight: Tensor, bias: Tensor | None = None) -> Copy:
+    match product:
+        case Product.STORED:
+            return _Plain(weight.t(), bias)
+        case Product.TRANSPOSED:
+            return _Plain(weight.t().contiguous(), bias)
+        case Product.PACKED:
+            return _Packed(weight, bias)
+    assert_never(product)
+
+
+def products_for(dtype: torch.dtype, device: torch.device) -> Iterable[Product]:
+    """What can compute with this dtype there."""
+    yield Product.TRANSPOSED
+    if device.type == "cpu":
+        yield Product.STORED
+        if _HAS_PACKED and _packs(dtype):
+            yield Product.PACKED
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    if dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype is torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype is torch.float32

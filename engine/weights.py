@@ -1,8 +1,10 @@
-"""The weights of a model as the engine computes with them: cast, fused, transposed.
+"""The weights of a model as the engine computes with them: cast, fused, stored for their products.
 
 Read through a memory map, tensor by tensor, so that little more than the result is resident.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cluster.errors import CheckpointError
+from cluster.measurements import Measurements
 from engine.checkpoint import EMBEDDING, HEAD, StoredTensor, stored_tensors
-from engine.linear import Linear, can_pack, make_linear
+from engine.linear import Choice, Linear, Product, make_linear, uniform
 from engine.model_spec import ModelSpec
+from engine.products import Shape, choose_products
 from engine.rope import interleaved_order
 
-# Copies of the matrices for small batches are kept as long as they take no more than this.
-_PACKED_BYTES = 1 << 30
+# Second copies of matrices, where two products are worth one each, may take so much memory.
+_SECOND_COPY_BYTES = 1 << 30
+
+Choices = Mapping[Shape, Choice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,35 +47,63 @@ class ModelWeights:
 
 
 def load_weights(
-    checkpoint: Path, spec: ModelSpec, *, dtype: torch.dtype, device: torch.device
+    checkpoint: Path,
+    spec: ModelSpec,
+    measurements: Measurements,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    pinned: Product | None = None,
 ) -> ModelWeights:
-    """*Raises* CheckpointError where the files are not exactly those of `spec`."""
-    is_small = spec.num_parameters * dtype.itemsize <= _PACKED_BYTES
-    tensors = _MappedTensors(
-        stored_tensors(checkpoint, spec),
-        dtype,
-        device,
-        has_packed=is_small and can_pack(dtype, device),
+    """Stored for the products that are fastest here, or for the `pinned` one.
+
+    *Raises* CheckpointError where the files are not exactly those of `spec`.
+    """
+    tensors = _MappedTensors(stored_tensors(checkpoint, spec), dtype, device)
+    shapes = matrix_shapes(spec)
+    choices = (
+        dict.fromkeys(shapes, uniform(pinned))
+        if pinned
+        else choose_products(
+            shapes,
+            measurements,
+            dtype=dtype,
+            device=device,
+            may_keep_two=spec.num_parameters * dtype.itemsize <= _SECOND_COPY_BYTES,
+        )
     )
     embedding, head = _ends(tensors)
     return ModelWeights(
         embedding=embedding,
-        layers=tuple(_load_layer(tensors, spec, layer) for layer in range(spec.num_layers)),
+        layers=tuple(
+            _load_layer(tensors, choices, spec, layer) for layer in range(spec.num_layers)
+        ),
         final_norm=tensors.get("model.norm.weight"),
-        head=make_linear(head, has_packed=tensors.has_packed),
+        head=make_linear(head, None, choices[_head_shape(spec)]),
     )
+
+
+def matrix_shapes(spec: ModelSpec) -> Counter[Shape]:
+    """How many matrices of each shape a model multiplies by."""
+    heads, hidden, inner = spec.num_heads, spec.hidden_size, spec.intermediate_size
+    layer = (
+        Shape((heads + 2 * spec.num_kv_heads) * spec.head_dim, hidden),
+        Shape(hidden, heads * spec.head_dim),
+        Shape(2 * inner, hidden),
+        Shape(hidden, inner),
+    )
+    return Counter([*layer * spec.num_layers, _head_shape(spec)])
+
+
+def _head_shape(spec: ModelSpec) -> Shape:
+    """A tied one is the embedding itself where that is fast enough."""
+    return Shape(spec.vocab_size, spec.hidden_size, is_kept=spec.is_tied)
 
 
 class _MappedTensors:
     def __init__(
-        self,
-        stored: dict[str, StoredTensor],
-        dtype: torch.dtype,
-        device: torch.device,
-        *,
-        has_packed: bool,
+        self, stored: dict[str, StoredTensor], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.has_packed = has_packed
         self._files: dict[Path, Any] = {}
         for file in {tensor.file for tensor in stored.values()}:
             try:
@@ -104,22 +138,25 @@ def _ends(tensors: _MappedTensors) -> tuple[Tensor, Tensor]:
     return embedding, embedding if torch.equal(head, embedding) else head
 
 
-def _load_layer(tensors: _MappedTensors, spec: ModelSpec, layer: int) -> LayerWeights:
+def _load_layer(
+    tensors: _MappedTensors, choices: Choices, spec: ModelSpec, layer: int
+) -> LayerWeights:
     prefix = f"model.layers.{layer}"
+
+    def linear(part: str, *names: str) -> Linear:
+        weight = tensors.fused(f"{prefix}.{part}", names, "weight")
+        bias = _bias(tensors, f"{prefix}.{part}", names)
+        return make_linear(weight, bias, choices[Shape(*weight.shape)])
+
     return LayerWeights(
         input_norm=tensors.get(f"{prefix}.input_layernorm.weight"),
-        qkv=_qkv(tensors, spec, f"{prefix}.self_attn"),
+        qkv=_qkv(tensors, choices, spec, f"{prefix}.self_attn"),
         qk_norm=_qk_norm(tensors, spec, f"{prefix}.self_attn") if spec.has_qk_norm else None,
-        output=_linear(tensors, f"{prefix}.self_attn", ("o_proj",)),
+        output=linear("self_attn", "o_proj"),
         mlp_norm=tensors.get(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=_linear(tensors, f"{prefix}.mlp", ("gate_proj", "up_proj")),
-        down=_linear(tensors, f"{prefix}.mlp", ("down_proj",)),
+        gate_up=linear("mlp", "gate_proj", "up_proj"),
+        down=linear("mlp", "down_proj"),
     )
-
-
-def _linear(tensors: _MappedTensors, prefix: str, names: tuple[str, ...]) -> Linear:
-    weight = tensors.fused(prefix, names, "weight")
-    return make_linear(weight, _bias(tensors, prefix, names), has_packed=tensors.has_packed)
 
 
 def _bias(tensors: _MappedTensors, prefix: str, names: tuple[str, ...]) -> Tensor | None:
@@ -127,7 +164,7 @@ def _bias(tensors: _MappedTensors, prefix: str, names: tuple[str, ...]) -> Tenso
     return tensors.fused(prefix, names, "bias") if has_bias else None
 
 
-def _qkv(tensors: _MappedTensors, spec: ModelSpec, prefix: str) -> Linear:
+def _qkv(tensors: _MappedTensors, choices: Choices, spec: ModelSpec, prefix: str) -> Linear:
     names = ("q_proj", "k_proj", "v_proj")
     order = _qkv_order(spec)
     weight = tensors.fused(prefix, names, "weight")[order]
@@ -139,7 +176,7 @@ def _qkv(tensors: _MappedTensors, spec: ModelSpec, prefix: str) -> Linear:
         weight[:num_query_rows] *= spec.head_dim**-0.5
         if bias is not None:
             bias[:num_query_rows] *= spec.head_dim**-0.5
-    return make_linear(weight, bias, has_packed=tensors.has_packed)
+    return make_linear(weight, bias, choices[Shape(*weight.shape)])
 
 
 def _qkv_order(spec: ModelSpec) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cluster.errors import ConfigError
+from cluster.measurements import Measurements
 from kv_transfer.pool import FilePool, Pool, PoolConfig
 from kv_transfer.tcp_tls import TlsFiles
 from kv_transfer.transport import Transport
@@ -23,12 +24,13 @@ class DoorSettings:
     num_tcp_streams: int = 4  # to each peer; only large writes use more than one
     tls: TlsFiles | None = None  # for TCP: both ends or neither
     allows_nixl_over_tcp: bool = True
+    measurements: Measurements | None = None  # None: what is fastest here is not asked
 
 
 def _shared_memory(pool: Pool, settings: DoorSettings) -> Transport:
     from kv_transfer.shared_memory_transport import SharedMemoryTransport
 
-    return SharedMemoryTransport(_on_host(pool, "shared_memory"))
+    return SharedMemoryTransport(_on_host(pool, "shared_memory"), settings.measurements)
 
 
 def _nixl(pool: Pool, settings: DoorSettings) -> Transport:
@@ -52,6 +54,7 @@ def _tcp(pool: Pool, settings: DoorSettings) -> Transport:
         key=settings.key,
         tls=settings.tls,
         num_streams=settings.num_tcp_streams,
+        measurements=settings.measurements,
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.errors import TransferFailed
+from cluster.measurements import Measurements
 from cluster.types import Incarnation
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
@@ -36,16 +37,17 @@ class _Address(NamedTuple):
 class SharedMemoryTransport:
     name = "shared_memory"
 
-    def __init__(self, pool: FilePool) -> None:
+    def __init__(self, pool: FilePool, measurements: Measurements | None = None) -> None:
         self.address = str(_Address(pool.path.name, pool.num_bytes, ProcessAddress.own()))
         self._run_dir = pool.path.parent
-        self._writer = WriterThread("kv-writer", pool.memory)
+        self._writer = WriterThread("kv-writer", pool.memory, measurements)
         self._peers: dict[str, SharedMemoryPeer] = {}
 
     async def connect(self, address: str) -> "SharedMemoryPeer":
         peer = self._peers.get(address)
         if peer is None:
             peer = _open_peer(self._writer, self._run_dir, address)
+            self._writer.prepare()
             self._peers[address] = peer
             peer.life.on_end(lambda: self._forget(address))
         return peer

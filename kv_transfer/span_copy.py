@@ -6,6 +6,7 @@ copied is in cache, so hashing it is nearly free.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,30 @@ from kv_transfer.layout import Offsets, SpanPairs, Spans
 Bytes = npt.NDArray[np.uint8]
 
 STAGE_BYTES = 256 * 1024  # a fraction of the second-level cache
-# Mean span size from which one copy a span is faster than staging, beside a busy engine as well.
+# Mean span sizes: below the first a Python step a span costs more than copying it twice, on any
+# machine; from the second on it is nothing. In between the plan decides.
 DIRECT_BYTES = 16 * 1024
+LONG_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlan:
+    """What is fastest on a machine. A stage of 0 bytes: spans are copied one by one."""
+
+    plain_stage_bytes: int = 0  # for spans of DIRECT_BYTES to LONG_BYTES
+    digested_stage_bytes: int = 0  # the same, where they are digested
+    piece_bytes: int = STAGE_BYTES  # of a longer span that is digested
 
 
 class SpanCopier:
     """Owns a staging buffer. For one thread at a time."""
 
-    __slots__ = ("_stage",)
+    __slots__ = ("_plan", "_stage")
 
-    def __init__(self) -> None:
-        self._stage = np.empty(STAGE_BYTES, dtype=np.uint8)
+    def __init__(self, plan: CopyPlan | None = None) -> None:
+        self._plan = plan or CopyPlan()
+        stages = (self._plan.plain_stage_bytes, self._plan.digested_stage_bytes, STAGE_BYTES)
+        self._stage = np.empty(max(stages), dtype=np.uint8)
 
     def copy(
         self, source: Bytes, destination: Bytes, pairs: SpanPairs, *, digest: bool
@@ -39,10 +53,10 @@ class SpanCopier:
             pass
         elif pairs.conversion is not None:
             self._copy_converted(source, destination, pairs, pairs.conversion, hasher)
-        elif pairs.num_bytes >= DIRECT_BYTES * len(pairs):
-            _copy_each(source, destination, pairs, hasher)
+        elif stage_bytes := self._stage_bytes(pairs, digest):
+            self._copy_staged(source, destination, pairs, hasher, stage_bytes)
         else:
-            self._copy_staged(source, destination, pairs, hasher)
+            _copy_each(source, destination, pairs, hasher, self._plan.piece_bytes)
         return None if hasher is None else int(hasher.intdigest())
 
     def digest(self, pool: Bytes, spans: Spans) -> int:
@@ -61,14 +75,23 @@ class SpanCopier:
                 hasher.update(staged.view(np.uint8).data)
         return int(hasher.intdigest())
 
+    def _stage_bytes(self, pairs: SpanPairs, digest: bool) -> int:
+        """0: one copy a span."""
+        if pairs.num_bytes < DIRECT_BYTES * len(pairs):
+            return STAGE_BYTES
+        if pairs.num_bytes >= LONG_BYTES * len(pairs):
+            return 0
+        return self._plan.digested_stage_bytes if digest else self._plan.plain_stage_bytes
+
     def _copy_staged(
-        self, source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any
+        self, source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any, stage_bytes: int
     ) -> None:
         unit = common_unit(pairs.source, pairs.destination, pairs.sizes)
         targets = unit_indices(pairs.destination, pairs.sizes, unit)
         units = _as_units(destination, unit)
         done = 0
-        for staged in self._gathered(source, unit_indices(pairs.source, pairs.sizes, unit), unit):
+        indices = unit_indices(pairs.source, pairs.sizes, unit)
+        for staged in self._gathered(source, indices, unit, stage_bytes):
             units[targets[done : done + len(staged)]] = staged
             done += len(staged)
             if hasher is not None:
@@ -97,10 +120,12 @@ class SpanCopier:
         for rows in self._gathered(source, unit_indices(pairs.source, pairs.sizes, unit), unit):
             yield pairs.conversion.encode(rows.view(np.uint8))
 
-    def _gathered(self, pool: Bytes, indices: Offsets, unit: int) -> Iterator[npt.NDArray[np.void]]:
+    def _gathered(
+        self, pool: Bytes, indices: Offsets, unit: int, stage_bytes: int = STAGE_BYTES
+    ) -> Iterator[npt.NDArray[np.void]]:
         """The units, a stageful at a time; each is overwritten by the next."""
         units = _as_units(pool, unit)
-        stage = _as_units(self._stage, unit)
+        stage = _as_units(self._stage[:stage_bytes], unit)
         for first in range(0, len(indices), len(stage)):
             some = indices[first : first + len(stage)]
             staged = stage[: len(some)]
@@ -127,25 +152,27 @@ class RowScatter:
         self._num_done += len(rows)
 
 
-def _copy_each(source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any) -> None:
+def _copy_each(
+    source: Bytes, destination: Bytes, pairs: SpanPairs, hasher: Any, piece_bytes: int
+) -> None:
     """One copy a span, in pieces where they are hashed. The loop is all that there is beside
     the bytes: a span of 16 KiB takes 3 microseconds."""
     spans = (pairs.source, pairs.destination, pairs.sizes)
     rows = zip(*(column.tolist() for column in spans), strict=True)
-    if hasher is None:
-        for first, to, num_bytes in rows:
-            destination[to : to + num_bytes] = source[first : first + num_bytes]
-        return
     view = source.data
-    for first, to, num_bytes in _pieces(rows):
+    for first, to, num_bytes in rows if hasher is None else _pieces(rows, piece_bytes):
+        # Not by views: numpy gives the interpreter lock up meanwhile, which the engine waits for.
         destination[to : to + num_bytes] = source[first : first + num_bytes]
-        hasher.update(view[first : first + num_bytes])  # still in cache
+        if hasher is not None:
+            hasher.update(view[first : first + num_bytes])  # still in cache
 
 
-def _pieces(rows: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+def _pieces(
+    rows: Iterable[tuple[int, int, int]], piece_bytes: int
+) -> Iterator[tuple[int, int, int]]:
     for first, to, num_bytes in rows:
-        for done in range(0, num_bytes, STAGE_BYTES):
-            yield first + done, to + done, min(STAGE_BYTES, num_bytes - done)
+        for done in range(0, num_bytes, piece_bytes):
+            yield first + done, to + done, min(piece_bytes, num_bytes - done)
 
 
 def common_unit(*numbers: Offsets) -> int:

@@ -21,7 +21,8 @@ from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_co
 from kv_transfer.layout import Offsets, SpanPairs, Spans
 from kv_transfer.transfer import RemoteProtocolError
 
-FRAME_BYTES = 1 << 20  # what a frame may carry: it stays in the second-level cache
+FRAME_BYTES = 1 << 20  # what a frame may carry
+TRIAL_EPOCH = 2**64 - 1  # of frames that are dropped: only how fast they come counts
 FRAME_SPANS = 1000  # so that header and spans are one call
 HEADER = struct.Struct(f"<QII{NUM_BYTES}s")
 
@@ -35,6 +36,13 @@ class Answer(IntEnum):
     REVOKED = 3  # on the way: some bytes may have been
 
 
+class Framing(NamedTuple):
+    """How a sender cuts its writes up."""
+
+    frame_bytes: int = FRAME_BYTES
+    splits: bool = True  # large writes over all streams
+
+
 class Header(NamedTuple):
     epoch: int
     num_spans: int
@@ -46,9 +54,9 @@ class Header(NamedTuple):
         return self.num_spans * (_OFFSETS.itemsize + _SIZES.itemsize)
 
 
-def cut(pairs: SpanPairs) -> Iterator[SpanPairs]:
+def cut(pairs: SpanPairs, frame_bytes: int = FRAME_BYTES) -> Iterator[SpanPairs]:
     """Runs of pairs that fit a frame, in wire order; a pair that is too large is cut itself."""
-    frame_bytes = _frame_bytes(pairs.conversion)
+    frame_bytes = _frame_bytes(pairs.conversion, min(frame_bytes, FRAME_BYTES))
     if 0 < pairs.num_bytes <= frame_bytes and len(pairs) <= FRAME_SPANS:
         yield pairs
         return
@@ -122,11 +130,11 @@ def lie_in(spans: Spans, num_bytes: int) -> bool:
     return bool(((spans.offsets >= 0) & (spans.offsets <= num_bytes - spans.sizes)).all())
 
 
-def _frame_bytes(conversion: Conversion | None) -> int:
-    """What a frame may carry, in the source: whole rows, at both ends of their conversion."""
+def _frame_bytes(conversion: Conversion | None, at_most: int) -> int:
+    """What a frame carries, in the source: whole rows, at both ends of their conversion."""
     if conversion is None:
-        return FRAME_BYTES
-    num_rows = FRAME_BYTES // max(conversion.source_row_bytes, conversion.wire_row_bytes)
+        return at_most
+    num_rows = at_most // max(conversion.source_row_bytes, conversion.wire_row_bytes)
     return num_rows * conversion.source_row_bytes
 
 

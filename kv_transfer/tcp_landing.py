@@ -13,6 +13,7 @@ from kv_transfer.layout import Spans
 from kv_transfer.span_copy import RowScatter
 from kv_transfer.tcp_frame import (
     HEADER,
+    TRIAL_EPOCH,
     Answer,
     Header,
     decode_header,
@@ -67,6 +68,9 @@ class Landing:
     ) -> Steps[Answer]:
         """One frame's bytes: all into the pool, or what is not allowed to nowhere."""
         num_left = header.num_bytes
+        if header.epoch == TRIAL_EPOCH:
+            yield from self._discard(wire, num_left)
+            return Answer.LANDED
         if admission and lie_in(spans, len(self._memory)) and admission.allows(spans):
             if header.conversion is not None:
                 data = yield from receive_exactly(wire, header.num_bytes)
@@ -108,7 +112,9 @@ class Landing:
         while num_bytes:
             num_bytes -= wire.receive([self._drain[:num_bytes]])
             if num_bytes and not wire.has_more:
+                wire.expect(min(num_bytes, WAKE_BYTES))
                 yield EVENT_READ
+        wire.expect(1)
 
 
 def _receive(wire: Wire, views: Views) -> None:

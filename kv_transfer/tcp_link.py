@@ -211,7 +211,7 @@ class Link:
         return stream is self._streams[0] or self._is_split(write)
 
     def _is_split(self, write: TcpWrite) -> bool:
-        return len(self._streams) > 1 and write.num_bytes >= SPLIT_BYTES
+        return len(self._streams) > 1 and write.splits and write.num_bytes >= SPLIT_BYTES
 
     def _open_again(self) -> None:
         """Once; what was queued until now fails with it."""

@@ -12,17 +12,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+import numpy as np
+
 from cluster.errors import ConfigError, TransferFailed
+from cluster.measurements import Measurements
 from kv_transfer.admissions import Admissions
 from kv_transfer.layout import SpanPairs, Spans
 from kv_transfer.life import Life
 from kv_transfer.pool import FilePool
 from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.tcp_dial import Dialler, TcpAddress
+from kv_transfer.tcp_frame import TRIAL_EPOCH, Framing
 from kv_transfer.tcp_landing import TcpCounters
 from kv_transfer.tcp_link import Link
 from kv_transfer.tcp_receiver import Receiver
 from kv_transfer.tcp_tls import Tls, TlsFiles
+from kv_transfer.tcp_trial import choose_framing
 from kv_transfer.tcp_write import TcpWrite
 from kv_transfer.transport import Landed
 
@@ -39,6 +44,7 @@ class TcpTransport:
         key: bytes,
         tls: TlsFiles | None = None,
         num_streams: int = 1,
+        measurements: Measurements | None = None,
     ) -> None:
         """`host` is where it listens, and what peers dial. Raises ConfigError."""
         host = host.strip("[]")
@@ -63,6 +69,8 @@ class TcpTransport:
             self._memory, listening, incarnation=pool.incarnation, key=key, tls=context
         )
         self._peers: dict[str, TcpPeer] = {}
+        self._measurements = measurements
+        self._kind = f"{'plain' if tls is None else 'TLS'}, {num_streams} streams"
 
     @property
     def address(self) -> str:
@@ -101,9 +109,21 @@ class TcpTransport:
         watch = ProcessWatch(target.process, life) if target.process.is_here else None
         dial = partial(self._dialler.dial, target)
         link = Link(target.incarnation, dial, self._memory, target.num_bytes)
-        peer = TcpPeer(target, self._receiver.admissions, life=life, link=link, watch=watch)
+        peer = TcpPeer(
+            target,
+            self._receiver.admissions,
+            life=life,
+            link=link,
+            watch=watch,
+            source_bytes=len(self._memory),
+        )
         try:
             await asyncio.wrap_future(link.is_up)
+            if self._measurements is not None:
+                kind = f"{self._kind}, {'on one machine' if watch else 'between machines'}"
+                peer.framing = await asyncio.to_thread(
+                    choose_framing, peer.try_framing, kind, self._measurements
+                )
         except BaseException:
             peer.close("It was never connected.")
             raise
@@ -127,6 +147,7 @@ class TcpPeer:
         life: Life,
         link: Link,
         watch: ProcessWatch | None,
+        source_bytes: int,
     ) -> None:
         self.incarnation = target.incarnation
         self.num_bytes = target.num_bytes
@@ -134,6 +155,8 @@ class TcpPeer:
         self._admissions = admissions  # of all peers
         self._link = link
         self._watch = watch
+        self._source_bytes = source_bytes
+        self.framing = Framing()
 
     def write(
         self,
@@ -143,7 +166,19 @@ class TcpPeer:
         digest: bool,
         may_start: Callable[[], bool],
     ) -> "Future[Landed]":
-        return self._link.write(TcpWrite(pairs, epoch=epoch, digest=digest, may_start=may_start))
+        return self._link.write(
+            TcpWrite(pairs, epoch=epoch, digest=digest, may_start=may_start, framing=self.framing)
+        )
+
+    def try_framing(self, framing: Framing, num_bytes: int) -> "Future[Landed]":
+        """Sends so many bytes, or what there is, that land nowhere."""
+        size = np.array([min(num_bytes, self._source_bytes, self.num_bytes)])
+        nowhere = np.zeros(1, dtype=np.int64)
+        pairs = SpanPairs(source=nowhere, destination=nowhere, sizes=size)
+        write = TcpWrite(
+            pairs, epoch=TRIAL_EPOCH, digest=True, may_start=lambda: True, framing=framing
+        )
+        return self._link.write(write)
 
     def admit(self, epoch: int, allows: Callable[[Spans], bool]) -> None:
         self._admissions.admit(self.incarnation, epoch, allows)

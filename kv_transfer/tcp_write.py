@@ -9,7 +9,7 @@ import xxhash
 
 from cluster.errors import TransferFailed
 from kv_transfer.layout import SpanPairs
-from kv_transfer.tcp_frame import Answer, cut, encode_head, views_of
+from kv_transfer.tcp_frame import Answer, Framing, cut, encode_head, views_of
 from kv_transfer.tcp_wire import Views
 from kv_transfer.transport import Landed, WriteRefused
 
@@ -21,6 +21,7 @@ class TcpWrite:
         "_began_at",
         "_epoch",
         "_frames",
+        "_framing",
         "_hasher",
         "_is_refused",
         "_may_have_landed",
@@ -36,12 +37,19 @@ class TcpWrite:
     _frames: Iterator[SpanPairs]
 
     def __init__(
-        self, pairs: SpanPairs, *, epoch: int, digest: bool, may_start: Callable[[], bool]
+        self,
+        pairs: SpanPairs,
+        *,
+        epoch: int,
+        digest: bool,
+        may_start: Callable[[], bool],
+        framing: Framing | None = None,
     ) -> None:
         self.future: Future[Landed] = Future()
         self.num_bytes = pairs.num_bytes
         self._pairs = pairs
         self._epoch = epoch
+        self._framing = framing or Framing()
         self._hasher = xxhash.xxh3_64() if digest else None
         self._may_start = may_start
         self._num_left = self.num_bytes  # that no frame carries yet
@@ -54,6 +62,11 @@ class TcpWrite:
     @property
     def has_frames(self) -> bool:
         return self._num_left > 0
+
+    @property
+    def splits(self) -> bool:
+        """Whether several streams may carry it."""
+        return self._framing.splits
 
     @property
     def is_over(self) -> bool:
@@ -80,7 +93,7 @@ class TcpWrite:
             self.future.set_exception(error)
             return False
         self._began_at = time.perf_counter()
-        self._frames = cut(self._pairs)
+        self._frames = cut(self._pairs, self._framing.frame_bytes)
         return True
 
     def next_frame(self, memory: memoryview) -> Views:

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
+from cluster.measurements import Measurements
+from kv_transfer.copy_plan import choose_plan
 from kv_transfer.layout import SpanPairs
 from kv_transfer.span_copy import Bytes, SpanCopier
 from kv_transfer.transport import Landed, WriteRefused
@@ -20,12 +23,19 @@ def submit(thread: ThreadPoolExecutor, write: Callable[[], Landed]) -> "Future[L
 
 
 class WriterThread:
-    __slots__ = ("_copier", "_source", "_thread")
+    __slots__ = ("_copier", "_measurements", "_source", "_thread")
 
-    def __init__(self, name: str, source: Bytes) -> None:
+    def __init__(self, name: str, source: Bytes, measurements: Measurements | None = None) -> None:
         self._source = source
         self._copier = SpanCopier()
+        self._measurements = measurements
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    def prepare(self) -> None:
+        """Before the writes to a new peer: finds out how this machine copies fastest."""
+        if self._measurements is not None:
+            with suppress(RuntimeError):  # closed
+                self._thread.submit(self._prepare, self._measurements)
 
     def write(
         self,
@@ -40,6 +50,9 @@ class WriterThread:
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, measurements: Measurements) -> None:
+        self._copier = SpanCopier(choose_plan(self._source, measurements))
 
     def _write(
         self,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from cluster.cost import StepCost
 from cluster.mac import derived_key
+from cluster.measurements import Measurements
 from cluster.membership import new_incarnation
+from cluster.process import cache_folder
 from cluster.secrets import Secrets, load_secrets
 from cluster.types import Incarnation, KvLayout, Member, Role
 from cluster.worker_process import describe
@@ -25,6 +27,7 @@ class WorkerParts:
     engine: ForwardEngine
     pairs: Pairs
     cost: StepCost
+    measurements: Measurements
 
 
 def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = None) -> WorkerParts:
@@ -35,7 +38,8 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     secrets = load_secrets(Path(config.secrets_file))
     plan = plan_engine(_engine_choice(config))
     incarnation = new_incarnation()
-    pairs = _pairs(config, secrets, incarnation, plan.layout)
+    measurements = Measurements(cache_folder())
+    pairs = _pairs(config, secrets, incarnation, plan.layout, measurements)
     member = describe(
         config,
         role,
@@ -45,15 +49,26 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
         transports=pairs.addresses,
         wire_dtype=wire_dtype,
     )
-    engine = plan.build(pairs.pool.buffer)
+    engine = plan.build(pairs.pool.buffer, measurements)
     cost = StepCost()
     for batch, seconds in warm_up(engine, plan.layout, config.max_batch_tokens):
         cost.observe(batch.prompts, batch.decode_contexts, seconds)
-    return WorkerParts(member=member, secrets=secrets, engine=engine, pairs=pairs, cost=cost)
+    return WorkerParts(
+        member=member,
+        secrets=secrets,
+        engine=engine,
+        pairs=pairs,
+        cost=cost,
+        measurements=measurements,
+    )
 
 
 def _pairs(
-    config: WorkerConfig, secrets: Secrets, incarnation: Incarnation, layout: KvLayout
+    config: WorkerConfig,
+    secrets: Secrets,
+    incarnation: Incarnation,
+    layout: KvLayout,
+    measurements: Measurements,
 ) -> Pairs:
     place = PoolConfig(
         incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
@@ -66,6 +81,7 @@ def _pairs(
         num_tcp_streams=config.tcp_streams,
         tls=config.tcp_tls,
         allows_nixl_over_tcp=config.require_transport == "nixl" or "tcp" not in config.transports,
+        measurements=measurements,
     )
     doors = open_doors(config.transports, pool, settings)
     return Pairs(pool, doors, required=config.require_transport)

@@ -146,6 +146,7 @@ class Worker:
             num_threads=config.num_threads,
             checks_content=config.digest == "content",
             required_transport=config.require_transport,
+            choices=self.parts.measurements.choices,
         )
 
     def _is_serving(self) -> bool:

@@ -1,5 +1,6 @@
 """What is looked at in each process: pure functions from what was found to findings."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 
@@ -223,6 +224,17 @@ def checkpoint(one: Examined) -> Iterator[Finding]:
         yield passed("checkpoint", one.name, "all that the model's files say is followed")
 
 
+def measured(one: Examined) -> Iterator[Finding]:
+    """What its speed depends on, and nothing is wrong with."""
+    if one.facts is None or one.member is None or not one.facts.choices:
+        return
+    subjects: dict[str, list[str]] = defaultdict(list)
+    for subject, choice in one.facts.choices.items():
+        subjects[choice].append(subject)
+    said = "; ".join(f"{', '.join(names)}: {choice}" for choice, names in subjects.items())
+    yield passed("measured", one.name, f"fastest on its machine: {said}")
+
+
 CHECKS: Sequence[Check] = (
     answers,
     serves,
@@ -235,6 +247,7 @@ CHECKS: Sequence[Check] = (
     clock,
     digests,
     checkpoint,
+    measured,
 )
 
 

@@ -829,8 +829,15 @@ class DiagnoseRequest(_message.Message):
     def __init__(self, measure_memory: bool = ...) -> None: ...
 
 class DiagnoseResponse(_message.Message):
-    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second", "required_transport", "checkpoint")
+    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second", "required_transport", "checkpoint", "choices")
     class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ChoicesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -854,6 +861,7 @@ class DiagnoseResponse(_message.Message):
     MEMORY_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     unix_seconds: float
     machine: str
     versions: _containers.ScalarMap[str, str]
@@ -871,7 +879,8 @@ class DiagnoseResponse(_message.Message):
     memory_bytes_per_second: float
     required_transport: str
     checkpoint: CheckpointReview
-    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ..., required_transport: _Optional[str] = ..., checkpoint: _Optional[_Union[CheckpointReview, _Mapping]] = ...) -> None: ...
+    choices: _containers.ScalarMap[str, str]
+    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ..., required_transport: _Optional[str] = ..., checkpoint: _Optional[_Union[CheckpointReview, _Mapping]] = ..., choices: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CheckpointReview(_message.Message):
     __slots__ = ("ignored", "unknown")

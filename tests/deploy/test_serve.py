@@ -200,6 +200,9 @@ def test_the_doctor_finds_the_cluster_well_and_measures_its_pair(served: Served)
     assert pair["bytes_per_second"] > 1e7
     assert {each["severity"] for each in said["findings"]} <= {"pass", "warn"}
     assert all(each["check"] != "sockets" for each in said["findings"] if each["fix"])
+    measured = [each for each in said["findings"] if each["check"] == "measured"]
+    assert {each["subject"] for each in measured} == {"prefill-0", "decode-0"}
+    assert all("product 256x" in each["what"] for each in measured)
 
 
 def test_bad_input_is_refused_with_its_field_and_the_cluster_serves_on(served: Served) -> None:

@@ -15,14 +15,25 @@ from cluster.types import (
 )
 from engine.batch import Batch, BatchRow
 from engine.engine import Engine, EngineConfig, load_spec
+from engine.linear import Product
 from engine.sequence import Sequence
 
 GREEDY = SamplingParams(seed=0, temperature=0.0)
 
 
-def make_engine(checkpoint: Path, *, num_blocks: int = 512, block_size: int = 16) -> Engine:
+def make_engine(
+    checkpoint: Path,
+    *,
+    num_blocks: int = 512,
+    block_size: int = 16,
+    product: Product | None = None,
+) -> Engine:
     config = EngineConfig(
-        checkpoint=checkpoint, num_blocks=num_blocks, block_size=block_size, num_threads=1
+        checkpoint=checkpoint,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_threads=1,
+        product=product,
     )
     return Engine(load_spec(checkpoint), config)
 

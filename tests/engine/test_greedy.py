@@ -10,6 +10,7 @@ from cluster.types import BlockId
 from engine.attention import attend_plainly
 from engine.batch import Batch, BatchRow
 from engine.engine import Engine, EngineConfig, load_spec
+from engine.linear import Product
 from tests.checkpoints import (
     CONTEXT_LENGTH,
     FAMILIES,
@@ -66,9 +67,10 @@ def check(
     seed: int | None = 1,
     num: int = 8,
     max_tokens: int = 8,
+    product: Product | None = None,
 ) -> Driver:
     prompts = draw_prompts(seed or 0, num)
-    engine = make_engine(checkpoint(family), block_size=block_size)
+    engine = make_engine(checkpoint(family), block_size=block_size, product=product)
     driver = Driver(engine, budget=budget, max_batch=max_batch, seed=seed)
     outputs = driver.run([make_sequence(prompt, max_tokens=max_tokens) for prompt in prompts])
     num_mismatches = count_mismatches(family, prompts, outputs)
@@ -120,8 +122,43 @@ def test_the_forms_used_off_the_cpu_equal_the_reference(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.attention._attend", attend_plainly)
-    monkeypatch.setattr("engine.weights.can_pack", lambda dtype, device: False)
-    check(family, budget=32)
+    check(family, budget=32, product=Product.TRANSPOSED)
+
+
+@pytest.mark.parametrize("kind", [Product.STORED, Product.PACKED])
+@pytest.mark.parametrize("family", ["qwen2", "llama-tied"])
+def test_every_product_gives_the_reference(family: str, kind: Product) -> None:
+    check(family, budget=32, product=kind)
+
+
+def test_workers_that_chose_different_products_give_the_reference_together() -> None:
+    """What one computed, the next attends to, as after a hand-over."""
+    buffer, prompts = None, draw_prompts(11, 6)
+    outputs: list[list[int]] = [[] for _ in prompts]
+    tables: list[list[BlockId]] = [[] for _ in prompts]
+    for turn, kind in enumerate([*Product] * 2):
+        config = EngineConfig(
+            checkpoint=checkpoint("qwen2"),
+            num_blocks=128,
+            block_size=16,
+            num_threads=1,
+            product=kind,
+        )
+        spec = load_spec(config.checkpoint)
+        layout = spec.kv_layout(num_blocks=128, block_size=16, dtype="float32")
+        buffer = buffer or bytearray(layout.pool_bytes)
+        engine = Engine(spec, config, buffer)
+        for number, prompt in enumerate(prompts):
+            sequence = make_sequence(prompt, emitted=tuple(outputs[number]))
+            tables[number] = sequence.block_table = [
+                BlockId(number * 16 + block) for block in range(16)
+            ]
+            start = 0 if turn == 0 else len(prompt) + turn - 1
+            num_new = len(prompt) if turn == 0 else 1
+            row = BatchRow(sequence=sequence, start=start, num_new=num_new, choices=(0,))
+            result = engine.forward(Batch(rows=(row,)))[0]
+            outputs[number].append(result.tokens[0].token_id)
+    assert count_mismatches("qwen2", prompts, outputs) == 0
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])

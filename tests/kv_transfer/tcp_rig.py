@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.measurements import Measurements
 from cluster.types import Incarnation
 from kv_transfer.layout import SpanPairs
 from kv_transfer.pool import FilePool, PoolConfig
@@ -32,12 +33,19 @@ class End:
         port: int = 0,
         tls: TlsFiles | None = None,
         num_streams: int = 1,
+        measurements: Measurements | None = None,
     ) -> None:
         self.pool = FilePool(
             PoolConfig(incarnation=Incarnation(name), num_bytes=NUM_BYTES, run_dir=run_dir)
         )
         self.transport = TcpTransport(
-            self.pool, host="127.0.0.1", port=port, key=key, tls=tls, num_streams=num_streams
+            self.pool,
+            host="127.0.0.1",
+            port=port,
+            key=key,
+            tls=tls,
+            num_streams=num_streams,
+            measurements=measurements,
         )
         self.memory = self.pool.memory
 

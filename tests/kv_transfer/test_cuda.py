@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cluster.errors import ConfigError
+from cluster.measurements import Measurements
 from cluster.types import Incarnation
 from engine.build import EngineChoice, plan_engine
 from engine.engine import Engine
@@ -38,7 +39,7 @@ def test_an_engine_over_a_pool_gives_the_tokens_of_one_without() -> None:
     prompts = draw_prompts(1, 6)
     outputs = []
     for buffer in (pool.buffer, torch.zeros_like(pool.buffer)):
-        engine = plan.build(buffer)
+        engine = plan.build(buffer, Measurements())
         assert isinstance(engine, Engine)
         driver = Driver(engine, budget=32, seed=3)
         outputs.append(driver.run([make_sequence(prompt, max_tokens=12) for prompt in prompts]))
@@ -48,7 +49,7 @@ def test_an_engine_over_a_pool_gives_the_tokens_of_one_without() -> None:
 
 def test_a_digest_is_that_of_the_same_bytes_on_the_host() -> None:
     pools = [DevicePool(Incarnation("us"), 8 << 20, device) for device in ("cuda", "cpu")]
-    pools[1].buffer.copy_(torch.randint(0, 255, (8 << 20,), dtype=torch.uint8))
+    pools[1].buffer.copy_(torch.randint(0, 255, (8 << 20,), dtype=torch.uint8), Measurements())
     pools[0].buffer.copy_(pools[1].buffer)
     torch.cuda.synchronize()
     offsets = np.random.default_rng(0).permutation(4096) * 2048
@@ -59,7 +60,7 @@ def test_a_digest_is_that_of_the_same_bytes_on_the_host() -> None:
 async def test_bytes_go_from_a_gpu_to_a_host_by_gloo() -> None:
     ours = DevicePool(Incarnation("ours"), 8 << 20, "cuda")
     theirs = DevicePool(Incarnation("theirs"), 8 << 20, "cpu")
-    ours.buffer.copy_(torch.randint(0, 255, (8 << 20,), dtype=torch.uint8))
+    ours.buffer.copy_(torch.randint(0, 255, (8 << 20,), dtype=torch.uint8), Measurements())
     torch.cuda.synchronize()
     [writer], [receiver] = (open_doors(["gloo"], pool, SETTINGS) for pool in (ours, theirs))
     with closing(writer), closing(receiver):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
+from cluster.measurements import Measurements
 from cluster.types import Incarnation
 from engine.build import EngineChoice, plan_engine
 from engine.engine import Engine
@@ -89,7 +90,7 @@ def test_an_engine_over_a_pool_in_a_tensor_gives_the_same_tokens() -> None:
     prompts = draw_prompts(1, 6)
     outputs = []
     for buffer in (pool.buffer, memoryview(bytearray(plan.layout.pool_bytes))):
-        engine = plan.build(buffer)
+        engine = plan.build(buffer, Measurements())
         assert isinstance(engine, Engine)
         driver = Driver(engine, budget=32, seed=3)
         outputs.append(driver.run([make_sequence(prompt, max_tokens=12) for prompt in prompts]))
@@ -103,7 +104,7 @@ def test_the_echo_engine_wants_host_memory() -> None:
     )
     plan = plan_engine(choice)
     with pytest.raises(ConfigError, match="'device' to 'cpu'"):
-        plan.build(torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8))
+        plan.build(torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8), Measurements())
 
 
 def test_a_cache_refuses_a_pool_that_is_not_its_own() -> None:
@@ -112,6 +113,7 @@ def test_a_cache_refuses_a_pool_that_is_not_its_own() -> None:
     )
     plan = plan_engine(choice)
     with pytest.raises(ValueError, match="bytes"):
-        plan.build(torch.zeros(100, dtype=torch.uint8))
+        plan.build(torch.zeros(100, dtype=torch.uint8), Measurements())
+    elsewhere = torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8, device="meta")
     with pytest.raises(ValueError, match="meta"):
-        plan.build(torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8, device="meta"))
+        plan.build(elsewhere, Measurements())

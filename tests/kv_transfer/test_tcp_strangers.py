@@ -268,11 +268,21 @@ class TestFrames:
         assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
         assert ends[1].memory[:10].tobytes() == b"\0\0\0\0ab\0\0\0c"
 
+    async def test_what_is_sent_on_trial_lands_nowhere(
+        self, ends: tuple[End, End], intruder: Intruder
+    ) -> None:
+        intruder.frame(tcp_frame.TRIAL_EPOCH, (0, 3), payload=b"abc")
+        assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
+        assert not ends[1].memory.any()
+        assert ends[1].counters["num_refused_frames"] == 0
+        intruder.frame(1, (0, 3), payload=b"abc")
+        assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
+
     @pytest.mark.parametrize(
         ("epoch", "spans"),
         [
             (2, [(0, 3)]),  # not admitted
-            (2**64 - 1, [(0, 3)]),
+            (2**64 - 2, [(0, 3)]),
             (1, [(0, 3), (4096, 3)]),  # not lent
             (1, [(NUM_BYTES - 2, 3)]),  # not there
             (1, [(-1, 3)]),

@@ -151,6 +151,12 @@ assert FOLDER is not None
         ("sockets", {"listening": ("127.0.0.1:1", "[::1]:2")}, Severity.PASS, "machine alone"),
         ("digests", {"checks_content": False}, Severity.WARN, "does not check them"),
         (
+            "measured",
+            {"choices": {"product 8x8": "packed", "product 8x9": "packed", "copies": "pieces"}},
+            Severity.PASS,
+            "product 8x8, product 8x9: packed; copies: pieces",
+        ),
+        (
             "store",
             {"store": StoreAnswer(address="r:1", seconds=0.001, problem="refused")},
             Severity.FAIL,

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from cluster.cost import StepCost
 from cluster.errors import PenstockError
+from cluster.measurements import Measurements
 from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
 from cluster.tokenizer import Tokenizer
@@ -191,6 +192,7 @@ class LocalCluster(Cluster):
             engine=engine,
             pairs=pairs,
             cost=cost,
+            measurements=Measurements(),
         )
         worker: Worker
         if role is Role.PREFILL:
