@@ -37,6 +37,6 @@ with Client(ADDRESS) as client:
     print(ask(client))
     print(ask(client, temperature=-1))
     print(ask(client, model="nobody"))
-    print(ask(client, ignore_eos=True, timeout=0.2))
+    print(ask(client, ignore_eos=True, max_tokens=400, timeout=0.2))
 with Client("127.0.0.1:1", connect_timeout=0) as client:
     print(ask(client))

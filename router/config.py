@@ -51,9 +51,8 @@ class RouterConfig:
     return_s: float = 30.0  # so long who left without a word is expected back, and waited for
     max_waiting_bytes: int = 256 << 20  # of requests that wait for a worker; more are refused
     drain_s: float = 60.0  # left to requests in flight when the process is told to end
-    # debug, info, request (a line each), warning, error, critical; null: PENSTOCK_LOG's, else info
-    log_level: LogLevel | None = None
-    log_format: LogFormat = "text"  # or json: an object a line
+    log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
+    log_format: LogFormat = "text"  # json: an object a line
     log_file: Path | None = None  # rotated: so many bytes, and three older ones; null: stderr
     log_file_bytes: int = FILE_BYTES  # of one file of the log
 

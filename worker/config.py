@@ -57,9 +57,8 @@ class WorkerConfig:
     probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none
     fetch_s: float = 2.0  # a prefix that is not here by then is computed
     drain_s: float = 60.0  # left to requests in flight when the process is told to end
-    # debug, info, request (a line each), warning, error, critical; null: PENSTOCK_LOG's, else info
-    log_level: LogLevel | None = None
-    log_format: LogFormat = "text"  # or json: an object a line
+    log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
+    log_format: LogFormat = "text"  # json: an object a line
     log_file: Path | None = None  # rotated: so many bytes, and three older ones; null: stderr
     log_file_bytes: int = FILE_BYTES  # of one file of the log
 

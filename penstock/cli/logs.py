@@ -42,7 +42,11 @@ def logs(
     address: options.Address = None,
     log_dir: Annotated[
         Path | None,
-        typer.Option("--log-dir", metavar="DIR", help="Of a cluster that was served with it."),
+        typer.Option(
+            "--log-dir",
+            metavar="DIR",
+            help="Of a cluster that was served with it. Default: the user's state directory.",
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

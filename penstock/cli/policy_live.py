@@ -107,8 +107,10 @@ def history(
     secrets_file: options.SecretsFile = None,
     json: options.Json = False,
 ) -> None:
-    """Show which policy was changed when, from which address and by whom, by his own word: the
-    last hundred changes, the latest at the end."""
+    """Show which policy was changed when, from where and by whose own word.
+
+    The last hundred changes, the latest at the end.
+    """
     reply = _ask("PolicyHistory", pb.PolicyHistoryRequest(), address, secrets_file)
     if json:
         write_json(plain(reply)["changes"])

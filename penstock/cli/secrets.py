@@ -14,8 +14,9 @@ def secrets(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="It must not exist yet.")],
     json: options.Json = False,
 ) -> None:
-    """Draw the secrets of a new cluster into a file that only its owner may read. Every process
-    of the cluster names it as its secrets_file.
+    """Draw the secrets of a new cluster into a file that only its owner may read.
+
+    Every process of the cluster names it as its secrets_file.
 
     Example: penstock secrets secrets.yaml
     """

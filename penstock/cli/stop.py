@@ -21,12 +21,15 @@ def stop(
         bool, typer.Option("--now", help="At once: answers in progress are cut off.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, help="Seconds to wait for its end.")
+        float | None,
+        typer.Option("--timeout", min=0, help="Seconds to wait for its end. Default: until then."),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Drain and stop the cluster that runs here: requests in flight may end, no new one begins.
-    Exits 6 when it has not ended in time; it drains on.
+    """Drain and stop the cluster that runs here.
+
+    Requests in flight may end, no new one begins. Exits 6 when it has not ended in time; it
+    drains on.
 
     Example: penstock stop -a 127.0.0.1:50051 --now
     """

@@ -22,8 +22,8 @@ def test_secrets_are_never_replaced(penstock: Penstock, tmp_path: Path) -> None:
     penstock("secrets", str(path))
     before = path.read_bytes()
     ended = penstock("secrets", str(path))
-    assert ended.code == 1
+    assert ended.code == 2
     assert "exists" in ended.err
     assert "Traceback" not in ended.err
     assert path.read_bytes() == before
-    assert penstock("secrets", str(tmp_path / "nowhere" / "secrets.yaml")).code == 1
+    assert penstock("secrets", str(tmp_path / "nowhere" / "secrets.yaml")).code == 2

@@ -30,7 +30,7 @@ from tests.router.router_process import write_config
         ({"disaggregate": "sometimes"}, "disaggregate"),
         ({"checkpoint": "/nowhere"}, "/nowhere"),
         ({"secrets_file": "/nowhere"}, "/nowhere"),
-        ({"context_length": 10**9}, "max_position_embeddings"),
+        ({"context_length": 10**9}, "context_length"),
     ],
 )
 async def test_a_wrong_value_is_named(
