@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -95,7 +96,15 @@ def stoppable(cluster: LocalCluster) -> dict[str, Pids]:
     return {**each, "all": lambda: pids("router", *WORKERS)}
 
 
+async def all_live(pids: Pids) -> None:
+    """A worker that was stopped for too long is being started again."""
+    async with asyncio.timeout(30):
+        while not all(psutil.pid_exists(pid) for pid in pids()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # nobody tells of it
+
+
 async def stop(streams: Streams, pids: Pids, seconds: float) -> None:
+    await all_live(pids)
     await streams.in_the_middle()
     with stopped(pids()):
         await asyncio.sleep(seconds)
