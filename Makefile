@@ -6,6 +6,7 @@ SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
 pytest := $(run) -m pytest
+parallel := -n logical --dist loadfile
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,10 +21,11 @@ demo: install  ## the same, bounded: three answers with their timelines, then st
 	@exec .venv/bin/penstock demo $(ARGS)
 
 test: install  ## all tests but the longest (under 10 minutes)
-	$(pytest) -m "not prove and not gpu" $(ARGS)
+	$(pytest) -q $(parallel) -m "not alone and not prove and not gpu" $(ARGS) || [ $$? = 5 ]
+	$(pytest) -q -m "alone and not prove and not gpu" $(ARGS) || [ $$? = 5 ]
 
 quick: install  ## the fast tests (under a minute)
-	$(pytest) -q -m "not slow and not prove and not gpu" $(ARGS)
+	$(pytest) -q $(parallel) -m "not slow and not prove and not gpu" $(ARGS)
 
 prove: install  ## every test at full length; resumes where it stopped (ARGS=--restart: anew)
 	$(run) scripts/prove $(ARGS)

@@ -365,7 +365,7 @@ class Silence:
             return code
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 async def test_a_silent_call_outlives_pings_that_a_server_with_default_arguments_does_not_bear():
     # One a second is as often as gRPC pings; the third unwelcome one is the last.
     pinging = list((dict(channel_options()) | {"grpc.keepalive_time_ms": 1_000}).items())

@@ -155,6 +155,7 @@ async def test_a_redis_that_hangs_costs_no_more_than_the_time_limit():
 
 
 @pytest.mark.slow
+@pytest.mark.prove
 async def test_who_was_away_finds_what_redis_has_answered():
     async with redis_server() as server:
         store = RedisStore(server.url, timeout_s=0.5)

@@ -127,6 +127,7 @@ async def test_a_stopped_router_has_a_patience_of_its_own(tmp_path: Path) -> Non
         assert time.monotonic() - began >= 3.0
 
 
+@pytest.mark.prove
 async def test_a_starved_worker_is_never_killed_whatever_it_says(tmp_path: Path) -> None:
     """Eight competitors a core leave it a ninth. Alone it is wedged, by its own word."""
     told, times = Told(), Supervision(wedged_s=0.5, stopped_s=0.5, frozen_s=1.0)

@@ -83,6 +83,7 @@ def alone(requests: list[ComputeRequest]) -> dict[str, list[int]]:
     return answers
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

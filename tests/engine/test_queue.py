@@ -157,6 +157,7 @@ arrivals = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrivals=arrivals)
 def test_a_prompt_waits_at_most_for_what_is_due_before_it(
@@ -172,6 +173,7 @@ def test_a_prompt_waits_at_most_for_what_is_due_before_it(
         assert worker.first_at[name] <= bound_s + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrivals=arrivals)
 def test_in_too_little_memory_it_waits_for_those_that_have_begun_besides(
@@ -302,6 +304,7 @@ def test_many_prompts_are_told_in_eight_points_that_split_the_work_evenly() -> N
         assert 0.0 <= later_s - earlier_s < total_s / 6
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     queued=st.lists(st.tuples(st.integers(1, 700), st.floats(0.0, 20.0)), min_size=1, max_size=20),

@@ -37,6 +37,7 @@ def greedy(params: SamplingParams, **context: tuple[int, ...]) -> int:
     return drawn(replace(params, temperature=0.0), num=1, **context)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_frequencies_follow_the_distribution(temperature: float) -> None:
     num = 2500

@@ -59,6 +59,7 @@ def family(name: str, *, n: int = 16, max_tokens: int = LONG, due_s: float = 0.0
     return request(name, prompt, max_tokens=max_tokens, n=n, temperature=1.0, due_s=due_s)
 
 
+@pytest.mark.slow
 def test_a_request_of_many_answers_gives_way_down_to_its_share_and_no_further() -> None:
     rig = Clocked(max_sequences=8)
     rig.add(family("a", n=8))
@@ -93,6 +94,7 @@ def test_answers_that_would_be_above_the_share_do_not_begin_while_others_wait() 
     assert rig.run() == alone([family(name, n=16, max_tokens=4) for name in "abcde"])
 
 
+@pytest.mark.slow
 def test_alone_a_request_runs_all_its_answers() -> None:
     rig = Clocked(max_sequences=4)
     rig.add(family("a", n=16))

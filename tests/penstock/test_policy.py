@@ -159,6 +159,7 @@ def test_a_policy_is_replayed_by_its_rule(penstock: Penstock, write: Write) -> N
     assert penstock(*replay, "--policy", "/nowhere.yaml").code == 2
 
 
+@pytest.mark.slow
 def test_rules_are_listed_and_replayed(penstock: Penstock) -> None:
     """The shipped trace; a rule of a name that does not exist is told the names."""
     listed = penstock("policy", "list", "--json")

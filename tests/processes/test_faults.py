@@ -149,7 +149,9 @@ async def test_a_killed_prefill_worker_costs_no_answer_and_comes_back(tmp_path: 
         assert answer.timeline.recomputes == 0
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "blow", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.prove)]
+)
 async def test_an_answer_goes_on_elsewhere_when_its_decode_worker_falls(
     tmp_path: Path, blow: signal.Signals
 ) -> None:

@@ -159,7 +159,8 @@ MISSHAPEN = {
         "'spec.classes[0].weight' is \"heavy\": give a valid number.",
     ),
     "a weight of the old notation": Broken(
-        classes("{name: a, weight: 1e3}"), "'spec.classes[0].weight' is \"1e3\": give a valid"
+        classes("{name: a, weight: 1e3}"),
+        "'spec.classes[0].weight' is text to YAML: write 1.0e+3.",
     ),
     "a truth as weight": Broken(
         classes("{name: a, weight: true}"), "'spec.classes[0].weight' is true: give a valid number."

@@ -140,6 +140,7 @@ async def test_status_says_what_was_relayed_and_how_good_the_index_was(cluster: 
         assert said.workers[0].actual_hit_tokens == 0
 
 
+@pytest.mark.slow
 async def test_a_new_life_replaces_the_old_one_at_once(cluster: Cluster) -> None:
     async with cluster.worker("d0", faults=Faults(stall_after=0)) as old:
         await cluster.serving(old)
@@ -159,6 +160,7 @@ async def test_a_new_life_replaces_the_old_one_at_once(cluster: Cluster) -> None
                     await register(cluster, old.member)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_says_goodbye_and_stops_is_forgotten(cluster: Cluster) -> None:
     async with cluster.worker("d0") as worker:
         await cluster.serving(worker)

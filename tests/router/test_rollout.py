@@ -100,6 +100,7 @@ def test_strangers_in_the_store_are_refused(data: bytes, said: str) -> None:
         decode_rollout(data, "The store")
 
 
+@pytest.mark.slow
 def test_the_history_is_bounded_kept_with_the_rollout_and_the_latest_is_last(
     first: Rollout,
 ) -> None:

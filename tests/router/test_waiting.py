@@ -153,6 +153,7 @@ async def test_who_waits_leaves_when_it_is_cancelled_or_due(patient: Cluster) ->
         await waiting(patient, 0)
 
 
+@pytest.mark.slow
 async def test_they_go_on_in_due_order_as_far_as_there_is_room(patient: Cluster) -> None:
     """Two workers are away. To the first that is back go as many as it can run, and no more."""
     async with patient.worker("d0") as d0, patient.worker("d1") as d1:

@@ -51,10 +51,12 @@ def test_siblings_wait_for_each_other_and_reuse_what_is_computed() -> None:
     assert report.hit_share == pytest.approx(4 * 4096 / (5 * 4128))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report() -> None:
     assert run(Priced()) == run(Priced())
 
 
+@pytest.mark.slow
 def test_the_default_is_no_worse_than_the_others() -> None:
     default = run(Priced())
     others = [run(rule) for rule in (RoundRobin(), LeastWork(), LMetric(), MooncakeAlgorithm1())]

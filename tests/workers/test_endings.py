@@ -19,6 +19,8 @@ from tests.router.fake_worker import TOKEN
 from tests.workers.local_cluster import LocalCluster, Running
 from tests.workers.test_answers import expected, greedy, prompt_of
 
+pytestmark = pytest.mark.slow
+
 PHASES = ["queue", "prefill", "transfer", "decode"]
 PROMPT = prompt_of(1, 50)
 

@@ -172,6 +172,7 @@ async def test_each_fault_costs_a_recompute_that_says_why(
 
 
 @pytest.mark.slow
+@pytest.mark.prove
 async def test_a_pair_that_stands_still_is_left_alone_until_it_moves(
     checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ from tests.workers.test_answers import VOCAB, expected, prompt_of
 from tests.workers.test_endings import decode
 from tests.workers.test_fetch import address, counted, ids, request
 
+pytestmark = pytest.mark.slow
+
 PROMPT = prompt_of(5, 200)
 SLOT_BYTES = 2 * 8  # K and V of one token in one layer
 
