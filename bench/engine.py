@@ -220,7 +220,9 @@ class Findings:
     notes: list[str]  # on the run as a whole
 
 
-def run(threads: int, rounds: int, num_steps: int, *, makes_peers: bool) -> Findings:
+def run(
+    threads: int, rounds: int, num_steps: int, num_cases: int = len(CASES), *, makes_peers: bool
+) -> Findings:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), ExitStack() as open_:
         directory = Path(scratch)
@@ -246,13 +248,18 @@ def run(threads: int, rounds: int, num_steps: int, *, makes_peers: bool) -> Find
             ways[peer.name] = peer.run
             equal = num_equal(engine, peer)
             notes.append(f"{peer.name}: {equal} of {COMPARED_TOKENS} greedy tokens are the same")
-        return Findings(figures=list(_figures(ways, rounds, num_steps)), notes=notes)
+        return Findings(figures=list(_figures(ways, rounds, num_steps, num_cases)), notes=notes)
 
 
-def _figures(ways: Mapping[str, Run], rounds: int, num_steps: int) -> Iterator[Figure]:
-    for batch, length, decodes in CASES:
+def _figures(
+    ways: Mapping[str, Run], rounds: int, num_steps: int, num_cases: int
+) -> Iterator[Figure]:
+    for batch, length, decodes in CASES[:num_cases]:
         steps = num_steps if decodes else 0
-        yield measure(ways, batch=batch, length=length, num_steps=steps, rounds=rounds)
+        figure = measure(ways, batch=batch, length=length, num_steps=steps, rounds=rounds)
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in figure.rates.items())
+        print(f"{figure.case}: {rates} tokens/s", file=sys.stderr, flush=True)
+        yield figure
 
 
 def _load(directory: Path) -> dict[str, Tensor]:
@@ -280,11 +287,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=32, help="decode steps a round")
     parser.add_argument("--make-peers", action="store_true", help="make vLLM's environment first")
+    parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     about, load = machine.describe(), os.getloadavg()[0]
     print(about)
-    findings = run(args.threads, args.rounds, args.steps, makes_peers=args.make_peers)
+    findings = run(args.threads, args.rounds, args.steps, args.cases, makes_peers=args.make_peers)
     if load + args.threads > (os.cpu_count() or 1) + 0.5:
         print(f"The machine was busy (load {load:.1f}): the ratios mean little.", file=sys.stderr)
     show(findings)
