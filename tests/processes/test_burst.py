@@ -30,20 +30,22 @@ from tests.router.router_process import ROOT
 from tests.workers.test_answers import expected, greedy, prompt_of
 
 BOUND = 1024  # requests in flight
-NUM_TOKENS = 32
+SHORT = 32  # tokens of an answer: some end while others come, and make room for them
+LONG = 160  # none ends before all have come
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("is_busy", "is_timed"),
+    ("num_tokens", "is_busy", "is_timed"),
     [
-        (False, False),
-        pytest.param(False, True, marks=pytest.mark.prove, id="timed"),
-        pytest.param(True, False, marks=pytest.mark.prove, id="busy"),
+        pytest.param(SHORT, False, False, id="short"),
+        pytest.param(LONG, False, False, marks=pytest.mark.prove, id="long"),
+        pytest.param(SHORT, False, True, marks=pytest.mark.prove, id="timed"),
+        pytest.param(SHORT, True, False, marks=pytest.mark.prove, id="busy"),
     ],
 )
 async def test_a_burst_above_the_bound_is_answered_up_to_it(
-    tmp_path: Path, is_busy: bool, is_timed: bool
+    tmp_path: Path, num_tokens: int, is_busy: bool, is_timed: bool
 ) -> None:
     plan = ClusterPlan(
         checkpoint=write_checkpoint(tmp_path),
@@ -59,13 +61,15 @@ async def test_a_burst_above_the_bound_is_answered_up_to_it(
         before = await lives(cluster)
         with burning, idle_connections(cluster.address, 500):
             async with looked_at(cluster, worst):
-                ends = await burst(cluster.address, BOUND + 76)
+                ends = await burst(cluster.address, BOUND + 76, num_tokens)
         after = await lives(cluster)
         placed = await num_placed(cluster)
         logs = (cluster.run_dir / "logs" / "router.log").read_text()
         peak = peak_bytes(cluster.children["router"].pid)
     print(f"{dict(ends)}; the router's peak was {peak / 2**20:.0f} MiB; {worst}")
     assert ends.keys() <= {"whole", "OVERLOADED"}
+    if num_tokens == LONG:
+        assert ends == {"whole": BOUND, "OVERLOADED": 76}
     assert ends["whole"] >= BOUND, "those that come once others have ended are taken on, too"
     assert placed == ends["whole"]
     assert "is gone" not in logs
@@ -125,16 +129,18 @@ def peak_bytes(pid: int) -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
-async def burst(address: str, num: int) -> Counter[str]:
+async def burst(address: str, num: int, num_tokens: int) -> Counter[str]:
     """All at once; how each ended."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = inference_pb2_grpc.InferenceStub(channel)
-        return Counter(await asyncio.gather(*(one(stub, number) for number in range(num))))
+        return Counter(
+            await asyncio.gather(*(one(stub, number, num_tokens) for number in range(num)))
+        )
 
 
-async def one(stub: Any, number: int) -> str:
+async def one(stub: Any, number: int, num_tokens: int) -> str:
     prompt = prompt_of(number, 40)
-    request = greedy(prompt, NUM_TOKENS)
+    request = greedy(prompt, num_tokens)
     got: list[int] = []
     is_whole = False
     try:
@@ -145,4 +151,4 @@ async def one(stub: Any, number: int) -> str:
         failed = failure(error)
         is_refused = failed.retry_after_s is not None and not got
         return failed.reason if is_refused else f"{failed.reason}: {failed.message}"[:100]
-    return "whole" if is_whole and got == expected(prompt, NUM_TOKENS) else "wrong"
+    return "whole" if is_whole and got == expected(prompt, num_tokens) else "wrong"
