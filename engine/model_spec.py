@@ -137,6 +137,8 @@ class ConfigReader:
         return ConfigReader(value, f"'{key}' in {self._source}")
 
     def wrong(self, key: str, value: Any, wanted: str) -> CheckpointError:
+        if value is None:
+            return self.refuse(f"'{key}' is missing, and has no default: give {wanted}.")
         return CheckpointError(
             f"'{key}' in {self._source} must be {wanted}, not {value!r}: check that the "
             "checkpoint is complete and of a supported family."

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from cluster.errors import PenstockError as ClusterError
 from penstock import __version__
 from penstock.cli.exit_codes import CommandError, ExitCode, exit_code
-from penstock.cli.output import tell_error, write
+from penstock.cli.output import discard_output, tell_error, write
 from penstock.errors import PenstockError, UnreachableError
 
 # Command -> module of penstock.cli that defines it.
@@ -118,6 +118,9 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
             command(*arguments, **options)
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            discard_output()
+            raise typer.Exit(ExitCode.UNREAD) from None
         except (CommandError, PenstockError, ClusterError) as error:
             hint = NO_CLUSTER if isinstance(error, UnreachableError) else ""
             tell_error(error, json=bool(options.get("json")), hint=hint)

@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     CUT_OFF = 7  # the answer is incomplete
     UNHEALTHY = 8  # `status`: something does not serve
     INTERRUPTED = 130
+    UNREAD = 141  # who read the output has gone, as after a shell's SIGPIPE
 
 
 class CommandError(Exception):

@@ -77,7 +77,10 @@ def need_secrets(flag: Path | None, address: str) -> Path:
     command where there is none."""
     if flag:
         return flag
-    advice = "start one with 'penstock serve', or give --address and --secrets-file"
+    advice = (
+        "start one with 'penstock serve', or give --secrets-file where its processes were started"
+        " by hand or run elsewhere"
+    )
     return need_note(address, advice).secrets_file
 
 

@@ -77,10 +77,14 @@ def announce(text: str) -> None:
     try:
         write(text)
     except OSError as error:
-        # Else what could not be written is tried again at the end, and fails it.
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        discard_output()
         warn(f"nobody reads this command's output: {error}.")
+
+
+def discard_output() -> None:
+    """Else what could not be written is tried again at the end, and fails it."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def write_json(value: Any) -> None:

@@ -34,7 +34,9 @@ def stop(
     Example: penstock stop -a 127.0.0.1:50051 --now
     """
     where = find_address(address)
-    note = need_note(where, "one that runs elsewhere is stopped there")
+    note = need_note(
+        where, "processes that were started by hand are told by SIGTERM, those elsewhere there"
+    )
     say(f"Stopping {note.address} (pid {note.pid}).")
     if not _has_ended(note, timeout, is_urgent=now):
         fail(f"{note.address} has not ended after {timeout:g} s: it drains.", ExitCode.DEADLINE)

@@ -101,7 +101,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "'factor'",
     ),
     "partial rotation": (lambda d: edit_config(d, partial_rotary_factor=0.5), "partial_rotary"),
-    "layers missing in config": (lambda d: edit_config(d, num_hidden_layers=...), "hidden_layers"),
+    "layers missing in config": (
+        lambda d: edit_config(d, num_hidden_layers=...),
+        "hidden_layers' is missing",
+    ),
     "negative size": (lambda d: edit_config(d, hidden_size=-64), "'hidden_size'"),
     "heads that do not share": (lambda d: edit_config(d, num_key_value_heads=3), "evenly"),
     "odd head size": (lambda d: edit_config(d, head_dim=15), "even 'head_dim'"),

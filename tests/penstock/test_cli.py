@@ -163,6 +163,18 @@ def test_ctrl_c_cancels_the_request(server: Any, command: list[str]) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow
+def test_who_reads_no_output_ends_the_command_with_a_code_of_its_own(server: Any) -> None:
+    """A code of 1 would say that the cluster failed."""
+    command = [sys.executable, "-m", "penstock", "models", "-a", server.address]
+    unread, output = os.pipe()
+    os.close(unread)
+    with os.fdopen(output, "w") as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 141
+    assert ended.stderr == ""
+
+
 def test_text_commands(penstock: Penstock, server: Any) -> None:
     address = ("-a", server.address)
     assert penstock("tokenize", "a bb", *address).out == "1 2\n"

@@ -48,6 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("chat --temperature warm", "--temperature"),
         ("detokenize x", "integer"),
         ("models -a http://localhost:50051", "is no address"),
+        ("models -a 50051", "'50051' is a port: give HOST:PORT, as 127.0.0.1:50051"),
         ("explain", "Missing argument"),
         ("version --frobnicate", "No such option"),
     ],
