@@ -136,6 +136,7 @@ async def _serve(cluster: LocalCluster, json: bool) -> None:
                 await cluster.supervise(until=stop.wait())
             say("Draining; Ctrl-C once more ends at once.")
     except asyncio.CancelledError:
+        say("Stopped before it was ready.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     say("Stopped.")
     logger.info("stopped")
