@@ -13,12 +13,12 @@ def with_port(address: str) -> str:
     is left to gRPC. Raises InvalidRequestError for what is no HOST:PORT."""
     if address.startswith(_SCHEMES):
         return address
-    host, port = _split(address)
     if address.isdecimal():
         raise InvalidRequestError(
             f"'{address[:200]}' is a port: give HOST:PORT, as 127.0.0.1:{address[:5]}.",
             metadata={"field": "address"},
         )
+    host, port = _split(address)
     if not host or not (port.isdecimal() and port.isascii() and 0 < int(port) < 65_536):
         raise InvalidRequestError(
             f"'{address[:200]}' is no address: give HOST or HOST:PORT, as 127.0.0.1:{DEFAULT_PORT}"

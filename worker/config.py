@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from cluster.addresses import Endpoint
 from cluster.config import check_range
 from cluster.errors import ConfigError
 from cluster.log import FILE_BYTES, LogFormat, LogLevel
@@ -19,7 +20,6 @@ _COUNTS = (
     "max_batch_tokens",
     "tcp_streams",
 )
-_ANY_HOST = ("", "0.0.0.0", "::")
 MAX_PORT = 65535
 MAX_THREADS: Final = 1024  # of a worker's engine: OpenMP dies of many more
 
@@ -88,5 +88,8 @@ class WorkerConfig:
 
 def _is_dialled(address: str) -> bool:
     """Whether it may stand for one process: others dial what is written."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]") not in _ANY_HOST and port.isdecimal() and int(port) <= MAX_PORT
+    try:
+        endpoint = Endpoint.parse(address)
+    except ConfigError:
+        return False
+    return endpoint == endpoint.to_dial
