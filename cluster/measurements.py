@@ -6,7 +6,6 @@ another, up to so many. Knows nothing of what was timed, nor what is concluded f
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ from typing import Any
 
 from cluster import host
 from cluster.lateness import Limit
+from cluster.lock import lock
 
 Timings = Mapping[str, Sequence[float]]  # by candidate: seconds, case by case
 
@@ -113,34 +113,24 @@ class Measurements:
 
     @contextlib.contextmanager
     def _turn(self, limit_s: float) -> Iterator[None]:
-        lock = self._locked(limit_s)
+        held = self._locked(limit_s)
         try:
             yield
         finally:
-            if lock is not None:
-                os.close(lock)
+            if held is not None:
+                os.close(held)
 
     def _locked(self, limit_s: float) -> int | None:
         if self._folder is None:
             return None
+        limit = Limit(limit_s)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
+            while (held := lock(self._path("lock"))) is None:
+                time.sleep(min(LOOK_S, limit.pause_s()))
+        except OSError:  # the time is over, or a file system without locks
             return None
-        limit = Limit(limit_s)
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return lock
-            except OSError as error:
-                try:
-                    if not isinstance(error, BlockingIOError):
-                        raise TimeoutError from error  # a file system without locks
-                    time.sleep(min(LOOK_S, limit.pause_s()))
-                except TimeoutError:
-                    os.close(lock)
-                    return None
+        return held
 
     def _path(self, suffix: str) -> Path:
         """A home may be shared by machines that are not alike."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy.lock import is_locked, lock
+from cluster.lock import is_locked, lock
 
 LOCK = "lock"
 MAX_KEPT = 20  # with the one that begins

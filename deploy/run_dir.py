@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from cluster.errors import StartupError
-from deploy.lock import lock
+from cluster.lock import lock
 
 PREFIX = "penstock-"
 MEMORY = Path("/dev/shm")

@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.host import machine
-from deploy.lock import is_locked, lock
+from cluster.lock import is_locked, lock
 
 FOLDER = "clusters"
 MAX_BYTES = 1 << 14
