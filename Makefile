@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Each target makes .venv first where it is missing.
 # `make TORCH_INDEX=<url> ...` and `make ALLOW_CUDA=1 ...`: see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test quick prove check format reference bench bench-kv bench-router bench-fidelity bench-simulator clean
+.PHONY: help install serve demo test quick prove check format reference bench bench-kv bench-router bench-fidelity bench-simulator bench-placement bench-disaggregate bench-planner clean
 SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
@@ -56,6 +56,15 @@ bench-fidelity: install  ## the simulator beside real local clusters (ARGS="--he
 
 bench-simulator: install  ## a million requests on 100 workers, in processor seconds (ARGS="--help")
 	$(run) -m bench.simulator_speed $(ARGS)
+
+bench-disaggregate: install  ## auto beside always and never splitting, in every split of 8 workers (ARGS="--help")
+	$(run) -m bench.disaggregate $(ARGS)
+
+bench-planner: install  ## the planner beside the best fixed number of workers (ARGS="--help")
+	$(run) -m bench.planner $(ARGS)
+
+bench-placement: install  ## the default placement rule beside the best of each cell (ARGS="--help")
+	$(run) -m bench.placement $(ARGS)
 
 bench-router: install  ## what a decision, an event, a request cost the router (ARGS="--help")
 	$(run) -m bench.router $(ARGS)

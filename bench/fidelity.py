@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,20 +27,29 @@ from bench.fidelity_cluster import (
     overheads,
     reported,
     until_converged,
+    until_idle,
 )
 from bench.fidelity_workloads import GRAIN, WORKLOADS, Asked, Sizes, as_trace, cold, later
 from bench.machine import Others, describe
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan, Part
+from router.policy import Policy
+from router.policy_file.kind import POLICY
 from simulator.fitted import fitted
 from simulator.report import Samples
-from simulator.run import Simulation
+from simulator.run import DEFAULT_POLICY, Simulation
 from simulator.setting import Setting, WorkerMake
 
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "penstock-tiny"
-COSTS = {
+Costs = Mapping[str, Mapping[str, float]]
+COSTS: Costs = {
     "prefill": {"c0": 0.02, "c1": 4e-4, "c3": 2e-8},
     "decode": {"d0": 0.025, "d1": 1e-7, "d2": 5e-4},
+}
+# Of a 70-billion model on four GPUs, twice as fast, a token for 32: prompts of 17,000 tokens.
+HERD_COSTS: Costs = {
+    "prefill": {"c0": 0.0094, "c1": 1.28e-3, "c2": 4.3e-5, "c3": 3.8e-7},
+    "decode": {"d0": 0.009, "d1": 6.4e-7, "d2": 2.5e-5},
 }
 NUM_BEFORE, PAUSE_S = 60, 10.0
 MAX_OTHERS, MAX_TRIES = 0.1, 3
@@ -56,6 +66,8 @@ class Case:
     name: str
     plan: ClusterPlan
     sizes: Mapping[str, Sizes]  # by workload
+    usual: Sizes  # of the prompts by which costs and overheads become known
+    policy: Policy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +79,7 @@ class Pair:
     real_hits: int
     simulated_hits: int
     num_prompt_tokens: int
+    num_computed: Mapping[str, int]  # prompts of the real run, by who computed them
     others: float  # what others took of the machine meanwhile
 
     @property
@@ -82,26 +95,50 @@ class Pair:
 
 
 def timed_case() -> Case:
-    commands = {
-        part: (sys.executable, "-P", "-m", "bench.timed_worker", str(part), json.dumps(COSTS))
-        for part in (Part.PREFILL, Part.DECODE)
-    }
-    plan = ClusterPlan(
-        checkpoint=SHIPPED_MODEL,
-        num_prefill=2,
-        num_decode=3,
-        num_blocks=2048,
-        block_size=GRAIN,
-        hash_grain=GRAIN,
-        worker={"engine": "echo"},
-        commands=commands,
-    )
     sizes = {
         "cold": Sizes(rate=6.0),
         "conversations": Sizes(rate=16.0),
         "bursts": Sizes(rate=24.0, num_requests=240),
     }
-    return Case(name="timed", plan=plan, sizes=sizes)
+    plan = timed_plan(COSTS, num_prefill=2, num_decode=3)
+    return Case(name="timed", plan=plan, sizes=sizes, usual=sizes["cold"])
+
+
+def herd_case(
+    *, policy_file: Path | None = None, bytes_per_s: float | None = None, **router: Any
+) -> Case:
+    """32 at once, who together would keep one worker busy for two seconds. `bytes_per_s`: of a
+    link; None: as fast as this machine copies."""
+    costs = dict(HERD_COSTS)
+    if bytes_per_s is not None:
+        costs["link"] = {"bytes_per_s": bytes_per_s}
+    if policy_file is not None:
+        router["policy_file"] = str(policy_file)
+    sizes = Sizes(rate=0.5, num_requests=32, prompt_tokens=33 * GRAIN, output_tokens=16)
+    return Case(
+        name="herd",
+        plan=timed_plan(costs, num_prefill=2, num_decode=2, router=router),
+        sizes={"herd": sizes, "herd_behind_one": sizes},
+        usual=Sizes(rate=12.0, prompt_tokens=2 * GRAIN, output_tokens=2),
+        policy=POLICY.load(policy_file).policy() if policy_file else DEFAULT_POLICY,
+    )
+
+
+def timed_plan(costs: Costs, **changes: Any) -> ClusterPlan:
+    """Of workers whose engines only take their time."""
+    commands = {
+        part: (sys.executable, "-P", "-m", "bench.timed_worker", str(part), json.dumps(costs))
+        for part in (Part.PREFILL, Part.DECODE)
+    }
+    return ClusterPlan(
+        checkpoint=SHIPPED_MODEL,
+        num_blocks=2048,
+        block_size=GRAIN,
+        hash_grain=GRAIN,
+        worker={"engine": "echo"},
+        commands=commands,
+        **changes,
+    )
 
 
 def torch_case() -> Case:
@@ -118,10 +155,10 @@ def torch_case() -> Case:
         "conversations": Sizes(rate=6.0, prompt_tokens=800),
         "bursts": Sizes(rate=8.0, num_requests=160, prompt_tokens=1000),
     }
-    return Case(name="torch", plan=plan, sizes=sizes)
+    return Case(name="torch", plan=plan, sizes=sizes, usual=sizes["cold"])
 
 
-CASES = {"torch": torch_case, "timed": timed_case}
+CASES = {"torch": torch_case, "timed": timed_case, "herd": herd_case}
 
 
 async def compare(
@@ -131,53 +168,63 @@ async def compare(
     chances = random.Random(seed)
     pairs: dict[str, list[Pair]] = {name: [] for name in workloads}
     async with LocalCluster(case.plan, say=say) as cluster:
-        await until_converged(cluster, case.sizes["cold"], chances, say)
+        await until_converged(cluster, case.usual, chances, say)
         for number in range(num):
-            around = await overheads(cluster.address, BASE, case.sizes["cold"], chances)
+            around = await overheads(cluster.address, BASE, case.usual, chances)
             say(f"{case.name}, run {number + 1} of {num}: {_in_ms(asdict(around))}")
             for name in workloads:
-                pairs[name].append(await _quiet(cluster, around, name, case.sizes[name], chances))
+                pairs[name].append(await quiet(case, cluster, around, name, chances))
     return pairs
 
 
-async def _quiet(
-    cluster: LocalCluster, around: Overheads, name: str, sizes: Sizes, chances: random.Random
+async def quiet(
+    case: Case, cluster: LocalCluster, around: Overheads, name: str, chances: random.Random
 ) -> Pair:
     """One run during which others left the machine alone; else the least disturbed of some."""
     tries = []
     for _ in range(MAX_TRIES):
-        tries.append(await _pair(cluster, around, name, sizes, chances))
+        tries.append(await run_once(case, cluster, around, name, chances))
         say(f"  {name}: {_as_text(tries[-1])}")
         if tries[-1].others <= MAX_OTHERS:
             break
     return min(tries, key=lambda pair: pair.others)
 
 
-async def _pair(
-    cluster: LocalCluster, around: Overheads, name: str, sizes: Sizes, chances: random.Random
+async def run_once(
+    case: Case, cluster: LocalCluster, around: Overheads, name: str, chances: random.Random
 ) -> Pair:
-    asked = WORKLOADS[name](sizes, chances)
+    """On both sides; whatever others do meanwhile."""
+    asked = WORKLOADS[name](case.sizes[name], chances)
+    await until_idle(cluster)
     others = Others([os.getpid(), *(child.pid for child in cluster.children.values())])
     measured = await ask(cluster.address, asked)
     share = others.share
     base = replace(BASE, **asdict(during(around, asked, measured)))
-    before = cold(replace(sizes, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
-    samples = simulated(asked, fitted(base, await reported(cluster)), before)
+    before = cold(replace(case.usual, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
+    setting = fitted(base, await reported(cluster))
+    samples = simulated(asked, setting, before, policy=case.policy)
     return Pair(
         real_ttft_s=fmean(each.ttft_s for each in measured),
         simulated_ttft_s=fmean(samples.ttft_s),
         real_hits=sum(each.cached_tokens for each in measured),
         simulated_hits=sum(samples.hit_tokens),
         num_prompt_tokens=sum(len(each.prompt) for each in asked),
+        num_computed=Counter(each.prefill_worker or each.decode_worker for each in measured),
         others=share,
     )
 
 
-def simulated(asked: Sequence[Asked], setting: Setting, before: Sequence[Asked] = ()) -> Samples:
+def simulated(
+    asked: Sequence[Asked],
+    setting: Setting,
+    before: Sequence[Asked] = (),
+    *,
+    policy: Policy = DEFAULT_POLICY,
+) -> Samples:
     """Of these requests. `before` come first, for the router to learn from as the real one has."""
     begin_s = before[-1].arrival_s + PAUSE_S if before else 0.0
     trace = as_trace("", [*before, *later(asked, begin_s)], GRAIN)
-    simulation = Simulation(trace, setting)
+    simulation = Simulation(trace, setting, policy=policy)
     simulation.run()
     samples = simulation.samples()
     counted = [index for index, at_s in enumerate(samples.arrival_s) if at_s >= begin_s]
@@ -230,6 +277,7 @@ def _as_text(pair: Pair) -> str:
     return (
         f"TTFT {1e3 * pair.real_ttft_s:.1f} ms, simulated {1e3 * pair.simulated_ttft_s:.1f};"
         f" hits {pair.real_hits}, simulated {pair.simulated_hits};"
+        f" computed by {dict(pair.num_computed)};"
         f" others took {100 * pair.others:.0f} % of the machine"
     )
 
@@ -253,8 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(describe())
     report = {}
     for name in flags.case or CASES:
-        workloads = flags.workload or list(WORKLOADS)
-        compared = compare(CASES[name](), workloads, num=flags.runs, seed=flags.seed)
+        case = CASES[name]()
+        workloads = [each for each in flags.workload or case.sizes if each in case.sizes]
+        compared = compare(case, workloads, num=flags.runs, seed=flags.seed)
         report[name] = {
             workload: summary(pairs) for workload, pairs in asyncio.run(compared).items()
         }

@@ -4,6 +4,7 @@ between processes besides the work that they predict."""
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
@@ -63,12 +64,25 @@ async def ask(address: str, asked: Sequence[Asked]) -> list[Measured]:
 async def reported(cluster: LocalCluster) -> list[Reported]:
     """What each worker says of itself now."""
     await asyncio.sleep(_REPORTED_S)
+    return await _status(cluster)
+
+
+async def _status(cluster: LocalCluster) -> list[Reported]:
+    """As of the last reports."""
     token = load_secrets(cluster.secrets_file).cluster_token
     async with open_channel(cluster.address, token) as channel:
         reply: worker_pb2.StatusResponse = await channel.unary(
             "penstock.v1.Cluster", "Status", worker_pb2.StatusRequest(), timeout_s=5.0
         )
     return [(member_from_pb(w.member), load_report_from_pb(w.load)) for w in reply.workers]
+
+
+async def until_idle(cluster: LocalCluster) -> None:
+    """Until all that were served are in no report any more: routers count them that long."""
+    while True:
+        await asyncio.sleep(REPORT_INTERVAL_S / 4)
+        if not any(load.num_running + load.num_waiting for _, load in await _status(cluster)):
+            return
 
 
 async def until_converged(
@@ -102,20 +116,16 @@ async def overheads(
     alone = []
     for each in cold(replace(sizes, num_requests=num_alone), chances):
         alone += await ask(address, [replace(each, arrival_s=0.0)])
-    together = []
+    alone_s, doors = median(map(_door_s, alone)), []
     small = replace(sizes, num_requests=_NUM_TOGETHER, prompt_tokens=GRAIN, output_tokens=1)
     for _ in range(_NUM_BURSTS):
         burst = [replace(each, arrival_s=0.0) for each in cold(small, chances)]
-        together += await ask(address, burst)
-    # Those that come together share the router's loop.
-    door_alone_s = median(map(_door_s, alone))
-    waited_s = fmean(map(_door_s, together)) - door_alone_s
-    door_s = min(max(0.0, waited_s / (_NUM_TOGETHER - 1)), door_alone_s)
-    return _fitted(alone, door_s, setting.message_s)
+        doors.append(_each_door_s(alone_s, await ask(address, burst)))
+    return _fitted(alone, fmean(doors), setting.message_s)
 
 
 def during(around: Overheads, asked: Sequence[Asked], measured: Sequence[Measured]) -> Overheads:
-    """The same under this run's load, as far as requests came by themselves."""
+    """The same under this run's load, as far as requests came by themselves or at once."""
     arrivals = [-inf, *(each.arrival_s for each in asked), inf]
     alone = [
         each
@@ -124,9 +134,21 @@ def during(around: Overheads, asked: Sequence[Asked], measured: Sequence[Measure
         )
         if min(now - before, after - now) > _ALONE_S
     ]
-    if len(alone) < _FEWEST_ALONE:
-        return around
-    return _fitted(alone, around.door_s, around.message_s)
+    if len(alone) >= _FEWEST_ALONE:
+        return _fitted(alone, around.door_s, around.message_s)
+    at_once: dict[float, list[Measured]] = defaultdict(list)
+    for one, each in zip(asked, measured, strict=True):
+        at_once[one.arrival_s].append(each)
+    alone_s = around.client_s + around.door_s + 2 * around.message_s
+    doors = [_each_door_s(alone_s, each) for each in at_once.values() if len(each) > 1]
+    return replace(around, door_s=median(doors)) if doors else around
+
+
+def _each_door_s(alone_s: float, together: Sequence[Measured]) -> float:
+    """Of requests that come together, which go through the router's loop one after another, where
+    one by itself takes `alone_s` in all."""
+    waited_s = fmean(map(_door_s, together)) - alone_s
+    return min(max(0.0, 2 * waited_s / (len(together) - 1)), alone_s)
 
 
 def _fitted(alone: Sequence[Measured], door_s: float, message_s: float) -> Overheads:

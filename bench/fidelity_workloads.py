@@ -78,10 +78,31 @@ def bursts(sizes: Sizes, chances: random.Random) -> list[Asked]:
     return asked
 
 
+def herd(sizes: Sizes, chances: random.Random) -> list[Asked]:
+    """All at once behind one long prefix that nobody holds; the last grain is each one's own."""
+    shared = _draw(sizes.prompt_tokens - GRAIN, chances)
+    return [
+        Asked(
+            arrival_s=0.0,
+            prompt=shared + _draw(GRAIN, chances),
+            num_output=_about(sizes.output_tokens, chances),
+        )
+        for _ in range(sizes.num_requests)
+    ]
+
+
+def herd_behind_one(sizes: Sizes, chances: random.Random) -> list[Asked]:
+    """The same, a while after the first: one worker holds the prefix when the others come."""
+    first, *others = herd(sizes, chances)
+    return [replace(first, num_output=1), *later(others, 1.0 / sizes.rate)]
+
+
 WORKLOADS: Mapping[str, Workload] = {
     "cold": cold,
     "conversations": conversations,
     "bursts": bursts,
+    "herd": herd,
+    "herd_behind_one": herd_behind_one,
 }
 
 

@@ -18,7 +18,7 @@ from bench.random_llama import LlamaShape, write_random_llama
 from cluster.secrets import load_secrets
 from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
-from deploy.vitals import until_all_serve
+from deploy.vitals import all_of, until_serving
 from penstock import AsyncClient
 from penstock.load.generator import NO_RETRIES, Load, measure
 from penstock.load.report import Measured
@@ -188,8 +188,8 @@ async def _kill(cluster: LocalCluster, name: str) -> None:
     async with asyncio.timeout(RESTART_S):
         while cluster.num_restarts == num_restarts:  # noqa: ASYNC110 - another process starts
             await asyncio.sleep(0.02)
-        token = load_secrets(cluster.secrets_file).cluster_token
-        await until_all_serve(router, token, ["prefill-0", "decode-0"])
+        secrets = load_secrets(cluster.secrets_file)
+        await until_serving(router, secrets, all_of(["prefill-0", "decode-0"]))
 
 
 def _cost(setting: Setting, prompt_tokens: int, requests: Sequence[Measured]) -> Cost:

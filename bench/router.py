@@ -50,8 +50,8 @@ class Time:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionTimes:
     setting: Setting
-    match: Time  # what each worker holds, and what it will hold
     snapshot: Time  # the pool frozen, what was reported and placed since the last one put in
+    match: Time  # what each worker holds, and what it will hold
     price: Time
     choose: Time
     decision: Time  # all of these
@@ -97,31 +97,33 @@ def _timed_parts(deployment: Deployment, ask: Ask, clock: Clock) -> dict[str, fl
     placer, now = deployment.placer, deployment.now
     live = placer.generations.active
     began = clock()
-    request = _request(deployment, ask)
-    matched = clock()
     snapshot = placer.pool.snapshot(now)
     frozen = clock()
+    request = _request(deployment, ask, snapshot)
+    matched = clock()
     place(request, snapshot, live.state, live.policy)
     placed = clock()
     price_s = _price_s(request, snapshot, deployment, clock)
     return {
-        "match": matched - began,
-        "snapshot": frozen - matched,
+        "match": matched - frozen,
+        "snapshot": frozen - began,
         "price": price_s,
-        "choose": max(0.0, placed - frozen - price_s),
+        "choose": max(0.0, placed - matched - price_s),
         "decision": placed - began,
     }
 
 
-def _request(deployment: Deployment, ask: Ask) -> PlacementRequest:
-    placer = deployment.placer
-    ready = placer.index.match(ask.hashes)
+def _request(deployment: Deployment, ask: Ask, snapshot: PoolSnapshot) -> PlacementRequest:
+    placer, loads = deployment.placer, snapshot.loads
+    ends = placer.index.match(ask.hashes)
+    num_ready = placer.index.numbering.column(ends, loads.positions)
+    expected = placer.speculation.match(ask.hashes, ends, deployment.now)
     return PlacementRequest(
         num_prompt_tokens=ask.num_prompt_tokens,
         max_tokens=ask.max_tokens,
         grain_tokens=deployment.setting.grain,
-        num_ready=ready,
-        num_expected=placer.speculation.match(ask.hashes, ready, deployment.now),
+        num_ready=num_ready,
+        num_held=loads.column_of(expected, num_ready) if expected else None,
     )
 
 
@@ -175,7 +177,7 @@ def table(result: Result) -> str:
     lines = [
         f"{'µs: p50 (p99)':38}" + "".join(f"{_title(d.setting):>24}" for d in result.decisions)
     ]
-    for name in ("match", "snapshot", "price", "choose", "decision", "placed"):
+    for name in ("snapshot", "match", "price", "choose", "decision", "placed"):
         times = [getattr(each, name) for each in result.decisions]
         lines.append(
             f"{name:38}" + "".join(f"{t.p50:14,.0f} {f'({t.p99:,.0f})':>9}" for t in times)

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.cluster_file.local import SHIPPED_MODEL
 from penstock.cli.app import run
-from penstock.cli.cluster_options import SHIPPED_MODEL
 
 
 def main(arguments: Sequence[str]) -> None:

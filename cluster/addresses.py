@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from cluster.errors import ConfigError
 
@@ -34,8 +35,12 @@ class Endpoint(NamedTuple):
     @property
     def to_dial(self) -> "Endpoint":
         """From this machine: a socket on all addresses is reached by the loopback."""
-        is_any = self.host == "" or (_is_number(self.host) and ip_address(self.host).is_unspecified)
-        return Endpoint("127.0.0.1", self.port) if is_any else self
+        return Endpoint("127.0.0.1", self.port) if self.is_any else self
+
+    @property
+    def is_any(self) -> bool:
+        """Whether it is no address, but all of a machine's."""
+        return not self.host or (_is_number(self.host) and ip_address(self.host).is_unspecified)
 
     def is_reached_by(self, asked: "Endpoint") -> bool:
         """Whether who dials `asked` on this machine reaches what listens here."""
@@ -46,10 +51,71 @@ class Endpoint(NamedTuple):
         return any(map(is_own, theirs)) if is_any else not ours.isdisjoint(theirs)
 
     @property
+    def is_loopback(self) -> bool:
+        """As it is written; see `is_loopback`."""
+        return is_loopback(self.host)
+
+    @property
     def is_open_to_others(self) -> bool:
         """Than this machine. A name that means nothing is one that nobody can tell."""
         found = resolve(self.host)
         return not found or any(not each.is_loopback for each in found)
+
+
+def is_host(text: str) -> bool:
+    """Whether it is written as a name or a number, without brackets and port."""
+    labels = text.removesuffix(".").split(".")
+    is_name = len(text) <= 253 and all(
+        0 < len(each) <= 63 and each.replace("-", "").replace("_", "").isalnum() for each in labels
+    )
+    return _is_number(text) or (is_name and text.isascii())
+
+
+def is_loopback(host: str) -> bool:
+    """By what is written: a name may mean something else on another machine."""
+    return host == "localhost" or (_is_number(host) and ip_address(host).is_loopback)
+
+
+def is_loopback_address(address: str) -> bool:
+    """The same of HOST:PORT, or of anything else that gRPC dials."""
+    return is_loopback(address.rpartition(":")[0].strip("[]"))
+
+
+def host_of_peer(peer: str) -> str:
+    """The address that a caller's connection comes from, without its port. `peer`: as gRPC writes
+    it, `ipv6:%5B::1%5D:4711`."""
+    _, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]") or unquote(peer)
+
+
+def advertised(listens: Endpoint, host: str | None) -> Endpoint:
+    """How others reach what listens there: by `host`, else as it listens, else by an address of
+    this machine towards others.
+
+    Raises ConfigError where no other process could dial it, or would not come by the way (TLS or
+    not) that is spoken there.
+    """
+    if host is None and listens.is_any:
+        families = (6, 4) if ":" in listens.host else (4,)
+        found = [each for each in outward() if ip_address(each).version in families]
+        if not found:
+            raise ConfigError(
+                f"'address' is '{listens}', all of this machine's, and none that others reach was"
+                " found: give theirs for it as 'advertise'."
+            )
+        host = found[0]
+    theirs = Endpoint(listens.host if host is None else host, listens.port)
+    if theirs.is_any or not is_host(theirs.host):
+        raise ConfigError(
+            f"'advertise' is '{theirs.host[:80]}', which nobody can dial: give a host's name or its"
+            " address, without a port."
+        )
+    if theirs.is_loopback != listens.is_loopback:
+        raise ConfigError(
+            f"'address' is '{listens}' and 'advertise' '{host}': one of them is for this machine"
+            " alone, so what is dialled is not what listens; give both for others, or neither."
+        )
+    return theirs
 
 
 def resolve(host: str) -> frozenset[Ip]:

@@ -18,9 +18,11 @@ import grpc.aio
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
+from cluster.authority import PLAIN, Credentials, Identity
 from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
 from cluster.proof import ANYONE
-from cluster.status import from_rpc_error, from_status
+from cluster.status import from_status
+from cluster.tls import from_call, secure_channel
 from cluster.visitor import Visitor
 
 # Imported so that the descriptor pool knows the services by name: these, and health.
@@ -108,10 +110,20 @@ class _Asked:
 class Channel:
     """A connection to one peer, made when first used and remade by gRPC when lost."""
 
-    def __init__(self, address: str, token: str | None, audience: str, options: Options) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str | None,
+        audience: str,
+        options: Options,
+        identity: Identity | None = None,
+    ) -> None:
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=options)
-        self._visitor = None if token is None else Visitor(self._channel, address, token, audience)
+        self._is_tls = identity is not None
+        self._channel = secure_channel(address, identity, options)
+        self._visitor: Visitor | None = None
+        if token is not None:
+            self._visitor = Visitor(self._channel, address, token, audience, is_tls=self._is_tls)
         self._callables: dict[tuple[str, bool], Any] = {}
 
     async def unary(
@@ -208,7 +220,7 @@ class Channel:
     def _translated(self, error: Exception) -> PenstockError:
         if not isinstance(error, grpc.aio.AioRpcError):
             return WorkerLost(f"The channel to {self.address} is closed.")
-        failure = from_rpc_error(error)
+        failure = from_call(error, is_tls=self._is_tls)
         return failure if self._visitor is None else self._visitor.failed(failure)
 
     def _callable(self, asked: _Asked) -> Any:
@@ -332,11 +344,14 @@ def open_channel(
     token: str | None = None,
     audience: str = ANYONE,
     *,
+    credentials: Credentials = PLAIN,
     max_receive_bytes: int = INTERNAL_MESSAGE_BYTES,
 ) -> Channel:
     """A channel to `address`. With the cluster's token both ends prove that they have it before
-    a call is made, and the other that it is the `audience`. Needs a running loop."""
-    return Channel(address, token, audience, channel_options(max_receive_bytes))
+    a call is made, and the other that it is the `audience`. Beyond loopback under TLS, where the
+    credentials can. Needs a running loop."""
+    options = channel_options(max_receive_bytes)
+    return Channel(address, token, audience, options, credentials.at(address))
 
 
 def _serialized(message: Message | bytes) -> bytes:

@@ -1,7 +1,6 @@
 """Protobuf messages to the values of `cluster/types.py`, and back. Knows the wire, no policy.
 
-What a peer sent wrongly is an `InvalidRequest` that names the field. Floats of parameters are
-32 bits wide on the wire, so a value that was once on it stays the same for ever.
+What a peer sent wrongly is an `InvalidRequest` that names the field.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from typing import Final
 from cluster.block_hash import HASH_BYTES, split_hashes
 from cluster.errors import InvalidRequest
 from cluster.pair_codec import pair_report_from_pb, pair_report_to_pb
+from cluster.params_codec import params_from_pb, params_to_pb
 from cluster.prediction_codec import (
     backlog_from_pb,
     backlog_to_pb,
@@ -22,22 +22,23 @@ from cluster.prediction_codec import (
     links_to_pb,
     prefill_cost_from_pb,
     prefill_cost_to_pb,
+    share_from_pb,
 )
 from cluster.types import (
     CacheChange,
     ComputeRequest,
     FinishReason,
-    GenerationParams,
     GrainHash,
     LoadReport,
     SampledToken,
-    SamplingParams,
     TokenLogprob,
     WorkerAddress,
 )
 from cluster.worker_codec import (
     address_from_pb,
     address_to_pb,
+    drain_report_from_pb,
+    drain_report_to_pb,
     fingerprint_from_pb,
     fingerprint_to_pb,
     member_from_pb,
@@ -81,70 +82,6 @@ FINISH_REASONS: Final = {
 _FINISH_REASONS_BACK: Final[dict[int, FinishReason]] = {
     number: reason for reason, number in FINISH_REASONS.items()
 }
-
-
-# Parameters
-
-
-def params_to_pb(params: GenerationParams) -> worker_pb2.ResolvedParams:
-    sampling = params.sampling
-    message = worker_pb2.ResolvedParams(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        frequency_penalty=sampling.frequency_penalty,
-        presence_penalty=sampling.presence_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        seed=sampling.seed,
-        logit_bias=dict(sampling.logit_bias),
-        allowed_token_ids=sampling.allowed_token_ids,
-        bad_token_ids=sampling.bad_token_ids,
-        max_tokens=params.max_tokens,
-        min_tokens=sampling.min_tokens,
-        stop_strings=params.stop_strings,
-        stop_token_ids=sampling.stop_token_ids,
-        include_stop_string=params.include_stop_string,
-        skip_special_tokens=params.skip_special_tokens,
-        logprobs=sampling.num_logprobs,
-        prompt_logprobs=sampling.num_prompt_logprobs,
-        n=params.num_choices,
-        priority=params.priority,
-    )
-    return message
-
-
-def params_from_pb(message: worker_pb2.ResolvedParams) -> GenerationParams:
-    return GenerationParams(
-        sampling=_sampling_from_pb(message),
-        max_tokens=message.max_tokens,
-        stop_strings=tuple(message.stop_strings),
-        include_stop_string=message.include_stop_string,
-        skip_special_tokens=message.skip_special_tokens,
-        num_choices=message.n,
-        priority=message.priority,
-    )
-
-
-def _sampling_from_pb(message: worker_pb2.ResolvedParams) -> SamplingParams:
-    prompt_logprobs = message.prompt_logprobs if message.HasField("prompt_logprobs") else None
-    return SamplingParams(
-        seed=message.seed,
-        temperature=message.temperature,
-        top_k=message.top_k,
-        top_p=message.top_p,
-        min_p=message.min_p,
-        frequency_penalty=message.frequency_penalty,
-        presence_penalty=message.presence_penalty,
-        repetition_penalty=message.repetition_penalty,
-        logit_bias=tuple(sorted(message.logit_bias.items())),
-        allowed_token_ids=tuple(message.allowed_token_ids),
-        bad_token_ids=tuple(message.bad_token_ids),
-        min_tokens=message.min_tokens,
-        stop_token_ids=tuple(message.stop_token_ids),
-        num_logprobs=message.logprobs if message.HasField("logprobs") else None,
-        num_prompt_logprobs=prompt_logprobs,
-    )
 
 
 # Requests as workers see them
@@ -203,7 +140,8 @@ def compute_request_from_pb(
     message: worker_pb2.DecodeRequest | worker_pb2.PrefillStart, *, hash_key: bytes
 ) -> ComputeRequest:
     """The other end of both; the worker reads its peer's address with `address_from_pb`."""
-    num_choices = message.params.n
+    params = params_from_pb(message.params)
+    num_choices = params.num_choices
     if not message.request_id or not message.prompt_token_ids or num_choices < 1:
         raise InvalidRequest("request_id", "A request id, a prompt and n are required.")
     if len(message.emitted) not in (0, num_choices):
@@ -213,7 +151,7 @@ def compute_request_from_pb(
     return ComputeRequest(
         request_id=message.request_id,
         prompt_ids=list(message.prompt_token_ids),
-        params=params_from_pb(message.params),
+        params=params,
         hash_key=hash_key,
         emitted=tuple(tuple(choice.token_ids) for choice in message.emitted),
         due_s=due_s_from_pb(message.due_seconds),
@@ -293,6 +231,7 @@ def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
         running_context_tokens=report.num_context_tokens,
         num_free_blocks=report.num_free_blocks,
         num_unused_blocks=report.num_unused_blocks,
+        tail_reuse=report.tail_reuse,
         num_blocks=report.num_blocks,
         num_quarantined_blocks=report.num_quarantined_blocks,
         claimed_tokens=report.num_claimed_tokens,
@@ -303,6 +242,8 @@ def load_report_to_pb(report: LoadReport) -> worker_pb2.LoadReport:
         decode_error=errors_to_pb(report.decode_error),
         serving=report.is_serving,
         draining=report.is_draining,
+        drain=drain_report_to_pb(report.drain) if report.drain is not None else None,
+        open_calls=report.num_open_calls,
         step_age_seconds=report.step_age_s,
         request_ids=report.request_ids,
         counters=report.counters,
@@ -322,6 +263,7 @@ def load_report_from_pb(message: worker_pb2.LoadReport) -> LoadReport:
         num_context_tokens=message.running_context_tokens,
         num_free_blocks=message.num_free_blocks,
         num_unused_blocks=message.num_unused_blocks,
+        tail_reuse=share_from_pb("tail_reuse", message.tail_reuse),
         num_blocks=message.num_blocks,
         num_quarantined_blocks=message.num_quarantined_blocks,
         num_claimed_tokens=message.claimed_tokens,
@@ -332,6 +274,8 @@ def load_report_from_pb(message: worker_pb2.LoadReport) -> LoadReport:
         decode_error=errors_from_pb("decode_error", message),
         is_serving=message.serving,
         is_draining=message.draining,
+        drain=drain_report_from_pb(message.drain) if message.HasField("drain") else None,
+        num_open_calls=message.open_calls,
         step_age_s=message.step_age_seconds,
         request_ids=tuple(message.request_ids),
         counters=dict(message.counters),

@@ -4,6 +4,7 @@ type or a missing value is a sentence that names the place. Knows no configurati
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -47,6 +48,10 @@ class InvalidConfig(ConfigError):
         self.wrong = tuple(wrong)
 
 
+class OutOfRange(ConfigError, ValueError):
+    """A number outside of what makes sense; whoever reads the file adds its place."""
+
+
 def load_config(cls: type[T], path: Path) -> T:
     try:
         content = path.read_bytes()
@@ -64,18 +69,15 @@ def parse_config(
     *,
     source: str = "the configuration",
     key_of: Callable[[str], str] = str,
+    passes_over: bool = False,
 ) -> T:
     """`mapping` is what YAML gives: text for enums and paths, lists for tuples. `key_of` says how
-    a field is spelt there."""
+    a field is spelt there. `passes_over`: unknown keys are another release's, and no mistake."""
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"In {source}: give keys with values, not {_shown(mapping)}.")
-    # Nested dataclasses inherit these settings only from a type that is not a dataclass.
-    adapter = TypeAdapter(
-        tuple[cls],  # type: ignore[valid-type]
-        config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, alias_generator=key_of),
-    )
     try:
         # From JSON, because only there does strict parsing take text for enums and paths.
+        adapter = _adapter(typing.cast("Any", cls), key_of, "ignore" if passes_over else "forbid")
         [config] = adapter.validate_json(_json([mapping], source))
     except ValidationError as error:
         errors: list[Any] = [dict(found) for found in error.errors(include_url=False)]
@@ -93,30 +95,31 @@ def check_range(
     above: float = -math.inf,
     at_most: float = math.inf,
 ) -> None:
-    """Raises ConfigError for the first of the named numbers that lies outside."""
+    """Raises OutOfRange for the first of the named numbers that lies outside."""
     for name in names:
         value = getattr(config, name)
         if value < at_least:
-            raise ConfigError(f"'{name}' is {value}: it must be at least {at_least:g}.")
+            raise OutOfRange(f"'{name}' is {value}: it must be at least {at_least:g}.")
         if value <= above:
-            raise ConfigError(f"'{name}' is {value}: it must be above {above:g}.")
+            raise OutOfRange(f"'{name}' is {value}: it must be above {above:g}.")
         if value > at_most:
-            raise ConfigError(f"'{name}' is {value}: it must be at most {at_most:g}.")
+            raise OutOfRange(f"'{name}' is {value}: it must be at most {at_most:g}.")
 
 
 def effective_config(config: Any) -> dict[str, Any]:
     """All values, for the log; what is secret is masked (a secret's file is not)."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {name: MASK if _is_secret(name) else _plain(value) for name, value in values.items()}
+    return {name: MASK if _is_secret(name) else masked(value) for name, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """The same in plain values, without what is secret in it."""
     if dataclasses.is_dataclass(value):
         return effective_config(value)
     if isinstance(value, Mapping):
-        return {str(k): MASK if _is_secret(str(k)) else _plain(v) for k, v in value.items()}
+        return {str(k): MASK if _is_secret(str(k)) else masked(v) for k, v in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
-        return [_plain(item) for item in value]
+        return [masked(item) for item in value]
     if value is None or isinstance(value, int | float):
         return value
     return _without_credentials(str(value))
@@ -132,6 +135,17 @@ def _is_secret(name: str) -> bool:
 
 
 # Reading
+
+
+@functools.cache  # it takes longer to make one than to read a file by it
+def _adapter(
+    cls: Any, key_of: Callable[[str], str], extra: Literal["forbid", "ignore"]
+) -> TypeAdapter[Any]:
+    # Nested dataclasses inherit these settings only from a type that is not a dataclass.
+    return TypeAdapter(
+        tuple[cls],
+        config=ConfigDict(extra=extra, strict=True, allow_inf_nan=False, alias_generator=key_of),
+    )
 
 
 def _json(mapping: Any, source: str) -> str:
@@ -153,12 +167,14 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
     value = MASK if any(_is_secret(str(step)) for step in where) else _shown(found["input"])
     match found["type"]:
         case "unexpected_keyword_argument":
-            return _unknown_key(_known_keys(cls, where[:-1], key_of), where)
+            known = [key_of(name) for name in _fields_at(cls, where[:-1], key_of)]
+            return _unknown_key(known, where)
         case "missing" | "missing_keyword_only_argument":
             return f"'{place}' is missing: it has no default."
         case "value_error":
             at = f"'{place}': " if where else ""
-            return f"{at}{found['msg'].removeprefix('Value error, ')}"
+            told = found["msg"].removeprefix("Value error, ")
+            return at + _respelt(told, _fields_at(cls, where, key_of), key_of)
         case "float_type" if number := _EXPONENT.fullmatch(str(found["input"])):
             digits, sign, exponent = number["digits"], number["sign"] or "+", number["exponent"]
             point = "" if "." in digits else ".0"
@@ -169,6 +185,13 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
             return f"'{place}' is {value}: give keys with values."
     expected = found["msg"].removeprefix("Input should be ")
     return f"'{place}' is {value}: give {expected}."
+
+
+def _respelt(told: str, names: Sequence[str], key_of: Callable[[str], str]) -> str:
+    """With the keys of a file where a section names its fields."""
+    for name in names:
+        told = told.replace(f"'{name}'", f"'{key_of(name)}'")
+    return told
 
 
 def _unknown_key(known: Sequence[str], where: Sequence[Any]) -> str:
@@ -194,12 +217,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
-def _known_keys(cls: Any, where: Sequence[Any], key_of: Callable[[str], str]) -> list[str]:
-    """The keys of the dataclass at a place within `cls`."""
+def _fields_at(cls: Any, where: Sequence[Any], key_of: Callable[[str], str]) -> list[str]:
+    """The fields of the dataclass at a place within `cls`; none where there is another value."""
     for step in where:
         cls = _type_at(_dataclass_in(cls, step), step, key_of)
     section = _dataclass_in(cls, None)
-    return [key_of(field.name) for field in dataclasses.fields(section)] if section else []
+    return [each.name for each in dataclasses.fields(section)] if _is_section(section) else []
+
+
+def _is_section(section: Any) -> bool:
+    return dataclasses.is_dataclass(section)
 
 
 def _type_at(cls: Any, step: Any, key_of: Callable[[str], str]) -> Any:

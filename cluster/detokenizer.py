@@ -6,11 +6,12 @@ however the ids were grouped.
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from cluster.stop_strings import StopMatcher, StopStrings
 from cluster.tokenizer import Tokenizer
+from cluster.types import GenerationParams
 
 REPLACEMENT = "\ufffd"
 
@@ -28,6 +29,7 @@ class Detokenizer:
         *,
         context: Sequence[int] = (),
         skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = False,
         stop_strings: StopStrings | Sequence[str] = (),
         include_stop_string: bool = False,
         min_tokens: int = 0,
@@ -38,7 +40,10 @@ class Detokenizer:
         once."""
         if not isinstance(stop_strings, StopStrings):
             stop_strings = StopStrings(stop_strings)
-        self._text = _token_text(tokenizer, context, skip_special_tokens)
+        if spaces_between_special_tokens and not skip_special_tokens:
+            self._text: _TokenText = _SpacedText(tokenizer, context)
+        else:
+            self._text = _token_text(tokenizer, context, skip_special_tokens)
         self._matcher = StopMatcher(stop_strings, include=include_stop_string)
         self._min_tokens = min_tokens
         self._num_tokens = 0
@@ -69,6 +74,22 @@ class Detokenizer:
         return last.text + self._matcher.finish()
 
 
+def new_detokenizer(
+    tokenizer: Tokenizer, params: GenerationParams, *, context: Sequence[int]
+) -> Callable[[], Detokenizer]:
+    """Makes one for each choice of an answer, as the request asked."""
+    stop_strings = StopStrings(params.stop_strings)
+    return lambda: Detokenizer(
+        tokenizer,
+        context=context,
+        skip_special_tokens=params.skip_special_tokens,
+        spaces_between_special_tokens=params.spaces_between_special_tokens,
+        stop_strings=stop_strings,
+        include_stop_string=params.include_stop_string,
+        min_tokens=params.sampling.min_tokens,
+    )
+
+
 def whole_text(tokenizer: Tokenizer, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
     """What a stream of these tokens shows. Where bytes are broken, `Tokenizer.decode` replaces
     the good ones beside them, too, which a stream has shown by then.
@@ -94,6 +115,41 @@ def _token_text(tokenizer: Tokenizer, context: Sequence[int], skip_special: bool
     if tokenizer.decoder.get("type") == "ByteLevel":
         return _ByteLevelText(tokenizer, skip_special)
     return _WindowText(tokenizer, context, skip_special)
+
+
+class _SpacedText:
+    """Shows every special token with a space between it and what stands beside it, as Hugging
+    Face's slow tokenizers join: what lies between two of them is a text of its own."""
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._run = _token_text(tokenizer, context, False)
+        self._has_text = False  # something was shown
+        self._begins = True  # what is shown next begins a text, or is a special token
+
+    def push(self, token_id: int) -> str:
+        if token_id not in self._tokenizer.special_token_ids:
+            return self._joined(self._run.push(token_id))
+        before = self.finish()
+        token = self._new_text()
+        self._begins = True
+        itself = self._joined(token.push(token_id) + token.finish())
+        self._run = self._new_text()
+        self._begins = True
+        return before + itself
+
+    def finish(self) -> str:
+        return self._joined(self._run.finish())
+
+    def _joined(self, text: str) -> str:
+        if not text:
+            return ""
+        space = " " if self._begins and self._has_text else ""
+        self._begins, self._has_text = False, True
+        return space + text
+
+    def _new_text(self) -> _TokenText:
+        return _token_text(self._tokenizer, (), False)
 
 
 class _ByteLevelText:

@@ -15,7 +15,7 @@ from cluster.facts import ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
 from cluster.redis_store import RedisStore
 from cluster.rpc import Call
-from cluster.types import WIRE_VERSION
+from cluster.wire_version import WIRE_VERSION
 from penstock.v1 import worker_pb2
 
 
@@ -25,12 +25,14 @@ class Diagnosis:
 
     secrets_file: Path
     store: str = ""  # the URL of a Redis; anything else: none over the network
+    store_password: str | None = field(default=None, repr=False)
     run_dir: Path | None = None
     num_threads: int = 1
     checks_content: bool = True
     required_transport: str | None = None
     review: Review | None = None
     choices: Mapping[str, str] = field(default_factory=dict)  # grows: read when it is asked for
+    tls_ports: set[int] = field(default_factory=set)  # grows, too: where it listens under TLS
 
     async def diagnose(
         self, request: worker_pb2.DiagnoseRequest, call: Call
@@ -40,7 +42,9 @@ class Diagnosis:
     async def facts(self, *, measures_memory: bool = False) -> ProcessFacts:
         """Takes some 30 ms, or what the store takes to answer; steps go on meanwhile."""
         speed = await asyncio.to_thread(host.memory_bytes_per_s) if measures_memory else 0.0
-        store = await _store_answer(self.store) if "://" in self.store else None
+        store = (
+            await _store_answer(self.store, self.store_password) if "://" in self.store else None
+        )
         return ProcessFacts(
             machine=host.machine(),
             versions=host.versions(),
@@ -59,18 +63,19 @@ class Diagnosis:
             memory_bytes_per_s=speed,
             review=self.review,
             choices=dict(self.choices),
+            tls_ports=frozenset(self.tls_ports),
             unix_s=time.time(),  # last: it is compared with when the answer arrives
         )
 
 
-async def _store_answer(url: str) -> StoreAnswer:
+async def _store_answer(url: str, password: str | None) -> StoreAnswer:
     """Over a connection of its own. The URL may hold a password: only its address is told."""
     parts = urlsplit(url)
     address = f"{parts.hostname}:{parts.port or 6379}"
     begin = time.perf_counter()
     problem = ""
     try:
-        store = RedisStore(url)
+        store = RedisStore(url, password=password)
         try:
             await store.get("doctor")
         finally:

@@ -24,6 +24,8 @@ PenstockError
 ├── StartupError               refused before serving
 │   ├── ConfigError
 │   ├── CheckpointError
+│   ├── WeightsError           they cannot be pulled, or are not those that are wanted
+│   │   └── WeightsBrokenOff   what came is kept, and the rest may come later
 │   └── FingerprintMismatch
 ├── SupervisionError           nothing would be started again any more
 └── InternalError              our bug: an id for the log, nothing else
@@ -180,6 +182,14 @@ class ConfigError(StartupError):
 
 class CheckpointError(StartupError):
     reason = "CHECKPOINT"
+
+
+class WeightsError(StartupError):
+    reason = "WEIGHTS"
+
+
+class WeightsBrokenOff(WeightsError):
+    reason = "WEIGHTS_BROKEN_OFF"
 
 
 class FingerprintMismatch(StartupError):

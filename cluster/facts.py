@@ -38,6 +38,7 @@ class ProcessFacts:
     secrets_mode: int | None
     store: StoreAnswer | None  # None: it uses none over the network
     checks_content: bool  # of KV that it receives, by digest
+    tls_ports: frozenset[int] = frozenset()  # of what listens: it speaks TLS alone
     required_transport: str | None = None  # it receives KV by this one or not at all
     memory_bytes_per_s: float = 0.0  # 0: not measured
     review: Review | None = None  # of the checkpoint; None: it has not read one

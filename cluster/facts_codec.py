@@ -28,6 +28,7 @@ def facts_to_pb(facts: ProcessFacts) -> worker_pb2.DiagnoseResponse:
         memory_bytes_per_second=facts.memory_bytes_per_s,
         checkpoint=_review_to_pb(facts.review) if facts.review else None,
         choices=facts.choices,
+        tls_ports=sorted(facts.tls_ports),
     )
 
 
@@ -54,6 +55,7 @@ def facts_from_pb(message: worker_pb2.DiagnoseResponse) -> ProcessFacts:
         memory_bytes_per_s=message.memory_bytes_per_second,
         review=_review_from_pb(message.checkpoint) if message.HasField("checkpoint") else None,
         choices=dict(message.choices),
+        tls_ports=frozenset(message.tls_ports),
     )
 
 

@@ -7,9 +7,11 @@ dtype, as far as KV can go from one to the other without loss, or the receiver a
 from collections.abc import Mapping, Sequence
 
 from cluster.types import Fingerprint, KvLayout
+from cluster.wire_version import are_neighbors
 
 # What a worker and whoever hashes or tokenises for it must share.
 IDENTITY = ("model_digest", "tokenizer_digest", "template_digest", "hash_grain")
+_WIRE = ("wire_version",)
 _WIDER: Mapping[str, frozenset[str]] = {
     "float32": frozenset(),
     "bfloat16": frozenset({"float32"}),
@@ -37,9 +39,17 @@ def layout_mismatch(ours: KvLayout, theirs: KvLayout) -> list[str]:
 
 
 def mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
+    """Why two workers cannot be of one cluster, a line each. While that is upgraded some of them
+    speak the wire version before."""
+    lines = differences(ours, theirs, IDENTITY) + layout_mismatch(ours.layout, theirs.layout)
+    if not are_neighbors(ours.wire_version, theirs.wire_version):
+        lines += differences(ours, theirs, _WIRE)
+    return lines
+
+
+def kv_mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
     """Why two workers can never exchange KV, whichever writes, a line each."""
-    lines = differences(ours, theirs, (*IDENTITY, "wire_version"))
-    return lines + layout_mismatch(ours.layout, theirs.layout)
+    return list(dict.fromkeys(mismatch(ours, theirs) + differences(ours, theirs, _WIRE)))
 
 
 def loss_refused(source: Fingerprint, destination: Fingerprint) -> list[str]:

@@ -109,11 +109,13 @@ def _file_system(path: Path, mounts: str) -> str:
     return max(holding)[2] if holding else ""
 
 
-def listening() -> tuple[str, ...]:
-    """This process's own TCP sockets that take connections."""
-    inodes = {_inode(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+def listening(pid: int | None = None) -> tuple[str, ...]:
+    """A process's own TCP sockets that take connections; None: this one's. Raises OSError where it
+    is another user's, or gone."""
+    process = f"/proc/{pid or 'self'}"
+    inodes = {_inode(f"{process}/fd/{name}") for name in os.listdir(f"{process}/fd")}
     found = set()
-    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+    for table in (f"{process}/net/tcp", f"{process}/net/tcp6"):
         if os.path.exists(table):
             found |= set(_listening_in(Path(table).read_text(), inodes))
     return tuple(sorted(found))

@@ -11,6 +11,8 @@ _MAY_BE_ZERO = (
     "max_stop_strings",
     "max_stop_string_bytes",
     "max_stop_token_ids",
+    "max_bad_words",
+    "max_bad_word_bytes",
     "max_logprobs",
     "max_logit_bias",
     "max_request_id_chars",
@@ -31,6 +33,8 @@ class Limits:
     max_stop_strings: int = 16  # of one request
     max_stop_string_bytes: int = 256  # of each
     max_stop_token_ids: int = 256  # of one request
+    max_bad_words: int = 128  # of one request
+    max_bad_word_bytes: int = 128  # of each
     max_logprobs: int = 20  # alternatives at each token
     max_logit_bias: int = 1024  # tokens with a bias
     max_request_id_chars: int = 128  # as a client may choose one

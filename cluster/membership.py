@@ -35,8 +35,9 @@ _MAX_KNOWN = 16_384  # workers whose last life is remembered
 
 @dataclass(frozen=True, slots=True)
 class _Life:
-    """The newest life of a worker that has been seen."""
+    """The newest life of a worker that has been seen, in whichever role."""
 
+    worker: WorkerId
     incarnation: Incarnation
     has_left: bool = False
 
@@ -63,7 +64,7 @@ class Membership:
         self._store = store
         # A record is parsed once, not at each heartbeat of anyone.
         self._parsed: dict[bytes, Member | None] = {}
-        self._lives: dict[str, _Life] = {}  # by key
+        self._lives: dict[WorkerId, _Life] = {}
         self._noted_past: set[Incarnation] = set()
 
     async def join(self, member: Member, *, ttl_s: float = DEFAULT_TTL_S) -> list[Member]:
@@ -80,7 +81,7 @@ class Membership:
                 _check_newer(member, self._member(current))
                 self._check_fits(member, await self.members())
             if await self._store.compare_and_set(key, current, value, ttl_s=ttl_s):
-                self._saw(key, _Life(member.worker.incarnation))
+                self._saw(_life_of(member))
                 return await self.members()
         raise StoreUnavailable(
             f"The record of '{member.worker.worker_id}' changed {_MAX_ATTEMPTS} times while it "
@@ -96,42 +97,47 @@ class Membership:
             record = self._member(current)
             if record is not None and record.worker.incarnation == incarnation:
                 note = _LEFT + incarnation.encode()
-                self._saw(key, _Life(incarnation, has_left=True))
+                self._saw(_Life(worker_id, incarnation, has_left=True))
                 return await self._store.compare_and_set(key, current, note, ttl_s=_NOTE_TTL_S)
         return False
 
     async def members(self) -> list[Member]:
-        """All members whose record has not lapsed, in the order of their keys."""
+        """All members whose record has not lapsed, in the order of their keys: of a worker that
+        has changed its role, the life that is newer."""
         records = await self._store.scan(_PREFIX)
         self._parsed = {value: self._member(value) for value in records.values()}
-        found = [self._counted(key, records[key]) for key in sorted(records)]
-        return [member for member in found if member is not None]
+        for key, value in records.items():
+            self._look(key, value)
+        found = [member for key in sorted(records) if (member := self._parsed[records[key]])]
+        counted = [member for member in found if not self._is_past(_life_of(member))]
+        workers = {member.worker.worker_id for member in counted}
+        for member in found:
+            if member.worker.worker_id not in workers:  # else it has only changed its role
+                self._note_past(member)
+        return counted
 
-    def _counted(self, key: str, value: bytes) -> Member | None:
-        """The member of a record, unless its life is known to be over."""
+    def _look(self, key: str, value: bytes) -> None:
+        """Takes in what a record says of its worker."""
         if value.startswith(_LEFT):
             left = Incarnation(value.removeprefix(_LEFT).decode(errors="replace"))
-            if not self._is_past(key, left):
-                self._saw(key, _Life(left, has_left=True))
-            return None
-        if (member := self._parsed[value]) is None:
-            return None
-        if self._is_past(key, incarnation := member.worker.incarnation):
-            self._note_past(member)
-            return None
-        self._saw(key, _Life(incarnation))
-        return member
+            life = _Life(_worker_of(key), left, has_left=True)
+        elif (member := self._parsed[value]) is not None:
+            life = _life_of(member)
+        else:
+            return
+        if not self._is_past(life):
+            self._saw(life)
 
-    def _is_past(self, key: str, incarnation: Incarnation) -> bool:
-        """Whether this life has left, or been replaced, as far as we have seen."""
-        known = self._lives.get(key)
-        if known is None or known.incarnation < incarnation:
+    def _is_past(self, life: _Life) -> bool:
+        """Whether it has left, or been replaced, as far as we have seen."""
+        known = self._lives.get(life.worker)
+        if known is None or known.incarnation < life.incarnation:
             return False
-        return known.has_left or known.incarnation > incarnation
+        return known.has_left or known.incarnation > life.incarnation
 
-    def _saw(self, key: str, life: _Life) -> None:
-        self._lives.pop(key, None)  # what was seen last is forgotten last
-        self._lives[key] = life
+    def _saw(self, life: _Life) -> None:
+        self._lives.pop(life.worker, None)  # what was seen last is forgotten last
+        self._lives[life.worker] = life
         if len(self._lives) > _MAX_KNOWN:
             self._lives.pop(next(iter(self._lives)))
 
@@ -162,6 +168,7 @@ class Membership:
     def _check_fits(member: Member, members: Sequence[Member]) -> None:
         for other in members:
             if other.worker.worker_id == member.worker.worker_id:
+                _check_newer(member, other)
                 continue
             diff = membership_mismatch(member, other)
             if diff:
@@ -178,6 +185,14 @@ def _check_newer(member: Member, current: Member | None) -> None:
             f"A newer life of '{member.worker.worker_id}' is a member, at "
             f"{current.worker.address}. Give each worker an id of its own."
         )
+
+
+def _life_of(member: Member) -> _Life:
+    return _Life(member.worker.worker_id, member.worker.incarnation)
+
+
+def _worker_of(key: str) -> WorkerId:
+    return WorkerId(key.removeprefix(_PREFIX).partition("/")[2])
 
 
 def _key(role: Role, worker_id: WorkerId) -> str:

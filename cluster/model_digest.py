@@ -41,8 +41,7 @@ def model_digest(checkpoint: Path, *, verify_weights: bool = False) -> str:
             f"'{checkpoint}' has no config.json: give the directory of a Hugging Face checkpoint."
         )
     digest = hashlib.sha256()
-    templates = sorted(f"{_TEMPLATES}/{p.name}" for p in (checkpoint / _TEMPLATES).glob("*.jinja"))
-    _update_files(digest, checkpoint, (*FILES, *templates))
+    _update_files(digest, checkpoint, (*FILES, *_templates(checkpoint)))
     for path in _weight_files(checkpoint):
         _update(digest, path.name, path.stat().st_size.to_bytes(8, "little"))
         _update(digest, "header", safetensors_header(path))
@@ -50,6 +49,12 @@ def model_digest(checkpoint: Path, *, verify_weights: bool = False) -> str:
             for chunk in _chunks(path):
                 digest.update(chunk)
     return f"{'sha256-weights' if verify_weights else 'sha256'}:{digest.hexdigest()}"
+
+
+def counted_files(checkpoint: Path) -> list[str]:
+    """The names of all that an answer depends on; some lie in a folder. Raises CheckpointError."""
+    named = [name for name in FILES if (checkpoint / name).is_file()]
+    return [*named, *_templates(checkpoint), *(path.name for path in _weight_files(checkpoint))]
 
 
 def text_digest(text: str | bytes) -> str:
@@ -78,6 +83,10 @@ def safetensors_header(path: Path) -> bytes:
                 f"'{path}' is truncated or not a safetensors file ({size} bytes): copy it again."
             )
         return file.read(num_bytes)
+
+
+def _templates(checkpoint: Path) -> list[str]:
+    return sorted(f"{_TEMPLATES}/{p.name}" for p in (checkpoint / _TEMPLATES).glob("*.jinja"))
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:

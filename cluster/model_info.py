@@ -11,6 +11,7 @@ from cluster.chat_template import ChatTemplate
 from cluster.checkpoint_config import completed, context_length, model_family
 from cluster.checkpoint_json import read_json
 from cluster.errors import CheckpointError
+from cluster.field_rules import RULES
 from cluster.model_digest import model_digest
 from cluster.tokenizer import Tokenizer
 
@@ -34,11 +35,11 @@ class SamplingDefaults:
         given = read_json(path if path.is_file() else checkpoint / "config.json")
         greedy = given.get("do_sample") is False
         return cls(
-            temperature=0.0 if greedy else _number(given, "temperature", 1.0, 0.0, 10.0),
+            temperature=0.0 if greedy else _as_asked(given, "temperature"),
             top_k=max(0, int(_number(given, "top_k", 0, -1, 2**31))),  # -1: all, as 0 is
-            top_p=_number(given, "top_p", 1.0, 1e-6, 1.0),
-            min_p=_number(given, "min_p", 0.0, 0.0, 1.0),
-            repetition_penalty=_number(given, "repetition_penalty", 1.0, 0.01, 10.0),
+            top_p=_as_asked(given, "top_p"),
+            min_p=_as_asked(given, "min_p"),
+            repetition_penalty=_as_asked(given, "repetition_penalty"),
             max_new_tokens=_length(given, "max_new_tokens"),
             max_length=_length(given, "max_length"),
         )
@@ -127,6 +128,12 @@ def _count(checkpoint: Path, config: dict[str, Any], key: str) -> int:
 
 def _length(given: dict[str, Any], key: str) -> int | None:
     return None if given.get(key) is None else int(_number(given, key, 0, 1, 2**31))
+
+
+def _as_asked(given: dict[str, Any], key: str) -> float:
+    """In the bounds of the request's field of that name, whose default it replaces."""
+    rule = RULES[f"sampling.{key}"]
+    return _number(given, key, rule.default or 0.0, rule.low, rule.high)
 
 
 def _number(given: dict[str, Any], key: str, default: float, low: float, high: float) -> float:

@@ -109,6 +109,12 @@ def due_s_from_pb(due_s: float) -> float:
     return due_s
 
 
+def share_from_pb(name: str, share: float) -> float:
+    if not 0.0 <= share <= 1.0:
+        raise InvalidRequest(name, f"'{name}' is {share:g}: a share is from 0 to 1.")
+    return share
+
+
 def _link_from_pb(message: worker_pb2.LinkCost) -> LinkCost:
     setup_s, s_per_byte = _costs("links", message.setup_seconds, message.seconds_per_byte)
     return LinkCost(peer=WorkerId(message.peer), setup_s=setup_s, s_per_byte=s_per_byte)

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,19 @@ PARENT_VARIABLE = "PENSTOCK_PARENT"
 LOG_VARIABLE = "PENSTOCK_LOG"
 _PR_SET_PDEATHSIG = 1
 _ROOT: Final = Path(__file__).resolve().parent.parent
+# What a machine's owner says to all processes of it, and no launcher to one.
+_OF_MACHINES: Final = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "PYTHONPATH"})
+_OF_MACHINES_TOO: Final = (
+    "LC_",
+    "LD_LIBRARY_PATH",
+    "XDG_",
+    "UCX_",
+    "NIXL_",
+    "NCCL_",
+    "FI_",
+    "NVIDIA_",
+    "PENSTOCK_",
+)
 
 Main = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -74,6 +87,20 @@ def child_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         PARENT_VARIABLE: str(os.getpid()),
     }
+
+
+def placed_environment(
+    *, num_threads: int, gpus: Sequence[str], also: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """That of a child which has exactly so many threads and these GPUs, whatever the launcher of
+    this process says of itself. `also`: beginnings of variables that it is given, too."""
+    kept = {
+        name: value
+        for name, value in child_environment().items()
+        if name in _OF_MACHINES or name.startswith((*_OF_MACHINES_TOO, *also))
+    }
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads))
+    return {**kept, **threads, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
 def run(main: Main) -> int:
@@ -124,6 +151,7 @@ def _on_signal(drain: asyncio.Event, number: signal.Signals) -> None:
         print(f"a second {number.name}: ending at once", file=sys.stderr, flush=True)
         os._exit(128 + number)
     logger.info("%s: draining; once more ends at once", number.name)
+    _end_with_parent(0)  # its end would be the second, and a drain has a bound of its own
     drain.set()
 
 
@@ -146,8 +174,15 @@ def follow_parent() -> None:
         return
     if not parent.isdecimal():
         raise ConfigError(f"{PARENT_VARIABLE} must be the pid of the parent, not '{parent}'.")
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise StartupError(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}.")
+    _end_with_parent(signal.SIGTERM)
     if os.getppid() != int(parent):  # it died before the line above
         raise StartupError(f"The parent process {parent} is gone: nothing would end this one.")
+
+
+def _end_with_parent(number: int) -> None:
+    """The kernel sends this signal then; 0: none."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        raise StartupError(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}.")

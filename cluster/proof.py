@@ -15,6 +15,7 @@ client, and a pass that was overheard is worth nothing on another connection. No
 import secrets
 from dataclasses import dataclass, field
 
+from cluster.addresses import host_of_peer, is_loopback
 from cluster.errors import InvalidRequest, Unauthenticated
 from cluster.mac import derived_key, is_mac, mac
 from cluster.types import WorkerAddress
@@ -43,8 +44,10 @@ class Answer:
 class Doorkeeper:
     """The server's end, for one life of a process."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, is_front_door: bool = False) -> None:
+        """`is_front_door`: beyond loopback clients come in there, in clear text; ours do not."""
         self._key = derived_key(token, _USE)
+        self._is_front_door = is_front_door
         self._life = secrets.token_bytes(NONCE_BYTES)
         self.audience = ANYONE  # who we are to callers, once we are somebody in particular
 
@@ -54,6 +57,7 @@ class Doorkeeper:
             raise InvalidRequest("nonce", f"A nonce has {NONCE_BYTES} bytes, not {len(nonce)}.")
         if len(audience) > MAX_AUDIENCE_LETTERS:
             raise InvalidRequest("audience", f"Nobody has a name of {len(audience)} letters.")
+        self._check_way(peer)
         said = nonce, audience.encode()
         if not is_mac(proof, self._key, "client", *said):
             raise Unauthenticated(_WRONG_TOKEN)
@@ -64,11 +68,19 @@ class Doorkeeper:
 
     def check(self, peer: str, path: str, given: str | None) -> None:
         """Raises Unauthenticated unless the call has its pass."""
+        self._check_way(peer)
         due = _pass(self._key, self._nonce(peer), path)
         if not secrets.compare_digest((given or "").encode(), due.encode()):
             raise Unauthenticated(
                 "This call needs a pass: prove that you hold the cluster's token on this very "
                 "connection (penstock.v1.Door), with no proxy in between."
+            )
+
+    def _check_way(self, peer: str) -> None:
+        if self._is_front_door and not is_loopback(host_of_peer(peer)):
+            raise Unauthenticated(
+                "This is the front door, where internal calls of other machines could be read: they"
+                " go to the router's 'internal' address, under TLS."
             )
 
     def _nonce(self, peer: str) -> bytes:

@@ -35,12 +35,20 @@ _MAX_CONNECTIONS = 8
 class RedisStore:
     """A `Store` in Redis, under `prefix`. Connects when first used, and again when lost."""
 
-    def __init__(self, url: str, *, prefix: str = "penstock:", timeout_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "penstock:",
+        password: str | None = None,  # where the URL has none
+        timeout_s: float = 0.5,
+    ) -> None:
         self._prefix = prefix
         self._timeout_s = timeout_s
         try:
             pool = redis.BlockingConnectionPool.from_url(
                 url,
+                password=password,
                 max_connections=_MAX_CONNECTIONS,
                 timeout=None,
                 socket_timeout=None,
@@ -102,6 +110,11 @@ class RedisStore:
             raise StoreUnavailable(
                 f"Redis did not answer: {error or 'it took too long'}."
             ) from error
+
+
+def prefix_of(cluster: str | None) -> str:
+    """Of all keys of a cluster by its name, if it has one."""
+    return f"penstock:{cluster}:" if cluster else "penstock:"
 
 
 def _milliseconds(ttl_s: float | None) -> int | None:

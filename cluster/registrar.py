@@ -7,14 +7,20 @@ and comes back finds the worker registered again by itself.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Never, Protocol
 
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from cluster.channel import Channel
-from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError, UnsupportedFeature
+from cluster.errors import (
+    DeadlineExceeded,
+    FingerprintMismatch,
+    InvalidRequest,
+    PenstockError,
+    UnsupportedFeature,
+)
 from cluster.lateness import Patience
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.types import Incarnation, Member, WorkerId
@@ -55,7 +61,7 @@ class RpcRegistrar:
         # the moment it does.
         request = member_to_pb(member, ttl_s=ttl_s)
         response = await self._ask("Register", request, wait_for_ready=True)
-        return [member_from_pb(message) for message in response.members]
+        return _understood(response.members)
 
     async def deregister(self, worker_id: WorkerId, incarnation: Incarnation) -> None:
         request = worker_pb2.DeregisterRequest(worker_id=worker_id, incarnation=incarnation)
@@ -192,3 +198,14 @@ class Heartbeat:
         self.registered.set()
         if self._heard is not None:
             self._heard(self._member, self.members)
+
+
+def _understood(messages: Iterable[worker_pb2.RegisterRequest]) -> list[Member]:
+    """Without those of which a later release says what this one does not know."""
+    members = []
+    for message in messages:
+        try:
+            members.append(member_from_pb(message))
+        except InvalidRequest as error:
+            logger.debug("'%s' is passed over: %s", message.worker.worker_id, error)
+    return members

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from grpc_reflection.v1alpha import reflection
 
+from cluster.addresses import Endpoint, host_of_peer
+from cluster.authority import PLAIN, Credentials, Identity
 from cluster.channel import (
     EOF,
     INTERNAL_MESSAGE_BYTES,
@@ -43,6 +44,7 @@ from cluster.intake import Intake
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper
 from cluster.status import to_status
+from cluster.tls import server_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +142,7 @@ class Call:
     @property
     def peer_host(self) -> str:
         """The address that the caller's connection comes from, without its port."""
-        _, _, address = unquote(self.peer).partition(":")
-        return address.rpartition(":")[0].strip("[]") or self.peer
+        return host_of_peer(self.peer)
 
     def metadata(self, key: str) -> str | None:
         """The first value of a metadata key, in lower case, that the client sent."""
@@ -362,7 +363,9 @@ class Server:
         health: HealthState | None = None,
         max_receive_bytes: int = PUBLIC_MESSAGE_BYTES,
         options: Options | None = None,
+        credentials: Credentials = PLAIN,
     ) -> None:
+        """Beyond loopback it listens under TLS, where the credentials can."""
         self._services = list(services)
         if health is not None:
             self._services.append(
@@ -370,8 +373,14 @@ class Server:
             )
         self._asked_address = address
         self._options = server_options(max_receive_bytes) if options is None else options
+        self._credentials = credentials
         self._server: grpc.aio.Server | None = None
+        self.is_tls = False
         self.address = address  # with the port really bound, once started
+
+    @property
+    def port(self) -> int:
+        return Endpoint.parse(self.address).port
 
     async def start(self) -> None:
         server = grpc.aio.server(options=self._options)
@@ -380,7 +389,9 @@ class Server:
         server.add_generic_rpc_handlers(tuple(service.rpcs for service in self._services))
         names = [service.name for service in self._services]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
-        self.address = _bind(server, self._asked_address)
+        identity = self._credentials.at(self._asked_address)
+        self.is_tls = identity is not None
+        self.address = _bind(server, self._asked_address, identity)
         await server.start()
         self._server = server
 
@@ -407,10 +418,13 @@ class Server:
         await self.stop()
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+def _bind(server: grpc.aio.Server, address: str, identity: Identity | None) -> str:
     host = address.rpartition(":")[0]
     try:
-        port = server.add_insecure_port(address)
+        if identity is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, server_credentials(identity))
     except RuntimeError as error:
         raise StartupError(
             f"Could not listen on '{address}': is the port taken, or the host not this one's? "

@@ -1,55 +1,85 @@
-"""The two secrets that the processes of one cluster share, in one file that only its owner reads.
+"""The secrets that the processes of one cluster share, in one file that only its owner reads.
 
-The cluster token proves that a caller is one of us; the hash secret keys the block hashes.
+The cluster token proves that a caller is one of us; the hash secret keys the block hashes; the
+store password opens the Redis, where there is one that wants it; the authority signs what processes
+show to each other under TLS.
 """
 
 import os
 import secrets
 import stat
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from cluster.authority import Authority, create_authority
 from cluster.errors import ConfigError
 
 _KEYS = {"cluster_token", "hash_secret"}
+_OPTIONAL = {"store_password", "authority"}
 _MIN_CHARS = 16
+_MAX_BYTES = 1 << 16
+_MAX_PASSWORD_CHARS = 1024
+_MAX_PEM_CHARS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """Neither is ever printed: the repr shows that they are there."""
+    """None is ever printed: the repr shows that they are there."""
 
     cluster_token: str = field(repr=False)
     hash_secret: bytes = field(repr=False)
+    store_password: str | None = field(default=None, repr=False)
+    authority: Authority | None = None  # None: what it would sign is not shown
 
 
-def create_secrets(path: Path) -> Secrets:
-    """Draws new secrets and writes them with mode 0600. An existing file is never replaced."""
-    drawn = {"cluster_token": secrets.token_urlsafe(32), "hash_secret": secrets.token_hex(32)}
+def create_secrets(path: Path, *, with_authority: bool = True) -> Secrets:
+    """Draws new secrets and writes them with mode 0600. An existing file is never replaced. What
+    stays on one machine needs no authority, and starts sooner without."""
+    drawn: dict[str, Any] = {
+        "cluster_token": secrets.token_urlsafe(32),
+        "hash_secret": secrets.token_hex(32),
+    }
+    if with_authority:
+        drawn["authority"] = asdict(create_authority())
+    text = yaml.safe_dump(drawn).encode()
+    _write_private(path, text)
+    return _parsed(path, text)
+
+
+def copy_secrets(source: Path, path: Path) -> Secrets:
+    """As they are at this moment, for who goes on with them whatever happens to the file."""
+    text = _read_private(source)
+    found = _parsed(source, text)
+    _write_private(path, text)
+    return found
+
+
+def load_secrets(path: Path) -> Secrets:
+    """Raises ConfigError unless the file is whole and its owner's alone."""
+    return _parsed(path, _read_private(path))
+
+
+def _write_private(path: Path, text: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError as error:
         raise ConfigError(f"{path} exists: load it, or delete it to draw new secrets.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        yaml.safe_dump(drawn, file)
-    return Secrets(
-        cluster_token=drawn["cluster_token"], hash_secret=bytes.fromhex(drawn["hash_secret"])
-    )
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
 
 
-def load_secrets(path: Path) -> Secrets:
-    """Raises ConfigError unless the file is whole and its owner's alone."""
+def _read_private(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             _check_private(path, os.fstat(file.fileno()))
-            text = file.read()
+            return file.read(_MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"The secrets file {path} cannot be read: {error.strerror}.") from error
-    return _parsed(path, text)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
@@ -67,8 +97,11 @@ def _parsed(path: Path, text: bytes) -> Secrets:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError:
         loaded = None  # the message of YAML's error would quote the file
-    if not isinstance(loaded, dict) or loaded.keys() != _KEYS:
-        raise ConfigError(f"The secrets file {path} must hold cluster_token and hash_secret.")
+    if not isinstance(loaded, dict) or loaded.keys() - _OPTIONAL != _KEYS:
+        raise ConfigError(
+            f"The secrets file {path} must hold cluster_token and hash_secret, and may hold"
+            " store_password and an authority."
+        )
     token, hash_secret = loaded["cluster_token"], loaded["hash_secret"]
     if not (_is_secret(token) and token.isascii() and token.isprintable()):
         raise ConfigError(f"cluster_token in {path} must be {_MIN_CHARS} or more ASCII letters.")
@@ -78,8 +111,41 @@ def _parsed(path: Path, text: bytes) -> Secrets:
         decoded = b""
     if not decoded:
         raise ConfigError(f"hash_secret in {path} must be {_MIN_CHARS} or more hex digits, quoted.")
-    return Secrets(cluster_token=token, hash_secret=decoded)
+    password = loaded.get("store_password")
+    if not (password is None or _is_password(password)):
+        raise ConfigError(
+            f"store_password in {path} must be a text of at most {_MAX_PASSWORD_CHARS} characters,"
+            " in quotes."
+        )
+    return Secrets(
+        cluster_token=token,
+        hash_secret=decoded,
+        store_password=password,
+        authority=_authority(path, loaded.get("authority")),
+    )
+
+
+def _authority(path: Path, given: object) -> Authority | None:
+    """What it is worth is seen when it first signs."""
+    match given:
+        case None:
+            return None
+        case {"certificate": str(certificate), "key": str(key), **rest} if not rest:
+            if _is_pem(certificate) and _is_pem(key):
+                return Authority(certificate=certificate, key=key)
+    raise ConfigError(
+        f"authority in {path} must have a certificate and its key, as PEM: 'penstock secrets' draws"
+        " them."
+    )
 
 
 def _is_secret(value: object) -> bool:
     return isinstance(value, str) and len(value) >= _MIN_CHARS
+
+
+def _is_pem(text: str) -> bool:
+    return text.startswith("-----BEGIN ") and text.isascii() and len(text) <= _MAX_PEM_CHARS
+
+
+def _is_password(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_PASSWORD_CHARS

@@ -40,6 +40,8 @@ from cluster.errors import (
     UnknownModel,
     UnknownService,
     UnsupportedFeature,
+    WeightsBrokenOff,
+    WeightsError,
     WorkerLost,
     WorkersDied,
 )
@@ -80,6 +82,8 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     StartupError: _Code.FAILED_PRECONDITION,
     ConfigError: _Code.FAILED_PRECONDITION,
     CheckpointError: _Code.FAILED_PRECONDITION,
+    WeightsError: _Code.FAILED_PRECONDITION,
+    WeightsBrokenOff: _Code.FAILED_PRECONDITION,
     FingerprintMismatch: _Code.FAILED_PRECONDITION,
     SupervisionError: _Code.INTERNAL,
     InternalError: _Code.INTERNAL,

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
+from cluster.parameters import GenerationParams as GenerationParams
+from cluster.parameters import SamplingParams as SamplingParams
+from cluster.wire_version import WIRE_VERSION
+
 WorkerId = NewType("WorkerId", str)
 Incarnation = NewType("Incarnation", str)  # one life of a worker process
 BlockId = NewType("BlockId", int)
 GrainHash = NewType("GrainHash", bytes)  # 16 bytes: chain hash of a grain and all before it
-
-WIRE_VERSION = 2  # 1: Fence was of Prefill, grants named no transport
 
 
 class Role(StrEnum):
@@ -31,40 +33,6 @@ class FinishReason(StrEnum):
 class ChatMessage:
     role: str
     content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How one token is drawn. Keyed by (seed, choice, position), so it can be drawn anywhere."""
-
-    seed: int
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0 is all
-    top_p: float = 1.0
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    allowed_token_ids: tuple[int, ...] = ()  # empty is all
-    bad_token_ids: tuple[int, ...] = ()
-    min_tokens: int = 0  # stop tokens are masked before these
-    stop_token_ids: tuple[int, ...] = ()  # the end tokens are among them unless ignore_eos
-    num_logprobs: int | None = None  # None: none; k: the sampled token and k alternatives
-    num_prompt_logprobs: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationParams:
-    """A request with every default resolved."""
-
-    sampling: SamplingParams
-    max_tokens: int
-    stop_strings: tuple[str, ...] = ()
-    include_stop_string: bool = False
-    skip_special_tokens: bool = True
-    num_choices: int = 1
-    priority: int = 0  # higher first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +170,8 @@ class Member:
     model: str
     context_length: int
     max_sequences: int
+    # Earlier incarnations of its process: they have ended, and write nothing any more.
+    past_lives: tuple[Incarnation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +185,11 @@ class PrefillCost:
 
     def seconds(self, num_new: int, num_context: int) -> float:
         return self.c0 + (self.c1 + self.c3 * num_context) * num_new + self.c2 * num_context
+
+    def times(self, factor: float) -> "PrefillCost":
+        """Of a worker that takes so many times as long."""
+        c0, c1, c2, c3 = self.c0, self.c1, self.c2, self.c3
+        return PrefillCost(c0=c0 * factor, c1=c1 * factor, c2=c2 * factor, c3=c3 * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +267,16 @@ class PairReport:
     num_refused_writes: int = 0  # stopped before their first byte
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """A drain as it goes: nothing new begins at this worker."""
+
+    seconds: float  # since it began
+    left_s: float  # until what is in progress is ended
+    then: Role | None = None  # of the life that begins when it is done
+    ends: bool = False  # its process ends when it is done
+
+
 MAX_BACKLOG_POINTS = 8
 MAX_LINKS = 256
 MAX_DUE_S = 1e6  # from receipt, either way
@@ -308,6 +293,7 @@ class LoadReport:
     num_free_blocks: int = 0  # cached blocks that nobody uses are free
     num_unused_blocks: int = 0  # of the free ones, those that hold nothing: no eviction yet
     num_blocks: int = 0
+    tail_reuse: float = 0.0  # share of the cached blocks that became old and were found again
     num_quarantined_blocks: int = 0
     num_claimed_tokens: int = 0  # of prompts computed elsewhere that have no blocks here yet
     # What is queued, by when it is due: (due_s from now, predicted seconds that would pass before
@@ -321,6 +307,8 @@ class LoadReport:
     decode_error: ErrorQuantiles = ErrorQuantiles()
     is_serving: bool = True  # forward progress, and not draining
     is_draining: bool = False
+    drain: DrainReport | None = None  # None: it does not drain, or does not tell
+    num_open_calls: int = 0  # that must end before it is drained
     step_age_s: float = 0.0  # age of the running step
     request_ids: tuple[str, ...] = ()  # admitted since the last report
     counters: Mapping[str, float] = field(default_factory=dict)

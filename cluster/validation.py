@@ -14,7 +14,9 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from cluster.bad_words import bad_word_ids, check_bad_words
 from cluster.errors import InvalidRequest, UnknownModel, UnsupportedFeature
+from cluster.field_rules import check_supported, plain_rules, plain_values
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
 from cluster.prompt import (
@@ -30,7 +32,14 @@ from cluster.prompt import (
     prompt_ids,
 )
 from cluster.routing_fields import routing_hints
-from cluster.sampling_fields import check_count, check_ids, sampling_params
+from cluster.sampling_fields import (
+    check_count,
+    check_ids,
+    check_something_is_left,
+    check_texts,
+    sampling_params,
+)
+from cluster.tokenizer import Tokenizer
 from cluster.types import GenerationParams, RoutingHints, SamplingParams
 from penstock.v1 import inference_pb2 as pb
 
@@ -55,26 +64,7 @@ __all__ = [
 
 M = TypeVar("M", bound=Message)
 
-# Known, and refused by name whenever set. Each goes when its feature comes.
-UNSUPPORTED: Final = (
-    "adapter",
-    "beam_width",
-    "constraint",
-    "input_embeddings",
-    "logprobs.prompt_start",
-    "logprobs.token_ids",
-    "media",
-    "return_hidden_states",
-    "sampling.bad_words",
-    "stop.detect_repetition",
-    "stop.spaces_between_special_tokens",
-    "stop.stop_regex",
-    "stop.thinking_budget",
-    "stream_interval",
-    "trace_context",
-    "truncate_prompt_tokens",
-)
-
+_PLAIN: Final = plain_rules(GenerationParams)
 _MAX_NAMED_BYTES: Final = 64 << 10
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]+")
@@ -87,13 +77,8 @@ class GenerationInput:
     request_id: str
     prompt: Prompt
     cache_scope: str
-    sampling: SamplingParams
-    max_tokens: int | None
-    stop_strings: tuple[str, ...]
-    include_stop_string: bool
-    skip_special_tokens: bool
-    num_choices: int
-    priority: int
+    params: GenerationParams  # max_tokens of 0: what there is room for
+    bad_words: tuple[str, ...]  # not among the parameters yet
     hints: RoutingHints
 
 
@@ -126,7 +111,8 @@ def parse_generate(raw: bytes) -> pb.GenerateRequest:
 
 def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits) -> GenerationInput:
     check_model(request.model, info)
-    _check_supported(request)
+    check_supported(request)
+    _check_no_unknown_fields(request)
     stop = request.stop
     max_tokens = stop.max_tokens if stop.HasField("max_tokens") else None
     _check_length(stop, max_tokens, info, limits)
@@ -134,13 +120,14 @@ def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits)
         request_id=check_request_id(request.request_id, limits),
         prompt=check_prompt(request, info, limits),
         cache_scope=_cache_scope(request.cache_scope, limits.max_cache_scope_chars),
-        sampling=sampling_params(request, info, limits),
-        max_tokens=max_tokens,
-        stop_strings=_stop_strings(stop.stop_strings, limits),
-        include_stop_string=stop.include_stop_string,
-        skip_special_tokens=not stop.HasField("skip_special_tokens") or stop.skip_special_tokens,
-        num_choices=_num_choices(request, limits.max_n),
-        priority=request.priority,
+        params=GenerationParams(
+            sampling=sampling_params(request, info, limits),
+            max_tokens=max_tokens or 0,
+            stop_strings=_stop_strings(stop.stop_strings, limits),
+            num_choices=_num_choices(request, limits.max_n),
+            **plain_values(request, _PLAIN),
+        ),
+        bad_words=check_bad_words(request.sampling.bad_words, limits),
         hints=routing_hints(request, limits),
     )
 
@@ -172,17 +159,6 @@ def check_detokenize(
     check_count(len(request.token_ids), most, "token_ids", "token ids")
     _check_no_unknown_fields(request)
     return request.token_ids
-
-
-def _check_supported(request: pb.GenerateRequest) -> None:
-    for path in UNSUPPORTED:
-        *outer, name = path.split(".")
-        message: Message = getattr(request, outer[0]) if outer else request
-        field = message.DESCRIPTOR.fields_by_name[name]
-        is_set = message.HasField(name) if field.has_presence else bool(getattr(message, name))
-        if is_set and not (path == "beam_width" and request.beam_width == 1):
-            raise UnsupportedFeature(path)
-    _check_no_unknown_fields(request)
 
 
 def _check_no_unknown_fields(request: Message) -> None:
@@ -234,16 +210,8 @@ def _num_choices(request: pb.GenerateRequest, max_n: int) -> int:
 
 
 def _stop_strings(strings: Sequence[str], limits: Limits) -> tuple[str, ...]:
-    field, max_bytes = "stop.stop_strings", limits.max_stop_string_bytes
-    check_count(len(strings), limits.max_stop_strings, field, "stop strings")
-    for position, string in enumerate(strings):
-        if not string:
-            raise InvalidRequest(f"{field}[{position}]", "A stop string is empty: leave it out.")
-        if (num_bytes := len(string.encode())) > max_bytes:
-            raise InvalidRequest(
-                f"{field}[{position}]",
-                f"A stop string has {num_bytes} bytes; at most {max_bytes} are allowed.",
-            )
+    most, max_bytes = limits.max_stop_strings, limits.max_stop_string_bytes
+    check_texts(strings, "stop.stop_strings", "stop string", most, max_bytes)
     return tuple(dict.fromkeys(strings))
 
 
@@ -271,9 +239,13 @@ def _check_length(
 
 
 def resolve(
-    given: GenerationInput, prompt_ids: Sequence[int], info: ModelInfo, limits: Limits
+    given: GenerationInput,
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+    info: ModelInfo,
+    limits: Limits,
 ) -> ResolvedRequest:
-    """The last bounds, and how long the answer may be."""
+    """The last bounds, how long the answer may be, and what is tokenised beside the prompt."""
     num_prompt = len(prompt_ids)
     field = prompt_field(given.prompt)
     check_prompt_tokens(num_prompt, info, limits, field)
@@ -282,22 +254,30 @@ def resolve(
     return ResolvedRequest(
         request_id=given.request_id,
         prompt_ids=ids,
-        params=GenerationParams(
-            sampling=given.sampling,
-            max_tokens=_max_tokens(given, num_prompt, info, limits),
-            stop_strings=given.stop_strings,
-            include_stop_string=given.include_stop_string,
-            skip_special_tokens=given.skip_special_tokens,
-            num_choices=given.num_choices,
-            priority=given.priority,
+        params=replace(
+            given.params,
+            sampling=_with_bad_words(given, tokenizer, info),
+            max_tokens=_max_tokens(given.params, num_prompt, info, limits),
         ),
         cache_scope=given.cache_scope,
     )
 
 
-def _max_tokens(given: GenerationInput, num_prompt: int, info: ModelInfo, limits: Limits) -> int:
+def _with_bad_words(
+    given: GenerationInput, tokenizer: Tokenizer, info: ModelInfo
+) -> SamplingParams:
+    sampling = given.params.sampling
+    if not given.bad_words:
+        return sampling
+    ids = bad_word_ids(given.bad_words, tokenizer, info.vocab_size)
+    sampling = replace(sampling, bad_word_ids=ids)
+    check_something_is_left(sampling, info.vocab_size)
+    return sampling
+
+
+def _max_tokens(given: GenerationParams, num_prompt: int, info: ModelInfo, limits: Limits) -> int:
     room = info.context_length - num_prompt
-    if given.max_tokens is not None:
+    if given.max_tokens:
         if given.max_tokens > room:
             raise InvalidRequest(
                 "stop.max_tokens",

@@ -15,7 +15,7 @@ import grpc.aio
 
 from cluster.errors import DeadlineExceeded, PenstockError, Unauthenticated, WorkerLost
 from cluster.proof import ANYONE, Challenge, Passes
-from cluster.status import from_rpc_error
+from cluster.tls import from_call
 from penstock.v1 import worker_pb2
 
 KNOCK_S = 5.0  # for an answer, once connected
@@ -26,12 +26,19 @@ class Visitor:
     """Who we are to the other end of one channel, and whether we know whom we talk to."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, address: str, token: str, audience: str = ANYONE
+        self,
+        channel: grpc.aio.Channel,
+        address: str,
+        token: str,
+        audience: str = ANYONE,
+        *,
+        is_tls: bool = False,
     ) -> None:
         self._channel = channel
         self._address = address
         self._token = token
         self._audience = audience
+        self._is_tls = is_tls
         self._passes: Passes | None = None
         self._is_doubted = False
         self._knocking: asyncio.Task[None] | None = None
@@ -85,7 +92,7 @@ class Visitor:
             self._passes = challenge.accept(answer.nonce, answer.proof)
             self._is_doubted = False
         except grpc.aio.AioRpcError as error:
-            raise self._not_proven(from_rpc_error(error)) from error
+            raise self._not_proven(from_call(error, is_tls=self._is_tls)) from error
         except Unauthenticated as error:
             raise self._not_proven(error) from error
         except grpc.aio.UsageError as error:

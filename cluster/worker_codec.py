@@ -5,6 +5,7 @@ from typing import Final
 from cluster.errors import InvalidRequest
 from cluster.types import (
     DTYPE_BYTES,
+    DrainReport,
     Fingerprint,
     Incarnation,
     KvLayout,
@@ -17,6 +18,7 @@ from penstock.v1 import worker_pb2
 
 ROLES: Final = {Role.PREFILL: worker_pb2.ROLE_PREFILL, Role.DECODE: worker_pb2.ROLE_DECODE}
 _ROLES_BACK: Final = {number: role for role, number in ROLES.items()}
+MAX_PAST_LIVES: Final = 8
 
 
 def fingerprint_to_pb(fingerprint: Fingerprint) -> worker_pb2.Fingerprint:
@@ -114,18 +116,47 @@ def member_to_pb(member: Member, *, ttl_s: float = 0.0) -> worker_pb2.RegisterRe
         context_length=member.context_length,
         max_sequences=member.max_sequences,
         ttl_seconds=ttl_s,
+        past_lives=member.past_lives[-MAX_PAST_LIVES:],
     )
 
 
 def member_from_pb(message: worker_pb2.RegisterRequest) -> Member:
     """The lease, `ttl_seconds`, is the caller's to read: it is not part of the member."""
-    role = _ROLES_BACK.get(message.role)
+    role = role_from_pb(message.role)
     if role is None:
-        raise InvalidRequest("role", f"Role {message.role} is unknown: give prefill or decode.")
+        raise InvalidRequest("role", "A member has a role: give prefill or decode.")
     return Member(
         worker=address_from_pb(message.worker),
         role=role,
         model=message.model,
         context_length=message.context_length,
         max_sequences=message.max_sequences,
+        past_lives=tuple(map(Incarnation, message.past_lives[-MAX_PAST_LIVES:])),
     )
+
+
+def drain_report_to_pb(drain: DrainReport) -> worker_pb2.DrainReport:
+    return worker_pb2.DrainReport(
+        seconds=drain.seconds,
+        left_seconds=drain.left_s,
+        then=ROLES[drain.then] if drain.then is not None else None,
+        ends=drain.ends,
+    )
+
+
+def drain_report_from_pb(message: worker_pb2.DrainReport) -> DrainReport:
+    return DrainReport(
+        seconds=message.seconds,
+        left_s=message.left_seconds,
+        then=role_from_pb(message.then),
+        ends=message.ends,
+    )
+
+
+def role_from_pb(role: worker_pb2.Role) -> Role | None:
+    """None where none is said. Raises InvalidRequest for one that does not exist."""
+    if role == worker_pb2.ROLE_UNSPECIFIED:
+        return None
+    if (known := _ROLES_BACK.get(role)) is None:
+        raise InvalidRequest("role", f"Role {role} is unknown: give prefill or decode.")
+    return known

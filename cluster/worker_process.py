@@ -1,4 +1,5 @@
-"""A worker's life around its scheduler: serve, register, report, drain. The same for both roles.
+"""One life of a worker around its scheduler: serve, register, report, drain. The same for both
+roles; another may follow it in the same process.
 
 Knows no engine and no transfer; they come as coroutines to run and functions to ask.
 """
@@ -11,17 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.addresses import Endpoint
+from cluster.authority import Credentials
 from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
 from cluster.door import door_service
+from cluster.drain import MAX_LIMIT_S, Drain
+from cluster.errors import InvalidRequest
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
-from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.proof import Doorkeeper, audience_of
-from cluster.redis_store import RedisStore
+from cluster.redis_store import RedisStore, prefix_of
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Serve, Server, Service, service_handlers
 from cluster.sealed_store import SealedStore
@@ -36,6 +40,7 @@ from cluster.types import (
     WorkerId,
 )
 from cluster.watch import WatchFeed
+from cluster.worker_codec import role_from_pb
 from penstock.v1 import worker_pb2
 
 logger = logging.getLogger(__name__)
@@ -46,35 +51,52 @@ _CHECK_S = 5.0
 class WorkerProcess:
     """What one worker consists of, as its process sees it."""
 
+    cluster: str | None  # its name
     member: Member  # its address may still say port 0
+    listens: str  # where it does, which may be another host than others dial
     secrets: Secrets
+    credentials: Credentials
     doorkeeper: Doorkeeper  # of `services`, too
     router: str  # its host:port, or the URL of a Redis
     services: Sequence[Service]
     rpcs: Mapping[str, Serve]  # of the service Worker, beside those that all processes answer
     heard: Callable[[Member, Sequence[Member]], None]  # who we are and who is there, each time
     settled: Callable[[], Awaitable[Any]]  # returns when it has tried to reach those found first
+    at_rest: Callable[[], Awaitable[None]]  # returns when no KV moves into its pool, nor out of it
     feed: WatchFeed
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
     is_moving: Callable[[], bool]  # steps end, though it may be draining
-    open_calls: OpenCalls
+    drain: Drain
     diagnosis: Diagnosis
     check: Callable[[], None]
     drain_s: float
 
 
-async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> None:
-    """Serves until `drain` is set and the calls in progress have ended, or their time is up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextLife:
+    """What follows a life in the same process."""
+
+    role: Role
+    address: str  # where it listens, as before: who supervises the process knows it
+
+
+async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> NextLife | None:
+    """Serves until `end` is set, or another role is asked for, and what is in progress has ended,
+    or its time is up."""
     health = HealthState(["penstock.v1.Worker", f"penstock.v1.{worker.member.role.title()}"])
     server = Server(
         [*worker.services, _watch_service(worker), door_service(worker.doorkeeper)],
-        address=worker.member.worker.address,
+        address=worker.listens,
         health=health,
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
+        credentials=worker.credentials,
     )
     async with server, _registrar(worker) as registrar:
-        address = replace(worker.member.worker, address=server.address)
+        host, port = Endpoint.parse(worker.member.worker.address).host, server.port
+        address = replace(worker.member.worker, address=str(Endpoint(host, port)))
+        if server.is_tls:
+            worker.diagnosis.tls_ports.add(port)
         worker.doorkeeper.audience = audience_of(address)
         heartbeat = Heartbeat(registrar, replace(worker.member, worker=address), heard=worker.heard)
         async with asyncio.TaskGroup() as group:
@@ -86,9 +108,10 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
                     _check_accounts(worker.check),
                 )
             ]
+            tasks.append(group.create_task(_end_when_told(worker, end)))
             beating = group.create_task(heartbeat.run())
-            await _either(heartbeat.registered, drain)  # its router may be away for long
-            if not drain.is_set():
+            await _either(heartbeat.registered, end)  # its router may be away for long
+            if not end.is_set():
                 await worker.settled()
                 health.set_all(worker.is_serving())
                 ready(
@@ -97,12 +120,12 @@ async def serve(worker: WorkerProcess, drain: asyncio.Event, ready: Ready) -> No
                     worker_id=address.worker_id,
                     incarnation=address.incarnation,
                 )
-            await drain.wait()
-            await _drain(worker, health)
+            role = await _until_drained(worker, health)
             await server.stop()  # while what serves them still runs, and can give back
             for task in (beating, *tasks):
                 task.cancel()
         await heartbeat.leave()
+    return NextLife(role=role, address=server.address) if role is not None else None
 
 
 async def _either(*events: asyncio.Event) -> None:
@@ -119,27 +142,36 @@ async def _either(*events: asyncio.Event) -> None:
 async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
     """At a router, or in the Redis that several routers read."""
     if "://" in worker.router:
-        store = SealedStore(RedisStore(worker.router), worker.secrets.cluster_token)
+        secrets, prefix = worker.secrets, prefix_of(worker.cluster)
+        redis = RedisStore(worker.router, prefix=prefix, password=secrets.store_password)
+        store = SealedStore(redis, secrets.cluster_token)
         try:
             yield StoreRegistrar(Membership(store))
         finally:
             await store.close()
     else:
-        async with open_channel(worker.router, worker.secrets.cluster_token) as channel:
+        token, credentials = worker.secrets.cluster_token, worker.credentials
+        async with open_channel(worker.router, token, credentials=credentials) as channel:
             yield RpcRegistrar(channel)
 
 
-async def _drain(worker: WorkerProcess, health: HealthState) -> None:
-    """NOT_SERVING at once; what is in progress may end."""
-    worker.open_calls.is_draining = True
-    health.set_all(False)
-    worker.feed.report_now()
-    try:
-        async with asyncio.timeout(worker.drain_s):
-            await worker.open_calls.none()
-    except TimeoutError:
-        num = worker.open_calls.num
-        logger.warning("%d calls were still open after %.0f s", num, worker.drain_s)
+async def _end_when_told(worker: WorkerProcess, end: asyncio.Event) -> None:
+    await end.wait()
+    worker.drain.begin(worker.drain_s, ends=True)
+
+
+async def _until_drained(worker: WorkerProcess, health: HealthState) -> Role | None:
+    """Returns the role of the next life. Who drains is NOT_SERVING at once."""
+
+    def changed() -> None:
+        health.set_all(worker.is_serving())
+        worker.feed.report_now()
+
+    return await worker.drain.follow(
+        changed=changed,
+        served=[service.open_calls for service in worker.services],
+        at_rest=worker.at_rest,
+    )
 
 
 async def _check_accounts(check: Callable[[], None]) -> None:
@@ -158,10 +190,43 @@ def _watch_service(worker: WorkerProcess) -> Service:
 
     return service_handlers(
         "penstock.v1.Worker",
-        {"Watch": watch, "Diagnose": worker.diagnosis.diagnose, **worker.rpcs},
+        {
+            "Watch": watch,
+            "Diagnose": worker.diagnosis.diagnose,
+            **_drain_rpcs(worker),
+            **worker.rpcs,
+        },
         door=worker.doorkeeper,
         deadlines=UNBOUNDED,
     )
+
+
+def _drain_rpcs(worker: WorkerProcess) -> Mapping[str, Serve]:
+    me, role = worker.member.worker, worker.member.role
+
+    async def drain(request: worker_pb2.DrainRequest, call: Call) -> worker_pb2.DrainResponse:
+        then = role_from_pb(request.then)
+        if then is role:
+            raise InvalidRequest("then", f"'{me.worker_id}' is a {role} worker already.")
+        limit_s = request.limit_seconds if request.HasField("limit_seconds") else worker.drain_s
+        if not 0 <= limit_s <= MAX_LIMIT_S:
+            raise InvalidRequest(
+                "limit_seconds", f"A drain takes 0 to {MAX_LIMIT_S:,.0f} seconds, not {limit_s:g}."
+            )
+        logger.info("told to drain within %g s%s", limit_s, f", for {then}" if then else "")
+        worker.drain.begin(limit_s, then=then)
+        return worker_pb2.DrainResponse(
+            incarnation=me.incarnation,
+            open_calls=worker.drain.num_open_calls,
+            limit_seconds=limit_s,
+        )
+
+    async def undrain(request: worker_pb2.UndrainRequest, call: Call) -> worker_pb2.UndrainResponse:
+        logger.info("told to serve again")
+        worker.drain.undo()
+        return worker_pb2.UndrainResponse(incarnation=me.incarnation)
+
+    return {"Drain": drain, "Undrain": undrain}
 
 
 class WorkerSettings(Protocol):
@@ -174,7 +239,7 @@ class WorkerSettings(Protocol):
     @property
     def worker_id(self) -> str: ...
     @property
-    def address(self) -> str: ...
+    def dialled(self) -> Endpoint: ...
     @property
     def hash_grain(self) -> int: ...
     @property
@@ -207,7 +272,7 @@ def describe(
     worker = WorkerAddress(
         worker_id=WorkerId(settings.worker_id),
         incarnation=incarnation,
-        address=settings.address,
+        address=str(settings.dialled),
         transports=transports,
         fingerprint=fingerprint,
     )

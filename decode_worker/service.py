@@ -6,12 +6,11 @@ import asyncio
 
 from cluster.block_hash import hash_key
 from cluster.codec import address_from_pb, compute_request_from_pb
-from cluster.detokenizer import Detokenizer
+from cluster.detokenizer import new_detokenizer
 from cluster.errors import Draining, InvalidRequest, Overloaded
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.secrets import Secrets
-from cluster.stop_strings import StopStrings
 from cluster.timeline import RequestTimeline
 from cluster.tokenizer import Tokenizer
 from cluster.types import ComputeRequest, WorkerAddress
@@ -151,18 +150,6 @@ class DecodeService:
 
     def _answer(self, message: pb.DecodeRequest, request: ComputeRequest) -> Answer:
         params = request.params
-        stop_strings = StopStrings(params.stop_strings)
-
-        def new_detokenizer() -> Detokenizer:
-            return Detokenizer(
-                self._tokenizer,
-                context=request.prompt_ids,
-                skip_special_tokens=params.skip_special_tokens,
-                stop_strings=stop_strings,
-                include_stop_string=params.include_stop_string,
-                min_tokens=params.sampling.min_tokens,
-            )
-
         accepted = inference_pb2.Accepted(
             request_id=request.request_id,
             model=message.model,
@@ -172,7 +159,7 @@ class DecodeService:
         )
         return Answer(
             request,
-            new_detokenizer,
+            new_detokenizer(self._tokenizer, params, context=request.prompt_ids),
             accepted=accepted,
             timeline=RequestTimeline(router_s=message.router_seconds),
             stalled=self._pause,

@@ -1,9 +1,9 @@
-"""One decode worker put together, from start to drained."""
+"""One life of a decode worker put together, from start to drained."""
 
 import asyncio
 
 from cluster.process import Ready, print_ready
-from cluster.tokenizer import Tokenizer
+from cluster.worker_process import NextLife
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.hand_over import HandOvers
 from decode_worker.scheduler import DecodeScheduler
@@ -16,19 +16,16 @@ from worker.worker import RoleService, Worker
 class DecodeWorker:
     """Owns the parts of one decode worker. Needs no running event loop until `serve`."""
 
-    def __init__(
-        self, config: DecodeWorkerConfig, parts: WorkerParts, *, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, config: DecodeWorkerConfig, parts: WorkerParts) -> None:
         self.config = config
         self.parts = parts
         self.member = parts.member
-        self.tokenizer = tokenizer
         self.worker = Worker(config, parts, self._make_scheduler)
         self.pool = self.worker.pool
 
-    async def serve(self, drain: asyncio.Event, ready: Ready = print_ready) -> None:
-        """Until `drain` is set and what is in progress has ended."""
-        await self.worker.serve(self._role, drain, ready)
+    async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> NextLife | None:
+        """Until `end` is set, or another role is asked for, and what is in progress has ended."""
+        return await self.worker.serve(self._role, end, ready)
 
     def check(self) -> None:
         """Raises AssertionError unless every block is accounted for."""
@@ -47,7 +44,7 @@ class DecodeWorker:
             config,
             me,
             self.parts.secrets,
-            self.tokenizer,
+            self.parts.tokenizer,
             self.scheduler,
             self.hand_overs,
             transfers.fetches,

@@ -49,14 +49,16 @@ def _open_log(path: Path) -> BinaryIO:
         return open(os.devnull, "ab")
 
 
-def _popen(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def _popen(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     with _open_log(log) as stderr:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=child_environment(),
+            env=environment,
             start_new_session=True,
         )
 
@@ -112,7 +114,8 @@ class Child:
         """Raises OSError where a step fails, and then nothing is left running."""
         _write_config(config, plan.config)
         with contextlib.ExitStack() as undo:
-            process = _popen([*plan.command, "--config", str(config)], log)
+            environment = plan.environment or child_environment()
+            process = _popen([*plan.command, "--config", str(config)], log, environment)
             undo.callback(_end_at_once, process)
             stdout = asyncio.StreamReader()
             pipe, _ = await asyncio.get_running_loop().connect_read_pipe(

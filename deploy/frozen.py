@@ -9,6 +9,7 @@ the observer itself was stopped or starved is not counted: it blames nobody.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.lateness import LOOK_S, Attention
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 # Whatever its health says: it cannot help it, or a person has it in hand, or nobody looked.
 EXCUSED = frozenset({Condition.UNSEEN, Condition.TRACED, Condition.STARVED})
-NUM_LOOKS = 4  # at least so many before the shortest patience is spent
+NUM_LOOKS = 4  # at least so many while the shortest patience is spent
 
 
 class Fault(StrEnum):
@@ -66,6 +67,11 @@ class Scrutiny:
         self._vitals: Vitals | None = None
         self._looked_at = 0.0
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing of the patience is spent."""
+        return self._spent is None
+
     def look(self, answer: Answer, vitals: Vitals | None, now: float) -> Fault | None:
         """Returns the fault with which all patience is spent."""
         before, self._vitals = self._vitals, vitals
@@ -85,7 +91,10 @@ class Scrutiny:
 async def until_frozen(child: Child, limits: Limits) -> str:
     """Looks at a process that serves until it is frozen; says how."""
     look_s = _look_s(limits)
-    async with health_channel(child.address) as channel:
+    # A router's front door is in clear text, whatever its secrets are good for.
+    is_worker = child.plan.part.is_worker
+    secrets_file = Path(child.plan.config["secrets_file"]) if is_worker else None
+    async with health_channel(child.address, secrets_file) as channel:
         pulse = Pulse(channel, child.plan.part, look_s)
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(pulse.follow())
@@ -108,7 +117,8 @@ async def _spent(child: Child, limits: Limits, answer: Callable[[], Answer]) -> 
         vitals = read_vitals(child.pid, in_detail=said is not Answer.WELL)
         if fault := scrutiny.look(said, vitals, attention.now()):
             return fault
-        await asyncio.sleep(attention.pause_s(_look_s(limits)))
+        is_well = said is Answer.WELL and scrutiny.is_calm
+        await asyncio.sleep(attention.pause_s(LOOK_S if is_well else _look_s(limits)))
 
 
 def _look_s(limits: Limits) -> float:

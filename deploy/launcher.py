@@ -12,16 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Never, Self
 
-from cluster.addresses import Endpoint
+from cluster.addresses import Endpoint, is_loopback_address
 from cluster.errors import StartupError, SupervisionError
 from cluster.lateness import Patience
-from cluster.secrets import create_secrets
+from cluster.secrets import copy_secrets, create_secrets
 from deploy.child import Child, tail
 from deploy.frozen import Fault, Limits
 from deploy.plan import ClusterPlan, Part, ProcessPlan
 from deploy.run_dir import RunDir
 from deploy.supervisor import Backoff, Supervisor, start
-from deploy.vitals import until_all_serve
+from deploy.vitals import all_of, until_serving
 from kv_transfer.pool import sweep as sweep_pools
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Supervision:
     def limits(self, part: Part) -> Limits:
         """The patience with a process of this part."""
         limits = dict.fromkeys(Fault, self.frozen_s) | {Fault.UNREADY: self.ready_s}
-        if part is not Part.ROUTER:
+        if part.is_worker:
             stopped_s = min(self.stopped_s, self.frozen_s)
             limits |= {Fault.STOPPED: stopped_s, Fault.IDLE: stopped_s}
             limits |= {Fault.WEDGED: min(self.wedged_s, self.frozen_s)}
@@ -63,13 +63,11 @@ class LocalCluster:
         supervision: Supervision | None = None,
         say: Callable[[str], None] = _ignore,
         run_dir_parent: Path | None = None,
-        pool_bytes: int = 0,
     ) -> None:
         self.plan = plan
         self._times = supervision or Supervision()
         self._listener = say
         self._run_dir_parent = run_dir_parent
-        self._pool_bytes = pool_bytes
         self._log_dir: Path | None = None
         self._created: RunDir | None = None
         self.children: dict[str, Child] = {}
@@ -109,13 +107,22 @@ class LocalCluster:
         return str(Endpoint.parse(self.listens).to_dial)
 
     @property
+    def internal(self) -> str:
+        """Where processes of this machine reach the router: at its front door only where nobody
+        else can listen in."""
+        apart = str(self.children["router"].ready.get("internal", ""))
+        return self.address if not apart or is_loopback_address(self.address) else apart
+
+    @property
     def listens(self) -> str:
         """Where the router was told to: on all addresses, perhaps."""
         return self.children["router"].address
 
     async def __aenter__(self) -> Self:
         try:
-            self._created = RunDir.create(num_bytes=self._pool_bytes, parent=self._run_dir_parent)
+            self._created = RunDir.create(
+                self.plan.name, num_bytes=self.plan.pool_bytes, parent=self._run_dir_parent
+            )
             await self._start_all()
         except BaseException as error:
             await self._end(grace_s=0.0, keeps_logs=True)
@@ -179,9 +186,15 @@ class LocalCluster:
         return None
 
     async def _start_all(self) -> None:
-        token = create_secrets(self.secrets_file).cluster_token
+        self._run_dir.described.write_text(self.plan.described)
+        given = self.plan.secrets_file
+        path = self.secrets_file
+        is_open = self.plan.is_open
+        secrets = (
+            copy_secrets(given, path) if given else create_secrets(path, with_authority=is_open)
+        )
         await self._start(self.plan.router_plan(self.secrets_file, self.plan.port))
-        workers = self.plan.worker_plans(self.secrets_file, self.run_dir, self.address)
+        workers = self.plan.worker_plans(self.secrets_file, self.run_dir, self.internal)
         starts = [asyncio.create_task(self._start(worker)) for worker in workers]
         try:
             await asyncio.gather(*starts)
@@ -194,7 +207,7 @@ class LocalCluster:
         try:
             async with Patience(self._times.ready_s):
                 names = [worker.name for worker in workers]
-                await until_all_serve(self.address, token, names)
+                await until_serving(self.internal, secrets, all_of(names))
         except TimeoutError:
             raise StartupError(
                 f"All processes are ready, but the router does not use all workers after"
@@ -215,9 +228,12 @@ class LocalCluster:
         if plan.part is Part.ROUTER:
             # Workers and clients know the old port.
             port = Endpoint.parse(child.address).port
-            plan = self.plan.router_plan(self.secrets_file, port)
+            internal = child.ready.get("internal")
+            internal_port = Endpoint.parse(internal).port if internal else None
+            plan = self.plan.router_plan(self.secrets_file, port, internal_port)
         return Supervisor(
             child,
+            name=plan.name,
             start=partial(self._start, plan),
             bury=partial(sweep_pools, self.run_dir),
             limits=self._times.limits(plan.part),

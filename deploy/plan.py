@@ -2,22 +2,33 @@
 nothing and touches no file."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cluster.addresses import Endpoint
+from cluster.addresses import Endpoint, is_loopback
 from cluster.log import LogFormat, LogLevel
+from deploy.planner.settings import PlannerSettings
 
-MODULES = {"router": "router", "prefill": "prefill_worker", "decode": "decode_worker"}
+MODULES = {
+    "router": "router",
+    "prefill": "prefill_worker",
+    "decode": "decode_worker",
+    "planner": "deploy.planner",
+}
 
 
 class Part(StrEnum):
     ROUTER = "router"
     PREFILL = "prefill"
     DECODE = "decode"
+    PLANNER = "planner"
+
+    @property
+    def is_worker(self) -> bool:
+        return self in (Part.PREFILL, Part.DECODE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +39,42 @@ class ProcessPlan:
     part: Part
     command: tuple[str, ...]
     config: Mapping[str, Any]
+    environment: Mapping[str, str] | None = None  # None: the launcher's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """Workers of one role that are alike."""
+
+    name: str
+    part: Part
+    num: int
+    config: Mapping[str, Any]  # merged into that of each
+    pool_bytes: int = 0  # of each one's KV, where that lies in a file
+
+    @property
+    def workers(self) -> list[str]:
+        return [f"{self.name}-{index}" for index in range(self.num)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPlan:
     """A cluster on one machine. None is the process's own default."""
 
+    described: str = ""  # as a cluster's file, for who looks later; empty: there was none
+    name: str = ""  # keeps apart what clusters of one machine or one Redis leave there
     checkpoint: Path
     model: str = ""  # empty: the directory's name
     num_prefill: int = 1
     num_decode: int = 1
+    pools: tuple[PoolPlan, ...] = ()  # empty: one of either role, of so many workers
     host: str = "127.0.0.1"
+    advertise: str = ""  # by which others reach the host; empty: by itself
     insecure: bool = False  # others than this machine may reach the host
+    internal_port: int = 0  # of calls of the cluster, beyond loopback; 0: any free one
     port: int = 0  # 0: any free one
+    store: str | None = None  # the URL of a Redis
+    secrets_file: Path | None = None  # None: drawn at the start
     num_threads: int | None = None
     num_blocks: int | None = None
     block_size: int | None = None
@@ -62,11 +96,36 @@ class ClusterPlan:
     def model_name(self) -> str:
         return self.model or self.checkpoint.resolve().name
 
-    def router_plan(self, secrets_file: Path, port: int) -> ProcessPlan:
+    @property
+    def all_pools(self) -> tuple[PoolPlan, ...]:
+        return self.pools or (
+            PoolPlan(name="prefill", part=Part.PREFILL, num=self.num_prefill, config=self.prefill),
+            PoolPlan(name="decode", part=Part.DECODE, num=self.num_decode, config=self.decode),
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its front door is for others than this machine, too."""
+        return not is_loopback(self.host)
+
+    @property
+    def pool_bytes(self) -> int:
+        """Of the KV of all workers."""
+        return sum(pool.num * pool.pool_bytes for pool in self.all_pools)
+
+    def router_plan(
+        self, secrets_file: Path, port: int, internal_port: int | None = None
+    ) -> ProcessPlan:
+        internal = Endpoint(
+            self.host, self.internal_port if internal_port is None else internal_port
+        )
         config = {
+            "cluster": self.name or None,
             "checkpoint": str(self.checkpoint),
             "model": self.model_name,
             "address": str(Endpoint(self.host, port)),
+            "internal": str(internal) if self.is_open else None,
+            "store": self.store,
             "secrets_file": str(secrets_file),
             "hash_grain": self.hash_grain,
             "insecure": self.insecure or None,
@@ -79,10 +138,12 @@ class ClusterPlan:
 
     def worker_plans(self, secrets_file: Path, run_dir: Path, router: str) -> list[ProcessPlan]:
         shared = {
+            "cluster": self.name or None,
             "checkpoint": str(self.checkpoint),
             "model": self.model_name,
             "address": "127.0.0.1:0",
-            "router": router,
+            "insecure": self.insecure or None,
+            "router": self.store or router,
             "secrets_file": str(secrets_file),
             "run_dir": str(run_dir),
             "num_blocks": self.num_blocks,
@@ -94,13 +155,27 @@ class ClusterPlan:
             "drain_s": self.drain_s,
             **self.worker,
         }
-        own = {Part.PREFILL: self.prefill, Part.DECODE: self.decode}
-        named = [(f"prefill-{i}", Part.PREFILL) for i in range(self.num_prefill)]
-        named += [(f"decode-{i}", Part.DECODE) for i in range(self.num_decode)]
         return [
-            self._process(name, part, {**shared, **own[part], "worker_id": name})
-            for name, part in named
+            self._process(name, pool.part, {**shared, **pool.config, "worker_id": name})
+            for pool in self.all_pools
+            for name in pool.workers
         ]
+
+    def planner_plan(
+        self,
+        secrets_file: Path,
+        pools: Sequence[Mapping[str, Any]],
+        settings: PlannerSettings,
+    ) -> ProcessPlan:
+        config = {
+            "cluster": self.name,
+            "store": self.store,
+            "drain_s": self.drain_s,
+            "secrets_file": str(secrets_file),
+            "pools": list(pools),
+            "settings": asdict(settings),
+        }
+        return self._process(str(Part.PLANNER), Part.PLANNER, config)
 
     def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
         default = (sys.executable, "-P", "-m", MODULES[part])

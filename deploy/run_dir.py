@@ -1,5 +1,9 @@
 """The directory of one running cluster: secrets, configurations, KV pool files, logs. In memory
-where there is a memory file system, readable by its owner only, gone when the cluster ends."""
+where there is a memory file system, readable by its owner only, gone when the cluster ends.
+
+What `serve` makes is one launcher's. Workers that are placed one by one on a machine share theirs,
+under a name that each of them knows: the first finds it empty, the last takes it away.
+"""
 
 import contextlib
 import os
@@ -11,11 +15,17 @@ from pathlib import Path
 from typing import Self
 
 from cluster.errors import StartupError
-from cluster.lock import lock
+from cluster.lock import lock, lock_shared
+from deploy.orphan import end_orphan
 
 PREFIX = "penstock-"
 MEMORY = Path("/dev/shm")
 LOCK = "lock"
+LOGS = "logs"
+DESCRIBED = "cluster.yaml"
+SECRETS = "secrets.yaml"
+SHARED = ".placed"
+PROCESS = ".process"
 
 
 def _candidates() -> Iterator[Path]:
@@ -33,11 +43,11 @@ def _has_room(folder: Path, num_bytes: int) -> bool:
         return False
 
 
-def _create(folder: Path) -> tuple[Path, int]:
+def _create(folder: Path, name: str) -> tuple[Path, int]:
     """A new directory, and its lock."""
-    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))  # mode 0700
+    path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}", dir=folder))  # mode 0700
     try:
-        (path / "logs").mkdir()
+        (path / LOGS).mkdir()
         # Locked before it has its name: a sweep never sees it unlocked.
         held = lock(path / f"{LOCK}.new")
         assert held is not None
@@ -56,33 +66,62 @@ class RunDir:
         self._held = held
 
     @classmethod
-    def create(cls, *, num_bytes: int = 0, parent: Path | None = None) -> Self:
-        """`num_bytes`: what the pools will take; a memory file system without room for them
-        would end a worker with SIGBUS in the middle of a write."""
+    def create(cls, name: str = "", *, num_bytes: int = 0, parent: Path | None = None) -> Self:
+        """`name`: of the cluster; `num_bytes`: what the pools will take; a memory file system
+        without room for them would end a worker with SIGBUS in the middle of a write."""
         candidates = [parent] if parent else list(_candidates())
         for folder in candidates:
             sweep(folder)
             if _has_room(folder, num_bytes):
                 with contextlib.suppress(OSError):  # the next may do
-                    return cls(*_create(folder))
+                    return cls(*_create(folder, f"{name}-" if name else ""))
         places = " nor ".join(map(str, candidates)) or "TMPDIR nor any other place"
         raise StartupError(
             f"Neither {places} can be written and has {num_bytes / 2**20:.0f} MiB free for the KV"
             " pools: free some, name another place with TMPDIR, or serve with fewer blocks"
-            " (--num-blocks)."
+            " (--num-blocks, or 'numBlocks' of a pool)."
         )
+
+    @classmethod
+    def join(cls, name: str, *, parent: Path | None = None) -> Self:
+        """That of all who join by this name on this machine. Raises OSError."""
+        path = shared_path(name, parent)
+        sweep(path.parent)
+        while True:
+            path.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile: once more
+                if not _is_private(path):
+                    raise PermissionError(f"{path} is another user's, or others may write into it")
+                clear(path, keeps_itself=True)
+                if (held := lock_shared(path / LOCK)) is not None:
+                    (path / LOGS).mkdir(exist_ok=True)
+                    return cls(path, held)
 
     @property
     def secrets_file(self) -> Path:
-        return self.path / "secrets.yaml"
+        return self.path / SECRETS
+
+    @property
+    def described(self) -> Path:
+        """The cluster's file as it is in force."""
+        return self.path / DESCRIBED
 
     @property
     def logs(self) -> Path:
         """Where they have no place that outlives the cluster."""
-        return self.path / "logs"
+        return self.path / LOGS
 
     def config(self, name: str) -> Path:
         return self.path / f"{name}.yaml"
+
+    def process(self, name: str) -> Path:
+        """The note of a process that its launcher's death may leave here (`deploy.orphan`)."""
+        return self.path / f"{name}{PROCESS}"
+
+    def leave(self) -> None:
+        """The last who has joined takes it away."""
+        os.close(self._held)
+        clear(self.path)
 
     def remove(self, *, keep_logs: bool = False) -> None:
         """What somebody else has removed already is no failure."""
@@ -96,6 +135,43 @@ class RunDir:
         os.close(self._held)
 
 
+def shared_path(name: str, parent: Path | None = None) -> Path:
+    """The same for all who ask on this machine."""
+    parents = [parent] if parent else list(_candidates())
+    folder = next((each for each in parents if os.access(each, os.W_OK)), parents[-1])
+    return folder / f"{PREFIX}{name}{SHARED}"
+
+
+def clear(path: Path, *, keeps_itself: bool = False) -> bool:
+    """Takes away what is left in a directory that nobody holds, and whoever still runs there;
+    False: somebody holds it. Where there is none, there is nothing to do."""
+    try:
+        held = lock(path / LOCK)
+    except FileNotFoundError:
+        return True
+    if held is None:
+        return False
+    try:
+        for note in path.glob(f"*{PROCESS}"):
+            end_orphan(note)
+        for each in path.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != LOCK:
+                each.unlink(missing_ok=True)
+        if not keeps_itself:
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(held)
+    return True
+
+
+def _is_private(path: Path) -> bool:
+    found = path.lstat()
+    is_alone = found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return stat.S_ISDIR(found.st_mode) and is_alone
+
+
 def _is_ours(path: Path) -> bool:
     found = path.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and (path / LOCK).exists()
@@ -106,8 +182,6 @@ def sweep(parent: Path) -> list[Path]:
     swept = []
     for path in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another sweeps it, too, or it cannot be had
-            if _is_ours(path) and (held := lock(path / LOCK)) is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(held)
+            if _is_ours(path) and clear(path):
                 swept.append(path)
     return swept

@@ -41,16 +41,19 @@ class Supervisor:
 
     def __init__(
         self,
-        child: Child,
+        child: Child | None,
         *,
+        name: str,
         start: Callable[[], Awaitable[Child]],
         bury: Callable[[], object],
         limits: Limits,
         backoff: Backoff,
         say: Callable[[str], None],
     ) -> None:
-        """`bury` takes away what the dead process has left."""
+        """`child`: None where it is still to be started; `bury` takes away what a dead process
+        has left."""
         self.num_restarts = 0
+        self._name = name
         self._child = child
         self._start = start
         self._bury = bury
@@ -70,38 +73,47 @@ class Supervisor:
 
     async def _keep_one(self) -> None:
         """One life, from its start, where it has not begun yet, to its end."""
-        if not self._child.is_running:
+        if self._child is None or not self._child.is_running:
+            is_first = self._child is None
             self._child = await self._start()
-            self.num_restarts += 1
+            self.num_restarts += not is_first
         born = time.monotonic()
         end = await until_dead(self._child, self._limits)
         self._backoff.lived(time.monotonic() - born)
-        self._say(f"{self._child.name} {end}; starting it again")
-        self._count_death()
+        self._say(f"{self._name} {end}; starting it again")
+        self._count_death(self._child.log)
         self._bury()
 
-    def _count_death(self) -> None:
+    def _count_death(self, log: Path) -> None:
         now = time.monotonic()
         self._deaths.append(now)
         if len(self._deaths) == NUM_DEATHS and now - self._deaths[0] < CRASH_LOOP_S:
             self._say(
-                f"{self._child.name} DIES AGAIN AND AGAIN: {NUM_DEATHS} times within"
-                f" {now - self._deaths[0]:.0f} s. The end of {self._child.log}:\n"
-                f"{tail(self._child.log)}"
+                f"{self._name} DIES AGAIN AND AGAIN: {NUM_DEATHS} times within"
+                f" {now - self._deaths[0]:.0f} s. The end of {log}:\n{tail(log)}"
             )
 
     def _tell(self, error: BaseException) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        name, kind = self._child.name, type(error).__name__
+        name, kind = self._name, type(error).__name__
         what = str(error) if isinstance(error, StartupError) else f"{name}: {kind}: {error}"
         self._say(f"{what}\nTrying again in {self._backoff.next_s:g} s.")
 
 
-async def start(plan: ProcessPlan, config: Path, log: Path, limits: Limits) -> Child:
-    """Returns when the process says that it is ready; StartupError tells why it is not."""
+async def start(
+    plan: ProcessPlan,
+    config: Path,
+    log: Path,
+    limits: Limits,
+    *,
+    spawned: Callable[[Child], object] = lambda child: None,
+) -> Child:
+    """Returns when the process says that it is ready; StartupError tells why it is not. `spawned`
+    is told of it before."""
     child = await Child.spawn(plan, config, log)
     try:
+        spawned(child)
         await unless(until_given_up(child, limits), child.until_ready())
     except Frozen as frozen:
         raise child.failure(str(frozen)) from None

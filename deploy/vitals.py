@@ -7,22 +7,30 @@ do not end is wedged by its own word.
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
+from pathlib import Path
 from typing import Never
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cluster.addresses import is_loopback_address
+from cluster.authority import Credentials
 from cluster.channel import Channel, channel_options, open_channel
 from cluster.health import PROGRESS
+from cluster.secrets import Secrets, load_secrets
+from cluster.tls import secure_channel
 from deploy.plan import Part
 from penstock.v1 import worker_pb2
 
 logger = logging.getLogger(__name__)
 
+Enough = Callable[[set[str], set[str]], bool]  # of workers: those that serve; those that drain
 SERVING = health_pb2.HealthCheckResponse.SERVING
 ANSWER_S = 10.0  # then the question is asked again, in case it was lost
+# Of one that was well: a question costs both ends a millisecond, and /proc shows a stopped one.
+CALM_S = 1.0
 
 
 class Answer(StrEnum):
@@ -57,10 +65,11 @@ class Pulse:
                 self._asked_at = None
             except grpc.aio.AioRpcError as error:
                 logger.debug("no answer: %s", error.details())
-            await asyncio.sleep(self._interval_s)
+            is_well = self._asked_at is None and self._last is Answer.WELL
+            await asyncio.sleep(CALM_S if is_well else self._interval_s)
 
     async def _ask(self) -> Answer:
-        if await self._serves("") or self._part is Part.ROUTER:
+        if await self._serves("") or not self._part.is_worker:
             return Answer.WELL
         return Answer.WELL if await self._serves(PROGRESS) else Answer.WEDGED
 
@@ -75,19 +84,42 @@ class Pulse:
         return bool(answer.status == SERVING)
 
 
-def health_channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, channel_options())
+def health_channel(address: str, secrets_file: Path | None) -> grpc.aio.Channel:
+    """As others dial it: beyond loopback with what the secrets are good for."""
+    if secrets_file is None or is_loopback_address(address):
+        return secure_channel(address, None, channel_options())
+    credentials = Credentials(load_secrets(secrets_file).authority)
+    return secure_channel(address, credentials.at(address), channel_options())
 
 
-async def until_all_serve(router: str, token: str, names: Collection[str]) -> None:
-    """Returns when the router would send requests to each of these workers."""
-    async with open_channel(router, token) as channel:
-        while missing := set(names) - await _serving(channel):
-            logger.debug("%s does not serve yet", ", ".join(sorted(missing)))
+def all_of(names: Collection[str]) -> Enough:
+    """Each of these workers serves, or drains because somebody said so."""
+    wanted = set(names)
+    return lambda serving, draining: wanted <= serving | draining
+
+
+async def until_serving(router: str, secrets: Secrets, is_enough: Enough) -> None:
+    """Returns when it holds of the workers that the router would send requests to, and of those
+    that drain."""
+    async with _channel(router, secrets) as channel:
+        while not is_enough(*(found := await _serving(channel))):
+            logger.debug("only %s serve yet", ", ".join(sorted(found[0])) or "none")
             await asyncio.sleep(0.05)  # only while starting: there is no event to wait for
 
 
-async def _serving(channel: Channel) -> set[str]:
+async def serving(router: str, secrets: Secrets) -> set[str]:
+    """The workers that the router would send requests to."""
+    async with _channel(router, secrets) as channel:
+        found, _ = await _serving(channel)
+        return found
+
+
+def _channel(router: str, secrets: Secrets) -> Channel:
+    return open_channel(router, secrets.cluster_token, credentials=Credentials(secrets.authority))
+
+
+async def _serving(channel: Channel) -> tuple[set[str], set[str]]:
+    """Who serves; who drains."""
     reply: worker_pb2.StatusResponse = await channel.unary(
         "penstock.v1.Cluster",
         "Status",
@@ -95,4 +127,6 @@ async def _serving(channel: Channel) -> set[str]:
         timeout_s=None,  # whoever calls has a limit for all of it
         wait_for_ready=True,
     )
-    return {worker.member.worker.worker_id for worker in reply.workers if worker.serving}
+    names = [(worker.member.worker.worker_id, worker) for worker in reply.workers]
+    serving = {name for name, worker in names if worker.serving}
+    return serving, {name for name, worker in names if worker.load.draining}

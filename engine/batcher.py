@@ -104,9 +104,11 @@ class Batcher:
 
         Its block table may hold a prefix that was brought here for it. It does not wait for
         blocks with that in its hand for ever: when nothing else runs, the prefix is let go.
+        What it finds cached counts as used now. It is not held: a queue holds no memory.
         """
         self._queue.enter(sequence)
         self._queue.wait(sequence)
+        self.pool.touch(self._cached_prefix(sequence))
 
     def join(self, sequence: Sequence) -> None:
         """Takes over a sequence whose blocks are already filled, and its references."""
@@ -259,6 +261,7 @@ class Batcher:
             num_context_tokens=self.num_context_tokens,
             num_free_blocks=self.pool.num_available,
             num_unused_blocks=self.pool.num_free,
+            tail_reuse=self.pool.tail_reuse,
             num_blocks=self.pool.num_blocks,
             backlog=points,
         )

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from cluster.types import BlockId, CacheChange, GrainHash, first_visible
+from engine.tail_reuse import TailReuse
 
 _TAKEN, _FREE, _CLAIMED = 0, 1, 2  # _CLAIMED: free, but a growing neighbour hopes for it
 _UNCLAIM = bytes([_TAKEN, _FREE, _FREE]) + bytes(range(3, 256))
@@ -41,7 +42,9 @@ class BlockPool:
         self._key_of: dict[BlockId, _Key] = {}
         self._grains_of: dict[BlockId, tuple[GrainHash, ...]] = {}
         self._parts: dict[GrainHash, int] = {}  # blocks of a grain present, if several make one
-        self._cached: OrderedDict[BlockId, None] = OrderedDict()  # least recently used first
+        # least recently used first -> how old the cache was then
+        self._cached: OrderedDict[BlockId, int] = OrderedDict()
+        self._tail = TailReuse(num_blocks)
         self._window = window
         self._thin: set[BlockId] = set()
         self._stored: list[GrainHash] = []
@@ -58,6 +61,11 @@ class BlockPool:
     def num_free(self) -> int:
         """Blocks without content: taking them evicts nothing."""
         return self._num_free
+
+    @property
+    def tail_reuse(self) -> float:
+        """Share of the cached blocks that became old and were found again: what evicting costs."""
+        return self._tail.share
 
     @property
     def num_held(self) -> int:
@@ -93,6 +101,7 @@ class BlockPool:
         """One more reference to each."""
         for block in blocks:
             if self._references[block] == 0:
+                self._tail.found(self._cached[block], len(self._cached))
                 del self._cached[block]
             self._references[block] += 1
 
@@ -127,11 +136,19 @@ class BlockPool:
             if self._references[block]:
                 continue
             if block in self._key_of:
-                self._cached[block] = None
+                self._cached[block] = self._tail.age
             else:
                 self._free(block)
         if blocks:
             self._unclaim_after(blocks[-1])
+
+    def touch(self, blocks: Sequence[BlockId]) -> None:
+        """They count as used now, without being held: somebody waits who wants them."""
+        for block in reversed(blocks):
+            if not self._references[block]:
+                self._tail.found(self._cached[block], len(self._cached))
+                self._cached[block] = self._tail.age
+                self._cached.move_to_end(block)
 
     # -- cached content ----------------------------------------------------------------------
 
@@ -265,6 +282,7 @@ class BlockPool:
 
     def _evict(self) -> None:
         block, _ = self._cached.popitem(last=False)
+        self._tail.evicted()
         del self._block_of[self._key_of.pop(block)]
         for grain in self._grains_of.pop(block):
             if self.has_grain(grain):

@@ -31,6 +31,13 @@ class StoredTensor:
 
 def load_spec(checkpoint: Path) -> ModelSpec:
     """Read config.json and check every file of the directory, weights unread."""
+    spec = described_spec(checkpoint)
+    stored_tensors(checkpoint, spec)
+    return spec
+
+
+def described_spec(checkpoint: Path) -> ModelSpec:
+    """The same of a directory that need not have its weights."""
     if not checkpoint.is_dir():
         raise CheckpointError(
             f"There is no checkpoint directory '{checkpoint}': give the path of a directory "
@@ -39,13 +46,11 @@ def load_spec(checkpoint: Path) -> ModelSpec:
     review(checkpoint)
     config_file, generation_file = checkpoint / "config.json", checkpoint / "generation_config.json"
     generation = ConfigReader(read_json(generation_file), str(generation_file))
-    spec = parse_model_spec(
+    return parse_model_spec(
         read_json(config_file, required=True),
         str(config_file),
         parse_token_ids(generation, "eos_token_id"),
     )
-    stored_tensors(checkpoint, spec)
-    return spec
 
 
 def stored_tensors(checkpoint: Path, spec: ModelSpec) -> dict[str, StoredTensor]:

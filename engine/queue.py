@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Sequences
 from itertools import chain
+from typing import NamedTuple
 
 from cluster.types import MAX_DUE_S, GrainHash
 from engine.backlog import Work
@@ -21,6 +22,14 @@ from engine.sequence import Sequence
 from engine.shares import Elsewhere, Shares
 
 _Place = tuple[int, float, int]  # priority, when it is due, who came first
+
+
+class _Part(NamedTuple):
+    """Tokens of a prompt that are computed when it is somebody's turn: as a rule its own."""
+
+    turn: Sequence
+    start: int
+    stop: int
 
 
 class Queue:
@@ -132,22 +141,37 @@ class Queue:
 
     def left(self, running: list[Sequence], in_flight: Batch | None, now: float) -> list[Work]:
         """What is left of each prompt after the step that runs, in their order, but for those
-        that are paused. Of what several share, only the first has to compute it."""
+        that are paused. Of what several share, only the first has to compute it: what others wait
+        for has their place."""
         rows = in_flight.rows if in_flight is not None else ()
         num_new = {row.sequence: row.num_new for row in rows}
         leaders: dict[GrainHash, Sequences[GrainHash]] = {}
-        begun: list[tuple[Sequence, int]] = []  # and of how many tokens there is KV by then
+        begun: dict[Sequence, int] = {}  # -> of how many tokens there is KV by then
+        computing: dict[GrainHash | None, Sequence] = {}
         for sequence in running:
             num_done = sequence.num_computed + num_new.get(sequence, 0)
             is_paused = sequence in self.paused
             if not is_paused and sequence.num_tokens - num_done > bool(sequence.output_ids):
-                begun.append((sequence, num_done))
+                begun[sequence] = num_done
                 if (missing := self._next_grain(sequence)) is not None:
                     leaders.setdefault(missing, self._hashes(sequence))
+                    computing.setdefault(missing, sequence)
         waiting = [sequence for sequence in self.waiting if sequence not in self.paused]
-        expected = zip(waiting, self._prefixes.num_expected(waiting, leaders), strict=True)
-        ordered = sorted([*begun, *expected], key=lambda one: self._places[one[0]])
-        return [Work(_due_s(s, now), s.num_tokens - done, done) for s, done in ordered]
+        expected = self._prefixes.num_expected(waiting, leaders)
+        parts: list[_Part] = []
+        for sequence, num_done in zip(waiting, expected, strict=True):
+            other = computing.get(self._prefixes.first_missing(sequence)) if computing else None
+            if other is not None and self._places[sequence] < self._places[other]:
+                parts.append(_Part(sequence, begun[other], num_done))
+                begun[other] = max(begun[other], num_done)
+            parts.append(_Part(sequence, num_done, sequence.num_tokens))
+        parts += [_Part(sequence, done, sequence.num_tokens) for sequence, done in begun.items()]
+        parts.sort(key=lambda part: self._places[part.turn])
+        return [
+            Work(_due_s(turn, now), stop - start, start)
+            for turn, start, stop in parts
+            if start < stop
+        ]
 
     def _is_passed_over(self, sequence: Sequence, shares: Shares | None) -> bool:
         if sequence in self.paused:

@@ -65,6 +65,7 @@ def _changes_logits(params: SamplingParams, num_output: int) -> bool:
         params.logit_bias
         or params.allowed_token_ids
         or params.bad_token_ids
+        or params.bad_word_ids
         or num_output < params.min_tokens
         or params.frequency_penalty
         or params.presence_penalty
@@ -77,7 +78,7 @@ def _sample_row(raw: Tensor, draw: Draw) -> tuple[SampledToken, ...]:
     logits = raw
     if _changes_logits(params, len(sequence.output_ids)):
         logits = raw.clone()
-        _mask(logits, params, len(sequence.output_ids))
+        _mask(logits, params, sequence.output_ids)
         _penalise(logits, params, sequence)
     token_ids = _pick(logits, params, draw)
     if params.num_logprobs is None:
@@ -102,7 +103,7 @@ def _pick(logits: Tensor, params: SamplingParams, draw: Draw) -> list[int]:
     return picks
 
 
-def _mask(logits: Tensor, params: SamplingParams, num_output: int) -> None:
+def _mask(logits: Tensor, params: SamplingParams, output_ids: list[int]) -> None:
     if params.allowed_token_ids:
         allowed = torch.tensor(params.allowed_token_ids, device=logits.device)
         kept = logits[allowed]
@@ -110,12 +111,21 @@ def _mask(logits: Tensor, params: SamplingParams, num_output: int) -> None:
         logits[allowed] = kept
     if params.bad_token_ids:
         logits[torch.tensor(params.bad_token_ids, device=logits.device)] = _HIDDEN
-    if num_output < params.min_tokens and params.stop_token_ids:
+    if ends := _ends_of_bad_words(params.bad_word_ids, output_ids):
+        logits[torch.tensor(ends, device=logits.device)] = _HIDDEN
+    if len(output_ids) < params.min_tokens and params.stop_token_ids:
         logits[torch.tensor(params.stop_token_ids, device=logits.device)] = _HIDDEN
     if params.logit_bias:
         ids, biases = zip(*params.logit_bias, strict=True)
         index = torch.tensor(ids, device=logits.device)
         logits.index_add_(0, index, torch.tensor(biases, device=logits.device, dtype=logits.dtype))
+
+
+def _ends_of_bad_words(words: tuple[tuple[int, ...], ...], output_ids: list[int]) -> list[int]:
+    """The last tokens of those whose other tokens are the end of the answer so far."""
+    return [
+        ids[-1] for ids in words if len(ids) == 1 or ids[:-1] == tuple(output_ids[1 - len(ids) :])
+    ]
 
 
 def _penalise(logits: Tensor, params: SamplingParams, sequence: Sequence) -> None:

@@ -56,6 +56,11 @@ class EngineThread:
     def close(self) -> None:
         self._orders.put(None)
 
+    async def has_ended(self, limit_s: float) -> bool:
+        """After `close`: whether, within this time, the engine may run on another thread."""
+        await asyncio.to_thread(self._thread.join, limit_s)
+        return not self._thread.is_alive()
+
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
             started = time.perf_counter()

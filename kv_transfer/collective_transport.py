@@ -6,7 +6,6 @@ ones. A peer that is frozen or dead holds up only the writes to itself: each has
 """
 
 import asyncio
-import ipaddress
 import re
 import socket
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from cluster.addresses import Endpoint
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
 from kv_transfer.admissions import Admissions
@@ -245,11 +245,7 @@ def _connected(address: _Address) -> socket.socket:
 
 
 def _check_host(name: str, host: str) -> None:
-    try:
-        is_any = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        is_any = not host
-    if is_any:
+    if Endpoint(host, 0).is_any:
         raise ConfigError(
             f"The transport '{name}' needs an address that peers can dial, and '{host}' is none: "
             "give the worker the address of one interface."

@@ -23,6 +23,9 @@ class DevicePool:
         self.num_bytes = num_bytes
         self.buffer = _zeros(num_bytes, device)
 
+    def renew(self, incarnation: Incarnation) -> None:
+        self.incarnation = incarnation
+
     def digester(self) -> Callable[[Spans], int]:
         stages: list[Stage] = []
 

@@ -1,17 +1,22 @@
 """The transports that exist, fastest first. One file each; a new one is an entry here.
 
-A door's module is imported only when a worker names it: each brings a heavy dependency.
+What a door needs is imported only when a worker opens it: each brings a heavy dependency, and
+commands that only know the names start quickly.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
+from cluster.addresses import Endpoint
+from cluster.authority import PLAIN, Credentials
 from cluster.errors import ConfigError
 from cluster.measurements import Measurements
-from kv_transfer.pool import FilePool, Pool, PoolConfig
-from kv_transfer.tcp_tls import TlsFiles
-from kv_transfer.transport import Transport
+
+if TYPE_CHECKING:
+    from kv_transfer.pool import FilePool, Pool, PoolConfig
+    from kv_transfer.transport import Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,21 +24,22 @@ class DoorSettings:
     """What a door may need beside the pool."""
 
     host: str = "127.0.0.1"  # where it listens
+    advertise: str = ""  # what others dial; empty: the same
     key: bytes = field(repr=False)  # shared by the cluster: a peer proves that it has it
     tcp_port: int = 0  # 0: any that is free
     num_tcp_streams: int = 4  # to each peer; only large writes use more than one
-    tls: TlsFiles | None = None  # for TCP: both ends or neither
+    credentials: Credentials = PLAIN  # TCP shows them beyond loopback
     allows_nixl_over_tcp: bool = True
     measurements: Measurements | None = None  # None: what is fastest here is not asked
 
 
-def _shared_memory(pool: Pool, settings: DoorSettings) -> Transport:
+def _shared_memory(pool: "Pool", settings: DoorSettings) -> "Transport":
     from kv_transfer.shared_memory_transport import SharedMemoryTransport
 
     return SharedMemoryTransport(_on_host(pool, "shared_memory"), settings.measurements)
 
 
-def _nixl(pool: Pool, settings: DoorSettings) -> Transport:
+def _nixl(pool: "Pool", settings: DoorSettings) -> "Transport":
     from kv_transfer.nixl_transport import NixlTransport
 
     return NixlTransport(
@@ -44,27 +50,33 @@ def _nixl(pool: Pool, settings: DoorSettings) -> Transport:
     )
 
 
-def _tcp(pool: Pool, settings: DoorSettings) -> Transport:
+def _tcp(pool: "Pool", settings: DoorSettings) -> "Transport":
     from kv_transfer.tcp_transport import TcpTransport
 
     return TcpTransport(
         _on_host(pool, "tcp"),
         host=settings.host,
+        advertise=settings.advertise,
         port=settings.tcp_port,
         key=settings.key,
-        tls=settings.tls,
+        credentials=settings.credentials,
         num_streams=settings.num_tcp_streams,
         measurements=settings.measurements,
     )
 
 
-def _collective(name: str, pool: Pool, settings: DoorSettings) -> Transport:
+def _collective(name: str, pool: "Pool", settings: DoorSettings) -> "Transport":
     from kv_transfer.collective_transport import CollectiveTransport
 
-    return CollectiveTransport(name, pool, host=settings.host, key=settings.key)
+    # A group's own sockets tell where they listen: another host would be dialled in vain.
+    is_any = Endpoint(settings.host, 0).is_any
+    host = settings.advertise if is_any and settings.advertise else settings.host
+    return CollectiveTransport(name, pool, host=host, key=settings.key)
 
 
-def _on_host(pool: Pool, door: str) -> FilePool:
+def _on_host(pool: "Pool", door: str) -> "FilePool":
+    from kv_transfer.pool import FilePool
+
     if not isinstance(pool, FilePool):
         raise ConfigError(
             f"The transport '{door}' reaches KV pools in host memory, and this one lies on a "
@@ -73,13 +85,16 @@ def _on_host(pool: Pool, door: str) -> FilePool:
     return pool
 
 
-DOORS: dict[str, Callable[[Pool, DoorSettings], Transport]] = {
+DOORS: dict[str, Callable[["Pool", DoorSettings], "Transport"]] = {
     "shared_memory": _shared_memory,
     "nixl": _nixl,
     "nccl": partial(_collective, "nccl"),
     "tcp": _tcp,
     "gloo": partial(_collective, "gloo"),
 }
+
+# What they move can be read on its way between machines.
+WITHOUT_TLS = ("nixl", "nccl", "gloo")
 
 
 def check_transports(names: Sequence[str]) -> None:
@@ -91,16 +106,18 @@ def check_transports(names: Sequence[str]) -> None:
         )
 
 
-def open_pool(config: PoolConfig, device: str) -> Pool:
+def open_pool(config: "PoolConfig", device: str) -> "Pool":
     """Where the engine computes. Raises ConfigError where there is no room, or no such device."""
     if device == "cpu":
+        from kv_transfer.pool import FilePool
+
         return FilePool(config)
     from kv_transfer.device_pool import DevicePool
 
     return DevicePool(config.incarnation, config.num_bytes, device)
 
 
-def open_doors(names: Sequence[str], pool: Pool, settings: DoorSettings) -> list[Transport]:
+def open_doors(names: Sequence[str], pool: "Pool", settings: DoorSettings) -> list["Transport"]:
     """In the order of preference, whatever the order of the names.
 
     Raises ConfigError for a name that is none, or whose dependency is missing.

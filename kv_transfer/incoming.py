@@ -50,6 +50,7 @@ class Reservation:
         self.lease_timer: TimerHandle | None = None
         self.is_let_go = False
         self.has_lapsed = False
+        self.has_renewed = False  # its writer was heard of
         self.transfer = Transfer(End.RECEIVER)
         self.attention = attention  # its lease runs while we are there to hear the writer
         self.failure: str | None = None
@@ -76,6 +77,7 @@ class Reservation:
 
     def renew(self) -> None:
         """Any message of the writer's stream shows that it still works on this."""
+        self.has_renewed = True
         self._table.renew(self)
 
     def lapse(self) -> None:
@@ -137,6 +139,8 @@ class ReservationTable:
         self._timers = timers or LoopTimers(asyncio.get_running_loop())
         self._last_epoch = 0
         self._live: dict[int, Reservation] = {}  # by epoch, in order
+        self._emptied = asyncio.Event()
+        self._emptied.set()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kv-verify")
         self._digest = pool.digester()  # of the reader's thread
 
@@ -203,6 +207,7 @@ class ReservationTable:
         reservation = Reservation(self, grant, peer, share, Attention(self._timers.now))
         reservation.transfer.grant(lease_s, reservation.attention.now())
         self._live[grant.epoch] = reservation
+        self._emptied.clear()
         peer.admit(grant.epoch, _allows(self.layout, reservation.blocks, share.heads))
         reservation.forget_peer = peer.life.on_end(lambda: self._peer_died(reservation))
         self._watch_lease(reservation)
@@ -288,6 +293,10 @@ class ReservationTable:
             verify_s=time.perf_counter() - begin,
         )
 
+    async def empty(self) -> None:
+        """Returns when nothing is lent, nor quarantined."""
+        await self._emptied.wait()
+
     def check(self) -> None:
         """Every head of a block is lent at most once, and only what is still open is held."""
         lent: dict[tuple[int, int], int] = {}
@@ -348,6 +357,8 @@ class ReservationTable:
 
     def _forget(self, reservation: Reservation) -> None:
         del self._live[reservation.epoch]
+        if not self._live:
+            self._emptied.set()
         reservation.peer.revoke(reservation.epoch)  # nothing that is late lands any more
         self._unwatch(reservation)
 

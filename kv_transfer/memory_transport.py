@@ -43,6 +43,9 @@ class MemoryPool:
     def buffer(self) -> memoryview:
         return self.memory.data
 
+    def renew(self, incarnation: Incarnation) -> None:
+        self.incarnation = incarnation
+
     def digester(self) -> Callable[[Spans], int]:
         copier = SpanCopier()
         return lambda spans: copier.digest(self.memory, spans)

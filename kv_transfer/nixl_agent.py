@@ -4,7 +4,6 @@ NIXL and the UCX inside it are configured by the environment; an operator's own 
 """
 
 import contextlib
-import ipaddress
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cluster.addresses import is_loopback
 from cluster.errors import ConfigError, TransferFailed
 from kv_transfer.kernel_copy import kernel_copies
 from kv_transfer.layout import Offsets
@@ -150,7 +150,7 @@ def _import_nixl(host: str) -> Any:
     """Its API. The environment is read as the first agent is made."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if _is_loopback(host):
+    if is_loopback(host):
         os.environ.setdefault("UCX_NET_DEVICES", "lo")
     raises = logging.raiseExceptions
     try:
@@ -163,13 +163,6 @@ def _import_nixl(host: str) -> Any:
     finally:
         logging.raiseExceptions = raises  # it sets this for the whole process
     return nixl
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def rows(base: int, offsets: Offsets, sizes: Offsets) -> Rows:

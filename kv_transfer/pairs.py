@@ -92,22 +92,27 @@ class Pairs:
         """KV may move between us and this life of a worker."""
         return any(not peer.life.is_over for peer in self._peers.get(incarnation, {}).values())
 
-    def forget(self, incarnation: Incarnation) -> None:
-        """This life of a worker is said to be over. Where its process can be seen, that is
-        believed when it is: one that is frozen, or was started twice, may write yet."""
+    def forget(self, incarnation: Incarnation, *, by_itself: bool = False) -> None:
+        """This life of a worker is over, as others say, or as that worker says itself. Of others
+        it is not believed where its process can be seen: one that is frozen, or was started twice,
+        may write yet."""
         self._distrusted.pop(incarnation, None)
         for peer in list(self._peers.get(incarnation, {}).values()):
-            if not peer.life.is_over and not peer.life.is_watched:
+            if by_itself or not peer.life.is_watched:
                 peer.life.end()
         if not self.is_connected(incarnation):
             self._peers.pop(incarnation, None)
 
     def close(self) -> None:
+        self.close_transports()
+        self.pool.close()
+
+    def close_transports(self) -> None:
+        """Nothing moves any more. The pool stays, for whose pairs come next."""
         for task in self._connecting.values():
             task.cancel()
         for transport in self._transports.values():
             transport.close()
-        self.pool.close()
 
     def _names(self, incarnation: Incarnation, by: str | None) -> tuple[Sequence[str], list[str]]:
         """The transports to try, and why not the others."""

@@ -54,6 +54,11 @@ class Pool(Protocol):
         """All of it, for the engine, whose tensors lie in it; on a device, a tensor of bytes."""
         ...
 
+    def renew(self, incarnation: Incarnation) -> None:
+        """Gives the memory, as it is, to the next life of the same process: nobody may write into
+        it by then, and no transport may be open on it."""
+        ...
+
     def digester(self) -> Callable[[Spans], int]:
         """xxh3_64 of spans of this pool, as if they were one run. For one thread at a time."""
         ...
@@ -67,9 +72,7 @@ class FilePool:
 
     def __init__(self, config: PoolConfig) -> None:
         self.incarnation = config.incarnation
-        self.path = config.run_dir / (PREFIX + config.incarnation)
-        if not FILE_NAME.fullmatch(self.path.name):
-            raise ConfigError(f"'{config.incarnation}' cannot name a KV pool: use letters, digits.")
+        self.path = _path(config.run_dir, config.incarnation)
         sweep(config.run_dir)  # a worker started by hand has no supervisor that would
         self._fd = _create_file(self.path, config.num_bytes)
         self._mapping = mmap.mmap(self._fd, config.num_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
@@ -83,6 +86,11 @@ class FilePool:
     def buffer(self) -> memoryview:
         return memoryview(self._mapping)
 
+    def renew(self, incarnation: Incarnation) -> None:
+        path = _path(self.path.parent, incarnation)
+        self.path.rename(path)
+        self.incarnation, self.path = incarnation, path
+
     def digester(self) -> Callable[[Spans], int]:
         copier = SpanCopier()
         return lambda spans: copier.digest(self.memory, spans)
@@ -93,6 +101,13 @@ class FilePool:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+
+def _path(run_dir: Path, incarnation: Incarnation) -> Path:
+    path = run_dir / (PREFIX + incarnation)
+    if not FILE_NAME.fullmatch(path.name):
+        raise ConfigError(f"'{incarnation}' cannot name a KV pool: use letters, digits.")
+    return path
 
 
 def sweep(run_dir: Path) -> list[str]:

@@ -11,7 +11,7 @@ from cluster.lateness import LOOK_S, Limit
 from cluster.types import Incarnation
 from kv_transfer.process_watch import ProcessAddress
 from kv_transfer.tcp_handshake import Hello, greet
-from kv_transfer.tcp_tls import Tls
+from kv_transfer.tcp_tls import TlsWhereDue
 from kv_transfer.tcp_wire import Wire, finish, open_wire
 
 CONNECT_S = 2.0  # for all streams together
@@ -61,7 +61,7 @@ class Dialler:
     incarnation: Incarnation
     num_bytes: int
     key: bytes = field(repr=False)
-    tls: Tls | None
+    tls: TlsWhereDue
     num_streams: int
 
     def dial(self, target: TcpAddress) -> list[Wire]:
@@ -81,7 +81,7 @@ class Dialler:
         left_s = max(LOOK_S, limit.left_s())
         stream = socket.create_connection((target.host, target.port), timeout=left_s)
         try:
-            wire = open_wire(stream, self.tls, is_server=False)
+            wire = open_wire(stream, self.tls.at(target.endpoint), is_server=False)
         except BaseException:
             stream.close()
             raise

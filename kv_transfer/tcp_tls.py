@@ -1,43 +1,21 @@
 """TLS between workers: both ends show a certificate of the cluster's own authority."""
 
 import hashlib
-import re
+import os
 import socket
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
 
-from cluster.errors import ConfigError
-
-_FIRST_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.S)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """PEM files. The authority signs workers of this cluster and nobody else."""
-
-    certificate: Path  # of this worker
-    key: Path  # of the certificate, for nobody else to read
-    authority: Path  # the certificate of who signed those of all workers
+from cluster.authority import Credentials, Identity
 
 
 class Tls:
     """Both roles of one worker. Names in certificates are not looked at: who is at the other end
     is proven by the cluster's key, over what `binding` returns."""
 
-    def __init__(self, files: TlsFiles) -> None:
-        """Raises ConfigError where a file is missing, or is not what it should be."""
-        try:
-            self._server = _context(ssl.PROTOCOL_TLS_SERVER, files)
-            self._client = _context(ssl.PROTOCOL_TLS_CLIENT, files)
-            first = _FIRST_CERTIFICATE.search(files.certificate.read_text(encoding="ascii"))
-            self._own = ssl.PEM_cert_to_DER_cert(first[0] if first else "")
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"TLS for KV transfer needs a certificate ({files.certificate}), its key "
-                f"({files.key}) and the authority's certificate ({files.authority}), as PEM: "
-                f"{error}."
-            ) from error
+    def __init__(self, identity: Identity) -> None:
+        self._server = _context(ssl.PROTOCOL_TLS_SERVER, identity)
+        self._client = _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+        self._own = ssl.PEM_cert_to_DER_cert(identity.certificate.decode())
 
     def wrap(self, stream: socket.socket, *, is_server: bool) -> ssl.SSLSocket:
         context = self._server if is_server else self._client
@@ -51,11 +29,30 @@ class Tls:
         return hashlib.sha256(digests).digest()
 
 
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+class TlsWhereDue:
+    """Beyond loopback, where the cluster has an authority."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._tls: Tls | None = None
+
+    def at(self, endpoint: str) -> Tls | None:
+        """For who listens there, and who dials it."""
+        identity = self._credentials.at(endpoint)
+        if identity is not None and self._tls is None:
+            self._tls = Tls(identity)
+        return None if identity is None else self._tls
+
+
+def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(files.certificate, files.key)
-    context.load_verify_locations(files.authority)
+    context.load_verify_locations(cadata=identity.authority.decode())
+    # A file is all that this takes: one without a name, that no other process can open by one.
+    with os.fdopen(os.memfd_create("penstock identity"), "wb") as file:
+        file.write(identity.certificate + identity.key)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
     return context

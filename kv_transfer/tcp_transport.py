@@ -14,6 +14,8 @@ from functools import partial
 
 import numpy as np
 
+from cluster.addresses import Endpoint
+from cluster.authority import PLAIN, Credentials
 from cluster.errors import ConfigError, TransferFailed
 from cluster.measurements import Measurements
 from kv_transfer.admissions import Admissions
@@ -26,7 +28,7 @@ from kv_transfer.tcp_frame import TRIAL_EPOCH, Framing
 from kv_transfer.tcp_landing import TcpCounters
 from kv_transfer.tcp_link import Link
 from kv_transfer.tcp_receiver import Receiver
-from kv_transfer.tcp_tls import Tls, TlsFiles
+from kv_transfer.tcp_tls import TlsWhereDue
 from kv_transfer.tcp_trial import choose_framing
 from kv_transfer.tcp_write import TcpWrite
 from kv_transfer.transport import Landed
@@ -40,19 +42,22 @@ class TcpTransport:
         pool: FilePool,
         *,
         host: str,
+        advertise: str = "",
         port: int = 0,
         key: bytes,
-        tls: TlsFiles | None = None,
+        credentials: Credentials = PLAIN,
         num_streams: int = 1,
         measurements: Measurements | None = None,
     ) -> None:
-        """`host` is where it listens, and what peers dial. Raises ConfigError."""
+        """`host` is where it listens, `advertise` what peers dial; empty: the same. Raises
+        ConfigError."""
         host = host.strip("[]")
-        context = None if tls is None else Tls(tls)
-        listening = _listen(host, port)
+        target = advertise.strip("[]") or host
+        self._tls = TlsWhereDue(credentials)
+        listening = _listen(host, target, port)
         self._memory = pool.buffer
         self._target = TcpAddress(
-            host,
+            target,
             listening.getsockname()[1],
             pool.incarnation,
             pool.num_bytes,
@@ -62,15 +67,19 @@ class TcpTransport:
             incarnation=pool.incarnation,
             num_bytes=pool.num_bytes,
             key=key,
-            tls=context,
+            tls=self._tls,
             num_streams=num_streams,
         )
         self._receiver = Receiver(
-            self._memory, listening, incarnation=pool.incarnation, key=key, tls=context
+            self._memory,
+            listening,
+            incarnation=pool.incarnation,
+            key=key,
+            tls=self._tls.at(self._target.endpoint),
         )
         self._peers: dict[str, TcpPeer] = {}
         self._measurements = measurements
-        self._kind = f"{'plain' if tls is None else 'TLS'}, {num_streams} streams"
+        self._num_streams = num_streams
 
     @property
     def address(self) -> str:
@@ -120,7 +129,9 @@ class TcpTransport:
         try:
             await asyncio.wrap_future(link.is_up)
             if self._measurements is not None:
-                kind = f"{self._kind}, {'on one machine' if watch else 'between machines'}"
+                way = "TLS" if self._tls.at(target.endpoint) else "plain"
+                where = "on one machine" if watch else "between machines"
+                kind = f"{way}, {self._num_streams} streams, {where}"
                 peer.framing = await asyncio.to_thread(
                     choose_framing, peer.try_framing, kind, self._measurements
                 )
@@ -198,10 +209,10 @@ class TcpPeer:
         self._link.join()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    if host in ("", "0.0.0.0", "::"):
+def _listen(host: str, target: str, port: int) -> socket.socket:
+    if Endpoint(target, port).is_any:
         raise ConfigError(
-            f"KV over TCP cannot listen on '{host}': name the address by which other workers "
+            f"KV over TCP cannot be dialled at '{target}': name the address by which other workers "
             "reach this machine."
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,64 +1,29 @@
 """Turns the arguments of `generate` into the wire's request. Both clients use it."""
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
-
-from google.protobuf.duration_pb2 import Duration
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from penstock.errors import InvalidRequestError
+from penstock.request_fields import RequestFields
 from penstock.v1 import inference_pb2 as pb
 
 Message = Mapping[str, str] | tuple[str, str]  # {"role": ..., "content": ...} or (role, content)
 
 
-class GenerateOptions(TypedDict, total=False):
+class GenerateOptions(RequestFields, total=False):
     """What `generate` takes beside the prompt. Left out: the server's default."""
 
     messages: Sequence[Message]
     token_ids: Sequence[int]
-    model: str
-    request_id: str
-    # sampling
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    frequency_penalty: float
-    presence_penalty: float
-    repetition_penalty: float
-    seed: int
-    logit_bias: Mapping[int, float]
-    allowed_token_ids: Sequence[int]
-    bad_token_ids: Sequence[int]
-    # length and stop
-    max_tokens: int
-    min_tokens: int
-    stop: str | Sequence[str]
-    stop_token_ids: Sequence[int]
-    include_stop_string: bool
-    ignore_eos: bool
-    skip_special_tokens: bool
-    # the rest
-    logprobs: int
-    prompt_logprobs: int
-    n: int
-    priority: int
-    cache_scope: str
-    service_class: str  # of the routing policy: "interactive", say
-    session_key: str  # of a conversation, for instance: its requests share a prefix
-    ttft_budget: float  # seconds to the first token, and between two: they narrow
-    itl_budget: float  # the targets of the class
     timeout: float  # seconds for everything, retries and waiting for a server that is away
     # included; what is left of it travels with each attempt
 
 
-SAMPLING = ["temperature", "top_k", "top_p", "min_p", "seed"]
-PENALTIES = ["frequency_penalty", "presence_penalty", "repetition_penalty"]
-SAMPLING_LISTS = ("allowed_token_ids", "bad_token_ids")
-STOP = ["max_tokens", "min_tokens", "include_stop_string", "ignore_eos", "skip_special_tokens"]
-PLAIN = ["model", "request_id", "n", "priority", "cache_scope", "service_class", "session_key"]
-BUDGETS = ("ttft_budget", "itl_budget")
+class _Target(NamedTuple):
+    part: str  # of the request; empty: the request itself
+    field: str
+    write: Callable[[Any, str, Any], None]
 
 
 def build_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRequest:
@@ -68,30 +33,11 @@ def build_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRe
     values.pop("timeout", None)
     request = pb.GenerateRequest(request_id=uuid.uuid4().hex)
     _set_prompt(request, prompt, values)
-    for target, names in (
-        (request.sampling, SAMPLING + PENALTIES),
-        (request.stop, STOP),
-        (request, PLAIN),
-    ):
-        for name in names:
-            if name in values:
-                assign(name, setattr, target, name, values.pop(name))
-    for name in SAMPLING_LISTS:
-        _extend(name, getattr(request.sampling, name), values.pop(name, ()))
-    assign("logit_bias", request.sampling.logit_bias.update, values.pop("logit_bias", {}))
-    _extend("stop_token_ids", request.stop.stop_token_ids, values.pop("stop_token_ids", ()))
-    stop = values.pop("stop", ())
-    _extend("stop", request.stop.stop_strings, [stop] if isinstance(stop, str) else stop)
-    for name, field in (("logprobs", "top"), ("prompt_logprobs", "prompt_top")):
-        if name in values:
-            assign(name, setattr, request.logprobs, field, values.pop(name))
-    for name in BUDGETS:
-        if name in values:
-            assign(name, _set_seconds, getattr(request, name), values.pop(name))
-    if values:
-        raise InvalidRequestError(
-            f"There is no option '{min(values)}'.", metadata={"field": min(values)}
-        )
+    for name, value in values.items():
+        if name not in RequestFields.__annotations__:
+            raise InvalidRequestError(f"There is no option '{name}'.", metadata={"field": name})
+        part, field, write = _TARGETS[name]
+        assign(name, write, getattr(request, part) if part else request, field, value)
     return request
 
 
@@ -123,11 +69,6 @@ def _set_prompt(request: pb.GenerateRequest, prompt: str | None, values: dict[st
         _extend("token_ids", request.token_ids.ids, token_ids)
 
 
-def _set_seconds(duration: Duration, seconds: float) -> None:
-    duration.SetInParent()
-    duration.FromNanoseconds(round(seconds * 1e9))
-
-
 def _extend(field: str, target: Any, values: Any) -> None:
     assign(field, target.extend, values)
 
@@ -140,3 +81,38 @@ def assign(field: str, write: Any, /, *values: Any, **named: Any) -> None:
         raise InvalidRequestError(
             f"'{field}' cannot be sent: {error}", metadata={"field": field}
         ) from error
+
+
+# Where each option goes: the contract says so.
+
+
+def _targets(message: Any, part: str = "") -> Iterator[tuple[str, _Target]]:
+    for field in message.fields:
+        if not part and field.name in ("sampling", "stop", "logprobs"):
+            yield from _targets(field.message_type, field.name)
+        else:
+            rules: pb.FieldRules = field.GetOptions().Extensions[_RULES]
+            yield rules.keyword or field.name, _Target(part, field.name, _write(field))
+
+
+def _write(field: Any) -> Callable[[Any, str, Any], None]:
+    message = field.message_type
+    if message is None:
+        return _set_repeated if field.is_repeated else setattr
+    return _set_seconds if message.name == "Duration" else _set_map
+
+
+def _set_repeated(message: Any, field: str, values: Any) -> None:
+    getattr(message, field).extend([values] if isinstance(values, str) else values)
+
+
+def _set_map(message: Any, field: str, values: Any) -> None:
+    getattr(message, field).update(values)
+
+
+def _set_seconds(message: Any, field: str, seconds: float) -> None:
+    getattr(message, field).FromNanoseconds(round(seconds * 1e9))
+
+
+_RULES: Any = pb.rules
+_TARGETS: Final = dict(_targets(pb.GenerateRequest.DESCRIPTOR))

@@ -1,9 +1,10 @@
-"""One prefill worker put together, from start to drained."""
+"""One life of a prefill worker put together, from start to drained."""
 
 import asyncio
 
 from cluster.process import Ready, print_ready
 from cluster.rpc import UNBOUNDED
+from cluster.worker_process import NextLife
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.scheduler import PrefillScheduler
 from prefill_worker.service import PrefillService
@@ -22,9 +23,9 @@ class PrefillWorker:
         self.worker = Worker(config, parts, self._make_scheduler)
         self.pool = self.worker.pool
 
-    async def serve(self, drain: asyncio.Event, ready: Ready = print_ready) -> None:
-        """Until `drain` is set and what is in progress has ended."""
-        await self.worker.serve(self._role, drain, ready)
+    async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> NextLife | None:
+        """Until `end` is set, or another role is asked for, and what is in progress has ended."""
+        return await self.worker.serve(self._role, end, ready)
 
     def check(self) -> None:
         """Raises AssertionError unless every block is accounted for."""

@@ -16,11 +16,11 @@ from router.router import Router
 logger = logging.getLogger("router")
 
 
-def _ready(address: str) -> None:
+def _ready(address: str, internal: str) -> None:
     # What has been loaded stays: a full collection walks what requests leave, and no more.
     gc.collect()
     gc.freeze()
-    print_ready(role="router", address=address)
+    print_ready(role="router", address=address, **({"internal": internal} if internal else {}))
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         logger.info("configuration: %s", effective_config(config))
         router = Router(config)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, router.policy.ask_reload)
-        await router.run(drain, _ready)
+        await router.run(drain, lambda address: _ready(address, router.internal_address))
 
     return run(serve)
 

@@ -5,10 +5,11 @@ Only callers who have proven that they hold the cluster token get this far.
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
 from cluster.diagnosis import Diagnosis
-from cluster.errors import FingerprintMismatch
+from cluster.errors import FingerprintMismatch, InvalidRequest
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.rpc import Call, Serve
 from cluster.types import Incarnation, WorkerId
@@ -22,12 +23,15 @@ from router.status_codec import (
     accuracy_to_pb,
     away_to_pb,
     classes_to_pb,
+    seen_to_pb,
     tenants_to_pb,
     waiting_to_pb,
 )
 from router.waiting import WaitingRoom
 
 NAME = "penstock.v1.Cluster"
+_PATIENCE = 3.0  # times the interval of a planner, until it is taken to be gone
+_MOST_S: Final = 86_400.0
 
 
 class ClusterService:
@@ -44,10 +48,12 @@ class ClusterService:
         diagnosis: Diagnosis,
         clock: Callable[[], float],
         listens: Callable[[], str],
+        internal: Callable[[], str],
         is_insecure: bool,
     ) -> None:
-        """`listens`: the address of the front door, known once it is open; `is_insecure`: others
-        than this machine's may come in there."""
+        """`listens`: the address of the front door, known once it is open, `internal`: where calls
+        of the cluster come in from other machines, if they do; `is_insecure`: others than this
+        machine's may come in at the front door."""
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
@@ -58,6 +64,7 @@ class ClusterService:
         self._diagnosis = diagnosis
         self._clock = clock
         self._listens = listens
+        self._internal = internal
         self._is_insecure = is_insecure
 
     @property
@@ -66,6 +73,7 @@ class ClusterService:
             "Register": self.register,
             "Deregister": self.deregister,
             "Status": self.status,
+            "Observe": self.observe,
             "Diagnose": self._diagnosis.diagnose,
         }
 
@@ -118,7 +126,27 @@ class ClusterService:
             waiting=waiting_to_pb(self._waiting),
             away=away_to_pb(placer.pool.absences, now),
             listens=self._listens(),
+            internal=self._internal(),
             insecure=self._is_insecure,
+        )
+
+    async def observe(
+        self, request: worker_pb2.ObserveRequest, call: Call
+    ) -> worker_pb2.ObserveResponse:
+        """Keeps traffic from now on, and tells what came since it was first asked."""
+        _check_spans(request)
+        now, placer = self._clock(), self._placer
+        gone_at = now + _PATIENCE * request.next_seconds
+        traffic = placer.observed.traffic
+        traffic.keep(now, gone_at + request.window_seconds)
+        if request.start_seconds:
+            placer.pool.cold_start.promise(request.start_seconds, gone_at)
+        ages = placer.index.staleness_s(now)
+        return worker_pb2.ObserveResponse(
+            watched_seconds=now - traffic.since_s,
+            requests=seen_to_pb(traffic, now, request.window_seconds),
+            workers=[self._worker(status, ages) for status in placer.pool.statuses(now)],
+            waiting=self._waiting.figures().num_requests,
         )
 
     def _worker(
@@ -139,6 +167,16 @@ class ClusterService:
             predicted_hit_tokens=hits.num_predicted,
             actual_hit_tokens=hits.num_actual,
         )
+
+
+def _check_spans(request: worker_pb2.ObserveRequest) -> None:
+    """Raises InvalidRequest."""
+    for field in ("window_seconds", "next_seconds", "start_seconds"):
+        value = getattr(request, field)
+        if not (0.0 <= value <= _MOST_S) or (field != "start_seconds" and not value):
+            raise InvalidRequest(
+                field, f"'{field}' is {value:g}: give seconds, {_MOST_S:,.0f} at most."
+            )
 
 
 def _relay_status(relayed: RelayCounters, placed: PlacerCounters) -> worker_pb2.RelayStatus:

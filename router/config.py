@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.addresses import Endpoint
+from cluster.authority import Credentials
+from cluster.bounds import check_name
 from cluster.config import check_range
 from cluster.errors import ConfigError
 from cluster.limits import Limits
@@ -30,7 +32,11 @@ class RouterConfig:
     model: str  # the name that clients use
     secrets_file: Path  # of the cluster, mode 0600
     address: str = "127.0.0.1:0"  # where it listens, for clients and workers; port 0: any
+    # HOST:PORT where workers, operators and `penstock` of other machines reach it, under TLS; null:
+    # at 'address' alone
+    internal: str | None = None
     insecure: bool = False  # true: others than this machine may reach it, though it asks nobody
+    cluster: str | None = None  # its name: keeps apart what clusters of one Redis leave there
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
     hash_grain: int = 16  # tokens of which prefixes are made; the same in the whole cluster
     context_length: int | None = None  # narrows the checkpoint's own
@@ -57,6 +63,8 @@ class RouterConfig:
     log_file_bytes: int = FILE_BYTES  # of one file of the log
 
     def __post_init__(self) -> None:
+        if self.cluster is not None:
+            check_name(self.cluster, "cluster")
         check_range(self, *_COUNTS, at_least=1)
         check_range(self, *_NOT_NEGATIVE, at_least=0)
         check_range(self, "unread_s", above=0)
@@ -66,6 +74,8 @@ class RouterConfig:
                 " callers are not authenticated yet: give a loopback address, or say 'insecure:"
                 " true' to let in whoever reaches it."
             )
+        if self.internal is not None:
+            self._check_internal(self.internal)
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."
@@ -74,6 +84,29 @@ class RouterConfig:
             raise ConfigError(
                 "'disaggregate' and 'policy_file' are both given: say it in the policy, as"
                 " 'spec.placement.disaggregate'."
+            )
+
+    def _check_internal(self, text: str) -> None:
+        try:
+            internal, front = Endpoint.parse(text), Endpoint.parse(self.address)
+        except ConfigError as error:
+            raise ConfigError(f"'internal': {error}") from error
+        if internal.port and internal == front:
+            raise ConfigError(
+                f"'internal' is '{text}', where clients come in ('address'): give another port."
+            )
+
+    def check_ways(self, credentials: Credentials) -> None:
+        """Raises ConfigError where calls of workers could be read on their way."""
+        listens = self.internal
+        if listens is None or self.insecure or credentials.at(listens):
+            return
+        if Endpoint.parse(listens).is_open_to_others:
+            raise ConfigError(
+                f"'internal' is '{listens}', where others than this machine may listen in, and the"
+                " secrets file holds no authority for TLS: draw one that does with 'penstock"
+                " secrets', for all processes, or say 'insecure: true' where that network is"
+                " trusted."
             )
 
     @property

@@ -49,7 +49,8 @@ def rejection(
         return _rejection(
             f"{queued:.0f} prompts wait already", over * decision.wait_s, decision.wait_s / queued
         )
-    decode = snapshot.loads[snapshot.loads.positions[decision.placement.decode]]
+    position = snapshot.loads.positions[decision.placement.decode]
+    decode = snapshot.loads[position]
     can_ever_fit = request.num_prompt_tokens <= decode.num_total_tokens
     is_idle = decision.wait_s <= 0.0 and decode.num_in_flight == 0  # later it is no faster
     if is_idle or not can_ever_fit or not admission.rejects_early:
@@ -63,7 +64,15 @@ def rejection(
         error_factor(None, decode.decode_error, quantile),
     )
     busy_share = observed.local_s.rate(decode.worker, now_s)
-    found = forecast(request, decision, decode, errors, observed.lengths.mean, busy_share)
+    found = forecast(
+        request,
+        decision,
+        decode,
+        errors,
+        observed.lengths.mean,
+        busy_share,
+        request.num_ready_at(position),
+    )
     rejected = broken_promise(request, found, admission)
     if rejected is None:
         return None

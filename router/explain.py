@@ -10,11 +10,11 @@ import numpy as np
 
 from cluster.types import Placement, WorkerId
 from router.attempt import Attempt
-from router.load import Load
 from router.pair_costs import CANNOT
-from router.policies.priced import Priced, Reuse, draw_least_of
+from router.policies.priced import Priced, draw_least_of
 from router.policies.registry import name_of
-from router.policy import Disaggregate, PolicyState, Quotes, place, quote
+from router.policy import Disaggregate, PolicyState, Quotes, num_needed, place, quote
+from router.price import term_at
 
 _FINITE_S = CANNOT / 2  # whoever costs more is left out
 _TIE = 1e-9  # relative, as for the policy
@@ -104,7 +104,7 @@ def price_of(attempt: Attempt, placement: Placement) -> float:
     it to the price whether to disaggregate."""
     priced = _priced(attempt)
     policy = replace(priced.policy, disaggregate=Disaggregate.AUTO)
-    quotes = _quotes(priced._replace(policy=policy))
+    quotes = _quotes(priced._replace(policy=policy), is_bounded=False)
     return float(quotes.price_s[_position(attempt, quotes, placement)])
 
 
@@ -115,7 +115,7 @@ def look_back(attempt: Attempt, *, num_cached: int, num_tokens: int) -> Hindsigh
     if decision is None:
         return None
     known = _priced(_as_found(attempt, decision.placement, num_cached, num_tokens))
-    quotes = _quotes(known)
+    quotes = _quotes(known, is_bounded=False)
     chosen, best = _position(attempt, quotes, decision.placement), int(quotes.price_s.argmin())
     regret_s = float(quotes.price_s[chosen] - quotes.price_s[best])
     if regret_s <= _TIE * abs(quotes.price_s[best]):
@@ -124,14 +124,16 @@ def look_back(attempt: Attempt, *, num_cached: int, num_tokens: int) -> Hindsigh
 
 
 def _as_found(attempt: Attempt, placement: Placement, num_cached: int, num_tokens: int) -> Attempt:
-    request = replace(attempt.request, num_output_tokens=float(max(1, num_tokens)))
+    request = attempt.request._replace(num_output_tokens=float(max(1, num_tokens)))
     if placement.source is None:
-        computing = placement.computing
+        loads, computing = attempt.snapshot.loads, placement.computing
         found = num_cached // request.grain_tokens
-        ready = dict(request.num_ready)
-        expected = dict(request.num_expected)
-        ready[computing], expected[computing] = min(found, ready.get(computing, 0)), found
-        request = replace(request, num_ready=ready, num_expected=expected)
+        ready = min(found, request.num_ready_at(loads.positions[computing]))
+        held = request.num_ready if request.num_held is None else request.num_held
+        request = request._replace(
+            num_ready=loads.column_of({computing: ready}, request.num_ready),
+            num_held=loads.column_of({computing: found}, held),
+        )
     return attempt._replace(request=request)
 
 
@@ -140,12 +142,12 @@ def _priced(attempt: Attempt) -> Attempt:
     if isinstance(attempt.policy.rule, Priced):
         return attempt
     policy = replace(attempt.policy, rule=Priced())
-    return attempt._replace(policy=policy, state=PolicyState(Reuse(0), attempt.state.random))
+    return attempt._replace(policy=policy, state=PolicyState(0, attempt.state.random))
 
 
-def _quotes(attempt: Attempt) -> Quotes:
+def _quotes(attempt: Attempt, *, is_bounded: bool = True) -> Quotes:
     request, snapshot, state, policy, _ = attempt
-    return quote(request, snapshot, state, policy, all_of_them=True)
+    return quote(request, snapshot, state, policy, all_of_them=True, is_bounded=is_bounded)
 
 
 def _position(attempt: Attempt, quotes: Quotes, placement: Placement) -> int:
@@ -190,16 +192,19 @@ def _terms(attempt: Attempt, quotes: Quotes, row: int, column: int | None) -> It
     if isinstance(attempt.policy.rule, Priced):
         way, work = bids.way(index), float(bids.weight[index])
         yield Term("wait", weight * float(way.wait_s[index]))
+        yield Term("overdue", weight * term_at(way.late_s, index))
         yield Term("prefill", work * float(way.prefill_s[index]))
-        yield Term("eviction", work * float(bids.evicted_s[index]))
+        yield Term("eviction", work * term_at(bids.evicted_s, index))
+        if column is None:
+            yield Term("delay", float(way.delay_s[row]))
     if column is not None:
         at = int(np.searchsorted(quotes.rows, row)), int(np.searchsorted(quotes.columns, column))
         yield Term("hand-over", weight * float(quotes.hand_over_s[at]))
-    yield Term("room", weight * float(decode.slot_s[row]))
+    yield Term("room", weight * term_at(decode.slot_s, row))
     yield Term("decode", weight * float(decode.decode_s[row]))
-    yield Term("late", weight * float(decode.late_s[row]))
+    yield Term("late", weight * term_at(decode.late_s, row))
     yield Term("slowdown", float(decode.slowdown_s[row]))
-    yield Term("work", float(decode.work_s[row]))
+    yield Term("work", bids.backlog * float(decode.added_s[row]))
     sessions = attempt.policy.sessions
     if sessions and loads[loads.num_prefill + row].worker == request.session_worker:
         yield Term("session", -sessions.max_penalty_s)
@@ -213,10 +218,12 @@ def _left_out(attempt: Attempt, quotes: Quotes | None) -> Iterator[LeftOut]:
     for position, load in enumerate(loads):
         if load.worker in request.excluded:
             yield LeftOut(load.worker, "failed this request before")
-        elif position < loads.num_prefill and (reason := _bar(attempt, load)):
-            yield LeftOut(load.worker, reason)
         elif quotes and not _takes_part(quotes, loads.num_prefill, position):
-            yield LeftOut(load.worker, _not_chosen(attempt, quotes, position))
+            reason = _bar(attempt, position) or _not_chosen(attempt, quotes, position)
+            yield LeftOut(load.worker, reason)
+        elif quotes and _only_decodes(attempt, quotes, position):
+            reason = f"decodes, but does not compute: {_not_chosen(attempt, quotes, position)}"
+            yield LeftOut(load.worker, reason)
 
 
 def _takes_part(quotes: Quotes, num_prefill: int, position: int) -> bool:
@@ -230,17 +237,39 @@ def _takes_part(quotes: Quotes, num_prefill: int, position: int) -> bool:
     return bool(is_local or (remote_s[row] < _FINITE_S).any())
 
 
+def _only_decodes(attempt: Attempt, quotes: Quotes, position: int) -> bool:
+    """Whether a worker that takes part would compute the prompt too late, and not for the policy's
+    sake computes none."""
+    policy = attempt.policy
+    if policy.disaggregate is not Disaggregate.AUTO or not isinstance(policy.rule, Priced):
+        return False
+    return bool(quotes.bids.price_s[position] >= _FINITE_S)
+
+
 def _not_chosen(attempt: Attempt, quotes: Quotes, position: int) -> str:
-    name, score = name_of(attempt.policy.rule), quotes.bids.scores.get(position)
+    bids = quotes.bids
+    if isinstance(attempt.policy.rule, Priced):
+        turn_s = float(bids.ways[0].wait_s[position])
+        shared = "" if turn_s > bids.longest_s else ", for all that wait behind the same prefix"
+        return (
+            f"its turn comes in {_ms(turn_s)}; an idle worker needs {_ms(bids.longest_s)}{shared}"
+        )
+    name, score = name_of(attempt.policy.rule), bids.scores.get(position)
     return f"not chosen by '{name}'" + ("" if score is None else f", which gives it {score:.4g}")
 
 
-def _bar(attempt: Attempt, load: Load) -> str | None:
-    """Of a prefill worker."""
-    if load.num_total_tokens < attempt.request.num_prompt_tokens:
-        return f"its cache of {load.num_total_tokens:.0f} tokens is too small for the prompt"
-    if attempt.policy.disaggregate is Disaggregate.NEVER:
+def _bar(attempt: Attempt, position: int) -> str | None:
+    """Why this worker can never take the prompt."""
+    request, loads = attempt.request, attempt.snapshot.loads
+    is_prefill, num_tokens = position < loads.num_prefill, loads[position].num_total_tokens
+    if num_tokens < num_needed(request, loads)[position]:
+        answer = "" if is_prefill else " and its answer"
+        return f"its cache of {num_tokens:.0f} tokens is too small for the prompt{answer}"
+    if is_prefill and attempt.policy.disaggregate is Disaggregate.NEVER:
         return "the policy disaggregates never"
+    apart = attempt.snapshot.costs.apart
+    if is_prefill and apart is not None and apart[loads.num_prefill :, position].all():
+        return "it speaks another wire version than any decode worker"
     return None
 
 

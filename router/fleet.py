@@ -18,6 +18,7 @@ from cluster.fingerprint import IDENTITY, differences
 from cluster.lateness import Attention
 from cluster.membership import Membership
 from cluster.types import Incarnation, Member, WorkerId
+from cluster.wire_version import unspoken
 from router.links import Link, Links
 from router.placer import Placer
 from router.standing import SILENCE_S
@@ -31,7 +32,8 @@ WARM_UP_S = 3.0  # at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a worker must share with this router: else its hashes and ids mean other things."""
+    """What a worker must share with this router: else its hashes and ids mean other things. And
+    the router must speak its wire version."""
 
     model: str
     model_digest: str
@@ -41,8 +43,9 @@ class Identity:
 
     def mismatch(self, member: Member) -> list[str]:
         """What differs, a line each."""
-        model = differences(self, member, ("model",))
-        return model + differences(self, member.worker.fingerprint, IDENTITY)
+        fingerprint = member.worker.fingerprint
+        lines = differences(self, member, ("model",)) + differences(self, fingerprint, IDENTITY)
+        return lines + unspoken(fingerprint.wire_version)
 
 
 @dataclass(slots=True, eq=False)

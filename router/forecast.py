@@ -43,11 +43,11 @@ def forecast(
     errors: Errors,
     answer_tokens: float,
     busy_share: float = 0.0,
+    num_ready: int = 0,
 ) -> Forecast:
     """`decode`: the load of the decode worker that was chosen; `busy_share`: of its time, for
-    computing prompts, while its answers wait."""
-    num_held = request.grain_tokens * request.num_ready.get(decode.worker, 0)
-    num_missing = request.num_prompt_tokens - num_held
+    computing prompts, while its answers wait; `num_ready`: leading grains computed there."""
+    num_missing = request.num_prompt_tokens - request.grain_tokens * num_ready
     then = decode_then(decode, decision.ttft_s, answer_tokens, num_missing)
     own_s = request.num_choices * (decode.d1 * request.num_prompt_tokens + decode.d2)
     # Who computes its prompt where it decodes has waited for room before.

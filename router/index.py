@@ -1,14 +1,15 @@
 """The prefix index: which worker holds which grain. A bounded cache of the workers' truth.
 
-It knows hashes and worker slots only: no tokens, no prices, no sockets, no clock of its own.
+It knows hashes and workers' bits only: no tokens, no prices, no sockets, no clock of its own.
 A wrong entry makes a request slower, never wrong.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.types import CacheChange, GrainHash, Incarnation, WorkerId
 from router.grain_masks import ENTRY_BYTES, GrainMasks
+from router.numbering import Ends, Numbering, bits_of
 
 _NO_MASK = -1  # no entry has it
 
@@ -43,12 +44,11 @@ class PrefixIndex:
     """
 
     budget_bytes: int
+    numbering: Numbering = field(default_factory=Numbering)
     num_forgotten: int = 0  # grains dropped for the budget while a worker still held them
     _masks: GrainMasks = field(init=False)
     _holders: dict[WorkerId, _Holder] = field(default_factory=dict)
     _by_bit: dict[int, _Holder] = field(default_factory=dict)
-    _names: list[WorkerId] = field(default_factory=list)  # by the number of their bit
-    _free_bits: list[int] = field(default_factory=list)
     _live: int = 0
     _dead: int = 0
     _sweep: _Sweep | None = None
@@ -78,15 +78,15 @@ class PrefixIndex:
         holder = self._holders.get(worker)
         return holder.incarnation if holder else None
 
-    def match(self, hashes: Sequence[GrainHash]) -> dict[WorkerId, int]:
-        """How many leading grains each worker holds; workers that hold none are left out.
+    def match(self, hashes: Sequence[GrainHash]) -> Ends:
+        """Finds how many leading grains each worker holds.
 
         Linear by need: eviction makes holes, so a later grain says nothing of an earlier one.
         """
-        matched: dict[WorkerId, int] = {}
+        ends: list[tuple[int, int]] = []
         active = self._live
         if not active:
-            return matched
+            return ends
         last: int | None = _NO_MASK
         for depth, mask in enumerate(self._masks.masks_of(hashes)):
             if mask is last:  # most often a grain is held as the one before
@@ -94,15 +94,15 @@ class PrefixIndex:
             held = active & mask if mask else 0
             if held != active:
                 if depth:
-                    self._record(active ^ held, depth, matched)
+                    ends.append((depth, active ^ held))
                 active = held
                 if not active:
                     break
             last = mask
         else:
             if hashes:
-                self._record(active, len(hashes), matched)
-        return matched
+                ends.append((len(hashes), active))
+        return ends
 
     def apply(self, worker: WorkerId, incarnation: Incarnation, change: CacheChange) -> bool:
         """Follows one event. False: this life of the worker is not known, ask for a snapshot."""
@@ -124,21 +124,21 @@ class PrefixIndex:
         """Takes a snapshot in place of all that was known of this worker."""
         fresh_at = self._holders[worker].fresh_at if worker in self._holders else 0.0
         self.purge(worker)
-        bit = self._take_bit()
+        bit = self.numbering.bit_of(worker)
         holder = _Holder(worker, incarnation, bit, fresh_at=fresh_at)
         self._holders[worker] = self._by_bit[bit] = holder
         self._live |= bit
-        self._names[bit.bit_length() - 1] = worker
         self.apply(worker, incarnation, CacheChange(stored=tuple(hashes)))
 
     def purge(self, worker: WorkerId, incarnation: Incarnation | None = None) -> None:
         """Forgets a worker at once; with an incarnation, only that life of it."""
         holder = self._holders.get(worker)
-        if holder is None or incarnation not in (None, holder.incarnation):
-            return
-        del self._holders[worker], self._by_bit[holder.bit]
-        self._live &= ~holder.bit
-        self._dead |= holder.bit
+        if holder is not None:
+            if incarnation not in (None, holder.incarnation):
+                return
+            del self._holders[worker], self._by_bit[holder.bit]
+            self._live &= ~holder.bit
+        self._dead |= self.numbering.give_up(worker)
         if not self._live:
             self._clear()
 
@@ -154,30 +154,14 @@ class PrefixIndex:
         """Every count equals what the entries say."""
         counted = dict.fromkeys(self._by_bit, 0)
         for mask, num in self._masks.check().items():
-            for bit in _bits(mask & self._live):
+            for bit in bits_of(mask & self._live):
                 counted[bit] += num
         for bit, holder in self._by_bit.items():
             assert holder.num_grains == counted[bit], f"{holder.worker} miscounted"
             assert self._holders[holder.worker] is holder
-            assert self._names[bit.bit_length() - 1] == holder.worker
-        bits = [*self._by_bit, *self._free_bits, *_bits(self._dead)]
-        bits += _bits(self._sweep.bits) if self._sweep else []
-        assert sorted(bits) == [1 << n for n in range(len(self._names))], "a bit lost or doubled"
+            assert self.numbering.bit_of(holder.worker) == bit
+        self.numbering.check(self._dead | (self._sweep.bits if self._sweep else 0))
         assert self._live == sum(self._by_bit)
-
-    def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
-        names = self._names
-        while bits:
-            number = bits.bit_length() - 1
-            matched[names[number]] = depth
-            bits ^= 1 << number
-
-    def _take_bit(self) -> int:
-        if self._free_bits:
-            self._free_bits.sort(reverse=True)
-            return self._free_bits.pop()
-        self._names.append(WorkerId(""))
-        return 1 << (len(self._names) - 1)
 
     def _tidy(self, num_keys: int) -> None:
         """A small part of what can wait: counting what was dropped, then clearing dead bits."""
@@ -185,7 +169,7 @@ class PrefixIndex:
         for mask, num in lost.items():
             held = mask & self._live
             self.num_forgotten += num if held else 0
-            for bit in _bits(held):
+            for bit in bits_of(held):
                 self._by_bit[bit].num_grains -= num
         if not lost:  # nothing dropped is left that could have a bit of the dead
             self._continue_sweep(num_keys)
@@ -201,18 +185,11 @@ class PrefixIndex:
         self._masks.remove(sweep.bits, sweep.keys[sweep.position : stop])
         sweep.position = stop
         if stop >= len(sweep.keys):
-            self._free_bits += _bits(sweep.bits)
+            self.numbering.free(sweep.bits)
             self._sweep = None
 
     def _clear(self) -> None:
         """Nobody is left: nothing to sweep."""
         self._masks.clear()
-        self._free_bits += _bits(self._dead | (self._sweep.bits if self._sweep else 0))
+        self.numbering.free(self._dead | (self._sweep.bits if self._sweep else 0))
         self._dead, self._sweep = 0, None
-
-
-def _bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low
-        mask ^= low

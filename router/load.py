@@ -3,7 +3,7 @@
 Rules read rows; prices are computed on whole columns. It knows no formula.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -36,9 +36,11 @@ class Load(NamedTuple):
     num_context_tokens: float = 0  # of running answers
     # Of its KV pool; cached ones that nobody uses are free. Below 0: prompts wait for more.
     num_free_tokens: float = 0
+    num_delayed: float = 0  # answers that wait while it computes a prompt
+    # From here on as reported, whatever was placed there since.
     num_total_tokens: float = inf  # infinite: unknown
     num_unused_tokens: float = inf  # of the free ones, those that hold nothing: no eviction yet
-    num_delayed: float = 0  # answers that wait while it computes a prompt
+    tail_reuse: float = 0.0  # share of the cached ones that became old and were found again
     max_sequences: float = inf
     token_bytes: float = 0  # of one token's KV
     c0: float = 0.0  # prefill seconds = c0 + c1 new + c2 context + c3 new context
@@ -79,19 +81,21 @@ class Load(NamedTuple):
 
 _FIRST_NUMBER = Load._fields.index("reported_s")
 NUMBERS = Load._fields[_FIRST_NUMBER:]
+FIRST_REPORTED = Load._fields.index("num_total_tokens")
 
 
 class Columns:
     """The numbers of all loads, a float64 array [loads] each, by the names of `Load`."""
 
+    __slots__ = (*NUMBERS, "_due")  # made for every decision: a third of the time
+
     def __init__(self, numbers: NDArray[np.float64], due: NDArray[np.float64]) -> None:
-        """`numbers` [len(NUMBERS), loads]; `due` [2, MAX_BACKLOG_POINTS, loads]: the points of
-        the backlogs."""
+        """`numbers` [len(NUMBERS), loads]; `due` [2, points, loads]: those of the backlogs."""
         (
             self.reported_s, self.booked_s, self.num_waiting, self.num_running,
             self.num_prompts, self.num_prefill_tokens, self.num_context_tokens,
-            self.num_free_tokens, self.num_total_tokens, self.num_unused_tokens,
-            self.num_delayed, self.max_sequences,
+            self.num_free_tokens, self.num_delayed,
+            self.num_total_tokens, self.num_unused_tokens, self.tail_reuse, self.max_sequences,
             self.token_bytes, self.c0, self.c1, self.c2, self.c3, self.d0, self.d1, self.d2,
             self.prefill_error, self.decode_error,
         ) = numbers  # fmt: skip
@@ -100,8 +104,8 @@ class Columns:
     def wait_s(self, now_s: float, due_s: Column) -> Column:
         """As `Load.wait_s`, of all; `due_s` [loads]."""
         due_at, seconds = self._due
-        ahead_s = np.where(due_at <= due_s, seconds, 0.0).max(axis=0)
-        wait_s: Column = np.maximum(ahead_s - (now_s - self.reported_s), 0.0) + self.booked_s
+        ahead_s = np.maximum.reduce(seconds * (due_at <= due_s), axis=0, initial=0.0)
+        wait_s: Column = np.maximum(ahead_s + self.reported_s - now_s, 0.0) + self.booked_s
         return wait_s
 
 
@@ -111,13 +115,16 @@ class LoadTable:
     def __init__(self, loads: Sequence[Load], *, num_prefill: int) -> None:
         self._loads = list(loads)
         self._num_prefill = num_prefill
-        self._numbers = np.zeros((len(NUMBERS), len(loads)))
-        self._due = np.zeros((2, MAX_BACKLOG_POINTS, len(loads)))
+        rows = np.array([load[_FIRST_NUMBER:] for load in loads], dtype=np.float64)
+        self._numbers = rows.reshape(len(loads), len(NUMBERS)).T.copy()
+        self._due = np.empty((2, MAX_BACKLOG_POINTS, len(loads)))
+        self._due[0], self._due[1] = _NEVER_S, 0.0
+        self._num_points = 0  # of the longest backlog so far
         self._positions = {load.worker: position for position, load in enumerate(loads)}
         self._frozen: Loads | None = None
         for position, load in enumerate(loads):
-            self.put(position, load)
-            self._put_backlog(position, load.backlog)
+            if load.backlog:
+                self._put_backlog(position, load.backlog)
 
     def put(self, position: int, load: Load) -> None:
         backlog, self._loads[position] = self._loads[position].backlog, load
@@ -129,12 +136,14 @@ class LoadTable:
     def _put_backlog(self, position: int, backlog: Sequence[tuple[float, float]]) -> None:
         points = self._due[:, :, position]
         points[0], points[1] = _NEVER_S, 0.0
-        if backlog:
-            points[:, : len(backlog)] = np.transpose(backlog[-MAX_BACKLOG_POINTS:])
+        kept = backlog[-MAX_BACKLOG_POINTS:]
+        for number, (due_s, seconds) in enumerate(kept):  # one by one: most often they are few
+            points[0, number], points[1, number] = due_s, seconds
+        self._num_points = max(self._num_points, len(kept))
 
     def freeze(self) -> "Loads":
         if self._frozen is None:
-            columns = Columns(self._numbers.copy(), self._due.copy())
+            columns = Columns(self._numbers.copy(), self._due[:, : self._num_points].copy())
             self._frozen = Loads(
                 self._loads,
                 num_prefill=self._num_prefill,
@@ -175,3 +184,12 @@ class Loads(tuple[Load, ...]):
         if self._positions is None:
             self._positions = {load.worker: position for position, load in enumerate(self)}
         return self._positions
+
+    def column_of(self, counts: Mapping[WorkerId, int], base: Column | None = None) -> Column:
+        """[loads]; `base`, or 0, where none is given. Who does not serve is left out."""
+        column = np.zeros(len(self)) if base is None else base.copy()
+        for worker, count in counts.items():  # one by one: most often they are few
+            position = self.positions.get(worker)
+            if position is not None:
+                column[position] = count
+        return column

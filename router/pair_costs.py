@@ -18,6 +18,7 @@ class PairCosts(NamedTuple):
     s_per_byte: Matrix
     least_setup_s: float = 0.0  # no pair has less
     least_s_per_byte: float = 0.0
+    apart: NDArray[np.bool_] | None = None  # [receiver, source] whom no way joins; None: nobody
 
     @classmethod
     def uniform(cls, num_workers: int, setup_s: float, s_per_byte: float) -> "PairCosts":
@@ -29,22 +30,66 @@ class PairCosts(NamedTuple):
     def among(self, workers: NDArray[np.intp]) -> "PairCosts":
         """Of these only, in their order."""
         pairs = np.ix_(workers, workers)
-        return PairCosts(self.setup_s[pairs], self.s_per_byte[pairs])
+        apart = None if self.apart is None else self.apart[pairs]
+        return PairCosts(self.setup_s[pairs], self.s_per_byte[pairs], apart=apart)
+
+    def may_come_from(self, source: int) -> "NDArray[np.bool_] | bool":
+        """[receivers] whether a way for KV joins them."""
+        return True if self.apart is None else ~self.apart[:, source]
+
+    def handed_apart(self, num_prefill: int) -> NDArray[np.bool_] | None:
+        """[decode workers, prefill workers], which come first, whom no way joins; None: nobody."""
+        return None if self.apart is None else self.apart[num_prefill:, :num_prefill]
+
+    def paired(self, num_prefill: int, unfit: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """[prefill workers] that a way joins to a decode worker which is not `unfit` [workers];
+        None: all."""
+        if (apart := self.handed_apart(num_prefill)) is None:
+            return None
+        joined = ~apart if unfit is None else ~apart & ~unfit[num_prefill:, None]
+        paired: NDArray[np.bool_] = joined.sum(axis=0) > 0
+        return paired
 
     def seconds(self, receiver: int, source: int, num_bytes: float) -> float:
         setup_s, s_per_byte = self.setup_s[receiver, source], self.s_per_byte[receiver, source]
         return float(setup_s + s_per_byte * num_bytes)
 
 
+def hand_over_s(
+    setup_s: Matrix | float,
+    s_per_byte: Matrix | float,
+    num_bytes: Matrix | float,
+    prefill_s: Matrix | float,
+) -> Matrix:
+    """Seconds from the first token until the KV is there: it travels while the prompt is computed,
+    too. Of one shape, or that broadcast; one is an array at least. In place: it may be large."""
+    seconds: Matrix = s_per_byte * num_bytes - prefill_s  # type: ignore[assignment]
+    np.maximum(seconds, 0.0, out=seconds)
+    seconds += setup_s
+    return seconds
+
+
 class PairCostTable:
     """Costs as they become known; frozen on demand, which copies only what has really changed."""
 
-    def __init__(self, num_workers: int, setup_s: float, s_per_byte: float) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        setup_s: float,
+        s_per_byte: float,
+        apart: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """`apart` [receiver, source]: whom no way joins; None: nobody."""
         self._costs = PairCosts.uniform(num_workers, setup_s, s_per_byte)
+        if apart is not None:
+            setups = np.where(apart, CANNOT, setup_s)
+            self._costs = self._costs._replace(setup_s=setups, apart=apart)
         self._is_frozen = True
 
     def put(self, receiver: int, source: int, setup_s: float, s_per_byte: float) -> None:
         costs, pair = self._costs, (receiver, source)
+        if costs.apart is not None and costs.apart[pair]:
+            return  # learned from an earlier life of the source
         if _is_same(costs.setup_s[pair], setup_s) and _is_same(costs.s_per_byte[pair], s_per_byte):
             return
         if self._is_frozen:

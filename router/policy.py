@@ -6,9 +6,9 @@ the GPU seconds it adds, weighted by the load. A named rule other than the defau
 computes the prompt; the decode worker goes by its price then, too.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from cluster.types import Placement, WorkerId
 from router.load import Column, Loads
 from router.pair_costs import CANNOT, Matrix
-from router.policies.priced import (
-    Bids,
-    Priced,
-    Reuse,
-    backlog_of,
-    draw_least_of,
-)
+from router.policies.priced import Bids, Priced, draw_least_of
 from router.policies.rule import Prompt, Rule
 from router.policy_settings import (
     DEFAULT_CLASS,
@@ -35,7 +29,7 @@ from router.policy_settings import (
     TenantShare,
 )
 from router.pool import PoolSnapshot
-from router.price import Answer, DecodeTerms, HandOver, decode_terms
+from router.price import Answer, DecodeTerms, HandOver, decode_terms, term_at, times
 
 _FEW_PAIRS = 4096  # to find those that can win takes longer than to price as few as these
 DEFAULT_OUTPUT_TOKENS = 128.0  # of an answer, until something has been observed
@@ -78,27 +72,35 @@ class PolicyState(NamedTuple):
     random: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementRequest:
+class PlacementRequest(NamedTuple):
     """A request as the policy sees it: sizes, its class, and what each worker holds of it."""
 
     num_prompt_tokens: int
     max_tokens: int
     num_choices: int = 1
     num_output_tokens: float = DEFAULT_OUTPUT_TOKENS  # predicted, a choice
+    num_typical_tokens: float = DEFAULT_OUTPUT_TOKENS  # half of such answers have no more
     service_class: ServiceClass = DEFAULT_CLASS
     age_s: float = 0.0  # since it arrived
     grain_tokens: int = 16
-    num_ready: Mapping[WorkerId, int] = field(default_factory=dict)  # leading grains computed
-    # With what was placed there and will be computed by the prompt's turn, where that is more.
-    num_expected: Mapping[WorkerId, int] = field(default_factory=dict)
+    # [loads], as all columns of a request: of the snapshot that it is decided with.
+    num_ready: Column | None = None  # leading grains computed; None: nobody has any
+    # With what was placed there and will be computed by the prompt's turn; None: no more.
+    num_held: Column | None = None
+    # Prompts that wait behind the same prefix: who would share a copy of it made elsewhere.
+    num_siblings: Column | None = None
     excluded: frozenset[WorkerId] = frozenset()
     session_worker: WorkerId | None = None  # who decoded for its session last
     tenant_excess: float = 1.0  # how many times its share its tenant used, while workers are short
 
-    def num_held(self, worker: WorkerId) -> int:
+    def num_ready_at(self, position: int) -> int:
+        """Leading grains that this worker has computed."""
+        return 0 if self.num_ready is None else int(self.num_ready[position])
+
+    def num_held_at(self, position: int) -> int:
         """Leading grains that it has by the prompt's turn without computing or fetching them."""
-        return self.num_expected.get(worker) or self.num_ready.get(worker, 0)
+        held = self.num_held
+        return self.num_ready_at(position) if held is None else int(held[position])
 
     @property
     def target_s(self) -> float:
@@ -160,10 +162,7 @@ def place(
     quotes = quote(request, snapshot, state, policy)
     position, random = draw_least_of(quotes.price_s, state.random)
     decision = _decision(request, snapshot.loads, quotes, position)
-    rule = quotes.rule
-    if isinstance(rule, Reuse):
-        rule = rule.after(decision.num_cached_tokens, request.num_prompt_tokens, rule.random)
-    return decision, PolicyState(rule, random)
+    return decision, PolicyState(quotes.rule, random)
 
 
 def quote(
@@ -173,31 +172,60 @@ def quote(
     policy: Policy,
     *,
     all_of_them: bool = False,
+    is_bounded: bool = True,
 ) -> Quotes:
-    """Prices the candidates that can win, or all. There is a decode worker."""
+    """Prices the candidates that can win, or all. There is a decode worker. Not `is_bounded`: also
+    who would wait longer than an idle worker needs."""
     loads, num_prefill = snapshot.loads, snapshot.loads.num_prefill
     prompt = _prompt(request, snapshot, policy.queue)
-    barred = _barred(request, loads, policy.disaggregate)
-    bids, rule = _bids(prompt, loads, barred, state.rule, policy.rule)
-    compute_s = bids.price_s if barred is None else bids.price_s + CANNOT * barred
+    unfit = _unfit(request, loads)
+    apart = snapshot.costs.handed_apart(num_prefill)
+    barred = _barred(unfit, loads, policy.disaggregate, apart)
     answer = _answer(request)
     held = prompt.ready[num_prefill:]
-    decode = decode_terms(answer, loads.columns, held, num_prefill, backlog_of(loads))
+    decode = decode_terms(answer, loads.columns, held, num_prefill)
     decode_s = decode.price_s
-    if request.excluded or request.session_worker:
-        decode_s = decode_s + _favour(request, loads, policy.sessions)
+    if unfit is not None:
+        decode_s = decode_s + CANNOT * unfit[num_prefill:]
+    if policy.sessions is not None and request.session_worker:
+        decode_s = decode_s + _favour(request.session_worker, loads, policy.sessions)
+    bids, rule = _bids(
+        prompt,
+        loads,
+        barred,
+        decode.spare_s,
+        num_prefill + int(decode_s.argmin()),
+        state.rule,
+        policy.rule,
+        paired=snapshot.costs.paired(num_prefill, unfit),
+        is_bounded=is_bounded,
+    )
+    compute_s = bids.price_s if barred is None else bids.price_s + CANNOT * barred
+    decode_s = decode_s + bids.backlog * decode.added_s
     local_s = decode_s + compute_s[num_prefill:]
-    move = HandOver(answer, loads.columns, held, bids.prefill_s, snapshot.costs, num_prefill)
+    compute_s = compute_s[:num_prefill]
+    move = HandOver(answer, loads.columns, held, bids.best_prefill_s, snapshot.costs, num_prefill)
     if all_of_them or len(local_s) * num_prefill <= _FEW_PAIRS:
-        rows, columns = np.arange(len(local_s)), np.arange(num_prefill)
+        rows, columns = _first(len(local_s)), _first(num_prefill)
         moved_s = move.seconds()
-        remote_s = decode_s[:, None] + answer.weight * moved_s + compute_s[:num_prefill]
     else:
-        rows, columns = _contenders(decode_s, compute_s[:num_prefill], local_s, answer, move)
+        rows, columns = _contenders(decode_s, compute_s, local_s, answer, move)
         moved_s = move.seconds_of(rows, columns)
-        remote_s = decode_s[rows, None] + answer.weight * moved_s + compute_s[columns]
+        decode_s, compute_s = decode_s[rows], compute_s[columns]
+    remote_s = times(answer.weight, moved_s) + decode_s[:, None]
+    remote_s += compute_s
+    if apart is not None:
+        remote_s += CANNOT * apart[np.ix_(rows, columns)]
     price_s = np.concatenate((remote_s.ravel(), local_s))
     return Quotes(price_s, rows, columns, moved_s, prompt, bids, decode, rule)
+
+
+@lru_cache(maxsize=64)
+def _first(num: int) -> NDArray[np.intp]:
+    """The first so many positions."""
+    positions = np.arange(num)
+    positions.flags.writeable = False
+    return positions
 
 
 def _contenders(
@@ -221,102 +249,146 @@ def _answer(request: PlacementRequest) -> Answer:
         num_prompt_tokens=request.num_prompt_tokens,
         num_choices=request.num_choices,
         num_steps=min(request.max_tokens, request.num_output_tokens),
+        num_typical=min(request.max_tokens, request.num_typical_tokens),
         itl_s=request.service_class.itl_s,
         weight=request.service_class.weight,
     )
 
 
 def _prompt(request: PlacementRequest, snapshot: PoolSnapshot, queue: QueueOrder) -> Prompt:
-    ready = cached = _held(request, request.num_ready, snapshot.loads)
-    if request.num_expected:
-        cached = np.maximum(ready, _held(request, request.num_expected, snapshot.loads))
+    ready = cached = _tokens(request.num_ready, request, snapshot.loads)
+    if request.num_held is not None:
+        cached = _tokens(request.num_held, request, snapshot.loads)
     is_fifo = queue.order is Order.FIFO
     return Prompt(
         num_tokens=request.num_prompt_tokens,
         cached=cached,
         ready=ready,
         costs=snapshot.costs,
+        num_siblings=request.num_siblings,
         now_s=snapshot.now,
         slack_s=0.0 if is_fifo else request.target_s,
         stretch=0.0 if is_fifo else queue.stretch,
+        late_after_s=request.target_s,
+        most_late_s=request.service_class.ttft_s,
         weight=request.service_class.weight,
         block_tokens=request.grain_tokens,
     )
 
 
-def _held(request: PlacementRequest, grains: Mapping[WorkerId, int], loads: Loads) -> Column:
-    """Tokens [loads]. The last prompt token is always computed, to be sampled from."""
-    held = np.zeros(len(loads) + 1)  # the last: of workers that do not serve
-    if grains:
-        position = loads.positions.get
-        held[[position(worker, -1) for worker in grains]] = list(grains.values())
-        held *= request.grain_tokens
-        np.minimum(held, request.num_prompt_tokens - 1, out=held)
-    return held[:-1]
+def _tokens(num_grains: Column | None, request: PlacementRequest, loads: Loads) -> Column:
+    """[loads]. The last prompt token is always computed, to be sampled from."""
+    if num_grains is None:
+        return np.zeros(len(loads))
+    num_tokens = num_grains * float(request.grain_tokens)
+    tokens: Column = np.minimum(num_tokens, float(request.num_prompt_tokens - 1))
+    return tokens
+
+
+def num_needed(request: PlacementRequest, loads: Loads) -> Column:
+    """Tokens [loads] that must fit a worker's cache: where answers are decoded all but the last
+    token of it, too."""
+    needed = np.full(len(loads), float(request.num_prompt_tokens))
+    needed[loads.num_prefill :] += request.max_tokens - 1
+    return needed
+
+
+def _unfit(request: PlacementRequest, loads: Loads) -> NDArray[np.bool_] | None:
+    """Who failed this request or is too small for it [loads]; None: nobody. If it fits no decode
+    worker any of them may tell its caller so."""
+    num_total = loads.columns.num_total_tokens
+    is_ample = num_total[num_total.argmin()] >= request.num_prompt_tokens + request.max_tokens - 1
+    if is_ample and not request.excluded:
+        return None
+    is_small = num_total < num_needed(request, loads)
+    if not request.excluded and not is_small.any():
+        return None
+    failed = np.zeros(len(loads), dtype=bool)
+    failed[[loads.positions[worker] for worker in request.excluded & loads.positions.keys()]] = True
+    unfit: NDArray[np.bool_] = failed | is_small
+    decodes = slice(loads.num_prefill, None)
+    if unfit[decodes].all():
+        unfit[decodes] = failed[decodes]
+    return unfit
 
 
 def _barred(
-    request: PlacementRequest, loads: Loads, disaggregate: Disaggregate
+    unfit: NDArray[np.bool_] | None,
+    loads: Loads,
+    disaggregate: Disaggregate,
+    apart: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_] | None:
     """Who may not compute the prompt [loads]; None: everybody may."""
+    if disaggregate is Disaggregate.AUTO:
+        return unfit
     num_prefill = loads.num_prefill
-    is_small = loads.columns.num_total_tokens[:num_prefill] < request.num_prompt_tokens
-    is_plain = disaggregate is Disaggregate.AUTO and not request.excluded
-    if is_plain and not is_small.any():
-        return None
-    barred = np.array([load.worker in request.excluded for load in loads])
-    barred[:num_prefill] |= is_small | (disaggregate is Disaggregate.NEVER)
-    if disaggregate is Disaggregate.ALWAYS and not barred[:num_prefill].all():
+    barred = np.zeros(len(loads), dtype=bool) if unfit is None else unfit.copy()
+    if disaggregate is Disaggregate.NEVER:
+        barred[:num_prefill] = True
+    elif apart is not None:  # whoever has nobody to compute for it computes itself
+        barred[num_prefill:] |= (~apart & ~barred[:num_prefill]).any(axis=1)
+    elif not barred[:num_prefill].all():
         barred[num_prefill:] = True
     return barred
 
 
 def _bids(
-    prompt: Prompt, loads: Loads, barred: NDArray[np.bool_] | None, state: Any, rule: Rule[Any]
+    prompt: Prompt,
+    loads: Loads,
+    barred: NDArray[np.bool_] | None,
+    spare_s: Column,
+    decoder: int,
+    state: Any,
+    rule: Rule[Any],
+    *,
+    paired: NDArray[np.bool_] | None,
+    is_bounded: bool,
 ) -> tuple[Bids, Any]:
     if isinstance(rule, Priced):
-        return rule.bids(prompt, loads, state), state
-    return _chosen_by(rule, prompt, loads, barred, state)
+        bids = rule.bids(prompt, loads, barred, spare_s, decoder=decoder, is_bounded=is_bounded)
+        return bids, state
+    return _chosen_by(rule, prompt, loads, barred, paired, state)
 
 
 def _chosen_by(
-    rule: Rule[Any], prompt: Prompt, loads: Loads, barred: NDArray[np.bool_] | None, state: Any
+    rule: Rule[Any],
+    prompt: Prompt,
+    loads: Loads,
+    barred: NDArray[np.bool_] | None,
+    paired: NDArray[np.bool_] | None,
+    state: Any,
 ) -> tuple[Bids, Any]:
     """A rule that does not price: whom it chooses among the prefill workers, or where there are
     none among the decode workers, is the only one to be had."""
     allowed = np.flatnonzero(~barred) if barred is not None else np.arange(len(loads))
     kept = allowed[allowed < loads.num_prefill]
-    kept = kept if len(kept) else allowed
-    of_kept = Prompt(
-        num_tokens=prompt.num_tokens,
+    if paired is not None:
+        kept = kept[paired[kept]]
+    kept = kept if len(kept) else allowed[allowed >= loads.num_prefill]
+    of_kept = prompt._replace(
         cached=prompt.cached[kept],
         ready=prompt.ready[kept],
         costs=prompt.costs.among(kept),
-        now_s=prompt.now_s,
-        slack_s=prompt.slack_s,
-        stretch=prompt.stretch,
-        weight=prompt.weight,
-        block_tokens=prompt.block_tokens,
+        num_siblings=None if prompt.num_siblings is None else prompt.num_siblings[kept],
     )
     choice, state = rule.choose(of_kept, Loads([loads[i] for i in kept]), state)
     # The longest holder is the source of every rule that has one.
-    bids = Priced(may_fetch=choice.source is not None).bids(prompt, loads, Reuse(0))
+    bids = Priced(may_fetch=choice.source is not None).bids(prompt, loads, is_bounded=False)
     is_chosen = np.arange(len(loads)) == kept[choice.index]
     price_s = np.where(is_chosen, 0.0, CANNOT)
-    is_fetched = is_chosen if bids.fetched is not None else None
+    is_fetched = None
+    if bids.is_fetched is not None:
+        is_fetched = is_chosen & prompt.costs.may_come_from(bids.holder)
     scores = dict(zip(kept.tolist(), choice.scores, strict=False))
     return bids._replace(price_s=price_s, is_fetched=is_fetched, scores=scores), state
 
 
-def _favour(request: PlacementRequest, loads: Loads, sessions: SessionAffinity | None) -> Column:
-    """Seconds [decode workers] that bar those that failed, and make the session's cheaper."""
-    positions, num_prefill = loads.positions, loads.num_prefill
+def _favour(session_worker: WorkerId, loads: Loads, sessions: SessionAffinity) -> Column:
+    """Seconds [decode workers] that make the session's cheaper."""
     favour_s = np.zeros(len(loads))
-    for worker in request.excluded & positions.keys():
-        favour_s[positions[worker]] = CANNOT
-    if sessions is not None and request.session_worker in positions:
-        favour_s[positions[request.session_worker]] -= sessions.max_penalty_s
-    return favour_s[num_prefill:]
+    if (position := loads.positions.get(session_worker)) is not None:
+        favour_s[position] = -sessions.max_penalty_s
+    return favour_s[loads.num_prefill :]
 
 
 def _decision(request: PlacementRequest, loads: Loads, quotes: Quotes, position: int) -> Decision:
@@ -325,7 +397,7 @@ def _decision(request: PlacementRequest, loads: Loads, quotes: Quotes, position:
     index = num_prefill + row if column is None else column
     way, fetches = bids.way(index), bids.fetches(index)
     num_cached, prefill_s = bids.num_cached(index, quotes.prompt), float(way.prefill_s[index])
-    slot_s = quotes.decode.slot_s[row] if column is None else 0.0
+    slot_s = term_at(quotes.decode.slot_s, row) if column is None else 0.0
     return Decision(
         placement=Placement(
             decode=loads[num_prefill + row].worker,

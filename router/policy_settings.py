@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from router.bounds import check_above, check_between, check_name
+from cluster.bounds import check_above, check_between, check_name
+from cluster.document.keys import meaning
 
 MAX_CLASSES: Final = 16  # each is a label of metrics and a row of every report
 MAX_TENANTS: Final = 1024
-
-
-def meaning(text: str) -> dict[str, str]:
-    """Of a field, for whoever writes a policy: in the schema and, word for word, the reference."""
-    return {"meaning": text}
 
 
 class Quantile(StrEnum):

@@ -4,13 +4,17 @@ It knows no prices and opens no sockets; time comes in as an argument. One owner
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster.types import Incarnation, LoadReport, Member, Role, WorkerAddress, WorkerId
 from router.absences import Absences
+from router.cold_start import ColdStart
 from router.load import Load, Loads, LoadTable
 from router.pair_costs import PairCosts, PairCostTable
 from router.standing import Assumed, Standing
@@ -36,6 +40,14 @@ class PoolSnapshot(NamedTuple):
     @property
     def decode(self) -> tuple[Load, ...]:
         return self.loads[self.loads.num_prefill :]
+
+    def may_fetch(self, receiver: WorkerId, source: WorkerId) -> bool:
+        """Whether a way for KV may join them, as far as it is known."""
+        apart, positions = self.costs.apart, self.loads.positions
+        if apart is None:
+            return True
+        are_known = receiver in positions and source in positions
+        return are_known and not apart[positions[receiver], positions[source]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +87,7 @@ class Pool:
     assumed: Assumed = field(default_factory=Assumed)
     lag_s: Callable[[], float] = float  # how long we were away, in all; no silence counts then
     absences: Absences = field(default_factory=Absences)
+    cold_start: ColdStart = field(default_factory=ColdStart)  # of decode workers
     _members: dict[WorkerId, Standing] = field(default_factory=dict)
     _booked: dict[str, Booking] = field(default_factory=dict)
     _serving: tuple[Standing, ...] = ()  # in the order of the table
@@ -96,7 +109,7 @@ class Pool:
                 self._missed(live)
             self._members[member.worker.worker_id] = Standing(member, self.lag_s)
         else:
-            live.member = member
+            live.member, live.base = member, None
             self._changed.add(live)
         self._sorts_at = -inf
 
@@ -123,6 +136,7 @@ class Pool:
             self._put_links(live, report)
         live.report, live.reported_at, live.is_reachable = report, now, True
         live.lag_at_report_s = self.lag_s()
+        live.base = live.as_reported(self.assumed)  # now: the next request should not wait for it
         self.absences.heard(worker, incarnation, now)
         live.num_ended = live.num_ended_context = 0
         self._changed.add(live)
@@ -153,6 +167,12 @@ class Pool:
         if live := self._members.get(worker):
             live.num_failures += 1
             live.failed_at, live.lag_at_failure_s = now, self.lag_s()
+            self._sorts_at = -inf
+
+    def drains(self, worker: WorkerId, incarnation: Incarnation) -> None:
+        """It has refused something because it drains: its reports say how long it does."""
+        if live := self._of_life(worker, incarnation):
+            live.report = replace(live.report, is_draining=True)
             self._sorts_at = -inf
 
     def book(self, booking: Booking) -> None:
@@ -219,7 +239,10 @@ class Pool:
 
     def expects(self, role: Role, excluded: Collection[WorkerId], now: float) -> bool:
         """Whether one of a role that gets nothing now will take requests before long: it is away
-        and expected back, or about to be missed, or what keeps it from serving may pass."""
+        and expected back, or about to be missed, or what keeps it from serving may pass; or one is
+        started for who waits."""
+        if role is Role.DECODE and self.cold_start.wait_s(now):
+            return True
         return any(self.absences.expected(role, now)) or any(
             live.may_be_dead(now) if worker in excluded else live.may_recover(now)
             for worker, live in self._members.items()
@@ -288,7 +311,8 @@ class Pool:
             num_prefill=sum(live.member.role is Role.PREFILL for live in lives),
         )
         s_per_byte = 1.0 / self.assumed.transfer_bytes_per_s
-        self._costs = PairCostTable(len(lives), self.assumed.transfer_setup_s, s_per_byte)
+        apart = _apart([live.member.worker.fingerprint.wire_version for live in lives])
+        self._costs = PairCostTable(len(lives), self.assumed.transfer_setup_s, s_per_byte, apart)
         for live in lives:
             self._put_links(live, live.report)
 
@@ -325,3 +349,12 @@ class Pool:
         for worker in booking.workers:
             if live := self._members.get(worker):
                 yield live
+
+
+def _apart(wire_versions: Sequence[int]) -> NDArray[np.bool_] | None:
+    """Pairs that exchange no KV; None where all speak one version, as but during an upgrade."""
+    if len(set(wire_versions)) < 2:
+        return None
+    versions = np.array(wire_versions)
+    apart: NDArray[np.bool_] = versions[:, None] != versions[None, :]
+    return apart

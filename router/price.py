@@ -8,9 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.load import Column, Columns
-from router.pair_costs import Matrix, PairCosts
+from router.pair_costs import Matrix, PairCosts, hand_over_s
 
 Positions = NDArray[np.intp]
+
+
+def times(weight: float, seconds: Column) -> Column:
+    """A weight is 1 most often: then the very same."""
+    return seconds if weight == 1.0 else weight * seconds
+
+
+def term_at(seconds: Column | None, position: int) -> float:
+    """Of a term that may be 0 for all, and is None then."""
+    return 0.0 if seconds is None else float(seconds[position])
 
 
 class Answer(NamedTuple):
@@ -19,50 +29,59 @@ class Answer(NamedTuple):
     num_prompt_tokens: int
     num_choices: int
     num_steps: float  # predicted tokens a choice
+    num_typical: float  # of such answers half have no more tokens
     itl_s: float  # target
     weight: float  # of its class
 
 
 class DecodeTerms(NamedTuple):
-    """Float64 arrays [decode workers], seconds."""
+    """Float64 arrays [decode workers], seconds; None: 0 for all."""
 
-    price_s: Column
-    slot_s: Column  # until there is room, for as much as fits not
+    price_s: Column  # of all but the GPU seconds that it adds
+    slot_s: Column | None  # until there is room, for as much as fits not
     decode_s: Column  # this answer, at the batch it would join
-    late_s: Column  # of these, beyond the target of its class
+    late_s: Column | None  # of these, beyond the target of its class
     slowdown_s: Column  # of the answers it would join
-    work_s: Column  # GPU seconds it adds, times lambda
+    added_s: Column  # GPU seconds it adds
     step_s: Column  # one step, at the batch it would join
+    spare_s: Column  # so long a typical answer there may wait in all, and be within the target
 
 
-def decode_terms(
-    answer: Answer, columns: Columns, cached: Column, num_prefill: int, backlog: float
-) -> DecodeTerms:
-    """`cached` [decode workers]: prompt tokens whose KV is there; `backlog` is lambda."""
+def decode_terms(answer: Answer, columns: Columns, cached: Column, num_prefill: int) -> DecodeTerms:
+    """`cached` [decode workers]: prompt tokens whose KV is there."""
     decodes = slice(num_prefill, None)
     num_waiting, num_running = columns.num_waiting[decodes], columns.num_running[decodes]
     batch = num_waiting + num_running
     d1, d2 = columns.d1[decodes], columns.d2[decodes]
-    added_step_s = d1 * (answer.num_prompt_tokens * answer.num_choices) + d2 * answer.num_choices
+    num_choices, num_steps = float(answer.num_choices), float(answer.num_steps)
+    num_prompt_tokens = float(answer.num_prompt_tokens)
+    added_step_s = d1 * (num_prompt_tokens * num_choices) + times(num_choices, d2)
     before_s = columns.d0[decodes] + d1 * columns.num_context_tokens[decodes] + d2 * batch
     step_s = before_s + added_step_s
-    decode_s = answer.num_steps * step_s
-    added_s = answer.num_steps * added_step_s
-    num_missing = answer.num_prompt_tokens - cached
-    is_full = (num_missing > columns.num_free_tokens[decodes]) | (
-        batch >= columns.max_sequences[decodes]
-    )
-    turns = (num_waiting + 1.0) / np.maximum(num_running, 1.0)
-    slot_s = is_full * decode_s * turns
-    late_s = np.maximum(decode_s - answer.num_steps * answer.itl_s, 0.0)
-    slowdown_s, work_s = added_s * batch, backlog * added_s
-    price_s = answer.weight * (slot_s + decode_s + late_s) + slowdown_s + work_s
-    return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, work_s, step_s)
+    decode_s = num_steps * step_s
+    added_s = num_steps * added_step_s
+    is_full = num_prompt_tokens - cached > columns.num_free_tokens[decodes]
+    is_full |= batch >= columns.max_sequences[decodes]
+    slot_s = late_s = None
+    own_s = decode_s
+    if np.count_nonzero(is_full):
+        slot_s = is_full * decode_s * (num_waiting + 1.0) / np.maximum(num_running, 1.0)
+        own_s = slot_s + own_s
+    beyond_s = step_s - answer.itl_s
+    spare_s = -float(answer.num_typical) * beyond_s
+    if beyond_s[beyond_s.argmax()] > 0.0:
+        late_s = num_steps * np.maximum(beyond_s, 0.0)
+        own_s = own_s + late_s
+    slowdown_s = added_s * batch
+    price_s = times(answer.weight, own_s) + slowdown_s
+    return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, added_s, step_s, spare_s)
 
 
 class HandOver:
     """From the first token until the KV is at the decode worker. Only what it does not hold
     travels, and while the prompt is computed, too."""
+
+    __slots__ = ("_costs", "_num_bytes", "_prefill_s", "_s_per_byte", "_setup_s")
 
     def __init__(
         self,
@@ -82,19 +101,16 @@ class HandOver:
 
     def seconds(self) -> Matrix:
         """[decode workers, prefill workers]"""
-        beyond_s = self._s_per_byte * self._num_bytes[:, None] - self._prefill_s
-        seconds: Matrix = self._setup_s + np.maximum(beyond_s, 0.0)
-        return seconds
+        num_bytes = self._num_bytes[:, None]
+        return hand_over_s(self._setup_s, self._s_per_byte, num_bytes, self._prefill_s)
 
     def least_s(self) -> Column:
         """[decode workers]: no less from any prefill worker."""
-        beyond_s = self._costs.least_s_per_byte * self._num_bytes - self._prefill_s.max()
-        least_s: Column = self._costs.least_setup_s + np.maximum(beyond_s, 0.0)
-        return least_s
+        setup_s, s_per_byte = self._costs.least_setup_s, self._costs.least_s_per_byte
+        return hand_over_s(setup_s, s_per_byte, self._num_bytes, float(self._prefill_s.max()))
 
     def seconds_of(self, rows: Positions, columns: Positions) -> Matrix:
         """[rows, columns]: of these decode and prefill workers."""
         pairs = rows[:, None], columns
-        beyond_s = self._s_per_byte[pairs] * self._num_bytes[rows, None] - self._prefill_s[columns]
-        seconds: Matrix = self._setup_s[pairs] + np.maximum(beyond_s, 0.0)
-        return seconds
+        num_bytes, prefill_s = self._num_bytes[rows, None], self._prefill_s[columns]
+        return hand_over_s(self._setup_s[pairs], self._s_per_byte[pairs], num_bytes, prefill_s)

@@ -20,7 +20,7 @@ from router.sampling import share_of
 _RECORD_BYTES = 700
 _ATTEMPT_BYTES = 2600  # with the rows of its snapshot that changed since the one before
 _ROW_BYTES = 8
-_HELD_BYTES = 100  # a worker that holds some of a prompt
+_COLUMN_BYTES = 112  # an array, without its numbers
 _HINDSIGHT_SHARE = 1 / 64  # of the requests are looked back at
 _SALT = (1 << 64) - 1  # no generation's number: samples are independent of canaries
 
@@ -197,8 +197,9 @@ class Records:
 def _weight(attempt: Attempt, known: PairCosts | None) -> int:
     """Bytes that are kept for it. Costs are shared until a link's change."""
     request, snapshot, *_ = attempt
-    num_held = len(request.num_ready) + len(request.num_expected)
-    weight = _ATTEMPT_BYTES + _ROW_BYTES * len(snapshot.loads) + _HELD_BYTES * num_held
+    columns = (request.num_ready, request.num_held, request.num_siblings)
+    held = sum(_COLUMN_BYTES + each.nbytes for each in columns if each is not None)
+    weight = _ATTEMPT_BYTES + _ROW_BYTES * len(snapshot.loads) + held
     if snapshot.costs is not known:
         weight += _own_bytes(snapshot.costs)
     return weight

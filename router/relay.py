@@ -16,6 +16,7 @@ from cluster.codec import decode_request_to_pb
 from cluster.errors import (
     CallerError,
     DeadlineExceeded,
+    Draining,
     NoWorker,
     PeerError,
     PenstockError,
@@ -166,10 +167,12 @@ class Relay:
     def _waiting(self, routed: RoutedRequest, sent: Sent, tries: Tries) -> Waiting:
         """Raises why it cannot wait for a worker."""
         now, pool, failure = self.clock(), self.placer.pool, tries.failure
+        start_s = pool.cold_start.wait_s(now)
+        # The last one goes: another is started for who waits.
+        is_gone = start_s > 0.0 and isinstance(failure, Draining)
+        is_refused = isinstance(failure, ResourceError) and not is_gone
         is_anyone_expected = pool.expects(Role.DECODE, tries.excluded, now)
-        if isinstance(failure, ResourceError) or not (
-            is_anyone_expected or pool.snapshot(now).decode
-        ):
+        if is_refused or not (is_anyone_expected or pool.snapshot(now).decode):
             raise failure or _no_worker(pool.refusals(now))
         service = self.placer.taken_on(routed.ask, now, is_again=failure is not None)
         compute = routed.compute
@@ -179,7 +182,7 @@ class Relay:
         return Waiting(
             due_at=routed.received_at + service.ttft_s,
             since=now,
-            until=now + min(service.patience_s, pool.absences.return_s),
+            until=now + max(min(service.patience_s, pool.absences.return_s), start_s),
             num_bytes=num_bytes,
             num_choices=compute.params.num_choices,
             tries=tries,

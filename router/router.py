@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 
 from cluster.addresses import Endpoint
+from cluster.authority import Credentials
 from cluster.channel import open_channel
 from cluster.diagnosis import Diagnosis
+from cluster.document.keys import yaml_text
 from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
 from cluster.lateness import Attention
 from cluster.membership import Membership
 from cluster.proof import Doorkeeper, audience_of
-from cluster.redis_store import RedisStore
+from cluster.redis_store import RedisStore, prefix_of
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
@@ -24,11 +26,12 @@ from router.absences import Absences
 from router.admission import Admission
 from router.cluster_service import ClusterService
 from router.config import IN_MEMORY, RouterConfig
+from router.drains import Drains
 from router.fleet import Fleet
 from router.index import PrefixIndex
 from router.links import Links
 from router.placer import Placer
-from router.policy_file.document import effective, yaml_text
+from router.policy_file.document import effective
 from router.policy_life.file_watch import PolicyFile
 from router.policy_life.keeper import PolicyKeeper
 from router.policy_life.service import PolicyService
@@ -53,6 +56,8 @@ class Router:
         self, config: RouterConfig, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         secrets = load_secrets(config.secrets_file)
+        credentials = Credentials(secrets.authority)
+        config.check_ways(credentials)
         text = Text.load(config, secrets.hash_secret)
         self.config = config
         self.clock = clock
@@ -66,7 +71,9 @@ class Router:
         self.admission = Admission(config.max_in_flight)
         self.health = HealthState([service.NAME])
         self.links = Links(
-            lambda worker: open_channel(worker.address, secrets.cluster_token, audience_of(worker))
+            lambda worker: open_channel(
+                worker.address, secrets.cluster_token, audience_of(worker), credentials=credentials
+            )
         )
         self.lanes = TextLanes(
             text, num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts
@@ -80,7 +87,7 @@ class Router:
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
         self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
-        self.store = SealedStore(_open_store(config.store), secrets.cluster_token)
+        self.store = SealedStore(_open_store(config, secrets), secrets.cluster_token)
         membership = Membership(self.store)
         identity = text.identity
         self.fleet = Fleet(
@@ -100,6 +107,14 @@ class Router:
             relay=self.relay,
             is_warm=self.fleet.is_warm,
         )
+        diagnosis = Diagnosis(
+            secrets_file=config.secrets_file,
+            store=config.store,
+            store_password=secrets.store_password,
+            num_threads=config.num_text_threads,
+            review=text.review,
+        )
+        self._tls_ports = diagnosis.tls_ports
         cluster = ClusterService(
             membership=membership,
             identity=identity,
@@ -108,14 +123,10 @@ class Router:
             relayed=self.relay.counters,
             admission=self.admission,
             waiting=self.waiting,
-            diagnosis=Diagnosis(
-                secrets_file=config.secrets_file,
-                store=config.store,
-                num_threads=config.num_text_threads,
-                review=text.review,
-            ),
+            diagnosis=diagnosis,
             clock=clock,
             listens=lambda: self.server.address,
+            internal=lambda: self.internal_address,
             is_insecure=Endpoint.parse(config.address).is_open_to_others,
         )
         self.policy = PolicyKeeper(
@@ -126,13 +137,29 @@ class Router:
             clock=clock,
         )
         policy = PolicyService(keeper=self.policy, placer=self.placer, clock=clock)
-        rpcs = {**cluster.rpcs, **policy.rpcs}
-        self.server = _server(config, secrets, inference, rpcs, self.health)
+        drains = Drains(self.pool, self.links, clock)
+        rpcs = {**cluster.rpcs, **policy.rpcs, **drains.rpcs}
+        self.internal = _internal(config, secrets, credentials, rpcs, self.health)
+        self.server = _front_door(
+            config,
+            secrets,
+            credentials,
+            inference,
+            rpcs,
+            self.health,
+            lambda: self.internal_address,
+        )
 
     @property
     def is_serving(self) -> bool:
         is_open = self.fleet.is_warm.is_set() and not self.admission.is_draining
-        return is_open and self.pool.is_serving(self.clock())
+        now = self.clock()
+        return is_open and (self.pool.is_serving(now) or self.pool.cold_start.wait_s(now) > 0.0)
+
+    @property
+    def internal_address(self) -> str:
+        """Where calls of the cluster come in from other machines; empty: nowhere."""
+        return self.internal.address if self.internal else ""
 
     async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:
         """Serves until `drain` is set, and then until the last answer, `drain_s` at most."""
@@ -144,7 +171,9 @@ class Router:
                     tasks.create_task(self.policy.run(), name="policy"),
                     tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
                 )
-                async with self.server:
+                async with self.internal or contextlib.nullcontext(), self.server:
+                    if self.internal and self.internal.is_tls:
+                        self._tls_ports.add(self.internal.port)
                     ready(self.server.address)
                     await drain.wait()
                     await self._drain()
@@ -164,14 +193,19 @@ class Router:
                 await self.admission.idle()
 
 
-def _server(
+def _front_door(
     config: RouterConfig,
     secrets: Secrets,
+    credentials: Credentials,
     inference: InferenceService,
     cluster: Mapping[str, Serve],
     health: HealthState,
+    internal: Callable[[], str],
 ) -> Server:
-    limits, doorkeeper = config.limits, Doorkeeper(secrets.cluster_token)
+    limits = config.limits
+    # Where TLS is spoken, calls of the cluster come in by another door.
+    is_apart = credentials.covers(config.address)
+    doorkeeper = Doorkeeper(secrets.cluster_token, is_front_door=is_apart)
     deadlines = Deadlines(default_s=limits.default_deadline_s, maximum_s=limits.max_deadline_s)
     return Server(
         [
@@ -179,11 +213,34 @@ def _server(
                 service.NAME, inference.rpcs, deadlines=deadlines, check=inference.check_wire
             ),
             service_handlers(cluster_service.NAME, cluster, door=doorkeeper),
-            door_service(doorkeeper),
+            door_service(doorkeeper, internal),
         ],
         address=config.address,
         health=health,
         max_receive_bytes=limits.max_message_bytes,
+    )
+
+
+def _internal(
+    config: RouterConfig,
+    secrets: Secrets,
+    credentials: Credentials,
+    cluster: Mapping[str, Serve],
+    health: HealthState,
+) -> Server | None:
+    """For calls of the cluster from other machines."""
+    if config.internal is None:
+        return None
+    doorkeeper = Doorkeeper(secrets.cluster_token)
+    return Server(
+        [
+            service_handlers(cluster_service.NAME, cluster, door=doorkeeper),
+            door_service(doorkeeper),
+        ],
+        address=config.internal,
+        health=health,
+        max_receive_bytes=config.limits.max_message_bytes,
+        credentials=credentials,
     )
 
 
@@ -198,5 +255,8 @@ def _default(config: RouterConfig) -> Offer:
     return Offer(text=text, document=config.document, source="default")
 
 
-def _open_store(url: str) -> Store:
-    return MemoryStore() if url == IN_MEMORY else RedisStore(url)
+def _open_store(config: RouterConfig, secrets: Secrets) -> Store:
+    if config.store == IN_MEMORY:
+        return MemoryStore()
+    prefix, password = prefix_of(config.cluster), secrets.store_password
+    return RedisStore(config.store, prefix=prefix, password=password)

@@ -8,11 +8,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest
+from cluster.field_rules import RULES
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
 from cluster.rpc import Call, Serve
 from cluster.validation import (
-    UNSUPPORTED,
     check_detokenize,
     check_generate,
     check_model,
@@ -118,12 +118,8 @@ def _model(text: Text) -> pb.Model:
 def _features(*, has_chat: bool) -> list[str]:
     """Every RPC that answers, and every field of a request that is not refused."""
     rpcs = {"Generate", "Tokenize", "Detokenize", "ListModels", "GetModel"}
-    fields = set()
-    for field in pb.GenerateRequest.DESCRIPTOR.fields:
-        inner = field.message_type if field.name in ("sampling", "stop", "logprobs") else None
-        parts = [f"{field.name}.{part.name}" for part in inner.fields] if inner else [field.name]
-        fields |= set(parts)
-    fields -= {*UNSUPPORTED, *(() if has_chat else ("chat",))}
+    fields = {path for path, rule in RULES.items() if rule.is_supported}
+    fields -= set() if has_chat else {"chat"}
     return sorted(rpcs) + sorted(fields)
 
 
@@ -135,6 +131,8 @@ def _limits(limits: Limits, info: ModelInfo) -> pb.Limits:
         max_n=limits.max_n,
         max_stop_strings=limits.max_stop_strings,
         max_stop_string_bytes=limits.max_stop_string_bytes,
+        max_bad_words=limits.max_bad_words,
+        max_bad_word_bytes=limits.max_bad_word_bytes,
         max_logprobs=limits.max_logprobs,
         max_logit_bias=limits.max_logit_bias,
         max_message_bytes=limits.max_message_bytes,

@@ -5,10 +5,12 @@ request, with its worker, or by time. Pure: time comes in as an argument.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cluster.types import GrainHash, WorkerId
+from router.numbering import Ends, Numbering
 
 LAPSE_S = 300.0  # what nobody settled: as long as a request lives by default
 LINGER_S = 1.0  # a first token may overtake the event that says what was computed for it
@@ -32,16 +34,15 @@ class Speculation:
     expectation makes a request slower, never wrong. Over its bound the oldest are forgotten.
     """
 
+    numbering: Numbering = field(default_factory=Numbering)
     lapse_s: float = LAPSE_S
     linger_s: float = LINGER_S
     max_grains: int = MAX_GRAINS
     _masks: dict[GrainHash, int] = field(default_factory=dict)
     _expected: dict[str, _Expectation] = field(default_factory=dict)  # the first to lapse first
     _computed: dict[str, _Expectation] = field(default_factory=dict)  # the same, of what lingers
-    _bits: dict[WorkerId, int] = field(default_factory=dict)
-    _names: list[WorkerId] = field(default_factory=list)  # by the number of their bit
-    _all: int = 0
-    _free_bits: list[int] = field(default_factory=list)
+    _bits: dict[WorkerId, int] = field(default_factory=dict)  # of whom anything was expected
+    _version: int = 0  # of the numbering, for which these are right
 
     @property
     def num_grains(self) -> int:
@@ -56,7 +57,8 @@ class Speculation:
         the same request are told by further calls.
         """
         self.lapse(now)
-        bit = self._bits.get(worker) or self._take_bit(worker)
+        self._renumber()
+        bit = self._bits[worker] = self.numbering.bit_of(worker)
         fresh = self._add(bit, hashes)
         expectation = self._expected.pop(request_id, None) or _Expectation(now)
         expectation.until = now + self.lapse_s
@@ -79,6 +81,7 @@ class Speculation:
 
     def forget(self, worker: WorkerId) -> None:
         """It is lost, and all that was placed there with it."""
+        self._renumber()
         bit = self._bits.pop(worker, 0)
         if not bit:
             return
@@ -87,31 +90,29 @@ class Speculation:
                 if other == bit:
                     self._remove(bit, grains)
             expectation.grains = [each for each in expectation.grains if each[0] != bit]
-        self._all &= ~bit
-        self._free_bits.append(bit)
 
-    def match(
-        self, hashes: Sequence[GrainHash], ready: Mapping[WorkerId, int], now: float
-    ) -> dict[WorkerId, int]:
+    def match(self, hashes: Sequence[GrainHash], ends: Ends, now: float) -> dict[WorkerId, int]:
         """How many leading grains a worker will hold, where that is more than it has ready.
 
-        `ready` is `PrefixIndex.match` of the same hashes. A worker's walk begins where its
-        ready ones end, so that both walks together look at a grain about once.
+        `ends` is `PrefixIndex.match` of the same hashes. A worker's walk begins where its ready
+        ones end, so that both walks together look at a grain about once.
         """
         self.lapse(now)
+        self._renumber()
         matched: dict[WorkerId, int] = {}
         if not self._masks:
             return matched
-        starts, num = self._starts(ready), len(hashes)
-        starts.pop(num, None)
-        depths = sorted(starts)
+        num, ready = len(hashes), 0
+        for _, bits in ends:
+            ready |= bits
         active = 0
-        for depth, stop in zip(depths, [*depths[1:], num], strict=False):
+        for (start, bits), (stop, _) in pairwise([(0, ~ready), *ends, (num, 0)]):
             # Most go no further than what is ready.
-            active |= starts[depth] & self._masks.get(hashes[depth], 0)
+            active |= bits & self._masks.get(hashes[start], 0) if start < num else 0
             if active:
-                active = self._walk(hashes, depth, stop, active, matched)
-        self._record(active, num, matched)
+                active = self._walk(hashes, start, stop, active, matched)
+        if active:
+            self._record(active, num, matched)
         return matched
 
     def check(self) -> None:
@@ -123,11 +124,8 @@ class Speculation:
                     assert not counted[grain] & bit, "a grain that two requests own"
                     counted[grain] |= bit
         assert counted == self._masks
-        assert not self._expected.keys() & self._computed.keys()
-        assert all(self._names[bit.bit_length() - 1] == name for name, bit in self._bits.items())
-        assert sum(self._bits.values()) == self._all
-        bits = sorted([*self._bits.values(), *self._free_bits])
-        assert bits == [1 << number for number in range(len(self._names))], "a bit lost or doubled"
+        known = sum(set(self._bits.values()))
+        assert all(mask & known == mask for mask in self._masks.values()), "nobody's bit"
         assert len(self._masks) <= self.max_grains
 
     def _add(self, bit: int, hashes: Sequence[GrainHash]) -> Sequence[GrainHash]:
@@ -157,15 +155,21 @@ class Speculation:
             else:
                 del masks[grain]
 
-    def _starts(self, ready: Mapping[WorkerId, int]) -> dict[int, int]:
-        """Where the walks begin: depth -> the bits of the workers whose ready grains end there."""
-        bits, starts, cold = self._bits, {0: 0}, self._all
-        for worker, depth in ready.items():
-            if bit := bits.get(worker):
-                starts[depth] = starts.get(depth, 0) | bit
-                cold ^= bit
-        starts[0] |= cold
-        return starts
+    def _renumber(self) -> None:
+        """Whose bit is another one now keeps what is expected of it."""
+        if self._version == self.numbering.version:
+            return
+        bits = {worker: self.numbering.bit_of(worker) for worker in self._bits}
+        self._version = self.numbering.version
+        if bits == self._bits:
+            return
+        moved = {bit: bits[worker] for worker, bit in self._bits.items()}
+        self._bits = bits
+        self._masks.clear()
+        for expectation in (*self._expected.values(), *self._computed.values()):
+            expectation.grains = [(moved[bit], grains) for bit, grains in expectation.grains]
+            for bit, grains in expectation.grains:
+                self._add(bit, grains)
 
     def _walk(
         self,
@@ -190,11 +194,8 @@ class Speculation:
         return active
 
     def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
-        names = self._names
-        while bits:
-            number = bits.bit_length() - 1
-            matched[names[number]] = depth
-            bits ^= 1 << number
+        for worker in self.numbering.workers_of(bits):
+            matched[worker] = depth
 
     def lapse(self, now: float) -> None:
         """Forgets what nobody settled in time."""
@@ -209,13 +210,3 @@ class Speculation:
         if expectation := expectations.pop(request_id, None):
             for bit, grains in expectation.grains:
                 self._remove(bit, grains)
-
-    def _take_bit(self, worker: WorkerId) -> int:
-        if self._free_bits:
-            bit = self._free_bits.pop()
-        else:
-            bit = 1 << len(self._names)
-            self._names.append(worker)
-        self._bits[worker], self._names[bit.bit_length() - 1] = bit, worker
-        self._all |= bit
-        return bit

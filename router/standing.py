@@ -8,7 +8,7 @@ from math import inf
 
 from cluster.config import check_range
 from cluster.types import DecodeCost, LoadReport, Member, PrefillCost, Role
-from router.load import Load
+from router.load import FIRST_REPORTED, Load
 
 SILENCE_S = 1.0  # four missed reports: nothing more is sent there
 _FIRST_BACKOFF_S = 0.25
@@ -56,6 +56,7 @@ class Standing:
     overtaken: dict[str, tuple[int, int]] = field(default_factory=dict)  # ended before a report
     num_ended: int = 0  # sequences that the last report still counts, and their context
     num_ended_context: int = 0
+    base: Load | None = None  # what the last report says alone; None: to be made from it
     position: int | None = None  # among those that serve
 
     @property
@@ -112,37 +113,59 @@ class Standing:
 
     def load(self, assumed: Assumed) -> Load:
         """Its last report, and what came after it."""
-        report, layout = self.report, self.member.worker.fingerprint.layout
-        is_prefill = self.member.role is Role.PREFILL
-        prefill = report.prefill_cost if report.prefill_cost != _NO_PREFILL else assumed.prefill
-        decode = report.decode_cost if report.decode_cost != _NO_DECODE else assumed.decode
-        reported_s = self.reported_at or 0.0
+        base = self.base
+        if base is None:
+            base = self.base = self.as_reported(assumed)
+        if not (self.prefills or self.decodes or self.num_ended):
+            return base
         num_sequences = num_context = num_tokens = 0
         booked_s = 0.0
         for count, context in self.decodes.values():
             num_sequences, num_context = num_sequences + count, num_context + context
         for tokens, seconds in self.prefills.values():
             num_tokens, booked_s = num_tokens + tokens, booked_s + seconds
-        num_running = max(0, report.num_running - self.num_ended)
-        num_reported_context = max(0, report.num_context_tokens - self.num_ended_context)
+        is_prefill = self.member.role is Role.PREFILL
         num_booked = len(self.prefills) if is_prefill else num_sequences
-        num_prompts = report.num_waiting + len(self.prefills)
-        num_free = report.num_free_blocks * layout.block_size
+        num_running = max(0, base.num_running - self.num_ended)
+        num_reported_context = max(0, base.num_context_tokens - self.num_ended_context)
+        return Load._make(
+            (
+                base.worker,
+                base.backlog,
+                base.reported_s,
+                booked_s,
+                base.num_waiting + num_booked,
+                num_running,
+                base.num_waiting + len(self.prefills) + (num_running if is_prefill else 0),
+                base.num_prefill_tokens + num_tokens,
+                num_reported_context + num_context,
+                base.num_free_tokens - num_context,
+                _num_delayed(num_running + num_sequences, is_prefill=is_prefill),
+                *base[FIRST_REPORTED:],
+            )
+        )
+
+    def as_reported(self, assumed: Assumed) -> Load:
+        """Its last report alone."""
+        report, layout = self.report, self.member.worker.fingerprint.layout
+        is_prefill = self.member.role is Role.PREFILL
+        prefill = report.prefill_cost if report.prefill_cost != _NO_PREFILL else assumed.prefill
+        decode = report.decode_cost if report.decode_cost != _NO_DECODE else assumed.decode
+        reported_s = self.reported_at or 0.0
         return Load(
             self.member.worker.worker_id,
             tuple((reported_s + due_s, seconds) for due_s, seconds in report.backlog),
             reported_s,
-            booked_s=booked_s,
-            num_waiting=report.num_waiting + num_booked,
-            num_running=num_running,
-            num_prompts=num_prompts + (num_running if is_prefill else 0),
-            num_prefill_tokens=report.num_queued_tokens + num_tokens,
-            num_context_tokens=num_reported_context + num_context,
-            num_free_tokens=num_free - num_context - report.num_claimed_tokens,
+            num_waiting=report.num_waiting,
+            num_running=report.num_running,
+            num_prompts=report.num_waiting + (report.num_running if is_prefill else 0),
+            num_prefill_tokens=report.num_queued_tokens,
+            num_context_tokens=report.num_context_tokens,
+            num_free_tokens=report.num_free_blocks * layout.block_size - report.num_claimed_tokens,
+            num_delayed=_num_delayed(report.num_running, is_prefill=is_prefill),
             num_total_tokens=report.num_blocks * layout.block_size or inf,
             num_unused_tokens=report.num_unused_blocks * layout.block_size,
-            # One answer more than now: the worker is lost to whoever comes next, too.
-            num_delayed=0 if is_prefill else num_running + num_sequences + 1,
+            tail_reuse=report.tail_reuse,
             max_sequences=self.member.max_sequences or inf,
             token_bytes=layout.num_planes * layout.num_layers * layout.slot_bytes,
             c0=prefill.c0,
@@ -167,6 +190,11 @@ class Standing:
         if self.num_failures == 0:
             return 0.0
         return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (self.num_failures - 1))
+
+
+def _num_delayed(num_answers: float, *, is_prefill: bool) -> float:
+    """One answer more than now: the worker is lost to whoever comes next, too."""
+    return 0 if is_prefill else num_answers + 1
 
 
 def _no_progress(step_age_s: float) -> str:

@@ -9,6 +9,7 @@ from router.absences import Absences
 from router.learned.accuracy import Accuracy, Errors
 from router.learned.attainment import ClassCounters
 from router.learned.lengths import Kind
+from router.learned.traffic import Arrival, Traffic
 from router.placer import DEFAULT_TENANT, Placer
 from router.policy_settings import ServiceClass
 from router.waiting import WaitingRoom
@@ -60,6 +61,42 @@ def away_to_pb(absences: Absences, now_s: float) -> Iterator[worker_pb2.AwayWork
             deaths=absences.num_deaths(absence.worker, now_s),
             crash_looping=absences.is_crash_looping(absence.worker, now_s),
         )
+
+
+def seen_to_pb(traffic: Traffic, now_s: float, window_s: float) -> Iterator[worker_pb2.SeenRequest]:
+    for each in traffic.arrivals:
+        if each.arrived_s >= now_s - window_s:
+            yield _arrival_to_pb(each, now_s)
+
+
+def _arrival_to_pb(arrival: Arrival, now_s: float) -> worker_pb2.SeenRequest:
+    return worker_pb2.SeenRequest(
+        age_seconds=now_s - arrival.arrived_s,
+        prompt_tokens=arrival.num_prompt_tokens,
+        cached_tokens=arrival.num_cached_tokens,
+        output_tokens=arrival.num_output_tokens,
+        target_ttft_seconds=arrival.target_ttft_s,
+        target_itl_seconds=arrival.target_itl_s,
+        reusable_tokens=arrival.num_reusable,
+        ttft_seconds=arrival.ttft_s,
+        itl_seconds=arrival.itl_s,
+        lost=arrival.is_lost,
+    )
+
+
+def arrival_from_pb(message: worker_pb2.SeenRequest, now_s: float) -> Arrival:
+    return Arrival(
+        arrived_s=now_s - message.age_seconds,
+        num_prompt_tokens=message.prompt_tokens,
+        num_cached_tokens=message.cached_tokens,
+        num_output_tokens=message.output_tokens,
+        target_ttft_s=message.target_ttft_seconds,
+        target_itl_s=message.target_itl_seconds,
+        num_reusable=tuple(message.reusable_tokens),
+        ttft_s=message.ttft_seconds if message.HasField("ttft_seconds") else None,
+        itl_s=message.itl_seconds if message.HasField("itl_seconds") else None,
+        is_lost=message.lost,
+    )
 
 
 def _class_to_pb(

@@ -79,7 +79,7 @@ class Text:
         self, given: GenerationInput, prompt_ids: Sequence[int], received_at: float
     ) -> RoutedRequest:
         """Checks what needs tokens, and hashes."""
-        resolved = resolve(given, prompt_ids, self.info, self.limits)
+        resolved = resolve(given, prompt_ids, self.tokenizer, self.info, self.limits)
         key = hash_key(
             self.hash_secret,
             tenant=DEFAULT_TENANT,

@@ -6,7 +6,7 @@ A life that ends while it has the request may die of it: after two of them, no t
 from dataclasses import dataclass, field
 from typing import Final
 
-from cluster.errors import PenstockError, WorkersDied
+from cluster.errors import Draining, PenstockError, WorkersDied
 from cluster.types import WorkerAddress, WorkerId
 from router.pool import Pool
 
@@ -20,6 +20,7 @@ class Tries:
 
     pool: Pool
     failure: PenstockError | None = None  # of the last one
+    _num: int = 0
     _failed: list[WorkerAddress] = field(default_factory=list)
     _died: list[WorkerId] = field(default_factory=list)
 
@@ -35,8 +36,12 @@ class Tries:
     def failed(self, worker: WorkerAddress, failure: PenstockError) -> None:
         """Counts a try. Raises `failure` when it was the last."""
         self.failure = failure
-        self._failed.append(worker)
-        if len(self._failed) >= MAX_TRIES:
+        self._num += 1
+        if isinstance(failure, Draining):  # if it serves again, it may take this, too
+            self.pool.drains(worker.worker_id, worker.incarnation)
+        else:
+            self._failed.append(worker)
+        if self._num >= MAX_TRIES:
             raise failure
 
     def died(self, request_id: str, worker: WorkerId, num_tokens: int) -> None:

@@ -1,6 +1,7 @@
 """All workers of a simulation and the router before them; what a fault does to whom."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 from cluster.types import Role, WorkerId
@@ -23,8 +24,10 @@ class ModelledCluster:
         self._busy_s = dict.fromkeys(Role, 0.0)  # of lives that have ended
         self._num_preemptions = 0
         self._sent: dict[AnySite, dict[Answer, int]] = {}  # when a worker was cut off
+        self._ranks: dict[WorkerId, int] = {}  # of each worker that ever was
+        self._leaving: set[AnySite] = set()
         for role, worker in world.setting.workers:
-            self._start(role, worker)
+            self.start(role, worker)
 
     # -- what is counted ---------------------------------------------------------------------
 
@@ -57,6 +60,49 @@ class ModelledCluster:
             assert site.site.pool.num_held == 0, site.site.worker
             assert not isinstance(site, DecodeSite) or not site.attempts, site.site.worker
 
+    # -- coming and going --------------------------------------------------------------------
+
+    def start(self, role: Role, worker: WorkerId) -> None:
+        """A life of it begins, with an empty cache."""
+        world = self._world
+        life = self._lives[worker]
+        self._lives[worker] += 1
+        rank = self._ranks.setdefault(worker, len(self._ranks))
+        member = world.setting.member(role, worker, life, world.grain)
+        site = Site(world, member, rank=rank, hear=self.router.hear)
+        self.sites[worker] = made = (
+            PrefillSite(site) if role is Role.PREFILL else DecodeSite(site, self.router)
+        )
+        self.router.join(made)
+        self.router.report(site, made.load())
+        # Each at its own moment, as processes that were started one after another.
+        interval_s = world.setting.report_s
+        num_workers = world.setting.num_workers
+        first_s = interval_s * (1 + rank % num_workers) / num_workers
+        world.agenda.after(first_s, partial(self._report_on, made))
+
+    def drain(self, worker: WorkerId) -> None:
+        """It gets no more, and ends what it has."""
+        site = self.sites[worker]
+        self._leaving.add(site)
+        self._report(site)
+
+    def is_idle(self, worker: WorkerId) -> bool:
+        """Nothing runs or waits there, and nobody reads from it."""
+        site = self.sites[worker]
+        batcher, pool = site.site.batcher, site.site.pool
+        if batcher.running or batcher.waiting or pool.num_held or site.fetches.is_any:
+            return site.site.is_dead
+        return not self.router.calls_of(site.site)
+
+    def retire(self, worker: WorkerId) -> None:
+        """It is gone, and nobody expects it back. What it still had goes on elsewhere."""
+        site = self.sites[worker]
+        self.crash(worker)
+        self._leaving.discard(site)
+        self.router.leave(site)
+        del self.sites[worker]
+
     # -- faults ------------------------------------------------------------------------------
 
     def crash(self, worker: WorkerId) -> None:
@@ -82,7 +128,7 @@ class ModelledCluster:
         site = self.sites[worker]
         if site.site.is_dead:
             self.router.leave(site)
-            self._start(site.site.member.role, worker)
+            self.start(site.site.member.role, worker)
 
     def freeze(self, worker: WorkerId) -> None:
         """Its process stands still, its connections stay open."""
@@ -142,23 +188,6 @@ class ModelledCluster:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _start(self, role: Role, worker: WorkerId) -> None:
-        world = self._world
-        life = self._lives[worker]
-        self._lives[worker] += 1
-        rank = len(self.sites) if life == 0 else list(self.sites).index(worker)
-        member = world.setting.member(role, worker, life, world.grain)
-        site = Site(world, member, rank=rank, hear=self.router.hear)
-        self.sites[worker] = made = (
-            PrefillSite(site) if role is Role.PREFILL else DecodeSite(site, self.router)
-        )
-        self.router.join(made)
-        self.router.report(site, made.load())
-        # Each at its own moment, as processes that were started one after another.
-        interval_s = world.setting.report_s
-        first_s = interval_s * (1 + rank) / world.setting.num_workers
-        world.agenda.after(first_s, partial(self._report_on, made))
-
     def _report_on(self, site: AnySite) -> None:
         if self.is_over or site.site.is_dead:
             return
@@ -168,7 +197,11 @@ class ModelledCluster:
     def _report(self, site: AnySite) -> None:
         """Now, unless nobody would hear it."""
         if not (site.site.is_frozen or site.site.is_cut):
-            site.site.tell_router(partial(self.router.report, site.site, site.load()))
+            load = site.load()
+            if site in self._leaving:
+                load = replace(load, is_serving=False, is_draining=True)
+            self._world.ledger.reported(site.site.member.role, load)
+            site.site.tell_router(partial(self.router.report, site.site, load))
 
     def _bury(self, site: AnySite) -> None:
         site.site.die()

@@ -28,7 +28,8 @@ def fitted(setting: Setting, workers: Iterable[Reported]) -> Setting:
         setting,
         num_prefill=len(by_role[Role.PREFILL]),
         num_decode=len(by_role[Role.DECODE]),
-        prefill=_make(setting.prefill, by_role[Role.PREFILL]),
+        # Who decodes computes prompts as quickly as who does nothing else.
+        prefill=_make(setting.prefill, by_role[Role.PREFILL] or by_role[Role.DECODE]),
         decode=_make(setting.decode, by_role[Role.DECODE]),
         model=_model(by_role[Role.DECODE][0][0].worker.fingerprint.layout),
         link=_link(links) if links else setting.link,
@@ -36,8 +37,6 @@ def fitted(setting: Setting, workers: Iterable[Reported]) -> Setting:
 
 
 def _make(make: WorkerMake, workers: Sequence[Reported]) -> WorkerMake:
-    if not workers:
-        return make
     member, report = workers[0]
     block_size = member.worker.fingerprint.layout.block_size
     return replace(

@@ -35,13 +35,8 @@ class KnownCost(StepCost):
         return self._error
 
     def be_slower(self, factor: float) -> None:
-        prefill, decode = self._true_prefill, self._true_decode
-        self.prefill = PrefillCost(
-            c0=prefill.c0 * factor,
-            c1=prefill.c1 * factor,
-            c2=prefill.c2 * factor,
-            c3=prefill.c3 * factor,
-        )
+        decode = self._true_decode
+        self.prefill = self._true_prefill.times(factor)
         self.decode = replace(
             decode, d0=decode.d0 * factor, d1=decode.d1 * factor, d2=decode.d2 * factor
         )

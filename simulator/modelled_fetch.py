@@ -51,6 +51,11 @@ class ModelledFetches:
         self._locks: dict[GrainHash | None, list[Wish]] = {}  # by the first grain that is missing
         self._begun: dict[Wish, None] = {}  # until nothing of it is on its way
 
+    @property
+    def is_any(self) -> bool:
+        """Whether prompts wait for prefixes, or these are on their way."""
+        return bool(self._locks or self._begun)
+
     def fetch(
         self,
         sequence: Sequence,

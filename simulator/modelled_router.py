@@ -127,9 +127,8 @@ class ModelledRouter:
         prefill = self._sites[placement.prefill] if placement.prefill else None
         assert not isinstance(prefill, DecodeSite)
         prefix = None
-        if placement.source:
-            source = self._sites[placement.source].site
-            prefix = Prefix(source=source, num_tokens=placement.num_source_tokens)
+        if placement.source and (source := self._sites.get(placement.source)):  # it may have left
+            prefix = Prefix(source=source.site, num_tokens=placement.num_source_tokens)
         return Call(prefill=prefill, prefix=prefix, due_s=decision.due_s)
 
     def _asked(self, answer: Answer) -> Ask:

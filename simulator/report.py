@@ -2,9 +2,10 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.types import LoadReport, Role
 from simulator.answer import Answer
 from simulator.setting import Setting, Targets
 from simulator.trace import Trace
@@ -20,6 +21,15 @@ class Spread:
     p50_s: float
     p90_s: float
     p99_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How far a role's workers were taken up, by their load reports; 0 where there are none."""
+
+    batch: float  # sequences that run on a worker, mean
+    kv_share: float  # of its pool, held by these: mean
+    most_kv_share: float  # at any worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +56,9 @@ class Report:
     fetched_bytes: int
     num_failed_fetches: int
     prefill_busy_s: float  # of all prefill workers
-    decode_busy_s: float
+    decode_busy_s: float  # a step with one answer counts as one with all that fit: see `Use`
+    prefill_use: Use
+    decode_use: Use
     gpu_s: float  # of all GPUs, idle or not
     cost: float  # of these, by the setting's price
 
@@ -68,6 +80,31 @@ class Samples:
     ttft_s: Sequence[float]  # of the same
     hit_tokens: Sequence[int]  # of the same
     gap_counts: Sequence[tuple[float, int]]  # (seconds between two tokens, how often), rising
+
+
+class _Uses:
+    """Adds up what load reports say."""
+
+    __slots__ = ("_batch", "_kv_share", "_most_kv_share", "_num")
+
+    def __init__(self) -> None:
+        self._num = self._batch = 0
+        self._kv_share = self._most_kv_share = 0.0
+
+    def add(self, load: LoadReport) -> None:
+        kv_share = 1.0 - load.num_free_blocks / load.num_blocks
+        self._num += 1
+        self._batch += load.num_running
+        self._kv_share += kv_share
+        self._most_kv_share = max(self._most_kv_share, kv_share)
+
+    def mean(self) -> Use:
+        num = max(1, self._num)
+        return Use(
+            batch=self._batch / num,
+            kv_share=self._kv_share / num,
+            most_kv_share=self._most_kv_share,
+        )
 
 
 class Ledger:
@@ -92,6 +129,7 @@ class Ledger:
         self._num_finished = 0
         self._num_prompt = self._num_output = 0
         self._num_predicted = 0
+        self._uses = {role: _Uses() for role in Role}
         self._after_first_s = 0.0  # of all answers: from the first to the last token
 
     def gap(self, seconds: float, num: int = 1) -> None:
@@ -105,6 +143,9 @@ class Ledger:
         for end_s in ends[1:]:
             gaps[int((end_s - earlier_s) * _GAPS_A_SECOND)] += num
             earlier_s = end_s
+
+    def reported(self, role: Role, load: LoadReport) -> None:
+        self._uses[role].add(load)
 
     def first_token(self, answer: Answer) -> None:
         arrival_s = answer.traced.arrival_s
@@ -126,10 +167,16 @@ class Ledger:
         self.end_s = now_s
 
     def report(
-        self, trace: Trace, setting: Setting, *, busy_s: Mapping[str, float], num_preemptions: int
+        self,
+        trace: Trace,
+        setting: Setting,
+        *,
+        busy_s: Mapping[Role, float],
+        num_preemptions: int,
+        gpu_s: Callable[[float], float],
     ) -> Report:
-        num_gpus = setting.num_prefill * setting.prefill.num_gpus
-        num_gpus += setting.num_decode * setting.decode.num_gpus
+        """`gpu_s`: those that were taken until then."""
+        all_gpu_s = gpu_s(self.end_s)
         return Report(
             num_requests=len(trace.requests),
             num_finished=self._num_finished,
@@ -152,10 +199,12 @@ class Ledger:
             num_fetched_tokens=self.num_fetched_tokens,
             fetched_bytes=self.num_fetched_tokens * setting.model.token_bytes,
             num_failed_fetches=self.num_failed_fetches,
-            prefill_busy_s=busy_s["prefill"],
-            decode_busy_s=busy_s["decode"],
-            gpu_s=num_gpus * self.end_s,
-            cost=num_gpus * self.end_s / 3600.0 * setting.gpu_hour_price,
+            prefill_busy_s=busy_s[Role.PREFILL],
+            decode_busy_s=busy_s[Role.DECODE],
+            prefill_use=self._uses[Role.PREFILL].mean(),
+            decode_use=self._uses[Role.DECODE].mean(),
+            gpu_s=all_gpu_s,
+            cost=all_gpu_s / 3600.0 * setting.gpu_hour_price,
         )
 
     def samples(self) -> Samples:

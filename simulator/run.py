@@ -8,10 +8,13 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from cluster.errors import ConfigError
+from cluster.types import MAX_LINKS, Role, WorkerId
 from router.policy import Policy
 from simulator.agenda import Agenda
 from simulator.answer import Answer
 from simulator.cluster import ModelledCluster
+from simulator.elastic import Elastic, Scaler, Turnover
 from simulator.faults import Fault, schedule
 from simulator.report import Ledger, Report, Samples
 from simulator.setting import Setting
@@ -20,6 +23,7 @@ from simulator.trace import Trace
 
 Progress = Callable[[int], None]
 DEFAULT_POLICY = Policy()
+DEFAULT_TURNOVER = Turnover()
 
 
 class Simulation:
@@ -35,13 +39,19 @@ class Simulation:
         faults: Iterable[Fault] = (),
         jumps: bool = True,
         check_s: float | None = None,
+        scaler: Scaler | None = None,
+        turnover: Turnover = DEFAULT_TURNOVER,
     ) -> None:
         """`jumps`: steps in which nothing but tokens happens are taken many at once; the report
         is the same without. `check_s`: every so often all accounts are checked.
+        `scaler`: the setting's workers are those at the beginning; it wants more and fewer.
 
         Raises ConfigError for a setting that does not fit the trace, or a wrong fault.
         """
         setting.check_grain(trace.grain)
+        faults = tuple(faults)
+        if scaler is not None and faults:
+            raise ConfigError("Faults befall workers that stay: leave them out beside a scaler.")
         self._trace = trace
         self._agenda = Agenda()
         self._ledger = Ledger(setting.targets)
@@ -54,10 +64,11 @@ class Simulation:
             ledger=self._ledger,
             seed=seed,
             jumps=jumps,
-            links=setting.links(worker for _, worker in setting.workers),
+            links=setting.links(_names(setting, is_elastic=scaler is not None)),
         )
         self._setting = setting
         self.cluster = ModelledCluster(world)
+        self.elastic = Elastic(world, self.cluster, scaler, turnover) if scaler else None
         self._num_arrived = 0
         schedule(faults, self._agenda, self.cluster)
 
@@ -110,12 +121,12 @@ class Simulation:
             self._agenda.after(self._check_s, self._check)
 
     def _report(self) -> Report:
-        busy_s = {str(role): seconds for role, seconds in self.cluster.busy_s.items()}
         return self._ledger.report(
             self._trace,
             self._setting,
-            busy_s=busy_s,
+            busy_s=self.cluster.busy_s,
             num_preemptions=self.cluster.num_preemptions,
+            gpu_s=self.elastic.gpu_s if self.elastic else self._setting.gpu_s,
         )
 
 
@@ -129,6 +140,15 @@ def simulate(
     progress: Progress = lambda done: None,
 ) -> Report:
     return Simulation(trace, setting, policy=policy, seed=seed, faults=faults).run(progress)
+
+
+def _names(setting: Setting, *, is_elastic: bool) -> Iterator[WorkerId]:
+    """Of all workers that there may ever be."""
+    if not is_elastic:
+        yield from (worker for _, worker in setting.workers)
+        return
+    for number in range(MAX_LINKS // len(Role)):
+        yield from (WorkerId(f"{role}-{number}") for role in Role)
 
 
 @contextmanager

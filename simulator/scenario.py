@@ -14,6 +14,7 @@ from cluster.config import load_config, parse_config
 from cluster.errors import ConfigError
 from router.policies.registry import RULES, make_rule
 from router.policies.rule import Rule
+from simulator.adversarial import ADVERSARIAL
 from simulator.comparison import COSTS
 from simulator.faults import Crash, Fault, Freeze, LostEvents, Partition, Slow, random_faults
 from simulator.setting import DECODE_COST, Setting, WorkerMake
@@ -34,6 +35,7 @@ WORKLOADS: Mapping[str, Callable[..., Trace]] = {
     "shared_prefixes": shared_prefixes,
     "conversations": conversations,
     "fan_outs": fan_outs,
+    **ADVERSARIAL,
 }
 FAULTS: Mapping[str, type[Fault]] = {
     "crash": Crash,
@@ -43,16 +45,17 @@ FAULTS: Mapping[str, type[Fault]] = {
     "partition": Partition,
 }
 RANDOM = "random"  # faults of every kind
+_MAX_SHOWN = 80  # characters of what is wrong
 _RANDOM_DEFAULTS = {"num": 4, "longest_s": 10.0}
 
 
 def parse_workload(text: str, *, seed: int) -> Trace:
-    """`KIND: {KEY: VALUE}`: invented traffic."""
+    """`KIND` or `KIND: {KEY: VALUE}`: invented traffic, by that name."""
     name, parameters = _named(text, "workload", WORKLOADS)
     make = WORKLOADS[name]
     given = _parsed(_parameters_of(make), parameters, f"the workload '{name}'")
     seeds = {"seed": seed} if "seed" in inspect.signature(make).parameters else {}
-    return make(**given, **seeds)
+    return replace(make(**given, **seeds), name=name)
 
 
 def parse_fault(text: str, setting: Setting, *, seed: int, duration_s: float) -> Sequence[Fault]:
@@ -94,17 +97,17 @@ def _named(text: str, what: str, known: Sequence[str] | Mapping[str, Any]) -> tu
     """(name, its parameters) of `NAME` or `NAME: {KEY: VALUE}`."""
     try:
         parsed = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(
-            f"The {what} '{text}' is not YAML: write NAME: {{KEY: VALUE}}."
+            f"The {what} '{text[:_MAX_SHOWN]}' is not YAML: write NAME: {{KEY: VALUE}}."
         ) from error
     name: Any = parsed
     parameters: Any = {}
     if isinstance(parsed, dict) and len(parsed) == 1:
         [(name, parameters)] = parsed.items()
-    if name not in known:
-        raise ConfigError(f"'{text}' is no {what}: give one of {', '.join(known)}.")
-    return str(name), parameters or {}
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"'{text[:_MAX_SHOWN]}' is no {what}: give one of {', '.join(known)}.")
+    return name, parameters or {}
 
 
 def _parameters_of(make: Callable[..., Trace]) -> type:

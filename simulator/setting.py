@@ -1,12 +1,14 @@
 """What is simulated: how many workers of which make, what joins them, what is aimed at."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from math import inf
 
+from cluster.bounds import check_above, check_between, check_choice
 from cluster.errors import ConfigError
 from cluster.types import (
+    DTYPE_BYTES,
     MAX_LINKS,
     DecodeCost,
     Fingerprint,
@@ -28,6 +30,8 @@ DECODE_COST = DecodeCost(d0=18e-3, d1=4e-8, d2=5e-5)
 
 _DURATIONS: tuple[str, ...] = ("message_s", "client_s", "door_s", "step_gap_s", "event_s")
 _DURATIONS += ("report_s", "grant_s", "fetch_s", "lease_s", "lapse_s")
+_MOST = 1e18  # of anything
+_MOST_BLOCKS = 10_000_000  # of one worker: each is an object here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,7 @@ class Setting:
     noise: float = 0.0  # share by which a step's seconds vary, evenly
     message_s: float = 0.0005  # between any two processes
     client_s: float = 0.0  # between a client and the router, both ways together
-    door_s: float = 0.0  # the router's own work on a request; those that come at once share it
+    door_s: float = 0.0  # the router's own work on a request, one after another
     step_gap_s: float = 0.0  # between two steps of a worker: taking in, forming the next
     event_s: float = 0.001  # from a worker's cache to the router's index
     report_s: float = 0.25  # between two load reports
@@ -134,10 +138,37 @@ class Setting:
                 raise ConfigError(f"{name} is a number of seconds, not {seconds}.")
         if not 0.0 <= self.noise < 1.0:
             raise ConfigError(f"noise is a share from 0 to below 1, not {self.noise}.")
+        try:
+            self._check_numbers()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def _check_numbers(self) -> None:
+        """What would be divided by nothing, or take less than no time."""
+        for role, make in (("prefill", self.prefill), ("decode", self.decode)):
+            what = f"{role}.cache_tokens / block_size"
+            check_between(what, make.num_blocks, "blocks", least=1, most=_MOST_BLOCKS)
+            for cost in ("prefill_cost", "decode_cost"):
+                for name, value in asdict(getattr(make, cost)).items():
+                    check_between(f"{role}.{cost}.{name}", value, least=0.0, most=_MOST)
+        for name in ("num_layers", "num_kv_heads", "head_dim"):
+            check_between(f"model.{name}", getattr(self.model, name), least=1, most=_MOST)
+        check_choice(self.model.dtype, "dtype of a model", DTYPE_BYTES)
+        check_between("link.setup_s", self.link.setup_s, "s", least=0.0, most=_MOST)
+        check_above("link.bytes_per_s", self.link.bytes_per_s, least=0.0, most=_MOST)
+        check_between("gpu_hour_price", self.gpu_hour_price, least=0.0, most=_MOST)
 
     @property
     def num_workers(self) -> int:
         return self.num_prefill + self.num_decode
+
+    @property
+    def num_gpus(self) -> int:
+        return self.num_prefill * self.prefill.num_gpus + self.num_decode * self.decode.num_gpus
+
+    def gpu_s(self, end_s: float) -> float:
+        """Of all GPUs, if the workers stay until then."""
+        return self.num_gpus * end_s
 
     def links(self, workers: Iterable[WorkerId]) -> tuple[LinkCost, ...]:
         """From each of them to anybody."""

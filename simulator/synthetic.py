@@ -14,7 +14,7 @@ from simulator.trace import MAX_REQUESTS, MAX_TOKENS, Trace, TraceRequest, grain
 
 
 @dataclass(slots=True)
-class _Grains:
+class Grains:
     """Draws grains that nobody else has."""
 
     grain: int
@@ -37,20 +37,20 @@ def shared_prefixes(
 ) -> Trace:
     """Poisson arrivals at `rate` a second; each request has the prefix of a random group, and
     a question and an answer of about the given lengths (exponential)."""
-    _check(locals())
+    check_given(locals())
     chances = random.Random(seed)
-    grains = _Grains(grain)
+    grains = Grains(grain)
     prefixes = [grains.fresh(prefix_tokens) for _ in range(num_groups)]
     arrival_s, requests = 0.0, []
     for _ in range(num_requests):
         arrival_s += chances.expovariate(rate)
         prefix = chances.choice(prefixes)
-        own = _around(own_tokens, chances)
+        own = around(own_tokens, chances)
         requests.append(
             TraceRequest(
                 arrival_s=arrival_s,
                 num_prompt_tokens=len(prefix) * grain + own,
-                num_output_tokens=_around(output_tokens, chances),
+                num_output_tokens=around(output_tokens, chances),
                 grains=prefix + grains.fresh(own),
             )
         )
@@ -71,17 +71,17 @@ def conversations(
 ) -> Trace:
     """Sessions begin at `rate` a second; each turn's prompt is all that was said before in it,
     after one system prompt for all, and comes about `think_s` after the turn before."""
-    _check(locals())
+    check_given(locals())
     chances = random.Random(seed)
-    grains = _Grains(grain)
+    grains = Grains(grain)
     system = grains.fresh(system_tokens)
     begin_s, requests = 0.0, []
     for _ in range(num_sessions):
         begin_s += chances.expovariate(rate)
         arrival_s, said = begin_s, system
         for _ in range(1 + min(4 * num_turns, int(chances.expovariate(1 / num_turns)))):
-            said += grains.fresh(_around(turn_tokens, chances))
-            output = _around(output_tokens, chances)
+            said += grains.fresh(around(turn_tokens, chances))
+            output = around(output_tokens, chances)
             requests.append(
                 TraceRequest(
                     arrival_s=arrival_s,
@@ -108,8 +108,8 @@ def fan_outs(
 ) -> Trace:
     """Each prompt is asked by several siblings at once, which differ only at the end; the next
     prompt follows after `gap_s`."""
-    _check(locals())
-    grains = _Grains(grain)
+    check_given(locals())
+    grains = Grains(grain)
     requests = []
     for index in range(num_prompts):
         shared = grains.fresh(shared_tokens)
@@ -125,11 +125,12 @@ def fan_outs(
     return Trace(name="fan-outs", grain=grain, requests=tuple(requests))
 
 
-def _around(mean: int, chances: random.Random) -> int:
+def around(mean: int, chances: random.Random) -> int:
+    """A length (exponential, at most eight times the mean)."""
     return max(1, min(8 * mean, round(chances.expovariate(1 / max(1, mean)))))
 
 
-def _check(given: Mapping[str, float]) -> None:
+def check_given(given: Mapping[str, float]) -> None:
     """Raises ConfigError unless each argument, by its name, can be what it is called."""
     for name, value in given.items():
         least, most = 0.0, float(MAX_TOKENS)
@@ -137,5 +138,7 @@ def _check(given: Mapping[str, float]) -> None:
             least, most = 1, MAX_REQUESTS
         elif name in ("rate", "grain", "output_tokens", "think_s"):
             least = 1e-9
+        elif name.endswith("_share"):
+            most = 1
         if not least <= value <= most and name != "seed":
             raise ConfigError(f"'{name}' of invented traffic is {value}: {least:g} to {most:g}.")

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import random
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -90,7 +91,7 @@ def load_trace(path: Path, *, seed: int = 0, limit: int | None = None) -> Trace:
             is_azure = first.strip() == ",".join(_AZURE_COLUMNS)
             rows = _azure_requests(lines) if is_azure else _mooncake_requests(lines)
             requests = _taken(rows, min(limit or MAX_REQUESTS, MAX_REQUESTS))
-    except (OSError, UnicodeError, EOFError) as error:
+    except (OSError, UnicodeError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"The trace {path} cannot be read: {why}.") from error
     except ValueError as error:
@@ -142,7 +143,7 @@ def _mooncake_requests(lines: Iterator[tuple[int, str]]) -> Iterator[TraceReques
     for number, line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # too many digits, brackets in brackets
             raise ValueError(f"line {number}: it is neither JSON nor a known header.") from error
         if not isinstance(row, dict):
             raise ValueError(f"line {number}: give an object with timestamp, input_length, ...")
@@ -158,7 +159,7 @@ def _mooncake_request(number: int, row: Mapping[str, Any]) -> TraceRequest:
             f"line {number}: 'hash_ids' must list {num_grains} ids, one for each "
             f"{MOONCAKE_GRAIN} of the {num_prompt} prompt tokens."
         )
-    if not all(isinstance(each, int) and 0 <= each < 1 << 64 for each in ids):
+    if not all(type(each) is int and 0 <= each < 1 << 64 for each in ids):
         raise ValueError(f"line {number}: 'hash_ids' must be whole numbers from 0 on.")
     return TraceRequest(
         arrival_s=_count(number, row, "timestamp", most=1 << 53) / 1e3,

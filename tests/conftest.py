@@ -9,7 +9,7 @@ settings.register_profile("prove", deadline=None, max_examples=1000)
 settings.load_profile("penstock")
 
 # Where slow tests only compute: the others have processes of their own, whose timing they judge.
-COMPUTING = {"engine", "exactness", "models", "simulator"}
+COMPUTING = {"engine", "exactness", "manifests", "models", "simulator"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks

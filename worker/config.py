@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from cluster.addresses import Endpoint
+from cluster.addresses import Endpoint, advertised
+from cluster.authority import Credentials
+from cluster.bounds import check_name
 from cluster.config import check_range
 from cluster.errors import ConfigError
 from cluster.log import FILE_BYTES, LogFormat, LogLevel
-from kv_transfer.doors import check_transports
-from kv_transfer.tcp_tls import TlsFiles
+from kv_transfer.doors import WITHOUT_TLS, check_transports
 
 _COUNTS = (
     "num_threads",
@@ -32,8 +33,12 @@ class WorkerConfig:
     router: str  # where to register: the router's HOST:PORT, or redis://HOST:PORT/DB
     secrets_file: str  # of the cluster, mode 0600
     run_dir: str  # where the KV pool's file lies, on a file system in memory; made if missing
-    # by which routers and other workers reach this one, and where it listens; port 0: any.
-    address: str = "127.0.0.1:0"
+    address: str = "127.0.0.1:0"  # where it listens; port 0: any
+    # host by which routers and other workers reach it; null: as 'address' says, or of 0.0.0.0 the
+    # address of this machine towards others
+    advertise: str | None = None
+    insecure: bool = False  # true: what passes beyond loopback may be read there
+    cluster: str | None = None  # its name: keeps apart what clusters of one Redis leave there
     engine: Literal["torch", "echo"] = "torch"  # echo computes nothing: for tests of a cluster
     device: str = "cpu"  # as torch names it
     num_threads: int = 1  # of the processor, that compute
@@ -50,7 +55,6 @@ class WorkerConfig:
     require_transport: str | None = None  # this one of them or none
     tcp_port: int = 0  # of the transport 'tcp'; 0: any that is free
     tcp_streams: int = 4  # to each peer; only large writes use more than one
-    tcp_tls: TlsFiles | None = None  # TLS of the transport 'tcp'; both ends or neither
     # of KV that came: 'content' compares all bytes, 'count' how many there are.
     digest: Literal["content", "count"] = "content"
     lease_s: float = 3.0  # so long a writer of KV may give no sign of life
@@ -63,6 +67,8 @@ class WorkerConfig:
     log_file_bytes: int = FILE_BYTES  # of one file of the log
 
     def __post_init__(self) -> None:
+        if self.cluster is not None:
+            check_name(self.cluster, "cluster")
         check_range(self, *_COUNTS, at_least=1)
         check_range(self, "max_waiting", "tcp_port", "probe_tokens", "drain_s", at_least=0)
         check_range(self, "chunk_s", "lease_s", "fetch_s", above=0)
@@ -74,22 +80,44 @@ class WorkerConfig:
                 " divide the other."
             )
         check_transports(self.transports)
-        if not _is_dialled(self.address):
+        if not (listens := _endpoint(self.address)) or not listens.host:
             raise ConfigError(
-                f"'address' is '{self.address}': give the HOST:PORT by which the other processes"
-                " reach this one; port 0 is any that is free."
+                f"'address' is '{self.address}': give the HOST:PORT where it listens; port 0 is any"
+                " that is free."
             )
-        if "://" not in self.router and not _is_dialled(self.router):
+        _ = self.dialled  # raises where nobody could
+        router = _endpoint(self.router)
+        if "://" not in self.router and (router is None or router.is_any):
             raise ConfigError(
                 f"'router' is '{self.router}': give the router's HOST:PORT, or the URL of the Redis"
                 " that the routers share, redis://HOST:PORT/DB."
             )
 
+    def check_ways(self, credentials: Credentials) -> None:
+        """Raises ConfigError where what passes could be read on its way, without a word of it."""
+        if self.insecure or not Endpoint.parse(self.address).is_open_to_others:
+            return
+        where = f"'address' is '{self.address}', where others than this machine may listen in, and"
+        remedy = "or say 'insecure: true' where that network is trusted."
+        if not credentials.at(self.address):
+            raise ConfigError(
+                f"{where} the secrets file holds no authority for TLS: draw one that does with"
+                f" 'penstock secrets', for all processes, {remedy}"
+            )
+        if bare := [name for name in self.transports if name in WITHOUT_TLS]:
+            raise ConfigError(
+                f"{where} KV by {' and '.join(bare)} has no TLS: take it out of 'transports',"
+                f" {remedy}"
+            )
 
-def _is_dialled(address: str) -> bool:
-    """Whether it may stand for one process: others dial what is written."""
+    @property
+    def dialled(self) -> Endpoint:
+        """Where the other processes reach it; the port may still be 0."""
+        return advertised(Endpoint.parse(self.address), self.advertise)
+
+
+def _endpoint(text: str) -> Endpoint | None:
     try:
-        endpoint = Endpoint.parse(address)
+        return Endpoint.parse(text)
     except ConfigError:
-        return False
-    return endpoint == endpoint.to_dial
+        return None  # whose sentence names no key

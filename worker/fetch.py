@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence as Sequences
+from typing import NamedTuple
 
 from cluster.codec import address_to_pb, hashes_to_bytes
 from cluster.errors import FingerprintMismatch, PenstockError
@@ -29,6 +30,14 @@ from worker.rests import Rests
 from worker.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
+
+
+class _Begun(NamedTuple):
+    """A fetch whose blocks are reserved."""
+
+    reservation: Reservation
+    num_bytes: int
+    asked: float  # monotonic
 
 
 class Fetches:
@@ -79,13 +88,15 @@ class Fetches:
             await self._until_fetched(hashes[have])
             return
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
+        begun: list[_Begun] = []
         try:
             async with Patience(self._limit_s), lock:
                 if self._num_cached(hashes) == have:
                     self._rests.check(source)
-                    await self._fetch(sequence, source, hashes)
+                    await self._fetch(sequence, source, hashes, begun)
         except (PenstockError, TimeoutError) as error:
             if isinstance(error, TimeoutError):
+                self._learn_slow(source, begun)
                 self._rests.begin(source)
             self.num_failed += 1
             logger.warning(
@@ -119,25 +130,42 @@ class Fetches:
         num_blocks = len(pool.match(hashes, len(hashes) * pool.hash_grain))
         return num_blocks * pool.block_size // pool.hash_grain
 
+    def _learn_slow(self, source: WorkerAddress, begun: Sequences["_Begun"]) -> None:
+        """What does not come in time costs as long at the least: else the next is sent the same
+        way. A source that falls silent has stopped, which says nothing of the link."""
+        for each in begun:
+            if each.reservation.has_renewed and not each.reservation.has_lapsed:
+                seconds = time.monotonic() - each.asked
+                self._link_costs.fetched(source.worker_id, each.num_bytes, seconds)
+
     async def _fetch(
-        self, sequence: Sequence, source: WorkerAddress, hashes: Sequences[GrainHash]
+        self,
+        sequence: Sequence,
+        source: WorkerAddress,
+        hashes: Sequences[GrainHash],
+        begun: list["_Begun"],
     ) -> None:
         _check_exact(self._me, source)
         share = self._table.share_of(source.fingerprint.layout)
         peer = await self._peers.connect(source)
         taken: list[BlockId] = []  # the whole table; what is cached of it is held
-        num_cached = 0
+        num_cached, asked = 0, time.monotonic()
 
         def reserve(num_found: int) -> Reservation | None:
             nonlocal num_cached
             cached, fresh = self._take(hashes, num_found)
             taken.extend(cached + fresh)
             num_cached = len(cached)
-            return self._reserve(cached, fresh, peer, share) if fresh else None
+            if not fresh:
+                return None
+            reservation = self._reserve(cached, fresh, peer, share)
+            layout = self._me.fingerprint.layout
+            num_bytes = layout.pool_bytes // layout.num_blocks * len(fresh)
+            begun.append(_Begun(reservation, num_bytes, asked))
+            return reservation
 
         start = pb.FetchStart(receiver=address_to_pb(self._me), hashes=hashes_to_bytes(hashes))
         call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
-        asked = time.monotonic()
         try:
             written = await receive(call, start, reserve, lease_s=self._lease_s)
         except BaseException:

@@ -71,7 +71,7 @@ class PairKeeper:
     def update(self, me: Member, members: Sequence[Member]) -> None:
         """The members as of now; after each heartbeat."""
         others = [one for one in members if one.worker.incarnation != me.worker.incarnation]
-        self._peers.update([other.worker for other in others])
+        self._peers.update(others)
         lives = {other.worker.incarnation for other in others}
         for gone in self._keeping.keys() - lives:
             self._keeping.pop(gone).cancel()
@@ -80,7 +80,7 @@ class PairKeeper:
         for gone in self._probes.last.keys() - lives:
             if not self._peers.pairs.is_connected(gone):
                 del self._probes.last[gone]
-        needed = [other for other in others if self._num_tokens and other.role is not me.role]
+        needed = [other for other in others if self._num_tokens and _exchange_kv(me, other)]
         is_first = self._untried is None
         if self._untried is None:
             self._untried = {other.worker.incarnation for other in needed}
@@ -120,9 +120,13 @@ class PairKeeper:
         try:
             if source.incarnation in self._probes.last:
                 return  # it has asked us to before
+            tried: Peer | None = None
             while source.incarnation not in self._probes.last:
                 peer = await self._peers.connect(source)
+                if peer is tried:  # no other transport reaches it: later, not at once for ever
+                    raise TransferFailed(f"No probe of '{source.worker_id}' came through.")
                 await self._try(source, peer)
+                tried = peer
             if self._measures:
                 await self._probes.probe(source, self._num_measured_tokens, limit_s=PROBE_S)
         except Overloaded:
@@ -183,3 +187,9 @@ class PairKeeper:
     def _settle_if_tried(self) -> None:
         if not self._untried:
             self.settled.set()
+
+
+def _exchange_kv(one: Member, other: Member) -> bool:
+    """Hand-overs go between roles; and while a cluster is upgraded, within a wire version."""
+    versions = {each.worker.fingerprint.wire_version for each in (one, other)}
+    return one.role is not other.role and len(versions) == 1

@@ -1,22 +1,29 @@
-"""What a worker of either role is made of, before its event loop runs."""
+"""What one life of a worker of either role is made of, before its event loop runs; and the same
+for the life that follows it in the same process, which reads no file: engine, memory and tokenizer
+stay.
+"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cluster.addresses import Endpoint
+from cluster.authority import Credentials
 from cluster.cost import StepCost
 from cluster.mac import derived_key
 from cluster.measurements import Measurements
 from cluster.membership import new_incarnation
 from cluster.process import cache_folder
 from cluster.secrets import Secrets, load_secrets
-from cluster.types import Incarnation, KvLayout, Member, Role
+from cluster.tokenizer import Tokenizer
+from cluster.types import Member, Role
 from cluster.worker_process import describe
 from engine.build import EngineChoice, plan_engine
 from engine.thread import ForwardEngine
 from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors, open_pool
 from kv_transfer.pairs import Pairs
-from kv_transfer.pool import PoolConfig
+from kv_transfer.pool import Pool, PoolConfig
+from kv_transfer.tcp_dial import TcpAddress
 from worker.config import WorkerConfig
 
 
@@ -24,6 +31,8 @@ from worker.config import WorkerConfig
 class WorkerParts:
     member: Member  # its address may still say port 0
     secrets: Secrets
+    credentials: Credentials
+    tokenizer: Tokenizer
     engine: ForwardEngine
     pairs: Pairs
     cost: StepCost
@@ -36,10 +45,16 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     Raises ConfigError or CheckpointError for what cannot be served.
     """
     secrets = load_secrets(Path(config.secrets_file))
+    credentials = Credentials(secrets.authority)
+    config.check_ways(credentials)
     plan = plan_engine(_engine_choice(config))
     incarnation = new_incarnation()
     measurements = Measurements(cache_folder())
-    pairs = _pairs(config, secrets, incarnation, plan.layout, measurements)
+    place = PoolConfig(
+        incarnation=incarnation, num_bytes=plan.layout.pool_bytes, run_dir=Path(config.run_dir)
+    )
+    pool = open_pool(place, config.device)
+    pairs = _pairs(config, secrets, credentials, pool, measurements)
     member = describe(
         config,
         role,
@@ -56,6 +71,8 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     return WorkerParts(
         member=member,
         secrets=secrets,
+        credentials=credentials,
+        tokenizer=Tokenizer.load(Path(config.checkpoint)),
         engine=engine,
         pairs=pairs,
         cost=cost,
@@ -63,28 +80,60 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     )
 
 
+def next_parts(
+    before: WorkerParts, role: Role, config: WorkerConfig, *, wire_dtype: str | None = None
+) -> WorkerParts:
+    """Of the life that follows one that has ended: another incarnation and its own transports,
+    over the same engine and memory."""
+    incarnation, pool = new_incarnation(), before.pairs.pool
+    pool.renew(incarnation)
+    pairs = _pairs(config, before.secrets, before.credentials, pool, before.measurements)
+    worker = before.member.worker
+    return replace(
+        before,
+        pairs=pairs,
+        member=replace(
+            before.member,
+            role=role,
+            past_lives=(*before.member.past_lives, worker.incarnation),
+            worker=replace(
+                worker,
+                incarnation=incarnation,
+                address=str(config.dialled),
+                transports=pairs.addresses,
+                fingerprint=replace(worker.fingerprint, wire_dtype=wire_dtype),
+            ),
+        ),
+    )
+
+
 def _pairs(
     config: WorkerConfig,
     secrets: Secrets,
-    incarnation: Incarnation,
-    layout: KvLayout,
+    credentials: Credentials,
+    pool: Pool,
     measurements: Measurements,
 ) -> Pairs:
-    place = PoolConfig(
-        incarnation=incarnation, num_bytes=layout.pool_bytes, run_dir=Path(config.run_dir)
-    )
-    pool = open_pool(place, config.device)
     settings = DoorSettings(
-        host=config.address.rpartition(":")[0],
+        host=Endpoint.parse(config.address).host,
+        advertise=config.dialled.host,
         key=derived_key(secrets.cluster_token, "kv transfer"),
         tcp_port=config.tcp_port,
         num_tcp_streams=config.tcp_streams,
-        tls=config.tcp_tls,
+        credentials=credentials,
         allows_nixl_over_tcp=config.require_transport == "nixl" or "tcp" not in config.transports,
         measurements=measurements,
     )
     doors = open_doors(config.transports, pool, settings)
     return Pairs(pool, doors, required=config.require_transport)
+
+
+def kv_tls_ports(parts: WorkerParts) -> set[int]:
+    """Where KV comes in under TLS."""
+    if (address := parts.pairs.addresses.get("tcp")) is None:
+        return set()
+    target = TcpAddress.parse(address)
+    return {target.port} if parts.credentials.at(target.endpoint) else set()
 
 
 def _engine_choice(config: WorkerConfig) -> EngineChoice:

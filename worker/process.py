@@ -17,7 +17,7 @@ C = TypeVar("C", bound=WorkerConfig)
 
 
 class Serves(Protocol):
-    async def serve(self, drain: asyncio.Event) -> None: ...
+    async def serve(self, end: asyncio.Event) -> object: ...
 
 
 def run_worker(name: str, usage: str | None, config: type[C], build: Callable[[C], Serves]) -> int:

@@ -5,7 +5,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cluster.lateness import Attention
+from cluster.drain import SETTLE_S
+from cluster.errors import StartupError
+from cluster.lateness import Attention, Patience
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Serve
 from cluster.types import BlockId, KvLayout, LoadReport
@@ -41,7 +43,7 @@ class Transfers:
         self.attention = attention
         me, pairs = parts.member.worker, parts.pairs
         checks_content = config.digest == "content"
-        self.peers = Peers(me, parts.secrets.cluster_token, pairs, tasks)
+        self.peers = Peers(me, parts.secrets.cluster_token, parts.credentials, pairs, tasks)
         self._fences = Fences(me.incarnation, self.peers, tasks)
         self.table = ReservationTable(
             pairs.pool,
@@ -104,6 +106,24 @@ class Transfers:
 
     def check(self) -> None:
         self.table.check()
+
+    async def at_rest(self) -> None:
+        """Returns when no other worker may write into our pool, nor we into another's."""
+        await self.table.empty()
+        await self.writes.all_closed()
+
+    async def settle(self) -> None:
+        """Before another life has our pool: returns when no KV moves any more, nor will. Raises
+        StartupError where some may for too long: only the end of this process ends that."""
+        self.keeper.close()
+        try:
+            async with Patience(SETTLE_S):
+                await self.at_rest()
+        except TimeoutError:
+            raise StartupError(
+                "This process cannot go on in another role, and ends: KV may still move into"
+                f" {self.table.num_held_blocks} blocks of its pool, or out of it."
+            ) from None
 
     async def close(self) -> None:
         self.keeper.close()

@@ -1,5 +1,5 @@
-"""What workers of both roles have in common, from start to drained: an engine on its thread,
-a block pool whose changes the routers hear of, and a process around them.
+"""What workers of both roles have in common, for one life from start to drained: an engine on
+its thread, a block pool whose changes the routers hear of, and a process around them.
 
 A role adds a scheduler and a service.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.diagnosis import Diagnosis
+from cluster.drain import Drain
+from cluster.errors import StartupError
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
 from cluster.lateness import Attention
@@ -19,16 +21,18 @@ from cluster.proof import Doorkeeper
 from cluster.rpc import Deadlines, Serve, service_handlers
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
-from cluster.worker_process import WorkerProcess, serve
+from cluster.worker_process import NextLife, WorkerProcess, serve
 from engine.batcher import Batcher
 from engine.block_pool import BlockPool
 from engine.budget import Budget
 from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig
-from worker.parts import WorkerParts
+from worker.parts import WorkerParts, kv_tls_ports
 from worker.scheduler import Scheduler
 from worker.transfers import Transfers
+
+LAST_STEP_S = 10.0  # that was begun before all was drained: longer, and the engine is wedged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class Worker:
         )
         self.thread = EngineThread(parts.engine)
         self.open_calls = OpenCalls()
+        self.drain = Drain(self.open_calls)
         self.feed = WatchFeed(self.log, self.load)
         self._scheduler = make_scheduler(self)
         self._loop = StepLoop(self._scheduler, self.thread, self.monitor)
@@ -95,19 +100,33 @@ class Worker:
     async def serve(
         self,
         make_role: Callable[[Transfers], RoleService],
-        drain: asyncio.Event,
+        end: asyncio.Event,
         ready: Ready,
-    ) -> None:
-        """Until `drain` is set and what is in progress has ended."""
+    ) -> NextLife | None:
+        """Until `end` is set, or another role is asked for, and what is in progress has ended.
+
+        Raises StartupError where no other life can have the engine and its memory.
+        """
         async with asyncio.TaskGroup() as tasks:
             transfers = Transfers(
                 self.config, self.parts, self._scheduler, self.open_calls, tasks, self.attention
             )
             self._transfers, self._role = transfers, make_role(transfers)
-            await serve(self._process(self._role, transfers), drain, ready)
+            next_life = await serve(self._process(self._role, transfers), end, ready)
+            if next_life is not None:
+                await transfers.settle()
             await transfers.close()
         self.thread.close()
-        self.parts.pairs.close()
+        if next_life is None:
+            self.parts.pairs.close()
+            return None
+        if not await self.thread.has_ended(LAST_STEP_S):
+            raise StartupError(
+                "This process cannot go on in another role, and ends: a step of its engine has not"
+                f" ended within {LAST_STEP_S:g} s."
+            )
+        self.parts.pairs.close_transports()
+        return next_life
 
     def check(self) -> None:
         """Raises AssertionError unless every block is accounted for."""
@@ -119,19 +138,23 @@ class Worker:
         doorkeeper = Doorkeeper(self.parts.secrets.cluster_token)
         handlers = service_handlers(role.name, role.rpcs, door=doorkeeper, deadlines=role.deadlines)
         return WorkerProcess(
+            cluster=self.config.cluster,
             member=self.parts.member,
+            listens=self.config.address,
             secrets=self.parts.secrets,
+            credentials=self.parts.credentials,
             doorkeeper=doorkeeper,
             router=self.config.router,
             services=[handlers],
             rpcs=transfers.rpcs,
             heard=transfers.keeper.update,
             settled=transfers.keeper.settled.wait,
+            at_rest=transfers.at_rest,
             feed=self.feed,
             run=[self._loop.run(), self.attention.keep()],
             is_serving=self._is_serving,
             is_moving=lambda: not self.monitor.is_stale(),
-            open_calls=self.open_calls,
+            drain=self.drain,
             diagnosis=self._diagnosis(),
             check=self.check,
             drain_s=self.config.drain_s,
@@ -142,11 +165,13 @@ class Worker:
         return Diagnosis(
             secrets_file=Path(config.secrets_file),
             store=config.router,
+            store_password=self.parts.secrets.store_password,
             run_dir=Path(config.run_dir),
             num_threads=config.num_threads,
             checks_content=config.digest == "content",
             required_transport=config.require_transport,
             choices=self.parts.measurements.choices,
+            tls_ports=kv_tls_ports(self.parts),
         )
 
     def _is_serving(self) -> bool:
@@ -163,6 +188,8 @@ class Worker:
             self._scheduler.load(),
             is_serving=self._is_serving(),
             is_draining=self.open_calls.is_draining,
+            drain=self.drain.report(),
+            num_open_calls=self.open_calls.num,
             step_age_s=self.monitor.step_age_s,
             counters={**self._scheduler.counters(), **self._role.counters()},
         )

@@ -1,5 +1,6 @@
 """What this worker writes into other workers' pools, and what it has promised not to write."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ class Writes:
         self._attention = attention
         self._digest = digest
         self._open: dict[OutgoingTransfer, _Epoch] = {}  # those that were granted
+        self._none_open = asyncio.Event()
+        self._none_open.set()
         self._fenced: OrderedDict[_Epoch, None] = OrderedDict()
 
     def open(
@@ -46,6 +49,8 @@ class Writes:
 
         def closed() -> None:
             self._open.pop(transfer, None)
+            if not self._open:
+                self._none_open.set()
             on_closed()
 
         transfer = OutgoingTransfer(
@@ -73,7 +78,12 @@ class Writes:
         if epoch in self._fenced or transfer.is_closed:
             return  # while it connected
         self._open[transfer] = epoch
+        self._none_open.clear()
         transfer.grant(grant, peer, receiver.fingerprint.layout)
+
+    async def all_closed(self) -> None:
+        """Returns when nothing that was granted to us is, or may be, still on its way."""
+        await self._none_open.wait()
 
     def stand_still(self, transfer: OutgoingTransfer, limit_s: float) -> bool:
         """Whether it has writes in flight, and for this long nothing has landed at its receiver,

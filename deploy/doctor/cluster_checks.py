@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from cluster.facts import ProcessFacts
+from cluster.wire_version import are_neighbors
 from deploy.doctor.examined import Examined
 from deploy.doctor.finding import Finding, failed, passed, warned
+from deploy.exposure import Reached, readable
 
 Value = Callable[[ProcessFacts], str]
 _COMPARED = ("penstock", "grpcio", "protobuf", "torch", "nixl")
@@ -44,11 +46,37 @@ def front_door(listens: str, *, is_insecure: bool) -> Iterator[Finding]:
         yield passed("front_door", "router", f"{listens} is for its machine alone")
 
 
+def ways(internal: str, all_of_them: Sequence[Examined], *, can_encrypt: bool) -> Iterator[Finding]:
+    """`internal`: where the router hears calls from other machines."""
+    workers = [
+        Reached(name=one.name, address=one.address, transports=[*one.member.worker.transports])
+        for one in all_of_them
+        if one.member is not None
+    ]
+    problems = list(readable(internal, workers, can_encrypt=can_encrypt))
+    for sentence in problems:
+        yield warned(
+            "encryption",
+            "cluster",
+            f"INSECURE: {sentence}",
+            "Draw secrets that hold an authority ('penstock secrets'), for all processes, and let"
+            " KV travel by tcp; else close that network to all but the cluster.",
+        )
+    if not problems:
+        said = "what passes between machines is under TLS" if can_encrypt else "nothing leaves here"
+        yield passed("encryption", "cluster", said)
+
+
 def wire_versions(all_of_them: Sequence[Examined]) -> Iterator[Finding]:
     found = _by_value(all_of_them, lambda facts: str(facts.wire_version))
     if len(found) > 1:
-        fix = "Run the same release everywhere: these cannot exchange KV."
-        yield failed("versions", "cluster", f"wire versions differ: {_told(found)}", fix)
+        numbers = sorted(map(int, found))
+        judged = warned if are_neighbors(numbers[0], numbers[-1]) else failed
+        fix = (
+            "Run the same release everywhere, unless you are just upgrading: workers of two wire"
+            " versions exchange no KV, and a router speaks to its own and to the one before."
+        )
+        yield judged("versions", "cluster", f"wire versions differ: {_told(found)}", fix)
 
 
 def versions(all_of_them: Sequence[Examined]) -> Iterator[Finding]:

@@ -10,15 +10,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cluster.authority import Credentials
 from cluster.channel import Channel, open_channel
 from cluster.diagnosis import Diagnosis
 from cluster.errors import DeadlineExceeded, FingerprintMismatch, PenstockError
 from cluster.facts import ProcessFacts
 from cluster.facts_codec import facts_from_pb
 from cluster.proof import ANYONE, audience_of
+from cluster.secrets import load_secrets
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
-from deploy.doctor.cluster_checks import check_cluster, front_door
+from deploy.doctor.cluster_checks import check_cluster, front_door, ways
 from deploy.doctor.examined import Examined, Probed
 from deploy.doctor.finding import Finding, Severity, worst
 from deploy.doctor.pair_checks import (
@@ -55,12 +57,12 @@ class Report:
 class Examination:
     """One visit to one cluster. `async with` closes its connections."""
 
-    def __init__(
-        self, router: str, token: str, secrets_file: Path, *, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, router: str, secrets_file: Path, *, say: Callable[[str], None]) -> None:
         """`say` hears what is being looked at."""
+        secrets = load_secrets(secrets_file)
         self._router = router
-        self._token = token
+        self._token = secrets.cluster_token
+        self._credentials = Credentials(secrets.authority)
         self._secrets_file = secrets_file
         self._say = say
         self._channels: dict[str, Channel] = {}
@@ -91,6 +93,7 @@ class Examination:
             findings=(
                 *findings,
                 *front_door(status.listens, is_insecure=status.insecure),
+                *ways(status.internal, everyone, can_encrypt=self._credentials.can_encrypt),
                 *check_cluster(everyone, expected),
             ),
         )
@@ -220,7 +223,9 @@ class Examination:
     async def _channel(self, one: Examined) -> Channel:
         if one.address not in self._channels:
             audience = ANYONE if one.member is None else audience_of(one.member.worker)
-            channel = open_channel(one.address, self._token, audience)
+            channel = open_channel(
+                one.address, self._token, audience, credentials=self._credentials
+            )
             self._channels[one.address] = await self._open.enter_async_context(channel)
         return self._channels[one.address]
 
@@ -244,6 +249,9 @@ def _block_size(one: Examined) -> int:
 
 def _is_pair(source: Examined, receiver: Examined) -> bool:
     if source.member is None or receiver.member is None:
+        return False
+    ends = source.member.worker.fingerprint, receiver.member.worker.fingerprint
+    if ends[0].wire_version != ends[1].wire_version:  # exchange nothing, and are named for it
         return False
     return source.member.role is Role.PREFILL and receiver.member.role is Role.DECODE
 

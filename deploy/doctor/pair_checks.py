@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.errors import DeadlineExceeded, DigestMismatch, PenstockError, ResourceError
-from cluster.fingerprint import loss_refused, mismatch
+from cluster.fingerprint import kv_mismatch, loss_refused
 from cluster.types import Member
 from deploy.doctor.examined import Examined, Probed
 from deploy.doctor.finding import Finding, Severity, failed, passed, warned, worst
@@ -87,7 +87,7 @@ def expected_s(probed: Probed, memory_bytes_per_s: float) -> float:
 def impossible(source: Member, receiver: Member) -> list[str]:
     """Why KV of one may never be read by the other, a line each."""
     ours, theirs = source.worker.fingerprint, receiver.worker.fingerprint
-    return mismatch(ours, theirs) or loss_refused(ours, theirs)
+    return kv_mismatch(ours, theirs) or loss_refused(ours, theirs)
 
 
 def _findings(probe: PairProbe) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ MIN_FREE_FILES = 128  # descriptors: a connection or two a peer and a client
 MIN_FREE_BYTES = 64 << 20
 MAX_STORE_S = 0.05  # heartbeats and placements wait for it
 MAX_CLOCK_SKEW_S = 0.5  # logs and timelines of machines are read side by side
+THIS_MACHINE = "this machine"
 _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 
 
@@ -130,11 +131,13 @@ def secrets_file(one: Examined) -> Iterator[Finding]:
 
 
 def sockets(one: Examined) -> Iterator[Finding]:
-    """None of the cluster's sockets has TLS: whoever reaches one can read what it carries."""
+    """Whoever reaches one without TLS can read what it carries, and speak to it."""
     if one.facts is None or one.is_here:
         return
     open_to = {socket: reach(socket) for socket in one.facts.listening}
-    exposed = {socket: who for socket, who in open_to.items() if who != "this machine"}
+    reached = {socket: who for socket, who in open_to.items() if who != THIS_MACHINE}
+    tls = [s for s in reached if int(s.rpartition(":")[2]) in one.facts.tls_ports]
+    exposed = {socket: who for socket, who in reached.items() if socket not in tls}
     for socket, who in exposed.items():
         yield warned(
             "sockets",
@@ -143,7 +146,10 @@ def sockets(one: Examined) -> Iterator[Finding]:
             "Bind it to 127.0.0.1 ('address', or --host of 'serve') if it need not be reached"
             " from elsewhere; else close that network to all but the cluster.",
         )
-    if not exposed:
+    if tls:
+        said = f"it listens on {', '.join(tls)} under TLS, for this cluster's processes alone"
+        yield passed("sockets", one.name, said)
+    elif not exposed:
         where = ", ".join(open_to) or "nowhere"
         yield passed("sockets", one.name, f"it listens on {where}: this machine alone")
 
@@ -154,7 +160,7 @@ def reach(socket: str) -> str:
     if address.is_unspecified:
         return "everyone on each of its networks"
     if address.is_loopback:
-        return "this machine"
+        return THIS_MACHINE
     return "its private network" if address.is_private else "the internet"
 
 

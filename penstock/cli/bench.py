@@ -153,9 +153,9 @@ async def _running(address: str) -> AsyncIterator[tuple[str, str, int | None]]:
 async def _started(given: dict[str, Any]) -> AsyncIterator[tuple[str, str, int | None]]:
     from penstock.cli.cluster_options import ServeFlags, make_cluster
 
-    flags = ServeFlags(**given)
-    async with make_cluster(flags) as cluster:
-        workers = f"{flags.prefill} prefill, {flags.decode} decode, {flags.threads} thread(s) each"
+    async with make_cluster(ServeFlags(port=0, **given)) as cluster:
+        pools = ", ".join(f"{pool.num} {pool.name}" for pool in cluster.plan.all_pools)
+        workers = f"{pools}, {given.get('threads', 1)} thread(s) each"
         setup = f"{cluster.plan.model_name}: {workers}"
         yield cluster.address, setup, cluster.children["router"].pid
 

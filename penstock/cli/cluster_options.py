@@ -1,122 +1,147 @@
-"""From the flags of `serve` and `demo` to a plan, and what a start says."""
+"""From the flags of `serve` and `demo`, and a cluster's file, to a plan; and what a start says."""
 
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.addresses import Endpoint
+from cluster.document.keys import yaml_text
 from cluster.log import LogFormat, LogLevel
+from cluster.types import Role
+from deploy.cluster_file.document import ClusterDocument, ClusterSpec, default_cluster
+from deploy.cluster_file.kind import CLUSTER
+from deploy.cluster_file.local import left_out, local_plan
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
-from engine.build import EngineChoice, plan_engine
 from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.front_door import check_host, reach_text
 from penstock.cli.local import is_found
-from penstock.cli.output import fail, say
+from penstock.cli.output import fail, say, warn
+from penstock.cli.pulling import weights_of
 from router.policy import Disaggregate
-from router.policy_file.document import load_policy
 
-SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
-DEFAULT_BLOCKS = 1024
-DEFAULT_BLOCK_SIZE = 16
-HASH_GRAIN = 16
+# Of each pool: where there is a file it says them.
+_OF_POOLS = ("prefill", "decode", "threads", "blocks", "block_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeFlags:
-    """What a person said about the cluster to start."""
+    """What a person said about the cluster to start; None: nothing."""
 
+    file: Path | None = None  # of the cluster
     model_dir: Path | None = None
-    model: str = ""
-    prefill: int = 1
-    decode: int = 1
-    host: str = "127.0.0.1"
+    model: str | None = None
+    prefill: int | None = None
+    decode: int | None = None
+    host: str | None = None
     insecure: bool = False
-    port: int = 0
-    threads: int = 1
-    blocks: int = DEFAULT_BLOCKS
-    block_size: int = DEFAULT_BLOCK_SIZE
-    drain: float = 30.0
-    transport: str = ""  # this one or none; empty: the best of the usual ones
-    disaggregate: Disaggregate = Disaggregate.AUTO
+    port: int | None = None
+    threads: int | None = None
+    blocks: int | None = None
+    block_size: int | None = None
+    drain: float | None = None
+    transport: str | None = None  # this one or none
+    disaggregate: Disaggregate | None = None
     policy: Path | None = None  # the router follows this file
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
+    """What the flags say goes before what the file says."""
+    document = _of_file(flags, flags.file) if flags.file else default_cluster()
+    spec = _with_flags(document.spec, flags)
+    _check(spec, flags)
+    folder = flags.file.parent if flags.file else Path()
+    document = replace(document, spec=spec)
+    plan = local_plan(document, folder, pulled=weights_of(spec, folder))
+    said = {"disaggregate": str(flags.disaggregate)} if flags.disaggregate else {}
+    return replace(
+        plan,
+        described=yaml_text(CLUSTER.effective(document)),
+        router={**plan.router, **said},
+        log_level=flags.log_level,
+        log_format=flags.log_format,
+    )
+
+
+def _of_file(flags: ServeFlags, file: Path) -> ClusterDocument:
+    given = [name for name in _OF_POOLS if getattr(flags, name) is not None]
+    if given:
+        flag = {"blocks": "num-blocks"}.get(given[0], given[0].replace("_", "-"))
+        fail(f"Give '--{flag}' or '--file': there each pool says it.", ExitCode.USAGE)
+    document = CLUSTER.load(file)
+    for sentence in (*CLUSTER.risks(document), *left_out(document)):
+        warn(sentence)
+    return document
+
+
+def _with_flags(spec: ClusterSpec, flags: ServeFlags) -> ClusterSpec:
+    here = Path.cwd() if flags.file else Path()  # what a file says is relative to the file
+    routers = _told(bind=flags.host, ports=None if flags.port is None else (flags.port,))
+    if flags.port is not None:
+        routers |= {"count": 1, "internal_ports": (0,)}
+    said = _told(
+        checkpoint=flags.model_dir and here / flags.model_dir,
+        model=flags.model or None,
+        transports=(flags.transport,) if flags.transport else None,
+        require_transport=flags.transport or None,
+        policy_file=flags.policy and here / flags.policy,
+        drain_s=flags.drain,
+        insecure=flags.insecure or None,
+    )
+    workers = _told(num_threads=flags.threads, num_blocks=flags.blocks, block_size=flags.block_size)
+    numbers = {"prefill": flags.prefill, "decode": flags.decode}
+    return replace(
+        spec,
+        weights=None if flags.model_dir else spec.weights,
+        routers=replace(spec.routers, **routers),
+        pools=tuple(
+            replace(pool, **workers, **_told(min_workers=numbers[pool.role])) for pool in spec.pools
+        ),
+        **said,
+    )
+
+
+def _told(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check(spec: ClusterSpec, flags: ServeFlags) -> None:
+    """Ends the command where a flag is of no use, in the flag's own words."""
     if flags.transport and flags.transport not in DOORS:
         fail(
             f"There is no transport '{flags.transport}': choose from {', '.join(DOORS)}.",
             ExitCode.USAGE,
         )
-    check_host(flags.host, insecure=flags.insecure)
-    if flags.block_size % HASH_GRAIN and HASH_GRAIN % flags.block_size:
+    if not any(pool.role is Role.DECODE and pool.min_workers for pool in spec.pools):
         fail(
-            f"'--block-size {flags.block_size}': give what divides {HASH_GRAIN}, or a multiple of"
-            " it: so many tokens share a hash.",
+            "No pool starts with a decode worker, and nothing starts one on one machine: give"
+            " 'minWorkers' of 1 or more, or bring it up with 'penstock up'.",
             ExitCode.USAGE,
         )
-    checkpoint = (flags.model_dir or SHIPPED_MODEL).resolve()
-    if not checkpoint.is_dir():
+    check_host(spec.routers.bind, insecure=spec.insecure)
+    size, grain = flags.block_size, spec.hash_grain
+    if size and size % grain and grain % size:
         fail(
-            f"There is no checkpoint directory at {checkpoint}: give one with --model-dir.",
+            f"'--block-size {size}': give what divides {grain}, or a multiple of it: so many tokens"
+            " share a hash.",
             ExitCode.USAGE,
         )
-    if flags.policy and flags.disaggregate is not Disaggregate.AUTO:
+    if spec.policy_file and flags.disaggregate not in (None, Disaggregate.AUTO):
         fail(
             "Give --disaggregate or --policy: a policy says it as 'spec.placement.disaggregate'.",
             ExitCode.USAGE,
         )
-    return ClusterPlan(
-        checkpoint=checkpoint,
-        model=flags.model,
-        num_prefill=flags.prefill,
-        num_decode=flags.decode,
-        host=flags.host,
-        insecure=flags.insecure,
-        port=flags.port,
-        num_threads=flags.threads,
-        num_blocks=flags.blocks,
-        block_size=flags.block_size,
-        hash_grain=HASH_GRAIN,
-        drain_s=flags.drain,
-        transports=(flags.transport,) if flags.transport else None,
-        require_transport=flags.transport or None,
-        log_level=flags.log_level,
-        log_format=flags.log_format,
-        router={
-            "disaggregate": str(flags.disaggregate),
-            "policy_file": _checked(flags.policy) if flags.policy else None,
-        },
-    )
-
-
-def _checked(policy: Path) -> str:
-    """Its absolute path. Raises ConfigError: a router would not start by it."""
-    load_policy(policy)
-    return str(policy.absolute())  # not resolved: a symlink may be swapped
 
 
 def make_cluster(flags: ServeFlags) -> LocalCluster:
     """Refuses a checkpoint that no worker could load, before anything starts."""
-    plan = plan_of(flags)
-    engine = plan_engine(
-        EngineChoice(
-            kind="torch",
-            checkpoint=plan.checkpoint,
-            num_blocks=flags.blocks,
-            block_size=flags.block_size,
-            num_threads=flags.threads,
-            device="cpu",
-        )
-    )
-    num_workers = plan.num_prefill + plan.num_decode
-    return LocalCluster(plan, say=say, pool_bytes=num_workers * engine.layout.pool_bytes)
+    return LocalCluster(plan_of(flags), say=say)
 
 
 def ready_value(cluster: LocalCluster) -> dict[str, Any]:
@@ -126,6 +151,7 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
         "ready": True,
         "address": cluster.address,
         "listens": cluster.listens,
+        "advertise": _advertised(cluster),
         "insecure": Endpoint.parse(cluster.listens).is_open_to_others,
         "model": cluster.plan.model_name,
         "workers": workers,
@@ -135,17 +161,24 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
     }
 
 
+def _advertised(cluster: LocalCluster) -> str:
+    """How others than this machine reach it, as far as that was told."""
+    host = cluster.plan.advertise
+    return str(Endpoint(host, Endpoint.parse(cluster.listens).port)) if host else cluster.address
+
+
 def ready_text(cluster: LocalCluster) -> str:
     """The ready lines, for people."""
     ready = ready_value(cluster)
     workers = "  ".join(f"{name} {address}" for name, address in ready["workers"].items())
-    command = command_name()
+    command, where_else = command_name(), ready["advertise"]
     where = "" if is_found(cluster.address) else f" -a {cluster.address}"
     return "\n".join(
         [
             f"{ready['model']} is ready at {ready['address']}",
             "",
             f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
+            *([f"           for others {where_else}"] if where_else != cluster.address else []),
             f"           {reach_text(cluster.listens)}",
             f"  workers  {workers}",
             f"  logs     {cluster.log_dir}",

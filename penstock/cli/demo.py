@@ -21,7 +21,7 @@ COLUMNS = "answer queue prefill transfer first_token tokens/s tokens cached work
 def demo(model_dir: options.ModelDir = None, json: options.Json = False) -> None:
     """Start a cluster, stream three answers with their timelines, and stop."""
     # Left to itself, the router prefills a prompt this short where it decodes.
-    flags = ServeFlags(model_dir=model_dir, disaggregate=Disaggregate.ALWAYS)
+    flags = ServeFlags(model_dir=model_dir, port=0, disaggregate=Disaggregate.ALWAYS)
     asyncio.run(_demo(flags, json))
 
 

@@ -3,20 +3,22 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.secrets import load_secrets
 from deploy.doctor.examination import Examination, Report
 from deploy.doctor.finding import Finding, Severity
 from deploy.doctor.pair_checks import PairResult
 from penstock.cli import options
+from penstock.cli.cluster_calls import internal_address
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.local import find_address, need_secrets, started_workers
+from penstock.cli.local import find_cluster, known_at, started_workers
 from penstock.cli.output import err, say, write, write_json, write_table
+from penstock.cli.placed_notes import PlacedNote
 from penstock.cli.status import fetch_status
 
 COLUMNS = ["from", "to", "transport", "GB/s", "latency", "verdict"]
@@ -36,9 +38,10 @@ def doctor(
 
     Example: penstock doctor --json | jq '.findings[] | select(.severity != "pass")'
     """
-    where = find_address(address)
-    secrets = need_secrets(secrets_file, where)
-    report = asyncio.run(_examine(where, secrets, fetch_status(where, secrets), timeout))
+    where, secrets = find_cluster(address, secrets_file)
+    report = examined(where, secrets, timeout)
+    if isinstance(note := known_at(where), PlacedNote):
+        report = replace(report, findings=(*report.findings, *_of_ray(note.ray)))
     if json:
         write_json(as_json(report))
     else:
@@ -47,9 +50,23 @@ def doctor(
         raise typer.Exit(ExitCode.UNHEALTHY)
 
 
+def examined(address: str, secrets_file: Path, timeout_s: float) -> Report:
+    """All of it, through the router at an address."""
+    where = internal_address(address, secrets_file)
+    return asyncio.run(_examine(where, secrets_file, fetch_status(where, secrets_file), timeout_s))
+
+
+def _of_ray(address: str) -> list[Finding]:
+    """Where it listens; that it is not known where it does not answer."""
+    from penstock.cli.on_ray import findings_of
+
+    _progress("Asking every machine of Ray where it listens.")
+    return findings_of(address)
+
+
 async def _examine(address: str, secrets_file: Path, status: Any, timeout_s: float) -> Report:
-    token, expected = load_secrets(secrets_file).cluster_token, started_workers(secrets_file)
-    async with Examination(address, token, secrets_file, say=_progress) as examination:
+    expected = started_workers(secrets_file)
+    async with Examination(address, secrets_file, say=_progress) as examination:
         return await examination.report(status, expected, timeout_s=timeout_s)
 
 

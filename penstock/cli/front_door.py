@@ -1,6 +1,7 @@
 """Who may come in at the router's address, in the words that every command has for it."""
 
 from cluster.addresses import Endpoint, is_own, outward, resolve
+from deploy.exposure import front_door_text
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail
 
@@ -32,11 +33,9 @@ def reach_text(listens: str) -> str:
     door = Endpoint.parse(listens)
     if not door.is_open_to_others:
         return "no TLS and no authentication: for this machine only"
-    is_any = door.to_dial != door
-    reached = [str(Endpoint(each, door.port)) for each in outward()] if is_any else []
+    reached = [str(Endpoint(each, door.port)) for each in outward()] if door.is_any else []
     return insecure_text(listens) + (f", at {' and '.join(reached)}" if reached else "")
 
 
 def insecure_text(listens: str) -> str:
-    """What everybody should know of a front door that others can reach."""
-    return f"INSECURE: no TLS and no authentication, and {listens} is open to other machines"
+    return f"INSECURE: {front_door_text(listens)}"

@@ -1,39 +1,82 @@
 """Which cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that runs on
 this machine, else the default address."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from deploy.run_dir import LOCK
 from penstock import Client, InvalidRequestError
 from penstock.address import with_port
-from penstock.cli.exit_codes import ExitCode
+from penstock.cli.exit_codes import CommandError, ExitCode
 from penstock.cli.notes import LocalNote, running
 from penstock.cli.output import fail
+from penstock.cli.placed_notes import PlacedNote, placed, placed_at
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 ADDRESS_VARIABLE = "PENSTOCK_ADDRESS"
+ROUTER_S = 0.5  # to connect to one of several
+
+
+def told_address(flag: str | None) -> str | None:
+    """What a person said, if anything. Ends the command where it is no address."""
+    said = flag or os.environ.get(ADDRESS_VARIABLE)
+    return usable_address(said) if said else None
 
 
 def find_address(flag: str | None) -> str:
-    """Ends the command where several clusters run here and none of them was named."""
-    if address := flag or os.environ.get(ADDRESS_VARIABLE):
-        return usable_address(address)
+    """Where clients come in. Ends the command where several clusters are known and none of them
+    was named."""
+    return _found(flag, {note.name: note.routers for note in placed()})
+
+
+def find_cluster(flag: str | None, secrets_flag: Path | None) -> tuple[str, Path]:
+    """Where operators do, and the secrets that let them in. Ends the command likewise."""
+    where = _found(flag, {note.name: note.internal for note in placed()})
+    return where, need_secrets(secrets_flag, where)
+
+
+def _found(flag: str | None, elsewhere: Mapping[str, Sequence[str]]) -> str:
+    """`elsewhere`: by cluster, the addresses of its routers."""
+    if told := told_address(flag):
+        return told
     notes = running()
-    if len(notes) > 1:
+    answering = {name: where for name, each in elsewhere.items() if (where := _answering(each))}
+    if len(notes) + len(answering) > 1:
+        on_ray = (f"  {where}  {name}  (on Ray)" for name, where in answering.items())
         fail(
-            f"Several clusters run on this machine: name one with --address (-a).\n{_list(notes)}",
+            "Several clusters run: name one with --address (-a).\n"
+            + "\n".join([*([_list(notes)] if notes else []), *on_ray]),
             ExitCode.USAGE,
         )
-    return notes[0].address if notes else DEFAULT_ADDRESS
+    # A note of one that nobody took down may be all that is known: it is named, then.
+    known = [note.address for note in notes] + [*answering.values()]
+    known += [each[0] for each in elsewhere.values()]
+    return known[0] if known else DEFAULT_ADDRESS
+
+
+def known_cluster(flag: str | None) -> LocalNote | PlacedNote | None:
+    """What is known of the cluster that is meant; None: nothing. Ends the command where several
+    are known and none of them was named."""
+    if not (told_address(flag) or running() or placed()):
+        return None
+    return known_at(find_address(flag))
+
+
+def known_at(address: str) -> LocalNote | PlacedNote | None:
+    """The cluster that is reached there. One that runs here does so for certain: a note of what was
+    placed may be out of date, and a front door on loopback may have the address of one here."""
+    return find_note(address) or placed_at(address)
 
 
 def is_found(address: str) -> bool:
     """Whether commands find the cluster at this address by themselves."""
-    said = os.environ.get(ADDRESS_VARIABLE)
-    notes = running()
-    found = said or (notes[0].address if notes else DEFAULT_ADDRESS)
-    return found == address and (bool(said) or len(notes) <= 1)
+    try:
+        return find_address(None) == address
+    except CommandError:
+        return False
 
 
 def usable_address(given: str) -> str:
@@ -50,7 +93,10 @@ def open_client(address_flag: str | None) -> Client:
 
 
 def started_workers(secrets_file: Path) -> list[str]:
-    """Those whose configurations lie beside the secrets: a cluster of this machine's."""
+    """Those whose configurations lie beside the secrets, in the directory of a cluster that runs on
+    this machine."""
+    if not (secrets_file.parent / LOCK).exists():
+        return []
     return sorted(path.stem for path in secrets_file.parent.glob("*-*.yaml"))
 
 
@@ -63,6 +109,12 @@ def need_note(address: str, otherwise: str) -> LocalNote:
     """The same. Ends the command where there is none; `otherwise`: what else may be done."""
     note = find_note(address)
     if note is None:
+        if (elsewhere := placed_at(address)) is not None:
+            fail(
+                f"'{elsewhere.name}' runs on the machines of a Ray, not here: 'penstock down"
+                f" {elsewhere.name}' ends it.",
+                ExitCode.USAGE,
+            )
         notes = running()
         known = f" These do:\n{_list(notes)}" if notes else ""
         fail(
@@ -73,10 +125,12 @@ def need_note(address: str, otherwise: str) -> LocalNote:
 
 
 def need_secrets(flag: Path | None, address: str) -> Path:
-    """The secrets file of the cluster at an address, where it runs on this machine. Ends the
-    command where there is none."""
+    """The secrets file of the cluster at an address, where one is known here. Ends the command
+    where there is none."""
     if flag:
         return flag
+    if (known := known_at(address)) is not None:
+        return Path(known.secrets_file)
     advice = (
         "start one with 'penstock serve', or give --secrets-file where its processes were started"
         " by hand or run elsewhere"
@@ -84,5 +138,17 @@ def need_secrets(flag: Path | None, address: str) -> Path:
     return need_note(address, advice).secrets_file
 
 
+def _answering(routers: Sequence[str]) -> str | None:
+    """The first that can be reached."""
+    for address in routers:
+        with contextlib.suppress(OSError, ValueError):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), ROUTER_S).close()
+            return address
+    return None
+
+
 def _list(notes: Sequence[LocalNote]) -> str:
-    return "\n".join(f"  {note.address}  {note.model}  (pid {note.pid})" for note in notes)
+    return "\n".join(
+        f"  {note.address}  {note.name or '-'}  {note.model}  (pid {note.pid})" for note in notes
+    )

@@ -1,17 +1,20 @@
 """The lines of a cluster's logs, of one process or of all in the order of time, as they are and as
-they come. Each process rotates its own file: NAME.log, NAME.log.1 and so on, the oldest last."""
+they come. Whoever has the logs is asked for a bounded piece of each at a time."""
 
 import heapq
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple
+
+from deploy.log_pieces import Asked, Mark, Piece
 
 _TIME = re.compile(r'(?:\{"time": ")?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)')
+
+Ask = Callable[[Asked], list[Piece]]
 
 
 class Line(NamedTuple):
@@ -32,63 +35,32 @@ class Line(NamedTuple):
         return json.dumps(self._asdict(), ensure_ascii=False)
 
 
-def processes(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.log"))
+class Logs:
+    """Read to their end so far, again and again."""
 
+    def __init__(self, ask: Ask, *, process: str = "", num_lines: int = 0) -> None:
+        """`process`: of this one only; `num_lines`: at first the last of each; 0: all."""
+        self._ask = ask
+        self._asked = Asked(process=process, num_lines=num_lines)
+        self._marks: dict[str, Mark] = {}
+        self._times: dict[str, str] = {}  # of the last line, by log
 
-class LogFile:
-    """One process's log, read to its end so far, again and again. `with` closes it."""
+    def lines(self) -> Iterable[Line]:
+        """What has been written since the last call."""
+        heads = self._ask(replace(self._asked, marks=dict(self._marks)))
+        return heapq.merge(*map(self._lines_from, heads), key=attrgetter("time"))
 
-    def __init__(self, folder: Path, process: str) -> None:
-        self._process = process
-        self._path = folder / f"{process}.log"
-        self._old = sorted(folder.glob(f"{process}.log.*"), reverse=True)
-        self._file: BinaryIO | None = None
-        self._half = b""  # a line that is being written
-        self._time = ""
+    def _lines_from(self, piece: Piece) -> Iterator[Line]:
+        log, following = piece.log, [piece]
+        for each in following:
+            yield from self._cut(each)
+            self._marks[log] = each.mark
+            if each.has_more:
+                asked = replace(self._asked, marks={log: each.mark}, log=log)
+                following += self._ask(asked)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def lines(self) -> Iterator[Line]:
-        """What has been written since the last call; at first all that there is."""
-        for path in self._old:
-            with suppress(OSError):
-                yield from self._read(path.read_bytes())
-        self._old = []
-        while True:
-            if self._file is None:
-                try:
-                    self._file = self._path.open("rb")
-                except OSError:
-                    return
-            yield from self._read(self._file.read())
-            if not self._is_rotated(self._file):
-                return
-            yield from self._read(self._file.read())  # what came between the two looks
-            self._file.close()
-            self._file = None
-
-    def _is_rotated(self, file: BinaryIO) -> bool:
-        """Whether another file has the name now, or the same was emptied."""
-        try:
-            now, ours = self._path.stat(), os.fstat(file.fileno())
-        except OSError:
-            return False
-        return not os.path.samestat(now, ours) or now.st_size < file.tell()
-
-    def _read(self, data: bytes) -> Iterator[Line]:
-        *whole, self._half = (self._half + data).split(b"\n")
-        for line in whole:
-            text = line.decode(errors="replace")
+    def _cut(self, piece: Piece) -> Iterator[Line]:
+        for text in piece.text.removesuffix("\n").split("\n") if piece.text else ():
             if found := _TIME.match(text):
-                self._time = found[1]
-            yield Line(self._time, self._process, text)
-
-
-def in_order(logs: Sequence[LogFile]) -> Iterable[Line]:
-    return heapq.merge(*(log.lines() for log in logs), key=attrgetter("time"))
+                self._times[piece.log] = found[1]
+            yield Line(self._times.get(piece.log, ""), piece.process, text)

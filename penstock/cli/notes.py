@@ -14,6 +14,7 @@ from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.host import machine
 from cluster.lock import is_locked, lock
+from deploy.run_dir import SECRETS
 
 FOLDER = "clusters"
 MAX_BYTES = 1 << 14
@@ -29,11 +30,12 @@ class LocalNote:
     listens: str = ""  # where the router was told to; empty: at its address
     log_dir: str = ""
     model: str = ""
+    name: str = ""  # of the cluster, as its file says
     machine: str = ""
 
     @property
     def secrets_file(self) -> Path:
-        return Path(self.run_dir) / "secrets.yaml"
+        return Path(self.run_dir) / SECRETS
 
     def is_at(self, address: str) -> bool:
         """Whether who dials this address reaches it, however the address is written."""

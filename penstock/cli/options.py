@@ -23,6 +23,37 @@ SecretsFile = Annotated[
         help="The cluster's, where it runs elsewhere. Default: of the one that runs here.",
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="NAME", help="That is, or was, on Ray. Default: the one found."
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="HOST:PORT",
+        help="Of Ray's head. Default: $RAY_ADDRESS, else the Ray that runs on this machine.",
+    ),
+]
+KnownRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="HOST:PORT",
+        help="Of Ray's head. Default: $RAY_ADDRESS, else that of the cluster's 'penstock up' here,"
+        " else the Ray that runs on this machine.",
+    ),
+]
+LogDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-dir",
+        metavar="DIR",
+        help="Of a cluster that was served with it. Default: the user's state directory.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Model = Annotated[
     str,

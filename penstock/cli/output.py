@@ -5,6 +5,8 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -70,6 +72,24 @@ def write(text: str) -> None:
     if sys.stdout is not None:
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextmanager
+def kept_stdout() -> Iterator[Callable[[str], None]]:
+    """Writes data where stdout goes now, whatever is done to it until the block ends: what a
+    library prints is none."""
+    try:
+        file = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding=sys.stdout.encoding)
+    except (OSError, ValueError, AttributeError):  # it is no file, or there is none
+        yield write
+        return
+
+    def write_there(text: str) -> None:
+        file.write(text)
+        file.flush()
+
+    with file:
+        yield write_there
 
 
 def announce(text: str) -> None:

@@ -3,26 +3,37 @@
 import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cluster.document.units import Unit
 from cluster.errors import ConfigError
 from penstock.cli import options, policy_files, policy_live
 from penstock.cli.app import told
 from penstock.cli.output import progress, say, write_json, write_table
+from penstock.cli.traffic import TRACE_HELP, WORKLOAD_HELP, load_traffic
 from router.policies.registry import RULES, parameters_of
 from router.policies.rule import Rule
-from router.policy_file.document import load_policy
+from router.policy_file.kind import POLICY
 from simulator.comparison import COSTS, Row, compare, ideal_hit_share
 from simulator.fifo import FifoSetting
 from simulator.scenario import parse_rule
-from simulator.trace import load_trace
 
-SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.gz"
 COLUMNS = ["rule", "workers", "cache", "mean TTFT s", "p50", "p99", "hit %", "fetched GB", "busy %"]
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
+MAX_BYTES_PER_S = 1e15
+RATE = Unit(
+    suffix="_bytes_per_s",
+    noun="bytes or bits a second",
+    example="20GB/s, 10Gbit/s or none",
+    scales={
+        **{f"{symbol}B/s": Decimal(scale) for symbol, scale in UNITS.items()},
+        **{f"{symbol}bit/s": Decimal(scale) / 8 for symbol, scale in UNITS.items()},
+    },
+)
 
 policy = typer.Typer(
     help="Routing policies: write, check, replay, apply, and ask them why.",
@@ -47,9 +58,8 @@ def list_rules(json: options.Json = False) -> None:
 @policy.command()
 @told
 def replay(
-    trace: Annotated[
-        Path, typer.Option("--trace", help="Mooncake JSON lines or Azure CSV, .gz or not.")
-    ] = SHIPPED_TRACE,
+    trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
+    workload: Annotated[str | None, typer.Option("--workload", help=WORKLOAD_HELP)] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option("--rule", help="NAME or 'NAME: {KEY: VALUE}'; repeatable. Default: all."),
@@ -65,6 +75,12 @@ def replay(
     cost: Annotated[
         str, typer.Option("--cost", help=f"Prefill coefficients: {', '.join(COSTS)}.")
     ] = "70b-2gpu",
+    link: Annotated[
+        str,
+        typer.Option(
+            "--link", help="Bytes or bits a second between two workers, as 10Gbit/s; none: no way."
+        ),
+    ] = "20GB/s",
     rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.01)] = 1.0,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, max=100, help="Runs of each, averaged.")
@@ -77,27 +93,27 @@ def replay(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Replay a trace through placement rules: prefill only, one prompt at a time a worker.
+    """Replay traffic through placement rules: prefill only, one prompt at a time a worker.
 
-    Example: penstock policy replay --rule priced --rule lmetric --workers 8,10
+    Example: penstock policy replay --workload bursts --rule priced --rule lmetric --link 10Gbit/s
     """
-    settings = _settings(workers, cache, cost, speculates=speculate)
+    settings = _settings(workers, cache, cost, link, speculates=speculate)
     rules = _rules(rule or [], policies or [])
-    requests = load_trace(trace, limit=limit)
+    traces = [
+        load_traffic(trace, workload, seed=seed, limit=limit).at_rate(rate) for seed in range(seeds)
+    ]
+    first = traces[0]
     say(
-        f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s / rate:.0f} s,"
-        f" an endless cache would hold {100 * ideal_hit_share(requests):.1f} % of the tokens"
+        f"{first.name}: {len(first.requests)} requests in {first.duration_s:.0f} s,"
+        f" an endless cache would hold {100 * ideal_hit_share(first):.1f} % of the tokens"
     )
     with progress() as bar:
         task = bar.add_task("", total=None)
         rows = list(
             compare(
-                trace,
+                traces,
                 rules,
                 settings,
-                num_seeds=seeds,
-                rate=rate,
-                limit=limit,
                 progress=lambda done, num, what: bar.update(
                     task, completed=done, total=num, description=what
                 ),
@@ -113,11 +129,13 @@ def _rules(texts: Sequence[str], policies: Sequence[Path]) -> dict[str, Rule[Any
     """By the names that rows of the table go by."""
     if not texts and not policies:
         texts = list(RULES)
-    of_files = {str(path): load_policy(path).policy().rule for path in policies}
+    of_files = {str(path): POLICY.load(path).policy().rule for path in policies}
     return {text: parse_rule(text) for text in texts} | of_files
 
 
-def _settings(workers: str, cache: str, cost: str, *, speculates: bool) -> Sequence[FifoSetting]:
+def _settings(
+    workers: str, cache: str, cost: str, link: str, *, speculates: bool
+) -> Sequence[FifoSetting]:
     if cost not in COSTS:
         raise ConfigError(f"'--cost {cost}' is unknown: choose from {', '.join(COSTS)}.")
     return [
@@ -125,6 +143,7 @@ def _settings(workers: str, cache: str, cost: str, *, speculates: bool) -> Seque
             num_workers=_number("--workers", num, most=10_000),
             cache_tokens=_number("--cache", tokens, most=10**12),
             cost=COSTS[cost],
+            fetch_bytes_per_s=_bytes_per_s("--link", link),
             speculates=speculates,
         )
         for tokens in cache.split(",")
@@ -141,6 +160,18 @@ def _number(option: str, text: str, *, most: int) -> int:
     if not 1 <= number <= most:
         raise ConfigError(f"'{option} {text}': give a number from 1 to {most}, as 8, 500k or 3M.")
     return number
+
+
+def _bytes_per_s(option: str, text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        speed = RATE.parse(text.removesuffix("/s") + "/s")
+    except ValueError as error:
+        raise ConfigError(f"'{option} {text}': {error}") from error
+    if not 0 < speed <= MAX_BYTES_PER_S:
+        raise ConfigError(f"'{option} {text}': give more than 0 and at most 1000TB/s, or none.")
+    return speed
 
 
 def _row_cells(row: Row) -> list[str]:

@@ -10,18 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.document.units import unit_of
 from cluster.errors import ConfigError
 from penstock.cli import options
 from penstock.cli.cluster_calls import ask_cluster
-from penstock.cli.local import find_address, need_secrets
+from penstock.cli.local import find_cluster
 from penstock.cli.messages import plain
 from penstock.cli.output import say, write, write_json, write_table
 from penstock.cli.policy_files import PolicyFile, valid_policy
 from penstock.v1 import worker_pb2 as pb
-from router.policy_file.units import unit_of
 
 HISTORY_COLUMNS = ["when", "generation", "policy", "by", "from", "why"]
 MAX_NAME = 200  # letters that the router takes
+NUM_GIVEN_AWAY = 8  # candidates of a request, in a bundle
 APPLY_TIMEOUT_S = 10.0  # a long document is read in a second, and the store may be asked again
 OUTCOMES = {
     pb.POLICY_OUTCOME_UNCHANGED: "is in force already",
@@ -139,6 +140,21 @@ def explain(
         _show_explanation(reply)
 
 
+def policy_json(address: str, secrets_file: Path) -> dict[str, Any]:
+    """What is in force, and its last changes."""
+    status = ask_cluster("PolicyStatus", pb.PolicyStatusRequest(), address, secrets_file)
+    past = ask_cluster("PolicyHistory", pb.PolicyHistoryRequest(), address, secrets_file)
+    return {**plain(status), **plain(past)}
+
+
+def explanation_json(request_id: str, address: str, secrets_file: Path) -> dict[str, Any]:
+    """Without what an error said: that may be of the request's own."""
+    request = pb.ExplainRequest(request_id=request_id, max_candidates=NUM_GIVEN_AWAY)
+    reply = ask_cluster("Explain", request, address, secrets_file)
+    reply.outcome.ClearField("error")
+    return plain(reply)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "apply": apply,
     "reload": reload,
@@ -150,8 +166,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _ask(method: str, request: Any, address: str | None, secrets_file: Path | None) -> Any:
-    where = find_address(address)
-    secrets = need_secrets(secrets_file, where)
+    where, secrets = find_cluster(address, secrets_file)
     return ask_cluster(method, request, where, secrets, timeout_s=APPLY_TIMEOUT_S)
 
 

@@ -16,7 +16,7 @@ def secrets(
 ) -> None:
     """Draw the secrets of a new cluster into a file that only its owner may read.
 
-    Every process of the cluster names it as its secrets_file.
+    Every process of the cluster names it as its secrets_file. It holds the authority for TLS, too.
 
     Example: penstock secrets secrets.yaml
     """

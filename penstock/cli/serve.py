@@ -15,11 +15,10 @@ from cluster import log
 from cluster.log import LogFormat, LogLevel
 from cluster.process import LOG_VARIABLE
 from deploy.launcher import LocalCluster
-from deploy.log_dir import open_log_dir
+from deploy.log_dir import default_log_root, open_log_dir
 from penstock.cli import options
 from penstock.cli.cluster_options import ServeFlags, make_cluster, ready_text, ready_value
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.logs import default_log_root
 from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.cli.output import announce, json_line, say, warn
 from router.policy import Disaggregate
@@ -28,6 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 def serve(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="A cluster's description. Default: none."
+        ),
+    ] = None,
     model_dir: options.ModelDir = None,
     model: Annotated[
         str,
@@ -36,20 +41,36 @@ def serve(
         ),
     ] = "",
     prefill: Annotated[
-        int, typer.Option("--prefill", min=0, max=1024, help="Prefill workers.")
-    ] = 1,
-    decode: Annotated[int, typer.Option("--decode", min=1, max=1024, help="Decode workers.")] = 1,
-    host: Annotated[str, typer.Option("--host", help="Where the router listens.")] = "127.0.0.1",
+        int | None,
+        typer.Option("--prefill", min=0, max=1024, help="Prefill workers. Default: 1."),
+    ] = None,
+    decode: Annotated[
+        int | None, typer.Option("--decode", min=1, max=1024, help="Decode workers. Default: 1.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Where the router listens. Default: 127.0.0.1.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Others than this machine may come in, unasked.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free.")] = 50051,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="0: any free. Default: 50051."),
+    ] = None,
     threads: Annotated[
-        int, typer.Option("--threads", min=1, max=1024, help="CPU threads a worker.")
-    ] = 1,
-    blocks: Annotated[int, typer.Option("--num-blocks", min=1, help="KV blocks a worker.")] = 1024,
-    block_size: Annotated[int, typer.Option("--block-size", min=1, help="Tokens a block.")] = 16,
-    drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to end requests.")] = 30.0,
+        int | None,
+        typer.Option("--threads", min=1, max=1024, help="CPU threads a worker. Default: 1."),
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option("--num-blocks", min=1, help="KV blocks a worker. Default: 1024.")
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option("--block-size", min=1, help="Tokens a block. Default: 16.")
+    ] = None,
+    drain: Annotated[
+        float | None,
+        typer.Option("--drain", min=0, help="Seconds to end requests. Default: 30."),
+    ] = None,
     transport: Annotated[
         str,
         typer.Option(
@@ -59,8 +80,9 @@ def serve(
         ),
     ] = "",
     disaggregate: Annotated[
-        Disaggregate, typer.Option("--disaggregate", help="When a prefill worker is used.")
-    ] = Disaggregate.AUTO,
+        Disaggregate | None,
+        typer.Option("--disaggregate", help="When a prefill worker is used. Default: auto."),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -83,14 +105,18 @@ def serve(
 ) -> None:
     """Serve a model: one router, prefill and decode workers, on this machine.
 
+    What is said here goes before what the file says; how many workers there are and how large,
+    the file alone says.
+
     Example: penstock serve --prefill 2 --decode 1 --port 0 --json
     """
     flags = ServeFlags(
+        file=file,
         model_dir=model_dir,
         model=model,
         prefill=prefill,
         decode=decode,
-        host=host.strip("[]"),
+        host=None if host is None else host.strip("[]"),
         insecure=insecure,
         port=port,
         threads=threads,
@@ -152,6 +178,7 @@ def _noted(cluster: LocalCluster) -> Iterator[None]:
         log_dir=str(cluster.log_dir),
         pid=os.getpid(),
         model=cluster.plan.model_name,
+        name=cluster.plan.name,
         machine=this_machine(),
     )
     with ExitStack() as left:

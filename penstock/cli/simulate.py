@@ -9,32 +9,29 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from cluster.codec import load_report_from_pb
 from cluster.errors import ConfigError
-from cluster.worker_codec import member_from_pb
 from penstock.cli import options
 from penstock.cli.local import need_secrets, usable_address
 from penstock.cli.output import progress, say, write_json, write_table
-from penstock.cli.policy import SHIPPED_TRACE
-from penstock.cli.status import fetch_status
+from penstock.cli.status import fetch_status, reported
+from penstock.cli.traffic import TRACE_HELP, WORKLOAD_HELP, load_traffic
 from router.policy import Policy
-from router.policy_file.document import load_policy
+from router.policy_file.kind import POLICY
 from simulator.faults import Fault
-from simulator.fitted import Reported, fitted
+from simulator.fitted import fitted
 from simulator.plot import figure_file
 from simulator.plot import plot as write_plot
-from simulator.report import Report, Samples, Spread
+from simulator.report import Report, Samples, Spread, Use
 from simulator.run import Simulation
 from simulator.scenario import (
     MAKES,
     load_setting,
     parse_fault,
     parse_rule,
-    parse_workload,
     sized,
 )
 from simulator.setting import Setting, Targets
-from simulator.trace import Trace, load_trace
+from simulator.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +53,8 @@ class Run:
 
 
 def simulate(
-    trace: Annotated[
-        Path | None,
-        typer.Option("--trace", help="Mooncake JSON lines or Azure CSV. Default: a shipped one."),
-    ] = None,
-    workload: Annotated[
-        str | None,
-        typer.Option(
-            "--workload",
-            help="Instead of a trace: shared_prefixes, conversations or fan_outs, as"
-            " 'NAME: {KEY: VALUE}'. Default: none.",
-        ),
-    ] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
+    workload: Annotated[str | None, typer.Option("--workload", help=WORKLOAD_HELP)] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
     ] = None,
@@ -132,21 +119,20 @@ def simulate(
     Example: penstock simulate --workers 2+2,2+4 --fault 'crash: {worker: decode-0, at_s: 60}'
     """
     figures = figure_file(plot) if plot else None
-    requests = _requests(trace, workload, limit, seed).at_rate(rate)
-    setting = _setting(cluster, make)
+    requests = load_traffic(trace, workload, seed=seed, limit=limit).at_rate(rate)
+    setting = setting_of(cluster, make)
     if like is not None:
         like = usable_address(like)
-        setting = fitted(setting, _reported(like, need_secrets(secrets_file, like)))
-    base = _with_targets(setting, ttft, itl)
+        setting = fitted(setting, reported(fetch_status(like, need_secrets(secrets_file, like))))
+    base = with_targets(setting, ttft, itl)
     plans = _plans(base, workers, _policies(policy or [], rule or []))
-    say(
-        f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s:.0f} s,"
-        f" {requests.num_prompt_tokens} prompt tokens"
-    )
+    title = f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s:.0f} s"
+    say(f"{title}, {requests.num_prompt_tokens} prompt tokens")
     runs = _run_all(requests, plans, fault or [], seed)
     if figures:
         faults = _faults(fault or [], plans[0].setting, seed, requests)
-        write_plot(figures, {run.plan.name: run.samples for run in runs}, faults)
+        samples = {run.plan.name: run.samples for run in runs}
+        write_plot(figures, samples, faults, title=title, targets=base.targets)
         say(f"The figures are in {figures}.")
     if json:
         write_json([_run_json(run) for run in runs])
@@ -154,16 +140,7 @@ def simulate(
         write_table(["", *(run.plan.name for run in runs)], _rows(runs))
 
 
-def _requests(trace: Path | None, workload: str | None, limit: int | None, seed: int) -> Trace:
-    if workload is None:
-        return load_trace(trace or SHIPPED_TRACE, seed=seed, limit=limit)
-    if trace is not None:
-        raise ConfigError("Give '--trace' or '--workload', not both.")
-    invented = parse_workload(workload, seed=seed)
-    return replace(invented, requests=invented.requests[:limit])
-
-
-def _setting(cluster: Path | None, make: str) -> Setting:
+def setting_of(cluster: Path | None, make: str) -> Setting:
     if cluster is not None:
         return load_setting(cluster)
     if make not in MAKES:
@@ -171,12 +148,7 @@ def _setting(cluster: Path | None, make: str) -> Setting:
     return Setting(num_prefill=4, num_decode=4, prefill=MAKES[make], decode=MAKES[make])
 
 
-def _reported(address: str, secrets_file: Path) -> list[Reported]:
-    workers = fetch_status(address, secrets_file).workers
-    return [(member_from_pb(each.member), load_report_from_pb(each.load)) for each in workers]
-
-
-def _with_targets(setting: Setting, ttft_s: float | None, itl_s: float | None) -> Setting:
+def with_targets(setting: Setting, ttft_s: float | None, itl_s: float | None) -> Setting:
     known = setting.targets
     targets = Targets(
         ttft_s=known.ttft_s if ttft_s is None else ttft_s,
@@ -187,7 +159,7 @@ def _with_targets(setting: Setting, ttft_s: float | None, itl_s: float | None) -
 
 def _policies(files: Sequence[Path], rules: Sequence[str]) -> list[Policy]:
     """The default, where none is given."""
-    given = [load_policy(file).policy() for file in files]
+    given = [POLICY.load(file).policy() for file in files]
     given += [Policy(name=rule, rule=parse_rule(rule)) for rule in rules]
     return given or [Policy()]
 
@@ -250,7 +222,10 @@ def _figures(run: Run) -> dict[str, str]:
         "put back for memory": str(report.num_preemptions),
         "KV handed over, GB": f"{report.moved_bytes / 1e9:.1f}",
         "KV fetched, GB": f"{report.fetched_bytes / 1e9:.1f}",
-        "busy %, prefill decode": _busy(run),
+        "prefill busy %": f"{_prefill_busy(run):.0f}",
+        "decode batch, mean": _batch(run),
+        "prefill KV in use %, mean most": _kv(report.prefill_use),
+        "decode KV in use %, mean most": _kv(report.decode_use),
         "duration s": f"{report.duration_s:.1f}",
         "GPU seconds": f"{report.gpu_s:.0f}",
         "cost": f"{report.cost:.2f}",
@@ -262,13 +237,18 @@ def _spread(spread: Spread, unit: float) -> str:
     return " ".join(f"{unit * value:.3g}" for value in values)
 
 
-def _busy(run: Run) -> str:
-    pools = (
-        (run.report.prefill_busy_s, run.plan.setting.num_prefill),
-        (run.report.decode_busy_s, run.plan.setting.num_decode),
-    )
-    seconds = max(1e-9, run.report.duration_s)
-    return " ".join(f"{100 * busy_s / max(1, num) / seconds:.0f}" for busy_s, num in pools)
+def _prefill_busy(run: Run) -> float:
+    """Of decode workers it would say nothing: they step as long as there is one answer."""
+    worker_s = run.report.duration_s * run.plan.setting.num_prefill
+    return 100 * run.report.prefill_busy_s / worker_s if worker_s else 0.0
+
+
+def _batch(run: Run) -> str:
+    return f"{run.report.decode_use.batch:.3g} of {run.plan.setting.decode.max_sequences}"
+
+
+def _kv(use: Use) -> str:
+    return f"{100 * use.kv_share:.0f} {100 * use.most_kv_share:.0f}"
 
 
 def _run_json(run: Run) -> dict[str, Any]:

@@ -2,17 +2,25 @@
 
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from cluster.codec import load_report_from_pb
+from cluster.errors import ConfigError
+from cluster.secrets import load_secrets
+from cluster.worker_codec import member_from_pb
+from deploy.exposure import Reached, front_door_text, readable
 from penstock.cli import options
 from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.front_door import insecure_text
-from penstock.cli.local import find_address, need_secrets, started_workers
+from penstock.cli.local import find_cluster, started_workers
 from penstock.cli.messages import plain
 from penstock.cli.output import say, write, write_json, write_table
 from penstock.v1 import worker_pb2 as pb
+from simulator.fitted import Reported, fitted
+from simulator.setting import Setting
+from simulator.speeds import KEY, speeds_of
 
 WORKER_COLUMNS = [
     "worker",
@@ -31,6 +39,7 @@ PAIR_COLUMNS += ["given up", "failed", "quarantined"]
 CLASS_COLUMNS = ["class", "TTFT", "ITL", "placed", "rejected", "in time", "steady", "tokens"]
 UNHEARD = "the router does not hear from it"
 LOST = {UNHEARD, "unreachable", "not ready yet: it has just started", "no report yet"}
+DRAINING = "draining"  # the router's reason
 GIVEN_UP = "cancelled"  # what nobody needed any more: no failure
 
 
@@ -45,16 +54,48 @@ def status(
 
     Example: penstock status --json | jq '.workers[] | select(.serving | not)'
     """
-    where = find_address(address)
-    secrets = need_secrets(secrets_file, where)
+    where, secrets = find_cluster(address, secrets_file)
     reply = fetch_status(where, secrets)
+    exposed = list(_exposed(reply, secrets))
     restarting = _add_missing(reply, secrets)
     if json:
-        write_json({"address": where, **plain(reply), "restarting": sorted(restarting)})
+        write_json(_as_json(where, reply, restarting, exposed))
     else:
         _show(where, reply, restarting)
+        write("".join(f"INSECURE: {sentence}\n" for sentence in exposed))
     if not reply.workers or not all(worker.serving for worker in reply.workers):
         raise typer.Exit(ExitCode.UNHEALTHY)
+
+
+def reported(reply: pb.StatusResponse) -> list[Reported]:
+    """What each worker said last."""
+    return [
+        (member_from_pb(each.member), load_report_from_pb(each.load))
+        for each in reply.workers
+        if each.member.worker.incarnation  # the router hears of it
+    ]
+
+
+def _speeds(reply: pb.StatusResponse) -> dict[str, Any] | None:
+    """What `penstock plan` takes; None while a worker does not know its costs."""
+    try:
+        return speeds_of(fitted(Setting(num_prefill=0, num_decode=1), reported(reply)))
+    except ConfigError:
+        return None
+
+
+def status_json(address: str, secrets_file: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    reply = fetch_status(address, secrets_file)
+    exposed = list(_exposed(reply, secrets_file))
+    return _as_json(address, reply, _add_missing(reply, secrets_file), exposed)
+
+
+def _as_json(
+    address: str, reply: pb.StatusResponse, restarting: set[str], exposed: list[str]
+) -> dict[str, Any]:
+    told = {"restarting": sorted(restarting), "exposed": exposed, KEY: _speeds(reply)}
+    return {"address": address, **plain(reply), **told}
 
 
 def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> set[str]:
@@ -90,6 +131,18 @@ def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
     return reply
 
 
+def _exposed(reply: pb.StatusResponse, secrets_file: Path) -> Iterator[str]:
+    """What others can read, or where they can come in."""
+    if reply.insecure:
+        yield front_door_text(reply.listens)
+    workers = [each.member.worker for each in reply.workers]
+    yield from readable(
+        reply.internal,
+        [Reached(name=w.worker_id, address=w.address, transports=[*w.transports]) for w in workers],
+        can_encrypt=load_secrets(secrets_file).authority is not None,
+    )
+
+
 def _role(worker: pb.WorkerStatus) -> str:
     if worker.member.role == pb.ROLE_UNSPECIFIED:
         return worker.member.worker.worker_id.rpartition("-")[0]
@@ -99,9 +152,24 @@ def _role(worker: pb.WorkerStatus) -> str:
 def _state(worker: pb.WorkerStatus, restarting: Container[str]) -> str:
     if worker.serving:
         return "serving"
+    if worker.load.HasField("drain") and worker.reason == DRAINING:
+        return drain_text(worker.load)
     is_back_soon = worker.member.worker.worker_id in restarting
     state = "RESTARTING" if is_back_soon else "NOT SERVING"
     return f"{state}: {worker.reason or 'no reason was given'}"
+
+
+def drain_text(load: pb.LoadReport) -> str:
+    """How far a drain is, and what comes then."""
+    drain = load.drain
+    if load.open_calls:
+        how = f"DRAINING: {load.open_calls} in flight, {drain.left_seconds:.0f} s left,"
+    else:
+        how = "DRAINED:"
+    then = "then it ends, " if drain.ends else ""
+    if drain.then:
+        then = f"then {pb.Role.Name(drain.then).removeprefix('ROLE_').lower()}, "
+    return f"{how} {then}since {drain.seconds:.0f} s"
 
 
 def _show(address: str, reply: pb.StatusResponse, restarting: Container[str]) -> None:
@@ -115,9 +183,8 @@ def _show(address: str, reply: pb.StatusResponse, restarting: Container[str]) ->
     write("\n")
     write_table(CLASS_COLUMNS, list(map(_class_row, reply.classes)))
     write("\n" + _router_lines(address, reply))
+    write(_upgrade_line(reply))
     write(_accuracy_lines(reply))
-    if reply.insecure:
-        write(f"{insecure_text(reply.listens)}\n")
 
 
 def _worker_row(worker: pb.WorkerStatus, restarting: Container[str]) -> list[str]:
@@ -188,6 +255,19 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
         f" {relay.predicted_hit_tokens} cached tokens predicted,"
         f" {relay.actual_hit_tokens} found\n"
     )
+
+
+def _upgrade_line(reply: pb.StatusResponse) -> str:
+    """While workers speak two wire versions: which do."""
+    by_version: dict[int, list[str]] = {}
+    for each in reply.workers:
+        if each.member.worker.incarnation:
+            worker = each.member.worker
+            by_version.setdefault(worker.fingerprint.wire_version, []).append(worker.worker_id)
+    if len(by_version) < 2:
+        return ""
+    told = [f"{version} at {', '.join(names)}" for version, names in sorted(by_version.items())]
+    return f"being upgraded: no KV moves between wire versions {'; '.join(told)}\n"
 
 
 def _waiting_line(waiting: pb.WaitingStatus) -> str:

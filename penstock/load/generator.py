@@ -90,7 +90,8 @@ async def _read(stream: AsyncStream, measured: Measured, due: float) -> None:
     measured.transferred_bytes = timeline.transferred_bytes
     measured.recomputes = timeline.recomputes
     measured.preemptions = timeline.preemptions
-    measured.is_remote = bool(answer.accepted.prefill_worker)
+    measured.decode_worker = answer.accepted.decode_worker
+    measured.prefill_worker = answer.accepted.prefill_worker
 
 
 async def run_load(

@@ -29,8 +29,14 @@ class Measured:
     transferred_bytes: int = 0
     recomputes: int = 0
     preemptions: int = 0
-    is_remote: bool = False  # prefilled by a prefill worker
+    decode_worker: str = ""
+    prefill_worker: str = ""  # empty: the decode worker prefilled
     error: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Prefilled by a prefill worker."""
+        return bool(self.prefill_worker)
 
     @property
     def ttft_s(self) -> float:

@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -18,6 +19,24 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
+RULES_FIELD_NUMBER: _ClassVar[int]
+rules: _descriptor.FieldDescriptor
+
+class FieldRules(_message.Message):
+    __slots__ = ("at_least", "at_most", "default", "note", "keyword", "unsupported")
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    KEYWORD_FIELD_NUMBER: _ClassVar[int]
+    UNSUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    at_least: float
+    at_most: float
+    default: float
+    note: str
+    keyword: str
+    unsupported: bool
+    def __init__(self, at_least: _Optional[float] = ..., at_most: _Optional[float] = ..., default: _Optional[float] = ..., note: _Optional[str] = ..., keyword: _Optional[str] = ..., unsupported: bool = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "model", "text", "chat", "token_ids", "sampling", "stop", "logprobs", "n", "priority", "service_class", "session_key", "cache_scope", "ttft_budget", "itl_budget", "constraint", "adapter", "truncate_prompt_tokens", "stream_interval", "media", "beam_width", "input_embeddings", "trace_context", "return_hidden_states")
@@ -416,7 +435,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., end_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_prompt_tokens", "max_output_tokens", "max_n", "max_stop_strings", "max_stop_string_bytes", "max_logprobs", "max_logit_bias", "max_message_bytes", "default_deadline", "max_deadline", "max_text_bytes", "max_chat_bytes", "max_messages", "max_detokenize_tokens")
+    __slots__ = ("max_prompt_tokens", "max_output_tokens", "max_n", "max_stop_strings", "max_stop_string_bytes", "max_logprobs", "max_logit_bias", "max_message_bytes", "default_deadline", "max_deadline", "max_text_bytes", "max_chat_bytes", "max_messages", "max_detokenize_tokens", "max_bad_words", "max_bad_word_bytes")
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_N_FIELD_NUMBER: _ClassVar[int]
@@ -431,6 +450,8 @@ class Limits(_message.Message):
     MAX_CHAT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_DETOKENIZE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BAD_WORDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BAD_WORD_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_prompt_tokens: int
     max_output_tokens: int
     max_n: int
@@ -445,7 +466,9 @@ class Limits(_message.Message):
     max_chat_bytes: int
     max_messages: int
     max_detokenize_tokens: int
-    def __init__(self, max_prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., max_n: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_bytes: _Optional[int] = ..., max_logprobs: _Optional[int] = ..., max_logit_bias: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., default_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_text_bytes: _Optional[int] = ..., max_chat_bytes: _Optional[int] = ..., max_messages: _Optional[int] = ..., max_detokenize_tokens: _Optional[int] = ...) -> None: ...
+    max_bad_words: int
+    max_bad_word_bytes: int
+    def __init__(self, max_prompt_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., max_n: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_bytes: _Optional[int] = ..., max_logprobs: _Optional[int] = ..., max_logit_bias: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., default_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_text_bytes: _Optional[int] = ..., max_chat_bytes: _Optional[int] = ..., max_messages: _Optional[int] = ..., max_detokenize_tokens: _Optional[int] = ..., max_bad_words: _Optional[int] = ..., max_bad_word_bytes: _Optional[int] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
     __slots__ = ("request",)

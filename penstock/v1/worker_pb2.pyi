@@ -1,3 +1,4 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from penstock.v1 import inference_pb2 as _inference_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -38,6 +39,8 @@ POLICY_OUTCOME_UNCHANGED: PolicyOutcome
 POLICY_OUTCOME_APPLIED: PolicyOutcome
 POLICY_OUTCOME_CANARY: PolicyOutcome
 POLICY_OUTCOME_ROLLED_BACK: PolicyOutcome
+OF_ANSWER_FIELD_NUMBER: _ClassVar[int]
+of_answer: _descriptor.FieldDescriptor
 
 class ProveRequest(_message.Message):
     __slots__ = ("nonce", "audience", "proof")
@@ -57,8 +60,18 @@ class ProveResponse(_message.Message):
     proof: bytes
     def __init__(self, nonce: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
+class InternalRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InternalResponse(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
 class ResolvedParams(_message.Message):
-    __slots__ = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "seed", "logit_bias", "allowed_token_ids", "bad_token_ids", "max_tokens", "min_tokens", "stop_strings", "stop_token_ids", "include_stop_string", "skip_special_tokens", "logprobs", "prompt_logprobs", "n", "priority")
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "seed", "logit_bias", "allowed_token_ids", "bad_token_ids", "max_tokens", "min_tokens", "stop_strings", "stop_token_ids", "include_stop_string", "skip_special_tokens", "num_logprobs", "num_prompt_logprobs", "num_choices", "priority", "bad_word_ids", "spaces_between_special_tokens")
     class LogitBiasEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -83,10 +96,12 @@ class ResolvedParams(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
-    N_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHOICES_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    BAD_WORD_IDS_FIELD_NUMBER: _ClassVar[int]
+    SPACES_BETWEEN_SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_k: int
     top_p: float
@@ -104,11 +119,13 @@ class ResolvedParams(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     include_stop_string: bool
     skip_special_tokens: bool
-    logprobs: int
-    prompt_logprobs: int
-    n: int
+    num_logprobs: int
+    num_prompt_logprobs: int
+    num_choices: int
     priority: int
-    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., allowed_token_ids: _Optional[_Iterable[int]] = ..., bad_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_strings: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., include_stop_string: bool = ..., skip_special_tokens: bool = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., n: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    bad_word_ids: _containers.RepeatedCompositeFieldContainer[_inference_pb2.TokenIds]
+    spaces_between_special_tokens: bool
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., allowed_token_ids: _Optional[_Iterable[int]] = ..., bad_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_strings: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., include_stop_string: bool = ..., skip_special_tokens: bool = ..., num_logprobs: _Optional[int] = ..., num_prompt_logprobs: _Optional[int] = ..., num_choices: _Optional[int] = ..., priority: _Optional[int] = ..., bad_word_ids: _Optional[_Iterable[_Union[_inference_pb2.TokenIds, _Mapping]]] = ..., spaces_between_special_tokens: bool = ...) -> None: ...
 
 class EmittedTokens(_message.Message):
     __slots__ = ("token_ids",)
@@ -416,20 +433,22 @@ class Fingerprint(_message.Message):
     def __init__(self, model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., template_digest: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., hash_grain: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_planes: _Optional[int] = ..., first_head: _Optional[int] = ..., total_heads: _Optional[int] = ..., windows: _Optional[_Iterable[int]] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("worker", "role", "model", "context_length", "max_sequences", "ttl_seconds")
+    __slots__ = ("worker", "role", "model", "context_length", "max_sequences", "ttl_seconds", "past_lives")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PAST_LIVES_FIELD_NUMBER: _ClassVar[int]
     worker: WorkerAddress
     role: Role
     model: str
     context_length: int
     max_sequences: int
     ttl_seconds: float
-    def __init__(self, worker: _Optional[_Union[WorkerAddress, _Mapping]] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., ttl_seconds: _Optional[float] = ...) -> None: ...
+    past_lives: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker: _Optional[_Union[WorkerAddress, _Mapping]] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., ttl_seconds: _Optional[float] = ..., past_lives: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RegisterResponse(_message.Message):
     __slots__ = ("members",)
@@ -448,6 +467,52 @@ class DeregisterRequest(_message.Message):
 class DeregisterResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("worker_id", "limit_seconds", "then", "force")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    limit_seconds: float
+    then: Role
+    force: bool
+    def __init__(self, worker_id: _Optional[str] = ..., limit_seconds: _Optional[float] = ..., then: _Optional[_Union[Role, str]] = ..., force: bool = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("incarnation", "open_calls", "limit_seconds")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    OPEN_CALLS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    open_calls: int
+    limit_seconds: float
+    def __init__(self, incarnation: _Optional[str] = ..., open_calls: _Optional[int] = ..., limit_seconds: _Optional[float] = ...) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ("worker_id",)
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    def __init__(self, worker_id: _Optional[str] = ...) -> None: ...
+
+class UndrainResponse(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
+
+class DrainReport(_message.Message):
+    __slots__ = ("seconds", "left_seconds", "then", "ends")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    left_seconds: float
+    then: Role
+    ends: bool
+    def __init__(self, seconds: _Optional[float] = ..., left_seconds: _Optional[float] = ..., then: _Optional[_Union[Role, str]] = ..., ends: bool = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("incarnation", "after_number")
@@ -500,7 +565,7 @@ class CacheEvent(_message.Message):
     def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs", "pairs_left_out", "backlog", "prefill_error", "decode_error", "links", "links_left_out", "claimed_tokens", "num_unused_blocks")
+    __slots__ = ("num_running", "num_waiting", "queued_tokens", "running_context_tokens", "num_free_blocks", "num_blocks", "prefill", "decode", "serving", "draining", "step_age_seconds", "request_ids", "counters", "num_quarantined_blocks", "pairs", "pairs_left_out", "backlog", "prefill_error", "decode_error", "links", "links_left_out", "claimed_tokens", "num_unused_blocks", "tail_reuse", "open_calls", "drain")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -531,6 +596,9 @@ class LoadReport(_message.Message):
     LINKS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     CLAIMED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_UNUSED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    TAIL_REUSE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_CALLS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
     num_running: int
     num_waiting: int
     queued_tokens: int
@@ -554,7 +622,10 @@ class LoadReport(_message.Message):
     links_left_out: bool
     claimed_tokens: int
     num_unused_blocks: int
-    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ..., pairs_left_out: bool = ..., backlog: _Optional[_Iterable[_Union[BacklogPoint, _Mapping]]] = ..., prefill_error: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., decode_error: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., links: _Optional[_Iterable[_Union[LinkCost, _Mapping]]] = ..., links_left_out: bool = ..., claimed_tokens: _Optional[int] = ..., num_unused_blocks: _Optional[int] = ...) -> None: ...
+    tail_reuse: float
+    open_calls: int
+    drain: DrainReport
+    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., queued_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefill: _Optional[_Union[PrefillCost, _Mapping]] = ..., decode: _Optional[_Union[DecodeCost, _Mapping]] = ..., serving: bool = ..., draining: bool = ..., step_age_seconds: _Optional[float] = ..., request_ids: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, float]] = ..., num_quarantined_blocks: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ..., pairs_left_out: bool = ..., backlog: _Optional[_Iterable[_Union[BacklogPoint, _Mapping]]] = ..., prefill_error: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., decode_error: _Optional[_Union[ErrorQuantiles, _Mapping]] = ..., links: _Optional[_Iterable[_Union[LinkCost, _Mapping]]] = ..., links_left_out: bool = ..., claimed_tokens: _Optional[int] = ..., num_unused_blocks: _Optional[int] = ..., tail_reuse: _Optional[float] = ..., open_calls: _Optional[int] = ..., drain: _Optional[_Union[DrainReport, _Mapping]] = ...) -> None: ...
 
 class BacklogPoint(_message.Message):
     __slots__ = ("due_seconds", "work_seconds")
@@ -659,7 +730,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure", "internal")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -678,6 +749,7 @@ class StatusResponse(_message.Message):
     AWAY_FIELD_NUMBER: _ClassVar[int]
     LISTENS_FIELD_NUMBER: _ClassVar[int]
     INSECURE_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -696,7 +768,8 @@ class StatusResponse(_message.Message):
     away: _containers.RepeatedCompositeFieldContainer[AwayWorker]
     listens: str
     insecure: bool
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ...) -> None: ...
+    internal: str
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ..., internal: _Optional[str] = ...) -> None: ...
 
 class WaitingStatus(_message.Message):
     __slots__ = ("requests", "bytes", "longest_seconds")
@@ -829,7 +902,7 @@ class DiagnoseRequest(_message.Message):
     def __init__(self, measure_memory: bool = ...) -> None: ...
 
 class DiagnoseResponse(_message.Message):
-    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second", "required_transport", "checkpoint", "choices")
+    __slots__ = ("unix_seconds", "machine", "versions", "wire_version", "memlock_bytes", "open_files_limit", "open_files", "cpus", "threads", "run_dir", "listening", "secrets_mode", "store", "checks_content", "memory_bytes_per_second", "required_transport", "checkpoint", "choices", "tls_ports")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -862,6 +935,7 @@ class DiagnoseResponse(_message.Message):
     REQUIRED_TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
+    TLS_PORTS_FIELD_NUMBER: _ClassVar[int]
     unix_seconds: float
     machine: str
     versions: _containers.ScalarMap[str, str]
@@ -880,7 +954,8 @@ class DiagnoseResponse(_message.Message):
     required_transport: str
     checkpoint: CheckpointReview
     choices: _containers.ScalarMap[str, str]
-    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ..., required_transport: _Optional[str] = ..., checkpoint: _Optional[_Union[CheckpointReview, _Mapping]] = ..., choices: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    tls_ports: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, unix_seconds: _Optional[float] = ..., machine: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., wire_version: _Optional[int] = ..., memlock_bytes: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., open_files: _Optional[int] = ..., cpus: _Optional[int] = ..., threads: _Optional[int] = ..., run_dir: _Optional[_Union[Folder, _Mapping]] = ..., listening: _Optional[_Iterable[str]] = ..., secrets_mode: _Optional[int] = ..., store: _Optional[_Union[StoreAnswer, _Mapping]] = ..., checks_content: bool = ..., memory_bytes_per_second: _Optional[float] = ..., required_transport: _Optional[str] = ..., checkpoint: _Optional[_Union[CheckpointReview, _Mapping]] = ..., choices: _Optional[_Mapping[str, str]] = ..., tls_ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CheckpointReview(_message.Message):
     __slots__ = ("ignored", "unknown")
@@ -1211,6 +1286,52 @@ class LeftOut(_message.Message):
     worker: str
     reason: str
     def __init__(self, worker: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ObserveRequest(_message.Message):
+    __slots__ = ("window_seconds", "next_seconds", "start_seconds")
+    WINDOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    window_seconds: float
+    next_seconds: float
+    start_seconds: float
+    def __init__(self, window_seconds: _Optional[float] = ..., next_seconds: _Optional[float] = ..., start_seconds: _Optional[float] = ...) -> None: ...
+
+class ObserveResponse(_message.Message):
+    __slots__ = ("watched_seconds", "requests", "workers", "waiting")
+    WATCHED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    watched_seconds: float
+    requests: _containers.RepeatedCompositeFieldContainer[SeenRequest]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    waiting: int
+    def __init__(self, watched_seconds: _Optional[float] = ..., requests: _Optional[_Iterable[_Union[SeenRequest, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., waiting: _Optional[int] = ...) -> None: ...
+
+class SeenRequest(_message.Message):
+    __slots__ = ("age_seconds", "prompt_tokens", "cached_tokens", "output_tokens", "target_ttft_seconds", "target_itl_seconds", "reusable_tokens", "ttft_seconds", "itl_seconds", "lost")
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REUSABLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    age_seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: float
+    target_ttft_seconds: float
+    target_itl_seconds: float
+    reusable_tokens: _containers.RepeatedScalarFieldContainer[int]
+    ttft_seconds: float
+    itl_seconds: float
+    lost: bool
+    def __init__(self, age_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[float] = ..., target_ttft_seconds: _Optional[float] = ..., target_itl_seconds: _Optional[float] = ..., reusable_tokens: _Optional[_Iterable[int]] = ..., ttft_seconds: _Optional[float] = ..., itl_seconds: _Optional[float] = ..., lost: bool = ...) -> None: ...
 
 class RequestOutcome(_message.Message):
     __slots__ = ("state", "error", "ttft_seconds", "cached_tokens", "tokens", "moved", "total_seconds")

@@ -42,6 +42,11 @@ class DoorStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.ProveRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.ProveResponse.FromString,
                 _registered_method=True)
+        self.Internal = channel.unary_unary(
+                '/penstock.v1.Door/Internal',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.InternalRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.InternalResponse.FromString,
+                _registered_method=True)
 
 
 class DoorServicer(object):
@@ -56,6 +61,13 @@ class DoorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Internal(self, request, context):
+        """Where calls of the cluster come in from other machines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DoorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +75,11 @@ def add_DoorServicer_to_server(servicer, server):
                     servicer.Prove,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.ProveRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.ProveResponse.SerializeToString,
+            ),
+            'Internal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Internal,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.InternalRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.InternalResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +111,33 @@ class Door(object):
             '/penstock.v1.Door/Prove',
             penstock_dot_v1_dot_worker__pb2.ProveRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.ProveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Internal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Door/Internal',
+            penstock_dot_v1_dot_worker__pb2.InternalRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.InternalResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -287,6 +331,16 @@ class WorkerStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/penstock.v1.Worker/Drain',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/penstock.v1.Worker/Undrain',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer(object):
@@ -335,6 +389,22 @@ class WorkerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Nothing new begins here. What is in progress may end within the bound, and is ended then: it
+        goes on elsewhere. Afterwards a new life begins in another role, or it stays as it is. Said
+        again, it sets another bound and another end. UNAVAILABLE: it was told to end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """it serves again
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -362,6 +432,16 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Diagnose,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.DrainRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.UndrainRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.UndrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -510,6 +590,60 @@ class Worker(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Worker/Drain',
+            penstock_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Worker/Undrain',
+            penstock_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ClusterStub(object):
     """Missing associated documentation comment in .proto file."""
@@ -539,6 +673,16 @@ class ClusterStub(object):
                 '/penstock.v1.Cluster/Diagnose',
                 request_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/penstock.v1.Cluster/Drain',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/penstock.v1.Cluster/Undrain',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
                 _registered_method=True)
         self.ApplyPolicy = channel.unary_unary(
                 '/penstock.v1.Cluster/ApplyPolicy',
@@ -570,6 +714,11 @@ class ClusterStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Observe = channel.unary_unary(
+                '/penstock.v1.Cluster/Observe',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.ObserveRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.ObserveResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -597,6 +746,20 @@ class ClusterServicer(object):
     def Diagnose(self, request, context):
         """of the router itself
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """The same of the worker named, told by the router. INVALID_ARGUMENT: there is none of the name,
+        or it is the last decode worker that serves and 'force' is not set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -642,6 +805,13 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Observe(self, request, context):
+        """What a planner sizes the cluster for. A router keeps what comes for as long as it is asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -664,6 +834,16 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Diagnose,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.DrainRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.UndrainRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.UndrainResponse.SerializeToString,
             ),
             'ApplyPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyPolicy,
@@ -694,6 +874,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Observe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Observe,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.ObserveRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.ObserveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -804,6 +989,60 @@ class Cluster(object):
             '/penstock.v1.Cluster/Diagnose',
             penstock_dot_v1_dot_worker__pb2.DiagnoseRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/Drain',
+            penstock_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/Undrain',
+            penstock_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -966,6 +1205,33 @@ class Cluster(object):
             '/penstock.v1.Cluster/Explain',
             penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Observe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/Observe',
+            penstock_dot_v1_dot_worker__pb2.ObserveRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.ObserveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,11 +5,12 @@ was: whoever sets a limit sets it again.
 """
 
 import math
+from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 PRIOR_TOKENS: Final = 128.0  # what is predicted where nothing is known ...
-_PRIOR_WEIGHT: Final = 8.0  # ... and how many answers that is worth
+_PRIOR_WEIGHT: Final = 8  # ... and how many answers that is worth
 _NUM_KEPT: Final = 256  # answers of each kind
 _MAX_KINDS: Final = 1024
 
@@ -32,24 +33,40 @@ class LengthQuantiles(NamedTuple):
 class _Recent:
     """The last answers of one kind."""
 
-    __slots__ = ("_lengths", "_sum")
+    __slots__ = ("_lengths", "_ordered", "_sum", "median")
 
     def __init__(self) -> None:
         self._lengths: deque[int] = deque(maxlen=_NUM_KEPT)
+        self._ordered: list[int] = []  # the same
         self._sum = 0
+        self.median = PRIOR_TOKENS
 
     def add(self, num_tokens: int) -> None:
         if len(self._lengths) == _NUM_KEPT:
-            self._sum -= self._lengths[0]
+            oldest = self._lengths[0]
+            self._sum -= oldest
+            del self._ordered[bisect_left(self._ordered, oldest)]
         self._lengths.append(num_tokens)
+        insort(self._ordered, num_tokens)
         self._sum += num_tokens
+        self.median = self._median()
 
     @property
     def mean(self) -> float:
         return (self._sum + _PRIOR_WEIGHT * PRIOR_TOKENS) / (len(self._lengths) + _PRIOR_WEIGHT)
 
+    def _median(self) -> float:
+        """Of these and what is assumed."""
+        ordered = self._ordered
+        position = (len(ordered) + _PRIOR_WEIGHT) // 2
+        num_below = bisect_left(ordered, PRIOR_TOKENS)
+        if position < num_below:
+            return float(ordered[position])
+        position -= _PRIOR_WEIGHT
+        return float(ordered[position]) if position >= num_below else PRIOR_TOKENS
+
     def quantiles(self) -> LengthQuantiles:
-        ordered = sorted(self._lengths)
+        ordered = self._ordered
         return LengthQuantiles(
             *(ordered[math.ceil(q * len(ordered)) - 1] for q in (0.5, 0.9, 0.99))
         )
@@ -69,6 +86,11 @@ class AnswerLengths:
         """Tokens of one answer, `max_tokens` at most."""
         recent = self._kinds.get(kind)
         return min(recent.mean if recent else PRIOR_TOKENS, float(max_tokens))
+
+    def typical(self, kind: Kind, max_tokens: int) -> float:
+        """Half the answers have no more tokens: few long ones raise the mean, and not this."""
+        recent = self._kinds.get(kind)
+        return min(recent.median if recent else PRIOR_TOKENS, float(max_tokens))
 
     def observe(self, kind: Kind, num_tokens: int) -> None:
         """An answer ended by itself or by its limit."""

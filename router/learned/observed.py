@@ -8,6 +8,7 @@ from router.decaying import DecayingSums
 from router.learned.accuracy import Accuracy, Compared
 from router.learned.attainment import Attainment
 from router.learned.lengths import AnswerLengths, Kind
+from router.learned.traffic import Traffic
 from router.policy import Decision
 from router.policy_settings import ServiceClass
 
@@ -39,6 +40,7 @@ class Observed:
     lengths: AnswerLengths = field(default_factory=AnswerLengths)
     accuracy: Accuracy = field(default_factory=Accuracy)
     attainment: Attainment = field(default_factory=Attainment)
+    traffic: Traffic = field(default_factory=Traffic)
     # Seconds of prompts placed on those who decode, too, by worker.
     local_s: DecayingSums[WorkerId] = field(
         default_factory=lambda: DecayingSums(_HALF_LIFE_S, _MAX_WORKERS)

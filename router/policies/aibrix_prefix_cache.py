@@ -1,11 +1,11 @@
-"""AIBrix `prefix-cache`: the best match among workers that are not far above the mean, the least
-loaded once the spread of running requests is too wide.
+"""AIBrix `prefix-cache` (v0.7): the best match, in whole per cent, among workers that are not far
+above the mean; only among the least loaded once the spread of running requests is too wide.
 """
 
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
-from router.bounds import check_between
+from cluster.bounds import check_between
 from router.load import Loads
 from router.policies.rule import Choice, Prompt, draw_least
 
@@ -24,11 +24,14 @@ class AibrixPrefixCache:
 
     def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         in_flight = [load.num_in_flight for load in loads]
-        scores = tuple(float(-num_cached) for num_cached in prompt.cached.tolist())
+        fewest = min(in_flight)
         ceiling = fmean(in_flight) + self.sigma_factor * pstdev(in_flight)
-        is_balanced = max(in_flight) - min(in_flight) <= self.imbalance
-        for index in sorted(range(len(loads)), key=lambda i: (scores[i], in_flight[i])):
-            if is_balanced and prompt.cached[index] and in_flight[index] <= ceiling:
-                return Choice(index, scores=scores), state
-        index, state = draw_least(in_flight, state)
-        return Choice(index, scores=scores), state
+        if max(in_flight) - fewest > self.imbalance:
+            ceiling = fewest
+        per_cent = (100.0 * prompt.cached // prompt.num_tokens).tolist()
+        scores = [
+            (-match if num <= ceiling else 0.0, num)
+            for match, num in zip(per_cent, in_flight, strict=True)
+        ]
+        index, state = draw_least(scores, state)
+        return Choice(index, scores=tuple(-match for match in per_cent)), state

@@ -1,10 +1,10 @@
-"""Dynamo's `kv` router: cost in KV blocks, prefill still to do plus decode held; the least wins,
-ties at random.
+"""Dynamo's `kv` router (1.6.1): cost in KV blocks, prefill still to do plus decode held; the least
+wins, ties at random.
 """
 
 from dataclasses import dataclass
 
-from router.bounds import check_between
+from cluster.bounds import check_between
 from router.load import Load, Loads
 from router.policies.rule import Choice, Prompt, draw_least
 
@@ -30,9 +30,8 @@ class DynamoCost:
 
     def _cost(self, prompt: Prompt, index: int, load: Load) -> float:
         block = prompt.block_tokens
-        new_blocks = -(-prompt.num_tokens // block)
         overlap = self.overlap_credit * (float(prompt.cached[index]) // block)
-        prefill = max(load.num_prefill_tokens / block + new_blocks - overlap, 0.0)
-        decode = load.num_context_tokens / block + new_blocks
+        prefill = max((load.num_prefill_tokens + prompt.num_tokens) / block - overlap, 0.0)
+        decode = load.num_context_tokens / block + -(-prompt.num_tokens // block)
         requests = self.decode_active_request_weight * load.num_in_flight
         return self.prefill_load_scale * prefill + decode + requests

@@ -3,9 +3,11 @@ defaults are its built-in profile (v0.10): queue 2, KV utilisation 2, prefix cac
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from router.bounds import check_between, check_choice
+import numpy as np
+
+from cluster.bounds import check_between, check_choice
 from router.load import Load, Loads
 from router.policies.rule import Choice, Prompt, draw
 
@@ -23,6 +25,7 @@ class LlmdProfile:
     )
     picker: str = "max-score-picker"
     max_waiting: int | None = None  # utilization-filter: workers above it are left out
+    max_prefix_tokens: int = 131_072  # of a prompt, what is compared with what is cached
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -31,13 +34,17 @@ class LlmdProfile:
         check_choice(self.picker, "picker", PICKERS)
         if self.max_waiting is not None:
             check_between("the limit of waiting requests", self.max_waiting, least=0, most=10**6)
+        check_between("the longest prefix", self.max_prefix_tokens, "tokens", least=1, most=10**9)
 
     def begin(self, seed: int) -> int:
         return seed
 
     def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
         kept = self._filtered(loads)
-        prompt = replace(prompt, cached=prompt.cached[kept])
+        prompt = prompt._replace(
+            num_tokens=min(prompt.num_tokens, self.max_prefix_tokens),
+            cached=np.minimum(prompt.cached[kept], self.max_prefix_tokens),
+        )
         totals = [0.0] * len(kept)
         for name, weight in self.weights.items():
             scores = SCORERS[name](prompt, [loads[i] for i in kept])

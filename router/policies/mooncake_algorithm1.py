@@ -4,7 +4,7 @@ whose own match is much shorter than the best is assumed to fetch the best one.
 
 from dataclasses import dataclass
 
-from router.bounds import check_between
+from cluster.bounds import check_between
 from router.load import Load, Loads
 from router.policies.rule import Choice, Prompt, draw_least
 

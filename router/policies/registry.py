@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.document.keys import parse_section, to_file
 from cluster.errors import ConfigError
 from router.policies.aibrix_prefix_cache import AibrixPrefixCache
 from router.policies.dynamo_cost import DynamoCost
@@ -18,7 +19,6 @@ from router.policies.random import Random
 from router.policies.round_robin import RoundRobin
 from router.policies.rule import Rule
 from router.policies.sglang_cache_aware import SglangCacheAware
-from router.policy_file.keys import parse_section, to_file
 
 DEFAULT = "priced"
 

@@ -4,26 +4,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from math import inf
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from router.load import Column, Load, Loads
 from router.pair_costs import PairCosts
 
 State = TypeVar("State")
 Seconds = TypeVar("Seconds", float, Column)
+Score = TypeVar("Score", float, tuple[float, float])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(NamedTuple):
     """The request as a rule sees it, and what each worker holds of it: arrays [loads]."""
 
     num_tokens: int
     cached: Column  # tokens that it holds by the prompt's turn, and need not compute
     ready: Column  # of these, computed by now: what others may fetch
     costs: PairCosts  # of fetching
+    num_siblings: Column | None = None  # prompts that wait there behind the same prefix
     now_s: float = 0.0  # router's monotonic clock
     slack_s: float = 0.0  # its first token is due at now + slack + stretch x prefill seconds:
     stretch: float = 0.0  # what orders a worker's queue
+    late_after_s: float = inf  # from now: the target of its class for the first token
+    most_late_s: float = 0.0  # so late it is as bad as it can be
     weight: float = 1.0  # of its own waiting, against everybody's work
     block_tokens: int = 16  # what rules that count in blocks count in
 
@@ -66,7 +70,7 @@ class Rule(Protocol, Generic[State]):
         ...
 
 
-def draw_least(scores: Sequence[float], state: int) -> tuple[int, int]:
+def draw_least(scores: Sequence[Score], state: int) -> tuple[int, int]:
     """Index of the least score, any of equals: the first of them would draw all that is cold."""
     lowest = min(scores)
     tied = [index for index, score in enumerate(scores) if score == lowest]

@@ -1,30 +1,16 @@
-"""A routing policy as a document: what operators write, check, compare and apply.
+"""A routing policy as a document: what operators write, check, compare and apply."""
 
-    apiVersion: penstock/v1
-    kind: RoutingPolicy
-    metadata: {name: NAME}
-    spec: {...}
-
-Keys are camelCase and nothing else; quantities carry their unit (`750ms`, `8GiB`, `5%`). What is
-wrong anywhere makes no document at all.
-"""
-
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
-
+from cluster.bounds import check_name
+from cluster.document.keys import meaning, to_file
+from cluster.document.kind import API_VERSION, digest_of
 from cluster.errors import ConfigError
-from cluster.strict_yaml import parse_yaml
-from router.bounds import check_name
 from router.policies.registry import DEFAULT, make_rule
 from router.policies.rule import Rule
 from router.policy import Disaggregate, Policy
-from router.policy_file.keys import parse_section, to_file
 from router.policy_settings import (
     DEFAULT_CLASS,
     MAX_CLASSES,
@@ -36,11 +22,9 @@ from router.policy_settings import (
     SessionAffinity,
     ShadowSettings,
     TenantShare,
-    meaning,
 )
 
 MAX_POLICY_BYTES: Final = 64 << 10  # read in under a second, whatever they are
-API_VERSION: Final = "penstock/v1"
 KIND: Final = "RoutingPolicy"
 
 
@@ -155,9 +139,7 @@ class PolicyDocument:
 
     @property
     def digest(self) -> str:
-        """Of what is effective: defaults that are written out change nothing."""
-        text = json.dumps(effective(self)["spec"], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest_of(effective(self)["spec"])
 
     def policy(self) -> Policy:
         """What places requests."""
@@ -174,47 +156,11 @@ def default_document() -> PolicyDocument:
     return PolicyDocument(metadata=Metadata(name="default"), spec=PolicySpec())
 
 
-def load_policy(path: Path) -> PolicyDocument:
-    """Raises ConfigError."""
-    return parse_policy(read_policy(path), str(path))
-
-
-def read_policy(path: Path) -> bytes:
-    """No more than is too much. Raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_POLICY_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be read: {error.strerror}. Give a policy.") from error
-
-
-def parse_policy(text: str | bytes, source: str = "the policy") -> PolicyDocument:
-    """Raises ConfigError, with the place and what to do, of the first kind of fault found."""
-    mapping = parse_yaml(text, source=source, max_bytes=MAX_POLICY_BYTES)
-    if not isinstance(mapping, Mapping) or "apiVersion" not in mapping or "kind" not in mapping:
-        raise ConfigError(
-            f"In {source}: this is no policy: begin with 'apiVersion: {API_VERSION}' and"
-            f" 'kind: {KIND}'."
-        )
-    return document_of(mapping, source)
-
-
-def document_of(mapping: Mapping[str, Any], source: str) -> PolicyDocument:
-    """From what stands in a file. Raises ConfigError."""
-    document: PolicyDocument = parse_section(PolicyDocument, mapping, source)
-    return document
-
-
 def effective(document: PolicyDocument) -> dict[str, Any]:
     """The whole document as a file would say it, every default told."""
     shown: dict[str, Any] = to_file(document)
     shown["spec"] = effective_spec(document.spec)
     return shown
-
-
-def yaml_text(shown: Mapping[str, Any]) -> str:
-    """Of what is `effective` `parse_policy` makes the same document again."""
-    return yaml.safe_dump(dict(shown), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _policy(name: str, spec: PolicySpec) -> Policy:

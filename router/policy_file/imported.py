@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.policy_file.document import API_VERSION, KIND, PolicyDocument, document_of
+from cluster.document.kind import API_VERSION
+from router.policy_file.document import PolicyDocument
+from router.policy_file.kind import POLICY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,5 +17,10 @@ class Imported:
 
 def imported(name: str, spec: Mapping[str, Any], notes: Iterable[str], *, source: str) -> Imported:
     """`spec` as a file says it. Raises ConfigError."""
-    mapping = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
-    return Imported(document=document_of(mapping, source), notes=tuple(notes))
+    mapping = {
+        "apiVersion": API_VERSION,
+        "kind": POLICY.name,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    return Imported(document=POLICY.document_of(mapping, source), notes=tuple(notes))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cluster.config import parse_config
+from cluster.document.keys import key_of
 from cluster.errors import ConfigError
 from cluster.strict_yaml import parse_yaml
 from router.policies.llmd_profile import PICKERS, SCORERS
 from router.policy import Disaggregate
 from router.policy_file.document import MAX_POLICY_BYTES
 from router.policy_file.imported import Imported, imported
-from router.policy_file.keys import key_of
 
 _SPLITTER: Final = "disagg-profile-handler"
 _OLD_SPLITTER: Final = "pd-profile-handler"  # before v0.9
@@ -77,7 +77,7 @@ def import_llmd(text: str, source: str) -> Imported:
     notes: list[str] = []
     placement = {
         "rule": "llmd_profile",
-        "parameters": _parameters(used, notes),
+        "parameters": _parameters(used, notes) | _longest_prefix(config.plugins),
         "disaggregate": _disaggregate(plugins, notes),
     }
     spec = {"placement": placement, "admission": _admission(config.flow_control or {}, notes)}
@@ -138,6 +138,13 @@ def _parameters(used: Iterable[tuple[_Plugin, float]], notes: list[str]) -> dict
         notes.append("no scorer could be carried over: the built-in weights stand in their place.")
         return parameters
     return {"weights": weights, **parameters}
+
+
+def _longest_prefix(plugins: Iterable[_Plugin]) -> dict[str, Any]:
+    """Of a prompt, what is compared with what is cached."""
+    limits = [(each.parameters or {}).get("maxPrefixTokensToMatch") for each in plugins]
+    limit = next(filter(None, limits), None)
+    return {} if limit is None else {"maxPrefixTokens": limit}
 
 
 def _most_waiting(plugin: _Plugin) -> int | None:

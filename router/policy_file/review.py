@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Final
 
+from cluster.document.units import unit_of
 from router.policy_file.document import PolicyDocument, PolicySpec, effective_spec
-from router.policy_file.units import unit_of
 from router.policy_settings import CanarySettings, Order
 
 _LEAST_STEP_S: Final = 0.001  # no model that is served decodes a token in less

@@ -22,6 +22,10 @@ _RULES: Final = {
     "power_of_two": "power_of_two",
     "least_load": "least_work",
 }
+_RULE_NOTES: Final = {
+    "least_load": "load is counted in predicted seconds, not in tokens",
+    "power_of_two": "KV in use is compared, not the expected wait",
+}
 # Rules of theirs that have no counterpart here.
 _THEIRS: Final = {"bucket", "consistent_hashing", "manual", "passthrough", "prefix_hash"}
 _PARAMETERS: Final[Mapping[str, tuple[str, type[int] | type[float]]]] = {
@@ -29,6 +33,8 @@ _PARAMETERS: Final[Mapping[str, tuple[str, type[int] | type[float]]]] = {
     "spill-abs-threshold": ("balanceAbsThreshold", int),
     "balance-rel-threshold": ("balanceRelThreshold", float),
     "spill-rel-threshold": ("balanceRelThreshold", float),
+    "worker-overload-waiting-requests": ("overloadWaiting", int),
+    "worker-overload-token-usage": ("overloadKvUsage", float),
 }
 _CARRIED: Final = {"policy", "prefill-policy", "pd-disaggregation", "queue-size"}
 # Beginning of a flag -> what there is instead.
@@ -138,9 +144,7 @@ def _number(text: str, kind: type[int] | type[float], flag: str, source: str) ->
 def _rule_notes(named: str, rule: str) -> list[str]:
     if named not in _RULES:
         return [f"there is no rule '{named}' here: the default, '{rule}', stands in its place."]
-    if named == "least_load":
-        return ["'least_load': load is counted in predicted seconds, not in tokens."]
-    return []
+    return [f"'{named}': {_RULE_NOTES[named]}."] if named in _RULE_NOTES else []
 
 
 def _flag_notes(flags: Flags, rule: str) -> list[str]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Never
 
+from cluster.document.difference import change_text, differences
 from cluster.errors import ConfigError, InvalidRequest, PenstockError, StoreUnavailable
 from router.placer import Placer
-from router.policy_file.difference import change_text, differences
-from router.policy_file.document import PolicyDocument, parse_policy
+from router.policy_file.document import PolicyDocument, effective
+from router.policy_file.kind import POLICY
 from router.policy_file.review import risks
 from router.policy_life.file_watch import PolicyFile
 from router.policy_life.live import LiveRollout
@@ -232,7 +233,7 @@ class PolicyKeeper:
     async def _offer(
         self, text: str, source: str, canary_share: float | None, file_digest: str = ""
     ) -> Offer:
-        document = await asyncio.to_thread(parse_policy, text, source)
+        document = await asyncio.to_thread(POLICY.parse, text, source)
         return Offer(
             text=text,
             document=document,
@@ -265,7 +266,7 @@ class PolicyKeeper:
 def _told(before: PolicyDocument | None, after: PolicyDocument | None) -> tuple[str, ...]:
     if before is None or after is None:
         return ()
-    found = differences(before, after)
+    found = differences(effective(before), effective(after))
     return tuple(change_text(each) for each in found if not each["field"].startswith(_SHADOWS))
 
 

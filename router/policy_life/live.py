@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Final
 
 from cluster.errors import ConfigError, StoreUnavailable
-from router.policy_file.document import PolicyDocument, parse_policy
+from router.policy_file.document import PolicyDocument
+from router.policy_file.kind import POLICY
 from router.policy_life.store import RolloutStore
 from router.rollout.generations import Generations, LoadedRollout
 from router.rollout.history import ROUTER, Author
@@ -162,7 +163,7 @@ class LiveRollout:
     async def _document(self, generation: Generation) -> PolicyDocument:
         if (known := self._documents.get(generation.text)) is not None:
             return known
-        return await asyncio.to_thread(parse_policy, generation.text, generation.source)
+        return await asyncio.to_thread(POLICY.parse, generation.text, generation.source)
 
     def _adopt(self, loaded: LoadedRollout) -> None:
         rollout, before = loaded.rollout, self.rollout

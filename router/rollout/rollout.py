@@ -165,11 +165,12 @@ def encode_rollout(rollout: Rollout) -> bytes:
 
 
 def decode_rollout(data: bytes, source: str) -> Rollout:
-    """Raises ConfigError, which names `source`."""
+    """What another release says beyond this one is passed over. Raises ConfigError, which names
+    `source`."""
     if len(data) > MAX_ROLLOUT_BYTES:
         raise ConfigError(f"{source} has {len(data)} bytes, more than {MAX_ROLLOUT_BYTES}.")
     try:
         mapping = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is no JSON: {error}.") from error
-    return parse_config(Rollout, mapping, source=source)
+    return parse_config(Rollout, mapping, source=source, passes_over=True)

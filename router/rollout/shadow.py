@@ -3,7 +3,7 @@ own, and changes nothing. What it would have done differently is counted.
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from router.attempt import Attempt
 from router.explain import price_of
@@ -39,9 +39,9 @@ class Shadow:
     def _compare(self, attempt: Attempt, live: Decision) -> None:
         request, policy = attempt.request, self.policy
         service = policy.service_class(request.service_class.name) or policy.classes[0]
-        own = replace(request, service_class=service)
+        own = request._replace(service_class=service)
         if not policy.speculates:
-            own = replace(own, num_expected={})
+            own = own._replace(num_held=None)
         decision, self.state = place(own, attempt.snapshot, self.state, policy)
         if decision is None:
             return

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import codec
-from cluster.errors import InvalidRequest
+from cluster.errors import InvalidRequest, UnsupportedFeature
 from cluster.types import (
     CacheChange,
     ComputeRequest,
     DecodeCost,
     Direction,
+    DrainReport,
     ErrorQuantiles,
     Fingerprint,
     FinishReason,
@@ -65,6 +66,7 @@ sampling = st.builds(
     logit_bias=st.dictionaries(ids, float32s, max_size=5).map(lambda d: tuple(sorted(d.items()))),
     allowed_token_ids=id_tuples,
     bad_token_ids=id_tuples,
+    bad_word_ids=st.lists(id_tuples, max_size=3).map(tuple),
     min_tokens=counts,
     stop_token_ids=id_tuples,
     num_logprobs=st.none() | counts,
@@ -179,6 +181,15 @@ reports = st.builds(
     decode_error=errors,
     is_serving=st.booleans(),
     is_draining=st.booleans(),
+    drain=st.none()
+    | st.builds(
+        DrainReport,
+        seconds=seconds,
+        left_s=seconds,
+        then=st.none() | st.sampled_from(Role),
+        ends=st.booleans(),
+    ),
+    num_open_calls=counts,
     step_age_s=floats,
     request_ids=st.lists(names, max_size=3).map(tuple),
     counters=st.dictionaries(names, floats, max_size=3),
@@ -353,7 +364,7 @@ def test_when_a_first_token_is_due_is_bounded(due_s: float) -> None:
     message = worker_pb2.DecodeRequest(
         request_id="r",
         prompt_token_ids=[1],
-        params=worker_pb2.ResolvedParams(n=1),
+        params=worker_pb2.ResolvedParams(num_choices=1),
         due_seconds=due_s,
     )
     with pytest.raises(InvalidRequest, match=r"due within 1e\+06 s"):
@@ -397,7 +408,7 @@ def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
                 worker_pb2.DecodeRequest(
                     request_id="r",
                     prompt_token_ids=[1],
-                    params=worker_pb2.ResolvedParams(n=2),
+                    params=worker_pb2.ResolvedParams(num_choices=2),
                     emitted=[worker_pb2.EmittedTokens()],
                 ),
                 hash_key=b"",
@@ -410,3 +421,12 @@ def test_what_a_peer_sent_wrongly_is_refused_with_its_field(call: object, field:
     with pytest.raises(InvalidRequest) as caught:
         call()  # type: ignore[operator]
     assert caught.value.field == field
+
+
+def test_parameters_of_a_newer_peer_are_refused_and_not_ignored() -> None:
+    params = GenerationParams(sampling=SamplingParams(seed=1), max_tokens=1)
+    raw = codec.params_to_pb(params).SerializeToString()
+    newer = worker_pb2.ResolvedParams.FromString(raw + b"\x98\x06\x01")  # field 99
+    with pytest.raises(UnsupportedFeature, match="too old") as caught:
+        codec.params_from_pb(newer)
+    assert caught.value.feature == "field 99 of the parameters"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.detokenizer import Detokenizer, whole_text
 from cluster.tokenizer import Tokenizer
-from tests.cluster.small_tokenizers import small_tokenizer
+from tests.cluster.small_tokenizers import SPECIAL, small_tokenizer
 
 FAMILIES = ("byte_level", "metaspace", "byte_fallback")
 EXACT_FAMILIES = ("byte_level", "metaspace")  # for any ids; see the test of byte fallback
@@ -116,6 +117,60 @@ def test_half_a_character_at_the_end_is_shown_as_replaced() -> None:
         tokenizer = small_tokenizer(family)
         lead = 5 + 0xF0 if first else tokenizer.encode("🙂", add_special_tokens=False)[0]
         assert streamed(Detokenizer(tokenizer), [lead]) == ["", "\ufffd"]
+
+
+# Spaces between special tokens
+
+some_special = st.lists(st.integers(0, 4) | st.integers(0, 599), max_size=40)
+
+
+def joined(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """As Hugging Face's slow tokenizers join: each special token, and what lies between two."""
+    runs: list[list[int]] = []
+    for is_special, group in groupby(ids, key=tokenizer.special_token_ids.__contains__):
+        run = list(group)
+        runs += [[token_id] for token_id in run] if is_special else [run]
+    texts = [tokenizer.decode_known(run, skip_special_tokens=False) for run in runs]
+    return " ".join(filter(None, texts))
+
+
+@pytest.mark.parametrize("family", EXACT_FAMILIES)
+@given(ids=some_special, sizes=st.lists(st.integers(0, 5), max_size=20))
+def test_special_tokens_stand_apart_however_the_tokens_are_grouped(
+    family: str, ids: list[int], sizes: list[int]
+) -> None:
+    tokenizer = small_tokenizer(family)
+    one_by_one, in_groups = (
+        Detokenizer(tokenizer, skip_special_tokens=False, spaces_between_special_tokens=True)
+        for _ in range(2)
+    )
+    shown = "".join(in_groups.push(group).text for group in grouped(ids, sizes))
+    assert "".join(streamed(one_by_one, ids)) == joined(tokenizer, ids)
+    assert shown + in_groups.finish() == joined(tokenizer, ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=prose, sizes=st.lists(st.integers(0, 5), max_size=20))
+def test_text_between_special_tokens_is_as_it_is_alone(
+    family: str, text: str, sizes: list[int]
+) -> None:
+    tokenizer = small_tokenizer(family)
+    user, end = (tokenizer.encode(each, add_special_tokens=False)[-1] for each in SPECIAL[2:0:-1])
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    detokenizer = Detokenizer(
+        tokenizer, skip_special_tokens=False, spaces_between_special_tokens=True
+    )
+    pieces = [detokenizer.push(group).text for group in grouped([user, *ids, end], sizes)]
+    alone = tokenizer.decode(ids)
+    expected = " ".join(filter(None, (SPECIAL[2], alone, SPECIAL[1])))
+    assert "".join(pieces) + detokenizer.finish() == expected
+
+
+@given(ids=some_special, family=st.sampled_from(FAMILIES))
+def test_special_tokens_that_are_not_shown_change_nothing(family: str, ids: list[int]) -> None:
+    tokenizer = small_tokenizer(family)
+    spaced = streamed(Detokenizer(tokenizer, spaces_between_special_tokens=True), ids)
+    assert spaced == streamed(Detokenizer(tokenizer), ids)
 
 
 # Stop strings
@@ -253,9 +308,9 @@ def test_ten_thousand_tokens_cost_ten_times_a_thousand(family: str) -> None:
             detokenizer = Detokenizer(
                 tokenizer, stop_strings=["again and", "\n\n"], skip_special_tokens=False
             )
-            begin = time.perf_counter()
+            begin = time.thread_time()
             detokenizer.push(ids[:num_tokens])
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.thread_time() - begin)
         # A quadratic one costs a hundred times as much.
         assert seconds[1] < 40 * seconds[0] + 0.05, (name, seconds)
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import FingerprintMismatch, StaleIncarnation
-from cluster.fingerprint import mismatch
+from cluster.fingerprint import kv_mismatch, mismatch
 from cluster.membership import Membership, new_incarnation
 from cluster.redis_store import RedisStore
 from cluster.store import MemoryStore, Store
 from cluster.types import Fingerprint, Incarnation, Role, WorkerId
+from cluster.wire_version import WIRE_VERSION
 from tests.cluster.cluster_samples import FINGERPRINT, member, with_layout
 from tests.redis_server import redis_server
 
@@ -112,7 +113,8 @@ def test_each_life_has_a_name_greater_than_the_last():
         (replace(FINGERPRINT, tokenizer_digest="x"), "tokenizer_digest: x and tokenizer"),
         (replace(FINGERPRINT, template_digest="x"), "template_digest: x and template"),
         (replace(FINGERPRINT, hash_grain=32), "hash_grain: 32 and 16"),
-        (replace(FINGERPRINT, wire_version=1), "wire_version: 1 and 2"),
+        (replace(FINGERPRINT, wire_version=WIRE_VERSION + 2), "wire_version: 4 and 2"),
+        (replace(FINGERPRINT, wire_version=WIRE_VERSION - 2), "wire_version: 0 and 2"),
         (with_layout(num_layers=3), "num_layers: 3 and 2"),
         (with_layout(num_kv_heads=4), "num_kv_heads: 4 and 2"),
         (with_layout(head_dim=16), "head_dim: 16 and 8"),
@@ -130,6 +132,17 @@ async def test_a_worker_that_does_not_fit_is_refused_with_the_difference(
     assert "'p0'" in str(raised.value)
     assert mismatch(other, FINGERPRINT) == [difference]
     assert len(await membership.members()) == 1
+
+
+@pytest.mark.parametrize("version", [WIRE_VERSION - 1, WIRE_VERSION + 1])
+async def test_workers_of_wire_versions_next_to_each_other_are_members_without_a_way_for_kv(
+    version: int,
+):
+    membership = Membership(MemoryStore())
+    await membership.join(member("p0", role=Role.PREFILL))
+    other = replace(FINGERPRINT, wire_version=version)
+    assert len(await membership.join(member("d0", fingerprint=other))) == 2
+    assert kv_mismatch(other, FINGERPRINT) == [f"wire_version: {version} and {WIRE_VERSION}"]
 
 
 @pytest.mark.parametrize(
@@ -188,3 +201,24 @@ async def test_a_worker_alone_may_come_back_with_another_model():
     await membership.join(member("d0", "1"))
     other = replace(FINGERPRINT, model_digest="x")
     assert len(await membership.join(member("d0", "2", fingerprint=other))) == 1
+
+
+async def test_of_a_worker_that_has_changed_its_role_the_newer_life_counts(
+    store: Store, membership: Membership, caplog: pytest.LogCaptureFixture
+):
+    """Its record in the old role goes when it says goodbye, or lapses."""
+    old, new = member("w", "1"), member("w", "2", role=Role.PREFILL)
+    other = member("d1")
+    await membership.join(other)
+    await membership.join(old)
+    assert await membership.join(new) == [other, new]
+    assert await Membership(store).members() == [other, new]
+    assert not caplog.records
+    with pytest.raises(StaleIncarnation, match="newer life of 'w'"):
+        await membership.join(member("w", "0"))
+    assert await membership.leave(WorkerId("w"), Incarnation("1"))
+    assert await membership.members() == [other, new]
+    assert await membership.leave(WorkerId("w"), Incarnation("2"))
+    assert await Membership(store).members() == [other]
+    again = member("w", "3")
+    assert await membership.join(again) == [other, again]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -215,3 +216,48 @@ def test_an_error_of_the_configuration_inside_main_is_refused_too(
 
     assert run(main) == 2
     assert capfd.readouterr().err.startswith("error: Unknown key")
+
+
+PARENT_OF_A_DRAINING_ONE = """
+import os, subprocess, sys
+
+child = subprocess.Popen(
+    [sys.executable, "-c", sys.argv[1]], env={**os.environ, "PENSTOCK_PARENT": str(os.getpid())}
+)
+print(child.pid, flush=True)
+child.wait()
+"""
+TAKES_ITS_TIME = """
+import asyncio, sys
+from cluster.process import run
+
+async def main(drain):
+    print("serving", flush=True)
+    await drain.wait()
+    print("draining", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    print("drained", flush=True)
+
+sys.exit(run(main))
+"""
+
+
+async def test_one_that_drains_goes_on_when_its_parent_dies():
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT_OF_A_DRAINING_ONE, TAKES_ITS_TIME),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    assert await parent.stdout.readline() == b"serving\n"
+    os.kill(pid, signal.SIGTERM)
+    assert await parent.stdout.readline() == b"draining\n"
+    gone = os.pidfd_open(parent.pid)
+    os.kill(parent.pid, signal.SIGKILL)
+    select.select([gone], [], [])
+    os.close(gone)
+    parent.stdin.write(b"\n")
+    assert await parent.stdout.read() == b"drained\n"
+    await parent.wait()

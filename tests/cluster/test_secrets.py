@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.authority import issue
 from cluster.errors import ConfigError
 from cluster.secrets import create_secrets, load_secrets
 
@@ -34,6 +35,43 @@ def test_neither_secret_is_in_the_repr(tmp_path: Path):
         assert created.cluster_token not in shown
         assert created.hash_secret.hex() not in shown
         assert repr(created.hash_secret) not in shown
+
+
+def test_an_authority_is_drawn_unless_nothing_leaves_the_machine(tmp_path: Path):
+    created = create_secrets(tmp_path / "with")
+    assert created.authority is not None
+    assert created.authority.key not in repr(created)
+    assert issue(created.authority).authority.decode() == created.authority.certificate
+    assert create_secrets(tmp_path / "without", with_authority=False).authority is None
+
+
+def test_a_file_from_before_there_was_an_authority_still_loads(tmp_path: Path):
+    path = tmp_path / "secrets.yaml"
+    path.touch(0o600)
+    path.write_text("{cluster_token: abcdefghijklmnop, hash_secret: '00112233445566778899'}")
+    assert load_secrets(path).authority is None
+
+
+@pytest.mark.parametrize(
+    "authority",
+    [
+        "abcdefghijklmnop",
+        "{certificate: abcdefghijklmnop}",
+        "{certificate: abcdefghijklmnop, key: abcdefghijklmnop}",
+        "{certificate: '-----BEGIN ', key: '-----BEGIN abcdefghijklmnop', more: 1}",
+        f"{{certificate: '-----BEGIN ', key: '-----BEGIN {'abcdefghijklmnop' * 1025}'}}",
+    ],
+)
+def test_an_authority_that_is_not_whole_is_refused_without_quoting_it(
+    tmp_path: Path, authority: str
+):
+    path = tmp_path / "secrets.yaml"
+    path.touch(0o600)
+    others = "cluster_token: the-token-of-ours, hash_secret: '00112233445566778899'"
+    path.write_text(f"{{{others}, authority: {authority}}}")
+    with pytest.raises(ConfigError, match=r"authority in .*secrets\.yaml must have") as raised:
+        load_secrets(path)
+    assert "abcdefghijklmnop" not in str(raised.value)
 
 
 def test_an_existing_file_is_never_replaced(tmp_path: Path):

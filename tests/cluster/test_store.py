@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.redis_store import RedisStore
@@ -125,6 +126,22 @@ VERBS: list[Callable[[Store], Awaitable[Any]]] = [
     lambda store: store.scan("a"),
     lambda store: store.compare_and_set("a", None, b"1"),
 ]
+
+
+async def test_a_redis_that_wants_a_password_is_opened_by_it():
+    async with redis_server() as server:
+        opened = RedisStore(server.url, password="hunter2", timeout_s=5)
+        admin = redis.asyncio.Redis.from_url(server.url)
+        await admin.config_set("requirepass", "hunter2")
+        await admin.aclose()
+        await opened.put("a", b"1")
+        assert await opened.get("a") == b"1"
+        await opened.close()
+        stranger = RedisStore(server.url, timeout_s=5)
+        with pytest.raises(StoreUnavailable) as caught:
+            await stranger.get("a")
+        assert "hunter2" not in caught.value.message
+        await stranger.close()
 
 
 async def test_a_redis_that_is_away_is_said_to_be_unavailable_by_each_verb():

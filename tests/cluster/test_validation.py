@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from cluster.chat_template import ChatTemplate
 from cluster.errors import CallerError, InvalidRequest, UnknownModel, UnsupportedFeature
+from cluster.field_rules import UNSUPPORTED
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo, SamplingDefaults
 from cluster.prompt import ChatPrompt, TextPrompt, TokenPrompt
 from cluster.tokenizer import Tokenizer
 from cluster.types import ChatMessage
 from cluster.validation import (
-    UNSUPPORTED,
     ResolvedRequest,
     check_detokenize,
     check_generate,
@@ -30,9 +30,11 @@ from cluster.validation import (
     resolve,
 )
 from penstock.v1 import inference_pb2 as pb
+from tests.cluster.small_tokenizers import small_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
 LIMITS = Limits()
+TOKENIZER = small_tokenizer("byte_level")
 INFO = ModelInfo(
     name="tiny",
     context_length=100,
@@ -68,7 +70,7 @@ def resolved(
     message: pb.GenerateRequest, ids: int | list[int] = 10, limits: Limits = LIMITS
 ) -> ResolvedRequest:
     ids = [5] * ids if isinstance(ids, int) else ids
-    return resolve(check_generate(message, INFO, limits), ids, INFO, limits)
+    return resolve(check_generate(message, INFO, limits), ids, TOKENIZER, INFO, limits)
 
 
 # Wrong
@@ -179,6 +181,27 @@ WRONG: dict[str, tuple[pb.GenerateRequest, str, str]] = {
         "sampling.allowed_token_ids",
         "before min_tokens",
     ),
+    "an empty bad word": (sampling(bad_words=["a", ""]), "sampling.bad_words[1]", "is empty"),
+    "a bad word of spaces": (
+        sampling(bad_words=[" \n"]),
+        "sampling.bad_words[0]",
+        "nothing but space: name spaces by bad_token_ids",
+    ),
+    "a long bad word": (
+        sampling(bad_words=["\u00e9" * 65]),
+        "sampling.bad_words[0]",
+        "130 bytes; at most 128",
+    ),
+    "a thousand bad words": (
+        sampling(bad_words=["x"] * 1000),
+        "sampling.bad_words",
+        "1000 bad words were given; at most 128",
+    ),
+    "nothing left but the end of a bad word": (
+        sampling(bad_words=["The"], allowed_token_ids=[TOKENIZER.encode("The")[-1]]),
+        "sampling.bad_words",
+        "all that are allowed end a bad word. Allow one more",
+    ),
     "no max_tokens": (stop(max_tokens=0), "stop.max_tokens", "at least 1"),
     "max_tokens over the context": (
         stop(max_tokens=100),
@@ -259,11 +282,7 @@ SET: dict[str, Callable[[pb.GenerateRequest], object]] = {
     "logprobs.token_ids": lambda r: r.logprobs.token_ids.append(0),
     "media": lambda r: r.media.add(),
     "return_hidden_states": lambda r: setattr(r, "return_hidden_states", True),
-    "sampling.bad_words": lambda r: r.sampling.bad_words.append("x"),
     "stop.detect_repetition": lambda r: setattr(r.stop, "detect_repetition", True),
-    "stop.spaces_between_special_tokens": lambda r: setattr(
-        r.stop, "spaces_between_special_tokens", False
-    ),
     "stop.stop_regex": lambda r: setattr(r.stop, "stop_regex", "a+"),
     "stop.thinking_budget": lambda r: setattr(r.stop, "thinking_budget", 0),
     "stream_interval": lambda r: setattr(r, "stream_interval", 1),
@@ -283,21 +302,6 @@ def test_a_feature_that_is_not_there_yet_is_refused_by_name(path: str) -> None:
 
 def test_a_beam_of_one_is_no_beam() -> None:
     assert resolved(request(beam_width=1))
-
-
-def marked(name: str) -> set[str]:
-    """The fields whose comment in the contract says that they are not supported."""
-    proto = Path(__file__).parents[2] / "proto" / "penstock" / "v1" / "inference.proto"
-    body = proto.read_text().partition(f"message {name} {{")[2].partition("\n}")[0]
-    lines = [line for line in body.splitlines() if "not supported yet" in line]
-    return {line.partition("=")[0].split()[-1] for line in lines}
-
-
-def test_the_contract_and_the_table_of_unsupported_fields_agree() -> None:
-    outer = {"": "GenerateRequest", "sampling.": "SamplingParams", "stop.": "LengthAndStop"}
-    outer["logprobs."] = "LogprobOptions"
-    found = {prefix + name for prefix, message in outer.items() for name in marked(message)}
-    assert found == set(UNSUPPORTED)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +327,7 @@ def test_bytes_that_are_no_request_are_refused(raw: bytes) -> None:
 def test_any_bytes_are_a_request_or_are_refused(raw: bytes) -> None:
     with contextlib.suppress(CallerError):
         given = check_generate(parse_generate(raw), INFO, LIMITS)
-        resolve(given, [1], INFO, LIMITS)
+        resolve(given, [1], TOKENIZER, INFO, LIMITS)
 
 
 # Right
@@ -343,15 +347,15 @@ def test_the_checkpoint_may_say_how_long_answers_are(
 ) -> None:
     info, ids = replace(INFO, defaults=defaults), [5] * num_prompt
     given = check_generate(request(), info, LIMITS)
-    assert resolve(given, ids, info, LIMITS).params.max_tokens == expected
+    assert resolve(given, ids, TOKENIZER, info, LIMITS).params.max_tokens == expected
     asked = check_generate(stop(max_tokens=50), info, LIMITS)
-    assert resolve(asked, ids, info, LIMITS).params.max_tokens == 50
+    assert resolve(asked, ids, TOKENIZER, info, LIMITS).params.max_tokens == 50
 
 
 def test_a_prompt_that_leaves_no_room_in_the_checkpoint_s_length_is_told_the_way_out() -> None:
     info = replace(INFO, defaults=SamplingDefaults(max_length=30))
     with pytest.raises(InvalidRequest, match="ends texts at 30: say how long") as caught:
-        resolve(check_generate(request(), info, LIMITS), [5] * 30, info, LIMITS)
+        resolve(check_generate(request(), info, LIMITS), [5] * 30, TOKENIZER, info, LIMITS)
     assert caught.value.field == "stop.max_tokens"
 
 

@@ -15,6 +15,7 @@ import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cluster.health import PROGRESS
+from cluster.process import follow_parent
 from cluster.proof import Doorkeeper
 from cluster.secrets import load_secrets
 from penstock.v1 import worker_pb2, worker_pb2_grpc
@@ -41,6 +42,7 @@ class FakeDoor(worker_pb2_grpc.DoorServicer):
 
 
 async def main(config: dict[str, Any]) -> None:
+    follow_parent()
     fault = config.get("fault", "")
     if fault == "refuses":
         sys.exit("error: the checkpoint is truncated; download it again.")
@@ -55,7 +57,7 @@ async def main(config: dict[str, Any]) -> None:
     await server.start()
     print("a line that is no JSON")
     if fault != "mute":
-        address = f"127.0.0.1:{port}"
+        address = f"{config['address'].rpartition(':')[0]}:{port}"
         print(json.dumps({"ready": True, "role": "fake", "address": address}), flush=True)
     if fault in ("wedged", "spins", "drains"):
         await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -175,7 +175,20 @@ def test_the_plan_gives_each_process_its_own_configuration(tmp_path: Path) -> No
     assert workers[0].command[-1] == "prefill_worker"
     assert "num_blocks" not in workers[0].config  # unset: the worker's own default
     assert "require_transport" not in workers[0].config
+    assert "internal" not in router.config
     only = ClusterPlan(checkpoint=tmp_path, transports=("tcp",), require_transport="tcp")
     [prefill, decode] = only.worker_plans(tmp_path / "s", tmp_path, "127.0.0.1:5")
     assert prefill.config["transports"] == decode.config["transports"] == ["tcp"]
     assert prefill.config["require_transport"] == "tcp"
+
+
+def test_a_front_door_for_others_has_another_beside_it_for_calls_of_the_cluster(
+    tmp_path: Path,
+) -> None:
+    plan = ClusterPlan(checkpoint=tmp_path, host="::", insecure=True, internal_port=7)
+    first = plan.router_plan(tmp_path / "s", 5).config
+    assert (first["address"], first["internal"], first["insecure"]) == ("[::]:5", "[::]:7", True)
+    again = plan.router_plan(tmp_path / "s", 5, 9).config
+    assert again["internal"] == "[::]:9"
+    for worker in plan.worker_plans(tmp_path / "s", tmp_path, "127.0.0.1:5"):
+        assert worker.config["insecure"] is True

@@ -1,12 +1,14 @@
 """Logs stay after the end of their cluster, and never without bound."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from cluster.lock import lock_shared
 from deploy import log_dir as module
-from deploy.log_dir import is_written, log_dirs, open_log_dir
+from deploy.log_dir import is_written, join_log_dir, log_dirs, open_log_dir
 
 
 def ended(root: Path, day: int, num_bytes: int = 10) -> Path:
@@ -57,3 +59,37 @@ def test_a_root_that_cannot_be_made_is_an_oserror(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), open_log_dir(tmp_path / "file" / "logs"):
         pass
+
+
+def test_those_who_join_share_one_that_stays_and_the_longest_unused_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_KEPT", 2)
+    with join_log_dir(tmp_path, "chat") as path, join_log_dir(tmp_path, "chat") as same:
+        assert path == same
+        (path / "decode-0.log").write_text("said")
+        for age, name in enumerate(("code", "math")):
+            with join_log_dir(tmp_path, name):
+                pass
+            os.utime(tmp_path / name / "lock", (age, age))
+        with join_log_dir(tmp_path, "more"):
+            assert {each.name for each in tmp_path.iterdir()} == {"chat", "more"}
+    assert (path / "decode-0.log").read_text() == "said"
+
+
+def test_who_joins_as_it_is_cleared_makes_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def locked(path: Path) -> int | None:
+        calls.append(path)
+        if len(calls) == 1:
+            shutil.rmtree(path.parent)
+        return lock_shared(path)
+
+    monkeypatch.setattr(module, "lock_shared", locked)
+    with join_log_dir(tmp_path, "chat") as path:
+        assert len(calls) == 2
+        (path / "decode-0.log").write_text("said")
+        assert module.lock(path / "lock") is None  # it is held

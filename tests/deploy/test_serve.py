@@ -7,19 +7,25 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
+from cluster.secrets import create_secrets, load_secrets
 from kv_transfer.pool import PREFIX as POOL_PREFIX
 from penstock import Client, PenstockError
+from penstock.cli.status import fetch_status
+from tests.deploy.polling import is_alive
+from tests.written_secrets import written
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -103,6 +109,32 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     flags = ["--disaggregate", "always", "--log-level", "debug", "--log-format", "json"]
     with serving(tmp_path_factory.mktemp("home"), *flags) as cluster:
         yield cluster
+
+
+def test_a_bundle_has_all_of_the_cluster_and_nothing_that_was_asked_of_it(
+    served: Served, tmp_path: Path
+) -> None:
+    prompt = "Say nothing of the harbour tunnel before Wednesday"
+    with Client(served.address) as client:
+        answer = client.generate(prompt, max_tokens=16, ignore_eos=True).result()
+        ids = client.tokenize(prompt)
+    ended = served.penstock("bundle", "-o", str(tmp_path / "b.tar.gz"), "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["missing"] == {}
+    with tarfile.open(tmp_path / "b.tar.gz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    members = {path.name: path for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    assert {"status.json", "doctor.json", "policy.json", "records.json"} < set(members)
+    assert {"router.yaml", "prefill-0.yaml", "decode-0.yaml", "cluster.yaml"} < set(members)
+    assert {"router.log", "prefill-0.log", "decode-0.log", "serve.log"} < set(members)
+    records = json.loads(members["records.json"].read_text())
+    assert records[0]["request_id"] == answer.accepted.request_id
+    assert records[0]["tries"][0]["candidates"]
+    secrets = load_secrets(Path(served.ready["run_dir"]) / "secrets.yaml")
+    planted = ["harbour", "Wednesday", answer.text, ", ".join(map(str, ids[:6]))]
+    planted += written(secrets)
+    for name, path in members.items():
+        assert [each for each in planted if each in path.read_text()] == [], name
 
 
 def test_the_shipped_model_answers_and_the_repeated_prompt_is_cached(served: Served) -> None:
@@ -213,15 +245,21 @@ def test_bad_input_is_refused_with_its_field_and_the_cluster_serves_on(served: S
 
 
 def test_a_stopped_worker_shows_within_two_seconds(served: Served) -> None:
+    """Asked by the call behind `penstock status`: on a busy machine the command takes longer to
+    start than the supervisor leaves a stopped worker."""
     pid = served.pids()["decode-0"]
+    secrets_file = Path(served.ready["run_dir"]) / "secrets.yaml"
     os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(1.8)  # the promise is about wall-clock time
-        worker = served.status()["decode-0"]
-    finally:
+    time.sleep(1.8)  # the promise is about wall-clock time
+    shown = fetch_status(served.address, secrets_file).workers
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
-    assert worker["serving"] is False
-    assert worker["reason"]
+    [worker] = [each for each in shown if each.member.worker.worker_id == "decode-0"]
+    assert not worker.serving
+    assert worker.reason
+    deadline = time.monotonic() + 60  # it may have been started again
+    while "decode-0" not in serving_now(served) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
@@ -271,14 +309,6 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
         while any(map(is_alive, pids.values())) and time.monotonic() < deadline:
             time.sleep(0.1)
     assert [name for name, pid in pids.items() if is_alive(pid)] == []
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
@@ -382,8 +412,7 @@ def test_a_cluster_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
 
 
 def children_of(pid: int) -> set[int]:
-    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return {int(child) for child in " ".join(texts).split() if is_alive(int(child))}
+    return {each.pid for each in psutil.Process(pid).children() if is_alive(each.pid)}
 
 
 def until(condition: Callable[[], bool], *, within_s: float = 60.0) -> bool:
@@ -418,3 +447,29 @@ def seconds_to_replace(cluster: Served, name: str) -> float:
     os.kill(old, signal.SIGSTOP)
     assert until(lambda: cluster.pids()[name] != old)
     return time.monotonic() - began
+
+
+def test_a_cluster_is_served_as_its_file_says(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets.yaml"
+    create_secrets(secrets)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "apiVersion: penstock/v1\nkind: Cluster\nmetadata: {name: from-a-file}\n"
+        "spec:\n"
+        "  model: mine\n"
+        "  pools:\n"
+        "    - {name: prompts, role: prefill, kvPool: 8MiB}\n"
+        "    - {name: answers, role: decode, numBlocks: 256, maxWorkers: 2}\n"
+        "  limits: {maxOutputTokens: 5}\n"
+        "  secretsFile: secrets.yaml\n"
+    )
+    with serving(tmp_path, "--file", str(file)) as served, Client(served.address) as client:
+        assert "pool 'answers' stays at 1 workers" in "".join(served.said)
+        assert served.ready["model"] == "mine"
+        assert Path(served.ready["run_dir"]).name.startswith("penstock-from-a-file-")
+        assert set(served.status()) == {"prompts-0", "answers-0"}
+        assert load_secrets(Path(served.ready["run_dir"]) / "secrets.yaml") == load_secrets(secrets)
+        answer = client.generate(messages=QUESTION, max_tokens=5).result()
+        assert answer.text
+        with pytest.raises(PenstockError, match="5"):
+            client.generate(messages=QUESTION, max_tokens=6).result()

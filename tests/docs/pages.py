@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": (ROOT / "README.md").read_text()}
 PAGES |= {f"docs/{path.name}": path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 
-PROGRAMS = {"penstock", "make", "python", "pytest", "mkdir", "openssl", "systemctl", "journalctl"}
-PROGRAMS |= {"grpcurl", "protoc"}
+PROGRAMS = {"penstock", "make", "python", "pytest", "mkdir", "systemctl", "journalctl"}
+PROGRAMS |= {"grpcurl", "protoc", "ray"}
 SHELL = ("", "sh")  # the languages of blocks that may hold commands
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)")

@@ -20,12 +20,10 @@ import pytest
 import yaml
 
 from cluster.types import KvLayout
-from deploy.plan import MODULES
-from kv_transfer.tcp_tls import Tls, TlsFiles
+from deploy.plan import MODULES, Part
 from router.config import RouterConfig
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 from tests.docs.test_commands import make_shims
-from tests.kv_transfer.certificates import Authority
 from tests.redis_server import redis_server
 
 PAGE = "docs/operations.md"
@@ -126,15 +124,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_processes_started_by_hand_are_a_cluster(site: Site) -> None:
-    [draw] = block_with("penstock secrets").commands
+    [draw] = block_with("penstock secrets secrets.yaml").commands
     assert site.ask(draw).returncode == 0
-    authority = Authority(site.directory)
-    shown = yaml.safe_load((BY_HAND / "tls.yaml").read_text())
-    site.write("router.yaml")
-    for name in ("prefill_worker", "decode_worker"):
-        files = authority.issue(name)
-        paths = {each: str(getattr(files, each)) for each in shown["tcp_tls"]}
-        site.write(f"{name}.yaml", **{**shown, "tcp_tls": paths})
+    for name in ("router", "prefill_worker", "decode_worker"):
+        site.write(f"{name}.yaml", **({} if name == "router" else {"transports": ["tcp"]}))
     for command in block_with("python -m router").commands:
         site.start(command.split()[2], command)
     site.until_ready()
@@ -157,35 +150,21 @@ def test_processes_started_by_hand_are_a_cluster(site: Site) -> None:
 async def test_two_routers_share_a_redis(site: Site) -> None:
     """With what the section changes: `store` in routers' files, `router` in workers'."""
     async with redis_server() as redis:
-        site.ask(block_with("penstock secrets").commands[0])
+        site.ask(block_with("penstock secrets secrets.yaml").commands[0])
         site.write("router.yaml", store=redis.url)
         for name in ("prefill_worker", "decode_worker"):
             site.write(f"{name}.yaml", router=redis.url)
         for command in block_with("python -m router").commands:
             site.start(command.split()[2], command)
-        other = f"{site.network}4:50051"
+        other, inside = f"{site.network}4:50051", f"{site.network}4:50052"
         config = yaml.safe_load((site.directory / "router.yaml").read_text())
-        (site.directory / "other.yaml").write_text(yaml.safe_dump({**config, "address": other}))
+        config |= {"address": other, "internal": inside}
+        (site.directory / "other.yaml").write_text(yaml.safe_dump(config))
         site.start("other", "python -m router --config other.yaml")
         site.until_ready()
         generate = block_with("penstock status -a").commands[2]
         assert site.ask(generate).stdout == ANSWER
         assert site.ask(generate.replace("10.0.0.1:50051", other)).stdout == ANSWER
-
-
-def test_certificates_as_shown_are_certificates(tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not on the PATH")
-    commands = [each for block in blocks() for each in block.commands if "openssl" in each]
-    for command in commands:
-        subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
-    Tls(
-        TlsFiles(
-            certificate=tmp_path / "worker.crt",
-            key=tmp_path / "worker.key",
-            authority=tmp_path / "authority.crt",
-        )
-    )
 
 
 def test_the_decode_workers_file_differs_as_is_said() -> None:
@@ -202,7 +181,8 @@ def test_the_unit_starts_each_module() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string((ROOT / "deploy/systemd/penstock@.service").read_text())
     service = unit["Service"]
-    for module in MODULES.values():
+    for part in set(Part) - {Part.PLANNER}:  # which 'penstock up' places
+        module = MODULES[part]
         program, *arguments = service["ExecStart"].replace("%i", module).split()
         assert program == "/srv/penstock/.venv/bin/python"
         assert arguments == ["-m", module, "--config", f"/etc/penstock/{module}.yaml"]
@@ -253,7 +233,7 @@ def test_what_is_seen_at_night_is_what_the_code_says() -> None:
 def test_a_worker_that_waits_for_its_router_ends_when_it_is_told_to(
     site: Site, router: str
 ) -> None:
-    site.ask(block_with("penstock secrets").commands[0])
+    site.ask(block_with("penstock secrets secrets.yaml").commands[0])
     site.write("decode_worker.yaml", router=router, engine="echo")
     process = subprocess.Popen(
         [sys.executable, "-m", "decode_worker", "--config", "decode_worker.yaml"],

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from decode_worker.config import DecodeWorkerConfig
+from deploy.cluster_file.kind import cluster_schema
 from prefill_worker.config import PrefillWorkerConfig
 from router.config import RouterConfig
 from tests.docs.pages import PAGES, ROOT
@@ -18,6 +19,13 @@ def test_the_pages_are_current() -> None:
     command = [sys.executable, "scripts/reference", "--check"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("name", cluster_schema()["$defs"])
+def test_every_section_of_a_clusters_file_has_its_table(name: str) -> None:
+    """But for its envelope."""
+    page = PAGES["docs/cluster-file.md"]
+    assert name == "ClusterMetadata" or f".{name} -->\n| key |" in page
 
 
 @pytest.mark.parametrize("config", [RouterConfig, PrefillWorkerConfig, DecodeWorkerConfig])

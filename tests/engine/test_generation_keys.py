@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
+from cluster.tokenizer import Tokenizer
 from cluster.types import GenerationParams
 from cluster.validation import check_generate, resolve
 from penstock.v1 import inference_pb2 as pb
@@ -41,7 +42,8 @@ def resolved(directory: Path, prompt: list[int]) -> GenerationParams:
     """What a request that says nothing but its prompt gets."""
     info = ModelInfo.load(directory, "m")
     request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt))
-    return resolve(check_generate(request, info, Limits()), prompt, info, Limits()).params
+    given = check_generate(request, info, Limits())
+    return resolve(given, prompt, Tokenizer.load(directory), info, Limits()).params
 
 
 def ours(directory: Path, *, num: int) -> list[int]:

@@ -270,6 +270,59 @@ def test_of_a_prefix_that_several_share_only_the_first_counts() -> None:
     assert worker.batcher.load().num_queued_tokens == 1
 
 
+def test_of_turns_that_each_go_on_where_the_last_one_ends_no_part_counts_twice() -> None:
+    worker = Worker(max_tokens=64)
+    whole = list(range(500))
+    for stop in (100, 200, 300, 400, 500):
+        worker.add(f"until {stop}", whole[:stop])
+    assert worker.batcher.load().num_queued_tokens == 500
+    while worker.step():
+        num_left = 500 - worker.batcher.counters.num_computed_tokens
+        assert worker.batcher.load().num_queued_tokens == num_left
+    assert num_left == 0
+
+
+@given(
+    prompts=st.lists(
+        st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=6), st.integers(0, 3)),
+        min_size=8,
+        max_size=20,
+    ),
+    num_steps=st.integers(0, 8),
+)
+def test_what_is_said_to_be_queued_is_what_will_be_computed(
+    prompts: list[tuple[list[int], int]], num_steps: int
+) -> None:
+    """Prompts that branch off each other anywhere, due in any order."""
+    worker = Worker()
+    for index, (parts, due_s) in enumerate(prompts):
+        ids = [token for part in parts for token in [part + 1] * 20]
+        worker.add(f"r{index}", [*ids, 1000 + index], due_s=float(due_s))
+    for _ in range(num_steps):
+        worker.step()
+    said = worker.batcher.load().num_queued_tokens
+    before = worker.batcher.counters.num_computed_tokens
+    worker.run()
+    assert worker.batcher.counters.num_computed_tokens - before == said
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_what_a_prompt_computes_for_others_counts_where_they_are_due(num_steps: int) -> None:
+    """A long one that was due late, and siblings that wait for its prefix: whoever comes with the
+    siblings waits for that, too, but not for what is the long one's own."""
+    shared = list(range(400))
+    worker = Worker(cost=PLAIN_COST)
+    worker.add("first", [*shared, *range(5000, 5300)], due_s=60.0)
+    for _ in range(num_steps):
+        worker.step()
+    for index in range(4):
+        worker.add(f"sibling{index}", [*shared, 9000 + index], due_s=10.0)
+    said_s, before = ahead_s(worker.batcher.load(), 20.0), worker.now
+    worker.run()
+    waited_s = max(at for name, at in worker.first_at.items() if name != "first") - before
+    assert said_s == pytest.approx(waited_s, rel=0.15)
+
+
 def test_a_prompt_whose_prefix_is_evicted_while_it_waits_counts_again() -> None:
     worker = Worker(num_blocks=60, max_sequences=1)
     worker.add("first", list(range(100)))
@@ -280,6 +333,18 @@ def test_a_prompt_whose_prefix_is_evicted_while_it_waits_counts_again() -> None:
     worker.step()
     # Its last 15 blocks made room.
     assert worker.batcher.load().num_queued_tokens == 200 - 64 + 1 + 60
+
+
+def test_what_a_waiting_prompt_counts_on_goes_last_though_others_were_used_later() -> None:
+    worker = Worker(num_blocks=60, max_sequences=1)
+    worker.add("first", list(range(100)))
+    worker.run()
+    worker.add("other", list(range(200, 300)))
+    worker.run()
+    worker.add("evicts", list(range(500, 580)), due_s=1.0)
+    worker.add("again", [*range(100), 1], due_s=2.0)
+    worker.run()
+    assert worker.batcher.counters.num_computed_tokens == 100 + 100 + 80 + 1
 
 
 def test_the_priority_of_others_decides_and_not_when_they_are_due() -> None:

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -95,6 +96,14 @@ def test_a_wide_nucleus_is_found_whole() -> None:
         ({"repetition_penalty": 1.5}, (0,), (), 1),  # the prompt does
         ({"repetition_penalty": 1.5}, (5,), (0, 1), 0),
         ({"repetition_penalty": 2.5}, (5,), (0, 1), 2),
+        ({"bad_word_ids": ((0,),)}, (5,), (), 1),
+        ({"bad_word_ids": ((0,), (4, 1))}, (5,), (4,), 2),
+        ({"bad_word_ids": ((4, 0),)}, (5,), (4,), 1),
+        ({"bad_word_ids": ((4, 0),)}, (4,), (), 0),  # the prompt is not the answer
+        ({"bad_word_ids": ((4, 3, 0),)}, (5,), (3,), 0),
+        ({"bad_word_ids": ((4, 3, 0),)}, (5,), (4, 4, 3), 1),
+        ({"bad_word_ids": ((4, 3, 0),)}, (5,), (4, 3, 3), 0),
+        ({"bad_word_ids": ((4, 1),), "min_tokens": 3, "stop_token_ids": (0,)}, (5,), (4, 4), 2),
         ({"min_tokens": 3, "stop_token_ids": (0,)}, (5,), (4, 4), 1),
         ({"min_tokens": 3, "stop_token_ids": (0,)}, (5,), (4, 4, 4), 0),
     ],
@@ -163,3 +172,25 @@ def test_sampled_output_is_the_same_however_it_is_batched() -> None:
         ]
         outputs.append(Driver(make_engine(checkpoint("qwen2")), **cut).run(sequences))
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_bad_words_are_hidden_from_an_answer_that_is_continued_elsewhere(
+    temperature: float,
+) -> None:
+    """What would be said without them, each pair of tokens and some alone, is bad."""
+    params = replace(RANDOM, temperature=temperature)
+
+    def answer(params: SamplingParams, emitted: tuple[int, ...] = ()) -> tuple[int, ...]:
+        driver = Driver(make_engine(checkpoint("qwen2")))
+        num = 12 - len(emitted)
+        sequence = make_sequence([3, 1, 4], params, max_tokens=num, emitted=emitted)
+        return emitted + tuple(driver.run([sequence])[0])
+
+    usual = answer(params)
+    words = (*pairwise(usual), usual[:1])
+    params = replace(params, bad_word_ids=words)
+    whole = answer(params)
+    assert not set(pairwise(whole)) & set(words)
+    assert whole[0] != usual[0]
+    assert [answer(params, whole[:cut]) for cut in (1, 5, 11)] == [whole] * 3

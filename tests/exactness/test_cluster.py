@@ -87,7 +87,7 @@ def cluster_of(family: str, way: Way, directory: Path) -> LocalCluster:
         "block_size": way.block_size,
         "max_batch_tokens": way.chunk,
         "max_sequences": way.batch,
-        "num_blocks": (320 if way.small else 12_000) // way.block_size,
+        "num_blocks": (256 if way.small else 12_000) // way.block_size,
     }
     return LocalCluster(
         checkpoint(family),

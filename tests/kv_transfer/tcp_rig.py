@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.authority import PLAIN, Credentials
 from cluster.measurements import Measurements
 from cluster.types import Incarnation
 from kv_transfer.layout import SpanPairs
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.tcp_dial import Dialler, TcpAddress
-from kv_transfer.tcp_tls import TlsFiles
+from kv_transfer.tcp_tls import TlsWhereDue
 from kv_transfer.tcp_transport import TcpPeer, TcpTransport
 from kv_transfer.tcp_wire import Wire
 from kv_transfer.transport import Landed
@@ -30,8 +31,9 @@ class End:
         run_dir: Path,
         *,
         key: bytes = KEY,
+        host: str = "127.0.0.1",
         port: int = 0,
-        tls: TlsFiles | None = None,
+        credentials: Credentials = PLAIN,
         num_streams: int = 1,
         measurements: Measurements | None = None,
     ) -> None:
@@ -40,10 +42,10 @@ class End:
         )
         self.transport = TcpTransport(
             self.pool,
-            host="127.0.0.1",
+            host=host,
             port=port,
             key=key,
-            tls=tls,
+            credentials=credentials,
             num_streams=num_streams,
             measurements=measurements,
         )
@@ -90,7 +92,11 @@ class Intruder:
 
     def __init__(self, name: str, to: End, *, port: int | None = None) -> None:
         dialler = Dialler(
-            incarnation=Incarnation(name), num_bytes=NUM_BYTES, key=KEY, tls=None, num_streams=1
+            incarnation=Incarnation(name),
+            num_bytes=NUM_BYTES,
+            key=KEY,
+            tls=TlsWhereDue(PLAIN),
+            num_streams=1,
         )
         target = to.target if port is None else to.target._replace(port=port)
         self.wire: Wire = dialler.dial(target)[0]

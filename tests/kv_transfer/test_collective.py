@@ -296,6 +296,19 @@ async def test_a_closed_receiver_is_heard_of_at_once(writer: End, tmp_path: Path
         await asyncio.wrap_future(peer.write(pairs, epoch=1, digest=False, may_start=lambda: True))
 
 
+@pytest.mark.parametrize(
+    ("host", "advertise"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "192.0.2.1")]
+)
+async def test_peers_dial_where_it_listens(tmp_path: Path, host: str, advertise: str) -> None:
+    """Of all of a machine's addresses at the one that is advertised."""
+    settings = DoorSettings(host=host, advertise=advertise, key=KEY)
+    pools = [open_file_pool(name, tmp_path) for name in ("a", "b")]
+    ours, theirs = (open_doors(["gloo"], pool, settings)[0] for pool in pools)
+    await ours.connect(theirs.address)
+    for each in (ours, theirs, *pools):
+        each.close()
+
+
 def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
     settings = DoorSettings(key=KEY)
     with closing(open_file_pool("us", tmp_path)) as pool:

@@ -184,3 +184,14 @@ async def test_who_answers_under_a_wrong_name_is_refused() -> None:
 
     with pytest.raises(TransferFailed, match="Behind fast is 'a stranger', not '1'"):
         await pairs_of(Stranger("fast")).connect(peer_of())
+
+
+async def test_a_life_that_has_ended_itself_is_over_though_its_process_is_seen_to_live() -> None:
+    pairs = pairs_of(FakeTransport("fast"))
+    peer = await pairs.connect(peer_of("1"))
+    peer.life.is_watched = True
+    pairs.forget(Incarnation("1"))
+    assert pairs.is_connected(Incarnation("1"))
+    pairs.forget(Incarnation("1"), by_itself=True)
+    assert peer.life.is_over
+    assert not pairs._peers

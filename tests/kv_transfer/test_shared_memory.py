@@ -202,3 +202,24 @@ async def test_a_dead_peer_is_never_mapped(
     write = peer.write(pairs, epoch=1, digest=False, may_start=lambda: True)
     with pytest.raises(TransferFailed, match="gone"):
         await asyncio.wrap_future(write)
+
+
+async def test_a_pool_may_go_to_the_next_life_of_its_process(
+    tmp_path: Path, transport: SharedMemoryTransport
+) -> None:
+    """Under another name, with what lies in it, and still owned."""
+    config = PoolConfig(incarnation=Incarnation("old"), num_bytes=8192, run_dir=tmp_path)
+    with contextlib.closing(FilePool(config)) as pool:
+        before = SharedMemoryTransport(pool)
+        pool.buffer[:4] = b"mine"
+        before.close()
+        pool.renew(Incarnation("new"))
+        assert sweep(tmp_path) == []
+        with pytest.raises(TransferFailed, match="no KV pool 'kv-old'"):
+            await transport.connect(before.address)
+        peer = await transport.connect(SharedMemoryTransport(pool).address)
+        assert peer.incarnation == "new"
+        assert (tmp_path / "kv-new").read_bytes()[:4] == b"mine"
+        with pytest.raises(ConfigError, match="cannot name a KV pool"):
+            pool.renew(Incarnation("../elsewhere"))
+    assert os.listdir(tmp_path) == ["kv-us"]

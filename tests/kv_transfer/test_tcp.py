@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import uvloop
 
+from cluster.authority import Authority, Credentials, create_authority, issue
 from cluster.errors import ConfigError, TransferFailed
 from kv_transfer import tcp_frame, tcp_link, tcp_receiver
 from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.span_copy import SpanCopier
 from kv_transfer.tcp_dial import TcpAddress
 from kv_transfer.tcp_frame import cut
-from kv_transfer.tcp_tls import Tls, TlsFiles
+from kv_transfer.tcp_tls import Tls
 from kv_transfer.tcp_transport import TcpPeer
 from kv_transfer.transport import WriteRefused
-from tests.kv_transfer.certificates import Authority
+from tests.identities import BEYOND_LOOPBACK, half_trusted, shown
 from tests.kv_transfer.tcp_rig import (
+    KEY,
     NUM_BYTES,
     End,
     Intruder,
@@ -340,8 +342,8 @@ class TestAddresses:
 
 class TestTls:
     @pytest.fixture
-    def authority(self, tmp_path: Path) -> Authority:
-        return Authority(tmp_path)
+    def authority(self) -> Authority:
+        return create_authority()
 
     @pytest.mark.parametrize("num_streams", [1, 2])
     @pytest.mark.parametrize("shape", SHAPES)
@@ -354,8 +356,8 @@ class TestTls:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(tcp_link, "SPLIT_BYTES", 1 << 16)
-        ours = open_end("a", tls=authority.issue("a"), num_streams=num_streams)
-        theirs = open_end("b", tls=authority.issue("b"))
+        ours = open_end("a", credentials=shown(authority), num_streams=num_streams)
+        theirs = open_end("b", credentials=shown(authority))
         peer = await pair(ours, theirs)
         expected = np.zeros(NUM_BYTES, dtype=np.uint8)
         pairs = pairs_of(*SHAPES[shape])
@@ -365,8 +367,8 @@ class TestTls:
         assert np.array_equal(theirs.memory, expected)
 
     async def test_what_is_revoked_is_refused(self, open_end: Open, authority: Authority) -> None:
-        ours = open_end("a", tls=authority.issue("a"))
-        theirs = open_end("b", tls=authority.issue("b"))
+        ours = open_end("a", credentials=shown(authority))
+        theirs = open_end("b", credentials=shown(authority))
         peer = await pair(ours, theirs)
         (await theirs.transport.connect(ours.transport.address)).revoke(1)
         with pytest.raises(WriteRefused):
@@ -374,21 +376,19 @@ class TestTls:
         assert not theirs.memory.any()
 
     async def test_another_authority_is_not_trusted(
-        self, open_end: Open, authority: Authority, tmp_path: Path
+        self, open_end: Open, authority: Authority
     ) -> None:
-        theirs = open_end("b", tls=authority.issue("b"))
-        other = Authority(tmp_path, "other").issue("a")
-        ours = open_end("a", tls=other)
+        theirs = open_end("b", credentials=shown(authority))
+        ours = open_end("a", credentials=shown(create_authority()))
         with pytest.raises(TransferFailed, match="TLS"):
             await ours.transport.connect(theirs.transport.address)
-        trusting = TlsFiles(certificate=other.certificate, key=other.key, authority=authority.path)
-        half = open_end("c", tls=trusting)
+        half = open_end("c", credentials=half_trusted(authority))
         with pytest.raises(TransferFailed):  # ours is trusted, its is not
             await half.transport.connect(theirs.transport.address)
         await until(lambda: theirs.counters["num_strangers"] == 2)
 
     async def test_one_end_with_and_one_without(self, open_end: Open, authority: Authority) -> None:
-        secure, plain = open_end("a", tls=authority.issue("a")), open_end("b")
+        secure, plain = open_end("a", credentials=shown(authority)), open_end("b")
         with pytest.raises(TransferFailed, match="TLS"):
             await secure.transport.connect(plain.transport.address)
         with pytest.raises(TransferFailed, match="TLS"):
@@ -398,19 +398,35 @@ class TestTls:
         self, open_end: Open, authority: Authority
     ) -> None:
         """Even with a certificate of the same authority: the proofs are over both."""
-        ours = open_end("a", tls=authority.issue("a"))
-        theirs = open_end("b", tls=authority.issue("b"))
-        between = Tls(authority.issue("between"))
+        ours = open_end("a", credentials=shown(authority))
+        theirs = open_end("b", credentials=shown(authority))
+        between = Tls(issue(authority))
         with Between(between, theirs.target.port) as port:
             address = str(theirs.target._replace(port=port))
             with pytest.raises(TransferFailed, match="key"):
                 await ours.transport.connect(address)
 
-    def test_files_that_are_missing_are_named(self, tmp_path: Path, authority: Authority) -> None:
-        good = authority.issue("a")
-        bad = TlsFiles(certificate=good.certificate, key=tmp_path / "none", authority=good.key)
-        with pytest.raises(ConfigError, match="none"):
-            Tls(bad)
+    async def test_it_is_spoken_beyond_loopback_by_itself(
+        self, open_end: Open, authority: Authority
+    ) -> None:
+        credentials = Credentials(authority)
+        ours = open_end("a", credentials=credentials)
+        theirs = open_end("b", credentials=credentials, host=BEYOND_LOOPBACK)
+        stranger = open_end("c")
+        await ours.transport.connect(theirs.transport.address)
+        await stranger.transport.connect(ours.transport.address)
+        with pytest.raises(TransferFailed, match="TLS"):
+            await stranger.transport.connect(theirs.transport.address)
+
+
+async def test_one_host_may_listen_and_another_be_dialled(tmp_path: Path) -> None:
+    end = End("a", tmp_path)
+    settings = DoorSettings(host="0.0.0.0", advertise="127.0.0.1", key=KEY)
+    [transport] = open_doors(["tcp"], end.pool, settings)
+    assert transport.address.startswith("127.0.0.1:")
+    await end.transport.connect(transport.address)
+    transport.close()
+    end.close()
 
 
 class Between:

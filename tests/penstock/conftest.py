@@ -97,6 +97,8 @@ class FakeInference(
     doorkeeper: Doorkeeper = field(default_factory=lambda: Doorkeeper(TOKEN))
     heard: list[str] = field(default_factory=list)  # metadata of internal calls
     status: worker_pb.StatusResponse = field(default_factory=worker_pb.StatusResponse)
+    statuses: list[worker_pb.StatusResponse] = field(default_factory=list)  # before that
+    told: list[Any] = field(default_factory=list)  # of workers
     cancelled: threading.Event = field(default_factory=threading.Event)
     address: str = ""
 
@@ -141,7 +143,23 @@ class FakeInference(
     ) -> worker_pb.StatusResponse:
         self.heard += [f"{key}: {value}" for key, value in context.invocation_metadata()]
         self.check(context, "/penstock.v1.Cluster/Status")
+        if self.statuses:
+            self.status = self.statuses.pop(0)
         return self.status
+
+    def Drain(
+        self, request: worker_pb.DrainRequest, context: grpc.ServicerContext
+    ) -> worker_pb.DrainResponse:
+        self.check(context, "/penstock.v1.Cluster/Drain")
+        self.told.append(request)
+        return worker_pb.DrainResponse(incarnation="1", open_calls=2, limit_seconds=30)
+
+    def Undrain(
+        self, request: worker_pb.UndrainRequest, context: grpc.ServicerContext
+    ) -> worker_pb.UndrainResponse:
+        self.check(context, "/penstock.v1.Cluster/Undrain")
+        self.told.append(request)
+        return worker_pb.UndrainResponse(incarnation="1")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from penstock.cli.cluster_options import SHIPPED_MODEL
+from deploy.cluster_file.local import SHIPPED_MODEL
 from penstock.load.session import NUM_WARM_UP
 from tests.penstock.command_line import Penstock
 

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from cluster.proof import Answer, Doorkeeper
+from deploy.run_dir import LOCK
 from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.v1 import worker_pb2 as pb
 from tests.penstock.command_line import Penstock
@@ -203,6 +204,7 @@ def running(server: Any, home: Path) -> Iterator[LocalNote]:
     secrets = run_dir / "secrets.yaml"
     secrets.touch(mode=0o600)
     secrets.write_text(f"cluster_token: {'t' * 20}\nhash_secret: '{'0' * 32}'\n")
+    (run_dir / LOCK).touch()
     (run_dir / "decode-0.yaml").touch()
     note = LocalNote(
         address=server.address, run_dir=str(run_dir), pid=os.getpid(), machine=this_machine()
@@ -234,8 +236,15 @@ def test_status_repeats_that_others_can_come_in(
     assert ended.out.splitlines()[-1].startswith("INSECURE: ")
     assert "0.0.0.0:50051" in ended.out
     assert penstock("status", "--json").json["insecure"] is True
-    server.status.insecure = False
+    worker = server.status.workers[0].member.worker
+    worker.address, worker.transports["nixl"] = "10.0.0.2:7001", "somewhere"
+    *_, calls, kv = penstock("status").out.splitlines()
+    assert calls.startswith("INSECURE: calls to decode-0, prompts included, can be read")
+    assert kv.startswith("INSECURE: KV of decode-0 by nixl can be read")
+    assert len(penstock("status", "--json").json["exposed"]) == 3
+    worker.address, server.status.insecure = "127.0.0.1:7001", False
     assert "INSECURE" not in penstock("status").out
+    assert penstock("status", "--json").json["exposed"] == []
 
 
 def test_status_shows_how_classes_fare_and_how_wrong_the_router_is(

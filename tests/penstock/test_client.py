@@ -46,6 +46,8 @@ def test_every_option_reaches_the_server(ask: Ask, server: Any) -> None:
         seed=2**63,
         logit_bias={5: -1.0},
         bad_token_ids=[9],
+        bad_words=["damn", "darn it"],
+        spaces_between_special_tokens=True,
         max_tokens=0,
         stop="\n",
         stop_token_ids=(3, 4),
@@ -74,6 +76,8 @@ def test_every_option_reaches_the_server(ask: Ask, server: Any) -> None:
     assert request.sampling.seed == 2**63
     assert dict(request.sampling.logit_bias) == {5: -1.0}
     assert list(request.stop.stop_strings) == ["\n"]
+    assert list(request.sampling.bad_words) == ["damn", "darn it"]
+    assert request.stop.spaces_between_special_tokens
     assert (request.n, request.priority, request.request_id) == (2, -1, "mine")
     assert (request.service_class, request.session_key) == ("batch", "talk")
     assert request.ttft_budget.ToTimedelta() == timedelta(seconds=1.5)

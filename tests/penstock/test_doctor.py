@@ -20,7 +20,6 @@ from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
 from cluster.proof import Doorkeeper, audience_of
 from cluster.types import (
-    WIRE_VERSION,
     Fingerprint,
     Incarnation,
     KvLayout,
@@ -29,13 +28,17 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
+from cluster.wire_version import WIRE_VERSION
 from cluster.worker_codec import member_to_pb
 from deploy.doctor.cluster_checks import check_cluster, front_door
 from deploy.doctor.examination import HERE, large_tokens
 from deploy.doctor.examined import Examined, Probed
 from deploy.doctor.finding import Finding, Severity
 from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
+from deploy.doctor.placer_checks import ray_sockets
 from deploy.doctor.process_checks import check_process, reach
+from deploy.exposure import Reached, readable
+from deploy.on_machine import Listener, ray_name
 from kv_transfer.doors import DOORS
 from penstock.cli.app import run
 from penstock.cli.notes import LocalNote, noted, this_machine
@@ -149,6 +152,8 @@ assert FOLDER is not None
         ("sockets", {"listening": ("10.1.2.3:1",)}, Severity.WARN, "its private network"),
         ("sockets", {"listening": ("8.8.8.8:1",)}, Severity.WARN, "the internet"),
         ("sockets", {"listening": ("127.0.0.1:1", "[::1]:2")}, Severity.PASS, "machine alone"),
+        ("sockets", {"listening": ("8.8.8.8:1",), "tls_ports": {1}}, Severity.PASS, "under TLS"),
+        ("sockets", {"listening": ("8.8.8.8:1",), "tls_ports": {2}}, Severity.WARN, "without TLS"),
         ("digests", {"checks_content": False}, Severity.WARN, "does not check them"),
         (
             "measured",
@@ -213,7 +218,8 @@ def test_who_may_reach_a_socket() -> None:
 @pytest.mark.parametrize(
     ("other", "check", "severity", "said"),
     [
-        ({"wire_version": 1}, "versions", Severity.FAIL, "wire versions differ: 1 at"),
+        ({"wire_version": 0}, "versions", Severity.FAIL, "wire versions differ: 0 at"),
+        ({"wire_version": 1}, "versions", Severity.WARN, "wire versions differ: 1 at"),
         ({"versions": {"penstock": "1.1"}}, "versions", Severity.WARN, "1.0 at decode-0; 1.1 at"),
         ({"versions": {"nixl": "1"}}, "versions", Severity.PASS, "same versions"),
         ({"num_threads": 4}, "cpus", Severity.WARN, "5 threads on 4 CPUs"),
@@ -393,6 +399,32 @@ def test_a_front_door_that_others_reach_is_warned_of() -> None:
     assert list(front_door("", is_insecure=False)) == []  # a router that does not say it
 
 
+def test_every_socket_of_ray_is_listed_by_who_may_reach_it() -> None:
+    listeners = [
+        Listener("gcs/gcs_server", 7, ("10.0.0.1:6379", "127.0.0.1:44217")),
+        Listener("raylet/raylet", 8, ("10.0.0.1:40000",)),
+    ]
+    near, here = ray_sockets("10.0.0.1", listeners, has_token=True)
+    assert (near.severity, here.severity) == (Severity.WARN, Severity.PASS)
+    assert "10.0.0.1:6379 (gcs/gcs_server, pid 7), 10.0.0.1:40000 (raylet/raylet" in near.what
+    assert "its private network may reach it: its token, sent in clear text," in near.what
+    assert here.what == "it listens on 127.0.0.1:44217 (gcs/gcs_server, pid 7): this machine alone"
+    bare, _ = ray_sockets("10.0.0.1", listeners, has_token=False)
+    assert "nothing is asked for" in bare.what
+    assert "RAY_AUTH_MODE=token" in bare.fix
+
+
+def test_processes_of_ray_are_told_by_what_they_run() -> None:
+    packages = "/srv/.venv/lib/python3.11/site-packages/ray"
+    raylet = [f"{packages}/core/src/ray/raylet/raylet", "--node_manager_port=0"]
+    assert ray_name(raylet) == "raylet/raylet"
+    agent = ["/srv/.venv/bin/python", "-u", f"{packages}/dashboard/agent.py", "--x"]
+    assert ray_name(agent) == "dashboard/agent.py"
+    assert ray_name(["ray::PlacedProcess.state", ""]) == "ray::PlacedProcess.state"
+    assert ray_name(["/ray/bin/python", "-m", "router"]) == ""
+    assert ray_name([""]) == ""
+
+
 def test_a_healthy_cluster_ends_with_0_and_a_row_a_pair(fake: FakeCluster, doctor: Any) -> None:
     code, out, err = doctor()
     assert code == 0, out
@@ -404,6 +436,19 @@ def test_a_healthy_cluster_ends_with_0_and_a_row_a_pair(fake: FakeCluster, docto
     assert err == "", "no progress where nobody watches"
     assert not any("t" * 20 in said for said in fake.heard)  # it was proven, not told
     assert {request.source.worker_id for request in fake.probes} == {"prefill-0"}
+
+
+def test_what_can_be_read_on_its_way_is_told_with_who_says_it() -> None:
+    here = Reached(name="a", address="127.0.0.1:1", transports=["tcp", "nixl"])
+    there = Reached(name="b", address="10.0.0.2:1", transports=["shared_memory", "tcp", "nixl"])
+    assert list(readable("", [here], can_encrypt=False)) == []
+    assert list(readable("127.0.0.1:2", [here], can_encrypt=False)) == []
+    [by_nixl] = readable("10.0.0.1:2", [here, there], can_encrypt=True)
+    assert by_nixl == "KV of b by nixl can be read on its way: it has no TLS"
+    calls, by_tcp, by_nixl = readable("10.0.0.1:2", [here, there], can_encrypt=False)
+    assert calls.startswith("calls to the router, b, prompts included, can be read on their way")
+    assert by_tcp.startswith("KV of b by tcp")
+    assert "no authority" in calls
 
 
 def test_scripts_can_rely_on_the_keys_of_its_json(doctor: Any) -> None:
@@ -428,6 +473,7 @@ def test_scripts_can_rely_on_the_keys_of_its_json(doctor: Any) -> None:
         "reachable",
         "serving",
         "sockets",
+        "encryption",
         "secrets_file",
         "run_dir",
         "memlock",

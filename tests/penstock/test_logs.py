@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from deploy.log_dir import open_log_dir
+from deploy.log_dir import default_log_root, open_log_dir
 from penstock.cli import logs as command
-from penstock.cli.log_lines import LogFile, in_order, processes
 from penstock.cli.notes import LocalNote, noted, this_machine
 from tests.penstock.command_line import Penstock
 
@@ -127,21 +126,38 @@ def test_after_the_end_the_last_ones_are_shown_and_said_to_be(
     assert penstock("logs", "-a", "127.0.0.1:1").code == 4
 
 
-def test_a_file_that_was_emptied_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "a.log"
-    path.write_text(at(1, "a long line") * 3)
-    [name] = processes(tmp_path)
-    with LogFile(tmp_path, name) as log:
-        assert len(list(in_order([log]))) == 3
-        path.write_text(at(2, "anew"))
-        [line] = in_order([log])
-    assert line.told(with_process=False) == at(2, "anew").strip()
-
-
 @pytest.mark.parametrize("state", ["", "state"])
 def test_the_state_directory_is_that_of_the_user(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", state and str(tmp_path / state))
     expected = tmp_path / "state" / "penstock" / "logs" if state else root
-    assert command.default_log_root() == expected
+    assert default_log_root() == expected
+
+
+def test_the_variable_names_the_cluster_as_the_flag_does(
+    penstock: Penstock, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_ADDRESS", "127.0.0.1:1")
+    assert "first" in penstock("logs").out
+    monkeypatch.setenv("PENSTOCK_ADDRESS", "127.0.0.1:9")
+    ended = penstock("logs")
+    assert ended.code == 4
+    assert "127.0.0.1:9" in ended.err
+    assert "first" in penstock("logs", "--log-dir", str(folder.parent)).out
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("--log-dir", "x", "--cluster", "chat"),
+        ("--log-dir", "x", "--ray", "a:1"),
+        ("--log-dir", "x", "-a", "a:1"),
+        ("-a", "a:1", "--cluster", "chat"),
+        ("-a", "a:1", "--ray", "a:1"),
+    ],
+)
+def test_two_places_to_read_in_are_one_too_many(penstock: Penstock, where: tuple[str, ...]) -> None:
+    ended = penstock("logs", *where)
+    assert ended.code == 2
+    assert "one of --address, --log-dir, and --cluster or --ray" in ended.err

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,20 @@ def test_a_policy_is_replayed_by_its_rule(penstock: Penstock, write: Write) -> N
     assert {of_policy["rule"], of_rule["rule"]} == {mine, rule}
     assert {**of_policy, "rule": ""} == {**of_rule, "rule": ""}
     assert penstock(*replay, "--policy", "/nowhere.yaml").code == 2
+
+
+def test_invented_traffic_is_replayed_over_links_of_any_speed(penstock: Penstock) -> None:
+    replay = ("policy", "replay", "--workload", "shift", "--limit", "60", "--json")
+    rules = ("--rule", "priced", "--rule", "mooncake_algorithm1")
+
+    def replayed(link: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = penstock(*replay, *rules, "--link", link).json
+        return rows
+
+    assert [row["setting"]["fetch_bytes_per_s"] for row in replayed("10Gbit")] == [1.25e9, 1.25e9]
+    assert replayed("1.25GB/s") == replayed("10Gbit/s")
+    assert all(row["fetched_bytes"] for row in replayed("20GB"))
+    assert [row["fetched_bytes"] for row in replayed("none")] == [0, 0]
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ def test_new_secrets_are_their_owners_alone(penstock: Penstock, tmp_path: Path) 
     ended = penstock("secrets", str(other))
     assert (ended.code, ended.out) == (0, "")
     assert first.cluster_token not in ended.err
+    assert first.authority is not None
+    assert "PRIVATE KEY" not in ended.err
     assert load_secrets(other).cluster_token != first.cluster_token
 
 

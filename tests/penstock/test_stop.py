@@ -19,13 +19,11 @@ DRAINS_FOR_EVER = """
 import os, signal
 from penstock.cli.notes import LocalNote, noted, this_machine
 note = LocalNote(address="127.0.0.1:1", run_dir="/r/one", pid=os.getpid(), machine=this_machine())
-signal.signal(signal.SIGTERM, lambda *_: None)
+told = {signal.SIGTERM, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, told)  # none is lost between two waits
 with noted(note):
     print(flush=True)
-    try:
-        while True:
-            signal.pause()
-    except KeyboardInterrupt:
+    while signal.sigwait(told) != signal.SIGINT:
         pass
 """
 
@@ -70,7 +68,7 @@ def cluster_at(address: str, listens: str) -> Any:
         listens=listens,
         log_dir=Path("/logs"),
         run_dir=Path("/r/one"),
-        plan=SimpleNamespace(model_name="m"),
+        plan=SimpleNamespace(model_name="m", advertise=""),
         children={"router": router, "decode-0": SimpleNamespace(address="127.0.0.1:9")},
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from penstock.cli.cluster_options import SHIPPED_MODEL
+from deploy.cluster_file.local import SHIPPED_MODEL
 from tests.penstock.command_line import Penstock
 
 
@@ -38,6 +38,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("simulate --like localhost:http", "is no address"),
         ("policy replay --workers 2x2", "'--workers 2x2': give a number"),
         ("policy replay --rule fastest", "is no rule"),
+        ("policy replay --link 10Gbi", "'--link 10Gbi': give bytes or bits a second"),
+        ("policy replay --link 0GB", "give more than 0"),
+        ("policy replay --workload floods", "is no workload: give one of shared_prefixes"),
+        ("policy replay --workload bursts --trace x", "not both"),
         ("policy show nowhere", "'nowhere' cannot be read"),
         ("policy diff nowhere nowhere", "'nowhere' cannot be read"),
         ("policy apply nowhere", "'nowhere' cannot be read"),

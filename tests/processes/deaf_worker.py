@@ -4,14 +4,15 @@ import signal
 import sys
 from typing import Any
 
-from decode_worker import __main__ as whole
+from cluster.types import Role
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
+from worker.parts import build_parts
 from worker.process import run_worker
 
 
 def build(config: DecodeWorkerConfig) -> DecodeWorker:
-    worker = whole.build(config)
+    worker = DecodeWorker(config, build_parts(config, Role.DECODE))
     loop: Any = worker.worker._loop
     hear = loop.wake
 

@@ -1,5 +1,6 @@
-"""A process that asks a router for its status all the time: `onlooker.py ADDRESS TOKEN`. When its
-standard input ends it prints the longest answer, and the oldest report of which it was told.
+"""A process that asks a router for its status all the time: `onlooker.py ADDRESS TOKEN`. It prints
+a line when it is let in; and when its standard input ends the longest answer, and the oldest report
+of which it was told.
 """
 
 import asyncio
@@ -15,6 +16,10 @@ async def look(address: str, token: str) -> None:
     slowest_s = oldest_s = 0.0
     over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     async with open_channel(address, token) as channel:
+        await channel.unary(
+            "penstock.v1.Cluster", "Status", worker_pb2.StatusRequest(), timeout_s=60
+        )
+        print("let in", flush=True)
         while not over.done():
             asked_at = time.monotonic()
             request = worker_pb2.StatusRequest()

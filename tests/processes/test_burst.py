@@ -96,6 +96,8 @@ async def looked_at(cluster: LocalCluster, seen: dict[str, float]) -> AsyncItera
         stdout=asyncio.subprocess.PIPE,
     )
     try:
+        assert looking.stdout is not None
+        assert await looking.stdout.readline()  # a late start would be let in amid the burst
         yield
         said, _ = await looking.communicate(b"")  # its signal to end
         seen.update(json.loads(said))

@@ -13,16 +13,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from cluster.authority import Credentials
+from cluster.channel import open_channel
 from cluster.secrets import load_secrets
 from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
 from penstock import errors
 from penstock.aio import AsyncClient
 from penstock.v1 import worker_pb2
-from tests.doors import ask_cluster
 from tests.router.checkpoint import write_checkpoint
 from tests.workers.test_answers import expected, prompt_of
 
@@ -57,9 +57,13 @@ async def running(
 
 
 async def status(cluster: LocalCluster) -> dict[str, worker_pb2.WorkerStatus]:
-    token = load_secrets(cluster.secrets_file).cluster_token
-    async with grpc.aio.insecure_channel(cluster.address) as channel:
-        reply = await ask_cluster(channel, "Status", worker_pb2.StatusRequest(), token)
+    secrets = load_secrets(cluster.secrets_file)
+    credentials = Credentials(secrets.authority)
+    async with open_channel(
+        cluster.internal, secrets.cluster_token, credentials=credentials
+    ) as channel:
+        request = worker_pb2.StatusRequest()
+        reply = await channel.unary("penstock.v1.Cluster", "Status", request, timeout_s=10)
     return {worker.member.worker.worker_id: worker for worker in reply.workers}
 
 

@@ -80,8 +80,8 @@ async def test_the_first_request_is_like_the_second(tmp_path: Path, transport: s
 
         async def is_probed() -> bool:
             pairs = (await status(cluster))["decode-0"].load.pairs
-            found = [(pair.peer, pair.transport, pair.transfers) for pair in pairs]
-            return found == [("prefill-0", transport, 2)]  # it has been tried and timed
+            tried = [(pair.peer, pair.transport) for pair in pairs if pair.transfers >= 2]
+            return tried == [("prefill-0", transport)]  # once, and once more to be timed
 
         await until(is_probed, 5.0)  # the next report tells
         async with AsyncClient(cluster.address) as client:

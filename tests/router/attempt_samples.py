@@ -30,8 +30,10 @@ def draw_attempt(rule: str, draw: random.Random, *, num_workers: int = 5) -> Att
         num_choices=draw.choice([1, 1, 3]),
         service_class=ServiceClass(name="c", weight=draw.choice([0.5, 1.0, 3.0])),
         age_s=draw.random(),
-        num_ready=ready,
-        num_expected={name: num + draw.randrange(9) for name, num in ready.items()},
+        num_ready=pool.loads.column_of(ready),
+        num_held=pool.loads.column_of(
+            {name: num + draw.randrange(9) for name, num in ready.items()}
+        ),
         excluded=frozenset(draw.sample(names, draw.choice([0, 0, 0, 1]))),
         session_worker=draw.choice([None, *names]),
     )

@@ -1,13 +1,8 @@
 """A hundred policies that must never take effect, each with the sentence that says why."""
 
-from typing import NamedTuple
+from tests.documents import Broken
 
 ENVELOPE = "apiVersion: penstock/v1\nkind: RoutingPolicy\nmetadata: {name: broken}\n"
-
-
-class Broken(NamedTuple):
-    text: str | bytes
-    sentence: str
 
 
 def spec(text: str) -> str:

@@ -20,6 +20,7 @@ from cluster.registrar import Heartbeat, RpcRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.types import (
     CacheChange,
+    DrainReport,
     Fingerprint,
     Incarnation,
     LoadReport,
@@ -106,7 +107,7 @@ class FakeWorker:
                 service_handlers("penstock.v1.Decode", decode, door=self.doorkeeper),
                 service_handlers(
                     "penstock.v1.Worker",
-                    {"Watch": self.watch},
+                    {"Watch": self.watch, "Drain": self.drain, "Undrain": self.undrain},
                     door=self.doorkeeper,
                     deadlines=UNBOUNDED,
                 ),
@@ -183,6 +184,17 @@ class FakeWorker:
         finally:
             watching.cancel()
             self._watching.remove(watching)
+
+    async def drain(self, request: worker_pb2.DrainRequest, call: Call) -> worker_pb2.DrainResponse:
+        drain = DrainReport(seconds=0.0, left_s=request.limit_seconds)
+        self.report(is_serving=False, is_draining=True, drain=drain)
+        return worker_pb2.DrainResponse(incarnation=self.incarnation)
+
+    async def undrain(
+        self, request: worker_pb2.UndrainRequest, call: Call
+    ) -> worker_pb2.UndrainResponse:
+        self.report(is_serving=True, is_draining=False, drain=None)
+        return worker_pb2.UndrainResponse(incarnation=self.incarnation)
 
     async def generate(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
         self.requests.append(request)

@@ -19,6 +19,7 @@ from router.index import PrefixIndex
 from router.pool import Pool
 from router.speculation import Speculation
 from router.watcher import Watcher
+from tests.router.pool_samples import matched
 
 NUM_GRAINS = 24
 PART_BYTES = 3 * 16
@@ -116,7 +117,7 @@ class Router:
     def __init__(self, workers: list[Worker]) -> None:
         self.index = PrefixIndex(1 << 20)
         self.pool = Pool()
-        self.speculation = Speculation(lapse_s=1000.0)
+        self.speculation = Speculation(self.index.numbering, lapse_s=1000.0)
         self.streams: dict[WorkerId, Stream] = {}
         for worker in workers:
             self.follow(worker)
@@ -124,8 +125,8 @@ class Router:
     def follow(self, worker: Worker) -> None:
         """A life of it registers; what was known of the one before is forgotten."""
         if stream := self.streams.get(worker.worker_id):
-            self.index.purge(worker.worker_id, stream.log.incarnation)
             self.speculation.forget(worker.worker_id)
+            self.index.purge(worker.worker_id, stream.log.incarnation)
         self.streams[worker.worker_id] = Stream(self, worker)
 
 
@@ -166,11 +167,11 @@ class World:
             router.index.check()
             for each in GRAINS:
                 holders = {w.worker_id for w in self.workers if each in w.cache}
-                assert set(router.index.match([each])) == holders
+                assert set(matched(router.index, [each])) == holders
             for prompt in PROMPTS:
-                ready = router.index.match(prompt)
-                assert ready == self._matched(prompt)
-                assert router.speculation.match(prompt, ready, self.now) == {}
+                ends = router.index.match(prompt)
+                assert router.index.numbering.by_worker(ends) == self._matched(prompt)
+                assert router.speculation.match(prompt, ends, self.now) == {}
             router.speculation.check()
 
     def _matched(self, prompt: list[GrainHash]) -> dict[WorkerId, int]:

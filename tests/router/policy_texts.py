@@ -1,6 +1,6 @@
 """Policies as files say them, so that a test names only what it is about."""
 
-from router.policy_file.document import parse_policy
+from router.policy_file.kind import POLICY
 from router.rollout.rollout import Offer
 
 
@@ -14,4 +14,4 @@ def policy_text(stretch: float = 1.0, *, name: str = "p", more: str = "") -> str
 
 def offer(stretch: float = 1.0, *, more: str = "", share: float | None = None) -> Offer:
     text = policy_text(stretch, more=more)
-    return Offer(text=text, document=parse_policy(text), source="test", canary_share=share)
+    return Offer(text=text, document=POLICY.parse(text), source="test", canary_share=share)

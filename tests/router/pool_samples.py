@@ -1,9 +1,11 @@
 """Members and views with sensible sizes, so that a test names only what it is about."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.types import (
     Fingerprint,
+    GrainHash,
     Incarnation,
     KvLayout,
     Member,
@@ -11,8 +13,10 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
+from router.index import PrefixIndex
 from router.load import Load, Loads
 from router.pair_costs import PairCosts
+from router.policy import PlacementRequest
 from router.pool import PoolSnapshot
 
 FINGERPRINT = Fingerprint(
@@ -66,3 +70,17 @@ def snapshot(
     ]
     costs = PairCosts.uniform(len(prefill) + len(decode), setup_s=0.005, s_per_byte=s_per_byte)
     return PoolSnapshot(Loads([*prefill, *decode], num_prefill=len(prefill)), costs)
+
+
+def for_pool(request: PlacementRequest, pool: PoolSnapshot) -> PlacementRequest:
+    """The same, where it was said of workers by name: as columns of this pool."""
+    columns = {
+        name: pool.loads.column_of(counts) if (counts := getattr(request, name)) else None
+        for name in ("num_ready", "num_held", "num_siblings")
+    }
+    return request._replace(**columns)
+
+
+def matched(index: PrefixIndex, hashes: Sequence[GrainHash]) -> dict[WorkerId, int]:
+    """How many leading grains each worker holds."""
+    return index.numbering.by_worker(index.match(hashes))

@@ -27,6 +27,15 @@ from tests.router.router_process import write_config
         ({"unread_s": 0}, "unread_s"),
         ({"store": "rediss"}, "redis://HOST:PORT/DB"),
         ({"store": "http://localhost"}, "redis://HOST:PORT/DB"),
+        ({"internal": "here"}, "'internal': 'here' is no HOST:PORT"),
+        (
+            {"address": "127.0.0.1:7", "internal": "127.0.0.1:7"},
+            "where clients come in ('address')",
+        ),
+        (
+            {"internal": "0.0.0.0:0"},
+            "'internal' is '0.0.0.0:0', where others than this machine may",
+        ),
         ({"disaggregate": "sometimes"}, "disaggregate"),
         ({"checkpoint": "/nowhere"}, "/nowhere"),
         ({"secrets_file": "/nowhere"}, "/nowhere"),

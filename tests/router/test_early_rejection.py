@@ -297,7 +297,7 @@ def test_prompts_that_a_decode_worker_computes_slow_its_answers_down() -> None:
     found = judged(prompt(), [few], observed=observed)
     assert found is not None
     assert "between tokens" in found.reason
-    assert judged(replace(prompt(), max_tokens=1), [few], observed=observed) is None
+    assert judged(prompt()._replace(max_tokens=1), [few], observed=observed) is None
 
 
 def test_who_used_more_than_its_share_is_refused_first() -> None:

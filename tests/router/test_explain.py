@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,14 @@ from router.policies.rule import Rule
 from router.policy import Disaggregate, PlacementRequest, Policy, place
 from router.policy_settings import SessionAffinity
 from tests.router.attempt_samples import draw_attempt
-from tests.router.pool_samples import load, snapshot
+from tests.router.pool_samples import for_pool, load, snapshot
 
 A, B, P = WorkerId("a"), WorkerId("b"), WorkerId("p")
+
+
+def holding(num_tokens: int, num_ready: Any) -> PlacementRequest:
+    """By name, until `for_pool`."""
+    return PlacementRequest(num_prompt_tokens=num_tokens, max_tokens=64, num_ready=num_ready)
 
 
 def attempt(
@@ -26,7 +32,7 @@ def attempt(
 ) -> Attempt:
     policy = replace(Policy(), **changes)  # type: ignore[arg-type]
     pool = snapshot([load(name) for name in decode], [load(name) for name in prefill or []])
-    state = policy.begin(0)
+    state, request = policy.begin(0), for_pool(request, pool)
     return Attempt(request, pool, state, policy, place(request, pool, state, policy)[0])
 
 
@@ -54,6 +60,9 @@ def test_it_agrees_with_what_was_placed(rule: str, num: int) -> None:
         decoding = {load.worker for load in seen.snapshot.decode}
         assert decoding <= shown | left_out
         assert "gone" in left_out
+        if rule == "priced" and seen.policy.disaggregate is Disaggregate.AUTO:
+            computing = {each.placement.computing for each in found.candidates}
+            assert {load.worker for load in seen.snapshot.loads} <= computing | left_out
 
 
 def test_it_needs_no_columns() -> None:
@@ -76,7 +85,7 @@ def test_the_cheapest_are_shown_and_the_others_counted() -> None:
 
 
 def test_the_sentence_names_the_term_that_decided() -> None:
-    request = PlacementRequest(num_prompt_tokens=1000, max_tokens=64, num_ready={A: 60})
+    request = holding(1000, {A: 60})
     found = explain(attempt(request, ["a", "b"]))
     assert found.sentence.startswith("'a' (it computes) costs ")
     assert "less than 'b' (it computes after a fetch from 'a')" in found.sentence
@@ -95,8 +104,48 @@ def test_whoever_was_left_out_is_told_with_the_reason() -> None:
     }
     assert found.chosen is not None
     assert dict(found.chosen.terms)["session"] == -SessionAffinity().max_penalty_s
-    nobody = explain(attempt(replace(request, excluded=frozenset({A, B})), ["a", "b"]))
+    nobody = explain(attempt(request._replace(excluded=frozenset({A, B})), ["a", "b"]))
     assert nobody.sentence == "Nobody could be chosen: no decode worker was left."
+
+
+def test_who_is_too_small_to_decode_it_is_told_so() -> None:
+    request = PlacementRequest(num_prompt_tokens=1000, max_tokens=64)
+    pool = snapshot([load("a", num_total_tokens=1062), load("b")])
+    policy = Policy()
+    state = policy.begin(0)
+    found = explain(Attempt(request, pool, state, policy, place(request, pool, state, policy)[0]))
+    assert dict(found.left_out) == {
+        A: "its cache of 1062 tokens is too small for the prompt and its answer"
+    }
+
+
+def test_who_would_wait_longer_than_an_idle_worker_needs_is_told_so() -> None:
+    request = holding(1000, {P: 60})
+    piled = load("p", backlog=((0.0, 9.0),), num_prompts=3)
+    pool = snapshot([load("d", num_delayed=9)], [piled, load("q")])
+    policy = Policy()
+    state, request = policy.begin(0), for_pool(request, pool)
+    seen = Attempt(request, pool, state, policy, place(request, pool, state, policy)[0])
+    told = dict(explain(seen).left_out)[P]
+    assert told == "its turn comes in 9,000 ms; an idle worker needs 22 ms"
+    assert price_of(seen, Placement(decode=WorkerId("d"), prefill=P)) < 100.0
+
+
+def test_who_may_decode_but_not_compute_is_told_so() -> None:
+    request = PlacementRequest(num_prompt_tokens=1000, max_tokens=64)
+    pool = snapshot([load("d", backlog=((0.0, 9.0),), num_prompts=3)], [load("p")])
+    policy = Policy()
+    state = policy.begin(0)
+    seen = Attempt(request, pool, state, policy, place(request, pool, state, policy)[0])
+    found = explain(seen)
+    assert [each.placement for each in found.candidates] == [
+        Placement(decode=WorkerId("d"), prefill=P)
+    ]
+    [(worker, reason)] = found.left_out
+    assert worker == "d"
+    assert reason.startswith("decodes, but does not compute: its turn comes in 9,000 ms; an idle")
+    always = seen._replace(policy=replace(policy, disaggregate=Disaggregate.ALWAYS))
+    assert explain(always).left_out == ()
 
 
 @pytest.mark.parametrize("rule", [RULES["least_work"](), RULES["lmetric"]()])
@@ -109,10 +158,10 @@ def test_a_rule_that_does_not_price_tells_its_scores(rule: Rule[int]) -> None:
 
 
 def test_in_hindsight_a_prefix_that_was_gone_makes_the_choice_dear() -> None:
-    request = PlacementRequest(num_prompt_tokens=2000, max_tokens=64, num_ready={A: 120})
+    request = holding(2000, {A: 120})
     busy = load("a", backlog=((0.0, 0.2),))
     policy, pool = Policy(), snapshot([busy, load("b")], s_per_byte=1e-3)
-    state = policy.begin(0)
+    state, request = policy.begin(0), for_pool(request, pool)
     decision, _ = place(request, pool, state, policy)
     seen = Attempt(request, pool, state, policy, decision)
     as_told = look_back(seen, num_cached=1920, num_tokens=64)

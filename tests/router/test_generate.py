@@ -66,10 +66,14 @@ async def test_a_request_id_may_come_in_metadata_and_is_made_up_otherwise(
 async def test_a_long_prompt_is_handed_to_a_prefill_worker(cluster: Cluster) -> None:
     async with cluster.worker("d0") as decode, cluster.worker("p0", Role.PREFILL) as prefill:
         await cluster.serving(decode, prefill)
+        decode.report(num_running=600)
+        await cluster.until(lambda: num_running(cluster) == 600)
         answer = await cluster.generate(token_ids=tokens(*[1] * 400))
         assert answer.messages[0].accepted.prefill_worker == "p0"
         assert decode.requests[0].prefill.address == prefill.address
         assert decode.requests[0].prefill.incarnation == prefill.incarnation
+        decode.report(num_running=1)
+        await cluster.until(lambda: num_running(cluster) == 1)
         short = await cluster.generate(token_ids=tokens(1))
         assert short.messages[0].accepted.prefill_worker == ""
 
@@ -114,6 +118,11 @@ async def test_a_worker_that_dies_before_it_speaks_is_replaced(cluster: Cluster)
         first, second = d1.requests[0], d0.requests[0]
         assert first.request_id == second.request_id == "r"
         assert first.params.seed == second.params.seed
+
+
+def num_running(cluster: Cluster) -> float:
+    snapshot = cluster.router.pool.snapshot(cluster.router.clock())
+    return sum(load.num_running for load in snapshot.decode)
 
 
 def _queue(cluster: Cluster, name: str) -> int:

@@ -94,6 +94,22 @@ def test_answers_are_predicted_from_those_of_their_kind() -> None:
     assert lengths.predicted(Kind("chat", "another"), 1000) == 128.0
 
 
+def test_what_is_typical_is_not_moved_by_few_long_answers() -> None:
+    lengths, kind = AnswerLengths(), Kind("chat", "default")
+    assert lengths.typical(kind, 1000) == 128.0
+    for length in [9, 13, 4000] * 5:
+        lengths.observe(kind, length)
+    assert lengths.typical(kind, 1000) == 128.0  # so few are not believed at once
+    for length in [9, 13, 13, 19, 4000] * 100:
+        lengths.observe(kind, length)
+    assert lengths.typical(kind, 1000) == 13.0
+    assert lengths.typical(kind, 8) == 8.0
+    assert lengths.predicted(kind, 4000) > 700.0
+    for _ in range(256):
+        lengths.observe(kind, 900)
+    assert lengths.typical(kind, 1000) == 900.0
+
+
 def test_lengths_forget_and_have_quantiles() -> None:
     lengths, kind = AnswerLengths(), Kind("chat", "default")
     assert lengths.quantiles(kind) is None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from cluster.errors import FingerprintMismatch, StaleIncarnation, Unauthenticate
 from cluster.membership import Membership
 from cluster.registrar import StoreRegistrar
 from cluster.types import GrainHash, Member, Role, WorkerId
+from cluster.wire_version import WIRE_VERSION
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from tests.redis_server import redis_server
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import TOKEN, Faults
+from tests.router.pool_samples import matched
 
 CLUSTER = "penstock.v1.Cluster"
 PROMPT = list(range(64))
+THE_ROUTER = "the router and it differ in"
 
 
 def grains(cluster: Cluster, ids: list[int]) -> list[GrainHash]:
@@ -69,7 +73,7 @@ async def test_a_worker_with_a_past_is_followed_from_a_snapshot(cluster: Cluster
     async with worker:
         await cluster.serving(worker)
         await cluster.until(lambda: cluster.router.index.num_grains_of(WorkerId("d0")) == 4)
-        assert cluster.router.index.match(grains(cluster, PROMPT)) == {"d0": 4}
+        assert matched(cluster.router.index, grains(cluster, PROMPT)) == {"d0": 4}
 
 
 @pytest.mark.parametrize("field", ["tokenizer_digest", "model_digest", "hash_grain"])
@@ -80,6 +84,34 @@ async def test_a_worker_that_does_not_fit_the_router_is_refused_with_the_differe
     with pytest.raises(FingerprintMismatch, match=f"{field}: .* and (other|7)"):
         await register(cluster, cluster.worker("d0", fingerprint=other).member)
     assert (await status(cluster)).workers == []
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        (WIRE_VERSION + 1, "wire_version: 1 or 2 and 3 (upgrade the router first)"),
+        (WIRE_VERSION - 2, "wire_version: 1 or 2 and 0 (upgrade the worker)"),
+    ],
+)
+async def test_a_worker_whose_wire_version_the_router_does_not_speak_is_refused(
+    cluster: Cluster, version: int, remedy: str
+) -> None:
+    other = replace(cluster.fingerprint, wire_version=version)
+    with pytest.raises(
+        FingerprintMismatch, match=re.escape(f"'d0' cannot join: {THE_ROUTER} {remedy}")
+    ):
+        await register(cluster, cluster.worker("d0", fingerprint=other).member)
+    assert (await status(cluster)).workers == []
+
+
+async def test_a_router_speaks_to_workers_of_the_wire_version_before(cluster: Cluster) -> None:
+    older = replace(cluster.fingerprint, wire_version=WIRE_VERSION - 1)
+    async with cluster.worker("d0", fingerprint=older) as d0, cluster.worker("d1") as d1:
+        await cluster.serving(d0, d1)
+        for _ in range(6):
+            await cluster.generate(text="hello")
+        assert d0.requests
+        assert d1.requests
 
 
 async def test_a_worker_that_does_not_fit_the_others_is_refused_too(cluster: Cluster) -> None:
@@ -155,7 +187,7 @@ async def test_a_new_life_replaces_the_old_one_at_once(cluster: Cluster) -> None
                 assert answer.messages[0].accepted.decode_worker == "d1"
                 await cluster.serving(new)
                 assert cluster.router.index.incarnation_of(WorkerId("d0")) == new.incarnation
-                assert cluster.router.index.match(grains(cluster, PROMPT)) == {}
+                assert matched(cluster.router.index, grains(cluster, PROMPT)) == {}
                 with pytest.raises(StaleIncarnation):
                     await register(cluster, old.member)
 
@@ -194,7 +226,7 @@ async def test_a_broken_watch_is_resumed_without_a_snapshot(cluster: Cluster) ->
         worker.stores(*grains(cluster, PROMPT)[2:])
         await cluster.until(lambda: cluster.router.index.num_grains == 4)
         assert [bool(request.incarnation) for request in worker.watches] == [False, True]
-        assert cluster.router.index.match(grains(cluster, PROMPT)) == {"d0": 4}
+        assert matched(cluster.router.index, grains(cluster, PROMPT)) == {"d0": 4}
 
 
 async def test_a_lost_event_is_noticed_and_answered_with_a_snapshot(cluster: Cluster) -> None:
@@ -205,7 +237,7 @@ async def test_a_lost_event_is_noticed_and_answered_with_a_snapshot(cluster: Clu
         await cluster.until(lambda: worker.drop_events == 0)
         worker.stores(*grains(cluster, PROMPT)[2:])
         await cluster.until(lambda: cluster.router.index.num_grains == 4)
-        assert cluster.router.index.match(grains(cluster, PROMPT)) == {"d0": 4}
+        assert matched(cluster.router.index, grains(cluster, PROMPT)) == {"d0": 4}
         assert [bool(request.incarnation) for request in worker.watches] == [False, False]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from cluster.document.findings import review
+from cluster.document.keys import key_of, keys_of, to_file
 from cluster.strict_yaml import parse_yaml
 from router.policy_file.document import PlacementSpec, PolicySpec, ShadowSpec
-from router.policy_file.findings import review
-from router.policy_file.keys import key_of, keys_of, to_file
+from router.policy_file.kind import POLICY
 from router.policy_settings import (
     Admission,
     CanarySettings,
@@ -88,4 +89,4 @@ def test_every_section_is_told_in_the_order_of_the_file() -> None:
 @pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 def test_every_example_is_a_file_that_check_accepts(text: str) -> None:
     assert parse_yaml(text, source="the example")["spec"]
-    assert review(text, "the example").findings == ()
+    assert review(POLICY, text, "the example").findings == ()

@@ -2,12 +2,13 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cluster.document.keys import keys_of, yaml_text
+from cluster.document.units import UNITS, Unit, unit_of
 from cluster.errors import ConfigError
 from cluster.strict_yaml import parse_yaml
 from router.policies.lmetric import LMetric
@@ -19,14 +20,9 @@ from router.policy_file.document import (
     PolicyDocument,
     PolicySpec,
     default_document,
-    document_of,
     effective,
-    load_policy,
-    parse_policy,
-    yaml_text,
 )
-from router.policy_file.keys import keys_of
-from router.policy_file.units import UNITS, Unit, unit_of
+from router.policy_file.kind import POLICY
 from router.policy_settings import (
     Admission,
     CanarySettings,
@@ -38,6 +34,7 @@ from router.policy_settings import (
     SessionAffinity,
     ShadowSettings,
 )
+from tests.documents import put_scrap
 from tests.router.broken_policies import (
     BROKEN,
     ENVELOPE,
@@ -82,7 +79,7 @@ spec:
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_broken_policy_never_takes_effect(broken: Broken) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_policy(broken.text, "policy.yaml")
+        POLICY.parse(broken.text, "policy.yaml")
     assert broken.sentence in caught.value.message
     assert "policy.yaml" in caught.value.message
 
@@ -93,13 +90,13 @@ def test_there_are_a_hundred_of_them() -> None:
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    document = parse_policy(spec("{}").replace("broken", "default"))
+    document = POLICY.parse(spec("{}").replace("broken", "default"))
     assert document == default_document()
     assert document.policy() == default_document().policy()
 
 
 def test_a_policy_means_what_it_says() -> None:
-    document = parse_policy(EVERYTHING)
+    document = POLICY.parse(EVERYTHING)
     policy = document.policy()
     assert [(each.name, each.ttft_s, each.itl_s, each.weight) for each in policy.classes] == [
         ("batch", 60.0, 0.5, 1.0),  # the default one comes first
@@ -128,13 +125,13 @@ def test_a_policy_means_what_it_says() -> None:
 
 
 def test_sessions_can_be_off() -> None:
-    assert parse_policy(spec("{sessions: null}")).policy().sessions is None
+    assert POLICY.parse(spec("{sessions: null}")).policy().sessions is None
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, spec("{}"), spec("{sessions: null}")])
 def test_what_is_shown_is_the_same_policy(text: str) -> None:
-    document = parse_policy(text)
-    again = parse_policy(yaml_text(effective(document)))
+    document = POLICY.parse(text)
+    again = POLICY.parse(yaml_text(effective(document)))
     assert effective(again) == effective(document)
     assert again.policy() == document.policy()
     assert again.digest == document.digest
@@ -142,7 +139,7 @@ def test_what_is_shown_is_the_same_policy(text: str) -> None:
 
 def test_the_digest_tells_policies_apart_not_their_spelling() -> None:
     plain, told, other = (
-        parse_policy(spec(text)).digest
+        POLICY.parse(spec(text)).digest
         for text in ("{}", "{queue: {order: deadline}}", "{queue: {order: fifo}}")
     )
     assert plain == told != other
@@ -150,9 +147,9 @@ def test_the_digest_tells_policies_apart_not_their_spelling() -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_can_be_named(name: str) -> None:
-    document = parse_policy(placement(f"{{rule: {name}}}"))
+    document = POLICY.parse(placement(f"{{rule: {name}}}"))
     assert type(document.policy().rule) is RULES[name]
-    assert parse_policy(yaml_text(effective(document))).policy() == document.policy()
+    assert POLICY.parse(yaml_text(effective(document))).policy() == document.policy()
 
 
 def test_two_keys_of_a_section_are_never_spelt_alike() -> None:
@@ -164,15 +161,15 @@ def test_two_keys_of_a_section_are_never_spelt_alike() -> None:
 def test_a_file_is_read_and_named(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     with pytest.raises(ConfigError, match=r"policy\.yaml' cannot be read"):
-        load_policy(path)
+        POLICY.load(path)
     path.write_text(spec("{}"))
-    assert load_policy(path).metadata.name == "broken"
+    assert POLICY.load(path).metadata.name == "broken"
 
 
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda t: ENVELOPE + t))
 def test_any_text_is_a_policy_or_is_refused(content: bytes | str) -> None:
     with contextlib.suppress(ConfigError):
-        assert parse_policy(content).policy()
+        assert POLICY.parse(content).policy()
 
 
 @given(value=st.floats(min_value=0, max_value=1e15), unit=st.sampled_from(UNITS))
@@ -215,13 +212,8 @@ def test_quantities_are_shown_as_people_write_them(field: str, value: float, tex
 )
 def test_a_refusal_is_short_whatever_was_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_policy(text)
+        POLICY.parse(text)
     assert len(caught.value.message) < 2000
-
-
-SCRAPS = st.sampled_from(
-    (None, True, 0, -1, 1e308, "", "x", "1s", "5%", "5", [], {}, [{}], {"name": "a"}, {"x": 1})
-)
 
 
 @pytest.mark.slow
@@ -229,14 +221,7 @@ SCRAPS = st.sampled_from(
 def test_a_policy_with_anything_anywhere_is_valid_or_refused(data: st.DataObject) -> None:
     """What is taken can be shown, is taken again, and makes a policy."""
     mapping = parse_yaml(EVERYTHING, source="it")
-    place: Any = mapping["spec"]
-    while isinstance(place, dict | list) and place:
-        keys = list(place) if isinstance(place, dict) else range(len(place))
-        key = data.draw(st.sampled_from(keys))
-        if not isinstance(place[key], dict | list) or data.draw(st.booleans()):
-            place[key] = data.draw(SCRAPS)
-            break
-        place = place[key]
+    put_scrap(data, mapping["spec"], ("5",))
     with contextlib.suppress(ConfigError):
-        document = document_of(mapping, "it")
-        assert parse_policy(yaml_text(effective(document))).policy() == document.policy()
+        document = POLICY.document_of(mapping, "it")
+        assert POLICY.parse(yaml_text(effective(document))).policy() == document.policy()

@@ -2,7 +2,9 @@
 
 import pytest
 
-from router.policy_file.findings import MAX_FINDINGS, Review, review
+from cluster.document.findings import MAX_FINDINGS, Review, review
+from router.policy_file.document import PolicyDocument
+from router.policy_file.kind import POLICY
 from tests.router.broken_policies import BROKEN, ENVELOPE, Broken, spec
 
 MANY = """apiVersion: penstock/v1
@@ -33,7 +35,7 @@ spec:
 RISKY = ENVELOPE + "spec:\n  queue: {stretch: 90}\n  placement:\n    rule: random\n"
 
 
-def told(found: Review) -> list[str]:
+def told(found: Review[PolicyDocument]) -> list[str]:
     return [f"{each.line}: {each.sentence}" for each in found.findings]
 
 
@@ -54,7 +56,7 @@ def test_everything_is_told_at_once_in_the_order_of_the_lines() -> None:
         "23: 'spec.shadow.spec' is missing",
         "24: 'frobnicate' in 'spec' is an unknown key",
     ]
-    found = told(review(MANY, "it"))
+    found = told(review(POLICY, MANY, "it"))
     assert len(found) == len(expected)
     for line, beginning in zip(found, expected, strict=True):
         assert line.startswith(beginning)
@@ -62,14 +64,14 @@ def test_everything_is_told_at_once_in_the_order_of_the_lines() -> None:
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_broken_policy_is_found_wrong_by_itself_alone(broken: Broken) -> None:
-    found = review(broken.text, "it")
+    found = review(POLICY, broken.text, "it")
     assert found.document is None
     assert any(broken.sentence in each.sentence for each in found.findings)
     assert len(found.findings) <= 2
 
 
 def test_a_risk_has_its_line() -> None:
-    found = review(RISKY, "it")
+    found = review(POLICY, RISKY, "it")
     assert found.document is not None
     assert [line.split("'")[:2] for line in told(found)] == [
         ["5: ", "spec.queue.stretch"],
@@ -78,7 +80,7 @@ def test_a_risk_has_its_line() -> None:
 
 
 def test_a_fault_of_yaml_has_its_line() -> None:
-    [found] = review(ENVELOPE + "spec: {\n", "it").findings
+    [found] = review(POLICY, ENVELOPE + "spec: {\n", "it").findings
     assert found.line == 5
 
 
@@ -91,6 +93,6 @@ def test_a_fault_of_yaml_has_its_line() -> None:
 )
 @pytest.mark.slow
 def test_the_findings_end_where_they_are_too_many(text: str) -> None:
-    found = review(text, "it").findings
+    found = review(POLICY, text, "it").findings
     assert len(found) == MAX_FINDINGS + 1
     assert found[-1].sentence == "There may be more: mend these first."

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cluster.document.keys import yaml_text
 from cluster.errors import ConfigError
 from router.policies.least_work import LeastWork
 from router.policies.llmd_profile import LlmdProfile
@@ -11,8 +12,9 @@ from router.policies.round_robin import RoundRobin
 from router.policies.rule import Rule
 from router.policies.sglang_cache_aware import SglangCacheAware
 from router.policy import Disaggregate
-from router.policy_file.document import effective, parse_policy, yaml_text
+from router.policy_file.document import effective
 from router.policy_file.imported import Imported
+from router.policy_file.kind import POLICY
 from router.policy_file.llmd import import_llmd
 from router.policy_file.review import risks
 from router.policy_file.sglang import import_sglang
@@ -64,6 +66,7 @@ def test_the_profile_that_places_the_prompt_becomes_the_rule() -> None:
         weights={"prefix-cache-scorer": 3.0, "queue-scorer": 1.0, "load-aware-scorer": 0.5},
         picker="weighted-random-picker",
         max_waiting=12,
+        max_prefix_tokens=65536,
     )
     assert policy.disaggregate is Disaggregate.AUTO
     assert policy.admission.max_queued == 900
@@ -156,6 +159,10 @@ def test_a_wrong_configuration_is_refused(text: str, sentence: str) -> None:
             "--policy cache_aware --balance-abs-threshold 32 --balance-rel-threshold=1.1",
             SglangCacheAware(balance_abs_threshold=32, balance_rel_threshold=1.1),
         ),
+        (
+            "--worker-overload-waiting-requests 8 --worker-overload-token-usage 0.9",
+            SglangCacheAware(overload_waiting=8, overload_kv_usage=0.9),
+        ),
         ("--router-policy round_robin --balance-abs-threshold 32", RoundRobin()),
         ("--policy random --prefill-policy power_of_two", PowerOfTwo()),
         ("--policy least_load", LeastWork()),
@@ -215,5 +222,5 @@ def test_wrong_flags_are_refused(flags: str, sentence: str) -> None:
 )
 def test_what_is_imported_is_a_valid_policy(imported: Imported) -> None:
     document = imported.document
-    assert parse_policy(yaml_text(effective(document))).policy() == document.policy()
+    assert POLICY.parse(yaml_text(effective(document))).policy() == document.policy()
     assert risks(document) == []

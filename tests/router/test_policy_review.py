@@ -2,7 +2,8 @@
 
 import pytest
 
-from router.policy_file.document import default_document, parse_policy
+from router.policy_file.document import default_document
+from router.policy_file.kind import POLICY
 from router.policy_file.review import risks
 from tests.router.broken_policies import spec
 
@@ -80,7 +81,7 @@ RISKY = {
 
 @pytest.mark.parametrize(("text", "sentence"), RISKY.values(), ids=RISKY)
 def test_a_risk_is_named_with_its_place(text: str, sentence: str) -> None:
-    [found] = risks(parse_policy(spec(text)))
+    [found] = risks(POLICY.parse(spec(text)))
     assert found.startswith(sentence)
 
 
@@ -96,7 +97,7 @@ def test_a_risk_is_named_with_its_place(text: str, sentence: str) -> None:
     ],
 )
 def test_what_is_meant_is_no_risk(text: str) -> None:
-    assert risks(parse_policy(spec(text))) == []
+    assert risks(POLICY.parse(spec(text))) == []
 
 
 def test_the_default_is_no_risk() -> None:

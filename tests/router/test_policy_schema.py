@@ -5,9 +5,11 @@ import json
 import jsonschema
 import pytest
 
+from cluster.document.schema import schema_text
 from cluster.strict_yaml import parse_yaml
 from router.policy_file.document import default_document, effective
-from router.policy_file.schema import SHIPPED, policy_schema, schema_text
+from router.policy_file.kind import POLICY
+from router.policy_file.schema import policy_schema
 from tests.router.broken_policies import MISSHAPEN, SENSELESS, Broken
 from tests.router.test_policy_file import EVERYTHING
 
@@ -16,8 +18,8 @@ SCHEMA = jsonschema.Draft202012Validator(policy_schema())
 
 def test_the_shipped_schema_is_what_the_code_makes() -> None:
     """If not: `python -m router.policy_file.schema > router/policy_file/policy.schema.json`."""
-    assert SHIPPED.read_text() == schema_text()
-    SCHEMA.check_schema(json.loads(schema_text()))
+    assert POLICY.schema.read_text() == schema_text(policy_schema())
+    SCHEMA.check_schema(json.loads(POLICY.schema.read_text()))
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, json.dumps(effective(default_document()))])

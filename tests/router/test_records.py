@@ -78,6 +78,17 @@ def test_costs_that_change_all_the_time_weigh() -> None:
     assert own.num_bytes == shared.num_bytes + 99 * (costs.setup_s.nbytes + costs.s_per_byte.nbytes)
 
 
+def test_where_siblings_wait_weighs_as_where_a_prefix_is_held() -> None:
+    def weight(**changes: object) -> int:
+        records, seen = Records(BUDGET), attempt()
+        request = seen.request._replace(**changes)  # type: ignore[arg-type]
+        answer(records, "r", live(), seen._replace(request=request))
+        return records.num_bytes
+
+    one = snapshot([load("a"), load("b")]).loads.column_of({WorkerId("a"): 1})
+    assert weight() < weight(num_ready=one) == weight(num_siblings=one)
+
+
 def test_one_id_used_again_is_another_request() -> None:
     records, of = Records(BUDGET), live()
     for _ in range(3):
@@ -157,9 +168,8 @@ def test_a_shadow_that_raises_harms_nobody() -> None:
 def test_regret_is_looked_for_in_a_sample() -> None:
     records, of = Records(BUDGET), live()
     busy = snapshot([load("a", backlog=((0.0, 0.2),)), load("b")], s_per_byte=1e-3)
-    request = PlacementRequest(
-        num_prompt_tokens=2000, max_tokens=64, num_ready={WorkerId("a"): 120}
-    )
+    ready = busy.loads.column_of({WorkerId("a"): 120})
+    request = PlacementRequest(num_prompt_tokens=2000, max_tokens=64, num_ready=ready)
     state = of.policy.begin(0)
     decision, _ = place(request, busy, state, of.policy)
     what = Attempt(request, busy, state, of.policy, decision)

@@ -1,9 +1,11 @@
 """Which policy is in force, as a value: every way that it changes."""
 
+import json
+
 import pytest
 
 from cluster.errors import ConfigError
-from router.policy_file.document import parse_policy
+from router.policy_file.kind import POLICY
 from router.rollout.history import MAX_CHANGES, Author
 from router.rollout.rollout import Offer, Rollout, decode_rollout, encode_rollout
 from tests.router.policy_texts import offer, policy_text
@@ -27,7 +29,7 @@ def test_a_document_takes_effect_at_once_and_the_one_before_is_kept(first: Rollo
 def test_what_says_the_same_changes_nothing(first: Rollout) -> None:
     """Comments and written-out defaults do not count."""
     said = "# a comment\n" + policy_text(1.0)
-    same = Offer(text=said, document=parse_policy(said), source="other")
+    same = Offer(text=said, document=POLICY.parse(said), source="other")
     assert first.offered(same, 200.0) is first
 
 
@@ -84,6 +86,15 @@ def test_a_share_is_a_part(share: float) -> None:
 def test_it_survives_the_store(first: Rollout) -> None:
     trying = first.offered(offer(2.0), 200.0).offered(offer(3.0, share=0.2), 300.0)
     assert decode_rollout(encode_rollout(trying), "the store") == trying
+
+
+def test_what_a_later_release_adds_is_passed_over(first: Rollout) -> None:
+    rollout = first.offered(offer(2.0), 200.0)
+    rollout = rollout.recorded(first, Author(name="ana"), 200.0)
+    said = json.loads(encode_rollout(rollout))
+    for each in (said, said["active"], said["history"][0], said["history"][0]["author"]):
+        each["mood"] = "blue"
+    assert decode_rollout(json.dumps(said).encode(), "the store") == rollout
 
 
 @pytest.mark.parametrize(

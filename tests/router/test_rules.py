@@ -79,8 +79,7 @@ def test_a_rule_is_a_function_of_its_seed_and_draws_equals_alike(rule: Any) -> N
     assert indices == chosen(rule, loads, 400)
     assert set(indices) <= set(range(4))
     assert chosen(rule, loads[:1], 3) == [0, 0, 0]
-    if not isinstance(rule, SglangCacheAware):  # by its rule: ties go to the first
-        assert min(Counter(indices).values()) > 50
+    assert min(Counter(indices).values()) > 50
 
 
 def test_round_robin_goes_around() -> None:
@@ -114,11 +113,31 @@ def test_algorithm_1_fetches_what_is_much_longer_elsewhere() -> None:
     assert (choice.index, choice.source) == (1, None)
 
 
-def test_sglang_is_faithful_until_the_loads_are_far_apart() -> None:
-    holder = load(0, num_cached=900, num_running=60)
-    assert chosen(SglangCacheAware(), [holder, load(1)]) == [0]
-    holder = load(0, num_cached=900, num_running=65)
-    assert chosen(SglangCacheAware(), [holder, load(1)]) == [1]
+def test_sglang_is_faithful_until_the_holder_is_far_above_the_mean() -> None:
+    others = [load(1), load(2, num_running=7)]
+    assert chosen(SglangCacheAware(), [load(0, num_cached=900, num_running=5), *others]) == [0]
+    assert chosen(SglangCacheAware(), [load(0, num_cached=900, num_running=13), *others]) == [1]
+    fixed = SglangCacheAware(balance_abs_threshold=1)
+    assert chosen(fixed, [load(0, num_cached=900, num_running=8), *others]) == [1]
+
+
+def test_sglang_breaks_ties_by_the_expected_wait_and_not_by_position() -> None:
+    busy, calm = ({"num_waiting": 1, "num_prefill_tokens": num} for num in (9000, 200))
+    holders = [load(0, num_cached=500, **busy), load(1, num_cached=500, **calm)]
+    assert chosen(SglangCacheAware(), [*holders, load(2)]) == [1]
+    nobody_matches = [load(0, **busy), load(1, **calm), load(2, num_running=1)]
+    assert chosen(SglangCacheAware(), nobody_matches) == [1]
+    half_full = load(0, num_free_tokens=500, num_total_tokens=1000)
+    assert chosen(SglangCacheAware(), [half_full, load(1)]) == [1]
+
+
+def test_sglang_leaves_out_who_is_overloaded_if_asked_while_others_are_not() -> None:
+    rule = SglangCacheAware(overload_waiting=8, overload_kv_usage=0.8)
+    holder = load(0, num_cached=900, num_waiting=8)
+    assert chosen(rule, [holder, load(1, num_running=7)]) == [1]
+    assert chosen(rule, [holder, load(1, num_waiting=9)]) == [0]  # all are: the fewest requests
+    full = load(0, num_cached=900, num_free_tokens=200, num_total_tokens=1000)
+    assert chosen(rule, [full, load(1, num_running=7)]) == [1]
 
 
 def test_dynamo_counts_blocks_of_prefill_and_decode() -> None:
@@ -134,6 +153,14 @@ def test_aibrix_takes_the_best_match_that_is_not_far_above_the_mean() -> None:
     assert chosen(AibrixPrefixCache(), [*loads, load(2)]) == [1]
     loads = [load(0), load(1, num_cached=900, num_running=17)]
     assert chosen(AibrixPrefixCache(), loads) == [0]
+    idle_holder = load(2, num_cached=100)
+    assert set(chosen(AibrixPrefixCache(), [*loads, idle_holder], 20)) == {2}
+
+
+def test_aibrix_draws_among_equal_matches() -> None:
+    """Equal in whole per cent; the least busy of these, whichever."""
+    holders = [load(i, num_cached=500 + i, num_running=1 + (i == 0)) for i in range(3)]
+    assert set(chosen(AibrixPrefixCache(), [*holders, load(3)], 40)) == {1, 2}
 
 
 def test_e2_exploits_only_what_is_mostly_matched() -> None:
@@ -141,6 +168,20 @@ def test_e2_exploits_only_what_is_mostly_matched() -> None:
     assert chosen(PrebleE2(), loads) == [0]
     loads = [load(0, num_cached=400, wait_s=3.0), load(1)]
     assert chosen(PrebleE2(), loads) == [1]
+
+
+def test_e2_pays_for_evicting_what_was_used_lately() -> None:
+    """As much as fits was computed on one of two, and nothing on the other, which waits longer."""
+    full, waiting = load(0, num_total_tokens=1000), load(1, num_total_tokens=1000, wait_s=0.5)
+    assert chosen(PrebleE2(), [full, waiting], 2) == [0, 1]
+    roomy = load(0, num_total_tokens=2000)
+    assert chosen(PrebleE2(), [roomy, waiting], 2) == [0, 0]
+
+
+def test_a_profile_compares_no_more_of_a_prompt_than_it_is_told() -> None:
+    loads = [load(0, num_cached=900), load(1, num_cached=200)]
+    assert set(chosen(LlmdProfile(max_prefix_tokens=200), loads, 20)) == {0, 1}
+    assert set(chosen(LlmdProfile(), loads, 20)) == {0}
 
 
 def test_a_profile_adds_weighted_scores() -> None:

@@ -1,6 +1,8 @@
 """What was placed counts as cached where it will be computed, until it is, or never will be."""
 
 import random
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,29 +24,38 @@ def chain(start: int, length: int) -> tuple[GrainHash, ...]:
 PROMPT = chain(0, 8)
 
 
+def match(
+    speculation: Speculation, hashes: Sequence[GrainHash], ready: dict[WorkerId, int], now: float
+) -> dict[WorkerId, int]:
+    ends: dict[int, int] = defaultdict(int)
+    for worker, num in ready.items():
+        ends[num] |= speculation.numbering.bit_of(worker)
+    return speculation.match(hashes, sorted(ends.items()), now)
+
+
 def test_a_sibling_counts_on_what_is_being_computed() -> None:
     speculation = Speculation()
     speculation.expect("one", A, PROMPT[:6], 0.0)
-    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 6}
+    assert match(speculation, PROMPT, {B: 2}, 1.0) == {A: 6}
     speculation.expect("two", A, PROMPT[6:], 1.0)
-    assert speculation.match(PROMPT, {B: 2}, 1.0) == {A: 8}
+    assert match(speculation, PROMPT, {B: 2}, 1.0) == {A: 8}
     speculation.check()
 
 
 def test_what_is_ready_and_what_follows_it_make_one_prefix() -> None:
     speculation = Speculation()
     speculation.expect("one", A, PROMPT[3:6], 0.0)
-    assert speculation.match(PROMPT, {A: 3}, 0.0) == {A: 6}
-    assert speculation.match(PROMPT, {A: 4, B: 4}, 0.0) == {A: 6}
-    assert speculation.match(PROMPT, {A: 7}, 0.0) == {}
-    assert speculation.match(PROMPT, {A: 2}, 0.0) == {}, "grain 2 is neither"
-    assert speculation.match(PROMPT, {}, 0.0) == {}
-    assert speculation.match((), {}, 0.0) == {}
+    assert match(speculation, PROMPT, {A: 3}, 0.0) == {A: 6}
+    assert match(speculation, PROMPT, {A: 4, B: 4}, 0.0) == {A: 6}
+    assert match(speculation, PROMPT, {A: 7}, 0.0) == {}
+    assert match(speculation, PROMPT, {A: 2}, 0.0) == {}, "grain 2 is neither"
+    assert match(speculation, PROMPT, {}, 0.0) == {}
+    assert match(speculation, (), {}, 0.0) == {}
 
 
 def test_nothing_expected_is_no_more_than_what_is_ready() -> None:
-    assert Speculation().match(PROMPT, {A: 3}, 0.0) == {}
-    assert Speculation().match((), {}, 0.0) == {}
+    assert match(Speculation(), PROMPT, {A: 3}, 0.0) == {}
+    assert match(Speculation(), (), {}, 0.0) == {}
 
 
 def test_a_request_that_ended_is_expected_no_more() -> None:
@@ -53,7 +64,7 @@ def test_a_request_that_ended_is_expected_no_more() -> None:
     speculation.expect("one", B, PROMPT[:4], 0.0)
     speculation.settle("one")
     speculation.settle("unknown")
-    assert speculation.match(PROMPT, {}, 0.0) == {}
+    assert match(speculation, PROMPT, {}, 0.0) == {}
     assert speculation.num_grains == 0
     speculation.check()
 
@@ -63,18 +74,33 @@ def test_what_a_first_token_says_is_computed_counts_until_its_events_must_have_c
     speculation.expect("one", A, PROMPT, 0.0)
     speculation.computed("one", 5.0)
     speculation.settle("one")  # as a short answer does: the events may still be on their way
-    assert speculation.match(PROMPT, {}, 5.9) == {A: 8}
-    assert speculation.match(PROMPT, {}, 6.0) == {}
+    assert match(speculation, PROMPT, {}, 5.9) == {A: 8}
+    assert match(speculation, PROMPT, {}, 6.0) == {}
     speculation.check()
+
+
+def test_what_was_computed_lingers_beside_what_the_next_try_will_compute() -> None:
+    """As where a worker ends an answer too early, right after its first token."""
+    speculation = Speculation(linger_s=1.0)
+    speculation.expect("one", A, PROMPT, 0.0)
+    speculation.computed("one", 5.0)
+    speculation.settle("one")
+    speculation.expect("one", B, PROMPT, 5.5)
+    speculation.check()
+    assert speculation.match(PROMPT, {}, 5.9) == {A: 8, B: 8}
+    assert speculation.match(PROMPT, {}, 6.0) == {B: 8}
+    speculation.settle("one")
+    speculation.check()
+    assert speculation.num_grains == 0
 
 
 def test_what_nobody_settled_lapses() -> None:
     speculation = Speculation(lapse_s=10.0)
     speculation.expect("one", A, PROMPT[:2], 0.0)
     speculation.expect("two", B, PROMPT[:2], 4.0)
-    assert speculation.match(PROMPT, {}, 9.9) == {A: 2, B: 2}
-    assert speculation.match(PROMPT, {}, 10.0) == {B: 2}
-    assert speculation.match(PROMPT, {}, 14.0) == {}
+    assert match(speculation, PROMPT, {}, 9.9) == {A: 2, B: 2}
+    assert match(speculation, PROMPT, {}, 10.0) == {B: 2}
+    assert match(speculation, PROMPT, {}, 14.0) == {}
     assert speculation.num_grains == 0
 
 
@@ -84,11 +110,11 @@ def test_a_lost_worker_takes_its_prompts_with_it_and_comes_back_without() -> Non
     speculation.expect("one", B, PROMPT[:3], 0.0)
     speculation.forget(A)
     speculation.forget(C)
-    assert speculation.match(PROMPT, {}, 0.0) == {B: 3}
+    assert match(speculation, PROMPT, {}, 0.0) == {B: 3}
     speculation.expect("two", A, PROMPT[:1], 0.0)
-    assert speculation.match(PROMPT, {}, 0.0) == {A: 1, B: 3}
+    assert match(speculation, PROMPT, {}, 0.0) == {A: 1, B: 3}
     speculation.settle("one")
-    assert speculation.match(PROMPT, {}, 0.0) == {A: 1}
+    assert match(speculation, PROMPT, {}, 0.0) == {A: 1}
     speculation.check()
 
 
@@ -97,9 +123,9 @@ def test_over_its_bound_it_forgets_the_oldest() -> None:
     for number in range(10):
         speculation.expect(f"request-{number}", A, chain(100 * number, 8), 0.0)
         assert speculation.num_grains <= 20
-    assert speculation.match(chain(900, 8), {}, 0.0) == {A: 8}
-    assert speculation.match(chain(800, 8), {}, 0.0) == {A: 8}
-    assert speculation.match(chain(700, 8), {}, 0.0) == {}
+    assert match(speculation, chain(900, 8), {}, 0.0) == {A: 8}
+    assert match(speculation, chain(800, 8), {}, 0.0) == {A: 8}
+    assert match(speculation, chain(700, 8), {}, 0.0) == {}
     speculation.expect("too long", A, chain(5000, 30), 0.0)
     assert speculation.num_grains == 0
     speculation.check()
@@ -110,13 +136,29 @@ class Model:
     """The same, said as slowly and plainly as possible: who was first to ask for what."""
 
     owned: dict[tuple[WorkerId, GrainHash], str] = field(default_factory=dict)
+    expecting: set[str] = field(default_factory=set)
 
     def expect(self, request_id: str, worker: WorkerId, hashes: tuple[GrainHash, ...]) -> None:
+        self.expecting.add(request_id)
         for each in hashes:
             self.owned.setdefault((worker, each), request_id)
 
+    def settle(self, request_id: str) -> None:
+        self.expecting.discard(request_id)
+        self.end(request_id)
+
     def end(self, request_id: str) -> None:
         self.owned = {key: owner for key, owner in self.owned.items() if owner != request_id}
+
+    def computed(self, request_id: str) -> None:
+        """It lingers, whatever becomes of the request; of one request only the last try does."""
+        lingers = f"computed by {request_id}"
+        if request_id in self.expecting:
+            self.end(lingers)
+        self.expecting.discard(request_id)
+        self.owned = {
+            key: lingers if owner == request_id else owner for key, owner in self.owned.items()
+        }
 
     def forget(self, worker: WorkerId) -> None:
         self.owned = {key: owner for key, owner in self.owned.items() if key[0] != worker}
@@ -137,7 +179,7 @@ class Model:
 @pytest.mark.parametrize("seed", range(60))
 def test_any_sequence_equals_the_plain_model(seed: int) -> None:
     random_numbers = random.Random(seed)
-    speculation, model = Speculation(lapse_s=1e9), Model()
+    speculation, model = Speculation(lapse_s=1e9, linger_s=1e9), Model()
     prompts = [chain(0, 3) + chain(10 * n, 5) for n in range(1, 5)]
     for number in range(80):
         request_id = f"request-{random_numbers.randrange(12)}"
@@ -145,7 +187,10 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
         match random_numbers.randrange(8):
             case 0:
                 speculation.settle(request_id)
-                model.end(request_id)
+                model.settle(request_id)
+            case 2:
+                speculation.computed(request_id, number)
+                model.computed(request_id)
             case 1 if random_numbers.random() < 0.3:
                 speculation.forget(worker)
                 model.forget(worker)
@@ -158,4 +203,4 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
         ready = {
             each: random_numbers.randrange(1, 9) for each in (A, B) if random_numbers.random() < 0.5
         }
-        assert speculation.match(prompt, ready, number) == model.match(prompt, ready)
+        assert match(speculation, prompt, ready, number) == model.match(prompt, ready)

@@ -11,7 +11,7 @@ import pytest
 
 from bench.fidelity import as_table, compare, is_faithful, simulated, summary, timed_case
 from bench.fidelity_cluster import ask
-from bench.fidelity_workloads import GRAIN, WORKLOADS, Sizes, bursts
+from bench.fidelity_workloads import GRAIN, Sizes, bursts
 from bench.timed_engine import TimedEngine
 from cluster.cost import StepCost
 from cluster.types import DecodeCost, KvLayout, PrefillCost
@@ -72,6 +72,7 @@ async def test_bursts_take_as_long_in_the_simulator_as_in_a_cluster(tmp_path: Pa
 @pytest.mark.timeout(600)
 async def test_five_workers_of_their_own_processes_take_as_long_as_in_the_simulator() -> None:
     """Three workloads, the median of three runs of each; mean TTFT and hit tokens."""
-    pairs = await compare(timed_case(), list(WORKLOADS), num=3, seed=7)
+    case = timed_case()
+    pairs = await compare(case, list(case.sizes), num=3, seed=7)
     report = {"timed": {name: summary(each) for name, each in pairs.items()}}
     assert is_faithful(report), as_table(report)

@@ -37,7 +37,10 @@ def test_a_table_has_a_column_for_each_size(capsys: pytest.CaptureFixture[str]) 
     assert "1+1 priced" in head
     assert "1+2 priced" in head
     labels = [row[:40] for row in rows]
-    for label in ("TTFT s", "ITL ms", "good: TTFT <= 2 s", "hit tokens", "KV fetched", "cost"):
+    for label in (
+        *("TTFT s", "ITL ms", "good: TTFT <= 2 s", "hit tokens", "KV fetched", "cost"),
+        *("prefill busy %", "decode batch, mean", "decode KV in use %, mean most"),
+    ):
         assert any(each.startswith(label) for each in labels), label
     assert "60 requests" in captured.err
 
@@ -103,6 +106,9 @@ def test_a_cluster_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
         (("--fault", "random: {number: 3}"), "did you mean 'num'?"),
         (("--fault", "random: {num: 0}"), "at least 1"),
         (("--fault", "crash: {"), "NAME: {KEY: VALUE}"),
+        (("--rule", "[priced]"), "is no rule"),
+        (("--rule", "{priced: {}, lmetric: {}}"), "is no rule"),
+        (("--rule", "[" * 5000), "NAME: {KEY: VALUE}"),
         (("--trace", "x.csv"), "not both"),
         (("--cluster", "nowhere.yaml"), "cannot be read"),
         (("--plot", "no/such/folder/x.png"), "cannot be written"),
@@ -116,9 +122,33 @@ def test_what_is_wrong_is_said_in_a_sentence(
 
 
 @pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("link: {setup_s: -1}", "link.setup_s"),
+        ("link: {bytes_per_s: 0}", "link.bytes_per_s"),
+        ("link: {bytes_per_s: -2.0e+9}", "link.bytes_per_s"),
+        ("prefill: {prefill_cost: {c0: -1, c1: 0}}", "prefill_cost.c0"),
+        ("decode: {decode_cost: {d0: 0.01, d2: -1}}", "decode_cost.d2"),
+        ("model: {num_layers: 0}", "model.num_layers"),
+        ("model: {dtype: float99}", "choose from"),
+        ("gpu_hour_price: -2", "gpu_hour_price"),
+        ("decode: {cache_tokens: 99999999999999999999}", "cache_tokens"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(
+    line: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"num_prefill: 1\nnum_decode: 1\n{line}\n")
+    assert simulate("--cluster", str(file)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("workload", "sentence"),
     [
         ("rivers", "give one of shared_prefixes"),
+        ("[bursts]", "is no workload"),
         ("fan_outs: {num_prompts: 2}", "'num_siblings' is missing"),
         ("fan_outs: {prompts: 2}", "did you mean 'num_prompts'?"),
         (WORKLOAD.replace("rate: 6", "rate: 0"), "rate"),

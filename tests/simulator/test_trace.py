@@ -77,6 +77,7 @@ def test_an_azure_trace_shares_nothing(tmp_path: Path) -> None:
         ({"timestamp": 1.5}, "'timestamp'"),
         ({"hash_ids": [1]}, "must list 2 ids"),
         ({"hash_ids": [1, -2]}, "whole numbers"),
+        ({"hash_ids": [1, True]}, "whole numbers"),
         ({"hash_ids": None}, "must list"),
     ],
 )
@@ -94,6 +95,23 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
         load_trace(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_trace(tmp_path / "none")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"timestamp": ' + "9" * 5000 + "}"])
+def test_json_that_python_will_not_read_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "t"
+    path.write_text(json.dumps(row(0, [1])) + "\n" + line + "\n")
+    with pytest.raises(ConfigError, match="line 2: it is neither JSON"):
+        load_trace(path)
+
+
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    whole = bytearray(gzip.compress(b"".join(b"%d" % i for i in range(20_000))))
+    whole[200:260] = bytes(each ^ 0x5A for each in whole[200:260])
+    path.write_bytes(whole)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_trace(path)
 
 
 def test_invented_traffic_shares_what_it_should() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = "penstock.v1"
-WORKERS = ("worker", "prefill_worker", "decode_worker")
+WORKERS = ("worker", "prefill_worker", "decode_worker", "worker_roles")
 FOLDERS = ("penstock", "cluster", "engine", "kv_transfer", "router", *WORKERS)
 FOLDERS += ("simulator", "deploy", "models", "bench")
 
@@ -47,6 +47,8 @@ def house(name: str) -> str:
     """The unit that arrows are drawn between: a folder, or a part of `penstock`."""
     if name == "penstock.__main__":
         return "penstock.cli"
+    if name in ("prefill_worker.__main__", "decode_worker.__main__"):
+        return "worker_roles"
     for part in (STUBS, "penstock.cli"):
         if name == part or name.startswith(part + "."):
             return part

@@ -12,6 +12,7 @@ BY_THE_CLOCK = {
     "cluster/watch.py": "a pause between two reports",
     "cluster/worker_process.py": "what the operator lets a drain take",
     "decode_worker/hand_over.py": "a pause between two signs of life",
+    "deploy/planner/loop.py": "a pause between two looks",
     "prefill_worker/service.py": "a pause between two signs of life",
     "worker/fences.py": "a pause between two questions",
     "worker/source.py": "a pause between two signs of life",

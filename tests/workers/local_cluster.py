@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cluster.authority import PLAIN
 from cluster.cost import StepCost
 from cluster.errors import PenstockError
 from cluster.measurements import Measurements
@@ -67,7 +68,7 @@ class Running:
     worker: Any
     gate: Gate
     drain: asyncio.Event
-    task: asyncio.Task[None]
+    task: asyncio.Task[Any]
     transport: Any
     pairs: Pairs
     address: str = ""
@@ -188,7 +189,9 @@ class LocalCluster(Cluster):
                 cost.observe(batch.prompts, batch.decode_contexts, seconds)
         parts = WorkerParts(
             member=member,
+            credentials=PLAIN,
             secrets=load_secrets(Path(config.secrets_file)),
+            tokenizer=Tokenizer.load(self.checkpoint),
             engine=engine,
             pairs=pairs,
             cost=cost,
@@ -198,7 +201,7 @@ class LocalCluster(Cluster):
         if role is Role.PREFILL:
             worker = PrefillWorker(config, parts)
         else:
-            worker = DecodeWorker(config, parts, tokenizer=Tokenizer.load(self.checkpoint))
+            worker = DecodeWorker(config, parts)
         return worker, transport, pairs
 
     def _open(self, incarnation: Incarnation, num_bytes: int) -> tuple[Pool, Transport]:

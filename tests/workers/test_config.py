@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.authority import PLAIN, Credentials, create_authority
 from cluster.config import load_config
 from cluster.errors import ConfigError
 from decode_worker.config import DecodeWorkerConfig
@@ -45,8 +46,13 @@ def load(cls: type, directory: Path, settings: dict[str, Any]) -> Any:
         ({"tcp_streams": 0}, "'tcp_streams' is 0"),
         ({"transports": []}, "'transports'"),
         ({"transports": ["tcp", "pigeon"]}, "'transports' names pigeon: choose from"),
-        ({"address": "0.0.0.0:7001"}, "by which the other processes reach this one"),
-        ({"address": "[::]:7001"}, "by which the other processes reach this one"),
+        ({"address": "0.0.0.0:7001", "advertise": "::"}, "'advertise' is '::', which nobody can"),
+        (
+            {"address": "10.0.0.2:1", "advertise": "10.0.0.2:2"},
+            "'advertise' is '10.0.0.2:2', which",
+        ),
+        ({"address": "10.0.0.2:1", "advertise": "http://a"}, "'advertise' is 'http://a', which"),
+        ({"advertise": "10.0.0.2"}, "one of them is for this machine alone"),
         ({"address": ":7001"}, "'address' is ':7001'"),
         ({"address": "here"}, "'address' is 'here'"),
         ({"address": "here:70000"}, "'address' is 'here:70000'"),
@@ -73,6 +79,38 @@ def test_what_is_right_is_taken(tmp_path: Path) -> None:
     settings = {"address": "[::1]:0", "block_size": 4, "transports": ["tcp"], "probe_tokens": 0}
     config = load(PrefillWorkerConfig, tmp_path, {**settings, "require_transport": "tcp"})
     assert (config.address, config.block_size, config.transports) == ("[::1]:0", 4, ("tcp",))
+
+
+def test_where_it_listens_and_what_others_dial_may_differ(tmp_path: Path) -> None:
+    settings = {"address": "0.0.0.0:7001", "advertise": "decode-a.internal"}
+    config = load(DecodeWorkerConfig, tmp_path, settings)
+    assert str(config.dialled) == "decode-a.internal:7001"
+
+
+AUTHORITY = Credentials(create_authority())
+NIXL = {"transports": ["shared_memory", "nixl"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "credentials", "sentence"),
+    [
+        ({"address": "10.0.0.2:7001"}, PLAIN, "holds no authority for TLS: draw one that does"),
+        ({"address": "0.0.0.0:0", "advertise": "a"}, PLAIN, "or say 'insecure: true' where"),
+        ({"address": "10.0.0.2:7001", **NIXL}, AUTHORITY, "KV by nixl has no TLS: take it out"),
+    ],
+)
+def test_what_others_could_read_is_not_sent_without_a_word(
+    tmp_path: Path, settings: dict[str, Any], credentials: Credentials, sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(DecodeWorkerConfig, tmp_path, settings).check_ways(credentials)
+    assert sentence in str(refused.value)
+    load(DecodeWorkerConfig, tmp_path, {**settings, "insecure": True}).check_ways(credentials)
+
+
+def test_what_nobody_can_read_needs_no_word(tmp_path: Path) -> None:
+    load(DecodeWorkerConfig, tmp_path, {"address": "10.0.0.2:7001"}).check_ways(AUTHORITY)
+    load(DecodeWorkerConfig, tmp_path, {"address": "127.0.0.1:0", **NIXL}).check_ways(PLAIN)
 
 
 async def test_all_bytes_of_the_weights_may_be_compared(checkpoint: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ async def visit(cluster: LocalCluster, timeout_s: float = 20.0) -> Report:
             "penstock.v1.Cluster", "Status", worker_pb2.StatusRequest(), timeout_s=5
         )
     secrets, said = cluster.directory / "secrets.yaml", []
-    async with Examination(cluster.address, TOKEN, secrets, say=said.append) as examination:
+    async with Examination(cluster.address, secrets, say=said.append) as examination:
         report = await examination.report(status, [], timeout_s=timeout_s)
     assert said, "whoever watches sees what it is doing"
     return report

@@ -348,7 +348,9 @@ def continuation(
         prompt_token_ids=prompt,
         prefill=prefill,
         emitted=[worker_pb2.EmittedTokens(token_ids=emitted)],
-        params=worker_pb2.ResolvedParams(top_p=1.0, repetition_penalty=1.0, n=1, **params),
+        params=worker_pb2.ResolvedParams(
+            top_p=1.0, repetition_penalty=1.0, num_choices=1, **params
+        ),
         tenant="default",
     )
 

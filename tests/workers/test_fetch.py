@@ -179,7 +179,7 @@ async def test_prompt_logprobs_fetch_nothing(checkpoint: Path, tmp_path: Path) -
     async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
         source, receiver = cluster.decode
         await warm(source)
-        messages = await decode(receiver, request(source=source, prompt_logprobs=0))
+        messages = await decode(receiver, request(source=source, num_prompt_logprobs=0))
         assert messages[0].accepted.cached_tokens == 0
         assert len(messages[0].accepted.prompt_logprobs) == len(PROMPT)
 

@@ -24,9 +24,10 @@ def fetching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anyone computes, and has a source: often the one that knows most, sometimes anyone."""
     rng, choose = random.Random(5), placer.place
 
-    def place(request: Any, *others: Any) -> Any:
-        decision, state = choose(request, *others)
-        cached = request.num_ready
+    def place(request: Any, snapshot: Any, *others: Any) -> Any:
+        decision, state = choose(request, snapshot, *others)
+        held = zip(snapshot.loads, request.num_ready.tolist(), strict=True)
+        cached = {load.worker: int(num) for load, num in held if num}
         best = max(cached, key=cached.__getitem__, default=WORKERS[0])
         source = best if rng.random() < 0.7 else rng.choice(WORKERS)
         placement = Placement(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.timed_link import TimedTransport
 from cluster.types import WorkerId
 from tests.workers.local_cluster import LocalCluster
 from tests.workers.test_answers import greedy, prompt_of
@@ -87,3 +88,27 @@ async def test_who_fetched_knows_what_it_cost(checkpoint: Path, tmp_path: Path) 
         assert link.peer == source.name
         assert 0 < link.setup_s < 1.0
         assert source.worker.worker.load().links == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lease_s", "teaches"), [(0.3, True), (30.0, False)])
+async def test_a_fetch_that_takes_too_long_teaches_it_if_its_source_was_heard_of_meanwhile(
+    checkpoint: Path, tmp_path: Path, lease_s: float, teaches: bool
+) -> None:
+    """Else the next is sent the same way, and waits as long for nothing. Who says nothing has
+    stopped, which will pass."""
+    prompt, settings = prompt_of(3, 100), {"fetch_s": 0.4, "lease_s": lease_s}
+    async with LocalCluster(
+        checkpoint,
+        tmp_path,
+        decode=[settings, settings],
+        prefill=[],
+        wrap_transport=lambda inner: TimedTransport(inner, bytes_per_s=3e3),
+    ) as cluster:
+        source, receiver = cluster.decode
+        await warm(source, prompt)
+        await decode(receiver, request(prompt, source=source))
+        assert counted(receiver, "fetch_failures") == 1
+        links = receiver.worker.worker.load().links
+        assert [link.peer for link in links] == [source.name] * teaches
+        assert all(link.setup_s + 96 * 32 * link.s_per_byte >= 0.3 for link in links)

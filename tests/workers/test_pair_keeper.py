@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from cluster.authority import PLAIN
 from cluster.errors import DigestMismatch, Overloaded, TransferFailed
 from cluster.types import Member, Role
 from tests.cluster.cluster_samples import member
 from tests.kv_transfer.test_pairs import FakeTransport, pairs_of
+from tests.virtual_loop import run
 from worker import pair_keeper
 from worker.pair_keeper import PairKeeper
 from worker.peers import Peers
@@ -36,10 +39,10 @@ class FakeProbes:
 
 
 class Rig:
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, *names: str) -> None:
         self.probes: Any = FakeProbes()
-        self.pairs = pairs_of(FakeTransport("shared_memory"), FakeTransport("a"))
-        self.peers = Peers(ME.worker, "token", self.pairs, tasks)
+        self.pairs = pairs_of(*map(FakeTransport, names or ("shared_memory", "a")))
+        self.peers = Peers(ME.worker, "token", PLAIN, self.pairs, tasks)
         self.keeper = PairKeeper(self.peers, self.probes, tasks, num_tokens=16)
 
 
@@ -91,6 +94,38 @@ async def test_when_all_fail_all_are_tried_again(
         assert it.keeper.num_refused == 0
         it.keeper.check(prefill().worker)
         assert (await it.peers.connect(prefill().worker)).transport == "shared_memory"
+
+
+class LostProbes(FakeProbes):
+    """None fails, and none comes through: as of a source that another life has replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried_s: list[float] = []
+
+    async def probe(self, source: Any, num_tokens: int, *, by: str, limit_s: float) -> None:
+        self.tried_s.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0)
+
+
+def test_a_pair_of_which_no_probe_comes_through_is_tried_later_and_later_not_at_once_for_ever() -> (
+    None
+):
+    async def look() -> tuple[list[float], str]:
+        async with asyncio.TaskGroup() as tasks:
+            it = Rig(tasks, "shared_memory")
+            it.keeper._probes = it.probes = LostProbes()
+            it.keeper.update(ME, [ME, prefill()])
+            await it.keeper.settled.wait()
+            with pytest.raises(TransferFailed) as caught:
+                it.keeper.check(prefill().worker)
+            await asyncio.sleep(20.0)
+            it.keeper.close()
+            return it.probes.tried_s, str(caught.value)
+
+    tried_s, said = run(look())
+    assert said == "No probe of 'p0' came through."
+    assert [later - before for before, later in pairwise(tried_s)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 async def test_who_has_no_block_to_spare_is_connected_at_least(
@@ -157,3 +192,19 @@ async def test_a_store_whose_records_have_lapsed_costs_no_probe(
         await is_up(0)
         it.keeper.update(ME, [ME])
         assert not it.probes.last, "what is over is forgotten"
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+async def test_a_life_before_is_over_once_the_same_process_says_so(
+    monkeypatch: pytest.MonkeyPatch, is_said: bool
+) -> None:
+    """Else its process, which is seen to live, might write yet: it was started twice."""
+    async with rig(monkeypatch) as it:
+        it.keeper.update(ME, [ME, prefill("1")])
+        await it.keeper.settled.wait()
+        old = await it.peers.connect(prefill("1").worker)
+        old.life.is_watched = True  # type: ignore[misc]
+        past = (prefill("1").worker.incarnation,) if is_said else ()
+        it.keeper.update(ME, [ME, replace(prefill("2"), past_lives=past)])
+        assert old.life.is_over is is_said
+        assert (it.peers.known_channel(prefill("1").worker.incarnation) is None) or not is_said

@@ -66,3 +66,24 @@ async def test_a_prefill_worker_that_a_stranger_wrote_into_redis_is_never_met(
                 assert answer.token_ids == expected(prompt, 8)
                 await asyncio.sleep(0.2)  # each process looks at the store meanwhile
             assert stranger.paths == []
+
+
+@pytest.mark.slow
+async def test_clusters_of_one_redis_are_kept_apart_by_their_names(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also where both have the same secrets."""
+    (tmp_path / "other").mkdir()
+    async with redis_server() as server, redis.asyncio.Redis.from_url(server.url) as reader:
+        worker = {"router": server.url, "cluster": "a"}
+        first = LocalCluster(
+            checkpoint, tmp_path, store=server.url, cluster="a", decode=[worker], prefill=[]
+        )
+        other = LocalCluster(
+            checkpoint, tmp_path / "other", store=server.url, cluster="b", decode=[], prefill=[]
+        )
+        async with first, other:
+            assert (await first.generate(greedy(prompt_of(1, 20), 4))).token_ids
+            assert not other.router.is_serving
+            assert [key async for key in reader.scan_iter("penstock:a:member/*")]
+            assert not [key async for key in reader.scan_iter("penstock:b:member/*")]

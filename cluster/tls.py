@@ -1,0 +1,76 @@
+"""TLS of calls between processes: both ends show a certificate of the cluster's own authority; and
+why a connection did not come about, in words that say what differs."""
+
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from cluster.authority import NAME, Identity
+from cluster.errors import PenstockError, Unauthenticated, WorkerLost
+from cluster.status import from_rpc_error
+
+TARGET: Final = ("grpc.ssl_target_name_override", NAME)
+
+_SAME_FILE = "give both the same secrets file"
+
+
+def server_credentials(identity: Identity) -> grpc.ServerCredentials:
+    pair = (identity.key, identity.certificate)
+    return grpc.ssl_server_credentials([pair], identity.authority, require_client_auth=True)
+
+
+def channel_credentials(identity: Identity) -> grpc.ChannelCredentials:
+    """For a channel with the option `TARGET`."""
+    return grpc.ssl_channel_credentials(
+        identity.authority, private_key=identity.key, certificate_chain=identity.certificate
+    )
+
+
+def from_call(error: grpc.aio.AioRpcError, *, is_tls: bool) -> PenstockError:
+    """The error behind a failed call to one of our processes."""
+    failure = from_rpc_error(error)
+    if not isinstance(failure, WorkerLost):
+        return failure
+    return why_unconnected(str(error.details()), is_tls=is_tls) or failure
+
+
+def why_unconnected(details: str, *, is_tls: bool) -> PenstockError | None:
+    """What gRPC says of a connection that was never made; None where that is not about TLS."""
+    if "failed to connect" not in details:
+        return None
+    if "handshake failed" in details or "erification" in details:
+        return Unauthenticated(_of_handshake(details))
+    if "Socket closed" not in details:
+        return None
+    if is_tls:
+        return WorkerLost(
+            "It hung up as soon as it saw our certificate: another authority has signed that"
+            f" ({_SAME_FILE}), or by its clock it is not valid; or it has just ended."
+        )
+    return WorkerLost(
+        "It hung up as soon as we spoke to it without TLS: it may want TLS, as processes beyond"
+        f" loopback do whose secrets file holds an authority ({_SAME_FILE}); or it has just ended."
+    )
+
+
+def _of_handshake(details: str) -> str:
+    if "WRONG_VERSION_NUMBER" in details:
+        return (
+            "It speaks no TLS there: it is a front door (internal calls go to the router's"
+            f" 'internal' address), or its secrets file holds no authority ({_SAME_FILE})."
+        )
+    for symptom in ("certificate has expired", "certificate is not yet valid"):
+        if symptom in details:
+            return (
+                f"By our clock its {symptom}: set the clocks of both machines, else draw new"
+                " secrets for all processes."
+            )
+    return f"Its certificate was signed by another authority: {_SAME_FILE}."
+
+
+def secure_channel(address: str, identity: Identity | None, options: Any) -> grpc.aio.Channel:
+    """In clear text without an identity."""
+    if identity is None:
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, channel_credentials(identity), [*options, TARGET])

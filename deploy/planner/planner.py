@@ -1,0 +1,245 @@
+"""The decision: how many workers of each role there should be. Pure: what is observed, and what was
+decided before, give what is wanted and why.
+
+More are asked for at once, when what came lately would have been too much for those that there are;
+fewer stay only when fewer would have been enough for a while. It never kills: it wants fewer, and
+who goes drains.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cluster.types import Role
+from deploy.planner.direction import NO_DIRECTIONS, Counts, Directions
+from deploy.planner.observation import Observation
+from deploy.planner.settings import Bounds, PlannerSettings
+from deploy.planner.sizing import Sizing, all_caches, present_cache
+from simulator.rehearsal import Come
+from simulator.setting import Setting
+
+_LEAST_EFFICIENCY = 0.05  # of caches
+_LEAST_REQUESTS = 10  # of fewer nothing can be told
+_SHORT_S = 60.0  # in which a surge shows
+_SURGE_SIGMAS = 3.0
+_MOST_SURGE = 1.5  # most are over before a worker has started
+_BIN_S = 5.0
+_SLACK_S = 30.0  # looks come at intervals
+_LEEWAY = 0.02  # of the requests: so much worse than the goal before anything is done
+_SIZING_S = 60.0  # between two looks at fewer
+_BUSY_S = 1.0  # of prompts that wait, a worker
+_STRAIN_STEP, _MOST_STRAIN = 1.1, 2.0
+_STRAIN_S = 3600.0  # in which what was learned of it fades to 1 / e
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one look found."""
+
+    at_s: float
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    directions: Directions = NO_DIRECTIONS
+    needs: tuple[Need, ...] = ()  # of the last while
+    changed_s: float = -math.inf  # when anything was last wanted otherwise
+    looked_s: float = -math.inf
+    sized_s: float = -math.inf  # when fewer were last considered
+    strain: float = 1.0  # times as much work as the rehearsal believes
+    setting: Setting | None = None  # as last known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizingDecision:
+    counts: Counts
+    num_flips: int  # decode workers that become prefill workers; below 0 the other way
+    sentences: tuple[str, ...]  # why
+    terms: dict[str, float]
+
+    def explain(self) -> str:
+        return " ".join(self.sentences)
+
+
+def decide(
+    observation: Observation, state: State, settings: PlannerSettings, bounds: Bounds
+) -> tuple[SizingDecision, State]:
+    """Called every few seconds."""
+    now_s = observation.now_s
+    now = Counts(observation.prefill.num_there, observation.decode.num_there)
+    state = replace(state, setting=observation.setting or state.setting)
+    look = _look(observation, state, settings, bounds, now)
+    needs = (*state.needs, Need(now_s, look.need))
+    needs = tuple(each for each in needs if each.at_s >= now_s - settings.calm_s)
+    target, sentence = _target(observation, now, look.need, needs, settings)
+    # Who waits at a pool that is cold is no load that swings to and fro.
+    is_cold = not now.decode and observation.num_waiting > 0
+    hold_s = 0.0 if is_cold else settings.hold_s
+    allowed = state.directions.clip(now, target, now_s, hold_s)
+    sentences = [*look.sentences, sentence]
+    if allowed != target:
+        sentences.append(f"Only {allowed} for now: the direction was reversed lately.")
+    flips = _flips(now, allowed, observation) if bounds.may_flip else 0
+    if flips:
+        sentences.append(f"{abs(flips)} of them by changing a role, which is quicker than a start.")
+    decision = SizingDecision(
+        counts=allowed, num_flips=flips, sentences=tuple(sentences), terms=look.terms
+    )
+    return decision, replace(
+        state,
+        directions=state.directions.after(now, allowed, now_s),
+        needs=needs,
+        changed_s=state.changed_s if allowed == now else now_s,
+        looked_s=now_s,
+        strain=look.strain,
+        sized_s=look.sized_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    need: Counts
+    sentences: tuple[str, ...]
+    terms: dict[str, float]
+    strain: float = 1.0
+    sized_s: float = -math.inf
+
+
+def _look(
+    seen: Observation, state: State, settings: PlannerSettings, bounds: Bounds, now: Counts
+) -> _Look:
+    least = Counts(*(bounds.of(role)[0] for role in Role))
+    if not seen.requests and not seen.num_waiting:
+        return _Look(least, ("Nothing came lately.",), {}, state.strain)
+    if state.setting is None or len(seen.requests) < _LEAST_REQUESTS:
+        kept = Counts(max(now.prefill, least.prefill), max(1, now.decode, least.decode))
+        return _Look(kept, ("Too little is known yet.",), {}, state.strain)
+    cache_tokens = present_cache(seen.requests)
+    serving = Counts(seen.prefill.num_serving, seen.decode.num_serving)
+    efficiency = cache_tokens / max(1, all_caches(state.setting, serving))
+    sizing = Sizing(
+        seen.requests,
+        state.setting,
+        bounds,
+        settings.goal,
+        cache_tokens,
+        min(max(_LEAST_EFFICIENCY, efficiency), 1.0),
+    )
+    strain = _strained(seen, state, settings, sizing, now)
+    pace = surge(seen.requests, seen.begin_s, seen.now_s)
+    suffices = sizing.suffices(now, pace * strain, _LEEWAY)
+    is_due = not (suffices and state.needs and seen.now_s < state.sized_s + _SIZING_S)
+    if is_due:
+        need = sizing.cheapest(now, pace * strain * settings.head_room)
+    else:
+        need = state.needs[-1].counts
+    if not suffices:
+        need = _no_fewer(now, need)
+    elif need.num >= now.num:
+        need = now
+    sentences = [
+        f"{len(seen.requests)} requests in {seen.duration_s:.0f} s: {now}"
+        f" {'would have been enough' if suffices else 'would not have been enough'}."
+    ]
+    if extra := _extra(seen, settings, need):
+        need = sizing.bounded(need.prefill + extra, need.decode)
+        sentences.append(f"{seen.queue_s:.0f} s of prompts wait: {extra} more to work them off.")
+    terms = {
+        "requests_s": len(seen.requests) / max(1.0, seen.duration_s),
+        "pace": pace,
+        "strain": strain,
+        "queue_s": seen.queue_s,
+        "kv_share": seen.kv_share,
+        "good_share": seen.num_good / max(1, seen.num_judged),
+        "most_bad_share": sizing.bad_share,
+    }
+    return _Look(need, tuple(sentences), terms, strain, seen.now_s if is_due else state.sized_s)
+
+
+def _target(
+    seen: Observation,
+    now: Counts,
+    need: Counts,
+    needs: Sequence[Need],
+    settings: PlannerSettings,
+) -> tuple[Counts, str]:
+    """Whoever goes is sure not to be needed: by a whole window, and a calm while."""
+    if need.num >= now.num:
+        is_sure = seen.is_full and not _is_starting(seen)
+        grown = need if is_sure else Counts(*map(max, now, need))
+        return grown, f"{grown} wanted." if grown != now else "They stay."
+    fewer = f"{need} may be enough"
+    if seen.now_s - needs[0].at_s < settings.calm_s - _SLACK_S:
+        return now, f"{fewer}, but it is not known for how long."
+    if seen.queue_s > _BUSY_S * now.num:
+        return now, f"{fewer} once {seen.queue_s:.0f} s of prompts are worked off."
+    most = max((each.counts for each in needs), key=lambda counts: counts.num)
+    if most.num >= now.num:
+        return now, f"{fewer}, but were not all the time."
+    return most, f"{most} were enough for {settings.calm_s:.0f} s."
+
+
+def _is_starting(seen: Observation) -> bool:
+    return bool(seen.prefill.num_starting or seen.decode.num_starting)
+
+
+def _no_fewer(now: Counts, need: Counts) -> Counts:
+    """Those that there are do not suffice in their roles, though fewer would in others."""
+    num_left = max(0, now.num - need.num)
+    grown = need.prefill + num_left if need.prefill <= now.prefill else need.prefill
+    return Counts(grown, need.decode + num_left - (grown - need.prefill))
+
+
+def _extra(seen: Observation, settings: PlannerSettings, need: Counts) -> int:
+    """Workers beyond the need that work off what waits; at most half as many again."""
+    spare = (1.0 - 1.0 / settings.head_room) * need.num + 0.2 * need.num
+    wanted = math.ceil(seen.queue_s / settings.catch_up_s - spare)
+    return max(0, min(wanted, need.num // 2))
+
+
+def _strained(
+    seen: Observation, state: State, settings: PlannerSettings, sizing: Sizing, now: Counts
+) -> float:
+    """What is seen counts for more than what is rehearsed: where targets are missed by a size that
+    should do, everything weighs more from then on."""
+    fades = math.exp(-max(0.0, seen.now_s - state.looked_s) / _STRAIN_S)
+    strain = 1.0 + (state.strain - 1.0) * fades
+    is_settled = seen.now_s >= state.changed_s + settings.window_s
+    if not is_settled or _is_starting(seen):
+        return strain
+    expected = 1.0 - sizing.bad_share
+    sigma = math.sqrt(max(1.0, seen.num_judged * expected * (1.0 - expected)))
+    missing = expected * seen.num_judged - seen.num_good
+    if missing > 2.0 * sigma and sizing.suffices(now, strain):
+        return min(_MOST_STRAIN, strain * _STRAIN_STEP)
+    return strain
+
+
+def surge(requests: Sequence[Come], begin_s: float, now_s: float) -> float:
+    """Times as fast as in the whole window they come of late; 1 unless that is beyond chance."""
+    duration_s = now_s - begin_s
+    if duration_s < 2.0 * _SHORT_S:
+        return 1.0
+    num_bins = int(duration_s / _BIN_S)
+    bins = [0] * num_bins
+    for each in requests:
+        bins[min(num_bins - 1, int((each.arrived_s - begin_s) / _BIN_S))] += 1
+    num_short = int(_SHORT_S / _BIN_S)
+    before, lately = bins[:-num_short], bins[-num_short:]
+    mean = sum(before) / len(before)
+    variance = sum((each - mean) ** 2 for each in before) / len(before)
+    sigma = math.sqrt(max(variance, mean, 1.0 / len(before)) * num_short)
+    if sum(lately) - mean * num_short < _SURGE_SIGMAS * sigma:
+        return 1.0
+    return min(_MOST_SURGE, sum(lately) / num_short / (len(requests) / num_bins))
+
+
+def _flips(now: Counts, then: Counts, seen: Observation) -> int:
+    """A role that grows takes from one that shrinks, as far as that one serves."""
+    prefill, decode = then.prefill - now.prefill, then.decode - now.decode
+    if prefill > 0 > decode:
+        return min(prefill, -decode, seen.decode.num_serving)
+    if decode > 0 > prefill:
+        return -min(decode, -prefill, seen.prefill.num_serving)
+    return 0

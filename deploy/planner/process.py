@@ -1,0 +1,42 @@
+"""One planner put together from its configuration: a lease in the store, a Ray, the routers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cluster.lease import Lease
+from cluster.redis_store import RedisStore, prefix_of
+from cluster.sealed_store import SealedStore
+from cluster.secrets import Secrets, load_secrets
+from deploy.planner.config import PlannerConfig
+from deploy.planner.loop import PlannerLoop
+from deploy.planner.on_ray import OnRay
+from deploy.planner.record import LEASE_KEY
+from deploy.planner.routers import Routers
+
+
+def open_store(store: str, cluster: str, secrets: Secrets) -> SealedStore:
+    """Where planners of a cluster agree who decides. Connects when first used."""
+    redis = RedisStore(store, prefix=prefix_of(cluster), password=secrets.store_password)
+    return SealedStore(redis, secrets.cluster_token)
+
+
+@asynccontextmanager
+async def planning(config: PlannerConfig, *, name: str) -> AsyncIterator[PlannerLoop]:
+    """Raises StartupError where no Ray lets it in."""
+    from deploy.ray_door import connected  # it loads Ray
+
+    secrets = load_secrets(config.secrets_file)
+    store = open_store(config.store, config.cluster, secrets)
+    try:
+        with connected(config.ray) as ray:
+            yield PlannerLoop(
+                name=name,
+                pools=config.pools,
+                settings=config.settings,
+                lease=Lease(store, LEASE_KEY, name),
+                store=store,
+                machines=OnRay(ray, config.cluster),
+                routers=Routers(secrets),
+            )
+    finally:
+        await store.close()

@@ -1,0 +1,1 @@
+"""How the weights of a model come to a machine, once."""

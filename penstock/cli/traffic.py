@@ -1,0 +1,26 @@
+"""What is replayed or simulated: recorded traffic by its file, invented traffic by its name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.errors import ConfigError
+from simulator.scenario import WORKLOADS, parse_workload
+from simulator.trace import Trace, load_trace
+
+SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.gz"
+TRACE_HELP = "Mooncake JSON lines or Azure CSV, .gz or not. Default: a shipped one."
+WORKLOAD_HELP = (
+    f"Instead of a trace: {', '.join(WORKLOADS)}; as NAME or 'NAME: {{KEY: VALUE}}'. Default: none."
+)
+
+
+def load_traffic(
+    trace: Path | None, workload: str | None, *, seed: int, limit: int | None
+) -> Trace:
+    """Raises ConfigError where both are given, or what is given is wrong."""
+    if workload is None:
+        return load_trace(trace or SHIPPED_TRACE, seed=seed, limit=limit)
+    if trace is not None:
+        raise ConfigError("Give '--trace' or '--workload', not both.")
+    invented = parse_workload(workload, seed=seed)
+    return replace(invented, requests=invented.requests[:limit])
