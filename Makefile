@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
 run := .venv/bin/python
 pytest := $(run) -m pytest
-parallel := -n logical --dist loadfile
+parallel := -n $(shell echo $$(($$(nproc) + 1))) --dist loadfile  # one more than processors: many tests wait
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

@@ -15,7 +15,7 @@ from cluster.channel import open_channel
 from cluster.codec import load_report_from_pb
 from cluster.secrets import load_secrets
 from cluster.types import Role
-from cluster.watch import PAIRS_EVERY, REPORT_INTERVAL_S
+from cluster.watch import CALM, PAIRS_EVERY, REPORT_INTERVAL_S
 from cluster.worker_codec import member_from_pb
 from deploy.launcher import LocalCluster
 from penstock import AsyncClient
@@ -30,7 +30,7 @@ _ALONE_S, _FEWEST_ALONE = 0.05, 10
 MAX_STEP_TOKENS = 512  # the workers' default
 _MAX_ROUNDS = 10
 _CONVERGED = 0.03  # relative change of what a usual prompt is predicted to cost
-_REPORTED_S = (PAIRS_EVERY + 1) * REPORT_INTERVAL_S  # all that is told has been told by then
+_REPORTED_S = (PAIRS_EVERY + CALM) * REPORT_INTERVAL_S  # all that is told has been told by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from cluster.checkpoint_review import Review
 from cluster.errors import PenstockError
 from cluster.facts import ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
-from cluster.redis_store import RedisStore
 from cluster.rpc import Call
 from cluster.wire_version import WIRE_VERSION
 from penstock.v1 import worker_pb2
@@ -70,6 +69,8 @@ class Diagnosis:
 
 async def _store_answer(url: str, password: str | None) -> StoreAnswer:
     """Over a connection of its own. The URL may hold a password: only its address is told."""
+    from cluster.redis_store import RedisStore  # here: its library takes 0.15 s to import
+
     parts = urlsplit(url)
     address = f"{parts.hostname}:{parts.port or 6379}"
     begin = time.perf_counter()

@@ -112,11 +112,6 @@ class RedisStore:
             ) from error
 
 
-def prefix_of(cluster: str | None) -> str:
-    """Of all keys of a cluster by its name, if it has one."""
-    return f"penstock:{cluster}:" if cluster else "penstock:"
-
-
 def _milliseconds(ttl_s: float | None) -> int | None:
     return None if ttl_s is None else max(1, round(ttl_s * 1000))
 

@@ -90,3 +90,8 @@ class MemoryStore:
             del self._entries[key]
             return None
         return entry.value
+
+
+def prefix_of(cluster: str | None) -> str:
+    """Of all keys of a cluster by its name, if it has one."""
+    return f"penstock:{cluster}:" if cluster else "penstock:"

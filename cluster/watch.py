@@ -25,7 +25,8 @@ from cluster.types import CacheChange, Incarnation, LoadReport
 from penstock.v1 import worker_pb2
 
 REPORT_INTERVAL_S = 0.25
-PAIRS_EVERY = 4  # reports: pairs and links are many, and change slowly
+CALM = 2  # times as long a report is put off that would say the same: it costs a router a wake-up
+PAIRS_EVERY = 4  # intervals: pairs and links are many, and change slowly
 # A part holds the router's event loop for a few milliseconds while it is applied.
 MAX_PART_BYTES = 1 << 17
 UNKNOWN = -1  # no change has this number: a snapshot is due
@@ -78,7 +79,7 @@ class WatchFeed:
                 await self._send_changes(watcher, send)
                 await self._send_load(watcher, send)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(watcher.next_report):
+                    async with asyncio.timeout_at(watcher.next_look):
                         await woken.wait()
         finally:
             self._log.unsubscribe(woken.set)
@@ -92,17 +93,21 @@ class WatchFeed:
 
     async def _send_load(self, watcher: "_Watcher", send: Send) -> None:
         now = asyncio.get_running_loop().time()
-        if now < watcher.next_report and watcher.num_demands == self._num_demands:
+        is_demanded = watcher.num_demands != self._num_demands
+        if now < watcher.next_look and not is_demanded:
             return
-        watcher.next_report = now + self._interval_s
+        watcher.next_look = now + self._interval_s
         watcher.num_demands = self._num_demands
         num_new = min(len(self._admitted), self._num_admitted - watcher.num_admitted)
         watcher.num_admitted = self._num_admitted
         request_ids = tuple(islice(self._admitted, len(self._admitted) - num_new, None))
-        report = replace(self._load(), request_ids=request_ids)
-        if watcher.num_reports % PAIRS_EVERY:
-            report = replace(report, pairs=None, links=None)
-        watcher.num_reports += 1
+        whole = replace(self._load(), request_ids=request_ids)
+        report = replace(whole, pairs=None, links=None)
+        if report == watcher.report and now < watcher.next_report and not is_demanded:
+            return
+        watcher.report, watcher.next_report = report, now + CALM * self._interval_s
+        if now >= watcher.next_pairs:
+            report, watcher.next_pairs = whole, now + PAIRS_EVERY * self._interval_s
         # Only with its number a router knows that nothing is missing.
         await send(worker_pb2.WatchResponse(load=load_report_to_pb(report), number=watcher.number))
 
@@ -114,8 +119,10 @@ class _Watcher:
     num_admitted: int
     number: int = UNKNOWN  # of the last change sent
     num_demands: int = 0
-    num_reports: int = 0
-    next_report: float = 0.0  # loop time
+    report: LoadReport | None = None  # the last that was sent, without pairs and links
+    next_look: float = 0.0  # loop time
+    next_report: float = 0.0  # though it would say the same
+    next_pairs: float = 0.0
 
 
 def catch_up(

@@ -25,11 +25,11 @@ from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.process import Ready
 from cluster.proof import Doorkeeper, audience_of
-from cluster.redis_store import RedisStore, prefix_of
 from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Serve, Server, Service, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets
+from cluster.store import prefix_of
 from cluster.types import (
     Fingerprint,
     Incarnation,
@@ -142,6 +142,8 @@ async def _either(*events: asyncio.Event) -> None:
 async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
     """At a router, or in the Redis that several routers read."""
     if "://" in worker.router:
+        from cluster.redis_store import RedisStore  # here: its library takes 0.15 s to import
+
         secrets, prefix = worker.secrets, prefix_of(worker.cluster)
         redis = RedisStore(worker.router, prefix=prefix, password=secrets.store_password)
         store = SealedStore(redis, secrets.cluster_token)

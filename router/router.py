@@ -16,11 +16,10 @@ from cluster.health import HealthState, follow_progress
 from cluster.lateness import Attention
 from cluster.membership import Membership
 from cluster.proof import Doorkeeper, audience_of
-from cluster.redis_store import RedisStore, prefix_of
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
-from cluster.store import MemoryStore, Store
+from cluster.store import MemoryStore, Store, prefix_of
 from router import cluster_service, service
 from router.absences import Absences
 from router.admission import Admission
@@ -258,5 +257,7 @@ def _default(config: RouterConfig) -> Offer:
 def _open_store(config: RouterConfig, secrets: Secrets) -> Store:
     if config.store == IN_MEMORY:
         return MemoryStore()
+    from cluster.redis_store import RedisStore  # here: its library takes 0.15 s to import
+
     prefix, password = prefix_of(config.cluster), secrets.store_password
     return RedisStore(config.store, prefix=prefix, password=password)

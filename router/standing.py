@@ -10,7 +10,9 @@ from cluster.config import check_range
 from cluster.types import DecodeCost, LoadReport, Member, PrefillCost, Role
 from router.load import FIRST_REPORTED, Load
 
-SILENCE_S = 1.0  # four missed reports: nothing more is sent there
+SILENCE_S = (
+    1.0  # two missed reports of a worker at rest, four of another: nothing more is sent there
+)
 _FIRST_BACKOFF_S = 0.25
 _LAST_BACKOFF_S = 5.0
 _STUCK_S = 0.5  # so long no step takes before the first request: younger ones are the start's

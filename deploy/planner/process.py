@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cluster.lease import Lease
-from cluster.redis_store import RedisStore, prefix_of
+from cluster.redis_store import RedisStore
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
+from cluster.store import prefix_of
 from deploy.planner.config import PlannerConfig
 from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import OnRay

@@ -1,6 +1,7 @@
 """What a router gets from `Worker.Watch`, over a real connection."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from cluster.rpc import UNBOUNDED, Server, service_handlers
 from cluster.types import CacheChange, GrainHash, Incarnation, LoadReport
 from cluster.watch import WatchFeed, apply_events, apply_snapshot, watch_request
 from penstock.v1 import worker_pb2
+from tests import virtual_loop
 
 WORKER = "penstock.v1.Worker"
 
@@ -217,14 +219,41 @@ async def test_load_is_reported_by_the_clock_and_at_once_when_told():
     ]
 
 
-async def test_pairs_are_told_to_each_router_at_once_and_then_more_seldom():
-    worker = Worker(interval_s=0.01)
-    async with worker.serve() as channel:
-        for router in (Router(channel), Router(channel)):
-            async with router.open() as stream:
-                await router.follow(stream, lambda router=router: len(router.loads) == 9)
-            told = [not load.pairs_left_out for load in router.loads]
-            assert told == [True, False, False, False] * 2 + [True]
+def reports(worker: Worker, *, for_s: float) -> list[tuple[float, worker_pb2.LoadReport]]:
+    """With when each came, in virtual time."""
+    told: list[tuple[float, worker_pb2.LoadReport]] = []
+
+    async def watch() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def send(message: Any) -> None:
+            if message.WhichOneof("report") == "load":
+                told.append((round(loop.time(), 6), message.load))
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(for_s):
+                await worker.feed.watch(worker_pb2.WatchRequest(), send)
+
+    virtual_loop.run(watch())
+    return told
+
+
+def test_a_worker_at_rest_says_half_as_often_that_nothing_has_changed():
+    told = reports(Worker(interval_s=0.25), for_s=2.1)
+    assert [at_s for at_s, _ in told] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert [load.pairs_left_out for _, load in told] == [False, True, False, True, False]
+
+
+def test_what_changes_is_told_at_the_next_look():
+    worker = Worker(interval_s=0.25)
+    numbers = iter([1, 1, 2, 3, 3, 3, 4])
+    worker.feed = WatchFeed(
+        worker.log, lambda: LoadReport(num_running=next(numbers)), report_interval_s=0.25
+    )
+    told = reports(worker, for_s=1.6)
+    assert [at_s for at_s, _ in told] == [0.0, 0.5, 0.75, 1.25, 1.5]
+    assert [load.num_running for _, load in told] == [1, 2, 3, 3, 4]
+    assert [load.pairs_left_out for _, load in told] == [False, True, True, False, True]
 
 
 async def test_every_router_is_told_of_every_admitted_request_once():

@@ -46,6 +46,11 @@ async def main(config: dict[str, Any]) -> None:
     fault = config.get("fault", "")
     if fault == "refuses":
         sys.exit("error: the checkpoint is truncated; download it again.")
+    drain = asyncio.Event()
+    if fault != "deaf":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.set)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -65,11 +70,6 @@ async def main(config: dict[str, Any]) -> None:
         await servicer.set(PROGRESS, health_pb2.HealthCheckResponse.SERVING)
     if fault == "spins":
         threading.Thread(target=spin, daemon=True).start()
-    drain = asyncio.Event()
-    if fault != "deaf":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.set)
-    else:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await drain.wait()
     note(Path(config["journal"]), config.get("worker_id", "router"))
     await server.stop(0)

@@ -179,6 +179,7 @@ def test_real_processes_are_told_apart() -> None:
     assert seen(pid, 0) is Condition.UNSEEN
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_process_that_gets_no_processor_is_starved() -> None:
     """Only real contention shows it: here by niceness, on the one processor of all of them."""

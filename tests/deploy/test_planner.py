@@ -157,7 +157,7 @@ def test_whatever_is_wanted_nothing_turns_twice_within_the_hold(
     assert_never_twice(series)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -163,6 +163,7 @@ async def test_they_grow_under_load_and_shrink_and_nothing_fails(tmp_path: Path)
         assert workers.most == (2, 2)
 
 
+@pytest.mark.prove
 async def test_to_nothing_and_back_for_a_request_that_waits(tmp_path: Path) -> None:
     async with planned(tmp_path, planned_pool("answers", Role.DECODE, 0, 1)) as (cluster, workers):
         for _ in range(2):

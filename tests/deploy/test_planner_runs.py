@@ -32,6 +32,7 @@ def planned(trace: Trace) -> tuple[Report, Planner, Simulation]:
     return simulation.run(), planner, simulation
 
 
+@pytest.mark.prove
 @pytest.mark.slow
 def test_steady_traffic_gets_what_it_needs_and_no_more() -> None:
     """2.4 s of work a request, 1.2 requests a second: three workers would be busy without rest."""
@@ -53,6 +54,7 @@ def test_steady_traffic_gets_what_it_needs_and_no_more() -> None:
     simulation.cluster.check_empty()
 
 
+@pytest.mark.prove
 @pytest.mark.slow
 def test_a_day_grows_and_shrinks() -> None:
     trace = day(

@@ -160,6 +160,7 @@ def test_other_commands_find_the_cluster(served: Served) -> None:
     assert model["name"] == "penstock-tiny"
 
 
+@pytest.mark.prove
 def test_two_clusters_are_told_apart_and_the_first_outlives_the_note_of_the_second(
     served: Served,
 ) -> None:
@@ -244,6 +245,7 @@ def test_bad_input_is_refused_with_its_field_and_the_cluster_serves_on(served: S
     assert served.penstock("generate", "What does len do?").returncode == 0
 
 
+@pytest.mark.alone
 def test_a_stopped_worker_shows_within_two_seconds(served: Served) -> None:
     """Asked by the call behind `penstock status`: on a busy machine the command takes longer to
     start than the supervisor leaves a stopped worker."""
@@ -366,6 +368,7 @@ def test_the_demo_shows_a_prefix_hit_on_the_third(tmp_path: Path) -> None:
     assert all(answer["timeline"]["first_token_seconds"] > 0 for answer in answers)
 
 
+@pytest.mark.prove
 def test_a_cluster_serves_on_where_no_note_can_be_left_at_home(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     nowhere = str(tmp_path / "file" / "run")

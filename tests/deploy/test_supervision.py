@@ -76,6 +76,7 @@ def starving(at_most_s: float) -> contextlib.AbstractContextManager[None]:
     return burnt_cores(at_most_s, num_per_core=8, own_sessions=True)
 
 
+@pytest.mark.alone
 async def test_a_stopped_worker_is_replaced_within_five_seconds(tmp_path: Path) -> None:
     told = Told()
     async with supervised(tmp_path, told, times=Supervision()) as cluster:
@@ -103,6 +104,7 @@ async def test_a_worker_that_drains_is_left_alone(tmp_path: Path) -> None:
             await told.until("decode-0", within_s=2)
 
 
+@pytest.mark.alone
 async def test_a_worker_that_is_continued_in_time_lives_on(tmp_path: Path) -> None:
     told = Told()
     async with supervised(tmp_path, told, times=Supervision(stopped_s=1.0)) as cluster:
@@ -220,6 +222,7 @@ def launcher_process(folder: Path, frozen_s: float) -> Iterator[Supervising]:
                 process.stdout.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "busy", [False, pytest.param(True, marks=pytest.mark.prove)], ids=["quiet", "burnt"]
 )

@@ -52,7 +52,7 @@ NOT_RUN = {
     ".venv/bin/python -m pytest -m gpu": "needs a GPU",
 }
 # Only in `make prove`: minutes, and pages whose commands tests/simulator runs in other forms.
-LONG = ("penstock bench", ".venv/bin/penstock bench", ".venv/bin/python -m bench")
+LONG = ("penstock plan", "penstock bench", ".venv/bin/penstock bench", ".venv/bin/python -m bench")
 LONG_PAGES = ("docs/simulator.md", "docs/placement.md")
 # The same with less to do.
 SHORTER = dict.fromkeys(

@@ -35,7 +35,7 @@ def test_ten_questions_are_recalled_in_three_phrasings(answerer: TransformersAns
     assert exact_share(trials) >= 0.9, table(trials)
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_hundred_questions_are_recalled_in_three_phrasings(
     answerer: TransformersAnswerer,
 ) -> None:

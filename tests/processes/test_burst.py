@@ -34,14 +34,14 @@ SHORT = 32  # tokens of an answer: some end while others come, and make room for
 LONG = 160  # none ends before all have come
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("num_tokens", "is_busy", "is_timed"),
     [
         pytest.param(SHORT, False, False, id="short"),
-        pytest.param(LONG, False, False, marks=pytest.mark.prove, id="long"),
-        pytest.param(SHORT, False, True, marks=pytest.mark.prove, id="timed"),
-        pytest.param(SHORT, True, False, marks=pytest.mark.prove, id="busy"),
+        pytest.param(LONG, False, False, id="long"),
+        pytest.param(SHORT, False, True, id="timed"),
+        pytest.param(SHORT, True, False, id="busy"),
     ],
 )
 async def test_a_burst_above_the_bound_is_answered_up_to_it(

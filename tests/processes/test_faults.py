@@ -90,6 +90,7 @@ def go_on(cluster: LocalCluster, name: str) -> None:
     os.kill(cluster.children[name].pid, signal.SIGCONT)
 
 
+@pytest.mark.alone
 async def test_a_stopped_worker_is_seen_within_two_seconds_and_gets_nothing(
     tmp_path: Path,
 ) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from cluster.membership import Membership
-from cluster.redis_store import RedisStore, prefix_of
+from cluster.redis_store import RedisStore
 from cluster.sealed_store import SealedStore
 from cluster.secrets import load_secrets
+from cluster.store import prefix_of
 from cluster.types import Member, Role
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
@@ -138,6 +139,7 @@ def _sends(status: pb.WorkerStatus) -> bool:
     return any(pair.transfers for pair in status.load.pairs if pair.direction == sent)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("has_redis", [False, True])
 async def test_an_idle_worker_changes_its_role_within_two_seconds_and_leaves_no_record(
     tmp_path: Path, has_redis: bool
@@ -172,6 +174,7 @@ async def members_in(url: str, secrets_file: Path) -> list[Member]:
         await redis.close()
 
 
+@pytest.mark.prove
 async def test_the_shipped_model_answers_the_same_before_and_after(tmp_path: Path) -> None:
     """A worker that has read its weights in one role computes with them in the other."""
     checkpoint = shutil.copytree(SHIPPED, tmp_path / "served")
@@ -194,6 +197,7 @@ async def test_the_shipped_model_answers_the_same_before_and_after(tmp_path: Pat
         assert cluster.num_restarts == 0
 
 
+@pytest.mark.prove
 async def test_an_answer_that_outlasts_a_drain_goes_on_elsewhere(tmp_path: Path) -> None:
     """Half a second is less than the streams take. Afterwards it serves again."""
     async with operated(tmp_path, num_prefill=1) as there:
@@ -214,6 +218,7 @@ async def test_an_answer_that_outlasts_a_drain_goes_on_elsewhere(tmp_path: Path)
         assert there.cluster.num_restarts == 0
 
 
+@pytest.mark.prove
 async def test_a_flipped_worker_that_dies_is_started_in_the_role_of_its_command(
     tmp_path: Path,
 ) -> None:

@@ -25,6 +25,7 @@ NEVER = "  placement: {disaggregate: never}\n"
 SLOW = 8e3  # bytes a second: the prefix takes longer to bring than to compute
 
 
+@pytest.mark.alone
 async def test_a_herd_spreads_and_takes_as_long_as_in_the_simulator() -> None:
     await check(herd_case(), "herd")
 

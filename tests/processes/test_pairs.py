@@ -74,6 +74,7 @@ async def all_free(cluster: LocalCluster) -> bool:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("transport", ["shared_memory", pytest.param("tcp", marks=PROVE)])
 async def test_the_first_request_is_like_the_second(tmp_path: Path, transport: str) -> None:
     async with running(tmp_path, transport=transport) as cluster:

@@ -144,6 +144,7 @@ def policy(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("num_reloads", "seconds"),
     [(20, 1.0), pytest.param(200, 60.0, marks=pytest.mark.prove)],

@@ -26,7 +26,7 @@ from tests.router.router_process import router_process
 
 SUPERVISION = Supervision(first_backoff_s=0.1)
 WORKERS = ["decode-0", "decode-1", "prefill-0", "prefill-1"]
-ONCE = ["router", "decode-0", "all"]
+ONCE = ["decode-0", "all"]
 Pids = Callable[[], list[int]]  # as of now: some may have been started again
 
 

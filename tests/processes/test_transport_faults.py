@@ -124,6 +124,7 @@ async def killed_and_restarted(folder: Path, kind: str, *, num_times: int, num_a
         }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", QUICK)
 async def test_a_killed_writer_frees_all_and_its_next_life_is_used(
     tmp_path: Path, kind: str

@@ -51,6 +51,7 @@ def pairs(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield each["member"]["worker"]["worker_id"], pair["peer"]
 
 
+@pytest.mark.prove
 async def test_both_serve_and_hand_over_within_their_version(tmp_path: Path) -> None:
     async with LocalCluster(plan(tmp_path)) as cluster:
         streams = Streams([cluster.address])

@@ -63,6 +63,7 @@ def greedy_family(number: int) -> pb.GenerateRequest:
     )
 
 
+@pytest.mark.prove
 async def test_four_unread_streams_of_sixteen_answers_hold_up_nobody(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster, grpc.aio.insecure_channel(cluster.address) as channel:
         stub: Any = inference_pb2_grpc.InferenceStub(channel)

@@ -118,6 +118,7 @@ async def finished(stream: tuple[Any, Answer]) -> Answer:
     return answer
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_a_worker_that_died_while_the_router_slept_is_dropped_soon(
     cluster: Cluster,

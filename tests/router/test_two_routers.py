@@ -107,6 +107,7 @@ async def test_what_one_router_places_the_other_reads_in_the_next_report(
             call.cancel()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_two_routers_lose_hardly_any_hits(checkpoint: Path, tmp_path: Path) -> None:
     await compared(checkpoint, tmp_path, 60)

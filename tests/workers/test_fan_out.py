@@ -54,6 +54,7 @@ def quiet_collector() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.usefixtures("quiet_collector")
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ async def test_a_wedged_engine_says_so_while_its_event_loop_lives(
         watching.cancel()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_a_busy_engine_goes_on_serving(checkpoint: Path, tmp_path: Path) -> None:
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
