@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.wire_version import WIRE_VERSION
+from deploy.cluster_file.local import SHIPPED_MODEL
 from tests.deploy.asking import Clients, asking
 from tests.deploy.builds import Builds
 from tests.deploy.ray_operator import MACHINES, UP, Operator, left_of, operating
@@ -62,7 +63,13 @@ def file_of(operator: Operator) -> Path:
     }
     policy = operator.home / "policy.yaml"
     policy.write_text(POLICY)
-    return operator.write(pools=POOLS, routers=routers, drain="120s", policyFile=str(policy))
+    return operator.write(
+        checkpoint=str(SHIPPED_MODEL),  # else each build brings its own, elsewhere
+        pools=POOLS,
+        routers=routers,
+        drain="120s",
+        policyFile=str(policy),
+    )
 
 
 def up(operator: Operator, *arguments: str | Path) -> tuple[dict[str, Any], str]:
