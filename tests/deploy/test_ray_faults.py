@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from cluster.secrets import load_secrets
+from deploy.cluster_file.local import SHIPPED_MODEL
 from tests.deploy.cpu_time import shares
 from tests.deploy.polling import is_alive, until
 from tests.deploy.ray_operator import (
@@ -27,6 +28,7 @@ from tests.deploy.ray_operator import (
     operating,
 )
 from tests.deploy.test_idle_cost import MOST, QUIET_S
+from tests.deploy.weights_server import MODEL, copy_of_the_shipped_model, serving_weights
 from tests.router.policy_texts import policy_text
 from tests.written_secrets import written
 
@@ -168,6 +170,19 @@ def test_a_policy_that_was_applied_survives_the_router_and_up_again(
     ended = operator.penstock("policy", "diff", DEFAULT_POLICY, policy)
     assert ended.returncode == 1
     assert "spec.queue.stretch" in ended.stdout
+
+
+def test_weights_are_pulled_once_and_with_them_it_serves(
+    operator: Operator, tmp_path: Path
+) -> None:
+    """Both actors find one disk here, as two workers of a machine do."""
+    there = tmp_path / "disk" / "model"
+    with serving_weights(copy_of_the_shipped_model(tmp_path / "source")) as server:
+        weights = {"source": server.url, "digest": server.weights.digest}
+        said = operator.up(operator.write(weights=weights, checkpoint=str(there)))
+        assert answer_at(said["routers"][0]) == ANSWER
+        assert server.num_sent(MODEL) == (SHIPPED_MODEL / MODEL).stat().st_size
+    assert (there / MODEL).read_bytes() == (SHIPPED_MODEL / MODEL).read_bytes()
 
 
 def test_an_edit_replaces_what_differs_and_says_what(operator: Operator) -> None:
