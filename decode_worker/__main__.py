@@ -2,9 +2,9 @@
 
 import sys
 
+from cluster.command import run_configured
 from decode_worker.config import DecodeWorkerConfig
-from worker.process import run_worker
-from worker_roles.lives import Lives
+from worker_roles.lives import serve
 
 if __name__ == "__main__":
-    sys.exit(run_worker("decode_worker", __doc__, DecodeWorkerConfig, Lives))
+    sys.exit(run_configured("decode_worker", __doc__, DecodeWorkerConfig, serve))

@@ -1,18 +1,16 @@
 """The logs of a cluster on many machines: each is asked for what is new there, of processes that
 run and of those that do not any more."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from deploy.log_pieces import Asked, Piece
 from deploy.placement import Machine
+from deploy.ready import Say
 
 if TYPE_CHECKING:  # it loads Ray
     from deploy.ray_door import Ray
 
 ANSWER_S: Final = 20.0  # for a process to start on each machine, and to look
-
-Say = Callable[[str], None]
 
 
 class PlacedLogs:

@@ -2,9 +2,9 @@
 
 import sys
 
+from cluster.command import run_configured
 from prefill_worker.config import PrefillWorkerConfig
-from worker.process import run_worker
-from worker_roles.lives import Lives
+from worker_roles.lives import serve
 
 if __name__ == "__main__":
-    sys.exit(run_worker("prefill_worker", __doc__, PrefillWorkerConfig, Lives))
+    sys.exit(run_configured("prefill_worker", __doc__, PrefillWorkerConfig, serve))

@@ -43,6 +43,11 @@ class Lives:
             parts = next_parts(parts, following.role, config, wire_dtype=_wire_dtype(config))
 
 
+async def serve(config: RoleConfig, end: asyncio.Event) -> None:
+    """One worker process, from its configuration to its end."""
+    await Lives(config).serve(end)
+
+
 def _life(config: RoleConfig, parts: WorkerParts) -> Life:
     if isinstance(config, DecodeWorkerConfig):
         return DecodeWorker(config, parts)

@@ -1,14 +1,15 @@
 """A decode worker whose step loop hears no wake-up between SIGUSR1 and SIGUSR2."""
 
+import asyncio
 import signal
 import sys
 from typing import Any
 
+from cluster.command import run_configured
 from cluster.types import Role
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from worker.parts import build_parts
-from worker.process import run_worker
 
 
 def build(config: DecodeWorkerConfig) -> DecodeWorker:
@@ -28,5 +29,9 @@ def build(config: DecodeWorkerConfig) -> DecodeWorker:
     return worker
 
 
+async def serve(config: DecodeWorkerConfig, end: asyncio.Event) -> None:
+    await build(config).serve(end)
+
+
 if __name__ == "__main__":
-    sys.exit(run_worker("deaf_worker", __doc__, DecodeWorkerConfig, build))
+    sys.exit(run_configured("deaf_worker", __doc__, DecodeWorkerConfig, serve))
