@@ -73,10 +73,18 @@ class Planning:
         return self._plan(sizing)
 
     def _up(self, sizing: Sizing, levels: dict[float, list[Counts]], start: float) -> Counts | None:
-        for num in sorted(num for num in levels if num >= start):
-            if (best := self._best(sizing, levels[num])) is not None:
-                return best
-        return None
+        """The first level that suffices: by steps that double, and halves of the last of them."""
+        sizes = [levels[num] for num in sorted(levels) if num >= start]
+        too_few, enough, best = -1, 0, None
+        while too_few < len(sizes) - 1 and (best := self._best(sizing, sizes[enough])) is None:
+            too_few, enough = enough, min(2 * enough + 1, len(sizes) - 1)
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if (found := self._best(sizing, sizes[middle])) is None:
+                too_few = middle
+            else:
+                enough, best = middle, found
+        return best
 
     def _down(
         self, sizing: Sizing, levels: dict[float, list[Counts]], start: float
