@@ -89,7 +89,8 @@ class ClusterService:
             )
         ttl_s = request.ttl_seconds or DEFAULT_TTL_S
         members = await self._membership.join(member, ttl_s=ttl_s)
-        self._fleet.refresh()
+        if not self._fleet.follows(member.worker):
+            self._fleet.refresh()
         return worker_pb2.RegisterResponse(members=[member_to_pb(other) for other in members])
 
     async def deregister(

@@ -17,7 +17,7 @@ from cluster.errors import PenstockError
 from cluster.fingerprint import IDENTITY, differences
 from cluster.lateness import Attention
 from cluster.membership import Membership
-from cluster.types import Incarnation, Member, WorkerId
+from cluster.types import Incarnation, Member, WorkerAddress, WorkerId
 from cluster.wire_version import unspoken
 from router.links import Link, Links
 from router.placer import Placer
@@ -26,7 +26,7 @@ from router.watcher import Watcher
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_S = 0.5  # between two looks at the store, when nobody registers here
+_INTERVAL_S = 0.5  # between two looks at the store, unless somebody joins here
 WARM_UP_S = 3.0  # at most
 
 
@@ -101,8 +101,13 @@ class Fleet:
         self.is_warm = asyncio.Event()  # those who are here have told what they hold
         self.is_store_away = False
 
+    def follows(self, worker: WorkerAddress) -> bool:
+        """Whether this life of it is known: it has only said again that it is there."""
+        followed = self._followed.get(worker.worker_id)
+        return followed is not None and followed.incarnation == worker.incarnation
+
     def refresh(self) -> None:
-        """Someone registered or left: look now."""
+        """Someone joined or left: look now."""
         self._changed.set()
 
     def num_gaps(self, worker: WorkerId) -> int:
@@ -172,9 +177,9 @@ class Fleet:
 
     def _follow(self, member: Member, watchers: asyncio.TaskGroup) -> None:
         worker = member.worker
-        if followed := self._followed.get(worker.worker_id):
-            if followed.incarnation == worker.incarnation:
-                return
+        if self.follows(worker):
+            return
+        if worker.worker_id in self._followed:
             self._supersede(worker.worker_id)
         logger.info("%s worker %s joins, at %s", member.role, worker.worker_id, worker.address)
         self._placer.pool.join(member)

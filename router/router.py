@@ -86,7 +86,7 @@ class Router:
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
         self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
-        self.store = SealedStore(_open_store(config, secrets), secrets.cluster_token)
+        self.store = _open_store(config, secrets)
         membership = Membership(self.store)
         identity = text.identity
         self.fleet = Fleet(
@@ -260,4 +260,5 @@ def _open_store(config: RouterConfig, secrets: Secrets) -> Store:
     from cluster.redis_store import RedisStore  # here: its library takes 0.15 s to import
 
     prefix, password = prefix_of(config.cluster), secrets.store_password
-    return RedisStore(config.store, prefix=prefix, password=password)
+    redis = RedisStore(config.store, prefix=prefix, password=password)
+    return SealedStore(redis, secrets.cluster_token)

@@ -23,5 +23,5 @@ async def test_a_quiet_cluster_costs_next_to_nothing(tmp_path: Path) -> None:
         found = await shares({"launcher": os.getpid(), **pids}, QUIET_S)
         assert {name: child.pid for name, child in cluster.children.items()} == pids
     print(found)
-    del found["router"]  # hears four reports a second from each worker: shown, not judged yet
+    del found["router"]  # is woken by each heartbeat and report: shown, not judged
     assert max(found.values()) < MOST, found
