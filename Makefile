@@ -4,9 +4,11 @@
 .PHONY: help install serve demo test quick prove check format reference bench bench-kv bench-router bench-fidelity bench-simulator bench-placement bench-disaggregate bench-planner clean
 SHELL := /bin/bash
 export TORCH_INDEX ALLOW_CUDA PYTHON
+unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes: what they import is compiled once
 run := .venv/bin/python
 pytest := $(run) -m pytest
-parallel := -n $(shell echo $$(($$(nproc) + 1))) --dist loadfile  # one more than processors: many tests wait
+alone = $(if $(filter tests/%,$(ARGS)),,$(shell grep -rl --include="*.py" "mark[.]alone" tests))  # judge by the clock
+parallel := -n $(shell echo $$(($$(nproc) + 1))) --dist loadfile  # one more than processors: many wait
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,7 +24,7 @@ demo: install  ## the same, bounded: three answers with their timelines, then st
 
 test: install  ## all tests but the longest (under 10 minutes)
 	$(pytest) -q $(parallel) -m "not alone and not prove and not gpu" $(ARGS) || [ $$? = 5 ]
-	$(pytest) -q -m "alone and not prove and not gpu" $(ARGS) || [ $$? = 5 ]
+	$(pytest) -q -m "alone and not prove and not gpu" $(ARGS) $(alone) || [ $$? = 5 ]
 
 quick: install  ## the fast tests (under a minute)
 	$(pytest) -q $(parallel) -m "not slow and not prove and not gpu" $(ARGS)
