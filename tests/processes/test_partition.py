@@ -178,6 +178,7 @@ async def partitioned_in_one_process(folder: Path) -> None:
             after = await under_faults.ask_all(cluster, range(72, 80))
 
 
+@pytest.mark.alone
 async def test_a_pair_that_is_cut_off_costs_no_answer_and_comes_back(tmp_path: Path) -> None:
     with network(WORKERS) as net:
         if net is None:
