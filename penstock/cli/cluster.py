@@ -1,14 +1,15 @@
 """`penstock cluster`: descriptions of clusters as files, before anything starts."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from deploy.cluster_file.kind import CLUSTER
 from penstock.cli import options
 from penstock.cli.app import told
 from penstock.cli.documents import (
-    After,
     AllDefaults,
-    Before,
     Files,
     OneFile,
     check_documents,
@@ -16,6 +17,11 @@ from penstock.cli.documents import (
     show_document,
     show_schema,
 )
+from penstock.cli.exit_codes import ExitCode
+from penstock.cli.followed import compare_with_running
+from penstock.cli.output import fail
+
+Side = Annotated[Path | None, typer.Argument(help="A description. Default: that of --file.")]
 
 cluster = typer.Typer(
     help="Descriptions of clusters: check, show and compare them.",
@@ -47,11 +53,33 @@ def show(
 
 @cluster.command()
 @told
-def diff(before: Before, after: After, json: options.Json = False) -> None:
-    """Compare what two descriptions mean, field by field, defaults included.
+def diff(
+    before: Side = None,
+    after: Side = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Compared with what runs. Default: none."
+        ),
+    ] = None,
+    address: options.Address = None,
+    secrets_file: options.SecretsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Compare what two descriptions mean, or the policy of one with what its routers follow now.
 
-    Exit code 0: they mean the same; 1: they differ; 2: one cannot be read or is invalid.
+    Field by field, defaults included. With --file all routers of its cluster are asked: what was
+    applied by 'penstock policy apply' is in no file.
+
+    Exit code 0: they mean the same; 1: they differ; 2: one cannot be read or is invalid; 4: a
+    router does not answer.
+
+    Example: penstock cluster diff -f cluster.yaml
     """
+    if file and before is None:
+        compare_with_running(file, address, secrets_file, json=json)
+    if before is None or after is None or file:
+        fail("Give two descriptions, or '--file' and what runs is the other.", ExitCode.USAGE)
     compare_documents(CLUSTER, before, after, json=json)
 
 

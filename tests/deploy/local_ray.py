@@ -17,6 +17,8 @@ HERE = Machine(machine_id="here", address="127.0.0.1", total=AMPLE, free=AMPLE)
 class LocalRay:
     """`close` ends all that it has placed."""
 
+    address = ""  # of its head: it has none
+
     def __init__(self, folder: Path) -> None:
         """`folder`: where the processes have their directory."""
         self._folder = folder

@@ -89,6 +89,8 @@ INCOMPLETE |= {"penstock bench", "penstock demo", "penstock serve --insecure"}
 INCOMPLETE |= {"penstock serve --model-dir DIR", "penstock serve -f FILE", "penstock policy"}
 INCOMPLETE |= {"penstock serve -f cluster.yaml", "penstock drain"}
 INCOMPLETE |= {"penstock undrain", "penstock weights digest"}
+# What runs may follow what other commands have applied; tests/deploy/test_applied_policy.py does.
+INCOMPLETE |= {"penstock cluster diff -f FILE", "penstock cluster diff -f cluster.yaml"}
 # 'reload' of a router that follows no file is refused.
 CODES = {"penstock policy reload": 3}
 

@@ -89,6 +89,7 @@ STUB_FILES = {
         "penstock/request.py",
         "penstock/cli/cluster_calls.py",
         "penstock/cli/drain.py",
+        "penstock/cli/followed.py",
         "penstock/cli/policy_live.py",
         "penstock/cli/status.py",
         "deploy/vitals.py",
