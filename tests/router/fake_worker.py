@@ -11,7 +11,7 @@ from typing import Any, Self
 from cluster.block_hash import grain_hashes
 from cluster.channel import open_channel
 from cluster.door import door_service
-from cluster.errors import Overloaded, PenstockError
+from cluster.errors import InvalidRequest, Overloaded, PenstockError
 from cluster.events import EventLog
 from cluster.health import HealthState
 from cluster.membership import new_incarnation
@@ -84,6 +84,7 @@ class FakeWorker:
     server: Server = field(init=False)
     heartbeat: Heartbeat = field(init=False)
     drop_events: int = 0  # messages with events that are lost
+    refuses_drain: bool = False
     refuses_watch: bool = False
     watches: list[worker_pb2.WatchRequest] = field(default_factory=list)
     cache: FakeCache = field(init=False)
@@ -186,6 +187,8 @@ class FakeWorker:
             self._watching.remove(watching)
 
     async def drain(self, request: worker_pb2.DrainRequest, call: Call) -> worker_pb2.DrainResponse:
+        if self.refuses_drain:
+            raise InvalidRequest("then", "not now")
         drain = DrainReport(seconds=0.0, left_s=request.limit_seconds)
         self.report(is_serving=False, is_draining=True, drain=drain)
         return worker_pb2.DrainResponse(incarnation=self.incarnation)
