@@ -56,6 +56,7 @@ _MAX_PENDING_S = 3600  # deadlines are ours to keep
 DEADLINE_MARGIN_S = 0.025
 # So long a server that stops has for telling its callers. Who does not read never hears it.
 LAST_WORDS_S = 2.0
+_FOR_EVER_S = 1e8  # until `stop` sets a bound
 
 # What grpc.aio raises when the other side of a call is no longer there.
 _CALLER_GONE = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
@@ -375,6 +376,7 @@ class Server:
         self._options = server_options(max_receive_bytes) if options is None else options
         self._credentials = credentials
         self._server: grpc.aio.Server | None = None
+        self._closing: asyncio.Task[None] | None = None
         self.is_tls = False
         self.address = address  # with the port really bound, once started
 
@@ -395,6 +397,12 @@ class Server:
         await server.start()
         self._server = server
 
+    def close_door(self) -> None:
+        """Takes no connection and no call from now on, and tells who is connected to go elsewhere
+        (GOAWAY). What is in progress goes on until `stop`."""
+        if self._server is not None and self._closing is None:
+            self._closing = asyncio.create_task(self._server.stop(_FOR_EVER_S))
+
     async def stop(self, grace_s: float = 0.0) -> None:
         """Refuses new calls, and cuts off those still running after `grace_s`."""
         if self._server is None:
@@ -404,6 +412,8 @@ class Server:
             await asyncio.wait({stopping}, timeout=grace_s)
             for service in self._services:
                 service.open_calls.cut_off()
+        if self._closing is not None:
+            await self._closing
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -91,16 +91,24 @@ class Scrutiny:
 async def until_frozen(child: Child, limits: Limits) -> str:
     """Looks at a process that serves until it is frozen; says how."""
     look_s = _look_s(limits)
-    # A router's front door is in clear text, whatever its secrets are good for.
-    is_worker = child.plan.part.is_worker
-    secrets_file = Path(child.plan.config["secrets_file"]) if is_worker else None
-    async with health_channel(child.address, secrets_file) as channel:
+    async with health_channel(*_door(child)) as channel:
         pulse = Pulse(channel, child.plan.part, look_s)
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(pulse.follow())
             fault = await _spent(child, limits, lambda: pulse.answer)
             asking.cancel()
     return f"did not serve for {limits[fault]:g} s and was killed: {fault}"
+
+
+def _door(child: Child) -> tuple[str, Path | None]:
+    """Where its health is asked, and the secrets that are needed there."""
+    secrets_file = Path(child.plan.config["secrets_file"])
+    if child.plan.part.is_worker:
+        return child.address, secrets_file
+    # A router that drains has closed its front door, which is in clear text whatever its secrets
+    # are good for.
+    internal = child.ready.get("internal")
+    return (internal, secrets_file) if internal else (child.address, None)
 
 
 async def until_given_up(child: Child, limits: Limits) -> str:

@@ -15,6 +15,7 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self.is_draining = False
+        self._refuses = False
 
     @property
     def num_in_flight(self) -> int:
@@ -22,7 +23,7 @@ class Admission:
 
     def admit(self, request_id: str) -> "Admitted":
         """Takes a request in, for the scope of what is returned."""
-        if self.is_draining:
+        if self._refuses:
             raise Draining("This router is draining: send the request to another one.")
         if request_id in self._request_ids:
             raise DuplicateRequest(
@@ -34,8 +35,10 @@ class Admission:
             )
         return Admitted(self, request_id)
 
-    def drain(self) -> None:
+    def drain(self, *, refuses: bool) -> None:
+        """`refuses`: whoever comes from now on. Else nobody does, and who is here is taken on."""
         self.is_draining = True
+        self._refuses = refuses
 
     async def idle(self) -> None:
         """Returns when nothing is in flight."""

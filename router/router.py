@@ -184,8 +184,13 @@ class Router:
             await self.store.close()
 
     async def _drain(self) -> None:
-        self.admission.drain()
+        # Workers and operators come in at a door of their own, or at this one, which then stays
+        # open and refuses.
+        closes = self.internal is not None
+        self.admission.drain(refuses=not closes)
         self.health.set_all(False)
+        if closes:
+            self.server.close_door()
         logger.info("draining: %d requests in flight", self.admission.num_in_flight)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.config.drain_s):

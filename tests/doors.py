@@ -27,6 +27,12 @@ async def ask_cluster(channel: grpc.aio.Channel, method: str, request: Any, toke
     return await getattr(stub, method)(request, metadata=metadata, timeout=10)
 
 
+async def told_to_leave(channel: grpc.aio.Channel) -> None:
+    """Returns when no call of a channel goes to where the last ones went."""
+    while (state := channel.get_state()) is grpc.ChannelConnectivity.READY:
+        await channel.wait_for_state_change(state)
+
+
 class ThreadedDoor(worker_pb2_grpc.DoorServicer):
     """The door of a fake server that runs on threads. Its `doorkeeper` has a token."""
 

@@ -15,6 +15,7 @@ from cluster.health import HealthState
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from penstock.errors import from_rpc_error
 from penstock.v1 import inference_pb2 as pb
+from tests.doors import told_to_leave
 
 INFERENCE = "penstock.v1.Inference"
 PREFILL = "penstock.v1.Prefill"
@@ -181,3 +182,60 @@ async def test_who_trips_while_being_cut_off_is_told_the_same(
         with pytest.raises(Draining):
             await stream.receive()
     assert "internal error" not in caplog.text
+
+
+class Emitting:
+    """A stream of as many tokens as are let go."""
+
+    def __init__(self) -> None:
+        self.tokens = asyncio.Semaphore(0)
+
+    async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
+        for number in range(request.stop.max_tokens):
+            await self.tokens.acquire()
+            call.tokens_emitted = number + 1
+            await call.send(b"")
+
+    @property
+    def services(self) -> list[Any]:
+        return [service_handlers(INFERENCE, {"Generate": self.generate, "Tokenize": _answers})]
+
+
+async def _answers(request: Any, call: Call) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("num_more", [3, 1], ids=["to its end", "until it is cut off"])
+async def test_who_is_connected_goes_elsewhere_at_once_and_streams_go_on(num_more: int) -> None:
+    """A plain client: nothing of ours repeats a call."""
+    emitting = Emitting()
+    async with (
+        Server(emitting.services) as closing,
+        Server(emitting.services) as other,
+        grpc.aio.insecure_channel(f"ipv4:{closing.address},{other.address}") as channel,
+        grpc.aio.insecure_channel(closing.address) as idle,
+    ):
+        await idle.unary_unary(f"/{INFERENCE}/Tokenize")(b"")
+        stream = channel.unary_stream(f"/{INFERENCE}/Generate")(asked(4).SerializeToString())
+        emitting.tokens.release()
+        await stream.read()
+        closing.close_door()
+        for each in (channel, idle):
+            await told_to_leave(each)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await idle.unary_unary(f"/{INFERENCE}/Tokenize")(b"")
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "failed to connect" in str(refused.value.details())
+        for _ in range(20):
+            await channel.unary_unary(f"/{INFERENCE}/Tokenize")(b"")
+        for _ in range(num_more):
+            emitting.tokens.release()
+            assert await stream.read() == b""
+        if num_more == 3:
+            assert await stream.read() is grpc.aio.EOF  # type: ignore[attr-defined]
+        await closing.stop()
+        if num_more < 3:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+            error = from_rpc_error(caught.value)
+            assert error.metadata["tokens_emitted"] == str(1 + num_more)

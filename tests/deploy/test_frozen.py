@@ -1,5 +1,6 @@
 """Which of several unwell processes is frozen: by the table, and by real processes."""
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -8,10 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from deploy.frozen import Fault, Scrutiny, fault_of
+from cluster.health import HealthState
+from cluster.rpc import Server
+from cluster.secrets import create_secrets
+from deploy.frozen import Fault, Scrutiny, fault_of, until_frozen
+from deploy.plan import Part, ProcessPlan
 from deploy.process_state import (
     Condition,
     ThreadVitals,
@@ -20,6 +28,7 @@ from deploy.process_state import (
     read_vitals,
 )
 from deploy.vitals import Answer
+from tests.redis_server import free_port
 
 LIMITS = {
     Fault.STOPPED: 2.0,
@@ -207,3 +216,32 @@ def test_a_process_is_read_without_its_threads_or_not_at_all() -> None:
     assert vitals is not None
     assert vitals.threads == {}
     assert read_vitals(2**22 + 1) is None  # above what a pid may be
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_well", [True, False])
+async def test_a_router_that_drains_is_asked_where_it_still_answers(
+    tmp_path: Path, is_well: bool
+) -> None:
+    """It has closed its front door."""
+    secrets_file = tmp_path / "secrets.yaml"
+    create_secrets(secrets_file)
+    closed = f"127.0.0.1:{free_port()}"
+    limits = dict.fromkeys(Fault, 0.4)
+    with running(SLEEPS) as pid:
+        async with Server([], health=HealthState()) as server:
+            child: Any = SimpleNamespace(
+                plan=ProcessPlan(
+                    name="router",
+                    part=Part.ROUTER,
+                    command=(),
+                    config={"secrets_file": str(secrets_file)},
+                ),
+                ready={"address": closed, "internal": server.address if is_well else closed},
+                address=closed,
+                pid=pid,
+            )
+            looking = asyncio.create_task(until_frozen(child, limits))
+            await asyncio.wait({looking}, timeout=2.0 if is_well else 30.0)
+            assert looking.done() is not is_well
+            looking.cancel()
