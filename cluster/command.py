@@ -16,15 +16,21 @@ logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=LogSettings)
 
 
+def tell_whole(settings: LogSettings) -> None:
+    logger.info("configuration: %s", effective_config(settings))
+
+
 def run_configured(
     name: str,
     usage: str | None,
     config: type[C],
     serve: Callable[[C, asyncio.Event], Coroutine[Any, Any, object]],
+    *,
+    tell: Callable[[C], object] = tell_whole,
 ) -> int:
     """Runs a process as its file says, until it has drained, and returns the exit code.
 
-    A configuration that is wrong is a sentence on stderr.
+    A configuration that is wrong is a sentence on stderr. `tell` logs one that is not.
     """
     parser = argparse.ArgumentParser(prog=name, description=usage)
     parser.add_argument(
@@ -35,7 +41,7 @@ def run_configured(
     async def main(drain: asyncio.Event) -> None:
         settings = load_config(config, path)
         process.configure_logging(settings)
-        logger.info("configuration: %s", effective_config(settings))
+        tell(settings)
         await serve(settings, drain)
 
     return process.run(main)

@@ -395,7 +395,7 @@ class Server:
         self.is_tls = identity is not None
         self.address = _bind(server, self._asked_address, identity)
         await server.start()
-        self._server = server
+        self._server, self._closing = server, None
 
     def close_door(self) -> None:
         """Takes no connection and no call from now on, and tells who is connected to go elsewhere

@@ -11,7 +11,7 @@ from cluster.health import HealthState
 from cluster.process import print_ready
 from cluster.rpc import Server
 from deploy.planner.config import PlannerConfig
-from deploy.planner.process import planning
+from deploy.planner.process import planning, tell_config
 
 
 async def serve(config: PlannerConfig, end: asyncio.Event) -> None:
@@ -27,4 +27,4 @@ async def serve(config: PlannerConfig, end: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_configured("deploy.planner", __doc__, PlannerConfig, serve))
+    sys.exit(run_configured("deploy.planner", __doc__, PlannerConfig, serve, tell=tell_config))

@@ -193,17 +193,11 @@ class PlannerLoop:
 
     async def _follow(self, look: Look) -> list[str]:
         """Returns what could not be done, in sentences."""
-        what = str(look.acts)
-        record = self._next_record(look, what)
-        if self._record is None or _sizes(record) != _sizes(self._record):
-            logger.info("%s -> %s: %s", record.now, record.wanted, record.why)
+        record = self._next_record(look, str(look.acts))
+        self._tell(look.acts, record)
         self._record = record
         if self.settings.dry_run:
-            if what:
-                logger.info("it would do: %s", what)
             return []
-        if what:
-            logger.info("%s", what)
         trouble: list[str] = []
         # Whoever comes after this planner knows who drains before anybody does.
         for step in (self._write, *self._steps(look), self._write):
@@ -212,6 +206,17 @@ class PlannerLoop:
             trouble += await step()
             self._record = replace(record, trouble="; ".join(trouble)[:_MAX_TROUBLE])
         return trouble
+
+    def _tell(self, todo: Acts, record: Record) -> None:
+        """A line for each thing that is done, with why; or for a change of mind that is not."""
+        why = f"{record.now} -> {record.wanted}: {record.why}"
+        would = "it would do: " if self.settings.dry_run else ""
+        for sentence in todo.sentences:
+            logger.info("%s%s: %s", would, sentence, why)
+        if not todo.sentences and (self._record is None or _sizes(record) != _sizes(self._record)):
+            logger.info("%s", why)
+        for each in todo.place:
+            logger.debug("%s is told: %s", each.name, each.as_json())
 
     def _steps(self, look: Look) -> Iterator[Step]:
         """One after another, each of them under the lease."""

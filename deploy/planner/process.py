@@ -1,8 +1,10 @@
 """One planner put together from its configuration: a lease in the store, a Ray, the routers."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from cluster.config import effective_config
 from cluster.lease import Lease
 from cluster.redis_store import RedisStore
 from cluster.sealed_store import SealedStore
@@ -13,6 +15,16 @@ from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import OnRay
 from deploy.planner.record import LEASE_KEY
 from deploy.planner.routers import Routers
+
+logger = logging.getLogger(__name__)
+
+
+def tell_config(config: PlannerConfig) -> None:
+    """What it plans for; what it tells each worker is long."""
+    pools = [f"{pool.name} ({pool.role}) {pool.least} to {pool.most}" for pool in config.pools]
+    said = f"{', '.join(pools)}; a look every {config.settings.interval_s:g} s"
+    logger.info("plans for '%s': %s", config.cluster, said)
+    logger.debug("configuration: %s", effective_config(config))
 
 
 def open_store(store: str, cluster: str, secrets: Secrets) -> SealedStore:
@@ -30,14 +42,15 @@ async def planning(config: PlannerConfig, *, name: str) -> AsyncIterator[Planner
     store = open_store(config.store, config.cluster, secrets)
     try:
         with connected(config.ray) as ray:
-            yield PlannerLoop(
-                name=name,
-                pools=config.pools,
-                settings=config.settings,
-                lease=Lease(store, LEASE_KEY, name),
-                store=store,
-                machines=OnRay(ray, config.cluster),
-                routers=Routers(secrets),
-            )
+            async with Routers(secrets) as routers:
+                yield PlannerLoop(
+                    name=name,
+                    pools=config.pools,
+                    settings=config.settings,
+                    lease=Lease(store, LEASE_KEY, name),
+                    store=store,
+                    machines=OnRay(ray, config.cluster),
+                    routers=routers,
+                )
     finally:
         await store.close()

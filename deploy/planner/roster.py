@@ -71,13 +71,17 @@ class Acts(NamedTuple):
 
     def __str__(self) -> str:
         """In words; empty: nothing is done."""
+        return "; ".join(self.sentences)
+
+    @property
+    def sentences(self) -> list[str]:
         said = {
             "serve again": self.undrain,
             "are placed": [each.name for each in self.place],
             "drain": self.drain,
             "are released": self.release,
         }
-        return "; ".join(f"{', '.join(names)} {verb}" for verb, names in said.items() if names)
+        return [f"{', '.join(names)} {verb}" for verb, names in said.items() if names]
 
 
 NO_ACTS: Final = Acts()

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
 
 from cluster.authority import Credentials
-from cluster.channel import open_channel
+from cluster.channel import Channel, open_channel
 from cluster.codec import load_report_from_pb
-from cluster.errors import PenstockError, WorkerLost
+from cluster.errors import InvalidRequest, PenstockError, WorkerLost
 from cluster.secrets import Secrets
 from cluster.worker_codec import member_from_pb
 from penstock.v1 import worker_pb2
@@ -39,9 +40,12 @@ class Question:
 
 
 class Routers:
+    """`async with` keeps a connection to each that it was told of last."""
+
     def __init__(self, secrets: Secrets) -> None:
         self._token = secrets.cluster_token
         self._credentials = Credentials(secrets.authority)
+        self._channels: dict[str, Channel] = {}  # by address
 
     async def observe(self, addresses: Sequence[str], question: Question, now_s: float) -> Seen:
         """All at once. Raises PenstockError where one does not answer: what it knows is not
@@ -51,6 +55,8 @@ class Routers:
             next_seconds=question.next_s,
             start_seconds=question.start_s,
         )
+        for address in self._channels.keys() - set(addresses):
+            await self._close(address)
         asked = (self._ask(address, "Observe", request) for address in addresses)
         replies = await asyncio.gather(*asked)
         return merged(replies, now_s)
@@ -67,19 +73,43 @@ class Routers:
 
     async def _tell(self, addresses: Sequence[str], method: str, request: Any) -> None:
         """By the first router that reaches the worker."""
-        failure: PenstockError = WorkerLost("No router serves.")
         for address in addresses:
             try:
                 await self._ask(address, method, request)
                 return
-            except PenstockError as error:
-                failure = error
-        raise failure
+            except PenstockError:
+                if address == addresses[-1]:
+                    raise
+        raise WorkerLost("No router serves.")
 
     async def _ask(self, address: str, method: str, request: Any) -> Any:
-        channel = open_channel(address, self._token, credentials=self._credentials)
-        async with channel:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = open_channel(address, self._token, credentials=self._credentials)
+            self._channels[address] = channel
+        try:
             return await channel.unary(_CLUSTER, method, request, timeout_s=_ANSWER_S)
+        except InvalidRequest:  # it is there
+            raise
+        except PenstockError:  # a connection to who is gone may stand for long
+            await self._close(address)
+            raise
+
+    async def _close(self, address: str) -> None:
+        if (channel := self._channels.pop(address, None)) is not None:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for address in list(self._channels):
+            await self._close(address)
 
 
 def merged(replies: Sequence[worker_pb2.ObserveResponse], now_s: float) -> Seen:

@@ -3,7 +3,7 @@ as it says: they grow under load and shrink, go to nothing and come back, and no
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -87,8 +87,13 @@ class Workers:
 @asynccontextmanager
 async def planned(folder: Path, *pools: PlannedPool) -> AsyncIterator[tuple[Cluster, Workers]]:
     write_checkpoint(folder)
-    async with Cluster(folder, folder, return_s=30.0) as cluster:
+    async with (
+        Cluster(folder, folder, return_s=30.0) as cluster,
+        AsyncExitStack() as stack,
+    ):
         workers, store = Workers(cluster, pools), MemoryStore()
+        secrets = load_secrets(cluster.router.config.secrets_file)
+        routers = await stack.enter_async_context(Routers(secrets))
         loop = PlannerLoop(
             name="planner",
             pools=pools,
@@ -96,7 +101,7 @@ async def planned(folder: Path, *pools: PlannedPool) -> AsyncIterator[tuple[Clus
             lease=Lease(store, LEASE_KEY, "planner"),
             store=store,
             machines=workers,
-            routers=Routers(load_secrets(cluster.router.config.secrets_file)),
+            routers=routers,
         )
         end = asyncio.Event()
         planning = asyncio.create_task(loop.run(end))

@@ -2,10 +2,13 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cluster.types import Role
+from deploy.planner.config import PlannerConfig
+from deploy.planner.process import tell_config
 from deploy.planner.record import read_record
 from tests.deploy.planned_cluster import HASTY, PlannedCluster, planned_pool
 
@@ -103,6 +106,50 @@ async def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     assert "it would do: prompts-1, answers-1 are placed" in caplog.text
     assert await read_record(lab.store) is None
     assert lab.placed == {"prompts-0", "answers-0"}
+
+
+async def test_a_change_is_one_short_line_with_names_and_why(
+    lab: PlannedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    loop = lab.loop()
+    lab.load(1.0)
+    await lab.turn(loop, num=3)
+    lab.serve("prompts-1", "answers-1")
+    lab.busy(1, "answers-1")
+    lab.arrivals = []
+    await lab.turn(loop, num=3)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "prompts-1, answers-1 are placed: 1+1 -> 2+2: 55 requests in 60 s: 1+1 would not have been"
+        " enough. 2+2 wanted.",
+        "2+2 -> 2+2: 50 requests in 60 s: 2+2 would not have been enough. They stay.",
+        "prompts-1, answers-0 drain: 2+2 -> 1+1: Nothing came lately. 1+1 were enough for 0 s.",
+        "prompts-1, answers-0 are released: 1+1 -> 1+1: Nothing came lately. They stay.",
+    ]
+    caplog.set_level(logging.DEBUG)
+    lab.load(1.0)
+    await lab.turn(loop)
+    whole = [each.getMessage() for each in caplog.records if each.levelno == logging.DEBUG]
+    assert [each for each in whole if "drain_s" in each]
+
+
+def test_what_it_is_told_is_one_short_line(
+    lab: PlannedCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = PlannerConfig(
+        cluster="lab", secrets_file=tmp_path, store="redis://:word@a:1/0", pools=lab.pools
+    )
+    caplog.set_level(logging.DEBUG)
+    tell_config(config)
+    [short, whole] = caplog.records
+    assert (short.levelno, whole.levelno) == (logging.INFO, logging.DEBUG)
+    said = short.getMessage()
+    assert said == (
+        "plans for 'lab': prompts (prefill) 1 to 2, answers (decode) 1 to 2; a look every 5 s"
+    )
+    assert "drain_s" in whole.getMessage()
+    assert "word" not in whole.getMessage()
 
 
 async def test_the_last_decode_worker_goes_when_nothing_is_in_progress_and_comes_for_who_waits(

@@ -1,12 +1,27 @@
-"""What several routers say is one picture: of traffic all, of a worker what was heard last."""
+"""What several routers say is one picture: of traffic all, of a worker what was heard last. Each is
+asked over one connection for as long as it is there."""
 
+import gc
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.addresses import Endpoint
 from cluster.codec import load_report_to_pb, member_to_pb
+from cluster.errors import InvalidRequest, PenstockError
+from cluster.secrets import load_secrets
 from cluster.types import LoadReport, Role
 from deploy.planner.observation import observed
-from deploy.planner.routers import merged
+from deploy.planner.routers import Question, Routers, merged
 from penstock.v1 import worker_pb2 as pb
 from simulator.elastic import Staff
 from simulator.setting import Setting
+from tests.redis_server import free_port
+from tests.router.checkpoint import write_checkpoint
+from tests.router.cluster_of_fakes import Cluster
 from tests.router.pool_samples import member
 
 
@@ -83,3 +98,56 @@ def test_how_far_a_request_has_gone_is_told_apart_from_nothing_yet() -> None:
     assert (waiting.ttft_s, waiting.itl_s) == (None, None)
     assert (answering.ttft_s, answering.itl_s) == (0.5, None)
     assert ended.is_good(10.0) is True
+
+
+QUESTION = Question(window_s=60.0, next_s=5.0)
+
+
+@pytest.fixture
+async def routers(tmp_path: Path) -> AsyncIterator[list[Cluster]]:
+    checkpoint = write_checkpoint(tmp_path)
+    async with AsyncExitStack() as stack:
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+        made = [Cluster(checkpoint, tmp_path, address=address) for address in addresses]
+        yield [await stack.enter_async_context(router) for router in made]
+
+
+def connections(router: Cluster) -> set[int]:
+    """The ports from which clients of this process are connected to it."""
+    port = Endpoint.parse(router.address).port
+    found = psutil.Process().net_connections("tcp")
+    return {each.laddr.port for each in found if each.raddr and each.raddr.port == port}
+
+
+async def test_a_router_is_asked_over_one_connection_until_it_leaves(
+    routers: list[Cluster],
+) -> None:
+    one, other = routers
+    both = [one.address, other.address]
+    async with Routers(load_secrets(one.router.config.secrets_file)) as asked:
+        await asked.observe(both, QUESTION, 0.0)
+        before = [connections(router) for router in routers]
+        assert list(map(len, before)) == [1, 1]
+        await asked.observe(both, QUESTION, 1.0)
+        with pytest.raises(InvalidRequest, match="no worker 'x' here"):
+            await asked.undrain(both, "x")
+        await asked.observe(both, QUESTION, 2.0)
+        assert [connections(router) for router in routers] == before
+        await asked.observe([other.address], QUESTION, 3.0)
+        await one.until(lambda: not connections(one))
+        assert connections(other) == before[1]
+    gc.collect()  # an error may hold the call that it tells of, and that its connection
+    await other.until(lambda: not connections(other))
+
+
+async def test_a_router_that_was_away_is_asked_when_it_is_back(routers: list[Cluster]) -> None:
+    one, _ = routers
+    async with Routers(load_secrets(one.router.config.secrets_file)) as asked:
+        await asked.observe([one.address], QUESTION, 0.0)
+        await one.router.server.stop()
+        with pytest.raises(PenstockError):
+            await asked.observe([one.address], QUESTION, 1.0)
+        assert connections(one) == set()
+        await one.router.server.start()
+        found = await asked.observe([one.address], QUESTION, 2.0)
+        assert found.began_s <= 2.0
