@@ -146,6 +146,7 @@ class PlannerLoop:
             list(seen.workers.values()),
             now_s=now_s,
             window_s=settings.window_s,
+            most_window_s=settings.most_window_s,
             prefill=by_role[Role.PREFILL],
             decode=by_role[Role.DECODE],
             base=_base(self.pools),
@@ -184,7 +185,7 @@ class PlannerLoop:
         settings = self.settings
         is_promised = bounds_of(self.pools).least_decode == 0 and not settings.dry_run
         return Question(
-            window_s=settings.window_s,
+            window_s=max(settings.window_s, settings.most_window_s),
             next_s=settings.interval_s,
             start_s=settings.start_s if is_promised else 0.0,
         )

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from cluster.errors import ConfigError
 from cluster.types import Role
+from deploy.planner.stretch import MAX_REQUESTS
 from router.learned.traffic import Arrival
 from router.pool import MemberStatus
 from simulator.elastic import Staff
@@ -13,16 +13,14 @@ from simulator.fitted import fitted
 from simulator.rehearsal import Come
 from simulator.setting import Setting
 
-MAX_REQUESTS: Final = 1500  # that are looked at: the latest
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     now_s: float
     begin_s: float  # of the traffic that is looked at
     requests: Sequence[Come]  # in order of arrival
-    is_full: bool  # as many, or from as long ago, as is ever looked at
-    num_judged: int  # of them, those of which it is known whether ...
+    is_full: bool  # as many as are ever sized for, or from as long ago as always is
+    num_judged: int  # of the last window, those of which it is known whether ...
     num_good: int  # ... their targets were met
     queue_s: float  # of all workers: predicted seconds of prompts that wait or are being computed
     num_waiting: int  # requests that no worker could take
@@ -45,21 +43,21 @@ def observed(
     *,
     now_s: float,
     window_s: float,
+    most_window_s: float = 0.0,
     prefill: Staff,
     decode: Staff,
     base: Setting,
     num_waiting: int = 0,
     began_s: float = 0.0,
 ) -> Observation:
-    """`base`: what workers do not report; `began_s`: when the oldest router began to look."""
-    begin_s = max(began_s, now_s - window_s)
+    """`most_window_s`: from as long ago, where that is longer; `base`: what workers do not report;
+    `began_s`: when the oldest router began to look."""
+    begin_s = max(began_s, now_s - max(window_s, most_window_s))
     recent = sorted(
         (each for each in arrivals if each.arrived_s >= begin_s), key=lambda each: each.arrived_s
     )
-    if len(recent) > MAX_REQUESTS:
-        recent = recent[-MAX_REQUESTS:]
-        begin_s = recent[0].arrived_s
-    verdicts = [good for each in recent if (good := each.is_good(now_s)) is not None]
+    lately = [each for each in recent if each.arrived_s >= now_s - window_s]
+    verdicts = [good for each in lately if (good := each.is_good(now_s)) is not None]
     reports = [status.report for status in workers]
     pools = [
         1.0 - status.report.num_free_blocks / status.report.num_blocks
@@ -70,7 +68,7 @@ def observed(
         now_s=now_s,
         begin_s=begin_s,
         requests=[_come(each) for each in recent],
-        is_full=began_s <= now_s - window_s or len(recent) == MAX_REQUESTS,
+        is_full=began_s <= now_s - window_s or len(recent) >= MAX_REQUESTS,
         num_judged=len(verdicts),
         num_good=sum(verdicts),
         queue_s=sum(report.backlog[-1][1] for report in reports if report.backlog),

@@ -14,16 +14,12 @@ from cluster.types import Role
 from deploy.planner.direction import NO_DIRECTIONS, Counts, Directions
 from deploy.planner.observation import Observation
 from deploy.planner.settings import Bounds, PlannerSettings
-from deploy.planner.sizing import Sizing, all_caches, present_cache
-from simulator.rehearsal import Come
+from deploy.planner.sizing import Sizing, all_caches, as_cached_lately
+from deploy.planner.stretch import Stretch, pace, stretch
 from simulator.setting import Setting
 
 _LEAST_EFFICIENCY = 0.05  # of caches
 _LEAST_REQUESTS = 10  # of fewer nothing can be told
-_SHORT_S = 60.0  # in which a surge shows
-_SURGE_SIGMAS = 3.0
-_MOST_SURGE = 1.5  # most are over before a worker has started
-_BIN_S = 5.0
 _SLACK_S = 30.0  # looks come at intervals
 _LEEWAY = 0.02  # of the requests: so much worse than the goal before anything is done
 _SIZING_S = 60.0  # between two looks at fewer
@@ -68,8 +64,10 @@ def decide(
     """Called every few seconds."""
     now_s = observation.now_s
     now = Counts(observation.prefill.num_there, observation.decode.num_there)
+    seen = stretch(observation.requests, observation.begin_s, now_s, settings.window_s)
+    observation = replace(observation, begin_s=seen.begin_s, requests=seen.requests)
     state = replace(state, setting=observation.setting or state.setting)
-    look = _look(observation, state, settings, bounds, now)
+    look = _look(observation, state, settings, bounds, now, seen)
     needs = (*state.needs, Need(now_s, look.need))
     needs = tuple(each for each in needs if each.at_s >= now_s - settings.calm_s)
     target, sentence = _target(observation, now, look.need, needs, settings)
@@ -78,6 +76,8 @@ def decide(
     hold_s = 0.0 if is_cold else settings.hold_s
     allowed = state.directions.clip(now, target, now_s, hold_s)
     sentences = [*look.sentences, sentence]
+    if seen.num_left_out:
+        sentences.insert(0, f"A burst is left out: {seen.num_left_out} requests more than usual.")
     if allowed != target:
         sentences.append(f"Only {allowed} for now: the direction was reversed lately.")
     flips = _flips(now, allowed, observation) if bounds.may_flip else 0
@@ -107,7 +107,12 @@ class _Look:
 
 
 def _look(
-    seen: Observation, state: State, settings: PlannerSettings, bounds: Bounds, now: Counts
+    seen: Observation,
+    state: State,
+    settings: PlannerSettings,
+    bounds: Bounds,
+    now: Counts,
+    looked: Stretch,
 ) -> _Look:
     least = Counts(*(bounds.of(role)[0] for role in Role))
     if not seen.requests and not seen.num_waiting:
@@ -115,23 +120,23 @@ def _look(
     if state.setting is None or len(seen.requests) < _LEAST_REQUESTS:
         kept = Counts(max(now.prefill, least.prefill), max(1, now.decode, least.decode))
         return _Look(kept, ("Too little is known yet.",), {}, state.strain)
-    cache_tokens = present_cache(seen.requests)
+    requests, cache_tokens = as_cached_lately(seen.requests, seen.now_s - settings.window_s)
     serving = Counts(seen.prefill.num_serving, seen.decode.num_serving)
     efficiency = cache_tokens / max(1, all_caches(state.setting, serving))
     sizing = Sizing(
-        seen.requests,
+        requests,
         state.setting,
         bounds,
         settings.goal,
         cache_tokens,
         min(max(_LEAST_EFFICIENCY, efficiency), 1.0),
     )
-    strain = _strained(seen, state, settings, sizing, now)
-    pace = surge(seen.requests, seen.begin_s, seen.now_s)
-    suffices = sizing.suffices(now, pace * strain, _LEEWAY)
+    strain = _strained(seen, state, settings, sizing, now, has_burst=looked.num_left_out > 0)
+    faster = strain * pace(seen.requests, seen.begin_s, seen.now_s, settings.window_s)
+    suffices = sizing.suffices(now, faster, _LEEWAY)
     is_due = not (suffices and state.needs and seen.now_s < state.sized_s + _SIZING_S)
     if is_due:
-        need = sizing.cheapest(now, pace * strain * settings.head_room)
+        need = sizing.cheapest(now, faster * _room(settings, looked.steady_s))
     else:
         need = state.needs[-1].counts
     if not suffices:
@@ -147,7 +152,7 @@ def _look(
         sentences.append(f"{seen.queue_s:.0f} s of prompts wait: {extra} more to work them off.")
     terms = {
         "requests_s": len(seen.requests) / max(1.0, seen.duration_s),
-        "pace": pace,
+        "pace": faster / strain,
         "strain": strain,
         "queue_s": seen.queue_s,
         "kv_share": seen.kv_share,
@@ -180,6 +185,11 @@ def _target(
     return most, f"{most} were enough for {settings.calm_s:.0f} s."
 
 
+def _room(settings: PlannerSettings, steady_s: float) -> float:
+    """What has stayed as fast for long is likelier to go on so: it takes less head-room."""
+    return 1.0 + (settings.head_room - 1.0) * min(1.0, settings.window_s / max(1.0, steady_s))
+
+
 def _is_starting(seen: Observation) -> bool:
     return bool(seen.prefill.num_starting or seen.decode.num_starting)
 
@@ -199,14 +209,21 @@ def _extra(seen: Observation, settings: PlannerSettings, need: Counts) -> int:
 
 
 def _strained(
-    seen: Observation, state: State, settings: PlannerSettings, sizing: Sizing, now: Counts
+    seen: Observation,
+    state: State,
+    settings: PlannerSettings,
+    sizing: Sizing,
+    now: Counts,
+    *,
+    has_burst: bool,
 ) -> float:
     """What is seen counts for more than what is rehearsed: where targets are missed by a size that
     should do, everything weighs more from then on."""
     fades = math.exp(-max(0.0, seen.now_s - state.looked_s) / _STRAIN_S)
     strain = 1.0 + (state.strain - 1.0) * fades
     is_settled = seen.now_s >= state.changed_s + settings.window_s
-    if not is_settled or _is_starting(seen):
+    # Those of a burst are late whatever there is: nothing is learned of them.
+    if has_burst or not is_settled or _is_starting(seen):
         return strain
     expected = 1.0 - sizing.bad_share
     sigma = math.sqrt(max(1.0, seen.num_judged * expected * (1.0 - expected)))
@@ -214,25 +231,6 @@ def _strained(
     if missing > 2.0 * sigma and sizing.suffices(now, strain):
         return min(_MOST_STRAIN, strain * _STRAIN_STEP)
     return strain
-
-
-def surge(requests: Sequence[Come], begin_s: float, now_s: float) -> float:
-    """Times as fast as in the whole window they come of late; 1 unless that is beyond chance."""
-    duration_s = now_s - begin_s
-    if duration_s < 2.0 * _SHORT_S:
-        return 1.0
-    num_bins = int(duration_s / _BIN_S)
-    bins = [0] * num_bins
-    for each in requests:
-        bins[min(num_bins - 1, int((each.arrived_s - begin_s) / _BIN_S))] += 1
-    num_short = int(_SHORT_S / _BIN_S)
-    before, lately = bins[:-num_short], bins[-num_short:]
-    mean = sum(before) / len(before)
-    variance = sum((each - mean) ** 2 for each in before) / len(before)
-    sigma = math.sqrt(max(variance, mean, 1.0 / len(before)) * num_short)
-    if sum(lately) - mean * num_short < _SURGE_SIGMAS * sigma:
-        return 1.0
-    return min(_MOST_SURGE, sum(lately) / num_short / (len(requests) / num_bins))
 
 
 def _flips(now: Counts, then: Counts, seen: Observation) -> int:

@@ -30,6 +30,7 @@ class Planner:
             list(placer.pool.statuses(now_s)),
             now_s=now_s,
             window_s=self._settings.window_s,
+            most_window_s=self._settings.most_window_s,
             prefill=staff[Role.PREFILL],
             decode=staff[Role.DECODE],
             base=self._base,

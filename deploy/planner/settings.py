@@ -44,7 +44,12 @@ class PlannerSettings:
     head_room: float = field(
         default=1.1, metadata=meaning("times the traffic that was seen, when workers are asked for")
     )
-    window_s: float = field(default=600.0, metadata=meaning("of traffic that is looked at"))
+    window_s: float = field(
+        default=600.0, metadata=meaning("of traffic that is looked at, at least")
+    )
+    most_window_s: float = field(
+        default=1800.0, metadata=meaning("of traffic that is looked at while it stays as fast")
+    )
     hold_s: float = field(
         default=600.0, metadata=meaning("between two reversals of direction, at least")
     )
@@ -78,7 +83,7 @@ class PlannerSettings:
             check_between(f"'{name}'", getattr(self, name), "s", least=1.0, most=86_400.0)
         check_above("the goal", self.goal, least=0.0, most=1.0)
         check_between("the head-room", self.head_room, least=1.0, most=10.0)
-        for name in ("window_s", "catch_up_s"):
+        for name in ("window_s", "most_window_s", "catch_up_s"):
             check_between(f"'{name}'", getattr(self, name), "s", least=10.0, most=86_400.0)
         for name in ("hold_s", "calm_s"):
             check_between(f"'{name}'", getattr(self, name), "s", least=0.0, most=86_400.0)

@@ -168,6 +168,16 @@ def present_cache(requests: Sequence[Come]) -> float:
     return SIZES[above - 1] * float(2.0**share)
 
 
+def as_cached_lately(requests: Sequence[Come], since_s: float) -> tuple[Sequence[Come], float]:
+    """With how large a cache they were computed since then; and those before as if with the same,
+    for there may have been fewer workers, or more."""
+    lately = [each for each in requests if each.arrived_s >= since_s]
+    cache_tokens = present_cache(lately or requests)
+    at = level(cache_tokens)
+    before = requests[: len(requests) - len(lately)] if lately else ()
+    return [*(_cached_at(each, at) for each in before), *(lately or requests)], cache_tokens
+
+
 def level(num_tokens: float) -> float:
     """Where among the sizes of caches this one lies."""
     return min(max(0.0, log2(num_tokens / SIZES[0])), len(SIZES) - 1.0)
@@ -186,6 +196,11 @@ def _cached(request: Come, now: float, then: float) -> Come:
     gained = held_tokens(request, then) - held_tokens(request, now)
     num_new = min(max(1, round(request.num_new - gained)), request.num_prompt)
     return replace(request, num_new=num_new)
+
+
+def _cached_at(request: Come, at: float) -> Come:
+    num_new = max(1, round(request.num_prompt - held_tokens(request, at)))
+    return replace(request, num_new=num_new) if request.num_reusable else request
 
 
 def _nearness(now: Counts) -> Callable[[Counts], tuple[float, int]]:
