@@ -22,6 +22,7 @@ _LEAST_EFFICIENCY = 0.05  # of caches
 _LEAST_REQUESTS = 10  # of fewer nothing can be told
 _SLACK_S = 30.0  # looks come at intervals
 _LEEWAY = 0.02  # of the requests: so much worse than the goal before anything is done
+_SURE_S = 60.0  # so long more must have been needed, where one knows what is usual
 _SIZING_S = 60.0  # between two looks at fewer
 _BUSY_S = 1.0  # of prompts that wait, a worker
 _STRAIN_STEP, _MOST_STRAIN = 1.1, 2.0
@@ -77,7 +78,7 @@ def decide(
     allowed = state.directions.clip(now, target, now_s, hold_s)
     sentences = [*look.sentences, sentence]
     if seen.num_left_out:
-        sentences.insert(0, f"A burst is left out: {seen.num_left_out} requests more than usual.")
+        sentences.insert(0, f"Bursts are left out: {seen.num_left_out} requests more than usual.")
     if allowed != target:
         sentences.append(f"Only {allowed} for now: the direction was reversed lately.")
     flips = _flips(now, allowed, observation) if bounds.may_flip else 0
@@ -131,7 +132,7 @@ def _look(
         cache_tokens,
         min(max(_LEAST_EFFICIENCY, efficiency), 1.0),
     )
-    strain = _strained(seen, state, settings, sizing, now, has_burst=looked.num_left_out > 0)
+    strain = _strained(seen, state, settings, sizing, now, has_bursts=looked.num_left_out > 0)
     faster = strain * pace(seen.requests, seen.begin_s, seen.now_s, settings.window_s)
     suffices = sizing.suffices(now, faster, _LEEWAY)
     is_due = not (suffices and state.needs and seen.now_s < state.sized_s + _SIZING_S)
@@ -169,8 +170,16 @@ def _target(
     needs: Sequence[Need],
     settings: PlannerSettings,
 ) -> tuple[Counts, str]:
-    """Whoever goes is sure not to be needed: by a whole window, and a calm while."""
+    """Whoever comes has been needed for a minute; whoever goes is sure not to be, by a whole
+    window and a calm while."""
     if need.num >= now.num:
+        # Before a whole window is known, a load cannot be told from a burst: it is served at once.
+        is_usual = now.decode and seen.is_full and needs[0].at_s <= seen.now_s - _SURE_S
+        if need != now and is_usual:
+            lately = [each.counts for each in needs if each.at_s >= seen.now_s - _SURE_S]
+            need = min(lately, key=lambda counts: counts.num)
+            if need.num < now.num or now in lately:
+                return now, "More may be wanted, but were not for a minute yet."
         is_sure = seen.is_full and not _is_starting(seen)
         grown = need if is_sure else Counts(*map(max, now, need))
         return grown, f"{grown} wanted." if grown != now else "They stay."
@@ -215,15 +224,15 @@ def _strained(
     sizing: Sizing,
     now: Counts,
     *,
-    has_burst: bool,
+    has_bursts: bool,
 ) -> float:
     """What is seen counts for more than what is rehearsed: where targets are missed by a size that
     should do, everything weighs more from then on."""
     fades = math.exp(-max(0.0, seen.now_s - state.looked_s) / _STRAIN_S)
     strain = 1.0 + (state.strain - 1.0) * fades
     is_settled = seen.now_s >= state.changed_s + settings.window_s
-    # Those of a burst are late whatever there is: nothing is learned of them.
-    if has_burst or not is_settled or _is_starting(seen):
+    # Those of bursts are late whatever there is: nothing is learned of them.
+    if has_bursts or not is_settled or _is_starting(seen):
         return strain
     expected = 1.0 - sizing.bad_share
     sigma = math.sqrt(max(1.0, seen.num_judged * expected * (1.0 - expected)))

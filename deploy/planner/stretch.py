@@ -33,11 +33,11 @@ class Stretch(NamedTuple):
     requests: Sequence[Come]
     begin_s: float
     steady_s: float  # so long they have come as fast; there may be more than are looked at
-    num_left_out: int  # of a burst
+    num_left_out: int  # of bursts
 
 
 class Calm(NamedTuple):
-    """What came, but for a burst."""
+    """What came, but for bursts."""
 
     requests: Sequence[Come]
     num_left_out: int
@@ -45,7 +45,7 @@ class Calm(NamedTuple):
 
 def stretch(requests: Sequence[Come], begin_s: float, now_s: float, least_s: float) -> Stretch:
     """As long as they came alike, and at least `least_s`, but no more than the latest so many."""
-    calm = without_burst(requests, begin_s, now_s)
+    calm = without_bursts(requests, begin_s, now_s, least_s)
     since_s = alike_since(calm.requests, begin_s, now_s, least_s)
     kept = [each for each in calm.requests if each.arrived_s >= since_s]
     if len(kept) > MAX_REQUESTS:
@@ -71,34 +71,45 @@ def alike_since(requests: Sequence[Come], begin_s: float, now_s: float, least_s:
     return since_s
 
 
-def without_burst(requests: Sequence[Come], begin_s: float, now_s: float) -> Calm:
-    """One burst that is over before a worker would have started is cut down to what is usual. Of
-    two, or of a long one, nothing is left out: such is the traffic."""
+def without_bursts(requests: Sequence[Come], begin_s: float, now_s: float, rare_s: float) -> Calm:
+    """Bursts that are over before a worker would have started are cut down to what is usual. Where
+    one goes on for longer, or they come more often than every `rare_s`, such is the traffic, and
+    nothing is left out."""
     num_bins = int((now_s - begin_s) / _BURST_BIN_S)
     if num_bins < 2 * _BURST_BINS:
         return Calm(requests, 0)
-
-    def bin_of(each: Come) -> int:  # counted from now: the last one is whole
-        return int((now_s - each.arrived_s) / _BURST_BIN_S)
-
-    counts = Counter(map(bin_of, requests))
+    # Counted from now, so that the last one is whole.
+    bins = [int((now_s - each.arrived_s) / _BURST_BIN_S) for each in requests]
+    counts = Counter(bins)
     usual = median(counts[at] for at in range(num_bins))
     if usual < _LEAST_USUAL:
         return Calm(requests, 0)
     most = _BURST_TIMES * usual + _BURST_SIGMAS * sqrt(usual)
-    high = [at for at in range(num_bins) if counts[at] > most]
-    if not high or high[-1] - high[0] >= _BURST_BINS:
+    bursts = _bursts([at for at in range(num_bins) if counts[at] > most])
+    is_long = any(last - first >= _BURST_BINS for first, last in bursts)
+    if is_long or len(bursts) > max(1.0, (now_s - begin_s) / rare_s):
         return Calm(requests, 0)
+    # They begin and end within a bin.
+    cut = {at for first, last in bursts for at in range(first - 1, last + 2)}
     kept, seen = [], Counter[int]()
-    for each in requests:
-        at = bin_of(each)
+    for each, at in zip(requests, bins, strict=True):
         seen[at] += 1
-        if high[0] - 1 <= at <= high[-1] + 1:  # it begins and ends within one
-            share = min(1.0, usual / counts[at])
-            if int(seen[at] * share) == int((seen[at] - 1) * share):
-                continue
-        kept.append(each)
+        share = min(1.0, usual / counts[at]) if at in cut else 1.0
+        if int(seen[at] * share) > int((seen[at] - 1) * share):
+            kept.append(each)
     return Calm(kept, len(requests) - len(kept))
+
+
+def _bursts(high: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and the last bin of each; one that is interrupted for as long as a burst may last
+    is two."""
+    bursts: list[tuple[int, int]] = []
+    for at in high:
+        if bursts and at - bursts[-1][1] <= _BURST_BINS:
+            bursts[-1] = bursts[-1][0], at
+        else:
+            bursts.append((at, at))
+    return bursts
 
 
 def pace(requests: Sequence[Come], begin_s: float, now_s: float, least_s: float) -> float:

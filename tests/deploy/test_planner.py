@@ -28,6 +28,10 @@ def traffic(rate: float, *, begin_s: float, end_s: float) -> tuple[Come, ...]:
     return tuple(Come(begin_s + at / rate, 24_000, 24_000, 200, 8.0, 0.1) for at in range(num))
 
 
+def arrived_s(come: Come) -> float:
+    return come.arrived_s
+
+
 def observation(now_s: float, rate: float, counts: Counts, **changes: object) -> Observation:
     begin_s = now_s - min(600.0, 200.0 / max(rate, 1e-9))  # few: rehearsed sooner
     requests = traffic(rate, begin_s=begin_s, end_s=now_s) if rate else ()
@@ -126,6 +130,18 @@ def test_missed_targets_weigh_more_than_what_is_rehearsed() -> None:
         seen = replace(seen, num_good=seen.num_judged // 2)
         _, state = decide(seen, state, SETTINGS, BOUNDS)
     assert state.strain > 1.2
+
+
+def test_a_burst_that_will_be_over_before_a_worker_has_started_asks_for_none() -> None:
+    enough = steady(0.6, Counts(4, 2))[-1].counts
+    seen = observation(2000.0, 0.6, enough)
+    burst = traffic(1.8, begin_s=1850.0, end_s=1940.0)
+    together = sorted((*traffic(0.6, begin_s=1000.0, end_s=2000.0), *burst), key=arrived_s)
+    seen = replace(seen, begin_s=1000.0, requests=together)
+    decision, state = decide(seen, State(), SETTINGS, BOUNDS)
+    assert decision.counts == enough
+    assert "Bursts are left out" in decision.explain()
+    assert state.strain == 1.0
 
 
 def test_a_role_is_changed_where_that_is_enough() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from deploy.planner.stretch import alike_since, pace, without_burst
+from deploy.planner.stretch import alike_since, pace, without_bursts
 from simulator.rehearsal import Come
 
 
@@ -52,7 +52,7 @@ def test_the_latest_window_says_how_fast_they_come() -> None:
 
 def test_a_lone_burst_is_cut_down_to_what_is_usual() -> None:
     requests = poisson((700.0, 1.0), (90.0, 3.0), (410.0, 1.0))
-    calm = without_burst(requests, 0.0, 1200.0)
+    calm = without_bursts(requests, 0.0, 1200.0, 600.0)
     assert calm.num_left_out == len(requests) - len(calm.requests) > 120
     assert rate(calm.requests, 700.0, 790.0) == pytest.approx(1.0, abs=0.25)
     assert calm.requests == sorted(calm.requests, key=lambda each: each.arrived_s)
@@ -60,16 +60,23 @@ def test_a_lone_burst_is_cut_down_to_what_is_usual() -> None:
 
 def test_a_burst_that_goes_on_for_longer_than_a_start_is_left_in() -> None:
     requests = poisson((700.0, 1.0), (200.0, 3.0))
-    assert without_burst(requests, 0.0, 900.0).num_left_out == 0
+    assert without_bursts(requests, 0.0, 900.0, 600.0).num_left_out == 0
 
 
 def test_bursts_that_come_again_are_left_in() -> None:
     requests = poisson((300.0, 1.0), (60.0, 4.0), (300.0, 1.0), (60.0, 4.0), (300.0, 1.0))
-    assert without_burst(requests, 0.0, 1020.0).num_left_out == 0
+    assert without_bursts(requests, 0.0, 1020.0, 600.0).num_left_out == 0
+
+
+def test_bursts_that_are_rare_are_all_cut_down() -> None:
+    requests = poisson((400.0, 1.0), (60.0, 4.0), (800.0, 1.0), (60.0, 4.0), (480.0, 1.0))
+    calm = without_bursts(requests, 0.0, 1800.0, 600.0)
+    assert rate(calm.requests, 400.0, 460.0) == pytest.approx(1.0, abs=0.3)
+    assert rate(calm.requests, 1260.0, 1320.0) == pytest.approx(1.0, abs=0.3)
 
 
 def test_steady_traffic_has_no_burst() -> None:
     for seed in range(20):
         for each in (0.1, 1.0, 5.0):
             requests = poisson((1200.0, each), seed=seed)
-            assert without_burst(requests, 0.0, 1200.0).num_left_out == 0
+            assert without_bursts(requests, 0.0, 1200.0, 600.0).num_left_out == 0
