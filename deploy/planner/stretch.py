@@ -2,7 +2,7 @@
 
 Few requests say how many come, but not what they are like: of conversations ten minutes looked like
 work for three workers or for six. So one looks further back for as long as traffic came as fast;
-what is lately says how fast. A burst that is over before a worker has started is no reason for one.
+what is lately says how fast. A burst that is over before a worker has started counts in part.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ _STEP_S = 300.0  # further back at a time
 _ALIKE_SIGMAS = 2.0
 _BURST_BIN_S = 30.0
 _BURST_BINS = 4  # a worker takes about as long to start
-_BURST_TIMES = 2.0  # the median, and beyond chance
+_BURST_TIMES = 2.0  # the median: beyond that, and beyond chance; so much of it counts
 _BURST_SIGMAS = 3.0
 _LEAST_USUAL = 5  # requests in a bin: of fewer nothing can be told
 _SHORT_S = 60.0  # in which a surge shows
@@ -72,9 +72,9 @@ def alike_since(requests: Sequence[Come], begin_s: float, now_s: float, least_s:
 
 
 def without_bursts(requests: Sequence[Come], begin_s: float, now_s: float, rare_s: float) -> Calm:
-    """Bursts that are over before a worker would have started are cut down to what is usual. Where
-    one goes on for longer, or they come more often than every `rare_s`, such is the traffic, and
-    nothing is left out."""
+    """Bursts that are over before a worker would have started are cut down to twice what is
+    usual: no start is in time for one, but there may be more. Where one goes on for longer, or they
+    come more often than every `rare_s`, such is the traffic, and nothing is left out."""
     num_bins = int((now_s - begin_s) / _BURST_BIN_S)
     if num_bins < 2 * _BURST_BINS:
         return Calm(requests, 0)
@@ -94,7 +94,7 @@ def without_bursts(requests: Sequence[Come], begin_s: float, now_s: float, rare_
     kept, seen = [], Counter[int]()
     for each, at in zip(requests, bins, strict=True):
         seen[at] += 1
-        share = min(1.0, usual / counts[at]) if at in cut else 1.0
+        share = min(1.0, _BURST_TIMES * usual / counts[at]) if at in cut else 1.0
         if int(seen[at] * share) > int((seen[at] - 1) * share):
             kept.append(each)
     return Calm(kept, len(requests) - len(kept))

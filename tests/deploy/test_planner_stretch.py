@@ -50,11 +50,11 @@ def test_the_latest_window_says_how_fast_they_come() -> None:
     assert pace(requests, 0.0, 1800.0, 600.0) == pytest.approx(expected)
 
 
-def test_a_lone_burst_is_cut_down_to_what_is_usual() -> None:
+def test_a_lone_burst_is_cut_down_to_twice_what_is_usual() -> None:
     requests = poisson((700.0, 1.0), (90.0, 3.0), (410.0, 1.0))
     calm = without_bursts(requests, 0.0, 1200.0, 600.0)
-    assert calm.num_left_out == len(requests) - len(calm.requests) > 120
-    assert rate(calm.requests, 700.0, 790.0) == pytest.approx(1.0, abs=0.25)
+    assert calm.num_left_out == len(requests) - len(calm.requests) > 50
+    assert rate(calm.requests, 700.0, 790.0) == pytest.approx(2.0, abs=0.25)
     assert calm.requests == sorted(calm.requests, key=lambda each: each.arrived_s)
 
 
@@ -71,8 +71,8 @@ def test_bursts_that_come_again_are_left_in() -> None:
 def test_bursts_that_are_rare_are_all_cut_down() -> None:
     requests = poisson((400.0, 1.0), (60.0, 4.0), (800.0, 1.0), (60.0, 4.0), (480.0, 1.0))
     calm = without_bursts(requests, 0.0, 1800.0, 600.0)
-    assert rate(calm.requests, 400.0, 460.0) == pytest.approx(1.0, abs=0.3)
-    assert rate(calm.requests, 1260.0, 1320.0) == pytest.approx(1.0, abs=0.3)
+    assert rate(calm.requests, 400.0, 460.0) < 2.5
+    assert rate(calm.requests, 1260.0, 1320.0) < 2.5
 
 
 def test_steady_traffic_has_no_burst() -> None:
