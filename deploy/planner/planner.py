@@ -1,9 +1,9 @@
 """The decision: how many workers of each role there should be. Pure: what is observed, and what was
 decided before, give what is wanted and why.
 
-More are asked for at once, when what came lately would have been too much for those that there are;
-fewer stay only when fewer would have been enough for a while. It never kills: it wants fewer, and
-who goes drains.
+More are asked for when what came lately would have been too much for those that there are, for a
+minute where one knows what is usual; fewer stay only when fewer would have been enough for a
+while. It never kills: it wants fewer, and who goes drains.
 """
 
 import math
