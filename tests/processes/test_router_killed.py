@@ -107,6 +107,7 @@ async def test_only_streams_with_tokens_notice_that_the_router_was_killed(
     assert await interrupted(tmp_path, kind, signal.SIGKILL) <= AT_A_TIME
 
 
+@pytest.mark.prove
 @pytest.mark.slow
 async def test_nobody_notices_that_the_router_was_drained(tmp_path: Path) -> None:
     assert await interrupted(tmp_path, "async", signal.SIGTERM) == 0

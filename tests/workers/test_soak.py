@@ -86,6 +86,7 @@ def mixed_cluster(checkpoint: Path, tmp_path: Path) -> LocalCluster:
     )
 
 
+@pytest.mark.prove
 @pytest.mark.slow
 async def test_hundreds_of_mixed_requests_with_random_cancels(
     checkpoint: Path, tmp_path: Path
