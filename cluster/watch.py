@@ -103,7 +103,8 @@ class WatchFeed:
         request_ids = tuple(islice(self._admitted, len(self._admitted) - num_new, None))
         whole = replace(self._load(), request_ids=request_ids)
         report = replace(whole, pairs=None, links=None)
-        if report == watcher.report and now < watcher.next_report and not is_demanded:
+        says_more = is_demanded or num_new > 0 or report != watcher.report
+        if not says_more and now < watcher.next_report:
             return
         watcher.report, watcher.next_report = report, now + CALM * self._interval_s
         if now >= watcher.next_pairs:

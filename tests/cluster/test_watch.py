@@ -256,6 +256,18 @@ def test_what_changes_is_told_at_the_next_look():
     assert [load.pairs_left_out for _, load in told] == [False, True, True, False, True]
 
 
+def test_who_is_admitted_once_more_under_the_same_load_is_told_once_more():
+    worker = Worker()
+
+    def load() -> LoadReport:
+        worker.feed.admitted("again")  # it is told at the next look
+        return LoadReport(num_running=1)
+
+    worker.feed = WatchFeed(worker.log, load, report_interval_s=0.25)
+    told = reports(worker, for_s=0.8)
+    assert [list(load.request_ids) for _, load in told] == [[], ["again"], ["again"], ["again"]]
+
+
 async def test_every_router_is_told_of_every_admitted_request_once():
     worker = Worker()
     async with worker.serve() as channel:
