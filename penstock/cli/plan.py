@@ -13,7 +13,7 @@ from deploy.planner.settings import MAX_WORKERS, Bounds
 from penstock.cli import options
 from penstock.cli.output import progress, say, write, write_json, write_table
 from penstock.cli.simulate import setting_of, with_targets
-from penstock.cli.traffic import TRACE_HELP, WORKLOAD_HELP, load_traffic
+from penstock.cli.traffic import Limit, TraceFile, Workload, load_traffic
 from router.policy import Policy
 from router.policy_file.kind import POLICY
 from router.policy_settings import ServiceClass
@@ -26,11 +26,9 @@ COLUMNS += ["KV %", "reaches the goal"]
 
 
 def plan(
-    trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
-    workload: Annotated[str | None, typer.Option("--workload", help=WORKLOAD_HELP)] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
-    ] = None,
+    trace: TraceFile = None,
+    workload: Workload = None,
+    limit: Limit = None,
     rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.001)] = 1.0,
     speeds: Annotated[
         Path | None,

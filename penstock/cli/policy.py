@@ -14,7 +14,7 @@ from cluster.errors import ConfigError
 from penstock.cli import options, policy_files, policy_live
 from penstock.cli.app import told
 from penstock.cli.output import progress, say, write_json, write_table
-from penstock.cli.traffic import TRACE_HELP, WORKLOAD_HELP, load_traffic
+from penstock.cli.traffic import Limit, TraceFile, Workload, load_traffic
 from router.policies.registry import RULES, parameters_of
 from router.policies.rule import Rule
 from router.policy_file.kind import POLICY
@@ -58,8 +58,8 @@ def list_rules(json: options.Json = False) -> None:
 @policy.command()
 @told
 def replay(
-    trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
-    workload: Annotated[str | None, typer.Option("--workload", help=WORKLOAD_HELP)] = None,
+    trace: TraceFile = None,
+    workload: Workload = None,
     rule: Annotated[
         list[str] | None,
         typer.Option("--rule", help="NAME or 'NAME: {KEY: VALUE}'; repeatable. Default: all."),
@@ -88,9 +88,7 @@ def replay(
     speculate: Annotated[
         bool, typer.Option(help="Tell the rule of prompts that are placed and not computed yet.")
     ] = True,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
-    ] = None,
+    limit: Limit = None,
     json: options.Json = False,
 ) -> None:
     """Replay traffic through placement rules: prefill only, one prompt at a time a worker.

@@ -14,7 +14,7 @@ from penstock.cli import options
 from penstock.cli.local import need_secrets, usable_address
 from penstock.cli.output import progress, say, write_json, write_table
 from penstock.cli.status import fetch_status, reported
-from penstock.cli.traffic import TRACE_HELP, WORKLOAD_HELP, load_traffic
+from penstock.cli.traffic import Limit, TraceFile, Workload, load_traffic
 from router.policy import Policy
 from router.policy_file.kind import POLICY
 from simulator.faults import Fault
@@ -53,11 +53,9 @@ class Run:
 
 
 def simulate(
-    trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
-    workload: Annotated[str | None, typer.Option("--workload", help=WORKLOAD_HELP)] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
-    ] = None,
+    trace: TraceFile = None,
+    workload: Workload = None,
+    limit: Limit = None,
     rate: Annotated[float, typer.Option("--rate", help="Times as fast.", min=0.001)] = 1.0,
     workers: Annotated[
         str | None,

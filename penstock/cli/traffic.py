@@ -2,16 +2,29 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from cluster.errors import ConfigError
 from simulator.scenario import WORKLOADS, parse_workload
 from simulator.trace import Trace, load_trace
 
 SHIPPED_TRACE = Path(__file__).parents[2] / "simulator" / "conversations.jsonl.gz"
-TRACE_HELP = "Mooncake JSON lines or Azure CSV, .gz or not. Default: a shipped one."
-WORKLOAD_HELP = (
+_INVENTED = (
     f"Instead of a trace: {', '.join(WORKLOADS)}; as NAME or 'NAME: {{KEY: VALUE}}'. Default: none."
 )
+
+TraceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", help="Mooncake JSON lines or Azure CSV, .gz or not. Default: a shipped one."
+    ),
+]
+Workload = Annotated[str | None, typer.Option("--workload", help=_INVENTED)]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="Only so many requests. Default: all.", min=1)
+]
 
 
 def load_traffic(
