@@ -1,0 +1,225 @@
+"""Either end of a loan, said word by word: a borrower against a real lender, and the other way
+round. How the words are spelt on the wire is known here alone."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Self
+
+from cluster.block_hash import grain_hashes, hash_key
+from cluster.channel import Exchange, open_channel
+from cluster.codec import address_from_pb, address_to_pb, hashes_to_bytes
+from cluster.door import door_service
+from cluster.proof import Doorkeeper, audience_of
+from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
+from cluster.transfer_codec import grant_to_pb
+from cluster.types import WorkerAddress
+from kv_transfer.incoming import Reservation
+from penstock.v1 import worker_pb2 as pb
+from tests.router.fake_worker import TOKEN
+from tests.workers.local_cluster import Running
+
+LENDERS = ["prompt", "prefix", "pattern"]
+
+
+class ScriptedBorrower:
+    """Asks a real worker for a loan. What is granted are blocks of another real worker."""
+
+    def __init__(self, call: Exchange, what: str, lender: Running, receiver: Running) -> None:
+        self._call = call
+        self._what = what
+        self._lender = lender
+        self._receiver = receiver
+        self.num_found = 0
+        self.reservations: list[Reservation] = []
+
+    async def start(self, prompt: Sequence[int]) -> None:
+        me = _address(self._receiver)
+        if self._what == "prompt":
+            start = pb.PrefillStart(
+                request_id="loan", prompt_token_ids=prompt, params=_params(), decode=me
+            )
+            start.tenant = "default"
+            await self._call.send(pb.PrefillRequest(start=start))
+            return
+        hashes = hashes_to_bytes(_hashes(self._receiver, prompt))
+        what = {"hashes": hashes} if self._what == "prefix" else {"probe_tokens": len(prompt)}
+        await self._call.send(pb.FetchRequest(start=pb.FetchStart(receiver=me, **what)))
+
+    async def found(self) -> int:
+        """How many tokens may be granted."""
+        while (word := await self.hear())[0] != "found":
+            assert word[0] == "alive"
+        self.num_found = word[1]
+        return self.num_found
+
+    async def grant(self, num_more: int = 0) -> None:
+        """Lends what was found, and so many tokens beyond it."""
+        transfers, stop = self._receiver.worker.worker._transfers, self.num_found + num_more
+        peer = await transfers.peers.connect(address_from_pb(_address(self._lender)))
+        pool = self._receiver.pool
+        reservation = transfers.table.reserve(
+            pool.allocate(-(-stop // pool.block_size)), 0, stop, lease_s=30.0, peer=peer
+        )
+        self.reservations.append(reservation)
+        grant = replace(reservation.grant, lease_s=self._receiver.worker.config.lease_s)
+        await self._say(grant=grant_to_pb(grant))
+
+    async def live(self, epoch: int = 0) -> None:
+        """Says that it lives."""
+        await self._say(renew=pb.Renew(epoch=epoch))
+
+    async def hear(self) -> tuple[str, int]:
+        """The next word, with its number of tokens; raises what the call ends with."""
+        message = await self._call.receive()
+        if message is None:
+            return "end", 0
+        match message.WhichOneof("event"):
+            case "scheduled":
+                return "found", message.scheduled.num_tokens
+            case "found":
+                return "found", message.found.num_tokens
+            case "first_tokens":
+                return "tokens", len(message.first_tokens.tokens)
+            case "written":
+                return "written", message.written.stop_token
+            case _:
+                return "alive", 0
+
+    async def heard_until(self, *words: str) -> list[str]:
+        """What is said until one of these, without signs of life."""
+        said = []
+        while (word := (await self.hear())[0]) not in words:
+            said += [word] if word != "alive" else []
+        return [*said, word]
+
+    async def _say(self, **word: Any) -> None:
+        make = pb.PrefillRequest if self._what == "prompt" else pb.FetchRequest
+        await self._call.send(make(**word))
+
+
+@asynccontextmanager
+async def borrower(
+    what: str, lender: Running, receiver: Running
+) -> AsyncIterator[ScriptedBorrower]:
+    rpc = ("Prefill", "Prefill") if what == "prompt" else ("Worker", "Fetch")
+    async with (
+        open_channel(lender.address, TOKEN) as channel,
+        channel.exchange(f"penstock.v1.{rpc[0]}", rpc[1], timeout_s=20) as call,
+    ):
+        loan = ScriptedBorrower(call, what, lender, receiver)
+        try:
+            yield loan
+        finally:
+            for reservation in loan.reservations:
+                receiver.worker.worker._transfers.table.let_go(reservation)
+
+
+class ScriptedLender:
+    """Serves loans by a script: says the words that it is told to. It has a real worker's pool."""
+
+    def __init__(self, pool_of: Running, script: Callable[["Said"], Awaitable[None]]) -> None:
+        self._worker = pool_of.worker.member.worker
+        self._script = script
+        self.num_asked = 0
+        self.num_fenced = 0
+        door = self._door = Doorkeeper(TOKEN)
+        prefill = service_handlers("penstock.v1.Prefill", {"Prefill": self._prompt}, door=door)
+        worker = {"Fetch": self._cached, "Fence": self._fence}
+        self._server = Server(
+            [
+                door_service(door),
+                prefill,
+                service_handlers("penstock.v1.Worker", worker, door=door, deadlines=UNBOUNDED),
+            ]
+        )
+
+    @property
+    def address(self) -> pb.WorkerAddress:
+        return address_to_pb(self._named)
+
+    @property
+    def _named(self) -> WorkerAddress:
+        return replace(self._worker, address=self._server.address)
+
+    async def __aenter__(self) -> Self:
+        await self._server.__aenter__()
+        self._door.audience = audience_of(self._named)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._server.__aexit__(*error)
+
+    async def _prompt(self, call: Call) -> None:
+        start = (await call.receive()).start
+        self.num_asked += 1
+        await self._script(Said(call, pb.PrefillResponse, len(start.prompt_token_ids)))
+
+    async def _cached(self, call: Call) -> None:
+        start = (await call.receive()).start
+        self.num_asked += 1
+        num_tokens = start.probe_tokens or len(start.hashes) // 16 * 16
+        await self._script(Said(call, pb.FetchResponse, num_tokens))
+
+    async def _fence(self, request: pb.FenceRequest, call: Call) -> pb.FenceResponse:
+        self.num_fenced += len(request.epochs)
+        return pb.FenceResponse(incarnation=self._worker.incarnation)
+
+
+class Said:
+    """What a script may say and hear in one loan."""
+
+    def __init__(self, call: Call, make: Callable[..., Any], num_tokens: int) -> None:
+        self._call = call
+        self._make = make
+        self.num_tokens = num_tokens
+        self.is_prompt = make is pb.PrefillResponse
+
+    async def found(self) -> None:
+        if self.is_prompt:
+            await self._send(scheduled=pb.Scheduled(num_tokens=self.num_tokens))
+        else:
+            await self._send(found=pb.Found(num_tokens=self.num_tokens))
+
+    async def granted(self) -> pb.Grant:
+        """Hears until there is a grant."""
+        while (message := await self._call.receive()) is not None:
+            if message.WhichOneof("event") == "grant":
+                return message.grant
+        raise AssertionError("the borrower left without a grant")
+
+    async def tokens(self, *token_ids: int) -> None:
+        tokens = [pb.SampledToken(token_id=token_id) for token_id in token_ids]
+        await self._send(first_tokens=pb.FirstTokens(tokens=tokens))
+
+    async def written(self, epoch: int = 1) -> None:
+        await self._send(written=pb.Written(epoch=epoch, stop_token=self.num_tokens))
+
+    async def left(self) -> None:
+        """Returns when the borrower has gone."""
+        while await self._call.receive() is not None:
+            pass
+
+    async def _send(self, **word: Any) -> None:
+        await self._call.send(self._make(**word))
+
+
+def _address(running: Running) -> pb.WorkerAddress:
+    worker: WorkerAddress = running.worker.member.worker
+    return address_to_pb(replace(worker, address=running.address))
+
+
+def _hashes(running: Running, prompt: Sequence[int]) -> list[Any]:
+    worker = running.worker
+    fingerprint = worker.member.worker.fingerprint
+    key = hash_key(
+        worker.parts.secrets.hash_secret,
+        tenant="default",
+        cache_scope="",
+        model_digest=fingerprint.model_digest,
+    )
+    return list(grain_hashes(key, list(prompt), fingerprint.hash_grain))
+
+
+def _params() -> pb.ResolvedParams:
+    return pb.ResolvedParams(top_p=1.0, repetition_penalty=1.0, num_choices=1, max_tokens=8)
