@@ -6,7 +6,7 @@ What a peer sent wrongly is an `InvalidRequest` that names the field.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cluster.block_hash import HASH_BYTES, split_hashes
+from cluster.block_hash import HASH_BYTES, hash_key, split_hashes
 from cluster.errors import InvalidRequest
 from cluster.pair_codec import pair_report_from_pb, pair_report_to_pb
 from cluster.params_codec import params_from_pb, params_to_pb
@@ -67,7 +67,6 @@ __all__ = [  # with these, all of the codec is found here
     "member_to_pb",
     "params_from_pb",
     "params_to_pb",
-    "prefill_start_to_pb",
     "prompt_logprob_from_pb",
     "prompt_logprob_to_pb",
     "prompt_to_bytes",
@@ -121,25 +120,10 @@ def prompt_to_bytes(prompt_ids: Sequence[int]) -> bytes:
     return worker_pb2.DecodeRequest(prompt_token_ids=prompt_ids).SerializeToString()
 
 
-def prefill_start_to_pb(
-    request: ComputeRequest, *, tenant: str, cache_scope: str, decode: WorkerAddress
-) -> worker_pb2.PrefillStart:
-    return worker_pb2.PrefillStart(
-        request_id=request.request_id,
-        prompt_token_ids=request.prompt_ids,
-        emitted=_emitted_to_pb(request.emitted),
-        params=params_to_pb(request.params),
-        tenant=tenant,
-        cache_scope=cache_scope,
-        decode=address_to_pb(decode),
-        due_seconds=request.due_s,
-    )
-
-
 def compute_request_from_pb(
-    message: worker_pb2.DecodeRequest | worker_pb2.PrefillStart, *, hash_key: bytes
+    message: worker_pb2.DecodeRequest, *, hash_secret: bytes, model_digest: str
 ) -> ComputeRequest:
-    """The other end of both; the worker reads its peer's address with `address_from_pb`."""
+    """What there is to compute; who else takes part is read with `address_from_pb`."""
     params = params_from_pb(message.params)
     num_choices = params.num_choices
     if not message.request_id or not message.prompt_token_ids or num_choices < 1:
@@ -152,7 +136,12 @@ def compute_request_from_pb(
         request_id=message.request_id,
         prompt_ids=list(message.prompt_token_ids),
         params=params,
-        hash_key=hash_key,
+        hash_key=hash_key(
+            hash_secret,
+            tenant=message.tenant,
+            cache_scope=message.cache_scope,
+            model_digest=model_digest,
+        ),
         emitted=tuple(tuple(choice.token_ids) for choice in message.emitted),
         due_s=due_s_from_pb(message.due_seconds),
     )

@@ -11,7 +11,7 @@ versions that follow each other, so that a cluster can be replaced part by part:
 Knows no message: that a change is one of these is for whoever makes it to say.
 """
 
-WIRE_VERSION = 2  # 1: Fence was of Prefill, grants named no transport
+WIRE_VERSION = 3  # 2: prompts and prefixes had a call each; 1: grants named no transport
 
 
 def unspoken(version: int) -> list[str]:

@@ -4,7 +4,6 @@ whatever ends the call ends all of it.
 
 import asyncio
 
-from cluster.block_hash import hash_key
 from cluster.codec import address_from_pb, compute_request_from_pb
 from cluster.detokenizer import new_detokenizer
 from cluster.errors import Draining, InvalidRequest, Overloaded
@@ -17,7 +16,7 @@ from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
 from decode_worker.answer import Answer
 from decode_worker.config import DecodeWorkerConfig
-from decode_worker.hand_over import HandOvers
+from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2
@@ -37,7 +36,7 @@ class DecodeService:
         secrets: Secrets,
         tokenizer: Tokenizer,
         scheduler: DecodeScheduler,
-        hand_overs: HandOvers,
+        remote_prompts: RemotePrompts,
         fetches: Fetches,
         feed: WatchFeed,
         open_calls: OpenCalls,
@@ -47,7 +46,7 @@ class DecodeService:
         self._secrets = secrets
         self._tokenizer = tokenizer
         self._scheduler = scheduler
-        self._hand_overs = hand_overs
+        self._remote_prompts = remote_prompts
         self._fetches = fetches
         self._feed = feed
         self.open_calls = open_calls
@@ -73,7 +72,7 @@ class DecodeService:
             return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
             self._feed.admitted(message.request_id)
-            await self._hand_overs.receive(answer, address_from_pb(message.prefill), message)
+            await self._remote_prompts.receive(answer, address_from_pb(message.prefill), message)
         else:
             await self._prefill_here(answer, message)
 
@@ -123,13 +122,11 @@ class DecodeService:
     # -- a request ---------------------------------------------------------------------------
 
     def _request(self, message: pb.DecodeRequest) -> ComputeRequest:
-        key = hash_key(
-            self._secrets.hash_secret,
-            tenant=message.tenant,
-            cache_scope=message.cache_scope,
+        return compute_request_from_pb(
+            message,
+            hash_secret=self._secrets.hash_secret,
             model_digest=self._worker.fingerprint.model_digest,
         )
-        return compute_request_from_pb(message, hash_key=key)
 
     def _admit(self, request: ComputeRequest) -> None:
         """Nothing has been executed when this raises."""

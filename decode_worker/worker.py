@@ -5,7 +5,7 @@ import asyncio
 from cluster.process import Ready, print_ready
 from cluster.worker_process import NextLife
 from decode_worker.config import DecodeWorkerConfig
-from decode_worker.hand_over import HandOvers
+from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
 from decode_worker.service import DecodeService
 from worker.parts import WorkerParts
@@ -37,7 +37,7 @@ class DecodeWorker:
 
     def _role(self, transfers: Transfers) -> RoleService:
         config, me = self.config, self.member.worker
-        self.hand_overs = HandOvers(
+        self.remote_prompts = RemotePrompts(
             me, self.scheduler, transfers, lease_s=config.lease_s, grant_s=config.grant_s
         )
         self.service = DecodeService(
@@ -46,7 +46,7 @@ class DecodeWorker:
             self.parts.secrets,
             self.parts.tokenizer,
             self.scheduler,
-            self.hand_overs,
+            self.remote_prompts,
             transfers.fetches,
             self.worker.feed,
             self.worker.open_calls,
@@ -54,5 +54,5 @@ class DecodeWorker:
         return RoleService(
             name="penstock.v1.Decode",
             rpcs={"Generate": self.service.generate},
-            counters=self.hand_overs.counters,
+            counters=self.remote_prompts.counters,
         )

@@ -60,12 +60,18 @@ class _End:
         self._lease_s = lease_s
         self._heard_at = self._said_at = now
 
+    def pause_s(self, now: float) -> float:
+        """For how long `tick` has nothing to do."""
+        third_s = self._lease_s / 3
+        dues = (self._said_at + third_s - now, self._heard_at + self._lease_s - now)
+        return min((due for due in dues if due > 0), default=third_s)
+
     def _owes_sign(self, now: float) -> bool:
-        return now - self._said_at >= self._lease_s / 3
+        return now >= self._said_at + self._lease_s / 3
 
     def _check_heard(self, now: float, peer: str) -> None:
-        if now - self._heard_at >= self._lease_s:
-            raise Silent(f"the {peer} gave no sign of life for {self._lease_s:g} s")
+        if now >= self._heard_at + self._lease_s:
+            raise Silent(f"The {peer} gave no sign of progress for {self._lease_s:g} s.")
 
 
 class Borrower(_End):
@@ -108,7 +114,7 @@ class Borrower(_End):
         if self.phase is Phase.WRITTEN:
             return False
         self._check_heard(now, "lender")
-        if self.phase is Phase.FOUND and now - self._found_at >= self._grant_s:
+        if self.phase is Phase.FOUND and now >= self._found_at + self._grant_s:
             raise TransferFailed(f"No blocks were free for {now - self._found_at:.1f} s.")
         if is_due := self._owes_sign(now):
             self._said_at = now
@@ -118,11 +124,11 @@ class Borrower(_End):
 class Lender(_End):
     """The end that has the KV, or computes it, and writes it."""
 
-    __slots__ = ("_owes_tokens",)
+    __slots__ = ("owes_tokens",)
 
     def __init__(self, now: float, *, lease_s: float, owes_tokens: bool = False) -> None:
         super().__init__(now, lease_s)
-        self._owes_tokens = owes_tokens
+        self.owes_tokens = owes_tokens
 
     def says(self, word: Word, now: float) -> None:
         """Raises LocalProtocolError where it cannot be said now."""
@@ -130,9 +136,9 @@ class Lender(_End):
         match word:
             case Word.FOUND if self.phase is Phase.ASKED:
                 self.phase = Phase.FOUND
-            case Word.TOKENS if self._owes_tokens and self.phase is not Phase.ASKED:
-                self._owes_tokens = False
-            case Word.WRITTEN if self.phase is Phase.GRANTED and not self._owes_tokens:
+            case Word.TOKENS if self.owes_tokens and self.phase is not Phase.ASKED:
+                self.owes_tokens = False
+            case Word.WRITTEN if self.phase is Phase.GRANTED and not self.owes_tokens:
                 self.phase = Phase.WRITTEN
             case _:
                 raise LocalProtocolError(_wrong(self.phase, "lender", word))

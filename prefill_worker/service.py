@@ -1,31 +1,107 @@
-"""The prefill worker's RPC: one hand-over a call.
+"""The prefill worker's work: prompts that decode workers borrow, computed here and written into
+their blocks layer by layer.
 
-A call ends in one of three ways: everything landed, the receiver left, or something failed.
+A loan ends in one of three ways: everything landed, the borrower left, or something failed.
 Blocks are given back when the transfer is closed, which the call does not wait for.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
-from cluster.block_hash import hash_key
-from cluster.codec import address_from_pb, compute_request_from_pb
-from cluster.errors import Draining, InvalidRequest, Overloaded, PenstockError
-from cluster.open_calls import OpenCalls
+from cluster.codec import (
+    address_from_pb,
+    compute_request_from_pb,
+    prompt_logprob_to_pb,
+    sampled_to_pb,
+)
+from cluster.errors import InternalError, InvalidRequest, Overloaded
 from cluster.rpc import Call
 from cluster.secrets import Secrets
-from cluster.transfer_codec import grant_from_pb, written_to_pb
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
+from engine.batcher import Drawn
+from engine.sequence import Sequence
 from kv_transfer.outgoing import OutgoingTransfer
 from penstock.v1 import worker_pb2 as pb
 from prefill_worker.config import PrefillWorkerConfig
-from prefill_worker.hand_over import HandOver
 from prefill_worker.scheduler import PrefillScheduler
+from worker.loans import Lending
 from worker.transfers import Transfers
 
 
+class PromptLoan:
+    """One prompt computed for a borrower. The scheduler tells it what happens."""
+
+    def __init__(
+        self,
+        request: ComputeRequest,
+        lending: Lending,
+        open_transfer: Callable[["PromptLoan"], OutgoingTransfer],
+        *,
+        overlap: bool,
+    ) -> None:
+        self._received = time.monotonic()
+        self.sequence = Sequence(
+            request,
+            num_choices=request.params.num_choices,
+            owner=self,
+            received_at=self._received,
+        )
+        self.transfer: OutgoingTransfer | None = None  # from when it is scheduled
+        self.has_ended = False  # the call; its transfer may go on
+        self._lending = lending
+        self._open_transfer = open_transfer
+        self._overlap = overlap
+        self._has_given_up = False
+        self._scheduled = self._received
+        self._forward_s = 0.0
+
+    def scheduled(self) -> None:
+        """Asks for destination blocks: now, not when it was queued."""
+        self._scheduled = time.monotonic()
+        self.transfer = self._open_transfer(self)
+        if self._overlap:
+            self.transfer.computed_all(self.sequence.num_cached)
+        self._lending.found(self.transfer, self.sequence.num_tokens)
+
+    def computed(self, layer: int, num_tokens: int) -> None:
+        """On the engine's thread."""
+        assert self.transfer is not None
+        if self._overlap:
+            self.transfer.computed(layer, num_tokens)
+
+    def chunk_done(self, seconds: float) -> None:
+        self._forward_s += seconds
+
+    def first_tokens(self, drawn: list[Drawn]) -> None:
+        assert self.transfer is not None
+        self.transfer.computed_all(self.sequence.num_computed)
+        self._lending.first_tokens(
+            pb.FirstTokens(
+                tokens=[sampled_to_pb(each.token) for each in drawn if each.token is not None],
+                queue_seconds=self._scheduled - self._received,
+                prefill_seconds=time.monotonic() - self._scheduled,
+                forward_seconds=self._forward_s,
+                cached_tokens=self.sequence.num_cached,
+                prompt_logprobs=map(prompt_logprob_to_pb, drawn[0].prompt_logprobs),
+            )
+        )
+
+    def give_up(self) -> bool:
+        """The borrower has had no room so far, and the blocks are needed: it computes itself."""
+        if self._lending.is_granted or self._has_given_up:
+            return False
+        self._has_given_up = True
+        self._lending.fail(Overloaded("This prompt waited for its receiver's blocks."))
+        return True
+
+    def failed(self, error: Exception) -> None:
+        self._lending.fail(InternalError())
+
+
 class PrefillService:
-    """Owns the hand-overs of one prefill worker."""
+    """Owns the prompts that one prefill worker computes for others."""
 
     def __init__(
         self,
@@ -35,7 +111,6 @@ class PrefillService:
         scheduler: PrefillScheduler,
         transfers: Transfers,
         feed: WatchFeed,
-        open_calls: OpenCalls,
         *,
         is_making_progress: Callable[[], bool],
     ) -> None:
@@ -45,58 +120,40 @@ class PrefillService:
         self._secrets = secrets
         self._scheduler = scheduler
         self._writes = transfers.writes
+        self._loans = transfers.loans
         self._fetches = transfers.fetches
         self._feed = feed
         self._is_making_progress = is_making_progress
-        self.open_calls = open_calls
 
-    async def prefill(self, call: Call) -> None:
-        """`Prefill.Prefill`."""
-        start = await self._first_message(call)
-        decode = address_from_pb(start.decode)
-        hand_over = HandOver(
-            self._request(start), self._open_transfer, overlap=self._config.overlap
-        )
-        try:
-            with self.open_calls:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._begin(hand_over, start))
-                    reading = group.create_task(self._read(call, hand_over, decode))
-                    landing = group.create_task(self._land(hand_over))
-                    await self._write(call, hand_over)
-                    reading.cancel()
-                    landing.cancel()
-        finally:
-            self._end(hand_over)
-
-    # -- one hand-over -------------------------------------------------------------------
-
-    async def _begin(self, hand_over: HandOver, start: pb.PrefillStart) -> None:
-        """Queues the prompt, once what another worker has of it is here."""
-        source = address_from_pb(start.source) if start.HasField("source") else None
-        await self._fetches.fetch(hand_over.sequence, source, start.source_tokens)
-        self._scheduler.submit(hand_over.sequence)
-        self._feed.admitted(start.request_id)  # until then the router counts it itself
-
-    async def _first_message(self, call: Call) -> pb.PrefillStart:
-        if self.open_calls.is_draining:
-            raise Draining(f"{self._worker.worker_id} is draining: prefill elsewhere.")
+    async def lend(self, message: pb.DecodeRequest, borrower: WorkerAddress, call: Call) -> None:
+        """Serves a loan of a prompt. Raises Overloaded, InvalidRequest before anything is done."""
         if len(self._scheduler.batcher.waiting) >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} prompts wait at this worker already.")
-        message = await call.receive()
-        if message is None or message.WhichOneof("event") != "start":
-            raise InvalidRequest("start", "A hand-over begins with 'start'.")
-        start: pb.PrefillStart = message.start
-        return start
+        lending = self._loans.lend(owes_tokens=True)
+        loan = PromptLoan(
+            self._request(message), lending, self._open_transfer, overlap=self._config.overlap
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                beginning = group.create_task(self._begin(loan, message))
+                await lending.serve(call, borrower, is_making_progress=self._is_making_progress)
+                beginning.cancel()
+        finally:
+            self._end(loan)
 
-    def _request(self, start: pb.PrefillStart) -> ComputeRequest:
-        key = hash_key(
-            self._secrets.hash_secret,
-            tenant=start.tenant,
-            cache_scope=start.cache_scope,
+    async def _begin(self, loan: PromptLoan, message: pb.DecodeRequest) -> None:
+        """Queues the prompt, once what another worker has of it is here."""
+        source = address_from_pb(message.source) if message.HasField("source") else None
+        await self._fetches.fetch(loan.sequence, source, message.source_tokens)
+        self._scheduler.submit(loan.sequence)
+        self._feed.admitted(message.request_id)  # until then the router counts it itself
+
+    def _request(self, message: pb.DecodeRequest) -> ComputeRequest:
+        request = compute_request_from_pb(
+            message,
+            hash_secret=self._secrets.hash_secret,
             model_digest=self._worker.fingerprint.model_digest,
         )
-        request = compute_request_from_pb(start, hash_key=key)
         num_tokens = len(request.prompt_ids) + max(map(len, request.emitted), default=0)
         pool = self._scheduler.batcher.pool
         if num_tokens > pool.num_blocks * pool.block_size:
@@ -107,71 +164,21 @@ class PrefillService:
             )
         return request
 
-    async def _read(self, call: Call, hand_over: HandOver, decode: WorkerAddress) -> None:
-        while (message := await call.receive()) is not None:
-            match message.WhichOneof("event"):
-                case "grant":
-                    await self._granted(hand_over, message.grant, decode)
-                case "renew" if hand_over.transfer is not None:
-                    hand_over.transfer.renew(message.renew.epoch)
-
-    async def _granted(self, hand_over: HandOver, message: pb.Grant, decode: WorkerAddress) -> None:
-        if hand_over.transfer is not None and hand_over.grant is None:
-            hand_over.grant = grant_from_pb(message)
-            await self._writes.grant(hand_over.transfer, hand_over.grant, decode)
-
-    async def _land(self, hand_over: HandOver) -> None:
-        await hand_over.is_computed.wait()  # `written` is the last message of a call
-        assert hand_over.transfer is not None
-        try:
-            written = await hand_over.transfer.landed()
-        except PenstockError as error:
-            hand_over.outbox.put_nowait(error)
-        else:
-            message = pb.PrefillResponse(written=written_to_pb(written))
-            hand_over.outbox.put_nowait(message)
-
-    async def _write(self, call: Call, hand_over: HandOver) -> None:
-        """Sends what there is to tell, and a sign of life where there is nothing."""
-        while True:
-            try:
-                async with asyncio.timeout(self._config.lease_s / 3):
-                    message = await hand_over.outbox.get()
-            except TimeoutError:
-                if self._moves(hand_over):
-                    await call.send(pb.PrefillResponse(renewed=pb.Renewed()))
-                continue
-            if isinstance(message, Exception):
-                raise message
-            call.tokens_emitted += len(message.first_tokens.tokens)
-            await call.send(message)
-            if message.HasField("written"):
-                return
-
-    def _moves(self, hand_over: HandOver) -> bool:
-        """While it does not, its receiver hears nothing, and computes the prompt itself."""
-        transfer = hand_over.transfer
-        is_stuck = transfer is not None and self._writes.stand_still(transfer, self._config.lease_s)
-        return self._is_making_progress() and not is_stuck
-
-    def _open_transfer(self, hand_over: HandOver) -> OutgoingTransfer:
-        sequence = hand_over.sequence
+    def _open_transfer(self, loan: PromptLoan) -> OutgoingTransfer:
+        blocks = loan.sequence.block_table
         return self._writes.open(
-            sequence.block_table,
-            sequence.num_tokens,
-            whole_from=self._scheduler.batcher.pool.whole_from(sequence.block_table),
-            on_closed=lambda: self._closed(hand_over),
+            blocks,
+            loan.sequence.num_tokens,
+            whole_from=self._scheduler.batcher.pool.whole_from(blocks),
+            on_closed=lambda: self._closed(loan),
         )
 
-    def _closed(self, hand_over: HandOver) -> None:
-        if hand_over.has_ended:
-            self._scheduler.drop(hand_over.sequence)
+    def _closed(self, loan: PromptLoan) -> None:
+        if loan.has_ended:
+            self._scheduler.drop(loan.sequence)
 
-    def _end(self, hand_over: HandOver) -> None:
+    def _end(self, loan: PromptLoan) -> None:
         """The call is over. Its blocks go once no write can read them."""
-        hand_over.has_ended = True
-        transfer = hand_over.transfer
-        if transfer is not None and not transfer.is_closed:
-            transfer.stop("the call ended")
-        else:
-            self._scheduler.drop(hand_over.sequence)
+        loan.has_ended = True
+        if loan.transfer is None or loan.transfer.is_closed:
+            self._scheduler.drop(loan.sequence)

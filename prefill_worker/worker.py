@@ -3,7 +3,6 @@
 import asyncio
 
 from cluster.process import Ready, print_ready
-from cluster.rpc import UNBOUNDED
 from cluster.worker_process import NextLife
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.scheduler import PrefillScheduler
@@ -46,12 +45,7 @@ class PrefillWorker:
             self.scheduler,
             transfers,
             self.worker.feed,
-            self.worker.open_calls,
             is_making_progress=lambda: not monitor.is_stale(),
         )
-        return RoleService(
-            name="penstock.v1.Prefill",
-            rpcs={"Prefill": self.service.prefill},
-            counters=dict,
-            deadlines=UNBOUNDED,  # the receiver's call ends with its request's deadline
-        )
+        transfers.source.lend_prompt = self.service.lend
+        return RoleService()

@@ -11,6 +11,7 @@ from cluster.types import BlockId, LoadReport
 from decode_worker.scheduler import DecodeScheduler
 from engine.batcher import Drawn
 from engine.sequence import Sequence
+from kv_transfer.loan import Word
 from simulator.answer import Answer
 from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.prefill_site import HandOver, PrefillSite
@@ -82,6 +83,7 @@ class Attempt:
         self._stop_timer()
         if (hand_over := self.hand_over) is not None:
             num_missing = self.sequence.num_tokens - self.sequence.num_computed
+            hand_over.loan.granted()
             self._tell(hand_over, partial(hand_over.granted, num_missing))
 
     # -- told by the prefill worker ----------------------------------------------------------
@@ -90,20 +92,25 @@ class Attempt:
         """The prompt is being computed: asks for blocks, now and not before."""
         if hand_over is not self.hand_over:
             return
+        hand_over.loan.arrived(Word.FOUND)
         grant_s = self.site.world.setting.grant_s
-        late = partial(self.site.post, 0.0, partial(self.lost, hand_over))
+        late = partial(self.site.post, 0.0, partial(self._judge, hand_over))
         self.timer = self.site.world.agenda.after(grant_s, late)
         self.decode.scheduler.claim(self.sequence, self.granted)
 
     def first_token(self, hand_over: HandOver, num_cached: int) -> None:
         """To the client at once."""
-        if hand_over is self.hand_over and not self._take_token(num_cached):
+        if hand_over is not self.hand_over:
+            return
+        hand_over.loan.arrived(Word.TOKENS)
+        if not self._take_token(num_cached):
             self.site.stepper.touch()
             self.leave(hand_over)
 
     def written(self, hand_over: HandOver) -> None:
         if hand_over is not self.hand_over:
             return
+        hand_over.loan.arrived(Word.WRITTEN)
         self.hand_over = None
         self._begin()
         self.decode.scheduler.join(self.sequence, [])
@@ -141,6 +148,11 @@ class Attempt:
         self.decode.scheduler.drop(self.sequence)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _judge(self, hand_over: HandOver) -> None:
+        """No block has come free for as long as may be."""
+        if hand_over is self.hand_over and hand_over.loan.has_failed():
+            self.lost(hand_over)
 
     def _begin(self) -> None:
         self.sequence.has_begun = True
@@ -221,7 +233,7 @@ class DecodeSite:
             self.site.post(setting.lease_s, partial(self._check_sign, attempt, hand_over))
 
     def _check_sign(self, attempt: Attempt, hand_over: HandOver) -> None:
-        if hand_over.prefill.site.is_frozen:
+        if hand_over is attempt.hand_over and hand_over.loan.has_failed():
             attempt.lost(hand_over, may_still_write=True)
 
     # -- told by the step loop ---------------------------------------------------------------

@@ -9,7 +9,9 @@ from functools import partial
 
 from cluster.types import BlockId, GrainHash
 from engine.sequence import Sequence
+from kv_transfer.loan import Word
 from simulator.agenda import Action
+from simulator.loan import ModelledLoan
 from simulator.site import Site
 from worker.scheduler import Scheduler
 
@@ -121,13 +123,16 @@ class ModelledFetches:
         """At the source: what is there is held until the fetch is over."""
         if wish not in self._begun:
             return
+        loan = ModelledLoan(wish.source, is_prompt=False)
+        loan.said(Word.FOUND)
         hashes, pool = self._hashes(wish), wish.source.pool
         wish.found = pool.match(hashes, len(hashes) * pool.hash_grain)
         pool.hold(wish.found)
-        self._site.post(self._site.world.setting.message_s, partial(self._take, wish))
+        self._site.post(self._site.world.setting.message_s, partial(self._take, wish, loan))
 
-    def _take(self, wish: Wish) -> None:
+    def _take(self, wish: Wish, loan: ModelledLoan) -> None:
         """Holds what is cached here, and takes blocks for what the source has beyond it."""
+        loan.arrived(Word.FOUND)
         hashes, pool = self._hashes(wish), self._site.pool
         cached = pool.match(hashes, len(hashes) * pool.hash_grain)
         num_found = len(wish.found) * wish.source.pool.block_size
@@ -138,20 +143,26 @@ class ModelledFetches:
             self._forget(wish)
             return
         pool.hold(cached)
+        loan.granted()
+        loan.grant_arrived()
         fresh = pool.allocate(num_missing, after=cached[-1] if cached else None) or []
         setting = self._site.world.setting
         num_bytes = num_missing * pool.block_size * setting.model.token_bytes
         seconds = setting.link.setup_s + num_bytes / setting.link.bytes_per_s
-        self._site.post(seconds, partial(self._land, wish, cached, fresh))
+        self._site.post(seconds, partial(self._land, wish, loan, cached, fresh))
 
-    def _land(self, wish: Wish, cached: list[BlockId], fresh: list[BlockId]) -> None:
+    def _land(
+        self, wish: Wish, loan: ModelledLoan, cached: list[BlockId], fresh: list[BlockId]
+    ) -> None:
         """Of a source that died or stands still nothing is used; what stands still may write
         again, so that its blocks wait for its answer."""
         source, pool = wish.source, self._site.pool
         if source.is_frozen and not source.is_dead:
-            again = partial(self._land, wish, cached, fresh)
+            again = partial(self._land, wish, loan, cached, fresh)
             source.when_answers(partial(self._site.post, 0.0, again))
             return
+        loan.said(Word.WRITTEN)
+        loan.arrived(Word.WRITTEN)
         self._forget(wish)
         taken = cached + fresh
         if source.is_dead or wish.is_over or not wish.is_wanted():

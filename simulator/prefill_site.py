@@ -5,9 +5,11 @@ from typing import Protocol
 
 from cluster.types import LoadReport
 from engine.batcher import Drawn
+from kv_transfer.loan import Word
 from prefill_worker.scheduler import PrefillScheduler
 from simulator.agenda import Action
 from simulator.answer import Answer
+from simulator.loan import ModelledLoan
 from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.site import Site
 
@@ -36,6 +38,7 @@ class HandOver:
         "granted_s",
         "has_given_up",
         "is_over",
+        "loan",
         "num_bytes",
         "prefill",
         "receiver",
@@ -49,6 +52,7 @@ class HandOver:
         self.prefill = prefill
         self.receiver = receiver
         self.answer = answer
+        self.loan = ModelledLoan(prefill.site, is_prompt=True)
         self.sequence = answer.sequence(prefill.site.world.grain, self, due_at)
         self.scheduled_s = 0.0
         self.computed_s: float | None = None
@@ -61,6 +65,7 @@ class HandOver:
 
     def scheduled(self) -> None:
         self.scheduled_s = self._now_s
+        self.loan.said(Word.FOUND)
         claim = partial(self.receiver.claim, self)
         self.receiver.site.post_quietly(self._message_s, claim)
 
@@ -72,6 +77,7 @@ class HandOver:
 
     def first_tokens(self, drawn: list[Drawn]) -> None:
         self.computed_s = self._now_s
+        self.loan.said(Word.TOKENS)
         first_token = partial(self.receiver.first_token, self, self.sequence.num_cached)
         self.receiver.site.post_silently(self._message_s, first_token)
         self._transfer()
@@ -91,7 +97,7 @@ class HandOver:
 
     def granted(self, num_tokens: int) -> None:
         """It has blocks for these tokens, which it does not hold."""
-        if self.is_over:
+        if self.is_over or not self.loan.grant_arrived():
             return
         self.granted_s = self._now_s
         self.num_bytes = num_tokens * self.prefill.token_bytes
@@ -133,6 +139,7 @@ class HandOver:
 
     def _landed(self) -> None:
         if not self.is_over:
+            self.loan.said(Word.WRITTEN)
             self.prefill.site.world.ledger.moved_bytes += self.num_bytes
             self.cancel()
             self._tell(partial(self.receiver.written, self))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence as Sequences
 from typing import NamedTuple
 
-from cluster.codec import address_to_pb, hashes_to_bytes
+from cluster.codec import hashes_to_bytes
 from cluster.errors import FingerprintMismatch, PenstockError
 from cluster.lateness import Patience
 from cluster.types import BlockId, GrainHash, WorkerAddress
@@ -24,8 +24,8 @@ from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.link_costs import LinkCosts
+from worker.loans import Borrowing, Loans
 from worker.peers import Peers
-from worker.receive import receive
 from worker.rests import Rests
 from worker.scheduler import Scheduler
 
@@ -45,6 +45,7 @@ class Fetches:
         self,
         me: WorkerAddress,
         scheduler: Scheduler,
+        loans: Loans,
         peers: Peers,
         table: ReservationTable,
         rests: Rests,
@@ -55,6 +56,7 @@ class Fetches:
     ) -> None:
         self._me = me
         self._scheduler = scheduler
+        self._loans = loans
         self._peers = peers
         self._table = table
         self._rests = rests
@@ -151,23 +153,23 @@ class Fetches:
         taken: list[BlockId] = []  # the whole table; what is cached of it is held
         num_cached, asked = 0, time.monotonic()
 
-        def reserve(num_found: int) -> Reservation | None:
+        def found(borrowing: Borrowing, num_found: int) -> bool:
             nonlocal num_cached
             cached, fresh = self._take(hashes, num_found)
             taken.extend(cached + fresh)
             num_cached = len(cached)
             if not fresh:
-                return None
+                return False
             reservation = self._reserve(cached, fresh, peer, share)
             layout = self._me.fingerprint.layout
             num_bytes = layout.pool_bytes // layout.num_blocks * len(fresh)
             begun.append(_Begun(reservation, num_bytes, asked))
-            return reservation
+            borrowing.grant(reservation)
+            return True
 
-        start = pb.FetchStart(receiver=address_to_pb(self._me), hashes=hashes_to_bytes(hashes))
-        call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
+        start = pb.LendStart(hashes=hashes_to_bytes(hashes))
         try:
-            written = await receive(call, start, reserve, lease_s=self._lease_s)
+            filled = await self._loans.borrow(source, start, found)
         except BaseException:
             self._scheduler.release(taken[:num_cached])  # the rest is the table's
             raise
@@ -175,11 +177,11 @@ class Fetches:
         whole_from = share.whole_from(num_cached * self._pool.block_size, num_tokens)
         self._pool.store(hashes, taken, num_cached, whole_from=whole_from)
         sequence.block_table = taken
-        if written is not None:
+        if filled is not None:
             seconds = time.monotonic() - asked
-            self._link_costs.fetched(source.worker_id, written.num_bytes, seconds)
+            self._link_costs.fetched(source.worker_id, filled.written.num_bytes, seconds)
             self.num_fetched += 1
-            self.num_tokens += written.stop - written.start
+            self.num_tokens += filled.written.stop - filled.written.start
 
     def _take(
         self, hashes: Sequences[GrainHash], num_found: int

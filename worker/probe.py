@@ -4,7 +4,7 @@ verify. It warms a pair up, measures it, and shows that it works."""
 import time
 from dataclasses import dataclass
 
-from cluster.codec import address_from_pb, address_to_pb
+from cluster.codec import address_from_pb
 from cluster.errors import DeadlineExceeded, Overloaded
 from cluster.lateness import Patience
 from cluster.rpc import Call
@@ -14,8 +14,8 @@ from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.link_costs import LinkCosts
+from worker.loans import Borrowing, Loans
 from worker.peers import Peers
-from worker.receive import receive
 from worker.scheduler import Scheduler
 
 LIMIT_S = 10.0
@@ -38,6 +38,7 @@ class Probes:
         self,
         me: WorkerAddress,
         scheduler: Scheduler,
+        loans: Loans,
         peers: Peers,
         table: ReservationTable,
         link_costs: LinkCosts,
@@ -46,6 +47,7 @@ class Probes:
     ) -> None:
         self._me = me
         self._scheduler = scheduler
+        self._loans = loans
         self._peers = peers
         self._table = table
         self._link_costs = link_costs
@@ -95,15 +97,16 @@ class Probes:
         share = self._table.share_of(source.fingerprint.layout, wire_dtype)
         taken: list[BlockId] = []
 
-        def reserve(num_found: int) -> Reservation | None:
+        def found(borrowing: Borrowing, num_found: int) -> bool:
             taken.extend(self._free_blocks(num_found))
-            return self._reserve(taken, num_found, peer, share) if taken else None
+            if taken:
+                borrowing.grant(self._reserve(taken, num_found, peer, share))
+            return bool(taken)
 
-        start = pb.FetchStart(receiver=address_to_pb(self._me), probe_tokens=num_tokens)
-        call = self._peers.channel(source).exchange("penstock.v1.Worker", "Fetch", timeout_s=None)
-        written = await receive(call, start, reserve, lease_s=self._lease_s)
-        if written is None:
+        filled = await self._loans.borrow(source, pb.LendStart(probe_tokens=num_tokens), found)
+        if filled is None:
             raise Overloaded(f"'{source.worker_id}' or '{self._me.worker_id}' has no block free.")
+        written = filled.written
         self._scheduler.release(taken)
         return ProbeResult(
             transport=peer.transport,

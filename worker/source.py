@@ -1,9 +1,10 @@
-"""Serves `Worker.Fetch`: lends what is cached here to another worker, and writes it there.
+"""Serves `Worker.Lend`: lends what is cached here, or a pattern, to another worker, and writes it
+there. Prompts are for who computes them.
 
 The blocks are held until no write can read them any more, which the call does not wait for.
 """
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -11,68 +12,80 @@ import numpy as np
 from cluster.block_hash import HASH_BYTES
 from cluster.codec import address_from_pb, hashes_from_bytes
 from cluster.errors import Draining, InvalidRequest
-from cluster.lateness import Patience
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
-from cluster.transfer_codec import grant_from_pb, written_to_pb
 from cluster.types import BlockId, KvLayout, WorkerAddress
-from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.pool import Pool
 from penstock.v1 import worker_pb2 as pb
+from worker.loans import Loans
 from worker.scheduler import Scheduler
 from worker.writes import Writes
 
 MAX_PROBE_BYTES = 64 << 20
 _PATTERNS = range(1, 64)  # bytes that are small numbers in every float format
 
+LendPrompt = Callable[[pb.DecodeRequest, WorkerAddress, Call], Awaitable[None]]
+
 
 class Source:
     def __init__(
         self,
-        layout: KvLayout,
+        me: WorkerAddress,
         memory: Pool,
         scheduler: Scheduler,
         writes: Writes,
+        loans: Loans,
         open_calls: OpenCalls,
-        *,
-        lease_s: float,
     ) -> None:
-        self._layout = layout
+        self.lend_prompt: LendPrompt | None = None  # of a role that computes for others
+        self.num_tokens = 0  # lent so far, without probes
+        self._me = me
+        self._layout = me.fingerprint.layout
         self._memory = memory
         self._pool = scheduler.batcher.pool
         self._scheduler = scheduler
         self._writes = writes
+        self._loans = loans
         self._open_calls = open_calls
-        self._lease_s = lease_s
         self._num_probes = 0
-        self.num_tokens = 0  # lent so far, without probes
 
-    async def fetch(self, call: Call) -> None:
-        """`Worker.Fetch`."""
+    async def lend(self, call: Call) -> None:
+        """`Worker.Lend`."""
         message = await call.receive()
         if message is None or message.WhichOneof("event") != "start":
-            raise InvalidRequest("start", "A fetch begins with 'start'.")
-        receiver = address_from_pb(message.start.receiver)
+            raise InvalidRequest("start", "A loan begins with 'start'.")
+        start: pb.LendStart = message.start
+        borrower = address_from_pb(start.borrower)
         if self._open_calls.is_draining:
-            raise Draining("This worker is draining: fetch elsewhere, or compute.")
+            raise Draining(f"{self._me.worker_id} is draining: compute, or borrow elsewhere.")
         with self._open_calls:
-            blocks = self._lend(message.start)
-            num_tokens = len(blocks) * self._layout.block_size
-            transfer = self._writes.open(
-                blocks,
-                num_tokens,
-                whole_from=self._pool.whole_from(blocks),
-                on_closed=lambda: self._scheduler.release(blocks),
-            )
-            transfer.computed_all(num_tokens)
-            try:
-                await call.send(pb.FetchResponse(found=pb.Found(num_tokens=num_tokens)))
-                if num_tokens:
-                    await self._write(call, transfer, receiver)
-            finally:
-                transfer.stop("the call ended")
+            if start.WhichOneof("what") == "prompt":
+                if self.lend_prompt is None:
+                    raise InvalidRequest("what", "Prompts are computed by prefill workers.")
+                await self.lend_prompt(start.prompt, borrower, call)
+            else:
+                await self._lend_cached(self._held(start), borrower, call)
 
-    def _lend(self, start: pb.FetchStart) -> list[BlockId]:
+    async def _lend_cached(
+        self, blocks: list[BlockId], borrower: WorkerAddress, call: Call
+    ) -> None:
+        """Releases the blocks when no write can read them any more."""
+        num_tokens = len(blocks) * self._layout.block_size
+        if not blocks:
+            await call.send(pb.LendResponse(found=pb.Found()))
+            return
+        transfer = self._writes.open(
+            blocks,
+            num_tokens,
+            whole_from=self._pool.whole_from(blocks),
+            on_closed=lambda: self._scheduler.release(blocks),
+        )
+        transfer.computed_all(num_tokens)
+        lending = self._loans.lend()
+        lending.found(transfer, num_tokens)
+        await lending.serve(call, borrower, is_making_progress=lambda: True)
+
+    def _held(self, start: pb.LendStart) -> list[BlockId]:
         """Blocks with a reference each."""
         match start.WhichOneof("what"):
             case "hashes":
@@ -86,7 +99,7 @@ class Source:
             case "probe_tokens":
                 return self._pattern(start.probe_tokens)
             case _:
-                raise InvalidRequest("what", "A fetch names 'hashes' or 'probe_tokens'.")
+                raise InvalidRequest("what", "A loan names a 'prompt', 'hashes' or 'probe_tokens'.")
 
     def _pattern(self, num_tokens: int) -> list[BlockId]:
         """Free blocks, filled with something that is nobody's and that changes each time."""
@@ -97,33 +110,6 @@ class Source:
         self._num_probes += 1
         _fill(self._memory, layout, blocks, _PATTERNS[self._num_probes % len(_PATTERNS)])
         return blocks
-
-    async def _write(self, call: Call, transfer: OutgoingTransfer, receiver: WorkerAddress) -> None:
-        async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self._read(call, transfer, receiver))
-            while not transfer.is_closed:
-                try:
-                    async with asyncio.timeout(self._lease_s / 3):
-                        await transfer.closed()
-                except TimeoutError:
-                    if not self._writes.stand_still(transfer, self._lease_s):
-                        await call.send(pb.FetchResponse(renewed=pb.Renewed()))
-            written = await transfer.landed()
-            await call.send(pb.FetchResponse(written=written_to_pb(written)))
-            reading.cancel()
-
-    async def _read(self, call: Call, transfer: OutgoingTransfer, receiver: WorkerAddress) -> None:
-        try:
-            async with Patience(self._lease_s):
-                message = await call.receive()
-        except TimeoutError:
-            message = None
-        if message is None or message.WhichOneof("event") != "grant":
-            transfer.stop("no grant came")
-            return
-        await self._writes.grant(transfer, grant_from_pb(message.grant), receiver)
-        while (message := await call.receive()) is not None:
-            transfer.renew(message.renew.epoch)
 
 
 def _fill(memory: Pool, layout: KvLayout, blocks: list[BlockId], value: int) -> None:

@@ -16,6 +16,7 @@ from worker.config import WorkerConfig
 from worker.fences import Fences
 from worker.fetch import Fetches
 from worker.link_costs import LinkCosts
+from worker.loans import Loans
 from worker.pair_keeper import PairKeeper
 from worker.parts import WorkerParts
 from worker.peers import Peers
@@ -56,9 +57,19 @@ class Transfers:
         self.writes = Writes(me, self.peers, attention, digest=checks_content)
         self.link_costs = LinkCosts()
         self.rests = Rests(self.table, rest_s=config.lease_s)
+        self.loans = Loans(
+            me,
+            self.peers,
+            self.table,
+            self.writes,
+            self.rests,
+            attention,
+            lease_s=config.lease_s,
+        )
         self.fetches = Fetches(
             me,
             scheduler,
+            self.loans,
             self.peers,
             self.table,
             self.rests,
@@ -66,16 +77,15 @@ class Transfers:
             lease_s=config.lease_s,
             limit_s=config.fetch_s,
         )
-        self._source = Source(
-            me.fingerprint.layout,
-            pairs.pool,
-            scheduler,
-            self.writes,
-            open_calls,
-            lease_s=config.lease_s,
-        )
+        self.source = Source(me, pairs.pool, scheduler, self.writes, self.loans, open_calls)
         self.probes = Probes(
-            me, scheduler, self.peers, self.table, self.link_costs, lease_s=config.lease_s
+            me,
+            scheduler,
+            self.loans,
+            self.peers,
+            self.table,
+            self.link_costs,
+            lease_s=config.lease_s,
         )
         self.keeper = PairKeeper(
             self.peers,
@@ -89,7 +99,7 @@ class Transfers:
     def rpcs(self) -> Mapping[str, Serve]:
         """Of the service Worker."""
         return {
-            "Fetch": self._source.fetch,
+            "Lend": self.source.lend,
             "Fence": self.writes.fence,
             "Probe": self.probes.serve,
         }
@@ -137,7 +147,7 @@ class Transfers:
             "fetches": float(self.fetches.num_fetched),
             "fetched_tokens": float(self.fetches.num_tokens),
             "fetch_failures": float(self.fetches.num_failed),
-            "lent_tokens": float(self._source.num_tokens),
+            "lent_tokens": float(self.source.num_tokens),
             "pairs_up": float(self.keeper.num_up),
             "pairs_refused": float(self.keeper.num_refused),
         }

@@ -18,7 +18,7 @@ from cluster.lateness import Attention
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.proof import Doorkeeper
-from cluster.rpc import Deadlines, Serve, service_handlers
+from cluster.rpc import Serve, service_handlers
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
 from cluster.worker_process import NextLife, WorkerProcess, serve
@@ -37,12 +37,11 @@ LAST_STEP_S = 10.0  # that was begun before all was drained: longer, and the eng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleService:
-    """What a role offers to the outside."""
+    """What a role alone offers to the outside, and knows."""
 
-    name: str  # of its gRPC service
-    rpcs: Mapping[str, Serve]
-    counters: Callable[[], Mapping[str, float]]  # what the role alone knows
-    deadlines: Deadlines = field(default_factory=Deadlines)
+    name: str | None = None  # of its gRPC service, if it has one
+    rpcs: Mapping[str, Serve] = field(default_factory=dict)
+    counters: Callable[[], Mapping[str, float]] = dict
 
 
 class Worker:
@@ -136,7 +135,9 @@ class Worker:
 
     def _process(self, role: RoleService, transfers: Transfers) -> WorkerProcess:
         doorkeeper = Doorkeeper(self.parts.secrets.cluster_token)
-        handlers = service_handlers(role.name, role.rpcs, door=doorkeeper, deadlines=role.deadlines)
+        services = []
+        if role.name is not None:
+            services.append(service_handlers(role.name, role.rpcs, door=doorkeeper))
         return WorkerProcess(
             cluster=self.config.cluster,
             member=self.parts.member,
@@ -145,7 +146,7 @@ class Worker:
             credentials=self.parts.credentials,
             doorkeeper=doorkeeper,
             router=self.config.router,
-            services=[handlers],
+            services=services,
             rpcs=transfers.rpcs,
             heard=transfers.keeper.update,
             settled=transfers.keeper.settled.wait,

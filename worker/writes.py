@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from cluster.errors import TransferFailed
 from cluster.lateness import Attention
 from cluster.rpc import Call
 from cluster.types import Grant, WorkerAddress
@@ -67,19 +68,21 @@ class Writes:
     async def grant(
         self, transfer: OutgoingTransfer, grant: Grant, receiver: WorkerAddress
     ) -> None:
-        """Begins to write, unless the receiver has given it up already.
-
-        Raises TransferFailed or FingerprintMismatch where it cannot.
-        """
+        """Begins to write. Raises TransferFailed or FingerprintMismatch where it cannot, and
+        where the receiver has given it up already."""
         epoch = _Epoch(grant.incarnation, grant.epoch)
-        if epoch in self._fenced:
-            return
+        self._check_wanted(epoch)
         peer = await self._peers.connect(receiver, by=grant.transport)
-        if epoch in self._fenced or transfer.is_closed:
+        self._check_wanted(epoch)
+        if transfer.is_closed:
             return  # while it connected
         self._open[transfer] = epoch
         self._none_open.clear()
         transfer.grant(grant, peer, receiver.fingerprint.layout)
+
+    def _check_wanted(self, epoch: _Epoch) -> None:
+        if epoch in self._fenced:
+            raise TransferFailed("The receiver has given it up.")
 
     async def all_closed(self) -> None:
         """Returns when nothing that was granted to us is, or may be, still on its way."""

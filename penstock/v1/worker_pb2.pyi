@@ -182,45 +182,33 @@ class WorkerAddress(_message.Message):
     fingerprint: Fingerprint
     def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., address: _Optional[str] = ..., transports: _Optional[_Mapping[str, str]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ...) -> None: ...
 
-class PrefillRequest(_message.Message):
+class LendRequest(_message.Message):
     __slots__ = ("start", "grant", "renew")
     START_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     RENEW_FIELD_NUMBER: _ClassVar[int]
-    start: PrefillStart
+    start: LendStart
     grant: Grant
     renew: Renew
-    def __init__(self, start: _Optional[_Union[PrefillStart, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
+    def __init__(self, start: _Optional[_Union[LendStart, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
+
+class LendStart(_message.Message):
+    __slots__ = ("borrower", "prompt", "hashes", "probe_tokens")
+    BORROWER_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    PROBE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    borrower: WorkerAddress
+    prompt: DecodeRequest
+    hashes: bytes
+    probe_tokens: int
+    def __init__(self, borrower: _Optional[_Union[WorkerAddress, _Mapping]] = ..., prompt: _Optional[_Union[DecodeRequest, _Mapping]] = ..., hashes: _Optional[bytes] = ..., probe_tokens: _Optional[int] = ...) -> None: ...
 
 class Renew(_message.Message):
     __slots__ = ("epoch",)
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
-
-class PrefillStart(_message.Message):
-    __slots__ = ("request_id", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "decode", "source", "source_tokens", "due_seconds")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    EMITTED_FIELD_NUMBER: _ClassVar[int]
-    PARAMS_FIELD_NUMBER: _ClassVar[int]
-    TENANT_FIELD_NUMBER: _ClassVar[int]
-    CACHE_SCOPE_FIELD_NUMBER: _ClassVar[int]
-    DECODE_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    emitted: _containers.RepeatedCompositeFieldContainer[EmittedTokens]
-    params: ResolvedParams
-    tenant: str
-    cache_scope: str
-    decode: WorkerAddress
-    source: WorkerAddress
-    source_tokens: int
-    due_seconds: float
-    def __init__(self, request_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., decode: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("incarnation", "epoch", "start_token", "stop_token", "blocks", "lease_seconds", "transport", "wire_dtype")
@@ -242,31 +230,27 @@ class Grant(_message.Message):
     wire_dtype: str
     def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lease_seconds: _Optional[float] = ..., transport: _Optional[str] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
-class PrefillResponse(_message.Message):
-    __slots__ = ("scheduled", "first_tokens", "written", "renewed")
-    SCHEDULED_FIELD_NUMBER: _ClassVar[int]
+class LendResponse(_message.Message):
+    __slots__ = ("found", "first_tokens", "written", "renewed")
+    FOUND_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     RENEWED_FIELD_NUMBER: _ClassVar[int]
-    scheduled: Scheduled
+    found: Found
     first_tokens: FirstTokens
     written: Written
     renewed: Renewed
-    def __init__(self, scheduled: _Optional[_Union[Scheduled, _Mapping]] = ..., first_tokens: _Optional[_Union[FirstTokens, _Mapping]] = ..., written: _Optional[_Union[Written, _Mapping]] = ..., renewed: _Optional[_Union[Renewed, _Mapping]] = ...) -> None: ...
+    def __init__(self, found: _Optional[_Union[Found, _Mapping]] = ..., first_tokens: _Optional[_Union[FirstTokens, _Mapping]] = ..., written: _Optional[_Union[Written, _Mapping]] = ..., renewed: _Optional[_Union[Renewed, _Mapping]] = ...) -> None: ...
+
+class Found(_message.Message):
+    __slots__ = ("num_tokens",)
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    def __init__(self, num_tokens: _Optional[int] = ...) -> None: ...
 
 class Renewed(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
-
-class Scheduled(_message.Message):
-    __slots__ = ("queue_seconds", "cached_tokens", "num_tokens")
-    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    queue_seconds: float
-    cached_tokens: int
-    num_tokens: int
-    def __init__(self, queue_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., num_tokens: _Optional[int] = ...) -> None: ...
 
 class FirstTokens(_message.Message):
     __slots__ = ("tokens", "queue_seconds", "prefill_seconds", "forward_seconds", "cached_tokens", "prompt_logprobs")
@@ -319,42 +303,6 @@ class SpanDigest(_message.Message):
     stop_token: int
     digest: int
     def __init__(self, layer: _Optional[int] = ..., start_token: _Optional[int] = ..., stop_token: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
-
-class FetchRequest(_message.Message):
-    __slots__ = ("start", "grant", "renew")
-    START_FIELD_NUMBER: _ClassVar[int]
-    GRANT_FIELD_NUMBER: _ClassVar[int]
-    RENEW_FIELD_NUMBER: _ClassVar[int]
-    start: FetchStart
-    grant: Grant
-    renew: Renew
-    def __init__(self, start: _Optional[_Union[FetchStart, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
-
-class FetchStart(_message.Message):
-    __slots__ = ("receiver", "hashes", "probe_tokens")
-    RECEIVER_FIELD_NUMBER: _ClassVar[int]
-    HASHES_FIELD_NUMBER: _ClassVar[int]
-    PROBE_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    receiver: WorkerAddress
-    hashes: bytes
-    probe_tokens: int
-    def __init__(self, receiver: _Optional[_Union[WorkerAddress, _Mapping]] = ..., hashes: _Optional[bytes] = ..., probe_tokens: _Optional[int] = ...) -> None: ...
-
-class FetchResponse(_message.Message):
-    __slots__ = ("found", "written", "renewed")
-    FOUND_FIELD_NUMBER: _ClassVar[int]
-    WRITTEN_FIELD_NUMBER: _ClassVar[int]
-    RENEWED_FIELD_NUMBER: _ClassVar[int]
-    found: Found
-    written: Written
-    renewed: Renewed
-    def __init__(self, found: _Optional[_Union[Found, _Mapping]] = ..., written: _Optional[_Union[Written, _Mapping]] = ..., renewed: _Optional[_Union[Renewed, _Mapping]] = ...) -> None: ...
-
-class Found(_message.Message):
-    __slots__ = ("num_tokens",)
-    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    num_tokens: int
-    def __init__(self, num_tokens: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("source", "num_tokens", "transport")

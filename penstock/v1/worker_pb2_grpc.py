@@ -222,80 +222,6 @@ class Decode(object):
             _registered_method=True)
 
 
-class PrefillStub(object):
-    """Missing associated documentation comment in .proto file."""
-
-    def __init__(self, channel):
-        """Constructor.
-
-        Args:
-            channel: A grpc.Channel.
-        """
-        self.Prefill = channel.stream_stream(
-                '/penstock.v1.Prefill/Prefill',
-                request_serializer=penstock_dot_v1_dot_worker__pb2.PrefillRequest.SerializeToString,
-                response_deserializer=penstock_dot_v1_dot_worker__pb2.PrefillResponse.FromString,
-                _registered_method=True)
-
-
-class PrefillServicer(object):
-    """Missing associated documentation comment in .proto file."""
-
-    def Prefill(self, request_iterator, context):
-        """One hand-over. The decode worker opens it; the prefill worker asks for destination
-        blocks when it schedules the prompt, and sends the first token at once.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-
-def add_PrefillServicer_to_server(servicer, server):
-    rpc_method_handlers = {
-            'Prefill': grpc.stream_stream_rpc_method_handler(
-                    servicer.Prefill,
-                    request_deserializer=penstock_dot_v1_dot_worker__pb2.PrefillRequest.FromString,
-                    response_serializer=penstock_dot_v1_dot_worker__pb2.PrefillResponse.SerializeToString,
-            ),
-    }
-    generic_handler = grpc.method_handlers_generic_handler(
-            'penstock.v1.Prefill', rpc_method_handlers)
-    server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('penstock.v1.Prefill', rpc_method_handlers)
-
-
- # This class is part of an EXPERIMENTAL API.
-class Prefill(object):
-    """Missing associated documentation comment in .proto file."""
-
-    @staticmethod
-    def Prefill(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/penstock.v1.Prefill/Prefill',
-            penstock_dot_v1_dot_worker__pb2.PrefillRequest.SerializeToString,
-            penstock_dot_v1_dot_worker__pb2.PrefillResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-
 class WorkerStub(object):
     """What workers of both roles serve: to routers, and to each other.
     """
@@ -311,10 +237,10 @@ class WorkerStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.WatchResponse.FromString,
                 _registered_method=True)
-        self.Fetch = channel.stream_stream(
-                '/penstock.v1.Worker/Fetch',
-                request_serializer=penstock_dot_v1_dot_worker__pb2.FetchRequest.SerializeToString,
-                response_deserializer=penstock_dot_v1_dot_worker__pb2.FetchResponse.FromString,
+        self.Lend = channel.stream_stream(
+                '/penstock.v1.Worker/Lend',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.LendRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.LendResponse.FromString,
                 _registered_method=True)
         self.Fence = channel.unary_unary(
                 '/penstock.v1.Worker/Fence',
@@ -354,9 +280,10 @@ class WorkerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Fetch(self, request_iterator, context):
-        """KV of a cached prefix, written into the caller's blocks by this worker, which holds its
-        own until then. The caller names the prefix, hears how much of it is here, and grants.
+    def Lend(self, request_iterator, context):
+        """A loan of KV: the caller, who borrows, says what it needs, hears that it is here or is being
+        computed, grants blocks of its own, and this worker writes into them. Of a prompt the first
+        tokens come at once. Who says what when: kv_transfer/loan.py.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -413,10 +340,10 @@ def add_WorkerServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.WatchRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.WatchResponse.SerializeToString,
             ),
-            'Fetch': grpc.stream_stream_rpc_method_handler(
-                    servicer.Fetch,
-                    request_deserializer=penstock_dot_v1_dot_worker__pb2.FetchRequest.FromString,
-                    response_serializer=penstock_dot_v1_dot_worker__pb2.FetchResponse.SerializeToString,
+            'Lend': grpc.stream_stream_rpc_method_handler(
+                    servicer.Lend,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.LendRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.LendResponse.SerializeToString,
             ),
             'Fence': grpc.unary_unary_rpc_method_handler(
                     servicer.Fence,
@@ -483,7 +410,7 @@ class Worker(object):
             _registered_method=True)
 
     @staticmethod
-    def Fetch(request_iterator,
+    def Lend(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -496,9 +423,9 @@ class Worker(object):
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/penstock.v1.Worker/Fetch',
-            penstock_dot_v1_dot_worker__pb2.FetchRequest.SerializeToString,
-            penstock_dot_v1_dot_worker__pb2.FetchResponse.FromString,
+            '/penstock.v1.Worker/Lend',
+            penstock_dot_v1_dot_worker__pb2.LendRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.LendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -267,6 +268,14 @@ def test_prompt_logprobs_of_which_the_first_has_none(value: TokenLogprob) -> Non
     assert codec.prompt_logprob_from_pb(sent(codec.prompt_logprob_to_pb(value))) == value
 
 
+def computed(
+    message: worker_pb2.DecodeRequest, like: ComputeRequest | None = None
+) -> ComputeRequest:
+    """Under the hash key of `like`: both ends derive theirs."""
+    request = codec.compute_request_from_pb(message, hash_secret=b"secret", model_digest="model")
+    return request if like is None else replace(request, hash_key=like.hash_key)
+
+
 @pytest.mark.slow
 @given(value=compute_requests(), prefill=st.none() | addresses, tenant=names, scope=names)
 def test_decode_requests(
@@ -278,23 +287,16 @@ def test_decode_requests(
     message = worker_pb2.DecodeRequest.FromString(
         codec.prompt_to_bytes(value.prompt_ids) + rest.SerializeToString()
     )
-    assert codec.compute_request_from_pb(message, hash_key=value.hash_key) == value
+    assert computed(message, value) == value
+    other = worker_pb2.DecodeRequest.FromString(message.SerializeToString())
+    other.tenant += "'s neighbour"
+    assert computed(message).hash_key != computed(other).hash_key
     assert (message.tenant, message.cache_scope) == (tenant, scope)
     assert message.router_seconds == 0.5
     if prefill is None:
         assert not message.HasField("prefill")
     else:
         assert codec.address_from_pb(message.prefill) == prefill
-
-
-@pytest.mark.slow
-@given(value=compute_requests(), decode=addresses)
-def test_prefill_starts(value: ComputeRequest, decode: WorkerAddress) -> None:
-    message = sent(
-        codec.prefill_start_to_pb(value, tenant="default", cache_scope="", decode=decode)
-    )
-    assert codec.compute_request_from_pb(message, hash_key=value.hash_key) == value
-    assert codec.address_from_pb(message.decode) == decode
 
 
 @pytest.mark.parametrize("reason", FinishReason)
@@ -368,7 +370,7 @@ def test_when_a_first_token_is_due_is_bounded(due_s: float) -> None:
         due_seconds=due_s,
     )
     with pytest.raises(InvalidRequest, match=r"due within 1e\+06 s"):
-        codec.compute_request_from_pb(message, hash_key=b"")
+        computed(message)
 
 
 def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
@@ -400,18 +402,17 @@ def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
         (lambda: codec.finish_reason_from_pb(0), "finished.choices.reason"),
         (lambda: codec.finish_reason_from_pb(99), "finished.choices.reason"),
         (
-            lambda: codec.compute_request_from_pb(worker_pb2.DecodeRequest(), hash_key=b""),
+            lambda: computed(worker_pb2.DecodeRequest()),
             "request_id",
         ),
         (
-            lambda: codec.compute_request_from_pb(
+            lambda: computed(
                 worker_pb2.DecodeRequest(
                     request_id="r",
                     prompt_token_ids=[1],
                     params=worker_pb2.ResolvedParams(num_choices=2),
                     emitted=[worker_pb2.EmittedTokens()],
                 ),
-                hash_key=b"",
             ),
             "emitted",
         ),

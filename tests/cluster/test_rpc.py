@@ -27,7 +27,7 @@ from cluster.rpc import UNBOUNDED, Call, Deadlines, Server, server_options, serv
 from penstock.v1 import inference_pb2, worker_pb2
 
 INFERENCE = "penstock.v1.Inference"
-PREFILL = "penstock.v1.Prefill"
+WORKER = "penstock.v1.Worker"
 
 
 def inference(**handlers: Any) -> list[Any]:
@@ -69,14 +69,14 @@ async def test_malformed_bytes_are_refused_as_the_callers_fault_with_the_field()
 
 
 async def test_malformed_bytes_in_a_client_stream_are_refused_too():
-    async def prefill(call: Call) -> None:
+    async def lend(call: Call) -> None:
         await call.receive()
 
-    services = [service_handlers(PREFILL, {"Prefill": prefill})]
+    services = [service_handlers(WORKER, {"Lend": lend})]
     async with (
         Server(services) as server,
         open_channel(server.address) as channel,
-        channel.exchange(PREFILL, "Prefill", timeout_s=5) as exchange,
+        channel.exchange(WORKER, "Lend", timeout_s=5) as exchange,
     ):
         await exchange.send(b"\xff\xff\xff")
         with pytest.raises(InvalidRequest):
@@ -105,22 +105,22 @@ async def test_a_stream_arrives_message_by_message_as_messages_or_as_bytes():
 
 
 async def test_both_sides_of_an_exchange_stream():
-    async def prefill(call: Call) -> None:
+    async def lend(call: Call) -> None:
         while (request := await call.receive()) is not None:
-            tokens = len(request.start.prompt_token_ids)
-            await call.send(worker_pb2.PrefillResponse(scheduled={"cached_tokens": tokens}))
+            found = {"num_tokens": request.start.probe_tokens}
+            await call.send(worker_pb2.LendResponse(found=found))
 
-    services = [service_handlers(PREFILL, {"Prefill": prefill})]
+    services = [service_handlers(WORKER, {"Lend": lend})]
     async with (
         Server(services) as server,
         open_channel(server.address) as channel,
-        channel.exchange(PREFILL, "Prefill", timeout_s=5) as exchange,
+        channel.exchange(WORKER, "Lend", timeout_s=5) as exchange,
     ):
         echoed = []
         for count in (1, 2):
-            start = {"prompt_token_ids": [7] * count}
-            await exchange.send(worker_pb2.PrefillRequest(start=start))
-            echoed.append((await exchange.receive()).scheduled.cached_tokens)
+            start = {"probe_tokens": count}
+            await exchange.send(worker_pb2.LendRequest(start=start))
+            echoed.append((await exchange.receive()).found.num_tokens)
         await exchange.end_sending()
         assert await exchange.receive() is None
     assert echoed == [1, 2]
@@ -174,14 +174,14 @@ async def test_a_bug_beside_another_error_of_a_task_group_is_not_hidden_by_it(ca
 
 
 async def test_who_goes_on_sending_to_an_ended_call_is_told_why_it_ended():
-    async def prefill(call: Call) -> None:
+    async def lend(call: Call) -> None:
         raise InvalidRequest("start", "There is none.")
 
-    services = [service_handlers(PREFILL, {"Prefill": prefill})]
+    services = [service_handlers(WORKER, {"Lend": lend})]
     async with (
         Server(services) as server,
         open_channel(server.address) as channel,
-        channel.exchange(PREFILL, "Prefill", timeout_s=5) as exchange,
+        channel.exchange(WORKER, "Lend", timeout_s=5) as exchange,
     ):
         with pytest.raises(InvalidRequest):
             await exchange.receive()
@@ -398,7 +398,7 @@ async def test_callers_that_leave_at_any_moment_leave_no_handler_and_no_error_be
             for _ in range(200):
                 await call.send(b"")
 
-    async def prefill(call: Call) -> None:
+    async def lend(call: Call) -> None:
         with calls:
             while await call.receive() is not None:
                 await call.send(b"")
@@ -411,14 +411,14 @@ async def test_callers_that_leave_at_any_moment_leave_no_handler_and_no_error_be
 
     async def talk_some(channel: Channel) -> None:
         timeout_s, num_messages = draw.choice([None, 0.02]), draw.randint(0, 20)
-        async with channel.exchange(PREFILL, "Prefill", timeout_s=timeout_s) as exchange:
+        async with channel.exchange(WORKER, "Lend", timeout_s=timeout_s) as exchange:
             for _ in range(num_messages):
                 await exchange.send(b"")
                 await exchange.receive()
 
     services = [
         service_handlers(INFERENCE, {"Generate": generate}),
-        service_handlers(PREFILL, {"Prefill": prefill}),
+        service_handlers(WORKER, {"Lend": lend}),
     ]
     async with (
         Server(services) as server,

@@ -18,7 +18,7 @@ from penstock.v1 import inference_pb2 as pb
 from tests.doors import told_to_leave
 
 INFERENCE = "penstock.v1.Inference"
-PREFILL = "penstock.v1.Prefill"
+WORKER = "penstock.v1.Worker"
 
 
 class Calls:
@@ -29,7 +29,7 @@ class Calls:
         inference = {"Generate": self._generate, "Tokenize": self._never}
         self.services = [
             service_handlers(INFERENCE, inference, deadlines=UNBOUNDED),
-            service_handlers(PREFILL, {"Prefill": self._listens}, deadlines=UNBOUNDED),
+            service_handlers(WORKER, {"Lend": self._listens}, deadlines=UNBOUNDED),
         ]
 
     async def begun(self, num: int) -> None:
@@ -119,7 +119,7 @@ async def test_every_kind_of_call_ends_with_a_status_that_says_what_to_do() -> N
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         unary = channel.unary_unary(f"/{INFERENCE}/Tokenize")(b"")
-        both = channel.stream_stream(f"/{PREFILL}/Prefill")()
+        both = channel.stream_stream(f"/{WORKER}/Lend")()
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         await watch.read()
         await calls.begun(2)
@@ -147,7 +147,7 @@ async def test_who_does_not_read_keeps_nobody_else_from_being_told() -> None:
         Server(services) as server,
         open_channel(server.address) as channel,
         channel.stream(INFERENCE, "Generate", asked(1), timeout_s=None),
-        channel.exchange(PREFILL, "Prefill", timeout_s=None) as exchange,
+        channel.exchange(WORKER, "Lend", timeout_s=None) as exchange,
         asyncio.TaskGroup() as tasks,
     ):
         await is_flooded.wait()

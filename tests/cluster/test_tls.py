@@ -20,7 +20,7 @@ from penstock.v1 import inference_pb2, worker_pb2
 from tests.identities import BEYOND_LOOPBACK, half_trusted, of_authority_from, shown
 
 TOKEN = "the-token-of-the-cluster"
-INFERENCE, PREFILL = "penstock.v1.Inference", "penstock.v1.Prefill"
+INFERENCE, WORKER = "penstock.v1.Inference", "penstock.v1.Worker"
 AUTHORITY = create_authority()
 DAY = timedelta(days=1)
 KIND = "PRIVATE KEY"  # in pieces: no file of ours looks like a key
@@ -30,9 +30,9 @@ async def tokenize(request: Any, call: Call) -> inference_pb2.TokenizeResponse:
     return inference_pb2.TokenizeResponse(token_ids=[len(request.text)])
 
 
-async def prefill(call: Call) -> None:
+async def lend(call: Call) -> None:
     while (message := await call.receive()) is not None:
-        await call.send(worker_pb2.PrefillResponse.FromString(message.SerializeToString()))
+        await call.send(worker_pb2.LendResponse.FromString(message.SerializeToString()))
 
 
 @asynccontextmanager
@@ -42,7 +42,7 @@ async def listening(
     door = Doorkeeper(TOKEN, is_front_door=is_front_door)
     services = [
         service_handlers(INFERENCE, {"Tokenize": tokenize}, door=door),
-        service_handlers(PREFILL, {"Prefill": prefill}, door=door),
+        service_handlers(WORKER, {"Lend": lend}, door=door),
         door_service(door),
     ]
     async with Server(services, address=f"{host}:0", credentials=credentials) as server:
@@ -69,10 +69,10 @@ async def test_calls_are_answered(credentials: Credentials) -> None:
         assert await count(address, credentials, "a" * 100_000) == 100_000
         async with (
             open_channel(address, TOKEN, credentials=credentials) as channel,
-            channel.exchange(PREFILL, "Prefill", timeout_s=20) as exchange,
+            channel.exchange(WORKER, "Lend", timeout_s=20) as exchange,
         ):
             for _ in range(3):
-                await exchange.send(worker_pb2.PrefillRequest())
+                await exchange.send(worker_pb2.LendRequest())
                 assert await exchange.receive() is not None
             await exchange.end_sending()
             assert await exchange.receive() is None

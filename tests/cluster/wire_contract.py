@@ -13,7 +13,7 @@ from penstock.v1 import inference_pb2, worker_pb2
 Contract = dict[str, dict[str, str]]  # message -> field number -> what it is
 
 # What workers alone say to each other: it may change with the wire version.
-OF_WORKERS = frozenset({"Prefill.Prefill", "Worker.Fetch", "Worker.Fence", "Worker.Probe"})
+OF_WORKERS = frozenset({"Worker.Lend", "Worker.Fence", "Worker.Probe"})
 
 
 def recorded(version: int) -> Contract:

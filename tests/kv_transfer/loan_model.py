@@ -177,7 +177,7 @@ def lender_of(at: At) -> Lender:
 def lender_at(at: At, made: Lender) -> At:
     return at._replace(
         phase=made.phase,
-        owes_tokens=made._owes_tokens,
+        owes_tokens=made.owes_tokens,
         heard=int(-made._heard_at),
         said=int(-made._said_at),
     )

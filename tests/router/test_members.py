@@ -89,8 +89,8 @@ async def test_a_worker_that_does_not_fit_the_router_is_refused_with_the_differe
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        (WIRE_VERSION + 1, "wire_version: 1 or 2 and 3 (upgrade the router first)"),
-        (WIRE_VERSION - 2, "wire_version: 1 or 2 and 0 (upgrade the worker)"),
+        (WIRE_VERSION + 1, "wire_version: 2 or 3 and 4 (upgrade the router first)"),
+        (WIRE_VERSION - 2, "wire_version: 2 or 3 and 1 (upgrade the worker)"),
     ],
 )
 async def test_a_worker_whose_wire_version_the_router_does_not_speak_is_refused(

@@ -29,7 +29,7 @@ ALLOWED = {
     "prefill_worker": WORKER | {"worker"},
     "decode_worker": WORKER | {"worker"},
     "worker_roles": WORKER | {"worker", "prefill_worker", "decode_worker"},
-    "simulator": {"router", "worker", "prefill_worker", "decode_worker", "engine", "cluster"},
+    "simulator": (WORKER - {STUBS}) | {"router", "worker", "prefill_worker", "decode_worker"},
     "deploy": WORKER | {"worker", "router", "penstock", "simulator"},
     "models": {"engine", "cluster"},
 }
@@ -111,15 +111,14 @@ STUB_FILES = {
         "router/service.py",
         "worker/fences.py",
         "worker/fetch.py",
+        "worker/loans.py",
         "worker/pair_keeper.py",
         "worker/probe.py",
-        "worker/receive.py",
         "worker/source.py",
         "worker/writes.py",
         "decode_worker/service.py",
-        "decode_worker/hand_over.py",
+        "decode_worker/remote.py",
         "prefill_worker/service.py",
-        "prefill_worker/hand_over.py",
     },
 }
 

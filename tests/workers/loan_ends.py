@@ -34,17 +34,15 @@ class ScriptedBorrower:
         self.reservations: list[Reservation] = []
 
     async def start(self, prompt: Sequence[int]) -> None:
-        me = _address(self._receiver)
-        if self._what == "prompt":
-            start = pb.PrefillStart(
-                request_id="loan", prompt_token_ids=prompt, params=_params(), decode=me
-            )
-            start.tenant = "default"
-            await self._call.send(pb.PrefillRequest(start=start))
-            return
-        hashes = hashes_to_bytes(_hashes(self._receiver, prompt))
-        what = {"hashes": hashes} if self._what == "prefix" else {"probe_tokens": len(prompt)}
-        await self._call.send(pb.FetchRequest(start=pb.FetchStart(receiver=me, **what)))
+        match self._what:
+            case "prompt":
+                what: dict[str, Any] = {"prompt": _request(prompt)}
+            case "prefix":
+                what = {"hashes": hashes_to_bytes(_hashes(self._receiver, prompt))}
+            case _:
+                what = {"probe_tokens": len(prompt)}
+        start = pb.LendStart(borrower=_address(self._receiver), **what)
+        await self._call.send(pb.LendRequest(start=start))
 
     async def found(self) -> int:
         """How many tokens may be granted."""
@@ -75,8 +73,6 @@ class ScriptedBorrower:
         if message is None:
             return "end", 0
         match message.WhichOneof("event"):
-            case "scheduled":
-                return "found", message.scheduled.num_tokens
             case "found":
                 return "found", message.found.num_tokens
             case "first_tokens":
@@ -94,18 +90,16 @@ class ScriptedBorrower:
         return [*said, word]
 
     async def _say(self, **word: Any) -> None:
-        make = pb.PrefillRequest if self._what == "prompt" else pb.FetchRequest
-        await self._call.send(make(**word))
+        await self._call.send(pb.LendRequest(**word))
 
 
 @asynccontextmanager
 async def borrower(
     what: str, lender: Running, receiver: Running
 ) -> AsyncIterator[ScriptedBorrower]:
-    rpc = ("Prefill", "Prefill") if what == "prompt" else ("Worker", "Fetch")
     async with (
         open_channel(lender.address, TOKEN) as channel,
-        channel.exchange(f"penstock.v1.{rpc[0]}", rpc[1], timeout_s=20) as call,
+        channel.exchange("penstock.v1.Worker", "Lend", timeout_s=20) as call,
     ):
         loan = ScriptedBorrower(call, what, lender, receiver)
         try:
@@ -124,12 +118,10 @@ class ScriptedLender:
         self.num_asked = 0
         self.num_fenced = 0
         door = self._door = Doorkeeper(TOKEN)
-        prefill = service_handlers("penstock.v1.Prefill", {"Prefill": self._prompt}, door=door)
-        worker = {"Fetch": self._cached, "Fence": self._fence}
+        worker = {"Lend": self._lend, "Fence": self._fence}
         self._server = Server(
             [
                 door_service(door),
-                prefill,
                 service_handlers("penstock.v1.Worker", worker, door=door, deadlines=UNBOUNDED),
             ]
         )
@@ -150,16 +142,10 @@ class ScriptedLender:
     async def __aexit__(self, *error: Any) -> None:
         await self._server.__aexit__(*error)
 
-    async def _prompt(self, call: Call) -> None:
+    async def _lend(self, call: Call) -> None:
         start = (await call.receive()).start
         self.num_asked += 1
-        await self._script(Said(call, pb.PrefillResponse, len(start.prompt_token_ids)))
-
-    async def _cached(self, call: Call) -> None:
-        start = (await call.receive()).start
-        self.num_asked += 1
-        num_tokens = start.probe_tokens or len(start.hashes) // 16 * 16
-        await self._script(Said(call, pb.FetchResponse, num_tokens))
+        await self._script(Said(call, start))
 
     async def _fence(self, request: pb.FenceRequest, call: Call) -> pb.FenceResponse:
         self.num_fenced += len(request.epochs)
@@ -169,17 +155,14 @@ class ScriptedLender:
 class Said:
     """What a script may say and hear in one loan."""
 
-    def __init__(self, call: Call, make: Callable[..., Any], num_tokens: int) -> None:
+    def __init__(self, call: Call, start: pb.LendStart) -> None:
         self._call = call
-        self._make = make
-        self.num_tokens = num_tokens
-        self.is_prompt = make is pb.PrefillResponse
+        self.is_prompt = start.HasField("prompt")
+        prompt = len(start.prompt.prompt_token_ids)
+        self.num_tokens = prompt or start.probe_tokens or len(start.hashes) // 16 * 16
 
     async def found(self) -> None:
-        if self.is_prompt:
-            await self._send(scheduled=pb.Scheduled(num_tokens=self.num_tokens))
-        else:
-            await self._send(found=pb.Found(num_tokens=self.num_tokens))
+        await self._send(found=pb.Found(num_tokens=self.num_tokens))
 
     async def granted(self) -> pb.Grant:
         """Hears until there is a grant."""
@@ -201,7 +184,7 @@ class Said:
             pass
 
     async def _send(self, **word: Any) -> None:
-        await self._call.send(self._make(**word))
+        await self._call.send(pb.LendResponse(**word))
 
 
 def _address(running: Running) -> pb.WorkerAddress:
@@ -221,5 +204,8 @@ def _hashes(running: Running, prompt: Sequence[int]) -> list[Any]:
     return list(grain_hashes(key, list(prompt), fingerprint.hash_grain))
 
 
-def _params() -> pb.ResolvedParams:
-    return pb.ResolvedParams(top_p=1.0, repetition_penalty=1.0, num_choices=1, max_tokens=8)
+def _request(prompt: Sequence[int]) -> pb.DecodeRequest:
+    params = pb.ResolvedParams(top_p=1.0, repetition_penalty=1.0, num_choices=1, max_tokens=8)
+    return pb.DecodeRequest(
+        request_id="loan", prompt_token_ids=prompt, params=params, tenant="default"
+    )

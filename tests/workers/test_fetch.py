@@ -309,22 +309,22 @@ async def test_a_worker_that_drains_lends_nothing_any_more(
     [
         (None, "begins with 'start'"),
         ({"hashes": b"1" * 16}, "worker address needs"),
-        ({"receiver": True}, "'hashes' or 'probe_tokens'"),
-        ({"receiver": True, "hashes": b"odd"}, "hashes"),
+        ({"borrower": True}, "'hashes' or 'probe_tokens'"),
+        ({"borrower": True, "hashes": b"odd"}, "hashes"),
     ],
 )
-async def test_a_fetch_that_makes_no_sense_is_refused_with_a_sentence(
+async def test_a_loan_that_makes_no_sense_is_refused_with_a_sentence(
     checkpoint: Path, tmp_path: Path, start: dict[str, Any] | None, words: str
 ) -> None:
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
-        message = worker_pb2.FetchRequest()
+        message = worker_pb2.LendRequest()
         if start is not None:
-            receiver = address(cluster.decode[0]) if "receiver" in start else None
-            what = {"receiver": receiver, "hashes": start.get("hashes")}
-            message.start.MergeFrom(worker_pb2.FetchStart(**what))
+            borrower = address(cluster.decode[0]) if "borrower" in start else None
+            what = {"borrower": borrower, "hashes": start.get("hashes")}
+            message.start.MergeFrom(worker_pb2.LendStart(**what))
             message.start.SetInParent()
         async with open_channel(cluster.decode[0].address, TOKEN) as channel:
-            call = channel.exchange("penstock.v1.Worker", "Fetch", timeout_s=5)
+            call = channel.exchange("penstock.v1.Worker", "Lend", timeout_s=5)
             async with call:
                 await call.send(message)
                 with pytest.raises(InvalidRequest, match=words):

@@ -26,12 +26,6 @@ LAST = {"prompt": ["tokens", "written"], "prefix": ["written"], "pattern": ["wri
 every_lender = pytest.mark.parametrize("what", LENDERS)
 
 
-def but_for(*lenders: str) -> list[Any]:
-    """Those differ, and must not."""
-    apart = pytest.mark.xfail(strict=True, reason="it has drifted apart from the others")
-    return [pytest.param(each, marks=apart if each in lenders else ()) for each in LENDERS]
-
-
 def cluster_of(checkpoint: Path, tmp_path: Path, **settings: Any) -> LocalCluster:
     worker = {"lease_s": LEASE_S, "probe_tokens": 0, **settings}
     return LocalCluster(
@@ -69,7 +63,7 @@ async def test_what_is_granted_is_written_and_both_let_go(
         await asyncio.wait_for(cluster.idle(), 2.0)
 
 
-@pytest.mark.parametrize("what", but_for("prefix", "pattern"))
+@every_lender
 async def test_a_grant_may_be_late_while_its_borrower_lives(
     checkpoint: Path, tmp_path: Path, what: str
 ) -> None:
@@ -86,7 +80,7 @@ async def test_a_grant_may_be_late_while_its_borrower_lives(
         await asyncio.wait_for(cluster.idle(), 2.0)
 
 
-@pytest.mark.parametrize("what", but_for("prompt"))
+@every_lender
 async def test_a_borrower_that_says_nothing_is_given_up(
     checkpoint: Path, tmp_path: Path, what: str
 ) -> None:
@@ -148,7 +142,6 @@ async def test_more_than_was_found_is_not_written(
         await asyncio.wait_for(cluster.idle(), 2.0)
 
 
-@pytest.mark.xfail(strict=True, reason="it is passed over")
 async def test_a_grant_for_what_was_not_found_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     """A queued prompt has nothing to write yet; a prefix is found before anything is heard."""
     async with cluster_of(checkpoint, tmp_path) as cluster:

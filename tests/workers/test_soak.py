@@ -73,7 +73,7 @@ async def soak(cluster: LocalCluster, num_requests: int) -> None:
     ended = await asyncio.gather(*(bounded(rng.randrange(1 << 30)) for _ in range(num_requests)))
     assert sum(ended) > num_requests // 3
     await asyncio.wait_for(cluster.idle(), 2.0)
-    assert sum(r.worker.hand_overs.num_recomputes for r in cluster.decode) == 0
+    assert sum(r.worker.remote_prompts.num_recomputes for r in cluster.decode) == 0
 
 
 def mixed_cluster(checkpoint: Path, tmp_path: Path) -> LocalCluster:

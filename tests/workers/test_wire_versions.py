@@ -26,15 +26,15 @@ def older(running: Running) -> worker_pb2.WorkerAddress:
 
 async def granted(source: Running, receiver: worker_pb2.WorkerAddress) -> None:
     """Leave to write a probe there."""
-    start = worker_pb2.FetchStart(receiver=receiver, probe_tokens=16)
+    start = worker_pb2.LendStart(borrower=receiver, probe_tokens=16)
     grant = worker_pb2.Grant(incarnation=receiver.incarnation, epoch=1, stop_token=16)
     async with (
         open_channel(source.address, TOKEN) as channel,
-        channel.exchange("penstock.v1.Worker", "Fetch", timeout_s=20) as call,
+        channel.exchange("penstock.v1.Worker", "Lend", timeout_s=20) as call,
     ):
-        await call.send(worker_pb2.FetchRequest(start=start))
+        await call.send(worker_pb2.LendRequest(start=start))
         await call.receive()
-        await call.send(worker_pb2.FetchRequest(grant=grant))
+        await call.send(worker_pb2.LendRequest(grant=grant))
         await call.receive()
 
 

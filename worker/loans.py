@@ -1,0 +1,291 @@
+"""Drives both ends of loans over calls of `Worker.Lend`: what `kv_transfer/loan.py` says when."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Final, NamedTuple
+
+from cluster.channel import Exchange
+from cluster.codec import address_to_pb
+from cluster.errors import PenstockError, TransferFailed
+from cluster.lateness import Attention
+from cluster.rpc import Call
+from cluster.transfer_codec import grant_from_pb, grant_to_pb, written_from_pb, written_to_pb
+from cluster.types import WorkerAddress, Written
+from kv_transfer.counters import Reason
+from kv_transfer.incoming import Reservation, ReservationTable
+from kv_transfer.loan import Borrower, Lender, Phase, Silent, Word
+from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.transfer import RemoteProtocolError
+from penstock.v1 import worker_pb2 as pb
+from worker.peers import Peers
+from worker.rests import Rests
+from worker.writes import Writes
+
+_WORDS: Final = {
+    "found": Word.FOUND,
+    "grant": Word.GRANT,
+    "first_tokens": Word.TOKENS,
+    "written": Word.WRITTEN,
+    "renew": Word.ALIVE,
+    "renewed": Word.ALIVE,
+}
+
+# Told how many tokens may be granted: reserves blocks, and grants them at once or later. False:
+# nothing is wanted of it.
+FoundTokens = Callable[["Borrowing", int], bool]
+# False: the request has ended with them.
+TakeFirstTokens = Callable[[pb.FirstTokens], bool]
+
+
+class Filled(NamedTuple):
+    """What was borrowed: the reserved blocks hold it, verified."""
+
+    reservation: Reservation
+    written: Written
+    verify_s: float
+
+
+class Loans:
+    """What one worker borrows and lends."""
+
+    def __init__(
+        self,
+        me: WorkerAddress,
+        peers: Peers,
+        table: ReservationTable,
+        writes: Writes,
+        rests: Rests,
+        attention: Attention,
+        *,
+        lease_s: float,
+    ) -> None:
+        self._me = me
+        self._peers = peers
+        self._table = table
+        self._writes = writes
+        self._rests = rests
+        self._attention = attention
+        self._lease_s = lease_s
+
+    async def borrow(
+        self,
+        lender: WorkerAddress,
+        start: pb.LendStart,
+        found: FoundTokens,
+        first_tokens: TakeFirstTokens | None = None,
+        *,
+        grant_s: float = inf,
+    ) -> Filled | None:
+        """Returns when the granted blocks are filled; None when nothing more is wanted.
+
+        Raises PenstockError when it fails. What a lender may write yet is the table's then.
+        """
+        start.borrower.CopyFrom(address_to_pb(self._me))
+        end = Borrower(
+            self._attention.now(),
+            lease_s=self._lease_s,
+            grant_s=grant_s,
+            wants_tokens=first_tokens is not None,
+        )
+        borrowing = Borrowing(end, self._attention)
+        reason = Reason.CANCELLED
+        try:
+            call = self._peers.channel(lender).exchange(
+                "penstock.v1.Worker", "Lend", timeout_s=None
+            )
+            return await borrowing.run(call, start, found, first_tokens)
+        except Silent:
+            self._rests.begin(lender)
+            if borrowing.reservation is not None:
+                borrowing.reservation.lapse()
+            raise
+        except PenstockError:
+            reason = Reason.WRITER_CLOSED
+            raise
+        finally:
+            if borrowing.reservation is not None:
+                self._table.let_go(borrowing.reservation, reason)
+
+    def lend(self, *, owes_tokens: bool = False) -> "Lending":
+        """A loan that was asked for, to be served."""
+        end = Lender(self._attention.now(), lease_s=self._lease_s, owes_tokens=owes_tokens)
+        return Lending(end, self._attention, self._writes, self._lease_s)
+
+
+class Borrowing:
+    """One loan at its borrower."""
+
+    def __init__(self, end: Borrower, attention: Attention) -> None:
+        self.reservation: Reservation | None = None
+        self._end = end
+        self._attention = attention
+        self._outbox: asyncio.Queue[pb.LendRequest] = asyncio.Queue()
+
+    def grant(self, reservation: Reservation) -> None:
+        """Has what was found written there."""
+        self._end.grants(self._attention.now())
+        self.reservation = reservation
+        self._outbox.put_nowait(pb.LendRequest(grant=grant_to_pb(reservation.grant)))
+
+    async def run(
+        self,
+        call: Exchange,
+        start: pb.LendStart,
+        found: FoundTokens,
+        first_tokens: TakeFirstTokens | None,
+    ) -> Filled | None:
+        try:
+            async with call, asyncio.TaskGroup() as group:
+                await call.send(pb.LendRequest(start=start))
+                others = [group.create_task(self._tell(call)), group.create_task(self._watch())]
+                filled = await self._listen(call, found, first_tokens)
+                for task in others:
+                    task.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return filled
+
+    async def _listen(
+        self, call: Exchange, found: FoundTokens, first_tokens: TakeFirstTokens | None
+    ) -> Filled | None:
+        while (message := await call.receive()) is not None:
+            event = message.WhichOneof("event")
+            self._end.heard(_word(event), self._attention.now())
+            if self.reservation is not None:
+                self.reservation.renew()
+            match event:
+                case "found" if not found(self, message.found.num_tokens):
+                    return None
+                case "first_tokens" if first_tokens and not first_tokens(message.first_tokens):
+                    return None
+                case "written":
+                    return await self._verified(written_from_pb(message.written))
+        raise TransferFailed("The lender ended a loan half-way.")
+
+    async def _verified(self, written: Written) -> Filled:
+        assert self.reservation is not None, "written is heard of what was granted"
+        begin = time.monotonic()
+        await self.reservation.verify(written)
+        return Filled(self.reservation, written, time.monotonic() - begin)
+
+    async def _tell(self, call: Exchange) -> None:
+        """A call that ended takes no more: its last words, or their lack, are for who listens."""
+        with contextlib.suppress(PenstockError):
+            while True:
+                await call.send(await self._outbox.get())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._end.pause_s(self._attention.now()))
+            if self._end.tick(self._attention.now()) and self._outbox.empty():
+                epoch = 0 if self.reservation is None else self.reservation.epoch
+                self._outbox.put_nowait(pb.LendRequest(renew=pb.Renew(epoch=epoch)))
+
+
+class Lending:
+    """One loan at its lender. Its blocks stay as they are until its transfer is closed, which the
+    call does not wait for."""
+
+    def __init__(self, end: Lender, attention: Attention, writes: Writes, lease_s: float) -> None:
+        self._end = end
+        self._attention = attention
+        self._writes = writes
+        self._lease_s = lease_s
+        self._transfer: OutgoingTransfer | None = None
+        self._is_told = asyncio.Event()  # all but that it is written
+        self._outbox: asyncio.Queue[pb.LendResponse | Exception] = asyncio.Queue()
+
+    @property
+    def is_granted(self) -> bool:
+        return self._end.phase in (Phase.GRANTED, Phase.WRITTEN)
+
+    def found(self, transfer: OutgoingTransfer, num_tokens: int) -> None:
+        """So much is here, or is being computed, and `transfer` writes it once it is granted."""
+        self._transfer = transfer
+        self._say(Word.FOUND, pb.LendResponse(found=pb.Found(num_tokens=num_tokens)))
+        if not self._end.owes_tokens:
+            self._is_told.set()
+
+    def first_tokens(self, message: pb.FirstTokens) -> None:
+        """They leave at once: they do not wait for the KV."""
+        self._say(Word.TOKENS, pb.LendResponse(first_tokens=message))
+        self._is_told.set()
+
+    def fail(self, error: Exception) -> None:
+        self._outbox.put_nowait(error)
+
+    async def serve(
+        self, call: Call, borrower: WorkerAddress, *, is_making_progress: Callable[[], bool]
+    ) -> None:
+        """Returns when all is written. Raises PenstockError when it fails, and when the borrower
+        says nothing."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                others = [
+                    group.create_task(self._listen(call, borrower)),
+                    group.create_task(self._watch(is_making_progress)),
+                    group.create_task(self._land()),
+                ]
+                await self._tell(call)
+                for task in others:
+                    task.cancel()
+        finally:
+            if self._transfer is not None:
+                self._transfer.stop("the call ended")
+
+    def _say(self, word: Word, message: pb.LendResponse) -> None:
+        self._end.says(word, self._attention.now())
+        self._outbox.put_nowait(message)
+
+    async def _tell(self, call: Call) -> None:
+        while True:
+            message = await self._outbox.get()
+            if isinstance(message, Exception):
+                raise message
+            call.tokens_emitted += len(message.first_tokens.tokens)
+            await call.send(message)
+            if message.HasField("written"):
+                return
+
+    async def _listen(self, call: Call, borrower: WorkerAddress) -> None:
+        while (message := await call.receive()) is not None:
+            event = message.WhichOneof("event")
+            counts = self._end.heard(_word(event), self._attention.now())
+            if self._transfer is None or not counts:
+                continue
+            match event:
+                case "grant":
+                    await self._writes.grant(self._transfer, grant_from_pb(message.grant), borrower)
+                case "renew":
+                    self._transfer.renew(message.renew.epoch)
+
+    async def _watch(self, is_making_progress: Callable[[], bool]) -> None:
+        while True:
+            await asyncio.sleep(self._end.pause_s(self._attention.now()))
+            moves = is_making_progress() and not self._stands_still()
+            if self._end.tick(self._attention.now(), moves=moves) and self._outbox.empty():
+                self._outbox.put_nowait(pb.LendResponse(renewed=pb.Renewed()))
+
+    def _stands_still(self) -> bool:
+        """Then its borrower hears nothing, and computes."""
+        transfer = self._transfer
+        return transfer is not None and self._writes.stand_still(transfer, self._lease_s)
+
+    async def _land(self) -> None:
+        await self._is_told.wait()
+        assert self._transfer is not None, "it was found before it was told of"
+        try:
+            written = await self._transfer.landed()
+        except PenstockError as error:
+            self.fail(error)
+        else:
+            self._say(Word.WRITTEN, pb.LendResponse(written=written_to_pb(written)))
+
+
+def _word(event: str | None) -> Word:
+    if (word := _WORDS.get(event or "")) is None:
+        raise RemoteProtocolError(f"A loan has no '{event}' at this point.")
+    return word
