@@ -161,7 +161,7 @@ class LocalCluster(Cluster):
             "checkpoint": str(self.checkpoint),
             "model": "echo",
             "router": self.address,
-            "secrets_file": str(self.directory / "secrets.yaml"),
+            "secrets_file": self.directory / "secrets.yaml",
             "run_dir": str(self.directory),
             "drain_s": 5.0,
             **values,
@@ -190,7 +190,7 @@ class LocalCluster(Cluster):
         parts = WorkerParts(
             member=member,
             credentials=PLAIN,
-            secrets=load_secrets(Path(config.secrets_file)),
+            secrets=load_secrets(config.secrets_file),
             tokenizer=Tokenizer.load(self.checkpoint),
             engine=engine,
             pairs=pairs,

@@ -85,7 +85,7 @@ async def living(cluster: LocalCluster) -> AsyncIterator[None]:
         checkpoint=str(cluster.checkpoint),
         model="echo",
         router=cluster.address,
-        secrets_file=str(cluster.directory / "secrets.yaml"),
+        secrets_file=cluster.directory / "secrets.yaml",
         run_dir=str(cluster.directory),
         num_blocks=64,
         drain_s=5.0,
