@@ -27,7 +27,7 @@ from tests.processes.test_faults import NO_KILLING, status
 from tests.router.checkpoint import write_checkpoint
 from tests.router.cluster_of_fakes import failure
 from tests.router.router_process import ROOT
-from tests.workers.test_answers import expected, greedy, prompt_of
+from tests.workers.answers import expected, greedy, prompt_of
 
 BOUND = 1024  # requests in flight
 SHORT = 32  # tokens of an answer: some end while others come, and make room for them

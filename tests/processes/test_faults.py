@@ -24,7 +24,7 @@ from penstock import errors
 from penstock.aio import AsyncClient
 from penstock.v1 import worker_pb2
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
 NO_KILLING = Supervision(stopped_s=60.0, wedged_s=60.0, frozen_s=60.0, first_backoff_s=0.1)

@@ -20,8 +20,8 @@ from penstock.aio import AsyncClient
 from penstock.v1 import worker_pb2
 from tests.processes.test_faults import NO_KILLING, status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
-from tests.workers.test_endings import continuation
+from tests.workers.answers import expected, prompt_of
+from tests.workers.decoding import continuation
 
 pytestmark = pytest.mark.slow
 PROVE = pytest.mark.prove

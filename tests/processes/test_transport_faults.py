@@ -18,7 +18,7 @@ from kv_transfer.doors import DOORS
 from penstock.aio import AsyncClient
 from tests.processes.test_faults import ask, status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
 # Not NCCL: it moves what lies on devices, and an echo engine's pool lies in host memory.

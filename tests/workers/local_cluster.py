@@ -268,3 +268,8 @@ class LocalCluster(Cluster):
             unexpected = [r for r in results if isinstance(r, Exception)]
             if unexpected and error is None and not isinstance(unexpected[0], PenstockError):
                 raise unexpected[0]
+
+
+async def stuck(running: Running) -> None:
+    """Returns when a forward of this worker stands still."""
+    assert await asyncio.to_thread(running.gate.reached.wait, 10)

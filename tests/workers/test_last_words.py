@@ -9,8 +9,8 @@ import pytest
 from cluster.channel import Exchange
 from cluster.errors import PenstockError
 from kv_transfer.incoming import ReservationTable
+from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 
 async def test_a_long_check_outlives_the_call(

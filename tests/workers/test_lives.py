@@ -17,9 +17,8 @@ from decode_worker.config import DecodeWorkerConfig
 from penstock.v1 import worker_pb2 as pb
 from tests.router.cluster_of_fakes import Answer
 from tests.router.fake_worker import TOKEN
-from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
-from tests.workers.test_drain_end import stuck
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.local_cluster import LocalCluster, stuck
 from worker_roles.lives import Lives
 
 PROMPT = prompt_of(5, 60)
