@@ -12,7 +12,7 @@ import pytest
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan, Part
 from penstock.aio import AsyncClient
-from tests.processes.test_faults import NO_KILLING, ask, status, until
+from tests.processes.echo_cluster import NO_KILLING, ask, status, until
 from tests.router.checkpoint import write_checkpoint
 from tests.workers.answers import expected, prompt_of
 

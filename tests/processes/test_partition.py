@@ -16,9 +16,8 @@ from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan, ProcessPlan
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.aio import AsyncClient
+from tests.processes.echo_cluster import is_all_free, status, until
 from tests.processes.partition import Network, network
-from tests.processes.test_faults import status, until
-from tests.processes.test_transport_faults import is_all_free
 from tests.router.checkpoint import write_checkpoint
 from tests.router.fake_worker import TOKEN
 from tests.workers import faulty

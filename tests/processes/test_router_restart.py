@@ -10,7 +10,7 @@ import pytest
 from penstock import errors
 from penstock.aio import AsyncClient
 from penstock.answer import Answer
-from tests.processes.test_faults import running, until
+from tests.processes.echo_cluster import running, until
 from tests.workers.answers import prompt_of
 
 pytestmark = pytest.mark.prove
