@@ -296,13 +296,6 @@ class Exchange:
         except asyncio.InvalidStateError as error:
             raise await self._ending() from error
 
-    async def end_sending(self) -> None:
-        """Says that nothing more will be sent."""
-        try:
-            await self._call.done_writing()
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise self._channel._translated(error) from error
-
     async def _ending(self) -> PenstockError:
         """Why a call has ended to which more was to be said."""
         if (code := await self._call.code()) is grpc.StatusCode.OK:

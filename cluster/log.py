@@ -11,10 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, get_args
 
 from cluster.errors import ConfigError
 
@@ -29,17 +30,18 @@ FILE_BYTES: Final = 8 << 20
 logging.addLevelName(REQUEST, "REQUEST")
 
 
-class LogSettings(Protocol):
-    """What the configuration of every process says about its log."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What the YAML of every process may say about its log."""
 
-    @property
-    def log_level(self) -> LogLevel | None: ...
-    @property
-    def log_format(self) -> LogFormat: ...
-    @property
-    def log_file(self) -> Path | None: ...
-    @property
-    def log_file_bytes(self) -> int: ...
+    log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
+    """debug to follow a fault; request to see requests alone."""
+    log_format: LogFormat = "text"  # json: an object a line
+    """json where a program collects the lines."""
+    log_file: Path | None = None  # rotated, with three older ones beside it; null: stderr
+    """Where nothing else keeps what a process writes to stderr."""
+    log_file_bytes: int = FILE_BYTES  # of one file of the log
+    """Raise it where four files do not reach back to the day before."""
 
 
 class TextLines(logging.Formatter):

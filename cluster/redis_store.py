@@ -69,9 +69,6 @@ class RedisStore:
         value: bytes | None = await self._bounded(reading)
         return value
 
-    async def delete(self, key: str) -> bool:
-        return bool(await self._bounded(self._redis.delete(self._prefix + key)))
-
     async def scan(self, prefix: str) -> dict[str, bytes]:
         return await self._bounded(self._scan(self._prefix + prefix))
 

@@ -34,9 +34,6 @@ class SealedStore:
     async def get(self, key: str) -> bytes | None:
         return self._unsealed(key, await self._store.get(key + self._mark))
 
-    async def delete(self, key: str) -> bool:
-        return await self._store.delete(key + self._mark)
-
     async def scan(self, prefix: str) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for marked, sealed in (await self._store.scan(prefix)).items():

@@ -19,10 +19,6 @@ class Store(Protocol):
 
     async def get(self, key: str) -> bytes | None: ...
 
-    async def delete(self, key: str) -> bool:
-        """Returns whether there was something to delete."""
-        ...
-
     async def scan(self, prefix: str) -> dict[str, bytes]:
         """Everything under a prefix. Not one moment's view: keys may come and go meanwhile."""
         ...
@@ -54,11 +50,6 @@ class MemoryStore:
 
     async def get(self, key: str) -> bytes | None:
         return self._get(key)
-
-    async def delete(self, key: str) -> bool:
-        existed = self._get(key) is not None
-        self._entries.pop(key, None)
-        return existed
 
     async def scan(self, prefix: str) -> dict[str, bytes]:
         keys = [key for key in self._entries if key.startswith(prefix)]

@@ -79,11 +79,6 @@ def measure(answerer: Answerer, pairs: Sequence[Pair]) -> list[Trial]:
     ]
 
 
-def exact_share(trials: Sequence[Trial]) -> float:
-    """The share of trials that match the corpus exactly."""
-    return sum(trial.is_exact for trial in trials) / len(trials)
-
-
 def table(trials: Sequence[Trial]) -> str:
     """The figures by phrasing and by source, and the total."""
     asked: Counter[str] = Counter()

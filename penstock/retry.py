@@ -32,13 +32,13 @@ NEVER_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution fail
 class RetryPolicy:
     """`max_attempts=1` turns retries off, and the wait for a server that is away."""
 
-    max_attempts: int = 3  # in all, of a call that is refused
+    max_attempts: int = 3  # attempts in all, of a call that is refused
     initial_backoff: float = 0.2  # seconds; doubles each attempt, drawn at random below that
     max_backoff: float = 5.0  # seconds
-    # as in gRPC's retryThrottling: a refusal costs one, and below half of this nothing is retried;
-    # waiting for the server is free
+    # refusals that are paid for, as in gRPC's retryThrottling: each costs one, and below half of
+    # this nothing is retried; waiting for the server is free
     max_budget: float = 10.0
-    budget_ratio: float = 0.1  # what a success gives back
+    budget_ratio: float = 0.1  # refusals that a success gives back
 
 
 @dataclass(slots=True, eq=False)

@@ -5,19 +5,17 @@ from pathlib import Path
 
 from cluster.addresses import Endpoint
 from cluster.authority import Credentials
-from cluster.bounds import check_name
 from cluster.config import check_range
 from cluster.errors import ConfigError
 from cluster.limits import Limits
-from cluster.log import FILE_BYTES, LogFormat, LogLevel
+from cluster.serving_config import ServingConfig
 from router.policy import Disaggregate
 from router.policy_file.document import PlacementSpec, PolicyDocument, PolicySpec, default_document
 from router.standing import Assumed
 
 IN_MEMORY = "memory"
-_COUNTS = ("hash_grain", "max_in_flight", "num_text_threads", "index_budget_bytes")
+_COUNTS = ("max_in_flight", "num_text_threads", "index_budget_bytes")
 _NOT_NEGATIVE = (
-    "drain_s",
     "gather_s",
     "return_s",
     "max_waiting_bytes",
@@ -27,44 +25,49 @@ _NOT_NEGATIVE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouterConfig:
+class RouterConfig(ServingConfig):
     checkpoint: Path  # of the served model: tokenizer, template and configuration are read
-    model: str  # the name that clients use
-    secrets_file: Path  # of the cluster, mode 0600
-    address: str = "127.0.0.1:0"  # where it listens, for clients and workers; port 0: any
+    """Where the model lies elsewhere, or another one is served."""
     # HOST:PORT where workers, operators and `penstock` of other machines reach it, under TLS; null:
     # at 'address' alone
     internal: str | None = None
-    insecure: bool = False  # true: others than this machine may reach it, though it asks nobody
-    cluster: str | None = None  # its name: keeps apart what clusters of one Redis leave there
+    """Where workers run on other machines."""
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
-    hash_grain: int = 16  # tokens of which prefixes are made; the same in the whole cluster
-    context_length: int | None = None  # narrows the checkpoint's own
-    verify_weights: bool = False  # what compares models reads all weights; as the workers'
+    """With a second router, or a second machine."""
+    context_length: int | None = None  # tokens; narrows the checkpoint's own
+    """Where prompts and answers are to be shorter than the model allows."""
     limits: Limits = field(default_factory=Limits)  # of one request
+    """Where clients need more, or are to have less."""
     disaggregate: Disaggregate = Disaggregate.AUTO  # while no policy says it
+    """To compare; auto is never worse than the better of the others."""
     policy_file: Path | None = None  # followed; null: the defaults, until a policy is applied
+    """Where a file, and not a command, is to decide how requests are placed."""
     policy_state: Path | None = None  # keeps what is in force, where the store is in memory
+    """Where an applied policy is to outlive a restart without a Redis."""
     assumed: Assumed = field(default_factory=Assumed)  # of what has not been measured yet
+    """Where the first minute after a start places badly; measured values replace it."""
     max_in_flight: int = 1024  # requests; more are refused
+    """Raise it with the number of workers; lower it to refuse sooner."""
     unread_s: float = 60.0  # a stream of which the client reads nothing for so long is ended
-    max_waiting_texts: int = 2048  # to be tokenised: all in flight may, and as many others
-    num_text_threads: int = 2  # that tokenise
+    """Raise it for clients that pause; lower it where they hold blocks that others wait for."""
+    max_waiting_texts: int = 2048  # texts to be tokenised: all in flight may, and as many others
+    """With `max_in_flight`: twice as many."""
+    num_text_threads: int = 2  # threads that tokenise
+    """Raise it where prompts wait to be tokenised and cores are idle."""
     index_budget_bytes: int = 128 << 20  # of the prefix index: half a million grains and more
+    """Raise it where workers cache more grains in all than fit."""
     gather_s: float = 0.5  # so long workers may take to come back to a router that starts anew
+    """Raise it where workers are many or far, and a new router refuses its first requests."""
     # of what was decided lately, for who asks why; 0: nothing, and no shadow decides
     records_budget_bytes: int = 8 << 20
+    """Raise it where `penstock policy explain` no longer knows requests that matter."""
     return_s: float = 30.0  # so long who left without a word is expected back, and waited for
+    """Raise it where workers take longer to start; lower it to refuse sooner instead of waiting."""
     max_waiting_bytes: int = 256 << 20  # of requests that wait for a worker; more are refused
-    drain_s: float = 60.0  # left to requests in flight when the process is told to end
-    log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
-    log_format: LogFormat = "text"  # json: an object a line
-    log_file: Path | None = None  # rotated: so many bytes, and three older ones; null: stderr
-    log_file_bytes: int = FILE_BYTES  # of one file of the log
+    """Lower it where the router's memory is small."""
 
     def __post_init__(self) -> None:
-        if self.cluster is not None:
-            check_name(self.cluster, "cluster")
+        ServingConfig.__post_init__(self)  # by name: a class with slots is not the one written here
         check_range(self, *_COUNTS, at_least=1)
         check_range(self, *_NOT_NEGATIVE, at_least=0)
         check_range(self, "unread_s", above=0)

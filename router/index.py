@@ -74,10 +74,6 @@ class PrefixIndex:
         holder = self._holders.get(worker)
         return holder.num_grains if holder else 0
 
-    def incarnation_of(self, worker: WorkerId) -> Incarnation | None:
-        holder = self._holders.get(worker)
-        return holder.incarnation if holder else None
-
     def match(self, hashes: Sequence[GrainHash]) -> Ends:
         """Finds how many leading grains each worker holds.
 

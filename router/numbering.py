@@ -51,10 +51,6 @@ class Numbering:
             bits ^= 1 << number
         return workers
 
-    def by_worker(self, ends: Ends) -> dict[WorkerId, int]:
-        """The grains of those who hold any."""
-        return {worker: num for num, bits in ends for worker in self.workers_of(bits)}
-
     def column(self, ends: Ends, positions: Mapping[WorkerId, int]) -> NDArray[np.float64]:
         """Grains [positions]; 0 for who holds none. `positions`: the same object as long as they
         stay the same."""

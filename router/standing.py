@@ -28,10 +28,14 @@ class Assumed:
 
     # seconds of a step: c0 + c1 * new tokens + c2 * context + c3 * new * context
     prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
+    """Where the model or the processor is much faster or slower than that."""
     # seconds of a step: d0 + d1 * context of the batch + d2 * answers in it
     decode: DecodeCost = field(default_factory=lambda: DecodeCost(d0=0.01, d1=1e-7, d2=0.001))
-    transfer_setup_s: float = 0.005  # reserve, grant, close
+    """Where the model or the processor is much faster or slower than that."""
+    transfer_setup_s: float = 0.005  # of a hand-over, without its bytes: reserve, grant, close
+    """Where workers are far from each other."""
     transfer_bytes_per_s: float = 1e9  # of KV between two workers
+    """Where the network is slower, or is RDMA."""
 
     def __post_init__(self) -> None:
         check_range(self, "transfer_setup_s", at_least=0)

@@ -1,22 +1,19 @@
 """What the YAML of a worker of either role may say; each role adds its own."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from cluster.addresses import Endpoint, advertised
 from cluster.authority import Credentials
-from cluster.bounds import check_name
 from cluster.config import check_range
 from cluster.errors import ConfigError
-from cluster.log import FILE_BYTES, LogFormat, LogLevel
+from cluster.serving_config import ServingConfig
 from kv_transfer.doors import WITHOUT_TLS, check_transports
 
 _COUNTS = (
     "num_threads",
     "num_blocks",
     "block_size",
-    "hash_grain",
     "max_sequences",
     "max_batch_tokens",
     "tcp_streams",
@@ -26,51 +23,61 @@ MAX_THREADS: Final = 1024  # of a worker's engine: OpenMP dies of many more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerConfig:
+class WorkerConfig(ServingConfig):
     checkpoint: str  # directory of the served model, the same model at every process
-    model: str  # the name that clients use
+    """Where the model lies elsewhere, or another one is served."""
     worker_id: str  # a name of its own in the cluster, kept through restarts
+    """For each worker: what `penstock status` is to call it."""
     router: str  # where to register: the router's HOST:PORT, or redis://HOST:PORT/DB
-    secrets_file: str  # of the cluster, mode 0600
+    """The Redis where several routers share one."""
     run_dir: str  # where the KV pool's file lies, on a file system in memory; made if missing
-    address: str = "127.0.0.1:0"  # where it listens; port 0: any
+    """Where `/dev/shm` is too small; workers of one machine share it, to move KV through memory."""
     # host by which routers and other workers reach it; null: as 'address' says, or of 0.0.0.0 the
     # address of this machine towards others
     advertise: str | None = None
-    insecure: bool = False  # true: what passes beyond loopback may be read there
-    cluster: str | None = None  # its name: keeps apart what clusters of one Redis leave there
+    """On a machine with several networks, where the wrong one is found."""
     engine: Literal["torch", "echo"] = "torch"  # echo computes nothing: for tests of a cluster
+    """Never to serve."""
     device: str = "cpu"  # as torch names it
-    num_threads: int = 1  # of the processor, that compute
-    num_blocks: int = 1024  # of the KV pool, which is taken in full at the start
+    """cuda, or cuda:NUMBER, where there is a GPU."""
+    num_threads: int = 1  # threads of the processor, that compute
+    """On a CPU: its cores, divided by the workers of the machine."""
+    num_blocks: int = 1024  # blocks of the KV pool, which is taken in full at the start
+    """Raise it as far as memory goes: more answers at once, more prefixes kept."""
     block_size: int = 16  # tokens; this or hash_grain divides the other
+    """Raise it for long prompts: longer copies; lower it where the ends of short ones are waste."""
     kv_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the KV pool
-    hash_grain: int = 16  # tokens of which prefixes are made; the same in the whole cluster
-    verify_weights: bool = False  # what compares models reads all weights; as the router's
-    max_sequences: int = 64  # run together in one step
+    """Half the memory where answers may differ in the last digits."""
+    max_sequences: int = 64  # sequences that run together in one step
+    """Raise it for more answers at once; lower it where tokens come too slowly."""
     max_waiting: int = 1024  # requests that wait for a turn; more are refused
+    """Lower it to refuse sooner; raise it where bursts are long and deadlines longer."""
     max_batch_tokens: int = 512  # of prompts, in one step
-    chunk_s: float = 0.25  # predicted seconds of prompt work in one step
+    """Raise it on a GPU, which larger steps fill; `chunk_s` bounds a step, too."""
+    chunk_s: float = 0.25  # predicted, of prompt work in one step
+    """Lower it where long prompts hold up others; raise it where steps are too short to be fast."""
     transports: tuple[str, ...] = ("shared_memory", "tcp")  # that KV may travel by
+    """To add nixl where there is RDMA or NVLink; to leave out one that fails."""
     require_transport: str | None = None  # this one of them or none
-    tcp_port: int = 0  # of the transport 'tcp'; 0: any that is free
-    tcp_streams: int = 4  # to each peer; only large writes use more than one
+    """Where a slower transport is worse than computing again."""
+    tcp_port: int = 0  # port of the transport 'tcp'; 0: any that is free
+    """Where a firewall wants to know it."""
+    tcp_streams: int = 4  # connections to each peer; only large writes use more than one
+    """Raise it where one connection does not fill the network."""
     # of KV that came: 'content' compares all bytes, 'count' how many there are.
     digest: Literal["content", "count"] = "content"
+    """count where the digest is what holds KV up, and the network is trusted."""
     lease_s: float = 3.0  # so long a writer of KV may give no sign of life
+    """Raise it where machines stall for longer; lower it to go on elsewhere sooner."""
     probe_tokens: int = 16  # moved over each new pair before it is needed; 0: none
+    """0 where pairs are too many to be tried at each start."""
     fetch_s: float = 2.0  # a prefix that is not here by then is computed
-    drain_s: float = 60.0  # left to requests in flight when the process is told to end
-    log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
-    log_format: LogFormat = "text"  # json: an object a line
-    log_file: Path | None = None  # rotated: so many bytes, and three older ones; null: stderr
-    log_file_bytes: int = FILE_BYTES  # of one file of the log
+    """Raise it where prefixes are long and computing them takes longer still."""
 
     def __post_init__(self) -> None:
-        if self.cluster is not None:
-            check_name(self.cluster, "cluster")
+        ServingConfig.__post_init__(self)  # by name: a class with slots is not the one written here
         check_range(self, *_COUNTS, at_least=1)
-        check_range(self, "max_waiting", "tcp_port", "probe_tokens", "drain_s", at_least=0)
+        check_range(self, "max_waiting", "tcp_port", "probe_tokens", at_least=0)
         check_range(self, "chunk_s", "lease_s", "fetch_s", above=0)
         check_range(self, "tcp_port", at_most=MAX_PORT)
         check_range(self, "num_threads", at_most=MAX_THREADS)

@@ -44,7 +44,7 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
 
     Raises ConfigError or CheckpointError for what cannot be served.
     """
-    secrets = load_secrets(Path(config.secrets_file))
+    secrets = load_secrets(config.secrets_file)
     credentials = Credentials(secrets.authority)
     config.check_ways(credentials)
     plan = plan_engine(_engine_choice(config))

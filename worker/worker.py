@@ -164,7 +164,7 @@ class Worker:
     def _diagnosis(self) -> Diagnosis:
         config = self.config
         return Diagnosis(
-            secrets_file=Path(config.secrets_file),
+            secrets_file=config.secrets_file,
             store=config.router,
             store_password=self.parts.secrets.store_password,
             run_dir=Path(config.run_dir),

@@ -6,13 +6,13 @@ from pathlib import Path
 from cluster.bounds import check_name
 from cluster.config import check_range
 from cluster.errors import ConfigError
-from cluster.log import FILE_BYTES, LogFormat, LogLevel
+from cluster.log import LogSettings
 from deploy.planner.roster import PlannedPool
 from deploy.planner.settings import PlannerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannerConfig:
+class PlannerConfig(LogSettings):
     cluster: str  # its name
     secrets_file: Path  # of the cluster, mode 0600
     store: str  # the URL of its Redis: who holds the lease there decides
@@ -21,10 +21,6 @@ class PlannerConfig:
     ray: str | None = None  # HOST:PORT of its head; null: RAY_ADDRESS, else this machine's
     address: str = "127.0.0.1:0"  # where its health is asked for; port 0: any
     drain_s: float = 5.0  # it ends at once: nothing waits for it
-    log_level: LogLevel | None = None  # null: PENSTOCK_LOG's, else info
-    log_format: LogFormat = "text"  # json: an object a line
-    log_file: Path | None = None  # rotated: so many bytes, and three older ones; null: stderr
-    log_file_bytes: int = FILE_BYTES  # of one file of the log
 
     def __post_init__(self) -> None:
         check_name(self.cluster, "cluster")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 
 from cluster.types import Role
 from deploy.placement import Wanted
@@ -82,9 +82,6 @@ class Acts(NamedTuple):
             "are released": self.release,
         }
         return [f"{', '.join(names)} {verb}" for verb, names in said.items() if names]
-
-
-NO_ACTS: Final = Acts()
 
 
 def bounds_of(pools: Sequence[PlannedPool]) -> Bounds:

@@ -30,22 +30,11 @@ from cluster.validation import (
     resolve,
 )
 from penstock.v1 import inference_pb2 as pb
+from tests.cluster.served_model import INFO, LIMITS
 from tests.cluster.small_tokenizers import small_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
-LIMITS = Limits()
 TOKENIZER = small_tokenizer("byte_level")
-INFO = ModelInfo(
-    name="tiny",
-    context_length=100,
-    vocab_size=1000,
-    end_token_ids=(2, 3),
-    defaults=SamplingDefaults(temperature=0.7, top_k=50, top_p=0.9),
-    model_digest="",
-    tokenizer_digest="",
-    template_digest="",
-    has_chat_template=True,
-)
 
 
 def request(**fields: object) -> pb.GenerateRequest:

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from cluster.errors import InvalidRequest, PenstockError, UnsupportedFeature
 from cluster.wire_bounds import FREE_BYTES, check_wire
 from penstock.v1 import inference_pb2 as pb
-from tests.cluster.test_validation import INFO, LIMITS
+from tests.cluster.served_model import INFO, LIMITS
 
 ROOMY = replace(INFO, context_length=1 << 17, max_token_bytes=16)
 NUM_BYTES = 8 << 20

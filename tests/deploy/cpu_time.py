@@ -26,3 +26,7 @@ def _ran_s(pid: int) -> float:
         with suppress(FileNotFoundError, ProcessLookupError):
             ran += int((thread / "schedstat").read_text().split()[0])
     return ran / 1e9
+
+
+QUIET_S = 60.0
+MOST = 1.0  # percent of a core: of who starts and watches all of it, and of a worker

@@ -8,12 +8,9 @@ import pytest
 from deploy.cluster_file.local import SHIPPED_MODEL
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
-from tests.deploy.cpu_time import shares
+from tests.deploy.cpu_time import MOST, QUIET_S, shares
 
 pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(240)]
-
-QUIET_S = 60.0
-MOST = 1.0  # percent of a core: of who starts and watches all of it, and of a worker
 
 
 async def test_a_quiet_cluster_costs_next_to_nothing(tmp_path: Path) -> None:

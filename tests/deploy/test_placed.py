@@ -13,33 +13,15 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.secrets import create_secrets
-from deploy.launcher import Supervision
 from deploy.log_dir import placed_log_root
 from deploy.orphan import end_orphan, note_process
 from deploy.placed import Order, Placed, PlacedState, process_plan, reached_at
 from deploy.plan import Part
 from deploy.run_dir import RunDir, clear, shared_path, sweep
+from tests.deploy.placed_orders import MACHINE, QUICK, order_of
 from tests.deploy.polling import is_alive, until
 
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_process.py")))
-QUICK = Supervision(ready_s=20, frozen_s=0.4, stop_s=0.5, first_backoff_s=0.01)
-MACHINE = "127.0.0.2"
-
 Place = Callable[..., Placed]
-
-
-def order_of(folder: Path, name: str = "decode-0", **config: Any) -> Order:
-    if not (secrets_file := folder / "secrets.yaml").exists():
-        create_secrets(secrets_file)
-    said = {"secrets_file": str(secrets_file), "journal": str(folder / "journal"), "drain_s": 0.5}
-    return Order(
-        cluster="lab",
-        name=name,
-        part=Part.DECODE,
-        config={"address": "127.0.0.1:0", "worker_id": name, **said, **config},
-        command=FAKE,
-    )
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,6 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.errors import ConfigError
-from deploy.cluster_file.document import ClusterDocument
-from deploy.cluster_file.kind import CLUSTER
 from deploy.cluster_file.local import SHIPPED_MODEL
 from deploy.placed import Order
 from deploy.placement import (
@@ -28,20 +26,8 @@ from deploy.plan import Part
 from deploy.planner.config import PlannerConfig
 from deploy.reconcile import Placing, differences, divides, in_turn, steps
 from deploy.weights.origin import Weights
+from tests.deploy.wanted_cluster import CLUSTER_FILE, by_name, document
 
-CLUSTER_FILE = """
-apiVersion: penstock/v1
-kind: Cluster
-metadata: {name: lab}
-spec:
-  pools:
-    - {name: prompts, role: prefill, minWorkers: 2, resources: {cpus: 4, gpus: 1, role: true}}
-    - {name: answers, role: decode, numThreads: 2, labels: {zone: a, rack: r1}}
-  routers: {count: 2, ports: [50051]}
-  store: redis://10.0.0.1:6379/0
-  secretsFile: secrets.yaml
-  drain: 7s
-"""
 SMALL = Machine(machine_id="s", address="10.0.0.1", total={"CPU": 2.0}, free={"CPU": 2.0})
 LARGE = Machine(
     machine_id="l",
@@ -51,14 +37,6 @@ LARGE = Machine(
     total={"CPU": 16.0, "GPU": 2.0, "prefill": 1.0},
     free={"CPU": 16.0, "GPU": 2.0, "prefill": 1.0},
 )
-
-
-def document(text: str = CLUSTER_FILE) -> ClusterDocument:
-    return CLUSTER.parse(text)
-
-
-def by_name(folder: Path, text: str = CLUSTER_FILE) -> dict[str, Wanted]:
-    return {each.name: each for each in wanted(document(text), folder)}
 
 
 def test_each_process_wants_what_its_pool_sets_aside(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from cluster.secrets import load_secrets
 from deploy.cluster_file.local import SHIPPED_MODEL
-from tests.deploy.cpu_time import shares
+from tests.deploy.cpu_time import MOST, QUIET_S, shares
 from tests.deploy.polling import is_alive, until
 from tests.deploy.ray_operator import (
     ANSWER,
@@ -27,7 +27,6 @@ from tests.deploy.ray_operator import (
     left_of,
     operating,
 )
-from tests.deploy.test_idle_cost import MOST, QUIET_S
 from tests.deploy.weights_server import MODEL, copy_of_the_shipped_model, serving_weights
 from tests.router.policy_texts import policy_text
 from tests.written_secrets import written

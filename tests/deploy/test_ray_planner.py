@@ -15,7 +15,7 @@ from penstock.aio import AsyncClient
 from penstock.errors import PenstockError
 from penstock.retry import RetryPolicy
 from tests.deploy.ray_operator import UP, Operator, an_operator, left_of
-from tests.workers.test_answers import prompt_of
+from tests.workers.answers import prompt_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(900)]
 

@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import StartupError
 from cluster.secrets import create_secrets
 from tests.deploy.fake_rolling import FakeRolling
-from tests.deploy.test_placement import CLUSTER_FILE, by_name
+from tests.deploy.wanted_cluster import CLUSTER_FILE, by_name
 
 TWO = CLUSTER_FILE.replace("numThreads: 2,", "numThreads: 2, minWorkers: 2,")
 

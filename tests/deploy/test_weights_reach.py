@@ -14,9 +14,9 @@ from deploy.run_dir import shared_path
 from deploy.weights.manifest import manifest_of
 from deploy.weights.origin import Weights
 from penstock import Client
+from tests.deploy.placed_orders import MACHINE, QUICK, order_of
 from tests.deploy.polling import until
-from tests.deploy.test_placed import MACHINE, QUICK, order_of
-from tests.deploy.test_serve import serving
+from tests.deploy.served import serving
 from tests.deploy.weights_server import (
     MODEL,
     MODEL_BYTES,

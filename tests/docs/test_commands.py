@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ import pytest
 
 from penstock import Client
 from penstock.cli.app import run
-from tests.deploy.test_serve import Served, serving
+from tests.deploy.served import Served, serving
 from tests.docs.pages import PAGES, ROOT, Block, blocks, inline_commands
+from tests.docs.shims import make_shims
 
 # Why what begins so is not run here.
 NOT_RUN = {
@@ -159,13 +159,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         with Client(served.address) as client:
             answer = client.generate(messages=[("user", "What does len do?")]).result()
         yield Place(directory, served, answer.accepted.request_id)
-
-
-def make_shims(directory: Path) -> None:
-    directory.mkdir(parents=True)
-    for name, command in {"python": "", "penstock": "-m penstock"}.items():
-        (directory / name).write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
-        (directory / name).chmod(0o755)
 
 
 def reason_not_to_run(command: str) -> str | None:

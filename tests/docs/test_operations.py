@@ -23,7 +23,7 @@ from cluster.types import KvLayout
 from deploy.plan import MODULES, Part
 from router.config import RouterConfig
 from tests.docs.pages import PAGES, ROOT, Block, blocks
-from tests.docs.test_commands import make_shims
+from tests.docs.shims import make_shims
 from tests.redis_server import redis_server
 
 PAGE = "docs/operations.md"

@@ -4,7 +4,6 @@ The variations come from the table of keys itself, so that a key which is added 
 """
 
 import json
-import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from cluster.types import SamplingParams
 from engine.checkpoint import EMBEDDING, HEAD, load_spec
-from tests.checkpoints import VOCAB_SIZE, checkpoint
+from tests.engine.changed_checkpoints import ABSENT, PROMPT, Change, written
 from tests.engine.driver import Driver, make_engine, make_sequence
 
 torch.set_num_threads(1)
@@ -31,10 +30,8 @@ FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 NUM_LAYERS = 3
 FILE = "model.safetensors"
 NUM_NEW = 8
-PROMPT = [random.Random(4).randrange(2, VOCAB_SIZE) for _ in range(56)]
 LOGPROBS = SamplingParams(seed=0, temperature=0.0, num_prompt_logprobs=0)
 
-ABSENT = "absent"  # the key is taken out
 FULL, SLIDING = "full_attention", "sliding_attention"
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
@@ -138,8 +135,6 @@ NOT_TRIED = {"return_dict", "output_attentions", "_attn_implementation_internal"
 NOT_TRIED |= {"_experts_implementation", "_experts_implementation_internal"}
 NOT_TRIED |= {"experts_implementation", "compile_config", "watermarking_config"}
 
-Change = tuple[str, Any]
-
 
 def changes_of(family: str) -> list[Change]:
     """Every key that is honoured, with values that change something."""
@@ -150,18 +145,6 @@ def changes_of(family: str) -> list[Change]:
         for value in values
         if key in table and (table[key].fate is not Fate.REFUSED or value in table[key].harmless)
     ]
-
-
-def written(directory: Path, family: str, *changes: Change) -> Path:
-    directory.mkdir(parents=True)
-    for path in checkpoint(family).iterdir():
-        if path.name == "config.json":
-            config = json.loads(path.read_text()) | dict(changes)
-            config = {key: value for key, value in config.items() if value is not ABSENT}
-            (directory / path.name).write_text(json.dumps(config))
-        else:
-            (directory / path.name).symlink_to(path)
-    return directory
 
 
 def ours(directory: Path) -> tuple[list[int], torch.Tensor]:

@@ -6,7 +6,7 @@ import torch
 from engine.engine import Engine, EngineConfig, load_spec
 from tests.checkpoints import FAMILIES, checkpoint
 from tests.engine.driver import Driver, make_sequence
-from tests.engine.test_greedy import count_mismatches, draw_prompts
+from tests.engine.greedy import count_mismatches, draw_prompts
 
 pytestmark = pytest.mark.gpu
 

@@ -17,8 +17,8 @@ from cluster.tokenizer import Tokenizer
 from cluster.types import GenerationParams
 from cluster.validation import check_generate, resolve
 from penstock.v1 import inference_pb2 as pb
+from tests.engine.changed_checkpoints import PROMPT, written
 from tests.engine.driver import Driver, make_engine, make_sequence
-from tests.engine.test_config_keys import PROMPT, written
 
 torch.set_num_threads(1)
 

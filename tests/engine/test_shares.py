@@ -9,49 +9,11 @@ from hypothesis import strategies as st
 
 from cluster.types import ComputeRequest
 from engine.batch import Batch
-from engine.batcher import PAUSE_S, Batcher
-from engine.sequence import Sequence
+from engine.batcher import PAUSE_S
 from engine.shares import MIN_RUN_TOKENS
-from tests.engine.test_batcher import Rig, alone, request
+from tests.engine.batcher_rig import Clocked, alone, request
 
 LONG = 3 * MIN_RUN_TOKENS
-
-
-class Clocked(Rig):
-    """A rig whose time is told by hand, and which says who runs."""
-
-    def __init__(self, **limits: int) -> None:
-        super().__init__(**{"num_blocks": 4096, "max_tokens": 512, **limits})
-        self.now = 0.0
-        self.batcher = Batcher(
-            self.pool,
-            self.batcher.budget,
-            prefill_cost=self.batcher._prefill_cost,
-            clock=lambda: self.now,
-        )
-
-    def num_running(self, name: str) -> int:
-        return len(self.active(name))
-
-    def active(self, name: str) -> list[Sequence]:
-        running = [s for s in self.batcher.running if s not in self.batcher.paused]
-        return [s for s in running if s.request_id == name]
-
-    def pause(self, name: str) -> list[Sequence]:
-        everyone = [*self.batcher.running, *self.batcher.waiting]
-        mine = [s for s in everyone if s.request_id == name]
-        for sequence in mine:
-            self.batcher.pause(sequence)
-        return mine
-
-    def run_until_idle(self) -> None:
-        for _ in range(10_000):
-            if not self.step():
-                return
-
-    def steps(self, num: int) -> None:
-        for _ in range(num):
-            assert self.step()
 
 
 def family(name: str, *, n: int = 16, max_tokens: int = LONG, due_s: float = 0.0) -> ComputeRequest:

@@ -8,11 +8,11 @@ import pytest
 
 from engine.checkpoint import load_spec
 from tests.checkpoints import FAMILIES, checkpoint
-from tests.engine.test_greedy import count_mismatches
-from tests.exactness.test_cluster import draw_prompts, torch_engine
+from tests.engine.greedy import count_mismatches
+from tests.exactness.ways import draw_prompts, torch_engine
+from tests.workers.decoding import continuation, decode
+from tests.workers.fetching import address, counted, ids
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_endings import continuation, decode
-from tests.workers.test_fetch import address, counted, ids
 
 BLOCK_SIZES = [(16, 16), (8, 32), (32, 8)]
 

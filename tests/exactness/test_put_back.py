@@ -8,9 +8,8 @@ from cluster.types import ComputeRequest
 from engine.batcher import PAUSE_S
 from engine.shares import MIN_RUN_TOKENS
 from tests.checkpoints import checkpoint
+from tests.engine.batcher_rig import Clocked, request
 from tests.engine.driver import make_engine
-from tests.engine.test_batcher import request
-from tests.engine.test_shares import Clocked
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)

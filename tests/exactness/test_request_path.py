@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 
 import pytest
 
-from tests.exactness.test_cluster import Way, ask, cluster_of
+from tests.exactness.ways import Way, ask, cluster_of
 
 ROOT = Path(__file__).parents[2]
 GOAL_FILES, GOAL_LINES = 18, 2_700

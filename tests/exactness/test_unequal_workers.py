@@ -13,9 +13,9 @@ from cluster.types import KvLayout
 from engine.checkpoint import load_spec
 from engine.engine import Engine, EngineConfig
 from tests.checkpoints import VOCAB_SIZE, checkpoint, reference_greedy
+from tests.workers.decoding import decode
+from tests.workers.fetching import address, counted, ids, request
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import address, counted, ids, request
 
 torch.set_num_threads(1)
 

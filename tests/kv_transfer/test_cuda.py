@@ -18,7 +18,7 @@ from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.layout import SpanPairs, Spans
 from tests.checkpoints import checkpoint
 from tests.engine.driver import Driver, make_sequence
-from tests.engine.test_greedy import draw_prompts
+from tests.engine.greedy import draw_prompts
 
 pytestmark = pytest.mark.gpu
 

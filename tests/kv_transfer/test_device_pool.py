@@ -19,7 +19,7 @@ from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.staging import Stage, gather, scatter, stagefuls
 from tests.checkpoints import checkpoint
 from tests.engine.driver import Driver, make_sequence
-from tests.engine.test_greedy import draw_prompts
+from tests.engine.greedy import draw_prompts
 
 NUM_BYTES = 1 << 20
 

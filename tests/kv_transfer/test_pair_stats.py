@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from cluster.errors import DigestMismatch
-from cluster.metrics import pair_rows
 from cluster.types import Direction, Incarnation, KvLayout, PairReport, WorkerId
 from kv_transfer.counters import BOUNDS_S, Histogram
 from kv_transfer.incoming import Reservation, ReservationTable
@@ -204,35 +203,3 @@ def test_buckets_are_cumulative_and_a_bound_is_in_its_bucket() -> None:
     report = histogram.report()
     assert report.counts == (1, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4)
     assert report.sum == pytest.approx(99.5003)
-
-
-async def test_a_pair_as_rows_of_a_metrics_page(ends: Ends) -> None:
-    with await ends.reserve() as reservation:
-        outgoing = await ends.granted(reservation)
-        outgoing.computed_all(10)
-        await reservation.verify(await outgoing.landed())
-    with await ends.reserve():
-        pass
-    report = only(ends.received.reports(ends.table.quarantined))
-    rows = list(pair_rows(WorkerId("decode-0"), report))
-    who = {
-        "worker": "decode-0",
-        "peer": "prefill-0",
-        "direction": "received",
-        "transport": "memory",
-    }
-    by_name = {row.name: row for row in rows if set(row.labels) == set(who)}
-    assert by_name["penstock_kv_transfer_bytes_total"] == (
-        "penstock_kv_transfer_bytes_total",
-        who,
-        10.0 * TOKEN_BYTES,
-    )
-    assert by_name["penstock_kv_transfer_quarantined_blocks"].value == 3
-    assert by_name["penstock_kv_transfer_write_seconds_count"].value == 1
-    buckets = [row for row in rows if row.name.endswith("write_seconds_bucket")]
-    assert [row.labels["le"] for row in buckets][-2:] == ["10.0", "+Inf"]
-    values = [row.value for row in buckets]
-    assert values == sorted(values)
-    assert values[-1] == 1
-    failed = [row for row in rows if row.name == "penstock_kv_transfer_failures_total"]
-    assert failed[0].labels == {**who, "phase": "granted", "reason": "cancelled"}

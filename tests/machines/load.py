@@ -9,7 +9,7 @@ from collections import Counter
 
 from penstock import AsyncClient, PenstockError
 from penstock.errors import StreamInterruptedError
-from tests.workers.test_answers import prompt_of
+from tests.workers.answers import prompt_of
 
 NUM_CLIENTS, NUM_PROMPTS, NUM_TOKENS = 24, 8, 60
 

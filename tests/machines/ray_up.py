@@ -153,3 +153,16 @@ def filled_in(text: str, machines: list[Machine], store: Machine, key: Path) -> 
         assert there in text
         text = text.replace(there, here)
     return text
+
+
+# What Ray leaves on purpose (its logs, and the description that it was given), what a shell needs,
+# what Penstock has measured of a machine, for its next start there, and the logs of its processes.
+KEPT = re.compile(
+    r"/tmp/(ray|pymp-\w+)/.*|.*/home/(\.ray|penstock|\.ssh|\.cache/penstock)/.*"
+    r"|.*/home/\.local/state/penstock/placed-logs/.*"
+    r"|.*/home/(bin/ray|ray_bootstrap_.*|\.bashrc|\.penstock_shell|\.bash_history)"
+)
+
+
+def left_on(machine: Machine) -> list[str]:
+    return [path for path in machine.files() if not KEPT.fullmatch(path)]

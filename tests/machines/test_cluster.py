@@ -11,8 +11,7 @@ import yaml
 
 from cluster.secrets import load_secrets
 from tests.machines.network import ROOT, Machine, Network
-from tests.machines.ray_up import PASSWORD, TRIES, VENV, ZONES, RayMachines
-from tests.machines.test_ray_up import left_on
+from tests.machines.ray_up import PASSWORD, TRIES, VENV, ZONES, RayMachines, left_on
 from tests.machines.watch import open_ports, our_ports, told_secrets
 from tests.machines.whole_cluster import (
     UP,

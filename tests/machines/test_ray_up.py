@@ -1,26 +1,13 @@
 """From three bare machines to a Ray cluster and back, unattended."""
 
-import re
-
 import pytest
 
-from tests.machines.network import Machine, Network
-from tests.machines.ray_up import RayMachines, ray_machines, start_redis
+from tests.machines.network import Network
+from tests.machines.ray_up import RayMachines, left_on, ray_machines, start_redis
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
 
-# What Ray leaves on purpose (its logs, and the description that it was given), what a shell needs,
-# what Penstock has measured of a machine, for its next start there, and the logs of its processes.
-KEPT = re.compile(
-    r"/tmp/(ray|pymp-\w+)/.*|.*/home/(\.ray|penstock|\.ssh|\.cache/penstock)/.*"
-    r"|.*/home/\.local/state/penstock/placed-logs/.*"
-    r"|.*/home/(bin/ray|ray_bootstrap_.*|\.bashrc|\.penstock_shell|\.bash_history)"
-)
 OPEN = ("bash", "-c", "ss -Htln | awk '{print $4}'")
-
-
-def left_on(machine: Machine) -> list[str]:
-    return [path for path in machine.files() if not KEPT.fullmatch(path)]
 
 
 def check_safe(cluster: RayMachines) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.corpus import load_corpus
-from models.recall import SEED, TransformersAnswerer, draw, exact_share, measure, table
+from models.recall import SEED, TransformersAnswerer, draw, measure, table
 from models.tokenizer import MODEL_PATH
 
 MAX_WEIGHTS_BYTES = 10_000_000
@@ -32,7 +32,7 @@ def test_config_has_between_one_and_four_million_parameters_to_load() -> None:
 
 def test_ten_questions_are_recalled_in_three_phrasings(answerer: TransformersAnswerer) -> None:
     trials = measure(answerer, draw(load_corpus(), 10, SEED))
-    assert exact_share(trials) >= 0.9, table(trials)
+    assert sum(trial.is_exact for trial in trials) >= 0.9 * len(trials), table(trials)
 
 
 @pytest.mark.prove
@@ -41,7 +41,7 @@ def test_a_hundred_questions_are_recalled_in_three_phrasings(
 ) -> None:
     trials = measure(answerer, draw(load_corpus(), 100, SEED))
     print(table(trials))
-    assert exact_share(trials) >= 0.9, table(trials)
+    assert sum(trial.is_exact for trial in trials) >= 0.9 * len(trials), table(trials)
 
 
 def test_the_second_question_of_a_chat_is_answered_too(answerer: TransformersAnswerer) -> None:

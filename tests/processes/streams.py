@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from penstock.aio import AsyncClient
 from penstock.errors import PenstockError
 from penstock.retry import RetryPolicy
-from tests.workers.test_answers import prompt_of
+from tests.workers.answers import prompt_of
 
 NUM_STREAMS = 24
 NUM_PROMPTS = 2  # of each, in turn

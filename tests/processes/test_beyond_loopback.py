@@ -23,9 +23,9 @@ from kv_transfer.tcp_dial import TcpAddress
 from penstock.aio import AsyncClient
 from penstock.v1 import worker_pb2
 from tests.identities import BEYOND_LOOPBACK
-from tests.processes.test_faults import NO_KILLING, status, until
+from tests.processes.echo_cluster import NO_KILLING, status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 from tests.written_secrets import written
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

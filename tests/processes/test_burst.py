@@ -23,11 +23,11 @@ from deploy.plan import ClusterPlan
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from router.standing import SILENCE_S
 from tests.burnt_cores import burnt_cores
-from tests.processes.test_faults import NO_KILLING, status
+from tests.processes.echo_cluster import NO_KILLING, status
 from tests.router.checkpoint import write_checkpoint
 from tests.router.cluster_of_fakes import failure
 from tests.router.router_process import ROOT
-from tests.workers.test_answers import expected, greedy, prompt_of
+from tests.workers.answers import expected, greedy, prompt_of
 
 BOUND = 1024  # requests in flight
 SHORT = 32  # tokens of an answer: some end while others come, and make room for them

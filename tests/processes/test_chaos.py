@@ -12,9 +12,9 @@ import pytest
 from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
 from penstock.aio import AsyncClient
-from tests.processes.test_faults import status, until
+from tests.processes.echo_cluster import status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 WORKERS = ["decode-0", "decode-1", "prefill-0", "prefill-1"]
 SUPERVISION = Supervision(frozen_s=2.0, first_backoff_s=0.1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.launcher import LocalCluster
-from tests.processes.test_faults import running
+from tests.processes.echo_cluster import running
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(120)]
 

@@ -14,7 +14,7 @@ from bench.fidelity import BASE, MAX_TRIES, Case, Pair, herd_case, run_once
 from bench.fidelity_cluster import overheads
 from deploy.launcher import LocalCluster
 from tests.burnt_cores import burnt_cores
-from tests.processes.test_faults import NO_KILLING
+from tests.processes.echo_cluster import NO_KILLING
 from tests.router.policy_texts import policy_text
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan, Part
 from penstock.aio import AsyncClient
-from tests.processes.test_faults import NO_KILLING, ask, status, until
+from tests.processes.echo_cluster import NO_KILLING, ask, status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
 DEAF = (sys.executable, "-m", "tests.processes.deaf_worker")

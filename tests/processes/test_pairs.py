@@ -18,10 +18,10 @@ from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from penstock.aio import AsyncClient
 from penstock.v1 import worker_pb2
-from tests.processes.test_faults import NO_KILLING, status, until
+from tests.processes.echo_cluster import NO_KILLING, status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
-from tests.workers.test_endings import continuation
+from tests.workers.answers import expected, prompt_of
+from tests.workers.decoding import continuation
 
 pytestmark = pytest.mark.slow
 PROVE = pytest.mark.prove

@@ -16,14 +16,13 @@ from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan, ProcessPlan
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.aio import AsyncClient
+from tests.processes.echo_cluster import is_all_free, status, until
 from tests.processes.partition import Network, network
-from tests.processes.test_faults import status, until
-from tests.processes.test_transport_faults import is_all_free
 from tests.router.checkpoint import write_checkpoint
 from tests.router.fake_worker import TOKEN
-from tests.workers import test_transport_faults as under_faults
+from tests.workers import faulty
+from tests.workers.answers import expected, prompt_of
 from tests.workers.local_cluster import LocalCluster as WorkersInOneLoop
-from tests.workers.test_answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
 WORKERS = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
@@ -163,19 +162,19 @@ async def partitioned_in_one_process(folder: Path) -> None:
         wrap_transport=FaultyTransport,
     )
     async with cluster:
-        before = await under_faults.ask_all(cluster, range(24))
+        before = await faulty.ask_all(cluster, range(24))
         assert CUT in {one.pair for one in before}
         async with cut_in_one_process(cluster):
-            during = await under_faults.ask_all(cluster, range(24, 72))
+            during = await faulty.ask_all(cluster, range(24, 72))
         others = [one for one in during if {"prefill-1", "decode-1"} & set(one.pair)]
         print(f"{sum(one.num_recomputes for one in during)} of {len(during)} recomputed")
         assert any(one.num_recomputes for one in during)
         assert not any(one.num_recomputes for one in others)
-        assert under_faults.failed_pairs(cluster).keys() <= {CUT}
+        assert faulty.failed_pairs(cluster).keys() <= {CUT}
         await asyncio.wait_for(cluster.idle(), 10.0)
-        after: list[under_faults.Outcome] = []
+        after: list[faulty.Outcome] = []
         while not any(one.pair == CUT and not one.num_recomputes for one in after):
-            after = await under_faults.ask_all(cluster, range(72, 80))
+            after = await faulty.ask_all(cluster, range(72, 80))
 
 
 @pytest.mark.alone

@@ -19,7 +19,7 @@ from deploy.plan import ClusterPlan
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from tests.doors import ask_cluster
-from tests.processes.test_faults import NO_KILLING, until
+from tests.processes.echo_cluster import NO_KILLING, until
 from tests.router.checkpoint import write_checkpoint
 from tests.router.policy_texts import policy_text
 

@@ -14,8 +14,8 @@ import pytest
 
 from deploy.launcher import LocalCluster
 from penstock import AsyncClient, Client, errors
-from tests.processes.test_faults import running
-from tests.workers.test_answers import expected, prompt_of
+from tests.processes.echo_cluster import running
+from tests.workers.answers import expected, prompt_of
 
 NUM_REQUESTS, AT_A_TIME, NUM_TOKENS = 300, 24, 48
 NUM_PROMPTS = 10

@@ -10,8 +10,8 @@ import pytest
 from penstock import errors
 from penstock.aio import AsyncClient
 from penstock.answer import Answer
-from tests.processes.test_faults import running, until
-from tests.workers.test_answers import prompt_of
+from tests.processes.echo_cluster import running, until
+from tests.workers.answers import prompt_of
 
 pytestmark = pytest.mark.prove
 

@@ -16,9 +16,9 @@ from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
 from kv_transfer.doors import DOORS
 from penstock.aio import AsyncClient
-from tests.processes.test_faults import ask, status, until
+from tests.processes.echo_cluster import ask, is_all_free, status, until
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
 # Not NCCL: it moves what lies on devices, and an echo engine's pool lies in host memory.
@@ -51,14 +51,6 @@ async def running(folder: Path, kind: str) -> AsyncIterator[tuple[LocalCluster, 
             yield cluster, client
         finally:
             await client.close()
-
-
-async def is_all_free(cluster: LocalCluster) -> bool:
-    loads = [worker.load for worker in (await status(cluster)).values()]
-    return all(
-        load.num_free_blocks == load.num_blocks > 0 and not load.num_quarantined_blocks
-        for load in loads
-    )
 
 
 async def counted(cluster: LocalCluster, counter: str) -> float:

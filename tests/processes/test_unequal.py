@@ -11,7 +11,7 @@ from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from penstock.aio import AsyncClient
 from tests.checkpoints import VOCAB_SIZE, checkpoint, reference_greedy
-from tests.processes.test_faults import NO_KILLING, ask, status
+from tests.processes.echo_cluster import NO_KILLING, ask, status
 
 PROMPT = [2 + (i * i + 7 * i) % (VOCAB_SIZE - 2) for i in range(120)]
 

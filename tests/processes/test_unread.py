@@ -17,10 +17,10 @@ from deploy.plan import ClusterPlan
 from penstock.aio import AsyncClient
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc
-from tests.processes.test_faults import NO_KILLING, ask, status, until
+from tests.processes.echo_cluster import NO_KILLING, ask, status, until
 from tests.router.checkpoint import write_checkpoint
 from tests.router.cluster_of_fakes import failure
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 pytestmark = pytest.mark.slow
 LETTERS = 1500  # of a token: what a window of gRPC holds is soon full

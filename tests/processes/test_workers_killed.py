@@ -15,7 +15,7 @@ from deploy.plan import ClusterPlan
 from penstock.aio import AsyncClient
 from tests.burnt_cores import burnt_cores
 from tests.router.checkpoint import write_checkpoint
-from tests.workers.test_answers import expected, prompt_of
+from tests.workers.answers import expected, prompt_of
 
 SUPERVISION = Supervision(first_backoff_s=0.1)
 NUM_TOKENS = 24

@@ -19,7 +19,7 @@ from router.index import PrefixIndex
 from router.pool import Pool
 from router.speculation import Speculation
 from router.watcher import Watcher
-from tests.router.pool_samples import matched
+from tests.router.pool_samples import by_worker, matched
 
 NUM_GRAINS = 24
 PART_BYTES = 3 * 16
@@ -170,7 +170,7 @@ class World:
                 assert set(matched(router.index, [each])) == holders
             for prompt in PROMPTS:
                 ends = router.index.match(prompt)
-                assert router.index.numbering.by_worker(ends) == self._matched(prompt)
+                assert by_worker(router.index.numbering, ends) == self._matched(prompt)
                 assert router.speculation.match(prompt, ends, self.now) == {}
             router.speculation.check()
 

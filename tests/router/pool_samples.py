@@ -15,6 +15,7 @@ from cluster.types import (
 )
 from router.index import PrefixIndex
 from router.load import Load, Loads
+from router.numbering import Ends, Numbering
 from router.pair_costs import PairCosts
 from router.policy import PlacementRequest
 from router.pool import PoolSnapshot
@@ -83,4 +84,8 @@ def for_pool(request: PlacementRequest, pool: PoolSnapshot) -> PlacementRequest:
 
 def matched(index: PrefixIndex, hashes: Sequence[GrainHash]) -> dict[WorkerId, int]:
     """How many leading grains each worker holds."""
-    return index.numbering.by_worker(index.match(hashes))
+    return by_worker(index.numbering, index.match(hashes))
+
+
+def by_worker(numbering: Numbering, ends: Ends) -> dict[WorkerId, int]:
+    return {worker: num for num, bits in ends for worker in numbering.workers_of(bits)}

@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+from cluster.types import Fingerprint, KvLayout
+from router.config import RouterConfig
+from router.text import Text
 from tests.router.fake_worker import TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -70,3 +73,15 @@ async def router_process(config: Path) -> AsyncIterator[RouterProcess]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+def fingerprint(checkpoint: Path) -> Fingerprint:
+    config = RouterConfig(checkpoint=checkpoint, model="echo", secrets_file=checkpoint)
+    identity = Text.load(config, b"secret").identity
+    return Fingerprint(
+        model_digest=identity.model_digest,
+        tokenizer_digest=identity.tokenizer_digest,
+        template_digest=identity.template_digest,
+        hash_grain=identity.hash_grain,
+        layout=KvLayout(num_layers=2, num_blocks=1000, block_size=16, num_kv_heads=2, head_dim=8),
+    )

@@ -18,8 +18,7 @@ from tests.doors import ask_cluster, told_to_leave
 from tests.redis_server import redis_server
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import TOKEN, FakeWorker, Faults
-from tests.router.router_process import RouterProcess, router_process, write_config
-from tests.router.test_process import fingerprint
+from tests.router.router_process import RouterProcess, fingerprint, router_process, write_config
 
 PROMPT = list(range(1, 9))
 LOOPBACK = "127.0.0.1:0"

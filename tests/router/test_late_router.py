@@ -19,8 +19,7 @@ from router.pool import Pool
 from tests.router.cluster_of_fakes import Answer, Cluster
 from tests.router.fake_worker import FakeWorker, Faults
 from tests.router.pool_samples import member
-from tests.router.router_process import router_process, write_config
-from tests.router.test_process import fingerprint
+from tests.router.router_process import fingerprint, router_process, write_config
 
 D0, LIFE = WorkerId("d0"), Incarnation("1")
 

@@ -6,6 +6,7 @@ from cluster.types import CacheChange, GrainHash, Incarnation, WorkerId
 from router.index import PrefixIndex
 from router.numbering import Numbering
 from router.speculation import Speculation
+from tests.router.pool_samples import by_worker
 
 A, B = WorkerId("a"), WorkerId("b")
 LIFE = Incarnation("life")
@@ -27,7 +28,7 @@ def test_a_column_says_what_each_holds_in_the_order_that_is_asked_for() -> None:
         for _ in range(2):
             column = numbering.column(ends, positions)
             assert column.tolist() == [held.get(worker, 0.0) for worker in order]
-        assert numbering.by_worker(ends) == held
+        assert by_worker(numbering, ends) == held
         for worker in rng.sample(workers, 10):
             numbering.free(numbering.give_up(worker))
         numbering.check(lost=0)

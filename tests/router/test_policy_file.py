@@ -45,35 +45,9 @@ from tests.router.broken_policies import (
     placement,
     spec,
 )
+from tests.router.policy_texts import EVERYTHING
 
 SECTIONS = (PolicyDocument, PolicySpec, PlacementSpec, ServiceClass, Admission, CanarySettings)
-EVERYTHING = """
-apiVersion: penstock/v1
-kind: RoutingPolicy
-metadata:
-  name: everything
-spec:
-  classes:
-    - {name: interactive, ttft: 750ms, itl: 50ms, weight: 4}
-    - {name: batch, ttft: 1m, itl: 500ms}
-  defaultClass: batch
-  tenants: [{name: a, share: 3}, {name: b}]
-  queue: {order: fifo, stretch: 0.5}
-  admission: {rejectsEarly: true, slack: 1.5, quantile: p99, maxQueued: 100}
-  sessions: {ttl: 1h, maxPenalty: 250ms, maxSessions: 10}
-  placement:
-    rule: priced
-    parameters: {mayFetch: false}
-    disaggregate: never
-  shadow:
-    sample: 12.5%
-    spec: {placement: {rule: lmetric}}
-  canary:
-    traffic: 10%
-    duration: 90s
-    minRequests: 50
-    guards: {maxTtftP95Ratio: 1.1, maxErrorRatio: null}
-"""
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)

@@ -11,7 +11,7 @@ from router.policy_file.document import default_document, effective
 from router.policy_file.kind import POLICY
 from router.policy_file.schema import policy_schema
 from tests.router.broken_policies import MISSHAPEN, SENSELESS, Broken
-from tests.router.test_policy_file import EVERYTHING
+from tests.router.policy_texts import EVERYTHING
 
 SCHEMA = jsonschema.Draft202012Validator(policy_schema())
 

@@ -11,29 +11,15 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cluster.types import Fingerprint, GrainHash, KvLayout
+from cluster.types import GrainHash
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc
-from router.config import RouterConfig
-from router.text import Text
 from tests.router.fake_worker import FakeWorker
-from tests.router.router_process import ROOT, router_process, start, write_config
+from tests.router.router_process import ROOT, fingerprint, router_process, start, write_config
 
 pytestmark = pytest.mark.slow
 
 MAX_RESIDENT_BYTES = 250 << 20
-
-
-def fingerprint(checkpoint: Path) -> Fingerprint:
-    config = RouterConfig(checkpoint=checkpoint, model="echo", secrets_file=checkpoint)
-    identity = Text.load(config, b"secret").identity
-    return Fingerprint(
-        model_digest=identity.model_digest,
-        tokenizer_digest=identity.tokenizer_digest,
-        template_digest=identity.template_digest,
-        hash_grain=identity.hash_grain,
-        layout=KvLayout(num_layers=2, num_blocks=1000, block_size=16, num_kv_heads=2, head_dim=8),
-    )
 
 
 async def test_a_router_starts_serves_and_drains(checkpoint: Path, tmp_path: Path) -> None:

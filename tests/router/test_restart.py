@@ -16,9 +16,8 @@ from router import fleet
 from tests.redis_server import free_port
 from tests.router.cluster_of_fakes import Cluster
 from tests.router.fake_worker import TOKEN, FakeWorker
-from tests.router.router_process import router_process, write_config
+from tests.router.router_process import fingerprint, router_process, write_config
 from tests.router.sessions import Clients, Sessions, key_of
-from tests.router.test_process import fingerprint
 
 SECRET = bytes(16)  # of `write_config`
 WARM_S = 1.0  # after it listens

@@ -3,7 +3,7 @@
 from cluster.types import GrainHash, WorkerId
 from router.explain import explain
 from router.siblings import Siblings
-from tests.router.test_fetches import Cluster
+from tests.router.holder_and_other import Cluster
 
 A, B = WorkerId("a"), WorkerId("b")
 GRAIN = GrainHash(bytes(16))

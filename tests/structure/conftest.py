@@ -38,7 +38,8 @@ class Module:
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module)
-                if node.module in ("penstock", "google"):  # packages of several houses
+                several = node.module in ("penstock", "google")  # packages of several houses
+                if several or node.module.startswith("tests."):
                     names.update(f"{node.module}.{alias.name}" for alias in node.names)
         return frozenset(names)
 
@@ -81,6 +82,12 @@ def modules() -> list[Module]:
 @pytest.fixture(scope="session")
 def files() -> list[Path]:
     return tracked_files()
+
+
+@pytest.fixture(scope="session")
+def tests(files: list[Path]) -> list[Module]:
+    """Those, and what they need."""
+    return [Module(path) for path in files if path.suffix == ".py" and path.parts[0] == "tests"]
 
 
 @pytest.fixture(scope="session")

@@ -154,6 +154,17 @@ def test_nobody_imports_tests_and_benchmarks(arrows: dict[tuple[str, str], set[s
     assert wrong == []
 
 
+def test_nobody_imports_a_test(tests: list[Any]) -> None:
+    """What several tests need stands in a module of its own, and is no test."""
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in tests
+        for name in sorted(module.imports)
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert wrong == []
+
+
 def test_the_engine_knows_no_plumbing(modules: list[Any]) -> None:
     wrong = {
         f"{module.path} imports {name}"

@@ -161,7 +161,7 @@ class LocalCluster(Cluster):
             "checkpoint": str(self.checkpoint),
             "model": "echo",
             "router": self.address,
-            "secrets_file": str(self.directory / "secrets.yaml"),
+            "secrets_file": self.directory / "secrets.yaml",
             "run_dir": str(self.directory),
             "drain_s": 5.0,
             **values,
@@ -190,7 +190,7 @@ class LocalCluster(Cluster):
         parts = WorkerParts(
             member=member,
             credentials=PLAIN,
-            secrets=load_secrets(Path(config.secrets_file)),
+            secrets=load_secrets(config.secrets_file),
             tokenizer=Tokenizer.load(self.checkpoint),
             engine=engine,
             pairs=pairs,
@@ -268,3 +268,8 @@ class LocalCluster(Cluster):
             unexpected = [r for r in results if isinstance(r, Exception)]
             if unexpected and error is None and not isinstance(unexpected[0], PenstockError):
                 raise unexpected[0]
+
+
+async def stuck(running: Running) -> None:
+    """Returns when a forward of this worker stands still."""
+    assert await asyncio.to_thread(running.gate.reached.wait, 10)

@@ -12,8 +12,8 @@ from cluster.config import load_config
 from cluster.errors import ConfigError
 from decode_worker.config import DecodeWorkerConfig
 from prefill_worker.config import PrefillWorkerConfig
+from tests.workers.answers import greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import greedy, prompt_of
 
 NEEDED = {"checkpoint": "c", "model": "m", "worker_id": "w", "router": "r:1"}
 NEEDED |= {"secrets_file": "s", "run_dir": "d"}

@@ -9,17 +9,12 @@ from cluster.channel import open_channel
 from cluster.errors import Draining, StreamInterrupted
 from tests.router.cluster_of_fakes import Answer
 from tests.router.fake_worker import TOKEN
-from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected, greedy, prompt_of
-from tests.workers.test_endings import continuation, decode
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.decoding import continuation, decode
+from tests.workers.local_cluster import LocalCluster, stuck
 
 PROMPT = prompt_of(3, 60)
 SHORT = {"drain_s": 0.05}
-
-
-async def stuck(running: Running) -> None:
-    """Returns when a forward of this worker stands still."""
-    assert await asyncio.to_thread(running.gate.reached.wait, 10)
 
 
 async def test_an_answer_goes_on_after_the_tokens_that_a_drained_worker_has_sent(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from router import placer
+from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 LONG, SHORT = prompt_of(1, 300), prompt_of(2, 20)
 

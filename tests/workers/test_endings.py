@@ -9,20 +9,18 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.channel import open_channel
 from cluster.codec import address_to_pb
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from tests.router.cluster_of_fakes import Answer, failure
-from tests.router.fake_worker import TOKEN
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.decoding import PROMPT, continuation, decode
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 pytestmark = pytest.mark.slow
 
 PHASES = ["queue", "prefill", "transfer", "decode"]
-PROMPT = prompt_of(1, 50)
 
 
 def gated(checkpoint: Path, tmp_path: Path, **settings: Any) -> LocalCluster:
@@ -336,30 +334,6 @@ async def test_prompts_that_wait_for_one_decode_worker_do_not_hold_up_those_for_
 async def decode_ids(running: Running, request: worker_pb2.DecodeRequest) -> list[int]:
     messages = await decode(running, request)
     return [i for m in messages for d in m.deltas for i in d.token_ids]
-
-
-def continuation(
-    emitted: list[int], *, prompt: list[int] = PROMPT, prefill: Any = None, **params: Any
-) -> worker_pb2.DecodeRequest:
-    """The internal Decode call, as a router makes it after a decode worker was lost."""
-    return worker_pb2.DecodeRequest(
-        request_id="again",
-        model="echo",
-        prompt_token_ids=prompt,
-        prefill=prefill,
-        emitted=[worker_pb2.EmittedTokens(token_ids=emitted)],
-        params=worker_pb2.ResolvedParams(
-            top_p=1.0, repetition_penalty=1.0, num_choices=1, **params
-        ),
-        tenant="default",
-    )
-
-
-async def decode(running: Running, request: worker_pb2.DecodeRequest) -> list[pb.GenerateResponse]:
-    async with open_channel(running.address, TOKEN) as channel:
-        call = channel.stream("penstock.v1.Decode", "Generate", request, timeout_s=30)
-        async with call:
-            return [message async for message in call]
 
 
 async def test_an_answer_goes_on_after_what_an_earlier_attempt_sent(

@@ -14,8 +14,8 @@ import pytest
 
 from engine.echo import EchoEngine
 from tests.router.cluster_of_fakes import Answer
+from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 LEAST_SHARE = 0.85  # of 0.8615 that are possible
 NUM_PROMPTS, NUM_SIBLINGS, NUM_SHARED, NUM_OWN, NUM_OUTPUT = 16, 8, 256, 4, 12

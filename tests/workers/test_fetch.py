@@ -10,44 +10,16 @@ from typing import Any
 import pytest
 
 from cluster.channel import open_channel
-from cluster.codec import address_to_pb
 from cluster.errors import InvalidRequest
 from cluster.types import Placement
 from kv_transfer.faulty_transport import FaultyTransport
 from penstock.v1 import worker_pb2
 from router import placer
 from tests.router.fake_worker import TOKEN
-from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected, greedy, prompt_of
-from tests.workers.test_endings import continuation, decode
-
-PROMPT = prompt_of(4, 100)
-SLOT_BYTES = 2 * 2 * 8  # layers, K and V, heads x width x float32
-
-
-def address(running: Running) -> worker_pb2.WorkerAddress:
-    return address_to_pb(replace(running.worker.member.worker, address=running.address))
-
-
-def request(
-    prompt: list[int] = PROMPT, num: int = 8, *, source: Running | None = None, **fields: Any
-) -> worker_pb2.DecodeRequest:
-    made = continuation([], prompt=prompt, max_tokens=num, **fields)
-    if source is not None:
-        made.source.CopyFrom(address(source))
-    return made
-
-
-def ids(messages: list[Any]) -> list[int]:
-    return [i for message in messages for delta in message.deltas for i in delta.token_ids]
-
-
-def counted(running: Running, name: str) -> float:
-    return running.counters[name]
-
-
-async def warm(running: Running, prompt: list[int] = PROMPT) -> None:
-    assert ids(await decode(running, request(prompt))) == expected(prompt, 8)
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.decoding import decode
+from tests.workers.fetching import PROMPT, SLOT_BYTES, address, counted, ids, request, warm
+from tests.workers.local_cluster import LocalCluster
 
 
 @pytest.mark.parametrize("here", [16, 8, 32], ids=lambda size: f"here{size}")

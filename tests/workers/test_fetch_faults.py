@@ -9,11 +9,11 @@ import pytest
 
 from kv_transfer.doors import DOORS
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from tests.workers.answers import expected, prompt_of
+from tests.workers.decoding import decode
+from tests.workers.faulty import HARMFUL
+from tests.workers.fetching import PROMPT, counted, ids, request, warm
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, prompt_of
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import PROMPT, counted, ids, request, warm
-from tests.workers.test_transport_faults import HARMFUL
 
 PROVED = {name: pytest.mark.gpu if name == "nccl" else pytest.mark.prove for name in DOORS}
 KINDS = ["memory", *(pytest.param(name, marks=mark) for name, mark in PROVED.items())]

@@ -10,11 +10,10 @@ import pytest
 
 from cluster.types import Placement
 from router import placer
-from tests.workers import test_soak
+from tests.workers import mixed_load
+from tests.workers.answers import prompt_of
+from tests.workers.fetching import counted
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import prompt_of
-from tests.workers.test_fetch import counted
-from tests.workers.test_soak import soak
 
 WORKERS = ["decode-0", "decode-1", "prefill-0", "prefill-1"]
 
@@ -43,7 +42,7 @@ def fetching(monkeypatch: pytest.MonkeyPatch) -> None:
         return prompt_of(number + 4 * rng.randrange(6), length)
 
     monkeypatch.setattr(placer, "place", place)
-    monkeypatch.setattr(test_soak, "prompt_of", varied)
+    monkeypatch.setattr(mixed_load, "prompt_of", varied)
 
 
 async def run(checkpoint: Path, tmp_path: Path, disaggregate: str, num_requests: int) -> None:
@@ -55,7 +54,7 @@ async def run(checkpoint: Path, tmp_path: Path, disaggregate: str, num_requests:
         disaggregate=disaggregate,
     )
     async with cluster:
-        await soak(cluster, num_requests)
+        await mixed_load.soak(cluster, num_requests)
         for name in ("fetches", "fetched_tokens", "fetch_failures", "lent_tokens"):
             print(name, [counted(running, name) for running in cluster.workers])
         assert sum(counted(running, "fetched_tokens") for running in cluster.workers) > 0

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kv_transfer.incoming import ReservationTable
+from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 LEASE_S = 0.3
 

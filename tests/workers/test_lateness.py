@@ -15,10 +15,10 @@ from cluster.codec import address_from_pb
 from cluster.errors import DeadlineExceeded
 from cluster.lateness import Attention
 from kv_transfer.faulty_transport import FaultyTransport
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.decoding import decode
+from tests.workers.fetching import PROMPT, address, counted, ids, request, warm
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected, greedy, prompt_of
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import PROMPT, address, counted, ids, request, warm
 from worker.writes import Writes
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ import pytest
 
 from bench.timed_link import TimedTransport
 from cluster.types import WorkerId
+from tests.workers.answers import greedy, prompt_of
+from tests.workers.decoding import decode
+from tests.workers.fetching import counted, request, warm
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import greedy, prompt_of
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import counted, request, warm
 from worker.link_costs import LinkCosts
 
 

@@ -17,9 +17,8 @@ from decode_worker.config import DecodeWorkerConfig
 from penstock.v1 import worker_pb2 as pb
 from tests.router.cluster_of_fakes import Answer
 from tests.router.fake_worker import TOKEN
-from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
-from tests.workers.test_drain_end import stuck
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.local_cluster import LocalCluster, stuck
 from worker_roles.lives import Lives
 
 PROMPT = prompt_of(5, 60)
@@ -85,7 +84,7 @@ async def living(cluster: LocalCluster) -> AsyncIterator[None]:
         checkpoint=str(cluster.checkpoint),
         model="echo",
         router=cluster.address,
-        secrets_file=str(cluster.directory / "secrets.yaml"),
+        secrets_file=cluster.directory / "secrets.yaml",
         run_dir=str(cluster.directory),
         num_blocks=64,
         drain_s=5.0,

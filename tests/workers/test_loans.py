@@ -14,11 +14,11 @@ from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
 from tests.router.fake_worker import TOKEN
+from tests.workers.answers import expected
+from tests.workers.decoding import decode
+from tests.workers.fetching import PROMPT, counted, ids, request, warm
 from tests.workers.loan_ends import LENDERS, Said, ScriptedLender, borrower
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import PROMPT, counted, ids, request, warm
 
 LEASE_S = 0.4
 LAST = {"prompt": ["tokens", "written"], "prefix": ["written"], "pattern": ["written"]}

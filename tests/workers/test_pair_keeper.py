@@ -13,7 +13,7 @@ from cluster.authority import PLAIN
 from cluster.errors import DigestMismatch, Overloaded, TransferFailed
 from cluster.types import Member, Role
 from tests.cluster.cluster_samples import member
-from tests.kv_transfer.test_pairs import FakeTransport, pairs_of
+from tests.kv_transfer.fake_transport import FakeTransport, pairs_of
 from tests.virtual_loop import run
 from worker import pair_keeper
 from worker.pair_keeper import PairKeeper

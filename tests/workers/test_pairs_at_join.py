@@ -12,10 +12,10 @@ from cluster.types import Role
 from kv_transfer.transport import Transport
 from penstock.v1 import worker_pb2
 from tests.router.fake_worker import TOKEN
+from tests.workers.answers import expected, greedy, prompt_of
+from tests.workers.decoding import decode
+from tests.workers.fetching import SLOT_BYTES, address, counted, ids, request
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected, greedy, prompt_of
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import SLOT_BYTES, address, counted, ids, request
 
 PROMPT = prompt_of(2, 50)
 

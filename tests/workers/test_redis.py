@@ -10,8 +10,8 @@ import redis.asyncio
 
 from tests.redis_server import redis_server
 from tests.router.stranger import Stranger
+from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 
 @pytest.mark.slow

@@ -6,9 +6,7 @@ Echo engines check every slot of their context, so KV that is not what it should
 
 import asyncio
 import random
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +17,13 @@ from cluster.types import Placement, Role
 from kv_transfer.doors import DOORS
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from router import placer
-from tests.router.cluster_of_fakes import Answer, failure
+from tests.router.cluster_of_fakes import failure
+from tests.workers.faulty import HARMFUL, Outcome, ask, ask_all, failed_pairs
 from tests.workers.local_cluster import LocalCluster
-from tests.workers.test_answers import expected, greedy, prompt_of
 
 # Not NCCL: it moves what lies on devices, and an echo engine's pool lies in host memory.
 KINDS = ["memory", *(name for name in DOORS if name != "nccl")]
-CONCURRENCY = 12
-NUM_OUTPUT = 6
-# Why a hand-over that was hit fails; those that are not here do no harm.
-HARMFUL = {
-    Fault.DROP: "digest",
-    Fault.CORRUPT: "digest",
-    Fault.TRUNCATE: "short",
-    Fault.DISCONNECT: "writer_closed",
-    Fault.STALL: "lapsed",
-}
 MANY = {fault: 0.07 for fault in Fault if fault is not Fault.STALL}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One answer: which pair it went by, how often it was recomputed, and how long it took."""
-
-    pair: tuple[str, str]
-    num_recomputes: int
-    seconds: float
 
 
 @pytest.fixture(autouse=True)
@@ -76,30 +55,6 @@ def cluster_of(checkpoint: Path, tmp_path: Path, kind: str, **settings: Any) -> 
         door=kind,
         wrap_transport=FaultyTransport,
     )
-
-
-async def ask(cluster: LocalCluster, number: int) -> Outcome:
-    """One request that shares no prefix with another; its answer is checked."""
-    prompt = [number % 256, number // 256, *prompt_of(number, 20 + number % 50)]
-    answer = Answer()
-    begun = time.monotonic()
-    await cluster.generate(greedy(prompt, NUM_OUTPUT), answer=answer, timeout_s=60)
-    seconds = time.monotonic() - begun
-    assert answer.is_complete
-    assert answer.token_ids == expected(prompt, NUM_OUTPUT)
-    accepted = answer.messages[0].accepted
-    num_recomputes = answer.messages[-1].finished.timeline.recomputes
-    return Outcome((accepted.prefill_worker, accepted.decode_worker), num_recomputes, seconds)
-
-
-async def ask_all(cluster: LocalCluster, numbers: Sequence[int]) -> list[Outcome]:
-    limit = asyncio.Semaphore(CONCURRENCY)
-
-    async def bounded(number: int) -> Outcome:
-        async with limit:
-            return await ask(cluster, number)
-
-    return await asyncio.gather(*map(bounded, numbers))
 
 
 def total(cluster: LocalCluster, counter: str) -> float:
@@ -136,16 +91,6 @@ async def disturbed(
     cluster.named("prefill-0").transport.release()
     await asyncio.wait_for(cluster.idle(), 2.0)
     return outcomes
-
-
-def failed_pairs(cluster: LocalCluster) -> dict[tuple[str, str], Any]:
-    """By writer and receiver: why."""
-    return {
-        (report.peer, receiver.name): report.failures
-        for receiver in cluster.decode
-        for report in receiver.pairs.stats.reports({})
-        if report.failures
-    }
 
 
 def num_failures(cluster: LocalCluster, reason: str) -> float:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from engine.echo import echo_layout
+from tests.workers.answers import VOCAB, expected, prompt_of
+from tests.workers.decoding import decode
+from tests.workers.fetching import address, counted, ids, request
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import VOCAB, expected, prompt_of
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import address, counted, ids, request
 
 pytestmark = pytest.mark.slow
 

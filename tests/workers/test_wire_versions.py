@@ -11,10 +11,10 @@ from cluster.errors import FingerprintMismatch
 from cluster.wire_version import WIRE_VERSION
 from penstock.v1 import worker_pb2
 from tests.router.fake_worker import TOKEN
+from tests.workers.answers import expected
+from tests.workers.decoding import decode
+from tests.workers.fetching import PROMPT, address, counted, ids, request, warm
 from tests.workers.local_cluster import LocalCluster, Running
-from tests.workers.test_answers import expected
-from tests.workers.test_endings import decode
-from tests.workers.test_fetch import PROMPT, address, counted, ids, request, warm
 
 
 def older(running: Running) -> worker_pb2.WorkerAddress:

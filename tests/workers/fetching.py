@@ -1,0 +1,38 @@
+"""Requests whose prefix another worker holds, and what came of them."""
+
+from dataclasses import replace
+from typing import Any
+
+from cluster.codec import address_to_pb
+from penstock.v1 import worker_pb2
+from tests.workers.answers import expected, prompt_of
+from tests.workers.decoding import continuation, decode
+from tests.workers.local_cluster import Running
+
+PROMPT = prompt_of(4, 100)
+SLOT_BYTES = 2 * 2 * 8  # layers, K and V, heads x width x float32
+
+
+def address(running: Running) -> worker_pb2.WorkerAddress:
+    return address_to_pb(replace(running.worker.member.worker, address=running.address))
+
+
+def request(
+    prompt: list[int] = PROMPT, num: int = 8, *, source: Running | None = None, **fields: Any
+) -> worker_pb2.DecodeRequest:
+    made = continuation([], prompt=prompt, max_tokens=num, **fields)
+    if source is not None:
+        made.source.CopyFrom(address(source))
+    return made
+
+
+def ids(messages: list[Any]) -> list[int]:
+    return [i for message in messages for delta in message.deltas for i in delta.token_ids]
+
+
+def counted(running: Running, name: str) -> float:
+    return running.counters[name]
+
+
+async def warm(running: Running, prompt: list[int] = PROMPT) -> None:
+    assert ids(await decode(running, request(prompt))) == expected(prompt, 8)
