@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.kv_cases import Turns, share
-from kv_transfer.layout import SpanPair, SpanPairs
+from kv_transfer.geometry import SpanPair, SpanPairs
 from kv_transfer.span_copy import Bytes
 
 HOST = "127.0.0.1"

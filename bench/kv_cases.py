@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 
 UNITS = {"KiB": 2**10, "MiB": 2**20}
 

@@ -16,7 +16,7 @@ from bench.bare_socket import SocketReceiver
 from bench.kv_cases import Turns, parse_case
 from cluster.types import Incarnation
 from kv_transfer.doors import DoorSettings, open_doors
-from kv_transfer.layout import Spans
+from kv_transfer.geometry import Spans
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.transport import Transport
 

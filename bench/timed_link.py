@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.pairs import Pairs
 from kv_transfer.transport import Landed, Peer, Transport
 from kv_transfer.writer_thread import submit

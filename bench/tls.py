@@ -23,9 +23,9 @@ from cluster.door import door_service
 from cluster.proof import Doorkeeper
 from cluster.rpc import Call, Server, service_handlers
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.pool import FilePool, PoolConfig
-from kv_transfer.tcp_transport import TcpPeer, TcpTransport
+from kv_transfer.tcp.transport import TcpPeer, TcpTransport
 from penstock.v1 import inference_pb2
 
 TOKEN = "the-token-of-a-bench"

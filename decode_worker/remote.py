@@ -17,8 +17,8 @@ from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
+from kv_transfer.geometry import Share
 from kv_transfer.incoming import Reservation
-from kv_transfer.share import Share
 from kv_transfer.transfer import State
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb

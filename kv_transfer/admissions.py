@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from cluster.types import Incarnation
-from kv_transfer.layout import Spans
+from kv_transfer.geometry import Spans
 
 
 class Admission:

@@ -5,8 +5,10 @@ wire only: each row (one head of one token) travels as its scale, a float32, and
 steps of that scale, so that the largest is 127; a row with NaN or infinity arrives as all NaN.
 The error is at most half a step: 1/254 of the row's largest number. bfloat16 rounds to nearest,
 ties to even.
+A message transport's header says it in a few bytes, which are checked when they come.
 """
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from cluster.fingerprint import is_lossless
 from cluster.types import DTYPE_BYTES
+from kv_transfer.transfer import RemoteProtocolError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -151,3 +154,31 @@ _WRITE: Mapping[str, Callable[[Floats], Bytes]] = {
     "bfloat16": _to_bfloat16,
     "float16": _to_float16,
 }
+
+
+MAX_ROW = 1 << 14  # numbers
+
+_FIELDS = struct.Struct("<BBBI")  # dtypes of source, wire and destination, row; a row of 0: none
+NUM_BYTES = _FIELDS.size
+
+
+def encode_conversion(conversion: Conversion | None) -> bytes:
+    if conversion is None:
+        return _FIELDS.pack(0, 0, 0, 0)
+    dtypes = (conversion.source_dtype, conversion.wire_dtype, conversion.destination_dtype)
+    return _FIELDS.pack(*map(WIRE_DTYPES.index, dtypes), conversion.row)
+
+
+def decode_conversion(data: bytes) -> Conversion | None:
+    """Raises RemoteProtocolError for one that is not known here."""
+    source, wire, destination, row = _FIELDS.unpack(data)
+    if not row:
+        return None
+    if max(source, destination) >= len(DTYPE_BYTES) or wire >= len(WIRE_DTYPES) or row > MAX_ROW:
+        raise RemoteProtocolError("The other end converts KV in a way that is not known here.")
+    return Conversion(
+        source_dtype=WIRE_DTYPES[source],
+        wire_dtype=WIRE_DTYPES[wire],
+        destination_dtype=WIRE_DTYPES[destination],
+        row=row,
+    )

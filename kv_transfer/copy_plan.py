@@ -8,7 +8,7 @@ from importlib import metadata
 import numpy as np
 
 from cluster.measurements import Measurements, Timings
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.span_copy import Bytes, CopyPlan, SpanCopier
 
 LIMIT_S = 0.08  # for all of it

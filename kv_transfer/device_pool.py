@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cluster.errors import ConfigError
 from cluster.types import Incarnation
-from kv_transfer.layout import Spans
+from kv_transfer.geometry import Spans
 from kv_transfer.pool import Pool
 from kv_transfer.staging import HOST_STAGE_BYTES, Stage, on_own_stream, stagefuls
 

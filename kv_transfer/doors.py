@@ -40,7 +40,7 @@ def _shared_memory(pool: "Pool", settings: DoorSettings) -> "Transport":
 
 
 def _nixl(pool: "Pool", settings: DoorSettings) -> "Transport":
-    from kv_transfer.nixl_transport import NixlTransport
+    from kv_transfer.nixl.transport import NixlTransport
 
     return NixlTransport(
         _on_host(pool, "nixl"),
@@ -51,7 +51,7 @@ def _nixl(pool: "Pool", settings: DoorSettings) -> "Transport":
 
 
 def _tcp(pool: "Pool", settings: DoorSettings) -> "Transport":
-    from kv_transfer.tcp_transport import TcpTransport
+    from kv_transfer.tcp.transport import TcpTransport
 
     return TcpTransport(
         _on_host(pool, "tcp"),
@@ -66,7 +66,7 @@ def _tcp(pool: "Pool", settings: DoorSettings) -> "Transport":
 
 
 def _collective(name: str, pool: "Pool", settings: DoorSettings) -> "Transport":
-    from kv_transfer.collective_transport import CollectiveTransport
+    from kv_transfer.collective.transport import CollectiveTransport
 
     # A group's own sockets tell where they listen: another host would be dialled in vain.
     is_any = Endpoint(settings.host, 0).is_any

@@ -17,7 +17,7 @@ import numpy as np
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.span_copy import Bytes, SpanCopier
 from kv_transfer.transport import Landed, Peer, Transport, WriteRefused
 from kv_transfer.writer_thread import submit

@@ -19,11 +19,9 @@ import numpy as np
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.lateness import Attention
 from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
-from kv_transfer.counters import Reason, TransferCounters
-from kv_transfer.layout import BlockTable, Spans
-from kv_transfer.pair_stats import PairStats
+from kv_transfer.geometry import BlockTable, Share, Spans
 from kv_transfer.pool import Pool
-from kv_transfer.share import Share
+from kv_transfer.stats import PairStats, Reason, TransferCounters
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
 from kv_transfer.transport import Peer

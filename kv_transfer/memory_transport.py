@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.life import Life
 from kv_transfer.span_copy import Bytes, SpanCopier
 from kv_transfer.transport import Landed, WriteRefused

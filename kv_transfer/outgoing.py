@@ -13,9 +13,8 @@ from functools import partial
 
 from cluster.errors import TransferFailed
 from cluster.types import Grant, KvLayout, SpanDigest, Written
-from kv_transfer.counters import Reason
-from kv_transfer.layout import BlockTable, PairedTables
-from kv_transfer.pair_stats import PairStats
+from kv_transfer.geometry import BlockTable, PairedTables
+from kv_transfer.stats import PairStats, Reason
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
 from kv_transfer.transport import Landed, Peer, WriteRefused, WriteUnsettled

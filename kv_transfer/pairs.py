@@ -12,8 +12,8 @@ from typing import NamedTuple
 from cluster.errors import ConfigError, TransferFailed
 from cluster.lateness import Patience
 from cluster.types import Incarnation, WorkerAddress
-from kv_transfer.pair_stats import PairStats
 from kv_transfer.pool import Pool
+from kv_transfer.stats import PairStats
 from kv_transfer.transport import Peer, Transport
 
 CONNECT_S = 5.0  # one transport's attempt

@@ -19,7 +19,7 @@ import numpy as np
 
 from cluster.errors import ConfigError
 from cluster.types import Incarnation
-from kv_transfer.layout import Spans
+from kv_transfer.geometry import Spans
 from kv_transfer.span_copy import Bytes, SpanCopier
 
 if TYPE_CHECKING:

@@ -16,10 +16,9 @@ import numpy as np
 from cluster.errors import TransferFailed
 from cluster.measurements import Measurements
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs, Spans
-from kv_transfer.life import Life
+from kv_transfer.geometry import SpanPairs, Spans
+from kv_transfer.life import Life, ProcessAddress, ProcessWatch
 from kv_transfer.pool import FILE_NAME, OPEN_EXISTING, PREFIX, FilePool, is_locked, is_private_file
-from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.span_copy import Bytes
 from kv_transfer.transport import Landed
 from kv_transfer.writer_thread import WriterThread

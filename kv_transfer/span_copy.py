@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 from kv_transfer.conversion import Conversion
-from kv_transfer.layout import Offsets, SpanPairs, Spans
+from kv_transfer.geometry import Offsets, SpanPairs, Spans
 
 Bytes = npt.NDArray[np.uint8]
 

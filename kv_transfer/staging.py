@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kv_transfer.conversion import Bytes, Conversion
-from kv_transfer.layout import Offsets, SpanPairs, Spans
+from kv_transfer.geometry import Offsets, SpanPairs, Spans
 from kv_transfer.span_copy import DIRECT_BYTES, SpanCopier, common_unit, unit_indices
 
 NUM_STAGES = 2  # one is on the wire while the other is filled or emptied

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.life import Life
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from cluster.measurements import Measurements
 from kv_transfer.copy_plan import choose_plan
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.span_copy import Bytes, SpanCopier
 from kv_transfer.transport import Landed, WriteRefused
 

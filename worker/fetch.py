@@ -19,8 +19,8 @@ from cluster.types import BlockId, GrainHash, WorkerAddress
 from engine.batcher import Batcher
 from engine.block_pool import BlockPool
 from engine.sequence import Sequence
+from kv_transfer.geometry import Share
 from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.link_costs import LinkCosts

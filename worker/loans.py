@@ -14,10 +14,10 @@ from cluster.lateness import Attention
 from cluster.rpc import Call
 from cluster.transfer_codec import grant_from_pb, grant_to_pb, written_from_pb, written_to_pb
 from cluster.types import WorkerAddress, Written
-from kv_transfer.counters import Reason
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.loan import Borrower, Lender, Phase, Silent, Word
 from kv_transfer.outgoing import OutgoingTransfer
+from kv_transfer.stats import Reason
 from kv_transfer.transfer import RemoteProtocolError
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers

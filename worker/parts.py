@@ -23,7 +23,7 @@ from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors, open_pool
 from kv_transfer.pairs import Pairs
 from kv_transfer.pool import Pool, PoolConfig
-from kv_transfer.tcp_dial import TcpAddress
+from kv_transfer.tcp.dial import TcpAddress
 from worker.config import WorkerConfig
 
 

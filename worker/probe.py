@@ -9,8 +9,8 @@ from cluster.errors import DeadlineExceeded, Overloaded
 from cluster.lateness import Patience
 from cluster.rpc import Call
 from cluster.types import BlockId, Incarnation, WorkerAddress
+from kv_transfer.geometry import Share
 from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.share import Share
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.link_costs import LinkCosts

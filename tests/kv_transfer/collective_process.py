@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.types import Incarnation
-from kv_transfer.collective_transport import CollectiveTransport
-from kv_transfer.layout import Spans
+from kv_transfer.collective.transport import CollectiveTransport
+from kv_transfer.geometry import Spans
 from kv_transfer.pool import FilePool, PoolConfig
 
 KEY = b"of the cluster"

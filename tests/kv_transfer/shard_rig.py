@@ -27,7 +27,7 @@ POISON = 0xA5
 KEY = b"of the cluster"
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__, "kv_transfer.collective_transport"])
+_processes.set_forkserver_preload([__name__, "kv_transfer.collective.transport"])
 
 OpenPool = Callable[[str, int], tuple[Any, Transport]]  # a name and a size
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cluster.errors import TransferFailed
 from cluster.types import Incarnation
-from kv_transfer import tcp_link
 from kv_transfer.pool import FilePool, PoolConfig
-from kv_transfer.tcp_transport import TcpTransport
+from kv_transfer.tcp import link as tcp_link
+from kv_transfer.tcp.transport import TcpTransport
 from tests.kv_transfer.tcp_rig import landed, write
 
 STALL_S = 1.5  # of its own writes

@@ -12,12 +12,11 @@ import numpy as np
 from cluster.authority import PLAIN, Credentials
 from cluster.measurements import Measurements
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.pool import FilePool, PoolConfig
-from kv_transfer.tcp_dial import Dialler, TcpAddress
-from kv_transfer.tcp_tls import TlsWhereDue
-from kv_transfer.tcp_transport import TcpPeer, TcpTransport
-from kv_transfer.tcp_wire import Wire
+from kv_transfer.tcp.dial import Dialler, TcpAddress
+from kv_transfer.tcp.transport import TcpPeer, TcpTransport
+from kv_transfer.tcp.wire import TlsWhereDue, Wire
 from kv_transfer.transport import Landed
 
 KEY = b"of the cluster"

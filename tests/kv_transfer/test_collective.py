@@ -20,18 +20,18 @@ import torch
 from cluster.errors import ConfigError, TransferFailed
 from cluster.lateness import Limit
 from cluster.types import Incarnation
-from kv_transfer import collective_line
-from kv_transfer.collective_line import Answer, Line, WriteHeader, rank_proof
-from kv_transfer.collective_receiver import MAX_STRANGERS
-from kv_transfer.collective_transport import CollectiveTransport
+from kv_transfer.collective import line as collective_line
+from kv_transfer.collective.line import Answer, Line, WriteHeader, rank_proof
+from kv_transfer.collective.process_group import GroupMaker, ProcessGroup, Rank
+from kv_transfer.collective.receiver import MAX_STRANGERS
+from kv_transfer.collective.transport import CollectiveTransport
 from kv_transfer.conversion import Conversion
 from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DoorSettings, open_doors, open_pool
-from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.pool import FilePool, PoolConfig
-from kv_transfer.process_group import GroupMaker, ProcessGroup, Rank
 from kv_transfer.span_copy import SpanCopier
-from kv_transfer.tcp_handshake import Hello
+from kv_transfer.tcp.handshake import Hello
 from kv_transfer.transport import WriteRefused
 
 KEY = b"of the cluster"
@@ -213,7 +213,7 @@ async def test_a_process_without_file_descriptors_accepts_again(
             raise OSError(errno.EMFILE, "Too many open files")
         return accept(self)
 
-    monkeypatch.setattr("kv_transfer.collective_receiver.PAUSE_S", 0.01)
+    monkeypatch.setattr("kv_transfer.collective.receiver.PAUSE_S", 0.01)
     monkeypatch.setattr(socket.socket, "accept", accept_once_more)
     first = socket.create_connection(("127.0.0.1", port_of(receiver)))  # ends the call in flight
     await writer.transport.connect(receiver.transport.address)

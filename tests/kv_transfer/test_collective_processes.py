@@ -13,8 +13,8 @@ import pytest
 import xxhash
 
 from cluster.errors import TransferFailed
-from kv_transfer.collective_transport import CollectivePeer, CollectiveTransport
-from kv_transfer.layout import SpanPairs
+from kv_transfer.collective.transport import CollectivePeer, CollectiveTransport
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.transport import Landed
 from tests.kv_transfer.collective_process import KEY, NUM_BYTES, open_pool, receiver
 

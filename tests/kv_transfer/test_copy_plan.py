@@ -8,14 +8,15 @@ import pytest
 
 from cluster.errors import TransferFailed
 from cluster.measurements import Measurements
-from kv_transfer import copy_plan, tcp_trial
+from kv_transfer import copy_plan
 from kv_transfer.copy_plan import PIECES, STAGES, best_plan, choose_plan, told
 from kv_transfer.doors import DoorSettings, open_doors
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.span_copy import CopyPlan, SpanCopier
-from kv_transfer.tcp_frame import FRAME_BYTES, Framing
-from kv_transfer.tcp_trial import FRAMINGS, SLOW_S, best_framing, choose_framing
+from kv_transfer.tcp import trial as tcp_trial
+from kv_transfer.tcp.frame import FRAME_BYTES, Framing
+from kv_transfer.tcp.trial import FRAMINGS, SLOW_S, best_framing, choose_framing
 from kv_transfer.transport import Landed, WriteRefused
 from tests.kv_transfer.tcp_rig import End, landed, write
 

@@ -15,7 +15,7 @@ from engine.build import EngineChoice, plan_engine
 from engine.engine import Engine
 from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DoorSettings, open_doors
-from kv_transfer.layout import SpanPairs, Spans
+from kv_transfer.geometry import SpanPairs, Spans
 from tests.checkpoints import checkpoint
 from tests.engine.driver import Driver, make_sequence
 from tests.engine.greedy import draw_prompts

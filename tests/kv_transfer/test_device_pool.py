@@ -14,7 +14,7 @@ from cluster.types import Incarnation
 from engine.build import EngineChoice, plan_engine
 from engine.engine import Engine
 from kv_transfer.device_pool import DevicePool, tensor_of
-from kv_transfer.layout import Spans
+from kv_transfer.geometry import Spans
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.staging import Stage, gather, scatter, stagefuls
 from tests.checkpoints import checkpoint

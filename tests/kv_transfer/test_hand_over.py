@@ -12,8 +12,8 @@ import pytest
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import Incarnation, KvLayout
 from kv_transfer.faulty_transport import FaultyTransport
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.layout import SpanPairs
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.timers import ManualTimers

@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 from cluster.errors import TransferFailed
 from cluster.types import KvLayout, Written
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from kv_transfer.geometry import spans
 from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.layout import spans
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.span_copy import Bytes, SpanCopier

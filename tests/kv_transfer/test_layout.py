@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.types import KvLayout
-from kv_transfer.layout import pair_spans, spans
+from kv_transfer.geometry import pair_spans, spans
 from kv_transfer.span_copy import SpanCopier
 
 

@@ -19,9 +19,9 @@ from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
 from kv_transfer.conversion import conversion_between
 from kv_transfer.doors import DoorSettings, open_doors
-from kv_transfer.layout import SpanPairs
-from kv_transfer.nixl_address import NixlAddress
-from kv_transfer.nixl_transport import NixlPeer, NixlTransport
+from kv_transfer.geometry import SpanPairs
+from kv_transfer.nixl.address import NixlAddress
+from kv_transfer.nixl.transport import NixlPeer, NixlTransport
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.span_copy import SpanCopier
 from kv_transfer.transport import Landed, WriteRefused
@@ -34,7 +34,7 @@ os.environ["NIXL_LOG_LEVEL"] = "FATAL"  # as the transport would
 import nixl_cu13
 sys.modules["nixl"] = nixl_cu13  # which otherwise loads torch, to see which wheel fits: seconds
 from pathlib import Path
-from kv_transfer.nixl_transport import NixlTransport
+from kv_transfer.nixl.transport import NixlTransport
 from kv_transfer.pool import FilePool, PoolConfig
 name, num_bytes, run_dir = sys.argv[1:]
 pool = FilePool(PoolConfig(incarnation=name, num_bytes=int(num_bytes), run_dir=Path(run_dir)))
@@ -261,7 +261,7 @@ async def test_closing_does_not_wait_for_a_process_that_stands_still(
 async def test_a_process_that_never_answers_is_given_up(
     tmp_path: Path, transport: NixlTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kv_transfer.nixl_transport.GREETING_S", 0.2)
+    monkeypatch.setattr("kv_transfer.nixl.transport.GREETING_S", 0.2)
     with started(tmp_path) as owner:
         address = owner.address
         owner.signal(signal.SIGSTOP)

@@ -9,12 +9,11 @@ import pytest
 
 from cluster.errors import DigestMismatch
 from cluster.types import Direction, Incarnation, KvLayout, PairReport, WorkerId
-from kv_transfer.counters import BOUNDS_S, Histogram
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.life import Life
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
-from kv_transfer.pair_stats import LAPSE_S, MAX_PAIRS, PairStats
+from kv_transfer.stats import BOUNDS_S, LAPSE_S, MAX_PAIRS, Histogram, PairStats
 from kv_transfer.timers import ManualTimers
 from kv_transfer.transport import Peer
 

@@ -7,8 +7,8 @@ from concurrent.futures import CancelledError
 import pytest
 
 from cluster.errors import TransferFailed
-from kv_transfer import progress_loop
-from kv_transfer.progress_loop import ProgressLoop, Steps
+from kv_transfer.nixl import progress_loop
+from kv_transfer.nixl.progress_loop import ProgressLoop, Steps
 from kv_transfer.transport import WriteRefused
 
 

@@ -15,7 +15,7 @@ import uvloop
 
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.layout import SpanPairs
+from kv_transfer.geometry import SpanPairs
 from kv_transfer.pool import FilePool, PoolConfig, sweep
 from kv_transfer.shared_memory_transport import SharedMemoryTransport
 

@@ -12,13 +12,15 @@ import uvloop
 
 from cluster.authority import Authority, Credentials, create_authority, issue
 from cluster.errors import ConfigError, TransferFailed
-from kv_transfer import tcp_frame, tcp_link, tcp_receiver
 from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.span_copy import SpanCopier
-from kv_transfer.tcp_dial import TcpAddress
-from kv_transfer.tcp_frame import cut
-from kv_transfer.tcp_tls import Tls
-from kv_transfer.tcp_transport import TcpPeer
+from kv_transfer.tcp import frame as tcp_frame
+from kv_transfer.tcp import link as tcp_link
+from kv_transfer.tcp import receiver as tcp_receiver
+from kv_transfer.tcp.dial import TcpAddress
+from kv_transfer.tcp.frame import cut
+from kv_transfer.tcp.transport import TcpPeer
+from kv_transfer.tcp.wire import Tls
 from kv_transfer.transport import WriteRefused
 from tests.identities import BEYOND_LOOPBACK, half_trusted, shown
 from tests.kv_transfer.tcp_rig import (

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import TransferFailed
-from kv_transfer import tcp_dial, tcp_link
-from kv_transfer.tcp_transport import TcpPeer
+from kv_transfer.tcp import dial as tcp_dial
+from kv_transfer.tcp import link as tcp_link
+from kv_transfer.tcp.transport import TcpPeer
 from kv_transfer.transport import WriteRefused
 from tests.kv_transfer import tcp_process
 from tests.kv_transfer.tcp_rig import KEY, NUM_BYTES, End, landed, until, write

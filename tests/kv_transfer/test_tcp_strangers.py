@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from cluster.errors import TransferFailed
-from kv_transfer import tcp_frame, tcp_receiver
-from kv_transfer.tcp_dial import TcpAddress
-from kv_transfer.tcp_frame import Answer
-from kv_transfer.tcp_handshake import MAGIC, PREFIX, REST, VERSION
+from kv_transfer.tcp import frame as tcp_frame
+from kv_transfer.tcp import receiver as tcp_receiver
+from kv_transfer.tcp.dial import TcpAddress
+from kv_transfer.tcp.frame import Answer
+from kv_transfer.tcp.handshake import MAGIC, PREFIX, REST, VERSION
 from tests.kv_transfer.tcp_rig import NUM_BYTES, End, Intruder, landed, until, write
 
 

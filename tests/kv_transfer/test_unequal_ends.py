@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.types import DTYPE_BYTES, KvLayout
+from kv_transfer.geometry import BlockTable, PairedTables
 from kv_transfer.incoming import ReservationTable
-from kv_transfer.layout import BlockTable, PairedTables
 from kv_transfer.memory_transport import MemoryNetwork
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.shards import routes, shards

@@ -19,7 +19,7 @@ from cluster.errors import StartupError, Unauthenticated, WorkerLost
 from cluster.secrets import create_secrets, load_secrets
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
-from kv_transfer.tcp_dial import TcpAddress
+from kv_transfer.tcp.dial import TcpAddress
 from penstock.aio import AsyncClient
 from penstock.v1 import worker_pb2
 from tests.identities import BEYOND_LOOPBACK

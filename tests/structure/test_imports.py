@@ -41,8 +41,8 @@ ENGINE_MAY_IMPORT |= {f"cluster.checkpoint_{part}" for part in ("config", "json"
 
 # A dependency -> the only file that imports it.
 DOORS = {
-    "nixl": "kv_transfer/nixl_agent.py",
-    "torch.distributed": "kv_transfer/process_group.py",
+    "nixl": "kv_transfer/nixl/agent.py",
+    "torch.distributed": "kv_transfer/collective/process_group.py",
     "redis": "cluster/redis_store.py",
     "ray": "deploy/ray_door.py",
     "obstore": "deploy/weights/source.py",

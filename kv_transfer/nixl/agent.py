@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from cluster.addresses import is_loopback
 from cluster.errors import ConfigError, TransferFailed
-from kv_transfer.kernel_copy import kernel_copies
-from kv_transfer.layout import Offsets
-from kv_transfer.nixl_address import NixlAddress
-from kv_transfer.progress_loop import Steps
+from kv_transfer.geometry import Offsets
+from kv_transfer.nixl.address import NixlAddress
+from kv_transfer.nixl.kernel_copy import kernel_copies
+from kv_transfer.nixl.progress_loop import Steps
 from kv_transfer.span_copy import Bytes
 from kv_transfer.transport import WriteRefused
 

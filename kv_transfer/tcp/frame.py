@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kv_transfer.conversion import Conversion
-from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_conversion
-from kv_transfer.layout import Offsets, SpanPairs, Spans
+from kv_transfer.conversion import NUM_BYTES, Conversion, decode_conversion, encode_conversion
+from kv_transfer.geometry import Offsets, SpanPairs, Spans
 from kv_transfer.transfer import RemoteProtocolError
 
 FRAME_BYTES = 1 << 20  # what a frame may carry

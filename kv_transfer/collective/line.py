@@ -24,11 +24,10 @@ import numpy as np
 from cluster.errors import TransferFailed
 from cluster.lateness import Limit
 from cluster.mac import mac
-from kv_transfer.conversion import Conversion
-from kv_transfer.conversion_codec import NUM_BYTES, decode_conversion, encode_conversion
-from kv_transfer.layout import Spans
-from kv_transfer.tcp_handshake import Hello, greet, welcome
-from kv_transfer.tcp_wire import Steps, Wire, finish, open_wire
+from kv_transfer.conversion import NUM_BYTES, Conversion, decode_conversion, encode_conversion
+from kv_transfer.geometry import Spans
+from kv_transfer.tcp.handshake import Hello, greet, welcome
+from kv_transfer.tcp.wire import Steps, Wire, finish, open_wire
 
 GREETING_S = 2.0  # for a stranger to prove that it is none
 MAX_SPANS = 1 << 20

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from cluster.errors import TransferFailed
 from cluster.mac import is_mac, mac
 from cluster.types import Incarnation
-from kv_transfer.tcp_wire import Steps, Wire, receive_exactly, send_all
+from kv_transfer.tcp.wire import Steps, Wire, receive_exactly, send_all
 
 VERSION = 1
 MAGIC = b"penst-kv"

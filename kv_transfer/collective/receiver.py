@@ -17,11 +17,11 @@ from torch import Tensor
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
 from kv_transfer.admissions import Admission, Admissions
-from kv_transfer.collective_line import Answer, Line, WriteHeader
-from kv_transfer.layout import Spans
-from kv_transfer.process_group import ProcessGroup, Wait
+from kv_transfer.collective.line import Answer, Line, WriteHeader
+from kv_transfer.collective.process_group import ProcessGroup, Wait
+from kv_transfer.geometry import Spans
 from kv_transfer.staging import NUM_STAGES, Cut, Stage, on_own_stream, stagefuls
-from kv_transfer.tcp_frame import lie_in
+from kv_transfer.tcp.frame import lie_in
 
 MAX_STRANGERS = 32  # who have not yet proven that they are none
 PAUSE_S = 0.5  # without accepting, where that fails

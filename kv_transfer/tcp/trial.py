@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from cluster.errors import TransferFailed
 from cluster.measurements import Measurements, Timings
-from kv_transfer.tcp_frame import FRAME_BYTES, Framing
+from kv_transfer.tcp.frame import FRAME_BYTES, Framing
 from kv_transfer.transport import Landed
 
 TRIAL_BYTES = 4 << 20  # in one write: as many as all streams are used for

@@ -1,9 +1,8 @@
 """KV over our own TCP streams: for hosts without RDMA, straight from pool to pool.
 
 The receiving end takes part: it knows who writes, asks for every frame whether it is admitted,
-and revokes for certain. The files beside this one: `tcp_dial` gets to a peer (`tcp_handshake`,
-`tcp_tls`), `tcp_link` sends (`tcp_write`), `tcp_receiver` takes in (`tcp_landing`); both speak
-`tcp_frame` over a `tcp_wire`.
+and revokes for certain. The files beside this one: `dial` gets to a peer (`handshake`), `link`
+sends, `receiver` takes in; both speak in `frame`s over a `wire`, as large as a `trial` says.
 """
 
 import asyncio
@@ -19,18 +18,15 @@ from cluster.authority import PLAIN, Credentials
 from cluster.errors import ConfigError, TransferFailed
 from cluster.measurements import Measurements
 from kv_transfer.admissions import Admissions
-from kv_transfer.layout import SpanPairs, Spans
-from kv_transfer.life import Life
+from kv_transfer.geometry import SpanPairs, Spans
+from kv_transfer.life import Life, ProcessAddress, ProcessWatch
 from kv_transfer.pool import FilePool
-from kv_transfer.process_watch import ProcessAddress, ProcessWatch
-from kv_transfer.tcp_dial import Dialler, TcpAddress
-from kv_transfer.tcp_frame import TRIAL_EPOCH, Framing
-from kv_transfer.tcp_landing import TcpCounters
-from kv_transfer.tcp_link import Link
-from kv_transfer.tcp_receiver import Receiver
-from kv_transfer.tcp_tls import TlsWhereDue
-from kv_transfer.tcp_trial import choose_framing
-from kv_transfer.tcp_write import TcpWrite
+from kv_transfer.tcp.dial import Dialler, TcpAddress
+from kv_transfer.tcp.frame import TRIAL_EPOCH, Framing
+from kv_transfer.tcp.link import Link, TcpWrite
+from kv_transfer.tcp.receiver import Receiver, TcpCounters
+from kv_transfer.tcp.trial import choose_framing
+from kv_transfer.tcp.wire import TlsWhereDue
 from kv_transfer.transport import Landed
 
 

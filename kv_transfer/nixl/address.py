@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cluster.errors import TransferFailed
 from cluster.mac import mac
 from cluster.types import Incarnation
-from kv_transfer.process_watch import ProcessAddress
+from kv_transfer.life import ProcessAddress
 
 MAX_ADDRESS_BYTES = 64 * 1024  # NIXL names every device that it could be reached by
 _INCARNATION = re.compile(r"[A-Za-z0-9_.-]{1,128}")

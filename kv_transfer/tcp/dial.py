@@ -9,10 +9,9 @@ from typing import NamedTuple
 from cluster.errors import TransferFailed
 from cluster.lateness import LOOK_S, Limit
 from cluster.types import Incarnation
-from kv_transfer.process_watch import ProcessAddress
-from kv_transfer.tcp_handshake import Hello, greet
-from kv_transfer.tcp_tls import TlsWhereDue
-from kv_transfer.tcp_wire import Wire, finish, open_wire
+from kv_transfer.life import ProcessAddress
+from kv_transfer.tcp.handshake import Hello, greet
+from kv_transfer.tcp.wire import TlsWhereDue, Wire, finish, open_wire
 
 CONNECT_S = 2.0  # for all streams together
 

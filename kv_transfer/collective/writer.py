@@ -8,10 +8,10 @@ import xxhash
 from torch import Tensor
 
 from cluster.errors import TransferFailed
-from kv_transfer.collective_line import Answer, Line, WriteHeader
+from kv_transfer.collective.line import Answer, Line, WriteHeader
+from kv_transfer.collective.process_group import ProcessGroup, Wait
 from kv_transfer.conversion import Bytes, Conversion
-from kv_transfer.layout import SpanPairs, Spans
-from kv_transfer.process_group import ProcessGroup, Wait
+from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.staging import NUM_STAGES, Cut, Stage, stagefuls
 from kv_transfer.transport import Landed, WriteRefused
 

@@ -19,13 +19,12 @@ import xxhash
 from cluster.errors import TransferFailed
 from cluster.lateness import Patience
 from kv_transfer.conversion import Conversion
-from kv_transfer.layout import Offsets, SpanPairs, Spans
-from kv_transfer.life import Life
-from kv_transfer.nixl_address import NixlAddress
-from kv_transfer.nixl_agent import NixlAgent, may_copy, rows
+from kv_transfer.geometry import Offsets, SpanPairs, Spans
+from kv_transfer.life import Life, ProcessAddress, ProcessWatch
+from kv_transfer.nixl.address import NixlAddress
+from kv_transfer.nixl.agent import NixlAgent, may_copy, rows
+from kv_transfer.nixl.progress_loop import ProgressLoop, Steps
 from kv_transfer.pool import FilePool
-from kv_transfer.process_watch import ProcessAddress, ProcessWatch
-from kv_transfer.progress_loop import ProgressLoop, Steps
 from kv_transfer.span_copy import STAGE_BYTES, SpanCopier, unit_indices
 from kv_transfer.transport import Landed, WriteRefused, WriteUnsettled
 

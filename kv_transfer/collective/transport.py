@@ -1,7 +1,7 @@
 """KV by torch's process groups: NCCL between GPU pools, gloo wherever there is no NCCL.
 
 Workers come and go, so a writer and a receiver have a group of their own, of two ranks, beside
-the line that joins them (`collective_line.py`). When one fails, both go; the next write makes new
+the line that joins them (`line.py`). When one fails, both go; the next write makes new
 ones. A peer that is frozen or dead holds up only the writes to itself: each has its own thread.
 """
 
@@ -17,17 +17,16 @@ from cluster.addresses import Endpoint
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
 from kv_transfer.admissions import Admissions
-from kv_transfer.collective_line import GREETING_S, Line, rank_proof
-from kv_transfer.collective_receiver import Receiver
-from kv_transfer.collective_writer import LineWriter, WriteStopped
+from kv_transfer.collective.line import GREETING_S, Line, rank_proof
+from kv_transfer.collective.process_group import GroupMaker, ProcessGroup, Rank
+from kv_transfer.collective.receiver import Receiver
+from kv_transfer.collective.writer import LineWriter, WriteStopped
 from kv_transfer.device_pool import tensor_of
-from kv_transfer.layout import SpanPairs, Spans
-from kv_transfer.life import Life
+from kv_transfer.geometry import SpanPairs, Spans
+from kv_transfer.life import Life, ProcessAddress, ProcessWatch
 from kv_transfer.pool import Pool
-from kv_transfer.process_group import GroupMaker, ProcessGroup, Rank
-from kv_transfer.process_watch import ProcessAddress, ProcessWatch
 from kv_transfer.staging import on_own_stream
-from kv_transfer.tcp_handshake import Hello
+from kv_transfer.tcp.handshake import Hello
 from kv_transfer.transport import Landed, WriteRefused
 from kv_transfer.writer_thread import submit
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from cluster.errors import ConfigError, TransferFailed
-from kv_transfer.collective_line import Line
+from kv_transfer.collective.line import Line
 from kv_transfer.staging import HOST_STAGE_BYTES
 
 MAX_ENTRIES = 64

@@ -1,0 +1,1 @@
+"""KV by torch's process groups: NCCL, gloo."""

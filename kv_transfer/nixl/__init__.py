@@ -1,0 +1,1 @@
+"""KV by NIXL: RDMA, NVLink, or what UCX finds."""

@@ -1,0 +1,1 @@
+"""KV over TCP streams of our own."""
