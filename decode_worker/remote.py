@@ -17,10 +17,8 @@ from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import Answer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
-from kv_transfer.geometry import Share
 from kv_transfer.incoming import Reservation
 from kv_transfer.transfer import State
-from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.loans import Borrowing, Filled
 from worker.transfers import Transfers
@@ -44,22 +42,16 @@ class RemotePrompts:
 
     def __init__(
         self,
-        me: WorkerAddress,
         scheduler: DecodeScheduler,
         transfers: Transfers,
         *,
-        lease_s: float,
         grant_s: float,
     ) -> None:
-        self._me = me
         self._scheduler = scheduler
         self._loans = transfers.loans
-        self._peers = transfers.peers
-        self._table = transfers.table
         self._rests = transfers.rests
         self._keeper = transfers.keeper
         self._link_costs = transfers.link_costs
-        self._lease_s = lease_s
         self._grant_s = grant_s
         self.num_recomputes = 0
         self.num_received = 0
@@ -99,20 +91,16 @@ class RemotePrompts:
         }
 
     async def _borrow(self, prompt: _Prompt, request: pb.DecodeRequest) -> Filled | None:
-        """Before the worker computes anything: what no transport can bring is not asked for."""
         worker = prompt.worker
-        share = self._table.share_of(worker.fingerprint.layout, self._me.fingerprint.wire_dtype)
         self._keeper.check(worker)
         self._rests.check(worker)
-        peer = await self._peers.connect(worker)
         start = pb.LendStart(prompt=request)
         start.prompt.ClearField("prefill")
         start.prompt.due_seconds = prompt.sequence.due_at - time.monotonic()
 
         def found(borrowing: Borrowing, num_tokens: int) -> bool:
             """The prompt is being computed: asks for blocks, now and not before."""
-            granted = partial(self._grant, prompt, borrowing, peer, share)
-            self._scheduler.claim(prompt.sequence, granted)
+            self._scheduler.claim(prompt.sequence, partial(self._grant, prompt, borrowing))
             return True
 
         def first_tokens(message: pb.FirstTokens) -> bool:
@@ -122,19 +110,13 @@ class RemotePrompts:
 
     # -- its steps ---------------------------------------------------------------------------
 
-    def _grant(self, prompt: _Prompt, borrowing: Borrowing, peer: Peer, share: Share) -> None:
+    def _grant(self, prompt: _Prompt, borrowing: Borrowing) -> None:
         """Its blocks are in the sequence's table."""
         sequence = prompt.sequence
         prompt.answer.timeline.stamp(Moment.GRANTED)
-        prompt.reservation = self._table.reserve(
-            sequence.block_table,
-            sequence.num_computed,
-            sequence.num_tokens,
-            lease_s=self._lease_s,
-            peer=peer,
-            share=share,
+        prompt.reservation = borrowing.grant(
+            sequence.block_table, sequence.num_computed, sequence.num_tokens
         )
-        borrowing.grant(prompt.reservation)
 
     def _take_first(self, prompt: _Prompt, message: pb.FirstTokens) -> bool:
         """To the client at once. False when the request ends with them."""

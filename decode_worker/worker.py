@@ -37,9 +37,7 @@ class DecodeWorker:
 
     def _role(self, transfers: Transfers) -> RoleService:
         config, me = self.config, self.member.worker
-        self.remote_prompts = RemotePrompts(
-            me, self.scheduler, transfers, lease_s=config.lease_s, grant_s=config.grant_s
-        )
+        self.remote_prompts = RemotePrompts(self.scheduler, transfers, grant_s=config.grant_s)
         self.service = DecodeService(
             config,
             me,

@@ -19,13 +19,10 @@ from cluster.types import BlockId, GrainHash, WorkerAddress
 from engine.batcher import Batcher
 from engine.block_pool import BlockPool
 from engine.sequence import Sequence
-from kv_transfer.geometry import Share
-from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.transport import Peer
+from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
 from worker.link_costs import LinkCosts
 from worker.loans import Borrowing, Loans
-from worker.peers import Peers
 from worker.rests import Rests
 from worker.scheduler import Scheduler
 
@@ -46,22 +43,16 @@ class Fetches:
         me: WorkerAddress,
         scheduler: Scheduler,
         loans: Loans,
-        peers: Peers,
-        table: ReservationTable,
         rests: Rests,
         link_costs: LinkCosts,
         *,
-        lease_s: float,
         limit_s: float,
     ) -> None:
         self._me = me
         self._scheduler = scheduler
         self._loans = loans
-        self._peers = peers
-        self._table = table
         self._rests = rests
         self._link_costs = link_costs
-        self._lease_s = lease_s
         self._limit_s = limit_s
         # By the first grain that is missing: who wants the same waits, and finds it cached.
         self._locks: dict[GrainHash, asyncio.Lock] = {}
@@ -148,8 +139,6 @@ class Fetches:
         begun: list["_Begun"],
     ) -> None:
         _check_exact(self._me, source)
-        share = self._table.share_of(source.fingerprint.layout)
-        peer = await self._peers.connect(source)
         taken: list[BlockId] = []  # the whole table; what is cached of it is held
         num_cached, asked = 0, time.monotonic()
 
@@ -160,21 +149,21 @@ class Fetches:
             num_cached = len(cached)
             if not fresh:
                 return False
-            reservation = self._reserve(cached, fresh, peer, share)
+            start = num_cached * self._pool.block_size
+            stop = start + len(fresh) * self._pool.block_size
             layout = self._me.fingerprint.layout
             num_bytes = layout.pool_bytes // layout.num_blocks * len(fresh)
-            begun.append(_Begun(reservation, num_bytes, asked))
-            borrowing.grant(reservation)
+            begun.append(_Begun(borrowing.grant(taken, start, stop), num_bytes, asked))
             return True
 
         start = pb.LendStart(hashes=hashes_to_bytes(hashes))
         try:
-            filled = await self._loans.borrow(source, start, found)
+            filled = await self._loans.borrow(source, start, found, narrows=False)
         except BaseException:
             self._scheduler.release(taken[:num_cached])  # the rest is the table's
             raise
-        num_tokens = len(taken) * self._pool.block_size
-        whole_from = share.whole_from(num_cached * self._pool.block_size, num_tokens)
+        num_here = num_cached * self._pool.block_size
+        whole_from = num_here if filled is None else filled.reservation.whole_from
         self._pool.store(hashes, taken, num_cached, whole_from=whole_from)
         sequence.block_table = taken
         if filled is not None:
@@ -197,16 +186,6 @@ class Fetches:
         if num_missing <= 0 or num_missing + head_room > pool.num_available:
             return cached, []
         return cached, pool.allocate(num_missing, after=cached[-1] if cached else None) or []
-
-    def _reserve(
-        self, cached: list[BlockId], fresh: list[BlockId], peer: Peer, share: Share
-    ) -> Reservation:
-        block_size = self._pool.block_size
-        start = len(cached) * block_size
-        stop = start + len(fresh) * block_size
-        return self._table.reserve(
-            cached + fresh, start, stop, lease_s=self._lease_s, peer=peer, share=share
-        )
 
 
 def _check_exact(me: WorkerAddress, source: WorkerAddress) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -13,12 +13,14 @@ from cluster.errors import PenstockError, TransferFailed
 from cluster.lateness import Attention
 from cluster.rpc import Call
 from cluster.transfer_codec import grant_from_pb, grant_to_pb, written_from_pb, written_to_pb
-from cluster.types import WorkerAddress, Written
+from cluster.types import BlockId, WorkerAddress, Written
+from kv_transfer.geometry import Share
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.loan import Borrower, Lender, Phase, Silent, Word
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.stats import Reason
 from kv_transfer.transfer import RemoteProtocolError
+from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
 from worker.rests import Rests
@@ -40,11 +42,19 @@ FoundTokens = Callable[["Borrowing", int], bool]
 TakeFirstTokens = Callable[[pb.FirstTokens], bool]
 
 
+class Reach(NamedTuple):
+    """How a lender's KV comes here."""
+
+    peer: Peer  # its pool
+    share: Share  # what moves from there into ours
+
+
 class Filled(NamedTuple):
     """What was borrowed: the reserved blocks hold it, verified."""
 
     reservation: Reservation
     written: Written
+    connect_s: float  # of reaching the lender's pool, if that was to be done
     verify_s: float
 
 
@@ -77,12 +87,21 @@ class Loans:
         found: FoundTokens,
         first_tokens: TakeFirstTokens | None = None,
         *,
+        narrows: bool = True,
+        by: str | None = None,
         grant_s: float = inf,
     ) -> Filled | None:
         """Returns when the granted blocks are filled; None when nothing more is wanted.
 
-        Raises PenstockError when it fails. What a lender may write yet is the table's then.
+        `narrows`: KV may change its dtype on the way; `by`: no other transport will do.
+        Raises PenstockError when it fails: before anything is asked for, where no transport can
+        bring it. What a lender may write yet is the table's then.
         """
+        begin = time.monotonic()
+        wire_dtype = self._me.fingerprint.wire_dtype if narrows else None
+        share = self._table.share_of(lender.fingerprint.layout, wire_dtype)
+        reach = Reach(await self._peers.connect(lender, by=by), share)
+        connect_s = time.monotonic() - begin
         start.borrower.CopyFrom(address_to_pb(self._me))
         end = Borrower(
             self._attention.now(),
@@ -90,13 +109,13 @@ class Loans:
             grant_s=grant_s,
             wants_tokens=first_tokens is not None,
         )
-        borrowing = Borrowing(end, self._attention)
+        borrowing = Borrowing(end, self._attention, self._table, reach, self._lease_s)
         reason = Reason.CANCELLED
         try:
             call = self._peers.channel(lender).exchange(
                 "penstock.v1.Worker", "Lend", timeout_s=None
             )
-            return await borrowing.run(call, start, found, first_tokens)
+            written = await borrowing.run(call, start, found, first_tokens)
         except Silent:
             self._rests.begin(lender)
             if borrowing.reservation is not None:
@@ -108,6 +127,9 @@ class Loans:
         finally:
             if borrowing.reservation is not None:
                 self._table.let_go(borrowing.reservation, reason)
+        if written is None or borrowing.reservation is None:
+            return None
+        return Filled(borrowing.reservation, written, connect_s, borrowing.verify_s)
 
     def lend(self, *, owes_tokens: bool = False) -> "Lending":
         """A loan that was asked for, to be served."""
@@ -118,17 +140,32 @@ class Loans:
 class Borrowing:
     """One loan at its borrower."""
 
-    def __init__(self, end: Borrower, attention: Attention) -> None:
+    def __init__(
+        self,
+        end: Borrower,
+        attention: Attention,
+        table: ReservationTable,
+        reach: Reach,
+        lease_s: float,
+    ) -> None:
         self.reservation: Reservation | None = None
+        self.verify_s = 0.0
         self._end = end
         self._attention = attention
+        self._table = table
+        self._reach = reach
+        self._lease_s = lease_s
         self._outbox: asyncio.Queue[pb.LendRequest] = asyncio.Queue()
 
-    def grant(self, reservation: Reservation) -> None:
-        """Has what was found written there."""
+    def grant(self, blocks: Sequence[BlockId], start: int, stop: int) -> Reservation:
+        """Has tokens [start, stop) written into blocks of this table."""
+        peer, share = self._reach
         self._end.grants(self._attention.now())
-        self.reservation = reservation
-        self._outbox.put_nowait(pb.LendRequest(grant=grant_to_pb(reservation.grant)))
+        self.reservation = self._table.reserve(
+            blocks, start, stop, lease_s=self._lease_s, peer=peer, share=share
+        )
+        self._outbox.put_nowait(pb.LendRequest(grant=grant_to_pb(self.reservation.grant)))
+        return self.reservation
 
     async def run(
         self,
@@ -136,21 +173,21 @@ class Borrowing:
         start: pb.LendStart,
         found: FoundTokens,
         first_tokens: TakeFirstTokens | None,
-    ) -> Filled | None:
+    ) -> Written | None:
         try:
             async with call, asyncio.TaskGroup() as group:
                 await call.send(pb.LendRequest(start=start))
                 others = [group.create_task(self._tell(call)), group.create_task(self._watch())]
-                filled = await self._listen(call, found, first_tokens)
+                written = await self._listen(call, found, first_tokens)
                 for task in others:
                     task.cancel()
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        return filled
+        return written
 
     async def _listen(
         self, call: Exchange, found: FoundTokens, first_tokens: TakeFirstTokens | None
-    ) -> Filled | None:
+    ) -> Written | None:
         while (message := await call.receive()) is not None:
             event = message.WhichOneof("event")
             self._end.heard(_word(event), self._attention.now())
@@ -165,11 +202,12 @@ class Borrowing:
                     return await self._verified(written_from_pb(message.written))
         raise TransferFailed("The lender ended a loan half-way.")
 
-    async def _verified(self, written: Written) -> Filled:
+    async def _verified(self, written: Written) -> Written:
         assert self.reservation is not None, "written is heard of what was granted"
         begin = time.monotonic()
         await self.reservation.verify(written)
-        return Filled(self.reservation, written, time.monotonic() - begin)
+        self.verify_s = time.monotonic() - begin
+        return written
 
     async def _tell(self, call: Exchange) -> None:
         """A call that ended takes no more: its last words, or their lack, are for who listens."""

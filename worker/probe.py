@@ -9,13 +9,9 @@ from cluster.errors import DeadlineExceeded, Overloaded
 from cluster.lateness import Patience
 from cluster.rpc import Call
 from cluster.types import BlockId, Incarnation, WorkerAddress
-from kv_transfer.geometry import Share
-from kv_transfer.incoming import Reservation, ReservationTable
-from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.link_costs import LinkCosts
 from worker.loans import Borrowing, Loans
-from worker.peers import Peers
 from worker.scheduler import Scheduler
 
 LIMIT_S = 10.0
@@ -39,19 +35,12 @@ class Probes:
         me: WorkerAddress,
         scheduler: Scheduler,
         loans: Loans,
-        peers: Peers,
-        table: ReservationTable,
         link_costs: LinkCosts,
-        *,
-        lease_s: float,
     ) -> None:
         self._me = me
         self._scheduler = scheduler
         self._loans = loans
-        self._peers = peers
-        self._table = table
         self._link_costs = link_costs
-        self._lease_s = lease_s
         self.last: dict[Incarnation, ProbeResult] = {}  # of each source
 
     async def probe(
@@ -90,41 +79,30 @@ class Probes:
         )
 
     async def _probe(self, source: WorkerAddress, num_tokens: int, by: str | None) -> ProbeResult:
-        asked = time.monotonic()
-        peer = await self._peers.connect(source, by=by)
-        connected = time.monotonic()
-        wire_dtype = self._me.fingerprint.wire_dtype
-        share = self._table.share_of(source.fingerprint.layout, wire_dtype)
+        begin = time.monotonic()
         taken: list[BlockId] = []
 
         def found(borrowing: Borrowing, num_found: int) -> bool:
             taken.extend(self._free_blocks(num_found))
             if taken:
-                borrowing.grant(self._reserve(taken, num_found, peer, share))
+                num_free = len(taken) * self._scheduler.batcher.pool.block_size
+                borrowing.grant(taken, 0, min(num_found, num_free))
             return bool(taken)
 
-        filled = await self._loans.borrow(source, pb.LendStart(probe_tokens=num_tokens), found)
+        start = pb.LendStart(probe_tokens=num_tokens)
+        filled = await self._loans.borrow(source, start, found, by=by)
         if filled is None:
             raise Overloaded(f"'{source.worker_id}' or '{self._me.worker_id}' has no block free.")
-        written = filled.written
         self._scheduler.release(taken)
         return ProbeResult(
-            transport=peer.transport,
-            num_tokens=written.stop,
-            num_bytes=written.num_bytes,
-            seconds=time.monotonic() - connected,
-            write_s=written.write_s,
-            connect_s=connected - asked,
+            transport=filled.reservation.peer.transport,
+            num_tokens=filled.written.stop,
+            num_bytes=filled.written.num_bytes,
+            seconds=time.monotonic() - begin - filled.connect_s,
+            write_s=filled.written.write_s,
+            connect_s=filled.connect_s,
         )
 
     def _free_blocks(self, num_tokens: int) -> list[BlockId]:
         pool = self._scheduler.batcher.pool
         return pool.allocate(min(-(-num_tokens // pool.block_size), pool.num_free)) or []
-
-    def _reserve(
-        self, blocks: list[BlockId], num_found: int, peer: Peer, share: Share
-    ) -> Reservation:
-        num_tokens = min(num_found, len(blocks) * self._table.layout.block_size)
-        return self._table.reserve(
-            blocks, 0, num_tokens, lease_s=self._lease_s, peer=peer, share=share
-        )

@@ -70,23 +70,12 @@ class Transfers:
             me,
             scheduler,
             self.loans,
-            self.peers,
-            self.table,
             self.rests,
             self.link_costs,
-            lease_s=config.lease_s,
             limit_s=config.fetch_s,
         )
         self.source = Source(me, pairs.pool, scheduler, self.writes, self.loans, open_calls)
-        self.probes = Probes(
-            me,
-            scheduler,
-            self.loans,
-            self.peers,
-            self.table,
-            self.link_costs,
-            lease_s=config.lease_s,
-        )
+        self.probes = Probes(me, scheduler, self.loans, self.link_costs)
         self.keeper = PairKeeper(
             self.peers,
             self.probes,
