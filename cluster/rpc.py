@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_reflection.v1alpha import reflection
 
 from cluster.addresses import Endpoint, host_of_peer
-from cluster.authority import PLAIN, Credentials, Identity
+from cluster.authority import PLAIN, Credentials, TlsIdentity
 from cluster.channel import (
     EOF,
     INTERNAL_MESSAGE_BYTES,
@@ -428,7 +428,7 @@ class Server:
         await self.stop()
 
 
-def _bind(server: grpc.aio.Server, address: str, identity: Identity | None) -> str:
+def _bind(server: grpc.aio.Server, address: str, identity: TlsIdentity | None) -> str:
     host = address.rpartition(":")[0]
     try:
         if identity is None:

@@ -17,7 +17,7 @@ from cluster.errors import StartupError, SupervisionError
 from cluster.lateness import Patience
 from cluster.secrets import copy_secrets, create_secrets
 from deploy.child import Child, tail
-from deploy.frozen import Fault, Limits
+from deploy.frozen import Ailment, Limits
 from deploy.plan import ClusterPlan, Part, ProcessPlan
 from deploy.run_dir import RunDir
 from deploy.supervisor import Backoff, Supervisor, start
@@ -41,11 +41,11 @@ class Supervision:
 
     def limits(self, part: Part) -> Limits:
         """The patience with a process of this part."""
-        limits = dict.fromkeys(Fault, self.frozen_s) | {Fault.UNREADY: self.ready_s}
+        limits = dict.fromkeys(Ailment, self.frozen_s) | {Ailment.UNREADY: self.ready_s}
         if part.is_worker:
             stopped_s = min(self.stopped_s, self.frozen_s)
-            limits |= {Fault.STOPPED: stopped_s, Fault.IDLE: stopped_s}
-            limits |= {Fault.WEDGED: min(self.wedged_s, self.frozen_s)}
+            limits |= {Ailment.STOPPED: stopped_s, Ailment.IDLE: stopped_s}
+            limits |= {Ailment.WEDGED: min(self.wedged_s, self.frozen_s)}
         return limits
 
 

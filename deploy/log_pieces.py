@@ -26,7 +26,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PiecesAsked:
     """Of which logs, from where."""
 
     process: str = ""  # of this one only; empty: of all
@@ -38,7 +38,7 @@ class Asked:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Asked":
+    def from_json(cls, text: str) -> "PiecesAsked":
         said = json.loads(text)
         return cls(**{**said, "marks": {log: Mark(*mark) for log, mark in said["marks"].items()}})
 
@@ -62,7 +62,7 @@ def as_json(pieces: Sequence[Piece]) -> str:
     return json.dumps(list(map(asdict, pieces)))
 
 
-def pieces(folder: Path, asked: Asked) -> list[Piece]:
+def pieces(folder: Path, asked: PiecesAsked) -> list[Piece]:
     """One of each log there, also where nothing is new."""
     return list(_pieces(folder, asked))
 
@@ -71,7 +71,7 @@ def processes(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.log"))
 
 
-def _pieces(folder: Path, asked: Asked) -> Iterator[Piece]:
+def _pieces(folder: Path, asked: PiecesAsked) -> Iterator[Piece]:
     left = ANSWER_BYTES
     for process in processes(folder):
         log = f"{_identity(folder)}/{process}"

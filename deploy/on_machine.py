@@ -16,7 +16,7 @@ from cluster.errors import ConfigError
 from cluster.host import DISTRIBUTIONS, listening
 from cluster.secrets import load_secrets
 from deploy.log_dir import placed_log_root
-from deploy.log_pieces import Asked, Piece, pieces
+from deploy.log_pieces import Piece, PiecesAsked, pieces
 from deploy.run_dir import LOGS, clear, shared_path
 from penstock import __version__
 
@@ -83,7 +83,7 @@ def clear_machine(directory: str) -> bool:
     return clear(shared_path(directory))
 
 
-def logs(directory: str, asked: Asked) -> list[Piece]:
+def logs(directory: str, asked: PiecesAsked) -> list[Piece]:
     """Of a cluster here, also after its end."""
     folders = [shared_path(directory) / LOGS]  # where no other place could be written
     with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@ run and of those that do not any more."""
 
 from typing import TYPE_CHECKING, Final
 
-from deploy.log_pieces import Asked, Piece
+from deploy.log_pieces import Piece, PiecesAsked
 from deploy.placement import Machine
 from deploy.ready import Say
 
@@ -28,7 +28,7 @@ class PlacedLogs:
         """Whether the cluster runs."""
         return bool(self._ray.groups(self._cluster))
 
-    def pieces(self, asked: Asked) -> list[Piece]:
+    def pieces(self, asked: PiecesAsked) -> list[Piece]:
         """From all machines at once, or from the one that has the log."""
         known = self._machine_of.get(asked.log)
         machines = [known] if known else self._ray.machines()

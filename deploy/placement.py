@@ -14,7 +14,7 @@ from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from deploy.cluster_file.document import IN_MEMORY, ClusterDocument, ClusterSpec, Labels, WorkerPool
 from deploy.cluster_file.local import local_plan
-from deploy.placed import Order
+from deploy.placed import StartOrder
 from deploy.plan import ClusterPlan, ProcessPlan
 
 ROUTER_CPUS: Final = 1.0
@@ -79,7 +79,7 @@ class Reply(NamedTuple):
 class Wanted:
     """One process, and what of a machine is set aside for it."""
 
-    order: Order
+    order: StartOrder
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
     pool_bytes: int = 0  # of KV, in its machine's shared memory
@@ -106,7 +106,7 @@ class Wanted:
     @classmethod
     def from_json(cls, text: str) -> "Wanted":
         said = json.loads(text)
-        return cls(**{**said, "order": Order.from_json(said["order"])})
+        return cls(**{**said, "order": StartOrder.from_json(said["order"])})
 
     def fits(self, place: Machine | MachineType) -> bool:
         """Where nothing else is."""
@@ -249,11 +249,13 @@ def _planner(
     yield Wanted(order=_order(spec, plan, process, 1), resources={"CPU": PLANNER_CPUS})
 
 
-def _order(spec: ClusterSpec, plan: ClusterPlan, process: ProcessPlan, num_threads: int) -> Order:
+def _order(
+    spec: ClusterSpec, plan: ClusterPlan, process: ProcessPlan, num_threads: int
+) -> StartOrder:
     config = process.config
     if spec.weights:
         config = {key: each for key, each in config.items() if key != "checkpoint"}
-    return Order(
+    return StartOrder(
         cluster=plan.name,
         name=process.name,
         part=process.part,

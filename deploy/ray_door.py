@@ -17,7 +17,7 @@ import grpc
 
 from cluster.errors import StartupError
 from deploy import log_pieces, on_machine
-from deploy.placed import Order, Placed
+from deploy.placed import PlacedSupervisor, StartOrder
 from deploy.placement import Group, Machine, MachineType, Reply, Wanted
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before it is imported
@@ -52,8 +52,8 @@ class PlacedProcess:
 
     def __init__(self, order: str) -> None:
         context = ray.get_runtime_context()
-        self._placed = Placed(
-            Order.from_json(order),
+        self._placed = PlacedSupervisor(
+            StartOrder.from_json(order),
             machine=_address_of(context.get_node_id()),
             directory=_directory(json.loads(order)["cluster"]),
             placer=context.gcs_address,
@@ -93,7 +93,7 @@ def _look(_: str) -> str:
 
 def _logs(said: str) -> str:
     cluster, asked = json.loads(said)
-    told = on_machine.logs(_directory(cluster), log_pieces.Asked.from_json(asked))
+    told = on_machine.logs(_directory(cluster), log_pieces.PiecesAsked.from_json(asked))
     return log_pieces.as_json(told)
 
 
@@ -227,7 +227,7 @@ class Ray:
         self,
         machines: Sequence[Machine],
         cluster: str,
-        asked: log_pieces.Asked,
+        asked: log_pieces.PiecesAsked,
         timeout_s: float,
     ) -> dict[str, Reply]:
         """What its processes wrote there: pieces as JSON."""

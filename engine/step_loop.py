@@ -14,7 +14,7 @@ from engine.thread import EngineThread, LayerDone, StepResult
 logger = logging.getLogger(__name__)
 
 
-class Scheduler(Protocol):
+class StepScheduler(Protocol):
     """Decides what runs. None of its methods wait."""
 
     def next_batch(self) -> Batch | None:
@@ -46,7 +46,7 @@ class Progress(Protocol):
 class StepLoop:
     """Runs a scheduler's batches until cancelled."""
 
-    def __init__(self, scheduler: Scheduler, thread: EngineThread, progress: Progress) -> None:
+    def __init__(self, scheduler: StepScheduler, thread: EngineThread, progress: Progress) -> None:
         self._scheduler = scheduler
         self._thread = thread
         self._progress = progress

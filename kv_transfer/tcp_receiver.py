@@ -13,7 +13,7 @@ from functools import partial
 from selectors import EVENT_READ
 
 from cluster.errors import TransferFailed
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.types import Incarnation
 from kv_transfer.admissions import Admissions
 from kv_transfer.tcp_handshake import Hello, welcome
@@ -63,7 +63,7 @@ class Receiver:
         self._tls = tls
         self._strangers: dict[_Connection, None] = {}  # oldest first
         self._streams: dict[Incarnation, list[_Connection]] = {}  # oldest first
-        self._attention = Attention()  # while there are strangers
+        self._attention = AttentiveClock()  # while there are strangers
         self._accepts_at = 0.0
         self.is_closed = False
         self._listening = listening
@@ -125,7 +125,7 @@ class Receiver:
             stream.close()
             return
         if not self._strangers:
-            self._attention = Attention()
+            self._attention = AttentiveClock()
         connection = _Connection(wire, self._attention.now() + GREETING_S)
         connection.steps = self._steps(connection)
         if len(self._strangers) == MAX_STRANGERS:

@@ -185,7 +185,7 @@ BY_CODE: Mapping[grpc.StatusCode, type[PenstockError]] = {
 
 
 @dataclass(slots=True, kw_only=True)
-class _Details:
+class _Trailers:
     """What the trailers say beyond code and message."""
 
     reason: str = ""
@@ -193,8 +193,8 @@ class _Details:
     retry_after: float | None = None
 
 
-def _read_details(trailers: Iterable[Any] | None) -> _Details:
-    details = _Details()
+def _read_details(trailers: Iterable[Any] | None) -> _Trailers:
+    details = _Trailers()
     for key, value in trailers or ():
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
             _read_status(value, details)
@@ -207,7 +207,7 @@ def _read_details(trailers: Iterable[Any] | None) -> _Details:
     return details
 
 
-def _read_status(serialized: bytes, details: _Details) -> None:
+def _read_status(serialized: bytes, details: _Trailers) -> None:
     try:
         status = status_pb2.Status.FromString(serialized)
     except DecodeError:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.rpc import Call
 from cluster.types import Grant, WorkerAddress
 from kv_transfer.outgoing import OutgoingTransfer
@@ -25,7 +25,7 @@ class Writes:
     """Owns the outgoing transfers of one worker, whatever they are for."""
 
     def __init__(
-        self, me: WorkerAddress, peers: Peers, attention: Attention, *, digest: bool
+        self, me: WorkerAddress, peers: Peers, attention: AttentiveClock, *, digest: bool
     ) -> None:
         self._me = me
         self._peers = peers

@@ -32,7 +32,7 @@ def _nothing(_: Any) -> tuple[Wrong, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind(Generic[D]):
+class DocumentKind(Generic[D]):
     """One kind: its documents are dataclasses of type `document`."""
 
     name: str  # in a file

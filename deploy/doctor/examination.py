@@ -42,7 +42,7 @@ _WORKER, _CLUSTER = "penstock.v1.Worker", "penstock.v1.Cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class DoctorReport:
     address: str
     pairs: tuple[PairResult, ...]
     findings: tuple[Finding, ...]  # of processes and the cluster; pairs have their own
@@ -70,7 +70,7 @@ class Examination:
 
     async def report(
         self, status: worker_pb2.StatusResponse, expected: Sequence[str], *, timeout_s: float
-    ) -> Report:
+    ) -> DoctorReport:
         """`status`: the cluster as its router sees it; `expected`: workers that were started,
         whether or not the router knows them."""
         deadline = time.monotonic() + timeout_s
@@ -87,7 +87,7 @@ class Examination:
             if _is_pair(source, receiver)
         ]
         findings = [finding for one in everyone for finding in check_process(one)]
-        return Report(
+        return DoctorReport(
             address=self._router,
             pairs=tuple(pairs),
             findings=(

@@ -38,7 +38,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class PlannerState:
     directions: Directions = NO_DIRECTIONS
     needs: tuple[Need, ...] = ()  # of the last while
     changed_s: float = -math.inf  # when anything was last wanted otherwise
@@ -60,8 +60,8 @@ class SizingDecision:
 
 
 def decide(
-    observation: Observation, state: State, settings: PlannerSettings, bounds: Bounds
-) -> tuple[SizingDecision, State]:
+    observation: Observation, state: PlannerState, settings: PlannerSettings, bounds: Bounds
+) -> tuple[SizingDecision, PlannerState]:
     """Called every few seconds."""
     now_s = observation.now_s
     now = Counts(observation.prefill.num_there, observation.decode.num_there)
@@ -109,7 +109,7 @@ class _Look:
 
 def _look(
     seen: Observation,
-    state: State,
+    state: PlannerState,
     settings: PlannerSettings,
     bounds: Bounds,
     now: Counts,
@@ -219,7 +219,7 @@ def _extra(seen: Observation, settings: PlannerSettings, need: Counts) -> int:
 
 def _strained(
     seen: Observation,
-    state: State,
+    state: PlannerState,
     settings: PlannerSettings,
     sizing: Sizing,
     now: Counts,

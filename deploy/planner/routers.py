@@ -39,7 +39,7 @@ class Question:
     start_s: float = 0.0  # so long requests may wait for a worker that is started; 0: none is
 
 
-class Routers:
+class RouterConnections:
     """`async with` keeps a connection to each that it was told of last."""
 
     def __init__(self, secrets: Secrets) -> None:

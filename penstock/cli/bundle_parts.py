@@ -78,7 +78,7 @@ def _parts(subject: Subject, found: Gathered) -> Iterator[tuple[str, Callable[[]
         yield "configuration", lambda: _configs(configs())
     if (logs := subject.logs) is not None:
         yield "logs", lambda: _logs(logs)
-    routers = Routers(subject.routers, subject.secrets_file)
+    routers = AskedRouters(subject.routers, subject.secrets_file)
     yield "status.json", lambda: {"status.json": _json(routers.first(status_json))}
     yield "doctor.json", lambda: {"doctor.json": _json(routers.first(_doctor))}
     yield "policy.json", lambda: {"policy.json": _json(routers.first(policy_json))}
@@ -86,7 +86,7 @@ def _parts(subject: Subject, found: Gathered) -> Iterator[tuple[str, Callable[[]
 
 
 @dataclass(frozen=True, slots=True)
-class Routers:
+class AskedRouters:
     """Those of a cluster, any of which may be away."""
 
     addresses: Sequence[str]
@@ -113,7 +113,7 @@ def _doctor(address: str, secrets_file: Path) -> Any:
     return as_json(examined(address, secrets_file, DOCTOR_S))
 
 
-def _records(routers: Routers, members: Made) -> list[Any]:
+def _records(routers: AskedRouters, members: Made) -> list[Any]:
     """Of the last requests in the logs, as far as a router remembers them."""
     found = []
     request_ids = _request_ids(members)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from cluster.addresses import Endpoint
-from cluster.authority import Credentials, Identity
+from cluster.authority import Credentials, TlsIdentity
 from cluster.errors import ConfigError, Unauthenticated
 from cluster.errors import PenstockError as ClusterError
 from cluster.proof import Challenge
@@ -68,7 +68,7 @@ def internal_address(address: str, secrets_file: Path, *, timeout_s: float = TIM
     return address  # it is that itself, or says nothing
 
 
-def _channel(address: str, identity: Identity | None) -> grpc.Channel:
+def _channel(address: str, identity: TlsIdentity | None) -> grpc.Channel:
     options = channel_options(address)
     if identity is None:
         return grpc.insecure_channel(address, options=options)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from deploy.log_dir import default_log_root, is_written, log_dirs
-from deploy.log_pieces import Asked, Piece, pieces
+from deploy.log_pieces import Piece, PiecesAsked, pieces
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.local import known_cluster, need_note, told_address
 from penstock.cli.notes import LocalNote
@@ -23,13 +23,13 @@ class LogSource:
     """Who is asked."""
 
     where: str  # in words
-    pieces: Callable[[Asked], list[Piece]]
+    pieces: Callable[[PiecesAsked], list[Piece]]
     is_written: Callable[[], bool]  # whether the cluster runs
     interval_s: float
 
     def processes(self) -> list[str]:
         """Those that have a log."""
-        return sorted({piece.process for piece in self.pieces(Asked(num_lines=1))})
+        return sorted({piece.process for piece in self.pieces(PiecesAsked(num_lines=1))})
 
 
 @contextmanager
