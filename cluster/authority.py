@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """As PEM."""
+    """Holds what signs the certificates of a cluster, as PEM."""
 
     certificate: str
     key: str = field(repr=False)
@@ -60,8 +60,8 @@ class Credentials:
         return self._authority is not None and not is_loopback_address(address)
 
     def at(self, address: str) -> TlsIdentity | None:
-        """For who listens there, and who dials it; None: without TLS. Raises ConfigError where
-        the authority is none."""
+        """Gives the identity of who listens there, and of who dials it; None: without TLS. Raises
+        ConfigError where the authority is none."""
         if self._authority is None or not self.covers(address):
             return None
         if self._identity is None:

@@ -182,7 +182,8 @@ _BY_FAMILY: Final[Mapping[str, Table]] = {
 
 
 def config_table(family: str, *, has_generation_config: bool) -> Table:
-    """Of config.json. Its generation parameters count where no file of their own holds them."""
+    """Gives the rules of config.json. Its generation parameters count where no file of their own
+    holds them."""
     generation = GENERATION
     if has_generation_config:
         generation = {

@@ -25,7 +25,7 @@ SETTLE_S: Final = 5.0  # for others to say that they write nothing any more
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainOrder:
-    """Until when, and for what, a worker drains."""
+    """Says until when, and for what, a worker drains."""
 
     since: float
     until: float
@@ -45,7 +45,7 @@ class Drain:
 
     @property
     def num_open_calls(self) -> int:
-        """That must end before the worker is drained."""
+        """Counts the calls that must end before the worker is drained."""
         return self._open_calls.num
 
     def begin(self, limit_s: float, *, then: Role | None = None, ends: bool = False) -> None:
@@ -121,8 +121,8 @@ class Drain:
         return True
 
     async def _wait(self, what: Awaitable[None], until: float) -> bool:
-        """For its end, until then, or until there is another order; whether it ended. Raises what
-        it does."""
+        """Waits for its end, until then, or until there is another order; returns whether it ended.
+        Raises what it does."""
         wanted = asyncio.ensure_future(what)
         waits = {wanted, asyncio.ensure_future(self._changed.wait())}
         try:

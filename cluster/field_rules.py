@@ -69,8 +69,8 @@ def as_on_the_wire(value: float) -> float:
 
 
 def plain_rules(parameters: type) -> tuple[FieldRule, ...]:
-    """Of those fields of a dataclass of parameters that are what a request's field of that name
-    says, or its default."""
+    """Gives the rules of those fields of a dataclass of parameters that are what a request's field
+    of that name says, or its default."""
     names = {field.name for field in fields(parameters)}
     rules = (rule for rule in RULES.values() if rule.is_supported and rule.default is not None)
     return tuple(rule for rule in rules if rule.name in names)
@@ -79,8 +79,8 @@ def plain_rules(parameters: type) -> tuple[FieldRule, ...]:
 def plain_values(
     request: pb.GenerateRequest, rules: Sequence[FieldRule], defaults: Any = None
 ) -> dict[str, Any]:
-    """By name. What `defaults` has under that name goes before the field's own default. Raises
-    InvalidRequest for a number that is out of bounds."""
+    """Reads the values by name. What `defaults` has under that name goes before the field's own
+    default. Raises InvalidRequest for a number that is out of bounds."""
     parts: dict[str, Message] = {part: getattr(request, part) for part in _PARTS} | {"": request}
     return {
         rule.name: rule.value(parts[rule.part], getattr(defaults, rule.name, rule.default))

@@ -21,7 +21,7 @@ def server_credentials(identity: TlsIdentity) -> grpc.ServerCredentials:
 
 
 def channel_credentials(identity: TlsIdentity) -> grpc.ChannelCredentials:
-    """For a channel with the option `TARGET`."""
+    """Makes the credentials of a channel with the option `TARGET`."""
     return grpc.ssl_channel_credentials(
         identity.authority, private_key=identity.key, certificate_chain=identity.certificate
     )
@@ -70,7 +70,7 @@ def _of_handshake(details: str) -> str:
 
 
 def secure_channel(address: str, identity: TlsIdentity | None, options: Any) -> grpc.aio.Channel:
-    """In clear text without an identity."""
+    """Opens a channel, in clear text without an identity."""
     if identity is None:
         return grpc.aio.insecure_channel(address, options)
     return grpc.aio.secure_channel(address, channel_credentials(identity), [*options, TARGET])

@@ -25,7 +25,7 @@ NUM_LOOKS = 4  # at least so many while the shortest patience is spent
 
 
 class Ailment(StrEnum):
-    """In what way a process is unwell."""
+    """Names the way in which a process is unwell."""
 
     STOPPED = "it was stopped"
     IDLE = "it answered nothing and did nothing"
@@ -101,7 +101,7 @@ async def until_frozen(child: Child, limits: Limits) -> str:
 
 
 def _door(child: Child) -> tuple[str, Path | None]:
-    """Where its health is asked, and the secrets that are needed there."""
+    """Gives the address where its health is asked, and the secrets that are needed there."""
     secrets_file = Path(child.plan.config["secrets_file"])
     if child.plan.part.is_worker:
         return child.address, secrets_file

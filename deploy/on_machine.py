@@ -84,7 +84,7 @@ def clear_machine(directory: str) -> bool:
 
 
 def logs(directory: str, asked: PiecesAsked) -> list[Piece]:
-    """Of a cluster here, also after its end."""
+    """Reads logs of a cluster here, also after its end."""
     folders = [shared_path(directory) / LOGS]  # where no other place could be written
     with contextlib.suppress(OSError):
         folders.insert(0, placed_log_root() / directory)
@@ -92,7 +92,7 @@ def logs(directory: str, asked: PiecesAsked) -> list[Piece]:
 
 
 def versions() -> dict[str, str]:
-    """Of all that an answer depends on here; what is not installed is left out."""
+    """Lists the versions of all that an answer depends on; what is not installed is left out."""
     found = {"python": platform.python_version(), "kernel": platform.release()}
     for part in PARTS:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -88,7 +88,7 @@ class PlacedState:
 
     @classmethod
     def from_json(cls, text: str) -> "PlacedState":
-        """Of a release before or after this one, too."""
+        """Reads a state, also of a release before or after this one."""
         said = _known(cls, json.loads(text))
         return cls(**{**said, "gpus": tuple(said["gpus"])})
 
@@ -297,14 +297,14 @@ def process_plan(
 
 
 def reached_at(listens: str, machine: str) -> str:
-    """By others than this machine."""
+    """Gives the address where others than this machine reach it."""
     endpoint = Endpoint.parse(listens)
     is_everywhere = endpoint.to_dial != endpoint
     return str(Endpoint(machine, endpoint.port) if is_everywhere else endpoint)
 
 
 def _addresses(order: StartOrder, machine: str, ports: Mapping[str, int]) -> dict[str, str]:
-    """Where it listens on this machine."""
+    """Gives the addresses where it listens on this machine."""
     found = {}
     for key in LISTENS & order.config.keys():
         host, port = Endpoint.parse(order.config[key])

@@ -14,7 +14,7 @@ ANSWER_S: Final = 20.0  # for a process to start on each machine, and to look
 
 
 class PlacedLogs:
-    """As long as the Ray is held."""
+    """Reads logs of all machines, as long as the Ray is held."""
 
     def __init__(self, ray: "Ray", cluster: str, *, say: Say) -> None:
         """`say` hears once of each machine whose logs are not to be had."""
@@ -29,7 +29,7 @@ class PlacedLogs:
         return bool(self._ray.groups(self._cluster))
 
     def pieces(self, asked: PiecesAsked) -> list[Piece]:
-        """From all machines at once, or from the one that has the log."""
+        """Reads pieces from all machines at once, or from the one that has the log."""
         known = self._machine_of.get(asked.log)
         machines = [known] if known else self._ray.machines()
         replies = self._ray.logs(machines, self._cluster, asked, ANSWER_S)

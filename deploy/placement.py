@@ -42,7 +42,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineType:
-    """Of which an autoscaler may add some; what labels they will have is not known."""
+    """Describes machines that an autoscaler may add; their labels are not known."""
 
     name: str
     total: Mapping[str, float]
@@ -64,7 +64,8 @@ class Group:
 
     @property
     def is_router(self) -> bool:
-        """By its name, which is all that Ray keeps: no pool may be called 'router'."""
+        """Tells a router by its name, which is all that Ray keeps: no pool may be called
+        'router'."""
         return _ROUTER.fullmatch(self.name) is not None
 
 
@@ -90,7 +91,7 @@ class Wanted:
 
     @property
     def digest(self) -> str:
-        """Of all that makes it another one when it differs."""
+        """Digests all that makes it another one when it differs."""
         said = [self.order.as_json(), dict(self.resources), dict(self.labels)]
         return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -109,7 +110,7 @@ class Wanted:
         return cls(**{**said, "order": StartOrder.from_json(said["order"])})
 
     def fits(self, place: Machine | MachineType) -> bool:
-        """Where nothing else is."""
+        """Tells whether it fits there where nothing else is."""
         return not self.lacks(place)
 
     def fits_now(self, machine: Machine) -> bool:
@@ -135,7 +136,7 @@ class Wanted:
 
     @property
     def needs(self) -> str:
-        """In words."""
+        """Tells in words what it needs."""
         amounts = [f"{name} {amount:g}" for name, amount in self.resources.items()]
         return ", ".join(amounts + [f"{name} '{label}'" for name, label in self.labels.items()])
 
@@ -162,8 +163,8 @@ def wanted(
 def staffed(
     possible: Iterable[Wanted], pools: Sequence[WorkerPool], running: Collection[str]
 ) -> list[Wanted]:
-    """Of all that there may be, those that are to be there: who runs stays, as far as its pool may
-    have it, for a planner may have wanted it; and each pool has as many as it must."""
+    """Chooses, of all that there may be, those that are to be there: who runs stays, as far as its
+    pool may have it, for a planner may have wanted it; and each pool has as many as it must."""
     left = {name for pool in pools for name in _left_out(pool, running)}
     return [each for each in possible if each.name not in left]
 
@@ -332,5 +333,5 @@ def most_bound_first(wanted: Iterable[Wanted], machines: Sequence[Machine]) -> l
 
 
 def usable(wanted: Sequence[Wanted], machines: Iterable[Machine]) -> list[Machine]:
-    """Those on which any of these may come to lie."""
+    """Gives the machines on which any of these may come to lie."""
     return [machine for machine in machines if any(each.fits(machine) for each in wanted)]

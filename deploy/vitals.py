@@ -85,7 +85,7 @@ class Pulse:
 
 
 def health_channel(address: str, secrets_file: Path | None) -> grpc.aio.Channel:
-    """As others dial it: beyond loopback with what the secrets are good for."""
+    """Opens a channel as others dial it: beyond loopback with what the secrets are good for."""
     if secrets_file is None or is_loopback_address(address):
         return secure_channel(address, None, channel_options())
     credentials = Credentials(load_secrets(secrets_file).authority)
@@ -119,7 +119,7 @@ def _channel(router: str, secrets: Secrets) -> Channel:
 
 
 async def _serving(channel: Channel) -> tuple[set[str], set[str]]:
-    """Who serves; who drains."""
+    """Finds who serves, and who drains."""
     reply: worker_pb2.StatusResponse = await channel.unary(
         "penstock.v1.Cluster",
         "Status",

@@ -181,7 +181,8 @@ class Attention:
     def _pieces_of(
         self, plan: RowPlan, cache: Tensor, dtype: torch.dtype
     ) -> list[tuple[Tensor, Tensor]]:
-        """Of each piece, K as [kv_heads, head_dim, num_tokens], V with the last two swapped."""
+        """Gives of each piece K as [kv_heads, head_dim, num_tokens], V with the last two
+        swapped."""
         kv_heads, dim = self._num_kv_heads, self._head_dim
         row = kv_heads * dim
         plane, origin = cache.stride(0), cache.storage_offset()

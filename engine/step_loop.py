@@ -25,8 +25,8 @@ class StepScheduler(Protocol):
     def complete(self, batch: Batch, result: StepResult) -> None: ...
 
     def observe(self, batch: Batch, seconds: float) -> None:
-        """What the step took, from forming the batch to having taken in what it gave: requests
-        wait for all of it, and not for the forward alone."""
+        """Is told what the step took, from forming the batch to having taken in what it gave:
+        requests wait for all of it, and not for the forward alone."""
 
     def fail(self, error: Exception) -> None:
         """The engine raised: the sequences of the batch in flight are lost."""

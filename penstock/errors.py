@@ -136,7 +136,7 @@ class DeadlineExceededError(PenstockError):
 
     @property
     def phase(self) -> str:
-        """Where the request was: queue, prefill, transfer or decode; empty when unknown."""
+        """Tells where the request was: queue, prefill, transfer or decode; empty when unknown."""
         return self.metadata.get("phase", "")
 
 
@@ -186,7 +186,7 @@ BY_CODE: Mapping[grpc.StatusCode, type[PenstockError]] = {
 
 @dataclass(slots=True, kw_only=True)
 class _Trailers:
-    """What the trailers say beyond code and message."""
+    """Holds what the trailers say beyond code and message."""
 
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)

@@ -122,7 +122,7 @@ class Examination:
         )
 
     async def _measured(self, everyone: Sequence[Examined], deadline: float) -> list[Examined]:
-        """With each machine's memory speed, which one worker of it measures: several at once
+        """Adds each machine's memory speed, which one worker of it measures: several at once
         would measure each other."""
         firsts = {one.facts.machine: one for one in reversed(everyone) if one.member and one.facts}
         speeds = await asyncio.gather(*(self._speed(one, deadline) for one in firsts.values()))
@@ -268,7 +268,7 @@ def _from_status(worker: worker_pb2.WorkerStatus) -> Examined:
 
 
 def _left_s(deadline: float, at_most_s: float) -> float:
-    """For one call. Raises DeadlineExceeded when the time for everything is up."""
+    """Gives the time for one call. Raises DeadlineExceeded when the time for everything is up."""
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise DeadlineExceeded("an examination")

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """Of one number, over time."""
+    """Follows which way one number went last, and when it turned."""
 
     sign: int = 0  # of its last change
     reversed_at: float = -inf
@@ -49,8 +49,8 @@ class Directions:
     both: Trend = NO_DIRECTION
 
     def clip(self, now: Counts, wanted: Counts, now_s: float, hold_s: float) -> Counts:
-        """As much of what is wanted as may be done now: never fewer in all than is wanted, because
-        a part that had to be left out would have grown."""
+        """Gives as much of what is wanted as may be done now: never fewer in all than is wanted,
+        because a part that had to be left out would have grown."""
         prefill, decode = wanted.prefill - now.prefill, wanted.decode - now.decode
         least = min(0, prefill + decode)
         if not self.prefill.allows(prefill, now_s, hold_s):

@@ -44,7 +44,7 @@ Step = Callable[[], Awaitable[list[str]]]  # returns what could not be done
 
 
 class Machines(Protocol):
-    """Where workers are placed. Called from a thread; each may take a while, and returns sentences
+    """Places workers. Called from a thread; each may take a while, and returns sentences
     of what could not be done."""
 
     def look(self) -> Placements: ...
@@ -89,7 +89,7 @@ class PlannerLoop:
     _said: str = ""  # last, of what keeps it from deciding
 
     async def run(self, end: asyncio.Event) -> None:
-        """Until `end` is set."""
+        """Decides again and again until `end` is set."""
         is_alone = contextlib.nullcontext() if self.settings.dry_run else self.lease.kept()
         async with is_alone:
             while not end.is_set():
@@ -97,14 +97,14 @@ class PlannerLoop:
                 await self.pause(end)
 
     async def pause(self, end: asyncio.Event) -> None:
-        """Until the next look, or until `end` is set."""
+        """Waits until the next look, or until `end` is set."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.interval_s):
                 await end.wait()
 
     @property
     def record(self) -> PlannerRecord | None:
-        """Of the last look; None before the first that came to a decision."""
+        """Gives the record of the last look; None before the first that came to a decision."""
         return self._record
 
     async def turn(self) -> None:
@@ -168,7 +168,8 @@ class PlannerLoop:
         )
 
     async def _leaving(self) -> tuple[str, ...]:
-        """Who drains by a planner's word: of the one before, too, or of the one that decides."""
+        """Names who drains by a planner's word: of the one before, too, or of the one that
+        decides."""
         if self._record is not None and not self.settings.dry_run:
             return self._record.leaving
         try:

@@ -98,14 +98,14 @@ class Planning:
         return found
 
     def _alone(self, sizing: Sizing, levels: dict[float, list[Counts]], best: float) -> None:
-        """Without prefill workers, from as many GPUs on."""
+        """Tries counts without prefill workers, from as many GPUs on."""
         for num in sorted(num for num in levels if best <= num <= _MOST_ALONE * best):
             alone = [counts for counts in levels[num] if not counts.prefill]
             if alone and self._best(sizing, alone) is not None:
                 return
 
     def _best(self, sizing: Sizing, sizes: Iterable[Counts]) -> Counts | None:
-        """Of those that suffice, the one with the most good answers."""
+        """Gives, of those that suffice, the one with the most good answers."""
         likely = sorted(sizes, key=sizing.num_good, reverse=True)[: self.num_splits]
         enough = [counts for counts in likely if self._suffices(sizing, self._report(counts))]
         return max(enough, key=lambda counts: self._report(counts).num_good, default=None)

@@ -28,7 +28,7 @@ def tell_config(config: PlannerConfig) -> None:
 
 
 def open_store(store: str, cluster: str, secrets: Secrets) -> SealedStore:
-    """Where planners of a cluster agree who decides. Connects when first used."""
+    """Opens the store where planners of a cluster agree who decides. Connects when first used."""
     redis = RedisStore(store, prefix=prefix_of(cluster), password=secrets.store_password)
     return SealedStore(redis, secrets.cluster_token)
 

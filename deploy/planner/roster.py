@@ -70,7 +70,7 @@ class Acts(NamedTuple):
     release: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """In words; empty: nothing is done."""
+        """Tells in words what is done; empty: nothing."""
         return "; ".join(self.sentences)
 
     @property
@@ -85,8 +85,8 @@ class Acts(NamedTuple):
 
 
 def bounds_of(pools: Sequence[PlannedPool]) -> Bounds:
-    """Of all pools of a role together. No role is changed: a worker keeps what its pool sets aside
-    for it, and what is started again is what its pool says."""
+    """Adds up the bounds of all pools of a role. No role is changed: a worker keeps what its pool
+    sets aside for it, and what is started again is what its pool says."""
 
     prefill, decode = ([each for each in pools if each.role is role] for role in Role)
     return Bounds(
@@ -146,7 +146,7 @@ def staff(roster: Sequence[Post], role: Role) -> Staff:
 
 
 def leaving_of(roster: Sequence[Post]) -> list[str]:
-    """Who still goes: one that was started again serves."""
+    """Names who still goes: one that was started again serves."""
     return [
         post.name for post in roster if post.stage in (WorkerStage.LEAVING, WorkerStage.AT_REST)
     ]
@@ -196,7 +196,7 @@ def _num_of(counts: Counts, role: Role) -> int:
 
 
 def _busiest_first(mine: Sequence[Post]) -> list[Post]:
-    """Of those that leave: who still has something to do has it cached."""
+    """Orders those that leave: who still has something to do has it cached."""
     leaving = [post for post in mine if post.stage in (WorkerStage.LEAVING, WorkerStage.AT_REST)]
     return sorted(leaving, key=lambda post: -post.num_in_flight)
 
@@ -213,8 +213,8 @@ def _new(role: Role, pools: Sequence[PlannedPool], placed: Collection[str]) -> I
 
 
 def _superfluous(mine: Sequence[Post]) -> Iterator[Post]:
-    """Who may go, those first that would be missed least: who does not serve yet, who has least to
-    do, the youngest. Each pool keeps as many as it must."""
+    """Gives who may go, those first that would be missed least: who does not serve yet, who has
+    least to do, the youngest. Each pool keeps as many as it must."""
     numbers = Counter(post.pool.name for post in mine if post.is_there)
     there = [(place, post) for place, post in enumerate(mine) if post.is_there]
     there.sort(

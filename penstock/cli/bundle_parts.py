@@ -45,7 +45,7 @@ class Gathered:
             self.missing[name] = str(why)[:MAX_WHY]
 
     def tell_contents(self, cluster: str, unsearched: Mapping[str, str]) -> None:
-        """As a member of its own, the first."""
+        """Writes the list of contents as a member of its own, the first."""
         said = {
             "cluster": cluster,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,7 +87,7 @@ def _parts(subject: Subject, found: Gathered) -> Iterator[tuple[str, Callable[[]
 
 @dataclass(frozen=True, slots=True)
 class AskedRouters:
-    """Those of a cluster, any of which may be away."""
+    """Asks the routers of a cluster, any of which may be away."""
 
     addresses: Sequence[str]
     secrets_file: Path | None
@@ -114,7 +114,7 @@ def _doctor(address: str, secrets_file: Path) -> Any:
 
 
 def _records(routers: AskedRouters, members: Made) -> list[Any]:
-    """Of the last requests in the logs, as far as a router remembers them."""
+    """Explains the last requests in the logs, as far as a router remembers them."""
     found = []
     request_ids = _request_ids(members)
     if not request_ids:

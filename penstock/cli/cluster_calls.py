@@ -56,8 +56,8 @@ def ask_cluster(
 
 
 def internal_address(address: str, secrets_file: Path, *, timeout_s: float = TIMEOUT_S) -> str:
-    """Where a router hears calls of the cluster: beyond loopback clients come in elsewhere. Who
-    points us somewhere else gains nothing: there TLS is spoken, or nothing is said."""
+    """Finds where a router hears calls of the cluster: beyond loopback clients come in elsewhere.
+    Who points us somewhere else gains nothing: there TLS is spoken, or nothing is said."""
     if not Credentials(load_secrets(secrets_file).authority).covers(address):
         return address
     with _channel(address, None) as channel, suppress(grpc.RpcError, ConfigError):

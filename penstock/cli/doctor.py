@@ -57,7 +57,7 @@ def examined(address: str, secrets_file: Path, timeout_s: float) -> DoctorReport
 
 
 def _of_ray(address: str) -> list[Finding]:
-    """Where it listens; that it is not known where it does not answer."""
+    """Finds where Ray listens; or that it is not known where it does not answer."""
     from penstock.cli.on_ray import findings_of
 
     _progress("Asking every machine of Ray where it listens.")

@@ -28,7 +28,7 @@ class LogLine(NamedTuple):
         return f"{self.process:<10} {self.text}" if is_marked else self.text
 
     def as_json(self) -> str:
-        """As it is, where it is JSON already."""
+        """Leaves the line as it is, where it is JSON already."""
         with suppress(ValueError):
             if isinstance(json.loads(self.text), dict):
                 return self.text
@@ -46,7 +46,7 @@ class Logs:
         self._times: dict[str, str] = {}  # of the last line, by log
 
     def lines(self) -> Iterable[LogLine]:
-        """What has been written since the last call."""
+        """Reads what has been written since the last call."""
         heads = self._ask(replace(self._asked, marks=dict(self._marks)))
         return heapq.merge(*map(self._lines_from, heads), key=attrgetter("time"))
 

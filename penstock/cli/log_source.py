@@ -20,7 +20,7 @@ LOCAL_S = 0.2  # between two looks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSource:
-    """Who is asked."""
+    """Gives the logs that are asked for."""
 
     where: str  # in words
     pieces: Callable[[PiecesAsked], list[Piece]]
@@ -28,7 +28,7 @@ class LogSource:
     interval_s: float
 
     def processes(self) -> list[str]:
-        """Those that have a log."""
+        """Lists the processes that have a log."""
         return sorted({piece.process for piece in self.pieces(PiecesAsked(num_lines=1))})
 
 
@@ -36,7 +36,7 @@ class LogSource:
 def opened_logs(
     *, address: str | None, log_dir: Path | None, cluster: str | None, ray: str | None
 ) -> Iterator[LogSource]:
-    """Until the block ends. Ends the command where there is nothing to read."""
+    """Opens logs until the block ends. Ends the command where there is nothing to read."""
     if sum(map(bool, (address, log_dir, cluster or ray))) > 1:
         fail("Give one of --address, --log-dir, and --cluster or --ray.", ExitCode.USAGE)
     known = None if log_dir or cluster or ray else known_cluster(address)

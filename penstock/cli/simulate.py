@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnRun:
-    """What came of it."""
+    """Holds what came of a column's run."""
 
     plan: Column
     report: Report
@@ -238,7 +238,8 @@ def _spread(spread: Spread, unit: float) -> str:
 
 
 def _prefill_busy(run: ColumnRun) -> float:
-    """Of decode workers it would say nothing: they step as long as there is one answer."""
+    """Tells how busy prefill workers were. Of decode workers it would say nothing: they step as
+    long as there is one answer."""
     worker_s = run.report.duration_s * run.plan.setting.num_prefill
     return 100 * run.report.prefill_busy_s / worker_s if worker_s else 0.0
 

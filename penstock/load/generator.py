@@ -34,7 +34,7 @@ class OfferedLoad:
     service_class: str = ""  # empty: the policy's first
 
     def options(self, prompt: Prompt) -> GenerateOptions:
-        """Of one request: greedy, and of the length that was asked for."""
+        """Gives the options of one request: greedy, and of the length that was asked for."""
         return {
             "token_ids": prompt,
             "max_tokens": self.output_tokens,
