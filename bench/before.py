@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from penstock import AsyncClient
-from penstock.load.generator import NO_RETRIES, Load, make_prompts
+from penstock.load.generator import NO_RETRIES, OfferedLoad, make_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 # Run by both sides, each with its own code.
@@ -98,7 +98,9 @@ async def serving(checkout: Path) -> AsyncIterator[Cluster]:
         await process.wait()
 
 
-async def measure(cluster: Cluster, side: Side, numbers: tuple[int, ...], load: Load) -> None:
+async def measure(
+    cluster: Cluster, side: Side, numbers: tuple[int, ...], load: OfferedLoad
+) -> None:
     spent_s, started = cluster.spent_s(), time.perf_counter()
     num_tokens = 0
     ahead = iter(enumerate(make_prompts(load)))
@@ -123,7 +125,7 @@ async def measure(cluster: Cluster, side: Side, numbers: tuple[int, ...], load: 
     side.processor_s.append((cluster.spent_s() - spent_s) / num_tokens)
 
 
-async def compare(commit: str, load: Load, num_rounds: int) -> Table:
+async def compare(commit: str, load: OfferedLoad, num_rounds: int) -> Table:
     """In each round both clusters are new: how one comes to share its work out is luck."""
     table = Table("load", "ms a token", "before", "ratio", "processor ms", "before", "ratio")
     with checked_out(commit) as earlier:
@@ -161,7 +163,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--concurrency", type=int, default=48)
     flags = parser.parse_args()
-    load = Load(
+    load = OfferedLoad(
         num_requests=flags.requests,
         concurrency=flags.concurrency,
         prompt_tokens=64,

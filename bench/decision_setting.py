@@ -34,7 +34,7 @@ IN_FLIGHT = 2  # requests a worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class DecisionSetting:
     num_tokens: int  # of a prompt
     grain: int  # tokens
     num_prefill: int
@@ -49,7 +49,7 @@ class Setting:
 class Deployment:
     """The workers report by turns, so that a decision finds some of them changed."""
 
-    setting: Setting
+    setting: DecisionSetting
     placer: Placer = field(init=False)
     drawn: random.Random = field(default_factory=lambda: random.Random(11))
     _members: list[Member] = field(default_factory=list)

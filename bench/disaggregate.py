@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class ModeMeans:
     """One mode in one split: the means over the seeds."""
 
     trace: str
@@ -53,10 +53,10 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Split:
     """All modes in one split."""
 
-    ways: tuple[Way, ...]  # auto first
+    ways: tuple[ModeMeans, ...]  # auto first
 
     @property
     def ttft_ratio(self) -> float:
@@ -99,7 +99,7 @@ def cells(
     rate: float | None,
     busy: float,
     progress: Progress,
-) -> Iterator[Cell]:
+) -> Iterator[Split]:
     """`splits`: how many prefill each."""
     traces = [load_trace(path, seed=seed, limit=limit) for seed in range(num_seeds)]
     base = Setting(num_prefill=0, num_decode=NUM_WORKERS)
@@ -113,10 +113,10 @@ def cells(
         for mode in modes:
             progress(f"{path.name}, {num}+{NUM_WORKERS - num}, {mode}")
             ways.append(_way(traces, setting, mode))
-        yield Cell(ways=tuple(ways))
+        yield Split(ways=tuple(ways))
 
 
-def _way(traces: Sequence[Trace], setting: Setting, mode: Disaggregate) -> Way:
+def _way(traces: Sequence[Trace], setting: Setting, mode: Disaggregate) -> ModeMeans:
     targets = setting.targets
     promised = ServiceClass(name="default", ttft_s=targets.ttft_s, itl_s=targets.itl_s)
     policy = Policy(classes=(promised,), disaggregate=mode)
@@ -127,7 +127,7 @@ def _way(traces: Sequence[Trace], setting: Setting, mode: Disaggregate) -> Way:
     def mean(figure: Callable[[Report], float]) -> float:
         return fmean(map(figure, reports))
 
-    return Way(
+    return ModeMeans(
         trace=traces[0].name,
         num_prefill=setting.num_prefill,
         num_decode=setting.num_decode,
@@ -146,7 +146,7 @@ def _way(traces: Sequence[Trace], setting: Setting, mode: Disaggregate) -> Way:
     )
 
 
-def sheet(found: Sequence[Cell]) -> Sheet:
+def sheet(found: Sequence[Split]) -> Sheet:
     columns = ("trace", "P+D", "mode", "TTFT s", "p99", "ITL ms", "good/s", "local %", "busy P D")
     rows = [_row(cell, way) for cell in found for way in cell.ways]
     return Sheet(
@@ -157,7 +157,7 @@ def sheet(found: Sequence[Cell]) -> Sheet:
     )
 
 
-def _row(cell: Cell, way: Way) -> tuple[str, ...]:
+def _row(cell: Split, way: ModeMeans) -> tuple[str, ...]:
     is_auto = way is cell.ways[0]
     return (
         way.trace,
@@ -174,7 +174,7 @@ def _row(cell: Cell, way: Way) -> tuple[str, ...]:
     )
 
 
-def _verdict(found: Sequence[Cell]) -> str:
+def _verdict(found: Sequence[Split]) -> str:
     worst = max(found, key=lambda cell: cell.worse)
     auto, num_over = worst.ways[0], sum(cell.worse > MOST for cell in found)
     return (

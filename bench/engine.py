@@ -137,7 +137,7 @@ class PagedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Rates:
     """Tokens per second of each."""
 
     case: str
@@ -149,7 +149,7 @@ class Figure:
 
 def measure(
     ways: Mapping[str, Run], *, batch: int, length: int, num_steps: int, rounds: int
-) -> Figure:
+) -> Rates:
     """`num_steps` 0 times the prefill of `length`; else that many decode steps behind it."""
     generator = torch.Generator().manual_seed(batch * length)
     ids = torch.randint(3, SHAPE_54M.vocab_size, (batch, length), generator=generator).tolist()
@@ -160,7 +160,7 @@ def measure(
     num_tokens = batch * (num_steps or length)
     rates = {name: num_tokens / statistics.median(taken[1:]) for name, taken in times.items()}
     kind = f"decode batch {batch} behind {length}" if num_steps else f"prefill {batch}x{length}"
-    return Figure(case=kind, rates=rates)
+    return Rates(case=kind, rates=rates)
 
 
 def time_bare(bare: BareLoop, prompts: list[list[int]], num_steps: int) -> float:
@@ -215,14 +215,14 @@ def _time_second(first: Callable[[], object], second: Callable[[], object]) -> f
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Findings:
-    figures: list[Figure]
+class EngineFindings:
+    figures: list[Rates]
     notes: list[str]  # on the run as a whole
 
 
 def run(
     threads: int, rounds: int, num_steps: int, num_cases: int = len(CASES), *, makes_peers: bool
-) -> Findings:
+) -> EngineFindings:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), ExitStack() as open_:
         directory = Path(scratch)
@@ -248,12 +248,14 @@ def run(
             ways[peer.name] = peer.run
             equal = num_equal(engine, peer)
             notes.append(f"{peer.name}: {equal} of {COMPARED_TOKENS} greedy tokens are the same")
-        return Findings(figures=list(_figures(ways, rounds, num_steps, num_cases)), notes=notes)
+        return EngineFindings(
+            figures=list(_figures(ways, rounds, num_steps, num_cases)), notes=notes
+        )
 
 
 def _figures(
     ways: Mapping[str, Run], rounds: int, num_steps: int, num_cases: int
-) -> Iterator[Figure]:
+) -> Iterator[Rates]:
     for batch, length, decodes in CASES[:num_cases]:
         steps = num_steps if decodes else 0
         figure = measure(ways, batch=batch, length=length, num_steps=steps, rounds=rounds)
@@ -268,7 +270,7 @@ def _load(directory: Path) -> dict[str, Tensor]:
     return load_file(directory / "model.safetensors")
 
 
-def show(findings: Findings) -> None:
+def show(findings: EngineFindings) -> None:
     """Rates in tokens a second, and the engine's as a multiple of each peer's."""
     print(*findings.notes, "", sep="\n")
     names = list(findings.figures[0].rates)

@@ -29,7 +29,7 @@ from bench.fidelity_cluster import (
     until_converged,
     until_idle,
 )
-from bench.fidelity_workloads import GRAIN, WORKLOADS, Asked, Sizes, as_trace, cold, later
+from bench.fidelity_workloads import GRAIN, WORKLOADS, PlannedRequest, Sizes, as_trace, cold, later
 from bench.machine import Others, describe
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan, Part
@@ -60,7 +60,7 @@ BASE = Setting(num_prefill=0, num_decode=1, prefill=MAKE, decode=MAKE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class FidelityCase:
     """One cluster, and how much is asked of it."""
 
     name: str
@@ -71,7 +71,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class BothSides:
     """One run on both sides."""
 
     real_ttft_s: float
@@ -94,19 +94,19 @@ class Pair:
         )
 
 
-def timed_case() -> Case:
+def timed_case() -> FidelityCase:
     sizes = {
         "cold": Sizes(rate=6.0),
         "conversations": Sizes(rate=16.0),
         "bursts": Sizes(rate=24.0, num_requests=240),
     }
     plan = timed_plan(COSTS, num_prefill=2, num_decode=3)
-    return Case(name="timed", plan=plan, sizes=sizes, usual=sizes["cold"])
+    return FidelityCase(name="timed", plan=plan, sizes=sizes, usual=sizes["cold"])
 
 
 def herd_case(
     *, policy_file: Path | None = None, bytes_per_s: float | None = None, **router: Any
-) -> Case:
+) -> FidelityCase:
     """32 at once, who together would keep one worker busy for two seconds. `bytes_per_s`: of a
     link; None: as fast as this machine copies."""
     costs = dict(HERD_COSTS)
@@ -115,7 +115,7 @@ def herd_case(
     if policy_file is not None:
         router["policy_file"] = str(policy_file)
     sizes = Sizes(rate=0.5, num_requests=32, prompt_tokens=33 * GRAIN, output_tokens=16)
-    return Case(
+    return FidelityCase(
         name="herd",
         plan=timed_plan(costs, num_prefill=2, num_decode=2, router=router),
         sizes={"herd": sizes, "herd_behind_one": sizes},
@@ -141,7 +141,7 @@ def timed_plan(costs: Costs, **changes: Any) -> ClusterPlan:
     )
 
 
-def torch_case() -> Case:
+def torch_case() -> FidelityCase:
     """Prompts long enough that the steps, and not the processes around them, fill two cores."""
     plan = ClusterPlan(
         checkpoint=SHIPPED_MODEL,
@@ -155,18 +155,18 @@ def torch_case() -> Case:
         "conversations": Sizes(rate=6.0, prompt_tokens=800),
         "bursts": Sizes(rate=8.0, num_requests=160, prompt_tokens=1000),
     }
-    return Case(name="torch", plan=plan, sizes=sizes, usual=sizes["cold"])
+    return FidelityCase(name="torch", plan=plan, sizes=sizes, usual=sizes["cold"])
 
 
 CASES = {"torch": torch_case, "timed": timed_case, "herd": herd_case}
 
 
 async def compare(
-    case: Case, workloads: Sequence[str], *, num: int, seed: int
-) -> dict[str, list[Pair]]:
+    case: FidelityCase, workloads: Sequence[str], *, num: int, seed: int
+) -> dict[str, list[BothSides]]:
     """`num` pairs of runs of each workload."""
     chances = random.Random(seed)
-    pairs: dict[str, list[Pair]] = {name: [] for name in workloads}
+    pairs: dict[str, list[BothSides]] = {name: [] for name in workloads}
     async with LocalCluster(case.plan, say=say) as cluster:
         await until_converged(cluster, case.usual, chances, say)
         for number in range(num):
@@ -178,8 +178,8 @@ async def compare(
 
 
 async def quiet(
-    case: Case, cluster: LocalCluster, around: Overheads, name: str, chances: random.Random
-) -> Pair:
+    case: FidelityCase, cluster: LocalCluster, around: Overheads, name: str, chances: random.Random
+) -> BothSides:
     """One run during which others left the machine alone; else the least disturbed of some."""
     tries = []
     for _ in range(MAX_TRIES):
@@ -191,8 +191,8 @@ async def quiet(
 
 
 async def run_once(
-    case: Case, cluster: LocalCluster, around: Overheads, name: str, chances: random.Random
-) -> Pair:
+    case: FidelityCase, cluster: LocalCluster, around: Overheads, name: str, chances: random.Random
+) -> BothSides:
     """On both sides; whatever others do meanwhile."""
     asked = WORKLOADS[name](case.sizes[name], chances)
     await until_idle(cluster)
@@ -203,7 +203,7 @@ async def run_once(
     before = cold(replace(case.usual, rate=1.0, num_requests=NUM_BEFORE), random.Random(1))
     setting = fitted(base, await reported(cluster))
     samples = simulated(asked, setting, before, policy=case.policy)
-    return Pair(
+    return BothSides(
         real_ttft_s=fmean(each.ttft_s for each in measured),
         simulated_ttft_s=fmean(samples.ttft_s),
         real_hits=sum(each.cached_tokens for each in measured),
@@ -215,9 +215,9 @@ async def run_once(
 
 
 def simulated(
-    asked: Sequence[Asked],
+    asked: Sequence[PlannedRequest],
     setting: Setting,
-    before: Sequence[Asked] = (),
+    before: Sequence[PlannedRequest] = (),
     *,
     policy: Policy = DEFAULT_POLICY,
 ) -> Samples:
@@ -236,7 +236,7 @@ def simulated(
     )
 
 
-def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
+def summary(pairs: Sequence[BothSides]) -> dict[str, Any]:
     """Medians; the errors are medians of the runs' own errors."""
     return {
         "runs": len(pairs),
@@ -273,7 +273,7 @@ def is_faithful(report: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
     )
 
 
-def _as_text(pair: Pair) -> str:
+def _as_text(pair: BothSides) -> str:
     return (
         f"TTFT {1e3 * pair.real_ttft_s:.1f} ms, simulated {1e3 * pair.simulated_ttft_s:.1f};"
         f" hits {pair.real_hits}, simulated {pair.simulated_hits};"

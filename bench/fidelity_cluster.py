@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from statistics import fmean, median
 
-from bench.fidelity_workloads import GRAIN, Asked, Sizes, cold
+from bench.fidelity_workloads import GRAIN, PlannedRequest, Sizes, cold
 from cluster.channel import open_channel
 from cluster.codec import load_report_from_pb
 from cluster.secrets import load_secrets
@@ -19,7 +19,7 @@ from cluster.watch import CALM, PAIRS_EVERY, REPORT_INTERVAL_S
 from cluster.worker_codec import member_from_pb
 from deploy.launcher import LocalCluster
 from penstock import AsyncClient
-from penstock.load.generator import NO_RETRIES, Load, measure
+from penstock.load.generator import NO_RETRIES, OfferedLoad, measure
 from penstock.load.report import Measured
 from penstock.v1 import worker_pb2
 from simulator.fitted import Reported
@@ -43,7 +43,7 @@ class Overheads:
     step_gap_s: float
 
 
-async def ask(address: str, asked: Sequence[Asked]) -> list[Measured]:
+async def ask(address: str, asked: Sequence[PlannedRequest]) -> list[Measured]:
     """Sends each request when it is due; times count from then. RuntimeError if one fails."""
     async with AsyncClient(address, retries=NO_RETRIES) as client:
         await client.models()  # connected
@@ -53,7 +53,7 @@ async def ask(address: str, asked: Sequence[Asked]) -> list[Measured]:
             for each in asked:
                 due = started + each.arrival_s
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                load = Load(output_tokens=each.num_output)
+                load = OfferedLoad(output_tokens=each.num_output)
                 tasks.append(group.create_task(measure(client, list(each.prompt), load, due)))
     measured = [task.result() for task in tasks]
     if errors := {each.error for each in measured if each.error}:
@@ -124,7 +124,9 @@ async def overheads(
     return _fitted(alone, fmean(doors), setting.message_s)
 
 
-def during(around: Overheads, asked: Sequence[Asked], measured: Sequence[Measured]) -> Overheads:
+def during(
+    around: Overheads, asked: Sequence[PlannedRequest], measured: Sequence[Measured]
+) -> Overheads:
     """The same under this run's load, as far as requests came by themselves or at once."""
     arrivals = [-inf, *(each.arrival_s for each in asked), inf]
     alone = [

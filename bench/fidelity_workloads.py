@@ -14,7 +14,7 @@ FIRST_ID, LAST_ID = 32, 200  # plain tokens of any model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PlannedRequest:
     """One request, known before anything is sent."""
 
     arrival_s: float
@@ -33,21 +33,21 @@ class Sizes:
     num_siblings: int = 8
 
 
-Workload = Callable[[Sizes, random.Random], list[Asked]]
+Workload = Callable[[Sizes, random.Random], list[PlannedRequest]]
 
 
-def cold(sizes: Sizes, chances: random.Random) -> list[Asked]:
+def cold(sizes: Sizes, chances: random.Random) -> list[PlannedRequest]:
     """Prompts that share nothing, by Poisson."""
     arrival_s, asked = 0.0, []
     for _ in range(sizes.num_requests):
         arrival_s += chances.expovariate(sizes.rate)
         prompt = _draw(_about(sizes.prompt_tokens, chances), chances)
         num_output = _about(sizes.output_tokens, chances)
-        asked.append(Asked(arrival_s=arrival_s, prompt=prompt, num_output=num_output))
+        asked.append(PlannedRequest(arrival_s=arrival_s, prompt=prompt, num_output=num_output))
     return asked
 
 
-def conversations(sizes: Sizes, chances: random.Random) -> list[Asked]:
+def conversations(sizes: Sizes, chances: random.Random) -> list[PlannedRequest]:
     """Sessions of four turns behind one of three system prompts; a turn's prompt is all before
     it, an invented answer included, and comes a second or two later."""
     num_turns, tokens = 4, sizes.prompt_tokens
@@ -59,13 +59,13 @@ def conversations(sizes: Sizes, chances: random.Random) -> list[Asked]:
         for _ in range(num_turns):
             said += _draw(_about(tokens // 5, chances), chances)
             num_output = _about(sizes.output_tokens, chances)
-            asked.append(Asked(arrival_s=arrival_s, prompt=said, num_output=num_output))
+            asked.append(PlannedRequest(arrival_s=arrival_s, prompt=said, num_output=num_output))
             said += _draw(num_output, chances)
             arrival_s += 0.5 + chances.expovariate(1.0)
     return sorted(asked, key=lambda each: each.arrival_s)
 
 
-def bursts(sizes: Sizes, chances: random.Random) -> list[Asked]:
+def bursts(sizes: Sizes, chances: random.Random) -> list[PlannedRequest]:
     """Fan-outs: siblings that come at once and differ in their last eighth only."""
     arrival_s, asked = 0.0, []
     for _ in range(sizes.num_requests // sizes.num_siblings):
@@ -74,15 +74,15 @@ def bursts(sizes: Sizes, chances: random.Random) -> list[Asked]:
         for _ in range(sizes.num_siblings):
             prompt = shared + _draw(sizes.prompt_tokens // 8, chances)
             num_output = _about(sizes.output_tokens, chances)
-            asked.append(Asked(arrival_s=arrival_s, prompt=prompt, num_output=num_output))
+            asked.append(PlannedRequest(arrival_s=arrival_s, prompt=prompt, num_output=num_output))
     return asked
 
 
-def herd(sizes: Sizes, chances: random.Random) -> list[Asked]:
+def herd(sizes: Sizes, chances: random.Random) -> list[PlannedRequest]:
     """All at once behind one long prefix that nobody holds; the last grain is each one's own."""
     shared = _draw(sizes.prompt_tokens - GRAIN, chances)
     return [
-        Asked(
+        PlannedRequest(
             arrival_s=0.0,
             prompt=shared + _draw(GRAIN, chances),
             num_output=_about(sizes.output_tokens, chances),
@@ -91,7 +91,7 @@ def herd(sizes: Sizes, chances: random.Random) -> list[Asked]:
     ]
 
 
-def herd_behind_one(sizes: Sizes, chances: random.Random) -> list[Asked]:
+def herd_behind_one(sizes: Sizes, chances: random.Random) -> list[PlannedRequest]:
     """The same, a while after the first: one worker holds the prefix when the others come."""
     first, *others = herd(sizes, chances)
     return [replace(first, num_output=1), *later(others, 1.0 / sizes.rate)]
@@ -106,11 +106,11 @@ WORKLOADS: Mapping[str, Workload] = {
 }
 
 
-def later(asked: Sequence[Asked], by_s: float) -> list[Asked]:
+def later(asked: Sequence[PlannedRequest], by_s: float) -> list[PlannedRequest]:
     return [replace(each, arrival_s=each.arrival_s + by_s) for each in asked]
 
 
-def as_trace(name: str, asked: Sequence[Asked], hash_grain: int) -> Trace:
+def as_trace(name: str, asked: Sequence[PlannedRequest], hash_grain: int) -> Trace:
     requests = (
         TraceRequest(
             arrival_s=each.arrival_s,

@@ -20,7 +20,7 @@ from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan
 from deploy.vitals import all_of, until_serving
 from penstock import AsyncClient
-from penstock.load.generator import NO_RETRIES, Load, measure
+from penstock.load.generator import NO_RETRIES, OfferedLoad, measure
 from penstock.load.report import Measured
 from prefill_worker.config import PrefillWorkerConfig
 
@@ -39,7 +39,7 @@ LEAST_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class HandOverSetting:
     door: str
     overlap: bool
 
@@ -48,7 +48,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class HandOverCost:
     """Medians over requests that had the cluster to themselves, in seconds."""
 
     door: str
@@ -92,10 +92,10 @@ class Fresh:
     num_recomputed: int  # of the two
 
 
-def settings(doors: Sequence[str]) -> list[Setting]:
+def settings(doors: Sequence[str]) -> list[HandOverSetting]:
     """Overlapped and not, where the prefill worker can be told."""
     overlaps = (True, False) if can_be_told() else (True,)
-    return [Setting(door=door, overlap=overlap) for door in doors for overlap in overlaps]
+    return [HandOverSetting(door=door, overlap=overlap) for door in doors for overlap in overlaps]
 
 
 def can_be_told() -> bool:
@@ -115,7 +115,7 @@ class Clusters:
         self._settings = settings([door])
         self._door = door
         self._dice = random.Random(0)
-        self._open: dict[Setting, LocalCluster] = {}
+        self._open: dict[HandOverSetting, LocalCluster] = {}
 
     async def fresh(self) -> list[Fresh]:
         """Of the first setting's pair: as it joined, and after its decode worker was killed."""
@@ -127,8 +127,10 @@ class Clusters:
         found.append(await self._fresh(cluster, "prefill worker's restart"))
         return found
 
-    async def costs(self, prompt_tokens: int, num_rounds: int) -> list[Cost]:
-        requests: dict[Setting, list[Measured]] = {setting: [] for setting in self._settings}
+    async def costs(self, prompt_tokens: int, num_rounds: int) -> list[HandOverCost]:
+        requests: dict[HandOverSetting, list[Measured]] = {
+            setting: [] for setting in self._settings
+        }
         for _ in range(num_rounds):
             for setting, cluster in self._open.items():
                 requests[setting].append(await self._ask(cluster, prompt_tokens))
@@ -147,7 +149,7 @@ class Clusters:
                 self._open[setting] = await stack.enter_async_context(cluster)
             yield
 
-    def _plan(self, setting: Setting) -> ClusterPlan:
+    def _plan(self, setting: HandOverSetting) -> ClusterPlan:
         return ClusterPlan(
             checkpoint=self._model,
             num_threads=1,
@@ -173,7 +175,7 @@ class Clusters:
     async def _ask(self, cluster: LocalCluster, prompt_tokens: int) -> Measured:
         """A prompt that no other begins like. Raises RuntimeError where it fails."""
         prompt = [self._dice.randrange(16, SHAPE.vocab_size) for _ in range(prompt_tokens)]
-        load = Load(output_tokens=OUTPUT_TOKENS)
+        load = OfferedLoad(output_tokens=OUTPUT_TOKENS)
         async with AsyncClient(cluster.address, retries=NO_RETRIES) as client:
             measured = await measure(client, prompt, load, time.perf_counter())
         if measured.error:
@@ -192,11 +194,13 @@ async def _kill(cluster: LocalCluster, name: str) -> None:
         await until_serving(router, secrets, all_of(["prefill-0", "decode-0"]))
 
 
-def _cost(setting: Setting, prompt_tokens: int, requests: Sequence[Measured]) -> Cost:
+def _cost(
+    setting: HandOverSetting, prompt_tokens: int, requests: Sequence[Measured]
+) -> HandOverCost:
     found = [one for one in requests if one.is_remote and not one.recomputes]
     if not found:
         raise RuntimeError(f"No prompt of {prompt_tokens} tokens was handed over ({setting}).")
-    return Cost(
+    return HandOverCost(
         door=setting.door,
         overlap=setting.overlap,
         prompt_tokens=prompt_tokens,
@@ -222,7 +226,7 @@ async def run(
     lengths: Sequence[int],
     rounds: int,
     say: Callable[[str], None],
-) -> tuple[list[Cost], list[Fresh]]:
+) -> tuple[list[HandOverCost], list[Fresh]]:
     """One transport's figures. Raises StartupError where its workers do not start."""
     clusters, costs = Clusters(model, door), []
     say(f"{door}: starting its clusters")

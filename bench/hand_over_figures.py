@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.hand_over import KV_BYTES_PER_TOKEN, MOST_SHARE, Cost, Fresh
+from bench.hand_over import KV_BYTES_PER_TOKEN, MOST_SHARE, Fresh, HandOverCost
 from bench.sheets import Sheet, number, verdict
 
 
-def as_json(costs: Sequence[Cost], fresh: Sequence[Fresh]) -> dict[str, Any]:
+def as_json(costs: Sequence[HandOverCost], fresh: Sequence[Fresh]) -> dict[str, Any]:
     return {
         "kv_bytes_per_token": KV_BYTES_PER_TOKEN,
         "hand_overs": [
@@ -19,11 +19,11 @@ def as_json(costs: Sequence[Cost], fresh: Sequence[Fresh]) -> dict[str, Any]:
     }
 
 
-def sheets(costs: Sequence[Cost], fresh: Sequence[Fresh]) -> list[Sheet]:
+def sheets(costs: Sequence[HandOverCost], fresh: Sequence[Fresh]) -> list[Sheet]:
     return [_cost_sheet(costs), _fresh_sheet(fresh)]
 
 
-def _cost_sheet(costs: Sequence[Cost]) -> Sheet:
+def _cost_sheet(costs: Sequence[HandOverCost]) -> Sheet:
     return Sheet(
         title=(
             "What a hand-over costs: the wait for the second token beyond a decode step"
@@ -45,7 +45,7 @@ def _cost_sheet(costs: Sequence[Cost]) -> Sheet:
     )
 
 
-def _cost_cells(cost: Cost) -> tuple[str, ...]:
+def _cost_cells(cost: HandOverCost) -> tuple[str, ...]:
     return (
         cost.door,
         "as computed" if cost.overlap else "at the end",

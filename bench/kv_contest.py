@@ -16,7 +16,7 @@ from bench.bare_nixl import NixlSender
 from bench.bare_socket import SocketSender
 from bench.kv_cases import Case, Turns
 from bench.kv_far_end import FarEnd
-from bench.kv_ways import EPOCH, Rounds, Samples, TransportWay, Way, first_touch, take_turns
+from bench.kv_ways import EPOCH, KvWay, Rounds, TransportWay, WaySamples, first_touch, take_turns
 from cluster.measurements import Measurements
 from cluster.process import cache_folder
 from cluster.types import Incarnation
@@ -38,7 +38,7 @@ class Outcome:
     yardsticks: tuple[str, ...]
     connect_s: float
     first_touch: dict[str, float] = field(default_factory=dict)  # by way: bytes a second
-    samples: dict[Case, dict[str, Samples]] = field(default_factory=dict)
+    samples: dict[Case, dict[str, WaySamples]] = field(default_factory=dict)
     verify_s: dict[Case, float] = field(default_factory=dict)  # the receiver's check
 
 
@@ -96,10 +96,12 @@ class Arena:
     def close(self) -> None:
         self.pool.close()
 
-    def _take_turns(self, ways: Iterable[Way], case: Case, rounds: Rounds) -> dict[str, Samples]:
+    def _take_turns(
+        self, ways: Iterable[KvWay], case: Case, rounds: Rounds
+    ) -> dict[str, WaySamples]:
         return take_turns(list(ways), self.turns[case], rounds, (os.getpid(), self.far.pid))
 
-    def _touch(self, ways: Iterable[Way], outcome: Outcome) -> None:
+    def _touch(self, ways: Iterable[KvWay], outcome: Outcome) -> None:
         turns = self.turns[max(self.cases, key=lambda case: case.span_bytes)]
         outcome.first_touch.update({way.name: first_touch(way, turns, TOUCH_S) for way in ways})
 
@@ -125,7 +127,7 @@ class Arena:
             await self.far.ask("close_door")
 
     @contextlib.asynccontextmanager
-    async def _yardsticks(self, door: str) -> AsyncIterator[list[Way]]:
+    async def _yardsticks(self, door: str) -> AsyncIterator[list[KvWay]]:
         name, num_streams = YARDSTICKS.get(door, "memcpy"), self._settings.num_tcp_streams
         names = [name, f"socket x{num_streams}"] if door == "tcp" and num_streams > 1 else [name]
         opened = [await self._yardstick(name) for name in names]
@@ -136,7 +138,7 @@ class Arena:
                 way.close()
             await self.far.ask("close_yardsticks")
 
-    async def _yardstick(self, name: str) -> Way:
+    async def _yardstick(self, name: str) -> KvWay:
         if name == "memcpy":
             return self.memcpy
         if name == "bare NIXL":

@@ -24,7 +24,7 @@ EPOCH = 1
 MAX_LINE_BYTES = 2**20
 
 
-class FarEnd:
+class ReceivingEnd:
     """Owns the receiving pool, and whatever is open on it."""
 
     def __init__(
@@ -101,7 +101,7 @@ async def serve(answers: TextIO) -> None:
     lines: asyncio.StreamReader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    end = FarEnd(**json.loads(await lines.readline()))
+    end = ReceivingEnd(**json.loads(await lines.readline()))
     try:
         _say(answers, {})
         while line := await lines.readline():

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.kv_cases import Case
 from bench.kv_contest import Outcome
-from bench.kv_ways import Samples
+from bench.kv_ways import WaySamples
 from bench.sheets import Sheet, number, verdict
 from penstock.load.report import percentile
 
@@ -23,7 +23,7 @@ SPEED_COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class WayRow:
     """One way in one case; ratio and added time are against the contest's fastest yardstick."""
 
     door: str  # of the contest
@@ -63,18 +63,18 @@ class SetUpRow:
     first_touch_gigabytes_per_s: float
 
 
-def rows(outcome: Outcome) -> Iterator[Row]:
+def rows(outcome: Outcome) -> Iterator[WayRow]:
     for case, samples in outcome.samples.items():
         best = min((samples[name] for name in outcome.yardsticks), key=lambda one: one.median_s)
         for name, mine in samples.items():
             row = _row(outcome.door, case, name, mine, samples["memcpy"])
             if name == "memcpy" or name in outcome.yardsticks:
-                yield Row(**row)
+                yield WayRow(**row)
             else:
-                yield Row(**row, **_held_against(best, mine, outcome.door, case, name))
+                yield WayRow(**row, **_held_against(best, mine, outcome.door, case, name))
 
 
-def _row(door: str, case: Case, name: str, mine: Samples, memcpy: Samples) -> dict[str, Any]:
+def _row(door: str, case: Case, name: str, mine: WaySamples, memcpy: WaySamples) -> dict[str, Any]:
     return {
         "door": door,
         "case": str(case),
@@ -88,7 +88,9 @@ def _row(door: str, case: Case, name: str, mine: Samples, memcpy: Samples) -> di
     }
 
 
-def _held_against(best: Samples, mine: Samples, door: str, case: Case, name: str) -> dict[str, Any]:
+def _held_against(
+    best: WaySamples, mine: WaySamples, door: str, case: Case, name: str
+) -> dict[str, Any]:
     ratio, added_us = best.median_s / mine.median_s, 1e6 * (mine.median_s - best.median_s)
     at_p10 = percentile(best.seconds, 10) / percentile(mine.seconds, 10)
     held = {"of_yardstick": ratio, "of_yardstick_at_p10": at_p10, "added_us": added_us}
@@ -149,7 +151,7 @@ def _speed_sheet(outcome: Outcome) -> Sheet:
     )
 
 
-def _speed_cells(row: Row) -> tuple[str, ...]:
+def _speed_cells(row: WayRow) -> tuple[str, ...]:
     return (
         row.case,
         row.way,

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import hand_over, hand_over_figures, kv_figures, machine
-from bench.hand_over import Cost, Fresh
+from bench.hand_over import Fresh, HandOverCost
 from bench.kv_cases import Case, parse_case
 from bench.kv_contest import Arena, Outcome
 from bench.kv_ways import Rounds
@@ -82,7 +82,7 @@ class Findings:
     about: str
     pool_bytes: int
     outcomes: list[Outcome] = field(default_factory=list)
-    costs: list[Cost] = field(default_factory=list)
+    costs: list[HandOverCost] = field(default_factory=list)
     fresh: list[Fresh] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # and why
     chosen: list[str] = field(default_factory=list)  # by a measurement of this machine

@@ -14,7 +14,7 @@ EPOCH = 1
 LEAST_ROUNDS = 3
 
 
-class Way(Protocol):
+class KvWay(Protocol):
     @property
     def name(self) -> str: ...
 
@@ -53,7 +53,7 @@ def _always() -> bool:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Samples:
+class WaySamples:
     """What one way needed in one case."""
 
     num_bytes: int  # a move
@@ -83,10 +83,10 @@ class Rounds:
 
 
 def take_turns(
-    ways: Sequence[Way], turns: Turns, rounds: Rounds, pids: Sequence[int]
-) -> dict[str, Samples]:
+    ways: Sequence[KvWay], turns: Turns, rounds: Rounds, pids: Sequence[int]
+) -> dict[str, WaySamples]:
     """All ways in every round, so that a busy machine slows all of them alike."""
-    samples = {way.name: Samples(num_bytes=turns.case.num_bytes) for way in ways}
+    samples = {way.name: WaySamples(num_bytes=turns.case.num_bytes) for way in ways}
     turn, begin = 0, time.perf_counter()
     for number in range(rounds.num_rounds):
         if number >= LEAST_ROUNDS and time.perf_counter() - begin > rounds.limit_s:
@@ -100,7 +100,7 @@ def take_turns(
     return samples
 
 
-def first_touch(way: Way, turns: Turns, limit_s: float) -> float:
+def first_touch(way: KvWay, turns: Turns, limit_s: float) -> float:
     """Moves all of the pool once, or as much as the time allows; returns bytes a second."""
     moves: list[float] = []
     while len(moves) < turns.num_until_repeated and sum(moves) < limit_s:

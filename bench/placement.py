@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.placement_cells import CACHES, LINKS, RATES, TRAFFIC, Cell, Traffic, cells, rivals
+from bench.placement_cells import CACHES, LINKS, RATES, TRAFFIC, Cell, CellTraffic, cells, rivals
 from bench.placement_runs import Runs, replayed, simulated
 from bench.sheets import Sheet
 from cluster.errors import ConfigError
@@ -53,7 +53,7 @@ IN_FULL = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class FigureVerdict:
     """Of one figure in one cell."""
 
     cell: tuple[str, ...]
@@ -76,7 +76,7 @@ class Contest:
     figures: Sequence[Figure]
     runs: Runs
 
-    def judge(self, cell: Cell) -> list[Verdict]:
+    def judge(self, cell: Cell) -> list[FigureVerdict]:
         own = self.runs.figures(cell, self.name, self.rule)
         others = {
             name: self.runs.figures(cell, name, rival)
@@ -90,11 +90,11 @@ def _verdict(
     own: Mapping[str, float],
     others: Mapping[str, Mapping[str, float]],
     figure: Figure,
-) -> Verdict:
+) -> FigureVerdict:
     best_rule = figure.best(others, key=lambda each: others[each][figure.key])
     judged, best = own[figure.key], others[best_rule][figure.key]
     ratio = judged / best if best else 1.0  # where nobody has one good request, all are alike
-    return Verdict(
+    return FigureVerdict(
         cell=cell.names,
         figure=figure.key,
         judged=judged,
@@ -106,7 +106,7 @@ def _verdict(
     )
 
 
-def sheet(name: str, judged: Sequence[Sequence[Verdict]], figures: Sequence[Figure]) -> Sheet:
+def sheet(name: str, judged: Sequence[Sequence[FigureVerdict]], figures: Sequence[Figure]) -> Sheet:
     of_figure = [(each.title, "best", "by", "ratio") for each in figures]
     return Sheet(
         title=f"{name} beside the best shipped rule of each cell",
@@ -116,7 +116,7 @@ def sheet(name: str, judged: Sequence[Sequence[Verdict]], figures: Sequence[Figu
     )
 
 
-def _row(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+def _row(verdicts: Sequence[FigureVerdict]) -> tuple[str, ...]:
     cells_of = [
         (f"{each.judged:.3g}", f"{each.best:.3g}", each.best_rule, _ratio(each))
         for each in verdicts
@@ -125,11 +125,11 @@ def _row(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     return (*first.cell, f"{100 * first.busy_share:.0f}", *sum(cells_of, ()))
 
 
-def _ratio(verdict: Verdict) -> str:
+def _ratio(verdict: FigureVerdict) -> str:
     return f"{verdict.ratio:.2f}{' !' if verdict.is_beyond else ''}"
 
 
-def summary(judged: Sequence[Sequence[Verdict]], figure: Figure, num_shown: int = 5) -> str:
+def summary(judged: Sequence[Sequence[FigureVerdict]], figure: Figure, num_shown: int = 5) -> str:
     """The worst cells, and how many are beyond the bound."""
     found = [each for verdicts in judged for each in verdicts if each.figure == figure.key]
     found.sort(key=lambda each: each.ratio, reverse=figure.best is min)
@@ -151,7 +151,7 @@ def main() -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     traffic = dict(TRAFFIC) | {
-        path.name: Traffic(trace=path, limit=flags.limit, ttft_s=4.0) for path in flags.trace
+        path.name: CellTraffic(trace=path, limit=flags.limit, ttft_s=4.0) for path in flags.trace
     }
     kept = {name: each for name, each in traffic.items() if not flags.only or name in flags.only}
     if not kept:
@@ -180,7 +180,7 @@ def _run(flags: argparse.Namespace) -> int:
     return int(any(one.is_beyond for each in judged for one in each))
 
 
-def _judged(grid: Sequence[Cell], contest: Contest) -> list[list[Verdict]]:
+def _judged(grid: Sequence[Cell], contest: Contest) -> list[list[FigureVerdict]]:
     judged = []
     with progress() as bar:
         task = bar.add_task("", total=len(grid))

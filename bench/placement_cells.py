@@ -31,7 +31,7 @@ _BURST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic:
+class CellTraffic:
     """What comes, and to workers of which kind. At its own rate a good rule keeps eight workers
     busy by two thirds, and most requests within the target."""
 
@@ -49,14 +49,14 @@ class Traffic:
 
 
 _TARGETS = {"giant_prefix": 12.0, "bursts": 5.0, "trickle": 1.0, "overtaking_turns": 5.0}
-TRAFFIC: Mapping[str, Traffic] = {
-    "burst of 32": Traffic(workload=_BURST, ttft_s=5.0, rates=(1.0,)),
-    **{name: Traffic(workload=name, ttft_s=_TARGETS.get(name, 2.0)) for name in ADVERSARIAL},
-    "rotation of one": Traffic(workload="rotation: {num_prefixes: 40, rate: 20.0}"),
-    "one slow, known": Traffic(workload=_TALKS, slowness=3.0),
-    "one slow, unknown": Traffic(workload=_TALKS, slowness=3.0, is_slowness_known=False),
-    "noisy": Traffic(workload=_TALKS, noise=0.6),
-    "shipped trace": Traffic(ttft_s=4.0),
+TRAFFIC: Mapping[str, CellTraffic] = {
+    "burst of 32": CellTraffic(workload=_BURST, ttft_s=5.0, rates=(1.0,)),
+    **{name: CellTraffic(workload=name, ttft_s=_TARGETS.get(name, 2.0)) for name in ADVERSARIAL},
+    "rotation of one": CellTraffic(workload="rotation: {num_prefixes: 40, rate: 20.0}"),
+    "one slow, known": CellTraffic(workload=_TALKS, slowness=3.0),
+    "one slow, unknown": CellTraffic(workload=_TALKS, slowness=3.0, is_slowness_known=False),
+    "noisy": CellTraffic(workload=_TALKS, noise=0.6),
+    "shipped trace": CellTraffic(ttft_s=4.0),
 }
 
 
@@ -66,7 +66,7 @@ class Cell:
     cache_tokens: int
     link: str
     rate: float
-    makes: Traffic = field(repr=False)
+    makes: CellTraffic = field(repr=False)
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -78,7 +78,7 @@ class Cell:
 
 
 def cells(
-    traffic: Mapping[str, Traffic],
+    traffic: Mapping[str, CellTraffic],
     *,
     caches: tuple[int, ...] = CACHES,
     links: tuple[str, ...] = tuple(LINKS),
@@ -108,12 +108,12 @@ def may_fetch(rule: Rule[Any]) -> bool:
 
 
 @cache
-def trace_of(makes: Traffic, seed: int) -> Trace:
+def trace_of(makes: CellTraffic, seed: int) -> Trace:
     return makes.load(seed)
 
 
 @cache
-def digest_of(makes: Traffic, seed: int) -> str:
+def digest_of(makes: CellTraffic, seed: int) -> str:
     """Of the requests: what was measured on others is not taken for these."""
     text = repr((makes, trace_of(makes, seed).requests))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

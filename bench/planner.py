@@ -42,7 +42,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class PlannerCase:
     """Traffic, with the targets that suit it and what the planner may cost."""
 
     name: str
@@ -52,7 +52,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PlannerOutcome:
     name: str
     num_requests: int
     fixed: str  # the best in hindsight
@@ -80,16 +80,16 @@ class Outcome:
         return is_cheap and is_good and self.num_reversals <= 1
 
 
-def steady_case(path: Path, hours: float, *, recorded: bool, limit: int | None) -> Case:
+def steady_case(path: Path, hours: float, *, recorded: bool, limit: int | None) -> PlannerCase:
     trace = load_trace(path, limit=limit)
     if not recorded:
         rate = len(trace.requests) / (trace.duration_s or inf)  # of one request there is none
         trace = even(trace, duration_s=3600.0 * hours, rate=rate)
     name = path.name.partition(".")[0]
-    return Case(name=name, trace=trace, targets=Targets(), most=MOST_STEADY)
+    return PlannerCase(name=name, trace=trace, targets=Targets(), most=MOST_STEADY)
 
 
-def day_case(seed: int, hours: float, most_rate: float) -> Case:
+def day_case(seed: int, hours: float, most_rate: float) -> PlannerCase:
     """Long prompts, so that few requests keep many workers busy; the longer targets suit them."""
     day_s = 3600.0 * hours
     trace = day(
@@ -102,12 +102,12 @@ def day_case(seed: int, hours: float, most_rate: float) -> Case:
         seed=seed,
     )
     targets = Targets(ttft_s=8.0)
-    return Case(name=f"day, seed {seed}", trace=trace, targets=targets, most=MOST_DAILY)
+    return PlannerCase(name=f"day, seed {seed}", trace=trace, targets=targets, most=MOST_DAILY)
 
 
 def outcome(
-    case: Case, settings: PlannerSettings, turnover: Turnover, progress: Progress
-) -> Outcome:
+    case: PlannerCase, settings: PlannerSettings, turnover: Turnover, progress: Progress
+) -> PlannerOutcome:
     make = WorkerMake(block_size=case.trace.grain)  # few blocks: simulated sooner
     base = Setting(num_prefill=1, num_decode=1, prefill=make, decode=make, targets=case.targets)
     targets = case.targets
@@ -132,7 +132,7 @@ def outcome(
     for at_s, decision in planner.decisions:
         counts = decision.counts
         progress(f"  {at_s:6.0f} s {counts}: {decision.explain()}")
-    return Outcome(
+    return PlannerOutcome(
         name=case.name,
         num_requests=report.num_requests,
         fixed=str(best.counts),
@@ -165,7 +165,7 @@ def most_reversals(decisions: Sequence[tuple[float, SizingDecision]]) -> int:
     return most
 
 
-def sheet(found: Sequence[Outcome]) -> Sheet:
+def sheet(found: Sequence[PlannerOutcome]) -> Sheet:
     columns: tuple[str, ...] = ("traffic", "requests", "best fixed", "good %", "GPU h")
     columns += ("planner: good %", "GPU h", "most workers", "decisions", "reversals")
     columns += ("goodput / best", "GPU h / best", "met")
@@ -177,7 +177,7 @@ def sheet(found: Sequence[Outcome]) -> Sheet:
     )
 
 
-def _row(each: Outcome) -> tuple[str, ...]:
+def _row(each: PlannerOutcome) -> tuple[str, ...]:
     return (
         each.name,
         str(each.num_requests),
@@ -195,7 +195,7 @@ def _row(each: Outcome) -> tuple[str, ...]:
     )
 
 
-def cases(flags: argparse.Namespace) -> Iterator[Case]:
+def cases(flags: argparse.Namespace) -> Iterator[PlannerCase]:
     wants = flags.only or ["steady", "day"]
     if "steady" in wants:
         for path in flags.trace or [SHIPPED_TRACE]:

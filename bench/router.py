@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.decision_setting import Deployment, Setting
+from bench.decision_setting import DecisionSetting, Deployment
 from bench.machine import describe
 from bench.router_events import events_per_s, snapshot_per_s
 from bench.router_processes import SHIPPED
@@ -29,8 +29,8 @@ from router.placer import Ask
 from router.policy import PlacementRequest, place, quote
 from router.pool import PoolSnapshot
 
-SMALL = Setting(num_tokens=4096, grain=16, num_prefill=32, num_decode=32)
-LARGE = Setting(num_tokens=100_000, grain=32, num_prefill=500, num_decode=500)
+SMALL = DecisionSetting(num_tokens=4096, grain=16, num_prefill=32, num_decode=32)
+LARGE = DecisionSetting(num_tokens=100_000, grain=32, num_prefill=500, num_decode=500)
 TEXT = "The gate opens, water falls through the pipe, and the turbine begins to turn. "
 
 
@@ -49,7 +49,7 @@ class Time:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionTimes:
-    setting: Setting
+    setting: DecisionSetting
     snapshot: Time  # the pool frozen, what was reported and placed since the last one put in
     match: Time  # what each worker holds, and what it will hold
     price: Time
@@ -73,7 +73,7 @@ class Result:
 Clock = Callable[[], float]
 
 
-def decision_times(setting: Setting, num: int, clock: Clock) -> DecisionTimes:
+def decision_times(setting: DecisionSetting, num: int, clock: Clock) -> DecisionTimes:
     deployment = Deployment(setting)
     parts: dict[str, list[float]] = {}
     open_ids: list[str] = []
@@ -197,7 +197,7 @@ def table(result: Result) -> str:
     return "\n".join([*lines, "", f"{result.machine}, clock: {result.clock}"])
 
 
-def _title(setting: Setting) -> str:
+def _title(setting: DecisionSetting) -> str:
     return f"{setting.num_tokens:,} x {setting.num_prefill}+{setting.num_decode}"
 
 

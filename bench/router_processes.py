@@ -49,7 +49,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class RelayedLoad:
     """What is relayed in a round: `num_messages` in all, in answers of the one or other length."""
 
     num_messages: int
@@ -67,7 +67,7 @@ def router_config(checkpoint: Path, directory: Path) -> RouterConfig:
     return RouterConfig(checkpoint=checkpoint, model=MODEL, secrets_file=secrets_file)
 
 
-def answer(load: Load, num_messages: int) -> list[bytes]:
+def answer(load: RelayedLoad, num_messages: int) -> list[bytes]:
     """The messages of one answer, as a decode worker would send them."""
     messages = []
     for number in range(num_messages):
@@ -80,7 +80,7 @@ def answer(load: Load, num_messages: int) -> list[bytes]:
     return [message.SerializeToString() for message in messages]
 
 
-async def run_worker(load: Load, config: RouterConfig, pipe: Connection) -> None:
+async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) -> None:
     """A decode worker that answers as fast as it is read; long unless asked for one token."""
     short, long, incarnation = answer(load, load.short), answer(load, load.long), new_incarnation()
     report = LoadReport(num_free_blocks=9999, num_blocks=9999, prefill_cost=PrefillCost(c0=0, c1=1))
@@ -156,7 +156,7 @@ async def run_bare_relay(worker: str, pipe: Connection) -> None:
         await _serve_bare(relay, pipe)
 
 
-async def run_echo(load: Load, pipe: Connection) -> None:
+async def run_echo(load: RelayedLoad, pipe: Connection) -> None:
     """The least that answers: always the same short answer."""
     messages = answer(load, load.short)
 

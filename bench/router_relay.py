@@ -22,7 +22,7 @@ import uvloop
 from bench.router_processes import (
     GENERATE,
     SHIPPED,
-    Load,
+    RelayedLoad,
     cpu_s,
     process,
     request,
@@ -35,7 +35,7 @@ from bench.router_processes import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class RelayCost:
     """Medians of CPU in the relaying process."""
 
     us_per_message: float
@@ -44,17 +44,17 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    router: Cost
-    bare: Cost
+class RelayResult:
+    router: RelayCost
+    bare: RelayCost
     ratio: float  # of a message
     ratio_of_a_long_answer: float
     messages_per_s: float  # through the router, client and worker on the same machine
-    load: Load
+    load: RelayedLoad
     num_rounds: int
 
 
-async def relay_all(address: str, load: Load, num_messages: int) -> int:
+async def relay_all(address: str, load: RelayedLoad, num_messages: int) -> int:
     """Reads as many answers of this length as the load has; returns their number."""
     data = request(1 if num_messages == load.short else 2).SerializeToString()
     num_requests = load.num_messages // num_messages
@@ -73,7 +73,9 @@ async def relay_all(address: str, load: Load, num_messages: int) -> int:
     return num_requests
 
 
-async def measure(relays: dict[str, tuple[int, str]], load: Load, num_rounds: int) -> Result:
+async def measure(
+    relays: dict[str, tuple[int, str]], load: RelayedLoad, num_rounds: int
+) -> RelayResult:
     """`relays`: pid and address by name. One round each unmeasured, to warm up."""
     spent: dict[tuple[str, int], list[float]] = {}
     rates = []
@@ -90,7 +92,7 @@ async def measure(relays: dict[str, tuple[int, str]], load: Load, num_rounds: in
                         rates.append(num_requests * num_messages / (clock() - started))
     medians = {key: statistics.median(values) for key, values in spent.items()}
     router, bare = _cost("router", medians, load), _cost("bare", medians, load)
-    return Result(
+    return RelayResult(
         router=router,
         bare=bare,
         ratio=router.us_per_message / bare.us_per_message,
@@ -101,17 +103,17 @@ async def measure(relays: dict[str, tuple[int, str]], load: Load, num_rounds: in
     )
 
 
-def _cost(name: str, medians: dict[tuple[str, int], float], load: Load) -> Cost:
+def _cost(name: str, medians: dict[tuple[str, int], float], load: RelayedLoad) -> RelayCost:
     short, long = medians[name, load.short], medians[name, load.long]
     us_per_message = (long - short) / (load.long - load.short)
-    return Cost(
+    return RelayCost(
         us_per_message=us_per_message,
         us_per_request=short - load.short * us_per_message,
         us_per_message_of_a_long_answer=long / load.long,
     )
 
 
-def run(load: Load, checkpoint: Path, num_rounds: int) -> Result:
+def run(load: RelayedLoad, checkpoint: Path, num_rounds: int) -> RelayResult:
     with tempfile.TemporaryDirectory() as directory:
         config = router_config(checkpoint, Path(directory))
         with (
@@ -126,7 +128,7 @@ def run(load: Load, checkpoint: Path, num_rounds: int) -> Result:
                     "bare": (bare.pid or 0, bare_pipe.recv()),
                 }
                 uvloop.run(serving(router_address))
-                result: Result = uvloop.run(measure(relays, load, num_rounds))
+                result: RelayResult = uvloop.run(measure(relays, load, num_rounds))
                 return result
 
 
@@ -140,7 +142,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    load = Load(
+    load = RelayedLoad(
         num_messages=arguments.volume,
         concurrency=arguments.concurrency,
         short=8,
@@ -152,7 +154,7 @@ def main() -> int:
     return 0
 
 
-def table(result: Result) -> str:
+def table(result: RelayResult) -> str:
     lines = [f"{'CPU, µs':34}{'router':>9}{'bare':>9}{'ratio':>8}"]
     for field, title in (
         ("us_per_message", "a message"),

@@ -10,7 +10,7 @@ import grpc.aio
 from bench.router_processes import (
     GENERATE,
     SHIPPED,
-    Load,
+    RelayedLoad,
     cpu_s,
     process,
     router_config,
@@ -42,7 +42,9 @@ class RequestCosts:
 
 async def request_costs(directory: Path, num_requests: int) -> RequestCosts:
     """Answers are one message; what waits is the client, so that processes are never idle."""
-    load = Load(num_messages=0, concurrency=_CONCURRENCY, short=1, long=1, tokens_per_message=1)
+    load = RelayedLoad(
+        num_messages=0, concurrency=_CONCURRENCY, short=1, long=1, tokens_per_message=1
+    )
     config = router_config(long_checkpoint(directory), directory)
     with (
         process(run_worker, load, config) as (_, worker),

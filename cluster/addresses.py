@@ -34,7 +34,8 @@ class Endpoint(NamedTuple):
 
     @property
     def to_dial(self) -> "Endpoint":
-        """From this machine: a socket on all addresses is reached by the loopback."""
+        """Gives the address that this machine dials: a socket on all addresses is reached by the
+        loopback."""
         return Endpoint("127.0.0.1", self.port) if self.is_any else self
 
     @property
@@ -52,12 +53,13 @@ class Endpoint(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """As it is written; see `is_loopback`."""
+        """Tells what `is_loopback` says of its host."""
         return is_loopback(self.host)
 
     @property
     def is_open_to_others(self) -> bool:
-        """Than this machine. A name that means nothing is one that nobody can tell."""
+        """Tells whether others than this machine may come in. A name that means nothing is one that
+        nobody can tell."""
         found = resolve(self.host)
         return not found or any(not each.is_loopback for each in found)
 
@@ -72,7 +74,8 @@ def is_host(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """By what is written: a name may mean something else on another machine."""
+    """Tells by what is written whether only this machine is meant: a name may mean something else
+    on another machine."""
     return host == "localhost" or (_is_number(host) and ip_address(host).is_loopback)
 
 

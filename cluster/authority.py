@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """As PEM."""
+    """Holds what signs the certificates of a cluster, as PEM."""
 
     certificate: str
     key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class TlsIdentity:
     """What one process shows to the others, and whom it believes; as PEM."""
 
     certificate: bytes
@@ -48,7 +48,7 @@ class Credentials:
 
     def __init__(self, authority: Authority | None = None) -> None:
         self._authority = authority
-        self._identity: Identity | None = None
+        self._identity: TlsIdentity | None = None
 
     @property
     def can_encrypt(self) -> bool:
@@ -59,9 +59,9 @@ class Credentials:
         same."""
         return self._authority is not None and not is_loopback_address(address)
 
-    def at(self, address: str) -> Identity | None:
-        """For who listens there, and who dials it; None: without TLS. Raises ConfigError where
-        the authority is none."""
+    def at(self, address: str) -> TlsIdentity | None:
+        """Gives the identity of who listens there, and of who dials it; None: without TLS. Raises
+        ConfigError where the authority is none."""
         if self._authority is None or not self.covers(address):
             return None
         if self._identity is None:
@@ -85,7 +85,7 @@ def create_authority(*, life: timedelta = LIFE, now: datetime | None = None) -> 
     return Authority(certificate=_signed(builder, key), key=_pem(key).decode())
 
 
-def issue(authority: Authority, *, now: datetime | None = None) -> Identity:
+def issue(authority: Authority, *, now: datetime | None = None) -> TlsIdentity:
     """A certificate for this process, as long as the authority's own: whoever can take its key
     from this process's memory can take the authority's, so an earlier end would protect nobody.
 
@@ -105,7 +105,7 @@ def issue(authority: Authority, *, now: datetime | None = None) -> Identity:
     names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key())
     builder = builder.add_extension(names, critical=False).add_extension(signer, critical=False)
-    return Identity(
+    return TlsIdentity(
         certificate=_signed(builder, signing).encode(),
         key=_pem(key),
         authority=authority.certificate.encode(),

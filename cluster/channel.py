@@ -18,7 +18,7 @@ import grpc.aio
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from cluster.authority import PLAIN, Credentials, Identity
+from cluster.authority import PLAIN, Credentials, TlsIdentity
 from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
 from cluster.proof import ANYONE
 from cluster.status import from_status
@@ -116,7 +116,7 @@ class Channel:
         token: str | None,
         audience: str,
         options: Options,
-        identity: Identity | None = None,
+        identity: TlsIdentity | None = None,
     ) -> None:
         self.address = address
         self._is_tls = identity is not None

@@ -71,7 +71,7 @@ def model_family(config: Mapping[str, Any], source: str) -> str:
 
 
 def completed(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """With what absent keys mean; a null stays one."""
+    """Adds what absent keys mean; a null stays one."""
     return {**_EVERYWHERE, **DEFAULTS[family], **config}
 
 

@@ -11,32 +11,32 @@ from enum import StrEnum
 from typing import Any, Final
 
 
-class Fate(StrEnum):
+class KeyFate(StrEnum):
     HONOURED = "honoured"
     IGNORED = "ignored"
     REFUSED = "refused"  # where its value is none of `harmless`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    fate: Fate
+class KeyRule:
+    fate: KeyFate
     why: str = ""  # a clause: of the ignored, what it is for; of the refused, what it would do
     harmless: tuple[Any, ...] = (None,)
 
 
-Table = Mapping[str, Rule]
+Table = Mapping[str, KeyRule]
 
 
-def _honoured(names: str) -> dict[str, Rule]:
-    return {name: Rule(fate=Fate.HONOURED) for name in names.split()}
+def _honoured(names: str) -> dict[str, KeyRule]:
+    return {name: KeyRule(fate=KeyFate.HONOURED) for name in names.split()}
 
 
-def _ignored(why: str, names: str) -> dict[str, Rule]:
-    return {name: Rule(fate=Fate.IGNORED, why=why) for name in names.split()}
+def _ignored(why: str, names: str) -> dict[str, KeyRule]:
+    return {name: KeyRule(fate=KeyFate.IGNORED, why=why) for name in names.split()}
 
 
-def _refused(why: str, *harmless: Any, names: str) -> dict[str, Rule]:
-    rule = Rule(fate=Fate.REFUSED, why=why, harmless=(None, *harmless))
+def _refused(why: str, *harmless: Any, names: str) -> dict[str, KeyRule]:
+    rule = KeyRule(fate=KeyFate.REFUSED, why=why, harmless=(None, *harmless))
     return dict.fromkeys(names.split(), rule)
 
 
@@ -182,11 +182,12 @@ _BY_FAMILY: Final[Mapping[str, Table]] = {
 
 
 def config_table(family: str, *, has_generation_config: bool) -> Table:
-    """Of config.json. Its generation parameters count where no file of their own holds them."""
+    """Gives the rules of config.json. Its generation parameters count where no file of their own
+    holds them."""
     generation = GENERATION
     if has_generation_config:
         generation = {
-            name: Rule(fate=Fate.IGNORED, why="generation, which has a file of its own")
+            name: KeyRule(fate=KeyFate.IGNORED, why="generation, which has a file of its own")
             for name in GENERATION
         }
     return {**generation, **_CONFIG, **_BY_FAMILY[family]}

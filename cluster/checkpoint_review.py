@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cluster import checkpoint_keys as keys
 from cluster.checkpoint_config import model_family, rope_kind, rope_of
 from cluster.checkpoint_json import read_json
-from cluster.checkpoint_keys import Fate, Table
+from cluster.checkpoint_keys import KeyFate, Table
 from cluster.errors import CheckpointError
 
 _MAX_SHOWN_CHARS = 60
@@ -26,7 +26,7 @@ class Note(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Review:
+class CheckpointReview:
     ignored: tuple[Note, ...] = ()  # by the reference, too
     unknown: tuple[Note, ...] = ()  # in no table, and not meant for the model by their names
 
@@ -38,10 +38,10 @@ class _Verdict(NamedTuple):
     is_known: bool
 
 
-def review(checkpoint: Path) -> Review:
+def review(checkpoint: Path) -> CheckpointReview:
     """*Raises* CheckpointError for a key or file that would change answers and is not honoured."""
     verdicts = [*_config(checkpoint), *_others(checkpoint), *_files(checkpoint)]
-    return Review(
+    return CheckpointReview(
         ignored=_notes(verdict for verdict in verdicts if verdict.is_known),
         unknown=_notes(verdict for verdict in verdicts if not verdict.is_known),
     )
@@ -109,9 +109,9 @@ def _judged(path: Path, file: str, values: Mapping[str, Any], table: Table) -> I
         rule = table.get(key)
         if rule is None:
             yield _Verdict(file, key, "", is_known=False)
-        elif rule.fate is Fate.IGNORED:
+        elif rule.fate is KeyFate.IGNORED:
             yield _Verdict(file, key, rule.why, is_known=True)
-        elif rule.fate is Fate.REFUSED and not _is_in(value, rule.harmless):
+        elif rule.fate is KeyFate.REFUSED and not _is_in(value, rule.harmless):
             raise _refusal(path, key, value, rule.why)
 
 

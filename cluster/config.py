@@ -188,7 +188,7 @@ def _sentence(cls: Any, found: dict[str, Any], key_of: Callable[[str], str]) -> 
 
 
 def _respelt(told: str, names: Sequence[str], key_of: Callable[[str], str]) -> str:
-    """With the keys of a file where a section names its fields."""
+    """Puts the keys of a file where a section names its fields."""
     for name in names:
         told = told.replace(f"'{name}'", f"'{key_of(name)}'")
     return told
@@ -207,7 +207,7 @@ def _known(keys: Sequence[str]) -> str:
 
 
 def place_of(where: Sequence[Any]) -> str:
-    """As sentences name it: `spec.classes[0].ttft`."""
+    """Writes a place as sentences name it: `spec.classes[0].ttft`."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in where]
     return "".join(steps).removeprefix(".")
 
@@ -238,7 +238,7 @@ def _type_at(cls: Any, step: Any, key_of: Callable[[str], str]) -> Any:
 
 
 def _dataclass_in(cls: Any, step: Any) -> Any:
-    """What a union means: its member named `step`, else its only one besides None."""
+    """Gives what a union means: its member named `step`, else its only one besides None."""
     if not isinstance(cls, types.UnionType) and typing.get_origin(cls) is not typing.Union:
         return cls
     members = [member for member in typing.get_args(cls) if member is not types.NoneType]

@@ -175,7 +175,7 @@ class LinkCostModel:
         self._fit.observe((1.0, num_bytes), seconds)
 
     def observe_bytes(self, num_bytes: int, seconds: float) -> None:
-        """Of a transfer whose setting up is not in `seconds`."""
+        """Learns from a transfer whose setting up is not in `seconds`."""
         self._fit.observe((0.0, num_bytes), seconds)
 
     @property
@@ -196,7 +196,7 @@ def _link_fit(setup_s: float) -> RecursiveLeastSquares:
 
 
 class StepCost:
-    """What one worker's steps cost, fitted while it works. Splits a mixed step in two."""
+    """Fits what one worker's steps cost while it works. Splits a mixed step in two."""
 
     def __init__(self) -> None:
         self._prefill = PrefillCostModel()

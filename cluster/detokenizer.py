@@ -91,8 +91,8 @@ def new_detokenizer(
 
 
 def whole_text(tokenizer: Tokenizer, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-    """What a stream of these tokens shows. Where bytes are broken, `Tokenizer.decode` replaces
-    the good ones beside them, too, which a stream has shown by then.
+    """Gives the text that a stream of these tokens shows. Where bytes are broken,
+    `Tokenizer.decode` replaces the good ones beside them, too, which a stream has shown by then.
 
     *Raises* InvalidRequest for an id out of the vocabulary.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster import host
-from cluster.checkpoint_review import Review
+from cluster.checkpoint_review import CheckpointReview
 from cluster.errors import PenstockError
 from cluster.facts import ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
@@ -29,7 +29,7 @@ class Diagnosis:
     num_threads: int = 1
     checks_content: bool = True
     required_transport: str | None = None
-    review: Review | None = None
+    review: CheckpointReview | None = None
     choices: Mapping[str, str] = field(default_factory=dict)  # grows: read when it is asked for
     tls_ports: set[int] = field(default_factory=set)  # grows, too: where it listens under TLS
 

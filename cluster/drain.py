@@ -24,8 +24,8 @@ SETTLE_S: Final = 5.0  # for others to say that they write nothing any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """Until when, and for what, a worker drains."""
+class DrainOrder:
+    """Says until when, and for what, a worker drains."""
 
     since: float
     until: float
@@ -40,12 +40,12 @@ class Drain:
         """`open_calls` must have ended before the worker is drained."""
         self._open_calls = open_calls
         self._clock = clock
-        self._order: Order | None = None
+        self._order: DrainOrder | None = None
         self._changed = asyncio.Event()
 
     @property
     def num_open_calls(self) -> int:
-        """That must end before the worker is drained."""
+        """Counts the calls that must end before the worker is drained."""
         return self._open_calls.num
 
     def begin(self, limit_s: float, *, then: Role | None = None, ends: bool = False) -> None:
@@ -54,7 +54,7 @@ class Drain:
         self._check_goes_on()
         now = self._clock()
         since = self._order.since if self._order is not None else now
-        self._set(Order(since=since, until=now + limit_s, then=then, ends=ends))
+        self._set(DrainOrder(since=since, until=now + limit_s, then=then, ends=ends))
 
     def undo(self) -> None:
         """The worker serves again. Raises Draining where its process is to end."""
@@ -99,7 +99,7 @@ class Drain:
                     return order.then
             await self._changed.wait()
 
-    async def _is_drained(self, order: Order, served: Sequence[OpenCalls]) -> bool:
+    async def _is_drained(self, order: DrainOrder, served: Sequence[OpenCalls]) -> bool:
         """Whether nothing is in progress, as far as we can help it. False: the order is another."""
         await self._wait(self._open_calls.none(), order.until)
         if self._order is order and self._open_calls.num:
@@ -109,7 +109,7 @@ class Drain:
             await self._wait(self._open_calls.none(), self._clock() + LAST_WORDS_S)
         return self._order is order
 
-    async def _is_at_rest(self, order: Order, at_rest: Callable[[], Awaitable[None]]) -> bool:
+    async def _is_at_rest(self, order: DrainOrder, at_rest: Callable[[], Awaitable[None]]) -> bool:
         """False: the order is another by now; or none, and the worker serves on in its role."""
         has_settled = await self._wait(at_rest(), self._clock() + SETTLE_S)
         if self._order is not order:
@@ -121,8 +121,8 @@ class Drain:
         return True
 
     async def _wait(self, what: Awaitable[None], until: float) -> bool:
-        """For its end, until then, or until there is another order; whether it ended. Raises what
-        it does."""
+        """Waits for its end, until then, or until there is another order; returns whether it ended.
+        Raises what it does."""
         wanted = asyncio.ensure_future(what)
         waits = {wanted, asyncio.ensure_future(self._changed.wait())}
         try:
@@ -135,7 +135,7 @@ class Drain:
             for wait in waits:
                 wait.cancel()
 
-    def _set(self, order: Order | None) -> None:
+    def _set(self, order: DrainOrder | None) -> None:
         self._order = order
         self._open_calls.is_draining = order is not None
         self._changed.set()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.checkpoint_review import Review
+from cluster.checkpoint_review import CheckpointReview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,6 @@ class ProcessFacts:
     tls_ports: frozenset[int] = frozenset()  # of what listens: it speaks TLS alone
     required_transport: str | None = None  # it receives KV by this one or not at all
     memory_bytes_per_s: float = 0.0  # 0: not measured
-    review: Review | None = None  # of the checkpoint; None: it has not read one
+    review: CheckpointReview | None = None  # of the checkpoint; None: it has not read one
     # What was measured on its machine, and what is used for it, in words.
     choices: Mapping[str, str] = field(default_factory=dict)

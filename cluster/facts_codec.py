@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cluster.checkpoint_review import Note, Review
+from cluster.checkpoint_review import CheckpointReview, Note
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from penstock.v1 import worker_pb2
 
@@ -89,15 +89,15 @@ def _store_from_pb(message: worker_pb2.StoreAnswer) -> StoreAnswer:
     return StoreAnswer(address=message.address, seconds=message.seconds, problem=message.problem)
 
 
-def _review_to_pb(review: Review) -> worker_pb2.CheckpointReview:
+def _review_to_pb(review: CheckpointReview) -> worker_pb2.CheckpointReview:
     def notes(given: tuple[Note, ...]) -> list[worker_pb2.CheckpointNote]:
         return [worker_pb2.CheckpointNote(file=n.file, why=n.why, keys=n.keys) for n in given]
 
     return worker_pb2.CheckpointReview(ignored=notes(review.ignored), unknown=notes(review.unknown))
 
 
-def _review_from_pb(message: worker_pb2.CheckpointReview) -> Review:
+def _review_from_pb(message: worker_pb2.CheckpointReview) -> CheckpointReview:
     def notes(given: Iterable[worker_pb2.CheckpointNote]) -> tuple[Note, ...]:
         return tuple(Note(each.file, each.why, tuple(each.keys)) for each in given)
 
-    return Review(ignored=notes(message.ignored), unknown=notes(message.unknown))
+    return CheckpointReview(ignored=notes(message.ignored), unknown=notes(message.unknown))

@@ -19,7 +19,7 @@ _MAX_WHOLE: Final = 2.0**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class FieldRule:
     part: str  # of the request; empty: the request itself
     name: str
     low: float
@@ -68,19 +68,19 @@ def as_on_the_wire(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def plain_rules(parameters: type) -> tuple[Rule, ...]:
-    """Of those fields of a dataclass of parameters that are what a request's field of that name
-    says, or its default."""
+def plain_rules(parameters: type) -> tuple[FieldRule, ...]:
+    """Gives the rules of those fields of a dataclass of parameters that are what a request's field
+    of that name says, or its default."""
     names = {field.name for field in fields(parameters)}
     rules = (rule for rule in RULES.values() if rule.is_supported and rule.default is not None)
     return tuple(rule for rule in rules if rule.name in names)
 
 
 def plain_values(
-    request: pb.GenerateRequest, rules: Sequence[Rule], defaults: Any = None
+    request: pb.GenerateRequest, rules: Sequence[FieldRule], defaults: Any = None
 ) -> dict[str, Any]:
-    """By name. What `defaults` has under that name goes before the field's own default. Raises
-    InvalidRequest for a number that is out of bounds."""
+    """Reads the values by name. What `defaults` has under that name goes before the field's own
+    default. Raises InvalidRequest for a number that is out of bounds."""
     parts: dict[str, Message] = {part: getattr(request, part) for part in _PARTS} | {"": request}
     return {
         rule.name: rule.value(parts[rule.part], getattr(defaults, rule.name, rule.default))
@@ -103,7 +103,7 @@ def _spelt(value: float) -> str:
     return str(int(value)) if is_whole else f"{value:g}"
 
 
-def _rules(message: Any, part: str = "") -> Iterator[Rule]:
+def _rules(message: Any, part: str = "") -> Iterator[FieldRule]:
     for field in message.fields:
         if not part and field.name in _PARTS:
             yield from _rules(field.message_type, field.name)
@@ -111,11 +111,11 @@ def _rules(message: Any, part: str = "") -> Iterator[Rule]:
             yield _rule(field, part)
 
 
-def _rule(field: Any, part: str) -> Rule:
+def _rule(field: Any, part: str) -> FieldRule:
     said: pb.FieldRules = field.GetOptions().Extensions[pb.rules]
     is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
     number = field.message_type.fields_by_name["value"] if is_map else field
-    return Rule(
+    return FieldRule(
         part=part,
         name=field.name,
         low=said.at_least if said.HasField("at_least") else -math.inf,

@@ -31,7 +31,7 @@ def is_lossless(source: str, destination: str) -> bool:
 
 
 def layout_mismatch(ours: KvLayout, theirs: KvLayout) -> list[str]:
-    """Why KV can never move between two pools, a line each."""
+    """Tells why KV can never move between two pools, a line each."""
     lines = differences(ours, theirs, ("num_layers", "num_planes", "head_dim", "windows"))
     if ours.num_model_heads != theirs.num_model_heads:
         lines.append(f"num_kv_heads: {ours.num_model_heads} and {theirs.num_model_heads}")
@@ -39,8 +39,8 @@ def layout_mismatch(ours: KvLayout, theirs: KvLayout) -> list[str]:
 
 
 def mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
-    """Why two workers cannot be of one cluster, a line each. While that is upgraded some of them
-    speak the wire version before."""
+    """Tells why two workers cannot be of one cluster, a line each. While that is upgraded some of
+    them speak the wire version before."""
     lines = differences(ours, theirs, IDENTITY) + layout_mismatch(ours.layout, theirs.layout)
     if not are_neighbors(ours.wire_version, theirs.wire_version):
         lines += differences(ours, theirs, _WIRE)
@@ -48,12 +48,13 @@ def mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
 
 
 def kv_mismatch(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
-    """Why two workers can never exchange KV, whichever writes, a line each."""
+    """Tells why two workers can never exchange KV, whichever writes, a line each."""
     return list(dict.fromkeys(mismatch(ours, theirs) + differences(ours, theirs, _WIRE)))
 
 
 def loss_refused(source: Fingerprint, destination: Fingerprint) -> list[str]:
-    """Why one worker's KV may not be written into the other's pool though it could, as lines."""
+    """Tells why one worker's KV may not be written into the other's pool though it could, as
+    lines."""
     wide, narrow = source.layout.dtype, destination.layout.dtype
     if is_lossless(wide, narrow) or destination.wire_dtype is not None:
         return []

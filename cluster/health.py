@@ -20,7 +20,8 @@ PROGRESS = "penstock.progress"
 
 
 class HealthState:
-    """Which services serve. The name "" is the process as a whole; nothing serves at first."""
+    """Knows which services serve. The name "" is the process as a whole; nothing serves at
+    first."""
 
     def __init__(self, services: Iterable[str] = ()) -> None:
         self._serving = dict.fromkeys(("", *services), False)
@@ -86,8 +87,8 @@ def _response(state: bool | None) -> health_pb2.HealthCheckResponse:
 
 
 class ProgressMonitor:
-    """Whether steps end in time. Stale is no end for max(floor, factor x the predicted step)
-    while a step runs, or while work waits and none is begun."""
+    """Watches whether steps end in time. Stale is no end for max(floor, factor x the predicted
+    step) while a step runs, or while work waits and none is begun."""
 
     def __init__(
         self,

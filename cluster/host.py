@@ -20,7 +20,7 @@ _NUM_COPIES = 3
 
 
 def machine() -> str:
-    """Of one running machine: changes when it boots."""
+    """Names one running machine: the name changes when it boots."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

@@ -17,7 +17,7 @@ LOOK_S = 0.25  # between two looks at most; and once back, so long what has arri
 LATE_S = 0.5  # a longer gap is an absence
 
 
-class Attention:
+class AttentiveClock:
     """A clock that stands still while its owner is away, and until it has settled in again.
 
     It shows the true clock's time until the first absence, and runs behind it by all of them
@@ -73,7 +73,7 @@ class Limit:
     __slots__ = ("_attention", "_until")
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._attention = Attention(clock)
+        self._attention = AttentiveClock(clock)
         self._until = self._attention.now() + limit_s
 
     def left_s(self) -> float:

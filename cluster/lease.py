@@ -23,7 +23,7 @@ _NUM_TRIES: Final = 3  # to renew it, while it lives
 
 
 class Lease:
-    """Of one key, for one holder."""
+    """Holds one key of the store for one holder."""
 
     def __init__(
         self,

@@ -103,7 +103,7 @@ class OwnFile(RotatingFileHandler):
                 os.truncate(self.baseFilename, 0)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """What cannot be written, on a full disk for example, is lost: saying so would be, too."""
+        """Drops what cannot be written, on a full disk for example: saying so would be, too."""
 
 
 def configure(
@@ -114,8 +114,8 @@ def configure(
     *,
     takes_stderr: bool = True,
 ) -> None:
-    """To a file, where one can be written, else to stderr. Raises ConfigError for a level that
-    there is not, and for a file without room."""
+    """Sends the log to a file, where one can be written, else to stderr. Raises ConfigError for a
+    level that there is not, and for a file without room."""
     if level.lower() not in (levels := get_args(LogLevel)):
         raise ConfigError(f"'{level}' is no log level: choose from {', '.join(levels)}.")
     if num_bytes < 1:

@@ -67,8 +67,8 @@ class Measurements:
         self._own: dict[str, Take] = {}
 
     def take(self, name: str, measure: Callable[[], Timings], *, turn_s: float = TURN_S) -> Take:
-        """That of `name`; measures first, unless a final one is remembered. One process measures
-        at a time: the others wait for it, `turn_s` at most."""
+        """Gives the take of `name`; measures first, unless a final one is remembered. One process
+        measures at a time: the others wait for it, `turn_s` at most."""
         known = self._known(name)
         if known is not None and known.is_final:
             return known
@@ -101,7 +101,7 @@ class Measurements:
             logger.debug("Measurements are not remembered: %s", error)
 
     def _read(self) -> dict[str, Take]:
-        """What does not look like ours is as good as nothing."""
+        """Reads what is remembered: what does not look like ours is as good as nothing."""
         if self._folder is None:
             return {}
         try:

@@ -48,8 +48,8 @@ def new_incarnation() -> Incarnation:
 
 
 def membership_mismatch(ours: Member, theirs: Member) -> list[str]:
-    """Why two workers cannot be members together, a line each. A prefill worker must be able to
-    write into every decode worker's pool; between others KV may move, but need not."""
+    """Tells why two workers cannot be members together, a line each. A prefill worker must be able
+    to write into every decode worker's pool; between others KV may move, but need not."""
     lines = mismatch(ours.worker.fingerprint, theirs.worker.fingerprint)
     by_role = {member.role: member.worker.fingerprint for member in (ours, theirs)}
     if len(by_role) == len(Role):

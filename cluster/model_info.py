@@ -30,7 +30,8 @@ class SamplingDefaults:
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
-        """Where there is no generation_config.json, config.json speaks in its place."""
+        """Reads the checkpoint's JSON; without a generation_config.json, config.json speaks in its
+        place."""
         path = checkpoint / "generation_config.json"
         given = read_json(path if path.is_file() else checkpoint / "config.json")
         greedy = given.get("do_sample") is False
@@ -131,7 +132,8 @@ def _length(given: dict[str, Any], key: str) -> int | None:
 
 
 def _as_asked(given: dict[str, Any], key: str) -> float:
-    """In the bounds of the request's field of that name, whose default it replaces."""
+    """Checks a default by the bounds of the request's field of that name, whose default it
+    replaces."""
     rule = RULES[f"sampling.{key}"]
     return _number(given, key, rule.default or 0.0, rule.low, rule.high)
 

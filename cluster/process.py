@@ -52,7 +52,8 @@ Ready = Callable[..., None]
 
 
 def configure_logging(settings: LogSettings | None = None) -> None:
-    """As a configuration says; before there is one to stderr, at the level of PENSTOCK_LOG."""
+    """Sets up the log as a configuration says; before there is one to stderr, at the level of
+    PENSTOCK_LOG."""
     level = os.environ.get(LOG_VARIABLE, "info")
     if settings is None:
         log.configure(level, "text", None)
@@ -72,7 +73,8 @@ def print_ready(*, role: str, address: str, **more: Any) -> None:
 
 
 def cache_folder() -> Path | None:
-    """Where this user keeps what can be made again; None where there is no such place."""
+    """Names the folder where this user keeps what can be made again; None where there is no such
+    place."""
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches) / "penstock"
     home = os.environ.get("HOME")
@@ -80,7 +82,7 @@ def cache_folder() -> Path | None:
 
 
 def child_environment() -> dict[str, str]:
-    """That of a process of ours that this one starts, and that must not outlive it."""
+    """Makes the environment of a process that this one starts, and that must not outlive it."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
@@ -92,8 +94,9 @@ def child_environment() -> dict[str, str]:
 def placed_environment(
     *, num_threads: int, gpus: Sequence[str], also: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """That of a child which has exactly so many threads and these GPUs, whatever the launcher of
-    this process says of itself. `also`: beginnings of variables that it is given, too."""
+    """Makes the environment of a child which has exactly so many threads and these GPUs, whatever
+    the launcher of this process says of itself. `also`: beginnings of variables that it is given,
+    too."""
     kept = {
         name: value
         for name, value in child_environment().items()

@@ -34,7 +34,7 @@ def audience_of(worker: WorkerAddress) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerProof:
     """A server's half of the proof."""
 
     nonce: bytes
@@ -51,7 +51,7 @@ class Doorkeeper:
         self._life = secrets.token_bytes(NONCE_BYTES)
         self.audience = ANYONE  # who we are to callers, once we are somebody in particular
 
-    def answer(self, nonce: bytes, audience: str, proof: bytes, peer: str) -> Answer:
+    def answer(self, nonce: bytes, audience: str, proof: bytes, peer: str) -> ServerProof:
         """Proves us to a client that has proven itself. Raises InvalidRequest, Unauthenticated."""
         if len(nonce) != NONCE_BYTES:
             raise InvalidRequest("nonce", f"A nonce has {NONCE_BYTES} bytes, not {len(nonce)}.")
@@ -64,7 +64,7 @@ class Doorkeeper:
         if audience not in (ANYONE, self.audience):
             raise Unauthenticated("Whom you look for does not listen here any more.")
         ours = self._nonce(peer)
-        return Answer(ours, mac(self._key, "server", *said, ours))
+        return ServerProof(ours, mac(self._key, "server", *said, ours))
 
     def check(self, peer: str, path: str, given: str | None) -> None:
         """Raises Unauthenticated unless the call has its pass."""

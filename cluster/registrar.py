@@ -36,7 +36,7 @@ MAX_BACKOFF_S = 1.0
 
 
 class Registrar(Protocol):
-    """Where a worker says that it is there."""
+    """Is told by a worker that it is there."""
 
     async def register(self, member: Member, *, ttl_s: float) -> list[Member]:
         """Registers or renews, and returns all members. Repeated, it is the heartbeat."""
@@ -201,7 +201,7 @@ class Heartbeat:
 
 
 def _understood(messages: Iterable[worker_pb2.RegisterRequest]) -> list[Member]:
-    """Without those of which a later release says what this one does not know."""
+    """Leaves out members of which a later release says what this one does not know."""
     members = []
     for message in messages:
         try:

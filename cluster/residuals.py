@@ -16,7 +16,7 @@ class Residuals:
         self._quantiles: ErrorQuantiles | None = ErrorQuantiles()
 
     def add(self, actual_s: float, predicted_s: float) -> None:
-        """What is no duration is left out."""
+        """Adds one prediction; what is no duration is left out."""
         if predicted_s > 0.0 and 0.0 < (ratio := actual_s / predicted_s) < math.inf:
             self._ratios.append(ratio)
             self._quantiles = None

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_reflection.v1alpha import reflection
 
 from cluster.addresses import Endpoint, host_of_peer
-from cluster.authority import PLAIN, Credentials, Identity
+from cluster.authority import PLAIN, Credentials, TlsIdentity
 from cluster.channel import (
     EOF,
     INTERNAL_MESSAGE_BYTES,
@@ -69,7 +69,7 @@ Check = Callable[[type[Message], bytes], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """What a call without a deadline gets, and the longest that one may ask for."""
+    """Sets the deadline of a call that has none, and the longest that one may ask for."""
 
     default_s: float | None = 300.0
     maximum_s: float | None = 3600.0
@@ -170,7 +170,7 @@ class Call:
         return None if data is None else _parsed(self._method.request_type, data)
 
     async def receive_bytes(self) -> bytes | None:
-        """As `receive`, not parsed."""
+        """Receives a message as its bytes, not parsed."""
         try:
             data: Any = await self._context.read()
         except _CALLER_GONE as error:
@@ -282,7 +282,7 @@ def _answering(
 
 
 def _cancelled(error: asyncio.CancelledError, call: Call, open_calls: OpenCalls) -> PenstockError:
-    """Why a call was cancelled: only where its caller did it there is nothing to say."""
+    """Tells why a call was cancelled: only where its caller did it there is nothing to say."""
     task = asyncio.current_task()
     if task is None or not task.cancelling():
         # Nobody cancelled this call: something inside it was, which is our bug.
@@ -294,7 +294,7 @@ def _cancelled(error: asyncio.CancelledError, call: Call, open_calls: OpenCalls)
 
 
 def _cut_off(call: Call) -> PenstockError:
-    """What a caller is told by a server that stops before the answer is whole."""
+    """Makes what a caller is told by a server that stops before the answer is whole."""
     if num_tokens := call.tokens_emitted:
         return StreamInterrupted(
             f"The server stopped after {num_tokens} tokens were sent.", tokens_emitted=num_tokens
@@ -428,7 +428,7 @@ class Server:
         await self.stop()
 
 
-def _bind(server: grpc.aio.Server, address: str, identity: Identity | None) -> str:
+def _bind(server: grpc.aio.Server, address: str, identity: TlsIdentity | None) -> str:
     host = address.rpartition(":")[0]
     try:
         if identity is None:

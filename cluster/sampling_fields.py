@@ -119,7 +119,8 @@ def _num_logprobs(
 
 
 def check_something_is_left(params: SamplingParams, vocab_size: int) -> None:
-    """At least one token can be drawn at every position, whatever was drawn before."""
+    """Refuses parameters unless at least one token can be drawn at every position, whatever was
+    drawn before."""
     hidden = set(params.bad_token_ids)
     if params.min_tokens:
         hidden.update(params.stop_token_ids)

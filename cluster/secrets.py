@@ -50,7 +50,8 @@ def create_secrets(path: Path, *, with_authority: bool = True) -> Secrets:
 
 
 def copy_secrets(source: Path, path: Path) -> Secrets:
-    """As they are at this moment, for who goes on with them whatever happens to the file."""
+    """Copies the secrets as they are now, for who goes on with them whatever happens to the
+    file."""
     text = _read_private(source)
     found = _parsed(source, text)
     _write_private(path, text)

@@ -36,7 +36,7 @@ class SpecialTokens:
 
 
 def special_texts(checkpoint: Path, tokenizer_class: str | None) -> dict[str, str]:
-    """By role: what a chat template may name. Does not read tokenizer.json."""
+    """Reads, by role, what a chat template may name. Does not read tokenizer.json."""
     named = _named(_values(checkpoint), tokenizer_class)
     return {role: text_of(token) for role, token in named.items()}
 
@@ -70,7 +70,7 @@ def _values(checkpoint: Path) -> dict[str, Any]:
 
 
 def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With one name for what had several: extra tokens that have roles are the model's own, and
+    """Gives one name to what had several: extra tokens that have roles are the model's own, and
     where no others are called extra, 'additional' ones are meant."""
     settled = dict(values)
     if isinstance(extra := settled.get("extra_special_tokens"), dict):

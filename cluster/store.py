@@ -84,5 +84,5 @@ class MemoryStore:
 
 
 def prefix_of(cluster: str | None) -> str:
-    """Of all keys of a cluster by its name, if it has one."""
+    """Gives the prefix of all keys of a cluster, by its name if it has one."""
     return f"penstock:{cluster}:" if cluster else "penstock:"

@@ -50,7 +50,7 @@ class RequestTimeline:
 
     @property
     def received_at(self) -> float:
-        """By the clock."""
+        """Gives the moment by the timeline's clock."""
         return self._stamps[Moment.RECEIVED]
 
     def stamp(self, moment: Moment) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from cluster.authority import NAME, Identity
+from cluster.authority import NAME, TlsIdentity
 from cluster.errors import PenstockError, Unauthenticated, WorkerLost
 from cluster.status import from_rpc_error
 
@@ -15,13 +15,13 @@ TARGET: Final = ("grpc.ssl_target_name_override", NAME)
 _SAME_FILE = "give both the same secrets file"
 
 
-def server_credentials(identity: Identity) -> grpc.ServerCredentials:
+def server_credentials(identity: TlsIdentity) -> grpc.ServerCredentials:
     pair = (identity.key, identity.certificate)
     return grpc.ssl_server_credentials([pair], identity.authority, require_client_auth=True)
 
 
-def channel_credentials(identity: Identity) -> grpc.ChannelCredentials:
-    """For a channel with the option `TARGET`."""
+def channel_credentials(identity: TlsIdentity) -> grpc.ChannelCredentials:
+    """Makes the credentials of a channel with the option `TARGET`."""
     return grpc.ssl_channel_credentials(
         identity.authority, private_key=identity.key, certificate_chain=identity.certificate
     )
@@ -69,8 +69,8 @@ def _of_handshake(details: str) -> str:
     return f"Its certificate was signed by another authority: {_SAME_FILE}."
 
 
-def secure_channel(address: str, identity: Identity | None, options: Any) -> grpc.aio.Channel:
-    """In clear text without an identity."""
+def secure_channel(address: str, identity: TlsIdentity | None, options: Any) -> grpc.aio.Channel:
+    """Opens a channel, in clear text without an identity."""
     if identity is None:
         return grpc.aio.insecure_channel(address, options)
     return grpc.aio.secure_channel(address, channel_credentials(identity), [*options, TARGET])

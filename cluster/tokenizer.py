@@ -77,8 +77,8 @@ class Tokenizer:
         return self.decode_known(ids, skip_special_tokens=skip_special_tokens)
 
     def decode_known(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """As `decode`, but an id without a token is nothing: a model's vocabulary is often
-        padded beyond its tokenizer's."""
+        """Decodes as `decode` does, but an id without a token is nothing: a model's vocabulary is
+        often padded beyond its tokenizer's."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def token(self, token_id: int) -> str | None:
@@ -143,7 +143,8 @@ def _max_token_bytes(tokenizer: tokenizers.Tokenizer) -> int | None:
 
 
 def _num_bytes(token: str) -> int:
-    """At most this many: a character of the byte-level alphabet stands for one."""
+    """Counts the bytes that a token has at most: a character of the byte-level alphabet stands for
+    one."""
     return len(token.encode())
 
 

@@ -96,7 +96,7 @@ class KvLayout:
 
     @property
     def heads(self) -> range:
-        """Of the model's KV heads, those that this pool holds."""
+        """Gives those of the model's KV heads that this pool holds."""
         return range(self.first_head, self.first_head + self.num_kv_heads)
 
     @property
@@ -151,7 +151,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAddress:
-    """Where a worker is reached. `transports` maps a transport's name to the opaque
+    """Says where a worker is reached. `transports` maps a transport's name to the opaque
     address of its KV pool."""
 
     worker_id: WorkerId
@@ -187,7 +187,7 @@ class PrefillCost:
         return self.c0 + (self.c1 + self.c3 * num_context) * num_new + self.c2 * num_context
 
     def times(self, factor: float) -> "PrefillCost":
-        """Of a worker that takes so many times as long."""
+        """Gives the cost on a worker that takes so many times as long."""
         c0, c1, c2, c3 = self.c0, self.c1, self.c2, self.c3
         return PrefillCost(c0=c0 * factor, c1=c1 * factor, c2=c2 * factor, c3=c3 * factor)
 
@@ -206,7 +206,7 @@ class DecodeCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorQuantiles:
-    """Of actual / predicted seconds of steps, at the median and above."""
+    """Holds quantiles of actual / predicted seconds of steps, at the median and above."""
 
     p50: float = 1.0
     p90: float = 1.0
@@ -327,7 +327,7 @@ class CacheChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Who computes: `prefill` is None when the decode worker prefills itself."""
+    """Names who serves a request: `prefill` is None when the decode worker prefills itself."""
 
     decode: WorkerId
     prefill: WorkerId | None
@@ -336,7 +336,7 @@ class Placement:
 
     @property
     def computing(self) -> WorkerId:
-        """Who computes the prompt."""
+        """Names who computes the prompt."""
         return self.prefill or self.decode
 
 

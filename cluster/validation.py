@@ -153,7 +153,7 @@ def check_tokenize(request: pb.TokenizeRequest, info: ModelInfo, limits: Limits)
 def check_detokenize(
     request: pb.DetokenizeRequest, info: ModelInfo, limits: Limits
 ) -> Sequence[int]:
-    """As many ids as the model's context holds; `Tokenizer.decode` judges each."""
+    """Takes as many ids as the model's context holds; `Tokenizer.decode` judges each."""
     check_model(request.model, info)
     most = min(info.context_length, limits.max_prompt_bytes)
     check_count(len(request.token_ids), most, "token_ids", "token ids")

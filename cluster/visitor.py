@@ -23,7 +23,7 @@ _PROVE = "/penstock.v1.Door/Prove"
 
 
 class Visitor:
-    """Who we are to the other end of one channel, and whether we know whom we talk to."""
+    """Knows who we are to the other end of one channel, and whether we know whom we talk to."""
 
     def __init__(
         self,

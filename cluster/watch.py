@@ -160,7 +160,7 @@ def _snapshot_messages(
 def _events_message(
     first_number: int, changes: list[CacheChange], part_bytes: int
 ) -> worker_pb2.WatchResponse:
-    """As many of the changes as a message holds; one at least."""
+    """Packs as many of the changes as a message holds; one at least."""
     message = worker_pb2.WatchResponse()
     message.events.first_number = first_number
     num_bytes = 0

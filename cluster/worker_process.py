@@ -140,7 +140,7 @@ async def _either(*events: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def _registrar(worker: WorkerProcess) -> AsyncIterator[Registrar]:
-    """At a router, or in the Redis that several routers read."""
+    """Registers at a router, or in the Redis that several routers read."""
     if "://" in worker.router:
         from cluster.redis_store import RedisStore  # here: its library takes 0.15 s to import
 

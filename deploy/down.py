@@ -76,7 +76,7 @@ def _drains(ray: "Ray", cluster: str, names: Sequence[str]) -> dict[str, float]:
 
 
 def _clear(ray: "Ray", cluster: str) -> None:
-    """On every machine that is alive: a process may have outlived its actor."""
+    """Clears every machine that is alive: a process may have outlived its actor."""
     machines, ends_at = ray.machines(), time.monotonic() + CLEAR_S
     left = {machine.machine_id: machine for machine in machines}
     while left and time.monotonic() < ends_at:

@@ -12,10 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.lateness import LOOK_S, Attention
+from cluster.lateness import LOOK_S, AttentiveClock
 from deploy.child import Child
 from deploy.process_state import Condition, Vitals, condition, read_vitals
-from deploy.vitals import Answer, Pulse, health_channel
+from deploy.vitals import Health, Pulse, health_channel
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ EXCUSED = frozenset({Condition.UNSEEN, Condition.TRACED, Condition.STARVED})
 NUM_LOOKS = 4  # at least so many while the shortest patience is spent
 
 
-class Fault(StrEnum):
-    """In what way a process is unwell."""
+class Ailment(StrEnum):
+    """Names the way in which a process is unwell."""
 
     STOPPED = "it was stopped"
     IDLE = "it answered nothing and did nothing"
@@ -35,25 +35,25 @@ class Fault(StrEnum):
 
 
 # For how long, in seconds, a process may be unwell in each way.
-Limits = Mapping[Fault, float]
+Limits = Mapping[Ailment, float]
 
 
 class Frozen(Exception):
     """Patience with a process is over: its message completes a sentence about the process."""
 
 
-def fault_of(answer: Answer, seen: Condition) -> Fault | None:
+def fault_of(answer: Health, seen: Condition) -> Ailment | None:
     """Judges one moment; None is well, or excused."""
     if seen in EXCUSED:
         return None
     if seen is Condition.STOPPED:
-        return Fault.STOPPED
-    if answer is Answer.SILENT and seen is Condition.IDLE:
-        return Fault.IDLE
+        return Ailment.STOPPED
+    if answer is Health.SILENT and seen is Condition.IDLE:
+        return Ailment.IDLE
     faults = {
-        Answer.SILENT: Fault.SILENT,
-        Answer.WEDGED: Fault.WEDGED,
-        Answer.STARTING: Fault.UNREADY,
+        Health.SILENT: Ailment.SILENT,
+        Health.WEDGED: Ailment.WEDGED,
+        Health.STARTING: Ailment.UNREADY,
     }
     return faults.get(answer)
 
@@ -72,7 +72,7 @@ class Scrutiny:
         """Whether nothing of the patience is spent."""
         return self._spent is None
 
-    def look(self, answer: Answer, vitals: Vitals | None, now: float) -> Fault | None:
+    def look(self, answer: Health, vitals: Vitals | None, now: float) -> Ailment | None:
         """Returns the fault with which all patience is spent."""
         before, self._vitals = self._vitals, vitals
         elapsed_s, self._looked_at = now - self._looked_at, now
@@ -101,7 +101,7 @@ async def until_frozen(child: Child, limits: Limits) -> str:
 
 
 def _door(child: Child) -> tuple[str, Path | None]:
-    """Where its health is asked, and the secrets that are needed there."""
+    """Gives the address where its health is asked, and the secrets that are needed there."""
     secrets_file = Path(child.plan.config["secrets_file"])
     if child.plan.part.is_worker:
         return child.address, secrets_file
@@ -113,19 +113,19 @@ def _door(child: Child) -> tuple[str, Path | None]:
 
 async def until_given_up(child: Child, limits: Limits) -> str:
     """Looks at a process that starts until it will not be ready any more; says why."""
-    fault = await _spent(child, limits, lambda: Answer.STARTING)
+    fault = await _spent(child, limits, lambda: Health.STARTING)
     return f"was not ready within {limits[fault]:g} s: {fault}"
 
 
-async def _spent(child: Child, limits: Limits, answer: Callable[[], Answer]) -> Fault:
+async def _spent(child: Child, limits: Limits, answer: Callable[[], Health]) -> Ailment:
     """Returns when all patience with a process is spent."""
-    attention, scrutiny = Attention(), Scrutiny(limits)
+    attention, scrutiny = AttentiveClock(), Scrutiny(limits)
     while True:
         said = answer()
-        vitals = read_vitals(child.pid, in_detail=said is not Answer.WELL)
+        vitals = read_vitals(child.pid, in_detail=said is not Health.WELL)
         if fault := scrutiny.look(said, vitals, attention.now()):
             return fault
-        is_well = said is Answer.WELL and scrutiny.is_calm
+        is_well = said is Health.WELL and scrutiny.is_calm
         await asyncio.sleep(attention.pause_s(LOOK_S if is_well else _look_s(limits)))
 
 

@@ -17,7 +17,7 @@ from cluster.errors import StartupError, SupervisionError
 from cluster.lateness import Patience
 from cluster.secrets import copy_secrets, create_secrets
 from deploy.child import Child, tail
-from deploy.frozen import Fault, Limits
+from deploy.frozen import Ailment, Limits
 from deploy.plan import ClusterPlan, Part, ProcessPlan
 from deploy.run_dir import RunDir
 from deploy.supervisor import Backoff, Supervisor, start
@@ -41,11 +41,11 @@ class Supervision:
 
     def limits(self, part: Part) -> Limits:
         """The patience with a process of this part."""
-        limits = dict.fromkeys(Fault, self.frozen_s) | {Fault.UNREADY: self.ready_s}
+        limits = dict.fromkeys(Ailment, self.frozen_s) | {Ailment.UNREADY: self.ready_s}
         if part.is_worker:
             stopped_s = min(self.stopped_s, self.frozen_s)
-            limits |= {Fault.STOPPED: stopped_s, Fault.IDLE: stopped_s}
-            limits |= {Fault.WEDGED: min(self.wedged_s, self.frozen_s)}
+            limits |= {Ailment.STOPPED: stopped_s, Ailment.IDLE: stopped_s}
+            limits |= {Ailment.WEDGED: min(self.wedged_s, self.frozen_s)}
         return limits
 
 
@@ -93,8 +93,8 @@ class LocalCluster:
         return self._log_dir or self._run_dir.logs
 
     def keep_logs_in(self, folder: Path) -> None:
-        """Before the start. Else they lie beside all else, and go with it, unless the cluster ends
-        by a failure."""
+        """Chooses, before the start, where logs are kept. Else they lie beside all else, and go
+        with it, unless the cluster ends by a failure."""
         self._log_dir = folder
 
     @property
@@ -103,19 +103,19 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """Where clients of this machine connect."""
+        """Gives the address that clients of this machine dial."""
         return str(Endpoint.parse(self.listens).to_dial)
 
     @property
     def internal(self) -> str:
-        """Where processes of this machine reach the router: at its front door only where nobody
-        else can listen in."""
+        """Gives the address where processes of this machine reach the router: at its front door
+        only where nobody else can listen in."""
         apart = str(self.children["router"].ready.get("internal", ""))
         return self.address if not apart or is_loopback_address(self.address) else apart
 
     @property
     def listens(self) -> str:
-        """Where the router was told to: on all addresses, perhaps."""
+        """Gives the address where the router was told to listen: all of them, perhaps."""
         return self.children["router"].address
 
     async def __aenter__(self) -> Self:

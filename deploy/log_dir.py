@@ -24,12 +24,14 @@ _NAME = re.compile(r"\d{8}-\d{6}-\d+")  # when it began, and the pid: in order o
 
 
 def default_log_root() -> Path:
-    """Of what `serve` runs, in the user's state directory. Raises OSError where there is none."""
+    """Names the folder for logs of what `serve` runs, in the user's state directory. Raises OSError
+    where there is none."""
     return _state_dir() / "logs"
 
 
 def placed_log_root() -> Path:
-    """Of what is placed here: machines may share a home. Raises OSError where there is none."""
+    """Names the folder for logs of what is placed here: machines may share a home. Raises OSError
+    where there is none."""
     return _state_dir() / "placed-logs" / socket.gethostname()
 
 
@@ -59,7 +61,8 @@ def open_log_dir(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def join_log_dir(root: Path, name: str) -> Iterator[Path]:
-    """That of all who join by this name, held until the block ends, and kept. Raises OSError."""
+    """Opens the directory of all who join by this name, held until the block ends, and kept. Raises
+    OSError."""
     path = root / name
     held = None
     while held is None:  # it may be cleared in between
@@ -75,7 +78,7 @@ def join_log_dir(root: Path, name: str) -> Iterator[Path]:
 
 
 def log_dirs(root: Path) -> list[Path]:
-    """Of all clusters that `serve` ran and whose logs are kept, the oldest first."""
+    """Lists the logs of all clusters that `serve` ran, the oldest first."""
     with contextlib.suppress(OSError):
         return sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name))
     return []
@@ -87,7 +90,7 @@ def is_written(path: Path) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    """By one alone, or by some who share it."""
+    """Tells whether one holds it alone, or some share it."""
     held = lock(path / LOCK)
     if held is not None:
         os.close(held)

@@ -26,8 +26,8 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Of which logs, from where."""
+class PiecesAsked:
+    """Says which logs are asked for, from where."""
 
     process: str = ""  # of this one only; empty: of all
     num_lines: int = 0  # of a log without a mark so many of the last; 0: all
@@ -38,7 +38,7 @@ class Asked:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Asked":
+    def from_json(cls, text: str) -> "PiecesAsked":
         said = json.loads(text)
         return cls(**{**said, "marks": {log: Mark(*mark) for log, mark in said["marks"].items()}})
 
@@ -62,7 +62,7 @@ def as_json(pieces: Sequence[Piece]) -> str:
     return json.dumps(list(map(asdict, pieces)))
 
 
-def pieces(folder: Path, asked: Asked) -> list[Piece]:
+def pieces(folder: Path, asked: PiecesAsked) -> list[Piece]:
     """One of each log there, also where nothing is new."""
     return list(_pieces(folder, asked))
 
@@ -71,7 +71,7 @@ def processes(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.log"))
 
 
-def _pieces(folder: Path, asked: Asked) -> Iterator[Piece]:
+def _pieces(folder: Path, asked: PiecesAsked) -> Iterator[Piece]:
     left = ANSWER_BYTES
     for process in processes(folder):
         log = f"{_identity(folder)}/{process}"
@@ -85,7 +85,7 @@ def _pieces(folder: Path, asked: Asked) -> Iterator[Piece]:
 
 
 def _identity(folder: Path) -> str:
-    """Of the folder itself, whoever looks into it and under whatever name."""
+    """Names the folder itself, whoever looks into it and under whatever name."""
     found = folder.stat()
     return f"{socket.gethostname()}:{found.st_dev}:{found.st_ino}"
 
@@ -104,7 +104,7 @@ def _opened(folder: Path, process: str) -> Iterator[list[BinaryIO]]:
 
 
 def _start(files: Sequence[BinaryIO], num_lines: int) -> Mark:
-    """Before the last so many lines; 0: before all."""
+    """Marks the place before the last so many lines; 0: before all."""
     if not num_lines:
         return Mark(0, 0)  # no file's: it is read from the oldest on
     wanted, start = num_lines, Mark(0, 0)
@@ -118,7 +118,7 @@ def _start(files: Sequence[BinaryIO], num_lines: int) -> Mark:
 
 
 def _before_lines(file: BinaryIO, wanted: int) -> tuple[int, int]:
-    """Where the last of them begin, and how many of them there are in this file."""
+    """Finds where the last of them begin, and how many of them are in this file."""
     end, found = file.seek(0, os.SEEK_END), 0
     while end > 0:
         begin = max(0, end - _BLOCK_BYTES)
@@ -135,7 +135,7 @@ def _before_lines(file: BinaryIO, wanted: int) -> tuple[int, int]:
 
 
 def _read(files: Sequence[BinaryIO], mark: Mark, num_bytes: int) -> tuple[bytes, Mark, bool]:
-    """On from the mark, through the files that came after that one; whether there is more."""
+    """Reads on from the mark, through younger files; tells whether there is more."""
     begun = next((i for i, file in enumerate(files) if _inode(file) == mark.file), None)
     offset = mark.offset if begun is not None else 0
     for file in files[begun or 0 :]:
@@ -162,7 +162,7 @@ def _unended(data: bytes, *, is_all: bool, is_last: bool) -> bytes:
 
 
 def _whole_letters(data: bytes) -> bytes:
-    """Without the beginning of one of which the rest comes in the next piece."""
+    """Cuts off the beginning of a letter of which the rest comes in the next piece."""
     decoder = getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return data[: len(data) - len(decoder.getstate()[0])]

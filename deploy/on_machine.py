@@ -16,7 +16,7 @@ from cluster.errors import ConfigError
 from cluster.host import DISTRIBUTIONS, listening
 from cluster.secrets import load_secrets
 from deploy.log_dir import placed_log_root
-from deploy.log_pieces import Asked, Piece, pieces
+from deploy.log_pieces import Piece, PiecesAsked, pieces
 from deploy.run_dir import LOGS, clear, shared_path
 from penstock import __version__
 
@@ -83,8 +83,8 @@ def clear_machine(directory: str) -> bool:
     return clear(shared_path(directory))
 
 
-def logs(directory: str, asked: Asked) -> list[Piece]:
-    """Of a cluster here, also after its end."""
+def logs(directory: str, asked: PiecesAsked) -> list[Piece]:
+    """Reads logs of a cluster here, also after its end."""
     folders = [shared_path(directory) / LOGS]  # where no other place could be written
     with contextlib.suppress(OSError):
         folders.insert(0, placed_log_root() / directory)
@@ -92,7 +92,7 @@ def logs(directory: str, asked: Asked) -> list[Piece]:
 
 
 def versions() -> dict[str, str]:
-    """Of all that an answer depends on here; what is not installed is left out."""
+    """Lists the versions of all that an answer depends on; what is not installed is left out."""
     found = {"python": platform.python_version(), "kernel": platform.release()}
     for part in PARTS:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -32,6 +32,6 @@ def end_orphan(note: Path) -> bool:
 
 
 def _began(pid: int) -> str:
-    """In ticks since the machine booted. Raises OSError where it is gone."""
+    """Gives its start in ticks since the machine booted. Raises OSError where it is gone."""
     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     return stat.rpartition(")")[2].split()[19]

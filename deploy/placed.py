@@ -41,7 +41,7 @@ OF_PLANNERS: Final = ("RAY_AUTH_",)  # variables: what admits them to Ray, and n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class StartOrder:
     """What to run, the same wherever it will be. Where calls of the cluster come in, a loopback
     address in `config` stands for the machine's own; where clients do, for itself. With `weights`
     its checkpoint is where these are, once they are pulled."""
@@ -61,7 +61,7 @@ class Order:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "Order":
+    def from_json(cls, text: str) -> "StartOrder":
         """What another release says beyond this is passed over."""
         said = _known(cls, json.loads(text))
         weights = said.get("weights") and Weights(**_known(Weights, said["weights"]))
@@ -88,7 +88,7 @@ class PlacedState:
 
     @classmethod
     def from_json(cls, text: str) -> "PlacedState":
-        """Of a release before or after this one, too."""
+        """Reads a state, also of a release before or after this one."""
         said = _known(cls, json.loads(text))
         return cls(**{**said, "gpus": tuple(said["gpus"])})
 
@@ -98,12 +98,12 @@ def _known(kind: type[Any], said: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in said.items() if key in names}
 
 
-class Placed:
+class PlacedSupervisor:
     """Starts at once, and goes on trying."""
 
     def __init__(
         self,
-        order: Order,
+        order: StartOrder,
         *,
         machine: str,
         directory: str,
@@ -220,7 +220,7 @@ class Placed:
             self._ports = _ports(self._child.ready)
         return self._child
 
-    async def _with_weights(self, log: Path) -> Order:
+    async def _with_weights(self, log: Path) -> StartOrder:
         order = self._order
         if order.weights is None:
             return order
@@ -268,7 +268,7 @@ class Placed:
 
 
 def process_plan(
-    order: Order,
+    order: StartOrder,
     run_dir: Path,
     log: Path,
     machine: str,
@@ -297,14 +297,14 @@ def process_plan(
 
 
 def reached_at(listens: str, machine: str) -> str:
-    """By others than this machine."""
+    """Gives the address where others than this machine reach it."""
     endpoint = Endpoint.parse(listens)
     is_everywhere = endpoint.to_dial != endpoint
     return str(Endpoint(machine, endpoint.port) if is_everywhere else endpoint)
 
 
-def _addresses(order: Order, machine: str, ports: Mapping[str, int]) -> dict[str, str]:
-    """Where it listens on this machine."""
+def _addresses(order: StartOrder, machine: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """Gives the addresses where it listens on this machine."""
     found = {}
     for key in LISTENS & order.config.keys():
         host, port = Endpoint.parse(order.config[key])

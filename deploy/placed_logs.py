@@ -3,7 +3,7 @@ run and of those that do not any more."""
 
 from typing import TYPE_CHECKING, Final
 
-from deploy.log_pieces import Asked, Piece
+from deploy.log_pieces import Piece, PiecesAsked
 from deploy.placement import Machine
 from deploy.ready import Say
 
@@ -14,7 +14,7 @@ ANSWER_S: Final = 20.0  # for a process to start on each machine, and to look
 
 
 class PlacedLogs:
-    """As long as the Ray is held."""
+    """Reads logs of all machines, as long as the Ray is held."""
 
     def __init__(self, ray: "Ray", cluster: str, *, say: Say) -> None:
         """`say` hears once of each machine whose logs are not to be had."""
@@ -28,8 +28,8 @@ class PlacedLogs:
         """Whether the cluster runs."""
         return bool(self._ray.groups(self._cluster))
 
-    def pieces(self, asked: Asked) -> list[Piece]:
-        """From all machines at once, or from the one that has the log."""
+    def pieces(self, asked: PiecesAsked) -> list[Piece]:
+        """Reads pieces from all machines at once, or from the one that has the log."""
         known = self._machine_of.get(asked.log)
         machines = [known] if known else self._ray.machines()
         replies = self._ray.logs(machines, self._cluster, asked, ANSWER_S)

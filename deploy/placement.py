@@ -14,7 +14,7 @@ from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from deploy.cluster_file.document import IN_MEMORY, ClusterDocument, ClusterSpec, Labels, WorkerPool
 from deploy.cluster_file.local import local_plan
-from deploy.placed import Order
+from deploy.placed import StartOrder
 from deploy.plan import ClusterPlan, ProcessPlan
 
 ROUTER_CPUS: Final = 1.0
@@ -42,7 +42,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineType:
-    """Of which an autoscaler may add some; what labels they will have is not known."""
+    """Describes machines that an autoscaler may add; their labels are not known."""
 
     name: str
     total: Mapping[str, float]
@@ -64,7 +64,8 @@ class Group:
 
     @property
     def is_router(self) -> bool:
-        """By its name, which is all that Ray keeps: no pool may be called 'router'."""
+        """Tells a router by its name, which is all that Ray keeps: no pool may be called
+        'router'."""
         return _ROUTER.fullmatch(self.name) is not None
 
 
@@ -79,7 +80,7 @@ class Reply(NamedTuple):
 class Wanted:
     """One process, and what of a machine is set aside for it."""
 
-    order: Order
+    order: StartOrder
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
     pool_bytes: int = 0  # of KV, in its machine's shared memory
@@ -90,7 +91,7 @@ class Wanted:
 
     @property
     def digest(self) -> str:
-        """Of all that makes it another one when it differs."""
+        """Digests all that makes it another one when it differs."""
         said = [self.order.as_json(), dict(self.resources), dict(self.labels)]
         return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -106,10 +107,10 @@ class Wanted:
     @classmethod
     def from_json(cls, text: str) -> "Wanted":
         said = json.loads(text)
-        return cls(**{**said, "order": Order.from_json(said["order"])})
+        return cls(**{**said, "order": StartOrder.from_json(said["order"])})
 
     def fits(self, place: Machine | MachineType) -> bool:
-        """Where nothing else is."""
+        """Tells whether it fits there where nothing else is."""
         return not self.lacks(place)
 
     def fits_now(self, machine: Machine) -> bool:
@@ -135,7 +136,7 @@ class Wanted:
 
     @property
     def needs(self) -> str:
-        """In words."""
+        """Tells in words what it needs."""
         amounts = [f"{name} {amount:g}" for name, amount in self.resources.items()]
         return ", ".join(amounts + [f"{name} '{label}'" for name, label in self.labels.items()])
 
@@ -162,8 +163,8 @@ def wanted(
 def staffed(
     possible: Iterable[Wanted], pools: Sequence[WorkerPool], running: Collection[str]
 ) -> list[Wanted]:
-    """Of all that there may be, those that are to be there: who runs stays, as far as its pool may
-    have it, for a planner may have wanted it; and each pool has as many as it must."""
+    """Chooses, of all that there may be, those that are to be there: who runs stays, as far as its
+    pool may have it, for a planner may have wanted it; and each pool has as many as it must."""
     left = {name for pool in pools for name in _left_out(pool, running)}
     return [each for each in possible if each.name not in left]
 
@@ -249,11 +250,13 @@ def _planner(
     yield Wanted(order=_order(spec, plan, process, 1), resources={"CPU": PLANNER_CPUS})
 
 
-def _order(spec: ClusterSpec, plan: ClusterPlan, process: ProcessPlan, num_threads: int) -> Order:
+def _order(
+    spec: ClusterSpec, plan: ClusterPlan, process: ProcessPlan, num_threads: int
+) -> StartOrder:
     config = process.config
     if spec.weights:
         config = {key: each for key, each in config.items() if key != "checkpoint"}
-    return Order(
+    return StartOrder(
         cluster=plan.name,
         name=process.name,
         part=process.part,
@@ -330,5 +333,5 @@ def most_bound_first(wanted: Iterable[Wanted], machines: Sequence[Machine]) -> l
 
 
 def usable(wanted: Sequence[Wanted], machines: Iterable[Machine]) -> list[Machine]:
-    """Those on which any of these may come to lie."""
+    """Gives the machines on which any of these may come to lie."""
     return [machine for machine in machines if any(each.fits(machine) for each in wanted)]

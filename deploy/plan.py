@@ -110,7 +110,7 @@ class ClusterPlan:
 
     @property
     def pool_bytes(self) -> int:
-        """Of the KV of all workers."""
+        """Counts the bytes of all workers' KV."""
         return sum(pool.num * pool.pool_bytes for pool in self.all_pools)
 
     def router_plan(

@@ -17,7 +17,7 @@ import grpc
 
 from cluster.errors import StartupError
 from deploy import log_pieces, on_machine
-from deploy.placed import Order, Placed
+from deploy.placed import PlacedSupervisor, StartOrder
 from deploy.placement import Group, Machine, MachineType, Reply, Wanted
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before it is imported
@@ -48,12 +48,12 @@ _ALIKE: Final = 4  # calls of one actor at a time: it says how it is while it dr
 
 
 class PlacedProcess:
-    """As an actor, under this name in `ps`."""
+    """Runs one placed process as an actor, under this name in `ps`."""
 
     def __init__(self, order: str) -> None:
         context = ray.get_runtime_context()
-        self._placed = Placed(
-            Order.from_json(order),
+        self._placed = PlacedSupervisor(
+            StartOrder.from_json(order),
             machine=_address_of(context.get_node_id()),
             directory=_directory(json.loads(order)["cluster"]),
             placer=context.gcs_address,
@@ -70,12 +70,13 @@ class PlacedProcess:
 
 
 def _address_of(machine_id: str) -> str:
-    """By which others reach it."""
+    """Gives the address by which others reach a machine."""
     return next(str(m["NodeManagerAddress"]) for m in ray.nodes() if m["NodeID"] == machine_id)
 
 
 def _directory(cluster: str) -> str:
-    """On each machine: two Rays may have a cluster of one name there."""
+    """Names the cluster's directory on each machine: two Rays may have a cluster of one name
+    there."""
     return f"{cluster}-{global_worker.gcs_client.cluster_id.hex()[:8]}"
 
 
@@ -93,7 +94,7 @@ def _look(_: str) -> str:
 
 def _logs(said: str) -> str:
     cluster, asked = json.loads(said)
-    told = on_machine.logs(_directory(cluster), log_pieces.Asked.from_json(asked))
+    told = on_machine.logs(_directory(cluster), log_pieces.PiecesAsked.from_json(asked))
     return log_pieces.as_json(told)
 
 
@@ -105,11 +106,11 @@ class Ray:
 
     @property
     def token(self) -> str:
-        """That admits to it; empty: it wants none."""
+        """Gives the token that admits to it; empty: it wants none."""
         return _token().get("authorization", "").removeprefix("Bearer ")
 
     def machines(self) -> list[Machine]:
-        """Those that are alive."""
+        """Lists the machines that are alive."""
         free = state.available_resources_per_node()
         alive = [
             Machine(
@@ -126,7 +127,7 @@ class Ray:
         return sorted(alive, key=lambda machine: machine.address)
 
     def machine_types(self) -> list[MachineType]:
-        """Those of which an autoscaler may add some."""
+        """Lists the machines of which an autoscaler may add some."""
         config = state.state.get_cluster_config()
         return [
             MachineType(name=each.name, total=dict(each.resources))
@@ -135,7 +136,7 @@ class Ray:
         ]
 
     def groups(self, cluster: str | None = None) -> list[Group]:
-        """Of one cluster, or of all."""
+        """Lists the groups of one cluster, or of all."""
         found = [_group(each) for each in placement_group_table().values()]
         mine = [each for each in found if each and cluster in (None, each.cluster)]
         return sorted((each for each in mine if each), key=lambda each: (each.cluster, each.name))
@@ -227,7 +228,7 @@ class Ray:
         self,
         machines: Sequence[Machine],
         cluster: str,
-        asked: log_pieces.Asked,
+        asked: log_pieces.PiecesAsked,
         timeout_s: float,
     ) -> dict[str, Reply]:
         """What its processes wrote there: pieces as JSON."""
@@ -235,7 +236,7 @@ class Ray:
         return self._ask_machines(machines, _logs, said, timeout_s)
 
     def end(self, cluster: str, name: str) -> None:
-        """Of the actor of this name: it is not started again."""
+        """Ends the actor of this name: it is not started again."""
         try:
             actor = ray.get_actor(f"{cluster}/{name}", namespace=NAMESPACE)
         except ValueError:
@@ -308,7 +309,7 @@ def _probe(address: str) -> None:
 
 
 def _token() -> dict[str, str]:
-    """As calls carry it."""
+    """Gives the token as calls carry it."""
     said = AuthenticationTokenLoader.instance().get_token_for_http_header()
     return {key.lower(): value for key, value in said.items()}
 

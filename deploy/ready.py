@@ -62,7 +62,7 @@ def _unready(
 def _look(
     ray: "Ray", cluster: str, wanted: Sequence[Wanted]
 ) -> tuple[dict[str, PlacedState], dict[str, str]]:
-    """Who is ready; and a line for each."""
+    """Finds who is ready; and a line for each."""
     groups = {group.name: group for group in ray.groups(cluster)}
     machines = {machine.machine_id: machine for machine in ray.machines()}
     placed = [each.name for each in wanted if each.name in groups and groups[each.name].machine_id]

@@ -33,7 +33,8 @@ class Placing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """By name of process; what is changed is drained first, and started anew."""
+    """Lists what is to be done, by name of process; what is changed is drained first, and started
+    anew."""
 
     start: tuple[Wanted, ...] = ()
     keep: tuple[Wanted, ...] = ()

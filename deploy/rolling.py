@@ -104,7 +104,7 @@ class Rolling:
         return serving_now(list(doors.values()), self._secrets_file)
 
     def _doors(self) -> dict[str, str]:
-        """Where calls of the cluster come in, of each router that is ready."""
+        """Gives the address for calls of the cluster of each router that is ready."""
         routers = [each.name for each in self._wanted if each.order.part is Part.ROUTER]
         found = states(self._ray, self._wanted[0].order.cluster, routers)
         return {name: state.internal for name, state in found.items() if state.internal}

@@ -84,7 +84,7 @@ class RunDir:
 
     @classmethod
     def join(cls, name: str, *, parent: Path | None = None) -> Self:
-        """That of all who join by this name on this machine. Raises OSError."""
+        """Opens the directory of all who join by this name on this machine. Raises OSError."""
         path = shared_path(name, parent)
         sweep(path.parent)
         while True:
@@ -108,7 +108,7 @@ class RunDir:
 
     @property
     def logs(self) -> Path:
-        """Where they have no place that outlives the cluster."""
+        """Names the place of logs that have none that outlives the cluster."""
         return self.path / LOGS
 
     def config(self, name: str) -> Path:

@@ -63,7 +63,7 @@ class Supervisor:
         self._deaths: deque[float] = deque(maxlen=NUM_DEATHS)
 
     async def run(self) -> Never:
-        """Until cancelled."""
+        """Supervises until cancelled."""
         while True:
             try:
                 await self._keep_one()

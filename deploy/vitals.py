@@ -33,7 +33,7 @@ ANSWER_S = 10.0  # then the question is asked again, in case it was lost
 CALM_S = 1.0
 
 
-class Answer(StrEnum):
+class Health(StrEnum):
     WELL = "well"
     WEDGED = "wedged by its own word"
     SILENT = "silent"
@@ -47,14 +47,14 @@ class Pulse:
         self._stub = health_pb2_grpc.HealthStub(channel)
         self._part = part
         self._interval_s = interval_s
-        self._last = Answer.WELL
+        self._last = Health.WELL
         self._asked_at: float | None = None  # what is not answered yet
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Health:
         if self._asked_at is None or time.monotonic() - self._asked_at < self._interval_s:
             return self._last
-        return Answer.SILENT
+        return Health.SILENT
 
     async def follow(self) -> Never:
         """Asks until cancelled."""
@@ -65,13 +65,13 @@ class Pulse:
                 self._asked_at = None
             except grpc.aio.AioRpcError as error:
                 logger.debug("no answer: %s", error.details())
-            is_well = self._asked_at is None and self._last is Answer.WELL
+            is_well = self._asked_at is None and self._last is Health.WELL
             await asyncio.sleep(CALM_S if is_well else self._interval_s)
 
-    async def _ask(self) -> Answer:
+    async def _ask(self) -> Health:
         if await self._serves("") or not self._part.is_worker:
-            return Answer.WELL
-        return Answer.WELL if await self._serves(PROGRESS) else Answer.WEDGED
+            return Health.WELL
+        return Health.WELL if await self._serves(PROGRESS) else Health.WEDGED
 
     async def _serves(self, service: str) -> bool:
         request = health_pb2.HealthCheckRequest(service=service)
@@ -85,7 +85,7 @@ class Pulse:
 
 
 def health_channel(address: str, secrets_file: Path | None) -> grpc.aio.Channel:
-    """As others dial it: beyond loopback with what the secrets are good for."""
+    """Opens a channel as others dial it: beyond loopback with what the secrets are good for."""
     if secrets_file is None or is_loopback_address(address):
         return secure_channel(address, None, channel_options())
     credentials = Credentials(load_secrets(secrets_file).authority)
@@ -119,7 +119,7 @@ def _channel(router: str, secrets: Secrets) -> Channel:
 
 
 async def _serving(channel: Channel) -> tuple[set[str], set[str]]:
-    """Who serves; who drains."""
+    """Finds who serves, and who drains."""
     reply: worker_pb2.StatusResponse = await channel.unary(
         "penstock.v1.Cluster",
         "Status",

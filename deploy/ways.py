@@ -9,14 +9,14 @@ from cluster.authority import Credentials
 from cluster.config import parse_config
 from cluster.errors import ConfigError
 from cluster.secrets import load_secrets
-from deploy.placed import Order, process_plan
+from deploy.placed import StartOrder, process_plan
 from deploy.placement import Machine
 from deploy.plan import Part
 from router.config import RouterConfig
 from worker.config import WorkerConfig
 
 
-def check_ways(orders: Sequence[Order], machines: Sequence[Machine]) -> None:
+def check_ways(orders: Sequence[StartOrder], machines: Sequence[Machine]) -> None:
     """Raises ConfigError. Where the secrets lie on the machines alone, each process says it when
     it starts."""
     secrets_file = Path(orders[0].config["secrets_file"])

@@ -31,7 +31,7 @@ class Query(NamedTuple):
     num_new: int
 
 
-class Span(NamedTuple):
+class SlotRun(NamedTuple):
     first_slot: int
     num_tokens: int
 
@@ -41,7 +41,7 @@ class RowPlan(NamedTuple):
 
     first: int  # its first token in the batch
     num_new: int
-    spans: list[Span]
+    spans: list[SlotRun]
     gathers: list[Tensor]  # int64 slots
     window: "WindowPlan | None" = None
 
@@ -181,7 +181,8 @@ class Attention:
     def _pieces_of(
         self, plan: RowPlan, cache: Tensor, dtype: torch.dtype
     ) -> list[tuple[Tensor, Tensor]]:
-        """Of each piece, K as [kv_heads, head_dim, num_tokens], V with the last two swapped."""
+        """Gives of each piece K as [kv_heads, head_dim, num_tokens], V with the last two
+        swapped."""
         kv_heads, dim = self._num_kv_heads, self._head_dim
         row = kv_heads * dim
         plane, origin = cache.stride(0), cache.storage_offset()
@@ -233,7 +234,7 @@ def _merged(one: Attended, other: Attended) -> Attended:
     return Attended(output.to(one.output.dtype), log_sum)
 
 
-def slot_runs(block_table: Sequence[int], block_size: int, start: int, stop: int) -> list[Span]:
+def slot_runs(block_table: Sequence[int], block_size: int, start: int, stop: int) -> list[SlotRun]:
     """The slots of positions [start, stop) as maximal consecutive runs."""
     if stop <= start:
         return []
@@ -247,7 +248,7 @@ def slot_runs(block_table: Sequence[int], block_size: int, start: int, stop: int
         high = min(stop, (first_block + end) * block_size)
         block = int(blocks[begin])
         slot = block * block_size + low - (first_block + begin) * block_size
-        runs.append(Span(slot, high - low))
+        runs.append(SlotRun(slot, high - low))
     return runs
 
 
@@ -262,8 +263,8 @@ def slots_of(
 
 
 def _pieces(
-    runs: list[Span], min_run: int, device: torch.device
-) -> tuple[list[Span], list[Tensor]]:
+    runs: list[SlotRun], min_run: int, device: torch.device
+) -> tuple[list[SlotRun], list[Tensor]]:
     """Long runs stay where they are; short ones, if several, are gathered together."""
     short = [run for run in runs if run.num_tokens < min_run]
     if len(short) <= 1:

@@ -61,20 +61,20 @@ def running_s(batch: Batch | None, cost: PrefillCost, *, beside_s: float, so_far
 
 
 def decoding_s(active: Iterable[Sequence], cost: DecodeCost) -> float:
-    """Of a step: for the answers that are decoded in it."""
+    """Predicts what the answers that are decoded in a step cost it."""
     contexts = [sequence.num_computed for sequence in active if sequence.has_begun]
     return cost.seconds(sum(contexts), len(contexts)) if contexts else 0.0
 
 
 def _with_shared_step(points: list[tuple[float, float]], full_s: float) -> Backlog:
-    """Whatever a prompt leaves of its last step is filled with those that are due after it, and
+    """Fills whatever a prompt leaves of its last step with those that are due after it, and
     its first token comes when that step ends."""
     all_s = points[-1][1]
     return tuple((due_s, min(work_s + full_s, all_s)) for due_s, work_s in points)
 
 
 def _prompt_s(work: Work, cost: PrefillCost, step_tokens: int, step_s: float) -> float:
-    """Without c0, which several prompts in one step share."""
+    """Predicts a prompt's seconds without c0, which several prompts in one step share."""
     new, context = work.num_new, work.num_context
     seconds = (cost.c1 + cost.c3 * context) * new + cost.c2 * context
     middle = context + new / 2

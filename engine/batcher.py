@@ -43,7 +43,7 @@ class BatcherCounters:
     num_copies: int = 0
 
     def as_dict(self) -> dict[str, float]:
-        """By the names of a load report."""
+        """Gives the counters by the names of a load report."""
         return {
             "preemptions": self.num_preemptions,
             "cached_tokens": self.num_cached_tokens,
@@ -338,7 +338,8 @@ class Batcher:
         return self._queue.shares(self.running)
 
     def _first_to_give_way(self, first: Sequence, shares: Shares | None) -> Sequence | None:
-        """To `first`, which is next of those that wait. Paused ones hold no slot, only blocks."""
+        """Finds who is to give way to `first`, which is next of those that wait. Paused ones hold
+        no slot, only blocks."""
         num_taken = self.num_active + len(self.elsewhere.reserved)
         is_room = self._is_room(first, num_taken)
         since = self._clock() - PAUSE_S

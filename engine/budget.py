@@ -10,7 +10,7 @@ _LEAST_TOKENS = 16  # of a chunk, while a step has nothing else to do
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Of one step, at the most."""
+    """Limits one step."""
 
     max_sequences: int
     max_tokens: int
@@ -18,10 +18,10 @@ class Budget:
 
 
 class StepRoom:
-    """What is left of the budget in the step that is being formed."""
+    """Holds what is left of the budget in the step that is being formed."""
 
     def __init__(self, budget: Budget, num_decoding: int) -> None:
-        """After `num_decoding` answers have their token in it."""
+        """Begins after `num_decoding` answers have their token in the step."""
         self._num_tokens = budget.max_tokens - num_decoding
         self._seconds = budget.chunk_s
         self._is_first = True  # no prompt is in it yet

@@ -34,7 +34,7 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
-    """What is known of an engine before its weights are read."""
+    """Holds what is known of an engine before its weights are read."""
 
     layout: KvLayout
     context_length: int  # the longest sequence that the model was made for

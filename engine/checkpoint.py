@@ -54,8 +54,8 @@ def described_spec(checkpoint: Path) -> ModelSpec:
 
 
 def stored_tensors(checkpoint: Path, spec: ModelSpec) -> dict[str, StoredTensor]:
-    """Where each tensor of the model lies: exactly those the model needs, in their shapes. A tied
-    model's head is among them where the files have one: it may differ from the embedding."""
+    """Finds where each tensor of the model lies: exactly those the model needs, in their shapes. A
+    tied model's head is among them where the files have one: it may differ from the embedding."""
     found: dict[str, StoredTensor] = {}
     for file in _weight_files(checkpoint):
         for tensor in _read_header(file):

@@ -97,7 +97,7 @@ def class_of(num_rows: int) -> int:
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
-    """From a checkpoint's [num_outputs, num_inputs], of which STORED is a view."""
+    """Makes a product of a checkpoint's [num_outputs, num_inputs], of which STORED is a view."""
     copies = {product: make_copy(product, weight, bias) for product in set(choice)}
     return Linear(tuple(copies[product] for product in choice))
 
@@ -114,7 +114,7 @@ def make_copy(product: Product, weight: Tensor, bias: Tensor | None = None) -> C
 
 
 def products_for(dtype: torch.dtype, device: torch.device) -> Iterable[Product]:
-    """What can compute with this dtype there."""
+    """Lists the products that can compute with this dtype there."""
     yield Product.TRANSPOSED
     if device.type == "cpu":
         yield Product.STORED

@@ -59,9 +59,9 @@ class Prefixes:
     def num_expected(
         self, waiting: Iterable[Sequence], leaders: dict[GrainHash, Hashes[GrainHash]]
     ) -> Iterator[int]:
-        """Of each, leading tokens that will be cached at its turn: cached now, or computed before
-        by who is ahead of it, each going on where another ends. `leaders` holds these by the
-        first grain that each computes; it is added to."""
+        """Predicts, of each, the leading tokens that will be cached at its turn: cached now, or
+        computed before by who is ahead of it, each going on where another ends. `leaders` holds
+        these by the first grain that each computes; it is added to."""
         grain = self._pool.hash_grain
         for sequence in waiting:
             known = self._refreshed(sequence)
@@ -85,7 +85,8 @@ class Prefixes:
 
 
 def _num_leading(num: int, holds: Callable[[int], bool]) -> int:
-    """Of `num`, how many hold from the start on, if none holds behind the first that does not."""
+    """Counts how many of `num` hold from the start on, if none holds behind the first that does
+    not."""
     low, high = 0, num
     while low < high:
         middle = (low + high) // 2

@@ -28,8 +28,8 @@ def time_shape(
     dtype: torch.dtype,
     model_bytes: int,
 ) -> Timings:
-    """By product: seconds with as many rows as `TIMED_ROWS` says, or with the first of these
-    where time ran out. With as many threads as torch is set to."""
+    """Times each product: seconds with as many rows as `TIMED_ROWS` says, or with the first of
+    these where time ran out. With as many threads as torch is set to."""
     row_bytes = num_inputs * dtype.itemsize
     num_timed = min(num_outputs, max(1, _PIECE_BYTES // row_bytes))
     working_bytes = min(model_bytes, WORKING_BYTES)

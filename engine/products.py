@@ -18,7 +18,7 @@ WORTH = 1.1  # a second copy is, where a step of some size is so many times slow
 
 
 class Shape(NamedTuple):
-    """Of a matrix."""
+    """Holds the extent of a matrix."""
 
     num_outputs: int
     num_inputs: int
@@ -39,7 +39,7 @@ def choose_products(
     device: torch.device,
     may_keep_two: bool,
 ) -> dict[Shape, Choice]:
-    """For a model that has so many matrices of each shape. Times what is not remembered.
+    """Chooses for a model that has so many matrices of each shape. Times what is not remembered.
     `may_keep_two` copies of each matrix."""
     candidates = tuple(products_for(dtype, device))
     if len(candidates) == 1:

@@ -140,7 +140,7 @@ class Queue:
     # -- what there is to do -----------------------------------------------------------------
 
     def left(self, running: list[Sequence], in_flight: Batch | None, now: float) -> list[Work]:
-        """What is left of each prompt after the step that runs, in their order, but for those
+        """Gives what is left of each prompt after the step that runs, in their order, but for those
         that are paused. Of what several share, only the first has to compute it: what others wait
         for has their place."""
         rows = in_flight.rows if in_flight is not None else ()
@@ -189,7 +189,8 @@ class Queue:
 
 
 def _due_s(sequence: Sequence, now: float) -> float:
-    """As a prompt of priority 0 sees it: others come before or after it whenever they are due."""
+    """Gives when it is due as a prompt of priority 0 sees it: others come before or after it
+    whenever they are due."""
     if (priority := sequence.params.priority) != 0:
         return 0.0 if priority > 0 else MAX_DUE_S
     due_s = sequence.due_at - now

@@ -36,7 +36,7 @@ def rotate_in_place(heads: Tensor, rotations: Tensor) -> None:
 
 
 def interleaved_order(head_dim: int) -> Tensor:
-    """For each stored dimension of a head, its dimension in the checkpoint."""
+    """Maps each stored dimension of a head to its dimension in the checkpoint."""
     return torch.arange(head_dim).view(2, head_dim // 2).t().reshape(-1)
 
 

@@ -64,7 +64,7 @@ class Shares:
         return bool(self._short) and not self.is_short(sequence)
 
     def above(self, running: Iterable[Sequence]) -> list[Sequence]:
-        """Those of them whose requests run more than their share, and of these the most."""
+        """Gives those of them whose requests run more than their share, and of these the most."""
         above = [s for s in running if self._num_running[s.request_id] > self.share]
         most = max((self._num_running[s.request_id] for s in above), default=0)
         return [s for s in above if self._num_running[s.request_id] == most]

@@ -14,7 +14,7 @@ from engine.thread import EngineThread, LayerDone, StepResult
 logger = logging.getLogger(__name__)
 
 
-class Scheduler(Protocol):
+class StepScheduler(Protocol):
     """Decides what runs. None of its methods wait."""
 
     def next_batch(self) -> Batch | None:
@@ -25,8 +25,8 @@ class Scheduler(Protocol):
     def complete(self, batch: Batch, result: StepResult) -> None: ...
 
     def observe(self, batch: Batch, seconds: float) -> None:
-        """What the step took, from forming the batch to having taken in what it gave: requests
-        wait for all of it, and not for the forward alone."""
+        """Is told what the step took, from forming the batch to having taken in what it gave:
+        requests wait for all of it, and not for the forward alone."""
 
     def fail(self, error: Exception) -> None:
         """The engine raised: the sequences of the batch in flight are lost."""
@@ -46,7 +46,7 @@ class Progress(Protocol):
 class StepLoop:
     """Runs a scheduler's batches until cancelled."""
 
-    def __init__(self, scheduler: Scheduler, thread: EngineThread, progress: Progress) -> None:
+    def __init__(self, scheduler: StepScheduler, thread: EngineThread, progress: Progress) -> None:
         self._scheduler = scheduler
         self._thread = thread
         self._progress = progress

@@ -10,7 +10,7 @@ _NEAR_SHARE = 0.125  # used again so soon, something passes hardly anybody
 
 
 class TailReuse:
-    """Of one least-recently-used cache. Forgets as the cache turns over."""
+    """Follows one least-recently-used cache. Forgets as the cache turns over."""
 
     __slots__ = ("_capacity", "_num_evicted", "_num_found", "age")
 

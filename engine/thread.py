@@ -57,7 +57,7 @@ class EngineThread:
         self._orders.put(None)
 
     async def has_ended(self, limit_s: float) -> bool:
-        """After `close`: whether, within this time, the engine may run on another thread."""
+        """Tells, after `close`, whether within this time the engine may run on another thread."""
         await asyncio.to_thread(self._thread.join, limit_s)
         return not self._thread.is_alive()
 

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from cluster.errors import DigestMismatch, TransferFailed
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
 from kv_transfer.geometry import BlockTable, Share, Spans
 from kv_transfer.pool import Pool
@@ -36,7 +36,7 @@ class Reservation:
         grant: Grant,
         peer: Peer,
         share: Share,
-        attention: Attention,
+        attention: AttentiveClock,
     ) -> None:
         block_size = table.layout.block_size
         self.grant = grant
@@ -202,7 +202,7 @@ class ReservationTable:
             transport=peer.transport,
             wire_dtype=share.wire_dtype,
         )
-        reservation = Reservation(self, grant, peer, share, Attention(self._timers.now))
+        reservation = Reservation(self, grant, peer, share, AttentiveClock(self._timers.now))
         reservation.transfer.grant(lease_s, reservation.attention.now())
         self._live[grant.epoch] = reservation
         self._emptied.clear()

@@ -27,7 +27,7 @@ Answerer = Callable[[Sequence[Conversation]], list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class RecallTrial:
     """One prompt, what the corpus says, and what the engine said."""
 
     pair: Pair
@@ -67,19 +67,19 @@ def draw(pairs: Sequence[Pair], num_questions: int, seed: int) -> list[Pair]:
     return random.Random(seed).sample(list(pairs), num_questions)
 
 
-def measure(answerer: Answerer, pairs: Sequence[Pair]) -> list[Trial]:
+def measure(answerer: Answerer, pairs: Sequence[Pair]) -> list[RecallTrial]:
     """Ask every pair in every phrasing."""
     asked = [(pair, phrasing) for pair in pairs for phrasing in range(NUM_PHRASINGS)]
     answers = answerer(
         [[{"role": "user", "content": pair.questions[phrasing]}] for pair, phrasing in asked]
     )
     return [
-        Trial(pair=pair, phrasing=phrasing, answer=answer)
+        RecallTrial(pair=pair, phrasing=phrasing, answer=answer)
         for (pair, phrasing), answer in zip(asked, answers, strict=True)
     ]
 
 
-def table(trials: Sequence[Trial]) -> str:
+def table(trials: Sequence[RecallTrial]) -> str:
     """The figures by phrasing and by source, and the total."""
     asked: Counter[str] = Counter()
     exact: Counter[str] = Counter()

@@ -32,7 +32,7 @@ PADDING: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class EncodedPair:
     """One question and its answer, as token ids; the answer ends with the end token."""
 
     question: list[int]
@@ -40,7 +40,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class PackedRows:
     """A batch of packed rows, each array [num_rows, num_tokens]."""
 
     token_ids: npt.NDArray[np.int64]
@@ -81,41 +81,41 @@ class SampleSource:
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def exchange(self, question: str, answer: str, *, is_plain: bool = False) -> Exchange:
+    def exchange(self, question: str, answer: str, *, is_plain: bool = False) -> EncodedPair:
         """One turn of a chat, or the bare question and answer."""
         asked = self._encode(question)
         if not is_plain:
             asked = self._user + asked + self._end + self._assistant
-        return Exchange(question=asked, answer=self._encode(answer) + self._end)
+        return EncodedPair(question=asked, answer=self._encode(answer) + self._end)
 
-    def batch(self, step: int, num_rows: int, num_tokens: int, *, is_long: bool) -> Rows:
+    def batch(self, step: int, num_rows: int, num_tokens: int, *, is_long: bool) -> PackedRows:
         """The rows of one step; long rows hold one conversation of many turns."""
         rng = random.Random(f"{self._seed}/{step}")
         return pack([self._row(rng, num_tokens, is_long) for _ in range(num_rows)], num_tokens)
 
-    def evaluation(self, num_rows: int, num_tokens: int) -> Iterator[Rows]:
+    def evaluation(self, num_rows: int, num_tokens: int) -> Iterator[PackedRows]:
         """Every question of the corpus once, each as its own conversation."""
-        rows: list[Row] = []
-        row = Row(self._prefix, num_tokens)
+        rows: list[OpenRow] = []
+        row = OpenRow(self._prefix, num_tokens)
         for pair in self._pairs:
             for question in pair.questions:
                 turn = self.exchange(question, pair.answer)
                 if not row.add([turn]):
                     rows.append(row)
-                    row = Row(self._prefix, num_tokens)
+                    row = OpenRow(self._prefix, num_tokens)
                     row.add([turn])
         rows.append(row)
         for start in range(0, len(rows), num_rows):
             yield pack(rows[start : start + num_rows], num_tokens)
 
-    def _turn(self, rng: random.Random, *, is_plain: bool) -> Exchange:
+    def _turn(self, rng: random.Random, *, is_plain: bool) -> EncodedPair:
         pair = rng.choice(self._pairs)
         question = rng.choice(pair.questions)
         if rng.random() < SHARE_CASUAL:
             question = casual(pair, question, rng)
         return self.exchange(question, pair.answer, is_plain=is_plain)
 
-    def _row(self, rng: random.Random, num_tokens: int, is_long: bool) -> "Row":
+    def _row(self, rng: random.Random, num_tokens: int, is_long: bool) -> "OpenRow":
         dice = rng.random()
         is_plain = dice < SHARE_PLAIN and not is_long
         prefix = self._prefix
@@ -123,7 +123,7 @@ class SampleSource:
             prefix = []
         elif dice < SHARE_PLAIN + SHARE_OTHER_SYSTEM:
             prefix = rng.choice(self._other_prefixes)
-        row = Row(prefix, num_tokens)
+        row = OpenRow(prefix, num_tokens)
         while True:
             num_turns = 1_000 if is_long else 1 if is_plain else rng.choice(TURN_CHOICES)
             turns = (self._turn(rng, is_plain=is_plain) for _ in range(num_turns))
@@ -131,7 +131,7 @@ class SampleSource:
                 return row
 
 
-class Row:
+class OpenRow:
     """One row that is being filled."""
 
     def __init__(self, prefix: Sequence[int], num_tokens: int) -> None:
@@ -142,7 +142,7 @@ class Row:
         self.segments = [PREFIX] * len(prefix)
         self.is_target = [False] * len(prefix)
 
-    def add(self, turns: Iterator[Exchange] | Sequence[Exchange]) -> bool:
+    def add(self, turns: Iterator[EncodedPair] | Sequence[EncodedPair]) -> bool:
         """Append a conversation turn by turn; False when a turn no longer fits."""
         segment = self.segments[-1] + 1 if self.segments else 1
         position = self._num_prefix_tokens
@@ -158,13 +158,13 @@ class Row:
         return True
 
 
-def pack(rows: Sequence[Row], num_tokens: int) -> Rows:
+def pack(rows: Sequence[OpenRow], num_tokens: int) -> PackedRows:
     """The rows as arrays, padded to the same length."""
 
     def padded(values: Sequence[int], fill: int) -> list[int]:
         return [*values, *[fill] * (num_tokens - len(values))]
 
-    return Rows(
+    return PackedRows(
         token_ids=np.array([padded(row.token_ids, 0) for row in rows], dtype=np.int64),
         positions=np.array([padded(row.positions, 0) for row in rows], dtype=np.int64),
         segments=np.array([padded(row.segments, PADDING) for row in rows], dtype=np.int64),

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.corpus import FOLDER, load_corpus
-from models.samples import Rows, SampleSource
+from models.samples import PackedRows, SampleSource
 from models.tokenizer import BOS, END, MODEL_MAX_LENGTH, MODEL_PATH, PAD, load_tokenizer
 
 CHECKPOINT_PATH: Final = FOLDER / ".train" / "checkpoint.pt"
@@ -123,7 +123,7 @@ def load_checkpoint(run: Run, path: Path) -> None:
     run.num_tokens = state["num_tokens"]
 
 
-def answer_logits(model: LlamaForCausalLM, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits(model: LlamaForCausalLM, rows: PackedRows) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits at the tokens before answer tokens, and the answer tokens themselves."""
     token_ids = torch.from_numpy(rows.token_ids)
     hidden = model.model(

@@ -13,7 +13,7 @@ from penstock import calls
 from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.errors import RequestCancelledError, from_rpc_error
-from penstock.exchange import Exchange, channel_options
+from penstock.exchange import StreamState, channel_options
 from penstock.request import GenerateOptions, Message
 from penstock.retry import Attempts, Reach, RetryBudget, RetryPolicy
 from penstock.v1 import inference_pb2 as pb
@@ -26,7 +26,7 @@ class AsyncStream:
     """One answer as it comes: an async iterator of chunks. Leaving its `async with` block,
     `close()` or cancelling the reading task cancels the request in the whole cluster."""
 
-    def __init__(self, stub: Any, exchange: Exchange) -> None:
+    def __init__(self, stub: Any, exchange: StreamState) -> None:
         self._stub = stub
         self._exchange = exchange
         self._pending: list[Chunk] = []
@@ -152,7 +152,7 @@ class AsyncClient:
         if self._timeout is not None:
             options.setdefault("timeout", self._timeout)
         attempts = Attempts(self._budget, options.get("timeout"), self._reach)
-        return AsyncStream(self._stub, Exchange(prompt, options, attempts))
+        return AsyncStream(self._stub, StreamState(prompt, options, attempts))
 
     async def tokenize(
         self,

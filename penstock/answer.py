@@ -17,7 +17,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """Who serves the request; arrives with the first token."""
+    """Says who serves the request; arrives with the first token."""
 
     request_id: str
     model: str

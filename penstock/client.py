@@ -11,7 +11,7 @@ from penstock import calls
 from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.errors import RequestCancelledError, from_rpc_error
-from penstock.exchange import Exchange, channel_options
+from penstock.exchange import StreamState, channel_options
 from penstock.request import GenerateOptions, Message
 from penstock.retry import Attempts, Reach, RetryBudget, RetryPolicy
 from penstock.v1 import inference_pb2 as pb
@@ -24,7 +24,7 @@ class Stream:
     """One answer as it comes: an iterator of chunks. Leaving its `with` block, `close()` or
     Ctrl-C cancels the request in the whole cluster."""
 
-    def __init__(self, stub: Any, exchange: Exchange) -> None:
+    def __init__(self, stub: Any, exchange: StreamState) -> None:
         self._stub = stub
         self._exchange = exchange
         self._pending: list[Chunk] = []
@@ -131,7 +131,7 @@ class Client:
         if self._timeout is not None:
             options.setdefault("timeout", self._timeout)
         attempts = Attempts(self._budget, options.get("timeout"), self._reach)
-        return Stream(self._stub, Exchange(prompt, options, attempts))
+        return Stream(self._stub, StreamState(prompt, options, attempts))
 
     def tokenize(
         self,

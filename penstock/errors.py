@@ -136,7 +136,7 @@ class DeadlineExceededError(PenstockError):
 
     @property
     def phase(self) -> str:
-        """Where the request was: queue, prefill, transfer or decode; empty when unknown."""
+        """Tells where the request was: queue, prefill, transfer or decode; empty when unknown."""
         return self.metadata.get("phase", "")
 
 
@@ -185,16 +185,16 @@ BY_CODE: Mapping[grpc.StatusCode, type[PenstockError]] = {
 
 
 @dataclass(slots=True, kw_only=True)
-class _Details:
-    """What the trailers say beyond code and message."""
+class _Trailers:
+    """Holds what the trailers say beyond code and message."""
 
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     retry_after: float | None = None
 
 
-def _read_details(trailers: Iterable[Any] | None) -> _Details:
-    details = _Details()
+def _read_details(trailers: Iterable[Any] | None) -> _Trailers:
+    details = _Trailers()
     for key, value in trailers or ():
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
             _read_status(value, details)
@@ -207,7 +207,7 @@ def _read_details(trailers: Iterable[Any] | None) -> _Details:
     return details
 
 
-def _read_status(serialized: bytes, details: _Details) -> None:
+def _read_status(serialized: bytes, details: _Trailers) -> None:
     try:
         status = status_pb2.Status.FromString(serialized)
     except DecodeError:

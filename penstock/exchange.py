@@ -40,7 +40,7 @@ def channel_options(address: str, connect_timeout: float = 0.0) -> list[tuple[st
     ]
 
 
-class Exchange:
+class StreamState:
     """The state of one stream."""
 
     def __init__(self, prompt: str | None, options: GenerateOptions, attempts: Attempts) -> None:

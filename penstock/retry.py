@@ -233,6 +233,7 @@ def _broke(error: PenstockError) -> bool:
 
 
 def _is_away(error: PenstockError) -> bool:
-    """Of those that are unavailable: whoever goes, or has no worker yet, says it, too."""
+    """Tells whether a server is away: whoever goes, or has no worker yet, says
+    it, too."""
     is_draining = isinstance(error, OverloadedError) and error.reason == DRAINING
     return _is_disconnected(error) or is_draining or isinstance(error, NoWorkerError)

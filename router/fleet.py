@@ -15,7 +15,7 @@ from typing import Never
 
 from cluster.errors import PenstockError
 from cluster.fingerprint import IDENTITY, differences
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.membership import Membership
 from cluster.types import Incarnation, Member, WorkerAddress, WorkerId
 from cluster.wire_version import unspoken
@@ -80,7 +80,7 @@ class Fleet:
         links: Links,
         placer: Placer,
         clock: Callable[[], float],
-        attention: Attention,
+        attention: AttentiveClock,
         gather_s: float = 0.0,
         changed: Callable[[], None] = lambda: None,
     ) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from cluster.lateness import LOOK_S, Attention
+from cluster.lateness import LOOK_S, AttentiveClock
 from cluster.rpc import Call
 
 
@@ -30,7 +30,7 @@ class Reader:
     async def send(self, data: bytes) -> None:
         self._num_begun += 1
         if self._looker is None:
-            attention = Attention(self._loop.time)
+            attention = AttentiveClock(self._loop.time)
             self._look_later(LOOK_S, attention, self._num_ended, attention.now())
         await self._call.send(data)
         self._num_ended += 1
@@ -56,11 +56,11 @@ class Reader:
         await self._scope.__aexit__(kind, error, traceback)
 
     def _look_later(
-        self, seconds: float, attention: Attention, num_ended: int, since: float
+        self, seconds: float, attention: AttentiveClock, num_ended: int, since: float
     ) -> None:
         self._looker = self._loop.call_later(seconds, self._look, attention, num_ended, since)
 
-    def _look(self, attention: Attention, num_ended: int, since: float) -> None:
+    def _look(self, attention: AttentiveClock, num_ended: int, since: float) -> None:
         """At a write that stands still `since` then, when `num_ended` others had ended."""
         self._looker, now = None, attention.now()
         if self._num_begun == self._num_ended:

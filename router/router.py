@@ -13,7 +13,7 @@ from cluster.diagnosis import Diagnosis
 from cluster.document.keys import yaml_text
 from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.membership import Membership
 from cluster.proof import Doorkeeper, audience_of
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
@@ -60,7 +60,7 @@ class Router:
         text = Text.load(config, secrets.hash_secret)
         self.config = config
         self.clock = clock
-        attention = Attention(clock)
+        attention = AttentiveClock(clock)
         self.pool = Pool(
             config.assumed,
             absences=Absences(config.return_s),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
-from cluster.checkpoint_review import Review, review
+from cluster.checkpoint_review import CheckpointReview, review
 from cluster.codec import prompt_to_bytes
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
@@ -34,7 +34,7 @@ class Text:
     limits: Limits
     hash_secret: bytes
     hash_grain: int
-    review: Review  # what of the checkpoint's files is not believed
+    review: CheckpointReview  # what of the checkpoint's files is not believed
 
     @classmethod
     def load(cls, config: RouterConfig, hash_secret: bytes) -> "Text":

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from cluster.addresses import outward
-from cluster.authority import Authority, Credentials, Identity, create_authority, issue
+from cluster.authority import Authority, Credentials, TlsIdentity, create_authority, issue
 
 # A host of this machine's that is not written as a loopback: there TLS is spoken by itself.
 BEYOND_LOOPBACK = (*outward(), socket.gethostname())[0]
@@ -14,11 +14,11 @@ BEYOND_LOOPBACK = (*outward(), socket.gethostname())[0]
 class Shown(Credentials):
     """Shows one identity wherever it is."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: TlsIdentity) -> None:
         super().__init__()
         self._shown = identity
 
-    def at(self, address: str) -> Identity | None:
+    def at(self, address: str) -> TlsIdentity | None:
         return self._shown
 
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from cluster.channel import Exchange
 from cluster.codec import address_to_pb
 from cluster.errors import PenstockError, TransferFailed
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.rpc import Call
 from cluster.transfer_codec import grant_from_pb, grant_to_pb, written_from_pb, written_to_pb
 from cluster.types import BlockId, WorkerAddress, Written
@@ -68,7 +68,7 @@ class Loans:
         table: ReservationTable,
         writes: Writes,
         rests: Rests,
-        attention: Attention,
+        attention: AttentiveClock,
         *,
         lease_s: float,
     ) -> None:
@@ -143,7 +143,7 @@ class Borrowing:
     def __init__(
         self,
         end: Borrower,
-        attention: Attention,
+        attention: AttentiveClock,
         table: ReservationTable,
         reach: Reach,
         lease_s: float,
@@ -227,7 +227,9 @@ class Lending:
     """One loan at its lender. Its blocks stay as they are until its transfer is closed, which the
     call does not wait for."""
 
-    def __init__(self, end: Lender, attention: Attention, writes: Writes, lease_s: float) -> None:
+    def __init__(
+        self, end: Lender, attention: AttentiveClock, writes: Writes, lease_s: float
+    ) -> None:
         self._end = end
         self._attention = attention
         self._writes = writes

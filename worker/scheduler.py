@@ -7,7 +7,7 @@ from engine import step_loop
 from engine.batcher import Batcher
 
 
-class Scheduler(step_loop.Scheduler, Protocol):
+class Scheduler(step_loop.StepScheduler, Protocol):
     @property
     def batcher(self) -> Batcher: ...
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cluster.drain import SETTLE_S
 from cluster.errors import StartupError
-from cluster.lateness import Attention, Patience
+from cluster.lateness import AttentiveClock, Patience
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Serve
 from cluster.types import BlockId, KvLayout, LoadReport
@@ -39,7 +39,7 @@ class Transfers:
         scheduler: Scheduler,
         open_calls: OpenCalls,
         tasks: asyncio.TaskGroup,
-        attention: Attention,
+        attention: AttentiveClock,
     ) -> None:
         self.attention = attention
         me, pairs = parts.member.worker, parts.pairs

@@ -14,7 +14,7 @@ from cluster.drain import Drain
 from cluster.errors import StartupError
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready
 from cluster.proof import Doorkeeper
@@ -55,7 +55,7 @@ class Worker:
     ) -> None:
         self.config = config
         self.parts = parts
-        self.attention = Attention()
+        self.attention = AttentiveClock()
         self.monitor = ProgressMonitor(clock=self.attention.now)
         self.log = EventLog(parts.member.worker.incarnation)
         self.pool = BlockPool(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cluster.errors import TransferFailed
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.rpc import Call
 from cluster.types import Grant, WorkerAddress
 from kv_transfer.outgoing import OutgoingTransfer
@@ -26,7 +26,7 @@ class Writes:
     """Owns the outgoing transfers of one worker, whatever they are for."""
 
     def __init__(
-        self, me: WorkerAddress, peers: Peers, attention: Attention, *, digest: bool
+        self, me: WorkerAddress, peers: Peers, attention: AttentiveClock, *, digest: bool
     ) -> None:
         self._me = me
         self._peers = peers

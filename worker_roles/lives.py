@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 RoleConfig = PrefillWorkerConfig | DecodeWorkerConfig
 
 
-class Life(Protocol):
+class RoleLife(Protocol):
     async def serve(self, end: asyncio.Event, ready: Ready = ...) -> NextLife | None: ...
 
 
@@ -48,7 +48,7 @@ async def serve(config: RoleConfig, end: asyncio.Event) -> None:
     await Lives(config).serve(end)
 
 
-def _life(config: RoleConfig, parts: WorkerParts) -> Life:
+def _life(config: RoleConfig, parts: WorkerParts) -> RoleLife:
     if isinstance(config, DecodeWorkerConfig):
         return DecodeWorker(config, parts)
     return PrefillWorker(config, parts)

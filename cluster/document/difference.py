@@ -9,12 +9,12 @@ Change: TypeAlias = dict[str, Any]
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Of what is effective."""
+    """Compares what is effective."""
     return list(_changes(*(dict(_flat(each)) for each in (before, after))))
 
 
 def change_text(change: Change) -> str:
-    """In a line."""
+    """Tells a change in a line."""
     before, after = (_text(change, side) for side in ("before", "after"))
     return f"{change['field']}: {before} -> {after}"
 

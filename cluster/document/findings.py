@@ -14,7 +14,7 @@ import yaml
 
 from cluster.config import InvalidConfig, Wrong, place_of
 from cluster.document.keys import Where
-from cluster.document.kind import Kind
+from cluster.document.kind import DocumentKind
 from cluster.errors import ConfigError
 from cluster.strict_yaml import lines_of
 
@@ -40,7 +40,7 @@ class Review(Generic[D]):
     findings: tuple[DocumentFinding, ...]
 
 
-def review(kind: Kind[D], text: str | bytes, source: str) -> Review[D]:
+def review(kind: DocumentKind[D], text: str | bytes, source: str) -> Review[D]:
     """Never raises: what is wrong are findings, in the order of their lines."""
     try:
         document = kind.parse(text, source)
@@ -79,7 +79,7 @@ def _line_of_yaml(cause: BaseException | None) -> int | None:
     return mark.line + 1 if mark else None
 
 
-def _all_wrong(kind: Kind[D], original: Any) -> list[Wrong]:
+def _all_wrong(kind: DocumentKind[D], original: Any) -> list[Wrong]:
     mapping = original
     found: dict[str, Wrong] = {}
     taken: set[Where] = set()
@@ -100,7 +100,7 @@ def _all_wrong(kind: Kind[D], original: Any) -> list[Wrong]:
     return list(found.values())
 
 
-def _wrong(kind: Kind[D], mapping: Any) -> tuple[Wrong, ...]:
+def _wrong(kind: DocumentKind[D], mapping: Any) -> tuple[Wrong, ...]:
     try:
         kind.document_of(mapping, "it")
     except InvalidConfig as error:
@@ -110,7 +110,7 @@ def _wrong(kind: Kind[D], mapping: Any) -> tuple[Wrong, ...]:
     return ()
 
 
-def _culprit(kind: Kind[D], mapping: Any, wrong: Wrong) -> Where:
+def _culprit(kind: DocumentKind[D], mapping: Any, wrong: Wrong) -> Where:
     """The key by which a whole section is wrong: without it the sentence is not said."""
     section = _value_at(mapping, wrong.where)
     of_section = wrong.sentence.startswith(f"'{place_of(wrong.where)}': ")
@@ -147,7 +147,7 @@ def _value_at(mapping: Any, where: Where) -> Any:
     return mapping
 
 
-def _without(kind: Kind[D], mapping: Any, where: Where) -> Any:
+def _without(kind: DocumentKind[D], mapping: Any, where: Where) -> Any:
     """A copy that lacks what is there, or, where nothing is, what it is missing in. What every
     section must have stays, as something that is right, and items of lists stay in their places:
     else more would be wrong."""
@@ -167,7 +167,7 @@ def _without(kind: Kind[D], mapping: Any, where: Where) -> Any:
     return fresh
 
 
-def _stand_in(kind: Kind[D], key: str, where: Where) -> str:
+def _stand_in(kind: DocumentKind[D], key: str, where: Where) -> str:
     """Names differ."""
     indexes = map(str, filter(_is_index, where)) if key == "name" else ()
     return "-".join((kind.stand_ins[key], *indexes))

@@ -30,7 +30,8 @@ class Key(NamedTuple):
 
 
 def meaning(text: str) -> dict[str, str]:
-    """Of a field, for whoever writes a document: in its schema and, word for word, its page."""
+    """Keeps what a field means for whoever writes a document: in its schema and, word for word, its
+    page."""
     return {"meaning": text}
 
 
@@ -73,7 +74,7 @@ def to_file(value: Any) -> Any:
 
 
 def yaml_text(shown: Mapping[str, Any]) -> str:
-    """Of a whole document that is told so, the same document is made again."""
+    """Writes YAML of which, told of a whole document, the same document is made again."""
     return yaml.safe_dump(dict(shown), sort_keys=False, allow_unicode=True, width=100)
 
 

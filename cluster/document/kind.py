@@ -27,12 +27,12 @@ API_VERSION: Final = "penstock/v1"
 
 
 def _nothing(_: Any) -> tuple[Wrong, ...]:
-    """Of a kind whose sections say all that can be wrong."""
+    """Finds nothing, for a kind whose sections say all that can be wrong."""
     return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind(Generic[D]):
+class DocumentKind(Generic[D]):
     """One kind: its documents are dataclasses of type `document`."""
 
     name: str  # in a file
@@ -77,7 +77,7 @@ class Kind(Generic[D]):
         return parse_yaml(text, source=source, max_bytes=self.max_bytes)
 
     def document_of(self, mapping: Mapping[str, Any], source: str) -> D:
-        """From what stands in a file. Raises ConfigError."""
+        """Makes the document of what stands in a file. Raises ConfigError."""
         document: D = parse_section(self.document, mapping, source)
         if wrong := tuple(self.faults(document)):
             raise InvalidConfig(source, wrong)
@@ -85,5 +85,5 @@ class Kind(Generic[D]):
 
 
 def digest_of(spec: Mapping[str, Any]) -> str:
-    """Of what is effective: defaults that are written out change nothing."""
+    """Digests what is effective: defaults that are written out change nothing."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]

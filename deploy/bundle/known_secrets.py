@@ -13,7 +13,7 @@ _MIN_LINE: Final = 32  # of a PEM: letters of its base64
 
 
 class KnownSecrets:
-    """By name, which is all that is ever told of them."""
+    """Keeps secrets by name, which is all that is ever told of them."""
 
     def __init__(self, named: Mapping[str, bytes]) -> None:
         self.too_short = tuple(name for name, secret in named.items() if len(secret) < MIN_BYTES)
@@ -69,7 +69,8 @@ def _forms(secret: bytes) -> Iterator[bytes]:
 
 
 def _within(secret: bytes, encode: Callable[[bytes], bytes]) -> Iterator[bytes]:
-    """As base64 of something longer has it: it begins at any of three places of a group."""
+    """Spells a secret as base64 of something longer has it: it begins at any of three places of a
+    group."""
     for num_before, num_shared in ((0, 0), (1, 2), (2, 3)):
         whole = (num_before + len(secret)) // 3 * 4  # letters that nothing after it changes
         yield encode(bytes(num_before) + secret)[num_shared:whole]

@@ -19,18 +19,18 @@ LOOK_S: Final = 20.0  # for a process to start on each machine, and to look
 
 
 class PlacedFacts:
-    """As they are when they are asked for."""
+    """Reads what is placed, as it is when it is asked for."""
 
     def __init__(self, ray: "Ray", cluster: str) -> None:
         self._ray = ray
         self._cluster = cluster
 
     def routers(self) -> tuple[str, ...]:
-        """Where calls of the cluster come in at those that serve."""
+        """Gives the addresses where calls of the cluster come in at those that serve."""
         return tuple(state.internal for state in self._states().values() if state.internal)
 
     def configs(self) -> Mapping[str, Any]:
-        """By process, as its order says it."""
+        """Gives the configuration of each process, as its order says it."""
         return {name: masked(_order(state)) for name, state in self._states().items()}
 
     def secrets_file(self) -> str:
@@ -39,7 +39,7 @@ class PlacedFacts:
         return next(iter(paths), "")
 
     def versions(self) -> Mapping[str, Any]:
-        """By machine, or why they are not known."""
+        """Gives the versions of each machine, or why they are not known."""
         return {machine: said.get("versions", said) for machine, said in self._looks.items()}
 
     def placement(self) -> Mapping[str, Any]:
@@ -59,7 +59,7 @@ class PlacedFacts:
 
     @cached_property
     def _looks(self) -> dict[str, Any]:
-        """By machine."""
+        """Looks at each machine."""
         machines = self._ray.machines()
         replies = self._ray.look(machines, LOOK_S)
         return {str(each): _look(replies.get(each.machine_id)) for each in machines}

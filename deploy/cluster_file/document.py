@@ -56,7 +56,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """Where workers of a pool, or routers, may run; null is anywhere."""
+    """Says where workers of a pool, or routers, may run; null is anywhere."""
 
     host: str | None = field(default=None, metadata=meaning("on this machine"))
     rack: str | None = field(default=None, metadata=meaning("in this rack"))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster.document.keys import to_file
-from cluster.document.kind import Kind
+from cluster.document.kind import DocumentKind
 from cluster.document.schema import Schema, document_schema, schema_text
 from cluster.types import Role
 from deploy.cluster_file.document import (
@@ -16,7 +16,7 @@ from deploy.cluster_file.document import (
 from deploy.cluster_file.faults import faults
 from deploy.cluster_file.review import risks
 
-CLUSTER: Final = Kind(
+CLUSTER: Final = DocumentKind(
     name=KIND,
     noun="cluster",
     document=ClusterDocument,

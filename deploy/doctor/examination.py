@@ -42,7 +42,7 @@ _WORKER, _CLUSTER = "penstock.v1.Worker", "penstock.v1.Cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class DoctorReport:
     address: str
     pairs: tuple[PairResult, ...]
     findings: tuple[Finding, ...]  # of processes and the cluster; pairs have their own
@@ -70,7 +70,7 @@ class Examination:
 
     async def report(
         self, status: worker_pb2.StatusResponse, expected: Sequence[str], *, timeout_s: float
-    ) -> Report:
+    ) -> DoctorReport:
         """`status`: the cluster as its router sees it; `expected`: workers that were started,
         whether or not the router knows them."""
         deadline = time.monotonic() + timeout_s
@@ -87,7 +87,7 @@ class Examination:
             if _is_pair(source, receiver)
         ]
         findings = [finding for one in everyone for finding in check_process(one)]
-        return Report(
+        return DoctorReport(
             address=self._router,
             pairs=tuple(pairs),
             findings=(
@@ -122,7 +122,7 @@ class Examination:
         )
 
     async def _measured(self, everyone: Sequence[Examined], deadline: float) -> list[Examined]:
-        """With each machine's memory speed, which one worker of it measures: several at once
+        """Adds each machine's memory speed, which one worker of it measures: several at once
         would measure each other."""
         firsts = {one.facts.machine: one for one in reversed(everyone) if one.member and one.facts}
         speeds = await asyncio.gather(*(self._speed(one, deadline) for one in firsts.values()))
@@ -268,7 +268,7 @@ def _from_status(worker: worker_pb2.WorkerStatus) -> Examined:
 
 
 def _left_s(deadline: float, at_most_s: float) -> float:
-    """For one call. Raises DeadlineExceeded when the time for everything is up."""
+    """Gives the time for one call. Raises DeadlineExceeded when the time for everything is up."""
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise DeadlineExceeded("an examination")

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """In order: later is worse."""
+    """Orders findings: later is worse."""
 
     PASS = "pass"
     WARN = "warn"  # it works, worse than it could or less safely

@@ -66,7 +66,8 @@ def judge(probe: PairProbe) -> PairResult:
 
 
 def faster_transports(source: Examined, receiver: Examined, used: str) -> Sequence[str]:
-    """Those that both ends list and that should have been chosen before the used one."""
+    """Gives the transports that both ends list and that should have been chosen before the used
+    one."""
     if source.member is None or receiver.member is None:
         return ()
     if receiver.facts is not None and receiver.facts.required_transport is not None:
@@ -179,7 +180,7 @@ def _slowness(probe: PairProbe) -> Iterator[Finding]:
 
 
 def _memory_speed(probe: PairProbe) -> float:
-    """Of the slower machine; 0 where it was not measured."""
+    """Gives the slower machine's memory speed; 0 where it was not measured."""
     return min(probe.source.memory_bytes_per_s, probe.receiver.memory_bytes_per_s)
 
 

@@ -131,7 +131,8 @@ def secrets_file(one: Examined) -> Iterator[Finding]:
 
 
 def sockets(one: Examined) -> Iterator[Finding]:
-    """Whoever reaches one without TLS can read what it carries, and speak to it."""
+    """Finds open sockets: whoever reaches one without TLS can read what it carries, and speak to
+    it."""
     if one.facts is None or one.is_here:
         return
     open_to = {socket: reach(socket) for socket in one.facts.listening}
@@ -155,7 +156,7 @@ def sockets(one: Examined) -> Iterator[Finding]:
 
 
 def reach(socket: str) -> str:
-    """Who may reach a listening socket, as far as its address tells."""
+    """Tells who may reach a listening socket, as far as its address says it."""
     address = ip_address(socket.rpartition(":")[0].strip("[]"))
     if address.is_unspecified:
         return "everyone on each of its networks"

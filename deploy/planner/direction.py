@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Direction:
-    """Of one number, over time."""
+class Trend:
+    """Follows which way one number went last, and when it turned."""
 
     sign: int = 0  # of its last change
     reversed_at: float = -inf
@@ -19,15 +19,15 @@ class Direction:
     def allows(self, change: int, now_s: float, hold_s: float) -> bool:
         return change * self.sign >= 0 or now_s >= self.reversed_at + hold_s
 
-    def after(self, change: int, now_s: float) -> "Direction":
+    def after(self, change: int, now_s: float) -> "Trend":
         sign = (change > 0) - (change < 0)
         if not sign:
             return self
         reversed_at = now_s if sign == -self.sign else self.reversed_at
-        return Direction(sign=sign, reversed_at=reversed_at)
+        return Trend(sign=sign, reversed_at=reversed_at)
 
 
-NO_DIRECTION: Final = Direction()
+NO_DIRECTION: Final = Trend()
 
 
 class Counts(NamedTuple):
@@ -44,13 +44,13 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directions:
-    prefill: Direction = NO_DIRECTION
-    decode: Direction = NO_DIRECTION
-    both: Direction = NO_DIRECTION
+    prefill: Trend = NO_DIRECTION
+    decode: Trend = NO_DIRECTION
+    both: Trend = NO_DIRECTION
 
     def clip(self, now: Counts, wanted: Counts, now_s: float, hold_s: float) -> Counts:
-        """As much of what is wanted as may be done now: never fewer in all than is wanted, because
-        a part that had to be left out would have grown."""
+        """Gives as much of what is wanted as may be done now: never fewer in all than is wanted,
+        because a part that had to be left out would have grown."""
         prefill, decode = wanted.prefill - now.prefill, wanted.decode - now.decode
         least = min(0, prefill + decode)
         if not self.prefill.allows(prefill, now_s, hold_s):

@@ -22,8 +22,8 @@ from deploy.placement import Wanted
 from deploy.planner.direction import Counts
 from deploy.planner.observation import observed
 from deploy.planner.on_ray import Placements
-from deploy.planner.planner import SizingDecision, State, decide
-from deploy.planner.record import MAX_PAST, Change, Record, read_record, write_record
+from deploy.planner.planner import PlannerState, SizingDecision, decide
+from deploy.planner.record import MAX_PAST, Deed, PlannerRecord, read_record, write_record
 from deploy.planner.roster import (
     Acts,
     PlannedPool,
@@ -44,7 +44,7 @@ Step = Callable[[], Awaitable[list[str]]]  # returns what could not be done
 
 
 class Machines(Protocol):
-    """Where workers are placed. Called from a thread; each may take a while, and returns sentences
+    """Places workers. Called from a thread; each may take a while, and returns sentences
     of what could not be done."""
 
     def look(self) -> Placements: ...
@@ -52,7 +52,7 @@ class Machines(Protocol):
     def release(self, names: Collection[str]) -> list[str]: ...
 
 
-class Asked(Protocol):
+class RouterCalls(Protocol):
     """The cluster's routers; `addresses`: of those that run."""
 
     async def observe(self, addresses: Sequence[str], question: Question, now_s: float) -> Seen: ...
@@ -80,15 +80,16 @@ class PlannerLoop:
     lease: Lease
     store: Store
     machines: Machines
-    routers: Asked
+    routers: RouterCalls
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
-    _state: State = field(default_factory=State)
-    _record: Record | None = None  # as of the last look; None: not read since the lease was taken
+    _state: PlannerState = field(default_factory=PlannerState)
+    # as of the last look; None: not read since the lease was taken
+    _record: PlannerRecord | None = None
     _said: str = ""  # last, of what keeps it from deciding
 
     async def run(self, end: asyncio.Event) -> None:
-        """Until `end` is set."""
+        """Decides again and again until `end` is set."""
         is_alone = contextlib.nullcontext() if self.settings.dry_run else self.lease.kept()
         async with is_alone:
             while not end.is_set():
@@ -96,20 +97,20 @@ class PlannerLoop:
                 await self.pause(end)
 
     async def pause(self, end: asyncio.Event) -> None:
-        """Until the next look, or until `end` is set."""
+        """Waits until the next look, or until `end` is set."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.interval_s):
                 await end.wait()
 
     @property
-    def record(self) -> Record | None:
-        """Of the last look; None before the first that came to a decision."""
+    def record(self) -> PlannerRecord | None:
+        """Gives the record of the last look; None before the first that came to a decision."""
         return self._record
 
     async def turn(self) -> None:
         """Looks once, if it may, and does what follows. What fails is tried again by the next."""
         if not (self.settings.dry_run or self.lease.is_held):
-            self._state, self._record = State(), None
+            self._state, self._record = PlannerState(), None
             holder = self.lease.holder
             self._say(
                 f"{holder} holds the lease: this planner waits"
@@ -167,7 +168,8 @@ class PlannerLoop:
         )
 
     async def _leaving(self) -> tuple[str, ...]:
-        """Who drains by a planner's word: of the one before, too, or of the one that decides."""
+        """Names who drains by a planner's word: of the one before, too, or of the one that
+        decides."""
         if self._record is not None and not self.settings.dry_run:
             return self._record.leaving
         try:
@@ -208,7 +210,7 @@ class PlannerLoop:
             self._record = replace(record, trouble="; ".join(trouble)[:_MAX_TROUBLE])
         return trouble
 
-    def _tell(self, todo: Acts, record: Record) -> None:
+    def _tell(self, todo: Acts, record: PlannerRecord) -> None:
         """A line for each thing that is done, with why; or for a change of mind that is not."""
         why = f"{record.now} -> {record.wanted}: {record.why}"
         would = "it would do: " if self.settings.dry_run else ""
@@ -237,13 +239,13 @@ class PlannerLoop:
         await write_record(self.store, self._record)
         return []
 
-    def _next_record(self, look: Look, what: str) -> Record:
-        before = self._record or Record()
+    def _next_record(self, look: Look, what: str) -> PlannerRecord:
+        before = self._record or PlannerRecord()
         unix_s, why = self.wall_clock(), look.decision.explain()
         todo = look.acts
         leaving = {*leaving_of(look.roster), *todo.drain} - {*todo.undrain, *todo.release}
-        changed = (Change(unix_s=unix_s, text=f"{what}: {why}"),) if what else ()
-        return Record(
+        changed = (Deed(unix_s=unix_s, text=f"{what}: {why}"),) if what else ()
+        return PlannerRecord(
             holder=self.name,
             unix_s=unix_s,
             interval_s=self.settings.interval_s,
@@ -274,5 +276,5 @@ def _base(pools: Sequence[PlannedPool]) -> Setting:
     )
 
 
-def _sizes(record: Record) -> tuple[str, str]:
+def _sizes(record: PlannerRecord) -> tuple[str, str]:
     return record.wanted, record.now

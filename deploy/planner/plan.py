@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class TriedCounts:
     counts: Counts
     num_gpus: int
     report: Report
@@ -35,10 +35,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    candidates: tuple[Candidate, ...]  # within the bounds, by what they cost
-    choice: Candidate | None  # None: the bounds leave too few workers, or no number would do
-    alone: Candidate | None  # the fewest without prefill workers that suffice
-    ample: Candidate  # whatever the bounds: what no number of workers would better by much
+    candidates: tuple[TriedCounts, ...]  # within the bounds, by what they cost
+    choice: TriedCounts | None  # None: the bounds leave too few workers, or no number would do
+    alone: TriedCounts | None  # the fewest without prefill workers that suffice
+    ample: TriedCounts  # whatever the bounds: what no number of workers would better by much
     sentences: tuple[str, ...]
 
 
@@ -98,14 +98,14 @@ class Planning:
         return found
 
     def _alone(self, sizing: Sizing, levels: dict[float, list[Counts]], best: float) -> None:
-        """Without prefill workers, from as many GPUs on."""
+        """Tries counts without prefill workers, from as many GPUs on."""
         for num in sorted(num for num in levels if best <= num <= _MOST_ALONE * best):
             alone = [counts for counts in levels[num] if not counts.prefill]
             if alone and self._best(sizing, alone) is not None:
                 return
 
     def _best(self, sizing: Sizing, sizes: Iterable[Counts]) -> Counts | None:
-        """Of those that suffice, the one with the most good answers."""
+        """Gives, of those that suffice, the one with the most good answers."""
         likely = sorted(sizes, key=sizing.num_good, reverse=True)[: self.num_splits]
         enough = [counts for counts in likely if self._suffices(sizing, self._report(counts))]
         return max(enough, key=lambda counts: self._report(counts).num_good, default=None)
@@ -141,9 +141,9 @@ class Planning:
             sentences=tuple(_sentences(choice, alone, ample, self.goal)),
         )
 
-    def _candidate(self, sizing: Sizing, counts: Counts) -> Candidate:
+    def _candidate(self, sizing: Sizing, counts: Counts) -> TriedCounts:
         report = self._report(counts)
-        return Candidate(
+        return TriedCounts(
             counts=counts,
             num_gpus=round(sizing.num_gpus(counts)),
             report=report,
@@ -174,7 +174,7 @@ def comes(trace: Trace, setting: Setting) -> list[Come]:
 
 
 def _sentences(
-    choice: Candidate | None, alone: Candidate | None, ample: Candidate, goal: float
+    choice: TriedCounts | None, alone: TriedCounts | None, ample: TriedCounts, goal: float
 ) -> Iterable[str]:
     most = f"{100 * ample.good_share:.1f} % of the requests"
     yield f"{ample.counts} would serve {most} within the targets; {goal:.0%} of that is the goal."

@@ -38,7 +38,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class PlannerState:
     directions: Directions = NO_DIRECTIONS
     needs: tuple[Need, ...] = ()  # of the last while
     changed_s: float = -math.inf  # when anything was last wanted otherwise
@@ -60,8 +60,8 @@ class SizingDecision:
 
 
 def decide(
-    observation: Observation, state: State, settings: PlannerSettings, bounds: Bounds
-) -> tuple[SizingDecision, State]:
+    observation: Observation, state: PlannerState, settings: PlannerSettings, bounds: Bounds
+) -> tuple[SizingDecision, PlannerState]:
     """Called every few seconds."""
     now_s = observation.now_s
     now = Counts(observation.prefill.num_there, observation.decode.num_there)
@@ -109,7 +109,7 @@ class _Look:
 
 def _look(
     seen: Observation,
-    state: State,
+    state: PlannerState,
     settings: PlannerSettings,
     bounds: Bounds,
     now: Counts,
@@ -170,8 +170,8 @@ def _target(
     needs: Sequence[Need],
     settings: PlannerSettings,
 ) -> tuple[Counts, str]:
-    """Whoever comes has been needed for a minute; whoever goes is sure not to be, by a whole
-    window and a calm while."""
+    """Decides who comes and goes: whoever comes has been needed for a minute; whoever goes is sure
+    not to be, by a whole window and a calm while."""
     if need.num >= now.num:
         # Before a whole window is known, a load cannot be told from a burst: it is served at once.
         is_usual = now.decode and seen.is_full and needs[0].at_s <= seen.now_s - _SURE_S
@@ -204,7 +204,8 @@ def _is_starting(seen: Observation) -> bool:
 
 
 def _no_fewer(now: Counts, need: Counts) -> Counts:
-    """Those that there are do not suffice in their roles, though fewer would in others."""
+    """Keeps as many workers as there are where they do not suffice in their roles, though fewer
+    would in others."""
     num_left = max(0, now.num - need.num)
     grown = need.prefill + num_left if need.prefill <= now.prefill else need.prefill
     return Counts(grown, need.decode + num_left - (grown - need.prefill))
@@ -219,7 +220,7 @@ def _extra(seen: Observation, settings: PlannerSettings, need: Counts) -> int:
 
 def _strained(
     seen: Observation,
-    state: State,
+    state: PlannerState,
     settings: PlannerSettings,
     sizing: Sizing,
     now: Counts,

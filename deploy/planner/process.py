@@ -14,7 +14,7 @@ from deploy.planner.config import PlannerConfig
 from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import OnRay
 from deploy.planner.record import LEASE_KEY
-from deploy.planner.routers import Routers
+from deploy.planner.routers import RouterConnections
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def tell_config(config: PlannerConfig) -> None:
 
 
 def open_store(store: str, cluster: str, secrets: Secrets) -> SealedStore:
-    """Where planners of a cluster agree who decides. Connects when first used."""
+    """Opens the store where planners of a cluster agree who decides. Connects when first used."""
     redis = RedisStore(store, prefix=prefix_of(cluster), password=secrets.store_password)
     return SealedStore(redis, secrets.cluster_token)
 
@@ -42,7 +42,7 @@ async def planning(config: PlannerConfig, *, name: str) -> AsyncIterator[Planner
     store = open_store(config.store, config.cluster, secrets)
     try:
         with connected(config.ray) as ray:
-            async with Routers(secrets) as routers:
+            async with RouterConnections(secrets) as routers:
                 yield PlannerLoop(
                     name=name,
                     pools=config.pools,

@@ -16,7 +16,7 @@ _MAX_BYTES: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Deed:
     """One thing that was done, and why."""
 
     unix_s: float
@@ -24,7 +24,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class PlannerRecord:
     holder: str = ""  # who decided
     unix_s: float = 0.0
     interval_s: float = 0.0
@@ -34,27 +34,27 @@ class Record:
     terms: Mapping[str, float] = field(default_factory=dict)
     trouble: str = ""  # what keeps it from deciding or doing
     leaving: tuple[str, ...] = ()  # workers that drain by its word
-    past: tuple[Change, ...] = ()  # the last ones, the youngest last
+    past: tuple[Deed, ...] = ()  # the last ones, the youngest last
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def from_json(cls, value: bytes) -> "Record":
+    def from_json(cls, value: bytes) -> "PlannerRecord":
         """Raises ConfigError where it is of another version."""
         try:
             said = json.loads(value[:_MAX_BYTES])
-            past = tuple(Change(**each) for each in said["past"])
+            past = tuple(Deed(**each) for each in said["past"])
             return cls(**{**said, "leaving": tuple(said["leaving"]), "past": past})
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"The planner's record cannot be read: {error}.") from error
 
 
-async def read_record(store: Store) -> Record | None:
+async def read_record(store: Store) -> PlannerRecord | None:
     """Raises StoreUnavailable and ConfigError."""
     value = await store.get(_KEY)
-    return None if value is None else Record.from_json(value)
+    return None if value is None else PlannerRecord.from_json(value)
 
 
-async def write_record(store: Store, record: Record) -> None:
+async def write_record(store: Store, record: PlannerRecord) -> None:
     await store.put(_KEY, record.as_json())

@@ -38,7 +38,7 @@ class PlannedPool:
         return Wanted.from_json(self.first)
 
 
-class Stage(StrEnum):
+class WorkerStage(StrEnum):
     STARTING = "starting"  # or away, and being started again
     SERVING = "serving"
     LEAVING = "leaving"  # told by the planner to drain
@@ -52,13 +52,13 @@ class Post:
 
     name: str
     pool: PlannedPool
-    stage: Stage
+    stage: WorkerStage
     num_in_flight: int = 0
 
     @property
     def is_there(self) -> bool:
         """It serves, or will."""
-        return self.stage in (Stage.STARTING, Stage.SERVING)
+        return self.stage in (WorkerStage.STARTING, WorkerStage.SERVING)
 
 
 class Acts(NamedTuple):
@@ -70,7 +70,7 @@ class Acts(NamedTuple):
     release: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """In words; empty: nothing is done."""
+        """Tells in words what is done; empty: nothing."""
         return "; ".join(self.sentences)
 
     @property
@@ -85,8 +85,8 @@ class Acts(NamedTuple):
 
 
 def bounds_of(pools: Sequence[PlannedPool]) -> Bounds:
-    """Of all pools of a role together. No role is changed: a worker keeps what its pool sets aside
-    for it, and what is started again is what its pool says."""
+    """Adds up the bounds of all pools of a role. No role is changed: a worker keeps what its pool
+    sets aside for it, and what is started again is what its pool says."""
 
     prefill, decode = ([each for each in pools if each.role is role] for role in Role)
     return Bounds(
@@ -118,16 +118,16 @@ def posts(
     ]
 
 
-def _stage(status: MemberStatus | None, *, is_leaving: bool) -> Stage:
+def _stage(status: MemberStatus | None, *, is_leaving: bool) -> WorkerStage:
     if status is None:  # its process has ended, or not begun
-        return Stage.AT_REST if is_leaving else Stage.STARTING
+        return WorkerStage.AT_REST if is_leaving else WorkerStage.STARTING
     report = status.report
     if report.is_draining:
         # One that is to end is none of ours: whoever ends it gives back what is set aside.
         if not is_leaving or (report.drain is not None and report.drain.ends):
-            return Stage.OUT
-        return Stage.LEAVING if _num_in_flight(status) else Stage.AT_REST
-    return Stage.SERVING if status.refusal is None else Stage.STARTING
+            return WorkerStage.OUT
+        return WorkerStage.LEAVING if _num_in_flight(status) else WorkerStage.AT_REST
+    return WorkerStage.SERVING if status.refusal is None else WorkerStage.STARTING
 
 
 def _num_in_flight(status: MemberStatus | None) -> int:
@@ -137,15 +137,19 @@ def _num_in_flight(status: MemberStatus | None) -> int:
 def staff(roster: Sequence[Post], role: Role) -> Staff:
     stages = Counter(post.stage for post in roster if post.pool.role is role)
     return Staff(
-        num_serving=stages[Stage.SERVING],
-        num_starting=stages[Stage.STARTING],
-        num_draining=stages[Stage.LEAVING] + stages[Stage.AT_REST] + stages[Stage.OUT],
+        num_serving=stages[WorkerStage.SERVING],
+        num_starting=stages[WorkerStage.STARTING],
+        num_draining=stages[WorkerStage.LEAVING]
+        + stages[WorkerStage.AT_REST]
+        + stages[WorkerStage.OUT],
     )
 
 
 def leaving_of(roster: Sequence[Post]) -> list[str]:
-    """Who still goes: one that was started again serves."""
-    return [post.name for post in roster if post.stage in (Stage.LEAVING, Stage.AT_REST)]
+    """Names who still goes: one that was started again serves."""
+    return [
+        post.name for post in roster if post.stage in (WorkerStage.LEAVING, WorkerStage.AT_REST)
+    ]
 
 
 def acts(
@@ -165,7 +169,7 @@ def _acts_of(
     wanted: Counts,
 ) -> Acts:
     mine = [post for post in roster if post.pool.role is role]
-    at_rest = [post.name for post in mine if post.stage is Stage.AT_REST]
+    at_rest = [post.name for post in mine if post.stage is WorkerStage.AT_REST]
     num_wanted = _num_of(wanted, role)
     num_more = num_wanted - sum(post.is_there for post in mine)
     if num_more > 0:
@@ -177,8 +181,8 @@ def _acts_of(
     if role is Role.DECODE and not num_wanted and any(post.num_in_flight for post in mine):
         gone = []  # what is in progress there could go on nowhere else
     return Acts(
-        drain=tuple(post.name for post in gone if post.stage is Stage.SERVING),
-        release=(*at_rest, *(post.name for post in gone if post.stage is Stage.STARTING)),
+        drain=tuple(post.name for post in gone if post.stage is WorkerStage.SERVING),
+        release=(*at_rest, *(post.name for post in gone if post.stage is WorkerStage.STARTING)),
     )
 
 
@@ -192,8 +196,8 @@ def _num_of(counts: Counts, role: Role) -> int:
 
 
 def _busiest_first(mine: Sequence[Post]) -> list[Post]:
-    """Of those that leave: who still has something to do has it cached."""
-    leaving = [post for post in mine if post.stage in (Stage.LEAVING, Stage.AT_REST)]
+    """Orders those that leave: who still has something to do has it cached."""
+    leaving = [post for post in mine if post.stage in (WorkerStage.LEAVING, WorkerStage.AT_REST)]
     return sorted(leaving, key=lambda post: -post.num_in_flight)
 
 
@@ -209,11 +213,13 @@ def _new(role: Role, pools: Sequence[PlannedPool], placed: Collection[str]) -> I
 
 
 def _superfluous(mine: Sequence[Post]) -> Iterator[Post]:
-    """Who may go, those first that would be missed least: who does not serve yet, who has least to
-    do, the youngest. Each pool keeps as many as it must."""
+    """Gives who may go, those first that would be missed least: who does not serve yet, who has
+    least to do, the youngest. Each pool keeps as many as it must."""
     numbers = Counter(post.pool.name for post in mine if post.is_there)
     there = [(place, post) for place, post in enumerate(mine) if post.is_there]
-    there.sort(key=lambda each: (each[1].stage is Stage.SERVING, each[1].num_in_flight, -each[0]))
+    there.sort(
+        key=lambda each: (each[1].stage is WorkerStage.SERVING, each[1].num_in_flight, -each[0])
+    )
     for _, post in there:
         if numbers[post.pool.name] > post.pool.least:
             numbers[post.pool.name] -= 1

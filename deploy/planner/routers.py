@@ -39,7 +39,7 @@ class Question:
     start_s: float = 0.0  # so long requests may wait for a worker that is started; 0: none is
 
 
-class Routers:
+class RouterConnections:
     """`async with` keeps a connection to each that it was told of last."""
 
     def __init__(self, secrets: Secrets) -> None:
@@ -72,7 +72,7 @@ class Routers:
         await self._tell(addresses, "Undrain", worker_pb2.UndrainRequest(worker_id=worker))
 
     async def _tell(self, addresses: Sequence[str], method: str, request: Any) -> None:
-        """By the first router that reaches the worker."""
+        """Tells the worker through the first router that reaches it."""
         for address in addresses:
             try:
                 await self._ask(address, method, request)
@@ -132,7 +132,8 @@ def merged(replies: Sequence[worker_pb2.ObserveResponse], now_s: float) -> Seen:
 
 
 def _later(one: MemberStatus, other: MemberStatus) -> MemberStatus:
-    """Of the newer life, as it was heard last; in flight there is what both have sent."""
+    """Gives the status of the newer life, as it was heard last; in flight there is what both have
+    sent."""
     latest = max(
         (one, other),
         key=lambda each: (

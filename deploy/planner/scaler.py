@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from cluster.types import Role
 from deploy.planner.observation import observed
-from deploy.planner.planner import SizingDecision, State, decide
+from deploy.planner.planner import PlannerState, SizingDecision, decide
 from deploy.planner.settings import Bounds, PlannerSettings
 from router.placer import Placer
 from simulator.elastic import Staff, Staffing
@@ -22,7 +22,7 @@ class Planner:
         self._settings = settings
         self._bounds = bounds
         self._base = base
-        self._state = State()
+        self._state = PlannerState()
 
     def wanted(self, now_s: float, placer: Placer, staff: Mapping[Role, Staff]) -> Staffing:
         seen = observed(

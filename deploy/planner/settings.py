@@ -11,7 +11,7 @@ MAX_WORKERS = 128  # of a role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """So many workers a role may have."""
+    """Bounds the number of workers of each role."""
 
     least_prefill: int = field(default=0, metadata=meaning("0: the pool may be cold"))
     most_prefill: int = field(default=16, metadata=meaning("so many at most"))

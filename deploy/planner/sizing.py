@@ -25,7 +25,7 @@ _AMPLE = 1.5  # times the workers that the work alone would keep busy, and some
 
 @dataclass(frozen=True)
 class Sizing:
-    """Of one stretch of traffic."""
+    """Sizes pools for one stretch of traffic."""
 
     seen: Sequence[Come]
     setting: Setting
@@ -50,7 +50,7 @@ class Sizing:
 
     @cached_property
     def _by_cache(self) -> dict[int, Sequence[Come]]:
-        """By the step at which a size of caches lies."""
+        """Keeps the requests by the step at which a size of caches lies."""
         return {}
 
     @property
@@ -59,8 +59,8 @@ class Sizing:
 
     @cached_property
     def most_bad(self) -> int:
-        """So many requests may miss their targets: those that would with any number of workers,
-        and the goal's share of the others."""
+        """Counts the requests that may miss their targets: those that would with any number of
+        workers, and the goal's share of the others."""
         return len(self.requests) - round(self.goal * self.num_good(self.ample))
 
     @cached_property
@@ -81,7 +81,7 @@ class Sizing:
 
     @property
     def most(self) -> Counts:
-        """As much of that as the bounds allow."""
+        """Gives as much of that as the bounds allow."""
         return self.bounded(*self.ample)
 
     def bounded(self, prefill: int, decode: int) -> Counts:
@@ -169,8 +169,8 @@ def present_cache(requests: Sequence[Come]) -> float:
 
 
 def as_cached_lately(requests: Sequence[Come], since_s: float) -> tuple[Sequence[Come], float]:
-    """With how large a cache they were computed since then; and those before as if with the same,
-    for there may have been fewer workers, or more."""
+    """Finds with how large a cache requests were computed since then; and those before as if with
+    the same, for there may have been fewer workers, or more."""
     lately = [each for each in requests if each.arrived_s >= since_s]
     cache_tokens = present_cache(lately or requests)
     at = level(cache_tokens)
@@ -179,12 +179,12 @@ def as_cached_lately(requests: Sequence[Come], since_s: float) -> tuple[Sequence
 
 
 def level(num_tokens: float) -> float:
-    """Where among the sizes of caches this one lies."""
+    """Gives the place of this one among the sizes of caches."""
     return min(max(0.0, log2(num_tokens / SIZES[0])), len(SIZES) - 1.0)
 
 
 def held_tokens(request: Come, at: float) -> float:
-    """Of its prompt, by a cache of this level."""
+    """Counts the tokens of its prompt that a cache of this level holds."""
     if not request.num_reusable:
         return 0.0
     below = min(int(at), len(request.num_reusable) - 2)
@@ -204,6 +204,6 @@ def _cached_at(request: Come, at: float) -> Come:
 
 
 def _nearness(now: Counts) -> Callable[[Counts], tuple[float, int]]:
-    """By the share of prefill workers."""
+    """Measures how near counts are by their share of prefill workers."""
     share = now.prefill / max(1, now.num)
     return lambda counts: (abs(counts.prefill / counts.num - share), counts.prefill)

@@ -44,7 +44,8 @@ class Calm(NamedTuple):
 
 
 def stretch(requests: Sequence[Come], begin_s: float, now_s: float, least_s: float) -> Stretch:
-    """As long as they came alike, and at least `least_s`, but no more than the latest so many."""
+    """Takes requests for as long as they came alike, and at least `least_s`, but no more than the
+    latest so many."""
     calm = without_bursts(requests, begin_s, now_s, least_s)
     since_s = alike_since(calm.requests, begin_s, now_s, least_s)
     kept = [each for each in calm.requests if each.arrived_s >= since_s]
@@ -57,7 +58,7 @@ def stretch(requests: Sequence[Come], begin_s: float, now_s: float, least_s: flo
 
 
 def alike_since(requests: Sequence[Come], begin_s: float, now_s: float, least_s: float) -> float:
-    """From when on they came about as fast as in the last `least_s`, but for chance."""
+    """Finds from when on they came about as fast as in the last `least_s`, but for chance."""
     since_s = max(begin_s, now_s - least_s)
     while since_s - begin_s >= _STEP_S:
         earlier_s, later_s = since_s - _STEP_S, now_s - since_s

@@ -42,7 +42,7 @@ class Weights:
 
     @property
     def url(self) -> str:
-        """Of the directory, without a slash at its end."""
+        """Gives the URL of the directory, without a slash at its end."""
         found = Path(self.source).as_uri() if self.source.startswith("/") else self.source
         return found.rstrip("/")
 
@@ -79,8 +79,8 @@ def _check_source(source: str) -> None:
 
 
 def kept_in(weights: Weights, directory: str = "", *, is_described: bool = False) -> Path:
-    """Where they lie on this machine: there, or in this user's cache. `is_described`: no weights,
-    only what says what they are. Raises WeightsError."""
+    """Names the place of the weights on this machine: there, or in this user's cache.
+    `is_described`: no weights, only what says what they are. Raises WeightsError."""
     if directory and not is_described:
         return Path(directory)
     caches = cache_folder()

@@ -68,7 +68,7 @@ def _beside(directory: Path, suffix: str) -> Path:
 
 @contextmanager
 def _alone(path: Path, say: Say) -> Iterator[None]:
-    """Of all processes of this machine."""
+    """Admits one process of this machine at a time."""
     held = lock(path)
     if held is None:
         say("The weights are being pulled by another process of this machine: waiting for it.")

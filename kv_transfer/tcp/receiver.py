@@ -17,7 +17,7 @@ from selectors import EVENT_READ
 import numpy as np
 
 from cluster.errors import TransferFailed
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from cluster.types import Incarnation
 from kv_transfer.admissions import Admission, Admissions
 from kv_transfer.conversion import Conversion
@@ -78,7 +78,7 @@ class Receiver:
         self._tls = tls
         self._strangers: dict[_Connection, None] = {}  # oldest first
         self._streams: dict[Incarnation, list[_Connection]] = {}  # oldest first
-        self._attention = Attention()  # while there are strangers
+        self._attention = AttentiveClock()  # while there are strangers
         self._accepts_at = 0.0
         self.is_closed = False
         self._listening = listening
@@ -140,7 +140,7 @@ class Receiver:
             stream.close()
             return
         if not self._strangers:
-            self._attention = Attention()
+            self._attention = AttentiveClock()
         connection = _Connection(wire, self._attention.now() + GREETING_S)
         connection.steps = self._steps(connection)
         if len(self._strangers) == MAX_STRANGERS:

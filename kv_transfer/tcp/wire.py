@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Protocol, TypeVar
 
-from cluster.authority import Credentials, Identity
+from cluster.authority import Credentials, TlsIdentity
 from cluster.lateness import Limit
 
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ class Tls:
     """Both roles of one worker. Names in certificates are not looked at: who is at the other end
     is proven by the cluster's key, over what `binding` returns."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: TlsIdentity) -> None:
         self._server = _context(ssl.PROTOCOL_TLS_SERVER, identity)
         self._client = _context(ssl.PROTOCOL_TLS_CLIENT, identity)
         self._own = ssl.PEM_cert_to_DER_cert(identity.certificate.decode())
@@ -61,7 +61,7 @@ class TlsWhereDue:
         return None if identity is None else self._tls
 
 
-def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
+def _context(protocol: int, identity: TlsIdentity) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

@@ -14,7 +14,7 @@ from penstock.cli.exit_codes import ExitCode, exit_code
 from penstock.cli.local import find_address
 from penstock.cli.output import fail, progress, say, write, write_json
 from penstock.errors import BY_REASON, PenstockError, UnreachableError
-from penstock.load.generator import Load
+from penstock.load.generator import OfferedLoad
 from penstock.load.report import as_table
 from penstock.load.session import measure_load
 
@@ -105,7 +105,7 @@ def bench(
     }
     given = {name: value for name, value in own.items() if value is not None}
     _check(start, address, given, output)
-    load = Load(
+    load = OfferedLoad(
         num_requests=requests,
         concurrency=concurrency,
         rate=rate,
@@ -160,7 +160,7 @@ async def _started(given: dict[str, Any]) -> AsyncIterator[tuple[str, str, int |
         yield cluster.address, setup, cluster.children["router"].pid
 
 
-async def _measured(cluster: Any, load: Load, num_unloaded: int) -> dict[str, Any]:
+async def _measured(cluster: Any, load: OfferedLoad, num_unloaded: int) -> dict[str, Any]:
     async with cluster as (address, setup, router_pid):
         with progress() as bar:
 

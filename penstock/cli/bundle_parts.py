@@ -45,7 +45,7 @@ class Gathered:
             self.missing[name] = str(why)[:MAX_WHY]
 
     def tell_contents(self, cluster: str, unsearched: Mapping[str, str]) -> None:
-        """As a member of its own, the first."""
+        """Writes the list of contents as a member of its own, the first."""
         said = {
             "cluster": cluster,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,7 +78,7 @@ def _parts(subject: Subject, found: Gathered) -> Iterator[tuple[str, Callable[[]
         yield "configuration", lambda: _configs(configs())
     if (logs := subject.logs) is not None:
         yield "logs", lambda: _logs(logs)
-    routers = Routers(subject.routers, subject.secrets_file)
+    routers = AskedRouters(subject.routers, subject.secrets_file)
     yield "status.json", lambda: {"status.json": _json(routers.first(status_json))}
     yield "doctor.json", lambda: {"doctor.json": _json(routers.first(_doctor))}
     yield "policy.json", lambda: {"policy.json": _json(routers.first(policy_json))}
@@ -86,8 +86,8 @@ def _parts(subject: Subject, found: Gathered) -> Iterator[tuple[str, Callable[[]
 
 
 @dataclass(frozen=True, slots=True)
-class Routers:
-    """Those of a cluster, any of which may be away."""
+class AskedRouters:
+    """Asks the routers of a cluster, any of which may be away."""
 
     addresses: Sequence[str]
     secrets_file: Path | None
@@ -113,8 +113,8 @@ def _doctor(address: str, secrets_file: Path) -> Any:
     return as_json(examined(address, secrets_file, DOCTOR_S))
 
 
-def _records(routers: Routers, members: Made) -> list[Any]:
-    """Of the last requests in the logs, as far as a router remembers them."""
+def _records(routers: AskedRouters, members: Made) -> list[Any]:
+    """Explains the last requests in the logs, as far as a router remembers them."""
     found = []
     request_ids = _request_ids(members)
     if not request_ids:

@@ -43,8 +43,8 @@ class Subject:
 def found_subject(
     address: str | None, secrets_file: Path | None, cluster: str | None, ray: str | None
 ) -> Iterator[Subject]:
-    """Until the block ends, for it may be asked. Ends the command where there is nothing.
-    `address`: beside a cluster on Ray the one router to ask, whichever Ray knows."""
+    """Finds a cluster that may be asked until the block ends. Ends the command where there is
+    nothing. `address`: beside a cluster on Ray the one router to ask, whichever Ray knows."""
     known = None if cluster or ray else known_cluster(address)
     with ExitStack() as until_asked:
         if cluster or ray:
@@ -79,7 +79,7 @@ def _local(note: LocalNote) -> Subject:
 
 
 def _configs(run_dir: Path) -> Mapping[str, Any]:
-    """Of the processes, as their launcher wrote them."""
+    """Reads the processes' configurations, as their launcher wrote them."""
     paths = [path for path in run_dir.glob("*.yaml") if path.name not in (SECRETS, DESCRIBED)]
     return {path.stem: masked(_loaded(path)) for path in sorted(paths)}
 
@@ -91,7 +91,8 @@ def _loaded(path: Path) -> Any:
 
 @contextmanager
 def _placed(cluster: str | None, ray: str | None, note: PlacedNote | None) -> Iterator[Subject]:
-    """Without Ray what its routers say is still to be had, where it is known which those are."""
+    """Finds what Ray placed. Without Ray what its routers say is still to be had, where it is known
+    which those are."""
     from deploy.bundle.placed_facts import PlacedFacts
     from penstock.cli.on_ray import logs_of, ray_with
 

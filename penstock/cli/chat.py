@@ -117,7 +117,7 @@ def _converse(conversation: Conversation, lines: Any) -> ExitCode:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Until Ctrl-D, or Ctrl-C twice with no answer in progress."""
+    """Reads lines until Ctrl-D, or Ctrl-C twice with no answer in progress."""
     import readline  # noqa: F401  # line editing and history for input()
 
     was_interrupted = False

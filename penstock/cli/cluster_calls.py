@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from cluster.addresses import Endpoint
-from cluster.authority import Credentials, Identity
+from cluster.authority import Credentials, TlsIdentity
 from cluster.errors import ConfigError, Unauthenticated
 from cluster.errors import PenstockError as ClusterError
 from cluster.proof import Challenge
@@ -56,8 +56,8 @@ def ask_cluster(
 
 
 def internal_address(address: str, secrets_file: Path, *, timeout_s: float = TIMEOUT_S) -> str:
-    """Where a router hears calls of the cluster: beyond loopback clients come in elsewhere. Who
-    points us somewhere else gains nothing: there TLS is spoken, or nothing is said."""
+    """Finds where a router hears calls of the cluster: beyond loopback clients come in elsewhere.
+    Who points us somewhere else gains nothing: there TLS is spoken, or nothing is said."""
     if not Credentials(load_secrets(secrets_file).authority).covers(address):
         return address
     with _channel(address, None) as channel, suppress(grpc.RpcError, ConfigError):
@@ -68,7 +68,7 @@ def internal_address(address: str, secrets_file: Path, *, timeout_s: float = TIM
     return address  # it is that itself, or says nothing
 
 
-def _channel(address: str, identity: Identity | None) -> grpc.Channel:
+def _channel(address: str, identity: TlsIdentity | None) -> grpc.Channel:
     options = channel_options(address)
     if identity is None:
         return grpc.insecure_channel(address, options=options)

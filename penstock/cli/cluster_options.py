@@ -52,7 +52,7 @@ class ServeFlags:
 
 
 def plan_of(flags: ServeFlags) -> ClusterPlan:
-    """What the flags say goes before what the file says."""
+    """Makes a plan in which flags go before the file."""
     document = _of_file(flags, flags.file) if flags.file else default_cluster()
     spec = _with_flags(document.spec, flags)
     _check(spec, flags)

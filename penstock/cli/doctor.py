@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.doctor.examination import Examination, Report
+from deploy.doctor.examination import DoctorReport, Examination
 from deploy.doctor.finding import Finding, Severity
 from deploy.doctor.pair_checks import PairResult
 from penstock.cli import options
@@ -50,21 +50,21 @@ def doctor(
         raise typer.Exit(ExitCode.UNHEALTHY)
 
 
-def examined(address: str, secrets_file: Path, timeout_s: float) -> Report:
+def examined(address: str, secrets_file: Path, timeout_s: float) -> DoctorReport:
     """All of it, through the router at an address."""
     where = internal_address(address, secrets_file)
     return asyncio.run(_examine(where, secrets_file, fetch_status(where, secrets_file), timeout_s))
 
 
 def _of_ray(address: str) -> list[Finding]:
-    """Where it listens; that it is not known where it does not answer."""
+    """Finds where Ray listens; or that it is not known where it does not answer."""
     from penstock.cli.on_ray import findings_of
 
     _progress("Asking every machine of Ray where it listens.")
     return findings_of(address)
 
 
-async def _examine(address: str, secrets_file: Path, status: Any, timeout_s: float) -> Report:
+async def _examine(address: str, secrets_file: Path, status: Any, timeout_s: float) -> DoctorReport:
     expected = started_workers(secrets_file)
     async with Examination(address, secrets_file, say=_progress) as examination:
         return await examination.report(status, expected, timeout_s=timeout_s)
@@ -75,7 +75,7 @@ def _progress(text: str) -> None:
         say(text)
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: DoctorReport) -> dict[str, Any]:
     """Keys are never renamed: scripts read them. Seconds and bytes, never scaled."""
     return {
         "address": report.address,
@@ -109,7 +109,7 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _show(report: Report) -> None:
+def _show(report: DoctorReport) -> None:
     if report.pairs:
         write_table(COLUMNS, list(map(_pair_row, report.pairs)))
         write("\n")

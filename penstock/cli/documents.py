@@ -13,7 +13,7 @@ import typer
 from cluster.document.difference import change_text, differences
 from cluster.document.findings import DocumentFinding, Review, review
 from cluster.document.keys import yaml_text
-from cluster.document.kind import Kind, digest_of
+from cluster.document.kind import DocumentKind, digest_of
 from cluster.errors import ConfigError
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.given import read_stdin
@@ -34,7 +34,7 @@ Before = Annotated[Path, typer.Argument(metavar="BEFORE")]
 After = Annotated[Path, typer.Argument(metavar="AFTER")]
 
 
-class Verdict(IntEnum):
+class CheckVerdict(IntEnum):
     """How `check` ends."""
 
     VALID = 0
@@ -46,15 +46,15 @@ class Verdict(IntEnum):
 class Checked(Generic[D]):
     """A file and what there is to say about it."""
 
-    kind: Kind[D]
+    kind: DocumentKind[D]
     file: str
     review: Review[D]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> CheckVerdict:
         if self.review.document is None:
-            return Verdict.INVALID
-        return Verdict.RISKY if self.review.findings else Verdict.VALID
+            return CheckVerdict.INVALID
+        return CheckVerdict.RISKY if self.review.findings else CheckVerdict.VALID
 
     def as_text(self) -> str:
         lines = [f"{self.file}: {self.verdict.name.lower()}"]
@@ -79,7 +79,7 @@ class Checked(Generic[D]):
         return {"name": shown["metadata"]["name"], "digest": digest_of(shown["spec"])}
 
 
-def check_documents(kind: Kind[Any], files: Sequence[Path], *, json: bool) -> NoReturn:
+def check_documents(kind: DocumentKind[Any], files: Sequence[Path], *, json: bool) -> NoReturn:
     """Ends the command with the worst verdict."""
     found = [Checked(kind, str(path), _review(kind, path)) for path in files]
     if json:
@@ -87,11 +87,13 @@ def check_documents(kind: Kind[Any], files: Sequence[Path], *, json: bool) -> No
     else:
         write("".join(each.as_text() for each in found))
     verdicts = {each.verdict for each in found}
-    worst = (each for each in (Verdict.INVALID, Verdict.RISKY) if each in verdicts)
-    raise typer.Exit(next(worst, Verdict.VALID))
+    worst = (each for each in (CheckVerdict.INVALID, CheckVerdict.RISKY) if each in verdicts)
+    raise typer.Exit(next(worst, CheckVerdict.VALID))
 
 
-def show_document(kind: Kind[Any], file: Path | None, *, all_defaults: bool, json: bool) -> None:
+def show_document(
+    kind: DocumentKind[Any], file: Path | None, *, all_defaults: bool, json: bool
+) -> None:
     shown = kind.effective(load_document(kind, file) if file else kind.default())
     if not all_defaults:
         usual = kind.effective(kind.default())["spec"]
@@ -102,7 +104,9 @@ def show_document(kind: Kind[Any], file: Path | None, *, all_defaults: bool, jso
         write(yaml_text(shown))
 
 
-def compare_documents(kind: Kind[Any], before: Path, after: Path, *, json: bool) -> NoReturn:
+def compare_documents(
+    kind: DocumentKind[Any], before: Path, after: Path, *, json: bool
+) -> NoReturn:
     """Ends the command: 0 where they mean the same, 1 where they differ."""
     try:
         shown = [kind.effective(load_document(kind, path)) for path in (before, after)]
@@ -116,7 +120,7 @@ def compare_documents(kind: Kind[Any], before: Path, after: Path, *, json: bool)
     raise typer.Exit(1 if changes else 0)
 
 
-def show_schema(kind: Kind[Any], *, json: bool) -> None:
+def show_schema(kind: DocumentKind[Any], *, json: bool) -> None:
     text = kind.schema.read_text()
     if json:
         write_json(json_module.loads(text))
@@ -124,18 +128,18 @@ def show_schema(kind: Kind[Any], *, json: bool) -> None:
         write(text)
 
 
-def read_document(kind: Kind[Any], path: Path) -> tuple[str, str | bytes]:
+def read_document(kind: DocumentKind[Any], path: Path) -> tuple[str, str | bytes]:
     """(where it comes from, what it says). Raises ConfigError."""
     return ("stdin", read_stdin()) if path == STDIN else (str(path), kind.read(path))
 
 
-def load_document(kind: Kind[D], path: Path) -> D:
+def load_document(kind: DocumentKind[D], path: Path) -> D:
     """Raises ConfigError."""
     source, content = read_document(kind, path)
     return kind.parse(content, source)
 
 
-def _review(kind: Kind[D], path: Path) -> Review[D]:
+def _review(kind: DocumentKind[D], path: Path) -> Review[D]:
     try:
         source, content = read_document(kind, path)
     except ConfigError as error:

@@ -139,7 +139,7 @@ def _until(
 
 
 def _statuses(worker: str, limit_s: float, where: str, secrets: Path) -> Iterator[pb.WorkerStatus]:
-    """Of this worker, as it changes, while it is a member."""
+    """Gives this worker's status, as it changes, while it is a member."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         for status in fetch_status(where, secrets).workers:

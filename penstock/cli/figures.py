@@ -21,7 +21,8 @@ class Stopwatch:
 
 
 def tokens_per_second(answer: Answer) -> float | None:
-    """After the first token, by the server's clock: messages may hold several tokens."""
+    """Measures the speed after the first token, by the server's clock: messages may hold several
+    tokens."""
     timeline = answer.timeline
     seconds = timeline.total_seconds - timeline.first_token_seconds
     num_later = answer.usage.completion_tokens - len(answer.choices)

@@ -85,7 +85,7 @@ def _meant(document: ClusterDocument, folder: Path) -> PolicyDocument:
 def _routers(
     cluster: str, address: str | None, secrets_file: Path | None
 ) -> tuple[tuple[str, ...], Path]:
-    """Where those of a cluster hear operators, and the secrets that let them in."""
+    """Finds where the routers of a cluster hear operators, and the secrets that let them in."""
     if told_address(address):
         where, secrets = find_cluster(address, secrets_file)
         return (where,), secrets
@@ -110,7 +110,8 @@ def _routers(
 def _replies(
     routers: Sequence[str], secrets: Path
 ) -> tuple[dict[str, pb.PolicyStatusResponse], dict[str, PenstockError]]:
-    """By router, what it says, or why it does not. Raises PenstockError where none answers."""
+    """Gathers, by router, what it says, or why it does not. Raises PenstockError where none
+    answers."""
     said: dict[str, pb.PolicyStatusResponse] = {}
     silent: dict[str, PenstockError] = {}
     for router in routers:
@@ -143,7 +144,7 @@ def _followed(
 
 
 def _tell(found: Sequence[Followed]) -> None:
-    """On stdout what differs; of whom, too, where routers do not agree."""
+    """Prints what differs; of whom, too, where routers do not agree."""
     if len(found) == 1:
         say(found[0].as_text())
         write("".join(f"{change_text(change)}\n" for change in found[0].changes))

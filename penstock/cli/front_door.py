@@ -29,7 +29,7 @@ def check_host(host: str, *, insecure: bool) -> None:
 
 
 def reach_text(listens: str) -> str:
-    """Of a front door of this machine, by the addresses that lead to it."""
+    """Tells who may reach a front door of this machine, by the addresses that lead to it."""
     door = Endpoint.parse(listens)
     if not door.is_open_to_others:
         return "no TLS and no authentication: for this machine only"

@@ -27,13 +27,14 @@ def told_address(flag: str | None) -> str | None:
 
 
 def find_address(flag: str | None) -> str:
-    """Where clients come in. Ends the command where several clusters are known and none of them
-    was named."""
+    """Finds where clients come in. Ends the command where several clusters are known and none of
+    them was named."""
     return _found(flag, {note.name: note.routers for note in placed()})
 
 
 def find_cluster(flag: str | None, secrets_flag: Path | None) -> tuple[str, Path]:
-    """Where operators do, and the secrets that let them in. Ends the command likewise."""
+    """Finds where operators come in, and the secrets that let them in. Ends the command
+    likewise."""
     where = _found(flag, {note.name: note.internal for note in placed()})
     return where, need_secrets(secrets_flag, where)
 
@@ -80,7 +81,7 @@ def is_found(address: str) -> bool:
 
 
 def usable_address(given: str) -> str:
-    """With its port. Ends the command where it is none."""
+    """Completes an address with its port. Ends the command where it is none."""
     try:
         return with_port(given)
     except InvalidRequestError as error:
@@ -93,15 +94,16 @@ def open_client(address_flag: str | None) -> Client:
 
 
 def started_workers(secrets_file: Path) -> list[str]:
-    """Those whose configurations lie beside the secrets, in the directory of a cluster that runs on
-    this machine."""
+    """Names the workers whose configurations lie beside the secrets, in the directory of a cluster
+    that runs on this machine."""
     if not (secrets_file.parent / LOCK).exists():
         return []
     return sorted(path.stem for path in secrets_file.parent.glob("*-*.yaml"))
 
 
 def find_note(address: str) -> LocalNote | None:
-    """Of the cluster that runs here and is reached by this address, however it is written."""
+    """Finds the note of the cluster that runs here and is reached by this address, however it is
+    written."""
     return next((note for note in running() if note.is_at(address)), None)
 
 

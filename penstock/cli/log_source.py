@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from deploy.log_dir import default_log_root, is_written, log_dirs
-from deploy.log_pieces import Asked, Piece, pieces
+from deploy.log_pieces import Piece, PiecesAsked, pieces
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.local import known_cluster, need_note, told_address
 from penstock.cli.notes import LocalNote
@@ -20,23 +20,23 @@ LOCAL_S = 0.2  # between two looks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSource:
-    """Who is asked."""
+    """Gives the logs that are asked for."""
 
     where: str  # in words
-    pieces: Callable[[Asked], list[Piece]]
+    pieces: Callable[[PiecesAsked], list[Piece]]
     is_written: Callable[[], bool]  # whether the cluster runs
     interval_s: float
 
     def processes(self) -> list[str]:
-        """Those that have a log."""
-        return sorted({piece.process for piece in self.pieces(Asked(num_lines=1))})
+        """Lists the processes that have a log."""
+        return sorted({piece.process for piece in self.pieces(PiecesAsked(num_lines=1))})
 
 
 @contextmanager
 def opened_logs(
     *, address: str | None, log_dir: Path | None, cluster: str | None, ray: str | None
 ) -> Iterator[LogSource]:
-    """Until the block ends. Ends the command where there is nothing to read."""
+    """Opens logs until the block ends. Ends the command where there is nothing to read."""
     if sum(map(bool, (address, log_dir, cluster or ray))) > 1:
         fail("Give one of --address, --log-dir, and --cluster or --ray.", ExitCode.USAGE)
     known = None if log_dir or cluster or ray else known_cluster(address)

@@ -8,7 +8,7 @@ import typer
 
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.log_lines import Line, Logs
+from penstock.cli.log_lines import LogLine, Logs
 from penstock.cli.log_source import opened_logs
 from penstock.cli.output import fail, kept_stdout
 
@@ -57,5 +57,5 @@ def logs(
                 show(_text(line, name, json))
 
 
-def _text(line: Line, name: str | None, json: bool) -> str:
+def _text(line: LogLine, name: str | None, json: bool) -> str:
     return (line.as_json() if json else line.told(with_process=name is None)) + "\n"

@@ -50,7 +50,8 @@ class LocalNote:
 
 
 def this_machine() -> str:
-    """Until it boots anew, or a container of it: where addresses and pids mean the same."""
+    """Names this machine until it boots anew, or a container of it: where addresses and pids mean
+    the same."""
     return f"{machine()} {os.readlink('/proc/self/ns/pid')}"
 
 

@@ -53,7 +53,7 @@ def logs_of(ray: Ray, cluster: str, *, say: Callable[[str], None] = warn) -> Log
 
 
 def findings_of(address: str) -> list[Finding]:
-    """Of the doctor: where Ray listens, on each of its machines."""
+    """Makes the doctor's findings: where Ray listens, on each of its machines."""
     try:
         with connected(address or None) as ray:
             machines = ray.machines()

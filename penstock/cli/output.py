@@ -33,7 +33,7 @@ def say(text: str, *, style: str = "dim") -> None:
 
 
 def warn(text: str) -> None:
-    """Of what is only convenient, and fails: the command goes on without."""
+    """Warns of what is only convenient, and fails: the command goes on without."""
     say(f"warning: {text}", style="yellow")
 
 

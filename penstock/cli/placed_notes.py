@@ -26,7 +26,7 @@ class PlacedNote:
 
 
 def placed() -> list[PlacedNote]:
-    """Of this user, by name. What cannot be read is none."""
+    """Reads the notes of this user, by name. What cannot be read is none."""
     found = {}
     with contextlib.suppress(OSError):
         for path in sorted(_folder().glob("*.json")):
@@ -49,8 +49,8 @@ def placed_as(name: str | None) -> PlacedNote | None:
 
 
 def leave(note: PlacedNote, described: str) -> None:
-    """In the place of the one from before. `described`: the cluster's file, as it is in force.
-    Raises OSError."""
+    """Leaves a note in the place of the one from before. `described`: the cluster's file, as it is
+    in force. Raises OSError."""
     folder = _folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for end, text in ((DESCRIBED, described), (".json", json.dumps(asdict(note)))):

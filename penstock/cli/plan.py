@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import ConfigError
-from deploy.planner.plan import Candidate, Plan, Planning
+from deploy.planner.plan import Plan, Planning, TriedCounts
 from deploy.planner.settings import MAX_WORKERS, Bounds
 from penstock.cli import options
 from penstock.cli.output import progress, say, write, write_json, write_table
@@ -122,7 +122,7 @@ def _promised(
     return policy, replace(setting, targets=Targets(ttft_s=first.ttft_s, itl_s=first.itl_s))
 
 
-def _row(candidate: Candidate) -> list[str]:
+def _row(candidate: TriedCounts) -> list[str]:
     report, counts = candidate.report, candidate.counts
     return [
         str(counts),
@@ -146,7 +146,7 @@ def _plan_json(found: Plan) -> dict[str, Any]:
     }
 
 
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+def _candidate_json(candidate: TriedCounts) -> dict[str, Any]:
     report = candidate.report
     return {
         "prefill": candidate.counts.prefill,

@@ -20,7 +20,7 @@ from deploy.cluster_file.kind import CLUSTER
 from deploy.placement import PLANNER, wanted
 from deploy.planner.config import PlannerConfig
 from deploy.planner.process import open_store, planning
-from deploy.planner.record import Record, read_record
+from deploy.planner.record import PlannerRecord, read_record
 from penstock.cli import options
 from penstock.cli.app import told
 from penstock.cli.exit_codes import ExitCode
@@ -118,7 +118,7 @@ async def _watch(config: PlannerConfig, *, is_once: bool, json: bool) -> None:
             await loop.pause(end)
 
 
-async def _record(document: ClusterDocument, folder: Path) -> Record | None:
+async def _record(document: ClusterDocument, folder: Path) -> PlannerRecord | None:
     spec = document.spec
     if spec.secrets_file is None or "://" not in spec.store:
         raise ConfigError(
@@ -150,7 +150,7 @@ def _document(file: Path | None) -> tuple[ClusterDocument, Path]:
     return replace(document, spec=spec), Path()
 
 
-def _text(record: Record, age_s: float, *, is_gone: bool) -> str:
+def _text(record: PlannerRecord, age_s: float, *, is_gone: bool) -> str:
     lines = [
         f"{record.now} workers (prefill+decode), wanted {record.wanted}: {record.why}",
         f"decided {age_s:.0f} s ago by {record.holder}" + (": IT IS GONE" if is_gone else ""),

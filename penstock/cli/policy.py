@@ -124,7 +124,7 @@ def replay(
 
 
 def _rules(texts: Sequence[str], policies: Sequence[Path]) -> dict[str, Rule[Any]]:
-    """By the names that rows of the table go by."""
+    """Keeps rules by the names that rows of the table go by."""
     if not texts and not policies:
         texts = list(RULES)
     of_files = {str(path): POLICY.load(path).policy().rule for path in policies}

@@ -112,7 +112,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def valid_policy(path: Path) -> tuple[str, str]:
-    """Where it comes from, and what it says. Raises ConfigError unless that is a valid policy."""
+    """Reads where a policy comes from, and what it says. Raises ConfigError unless that is a valid
+    policy."""
     source, content = read_document(POLICY, path)
     POLICY.parse(content, source)
     return source, content if isinstance(content, str) else content.decode()

@@ -148,7 +148,7 @@ def policy_json(address: str, secrets_file: Path) -> dict[str, Any]:
 
 
 def explanation_json(request_id: str, address: str, secrets_file: Path) -> dict[str, Any]:
-    """Without what an error said: that may be of the request's own."""
+    """Leaves out what an error said: that may be of the request's own."""
     request = pb.ExplainRequest(request_id=request_id, max_candidates=NUM_GIVEN_AWAY)
     reply = ask_cluster("Explain", request, address, secrets_file)
     reply.outcome.ClearField("error")
@@ -198,7 +198,7 @@ def _named(generation: pb.PolicyGeneration) -> str:
 
 
 def _metrics(reply: pb.PolicyStatusResponse) -> dict[str, Any]:
-    """By the names that Prometheus users know."""
+    """Gives metrics by the names that Prometheus users know."""
     return {
         "penstock_config_last_reload_successful": int(reply.reload.last_reload_successful),
         "penstock_config_last_reload_success_timestamp_seconds": (
@@ -244,7 +244,7 @@ def _utc(unix_s: float) -> str:
 
 
 def _own_word() -> str:
-    """Who this is, for the history: nobody proves it."""
+    """Says who this is, for the history: nobody proves it."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # it has no name

@@ -9,8 +9,9 @@ from penstock.cli.output import say
 
 
 def weights_of(spec: ClusterSpec, folder: Path = Path(), *, described: bool = False) -> Path | None:
-    """Where they are on this machine now; None where the file has none pulled. `folder`: where
-    relative paths begin; `described`: only what says what they are. Raises WeightsError."""
+    """Finds where the weights are on this machine now; None where the file has none pulled.
+    `folder`: where relative paths begin; `described`: only what says what they are. Raises
+    WeightsError."""
     if spec.weights is None:
         return None
     directory = str((folder / spec.checkpoint).absolute()) if spec.checkpoint else ""

@@ -205,7 +205,7 @@ class Interrupts:
             loop.add_signal_handler(number, self._interrupted, number)
 
     async def wait(self) -> None:
-        """Until the first signal after the start."""
+        """Waits until the first signal after the start."""
         await self._asked.wait()
 
     def _interrupted(self, number: signal.Signals) -> None:

@@ -35,7 +35,7 @@ from simulator.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Column:
     """One column of the table."""
 
     name: str
@@ -44,10 +44,10 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What came of it."""
+class ColumnRun:
+    """Holds what came of a column's run."""
 
-    plan: Plan
+    plan: Column
     report: Report
     samples: Samples
 
@@ -162,11 +162,11 @@ def _policies(files: Sequence[Path], rules: Sequence[str]) -> list[Policy]:
     return given or [Policy()]
 
 
-def _plans(base: Setting, workers: str | None, policies: Sequence[Policy]) -> list[Plan]:
+def _plans(base: Setting, workers: str | None, policies: Sequence[Policy]) -> list[Column]:
     """A column each."""
     sizes = (workers or f"{base.num_prefill}+{base.num_decode}").split(",")
     return [
-        Plan(name=f"{size.strip()} {policy.name}", setting=sized(base, size), policy=policy)
+        Column(name=f"{size.strip()} {policy.name}", setting=sized(base, size), policy=policy)
         for size in sizes
         for policy in policies
     ]
@@ -180,25 +180,27 @@ def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> 
     ]
 
 
-def _run_all(trace: Trace, plans: Sequence[Plan], faults: Sequence[str], seed: int) -> list[Run]:
+def _run_all(
+    trace: Trace, plans: Sequence[Column], faults: Sequence[str], seed: int
+) -> list[ColumnRun]:
     with progress() as bar:
         return [_run(bar, plan, trace, faults, seed) for plan in plans]
 
 
-def _run(bar: Progress, plan: Plan, trace: Trace, faults: Sequence[str], seed: int) -> Run:
+def _run(bar: Progress, plan: Column, trace: Trace, faults: Sequence[str], seed: int) -> ColumnRun:
     task = bar.add_task(plan.name, total=len(trace.requests))
     befall = _faults(faults, plan.setting, seed, trace)
     simulation = Simulation(trace, plan.setting, policy=plan.policy, seed=seed, faults=befall)
     report = simulation.run(lambda done: bar.update(task, completed=done))
-    return Run(plan=plan, report=report, samples=simulation.samples())
+    return ColumnRun(plan=plan, report=report, samples=simulation.samples())
 
 
-def _rows(runs: Sequence[Run]) -> list[list[str]]:
+def _rows(runs: Sequence[ColumnRun]) -> list[list[str]]:
     columns = [_figures(run) for run in runs]
     return [[label, *(column[label] for column in columns)] for label in columns[0]]
 
 
-def _figures(run: Run) -> dict[str, str]:
+def _figures(run: ColumnRun) -> dict[str, str]:
     report, targets = run.report, run.plan.setting.targets
     per_cent = 100 / max(1, report.num_prompt_tokens)
     good = f"good: TTFT <= {targets.ttft_s:g} s, ITL <= {targets.itl_s:g} s"
@@ -235,13 +237,14 @@ def _spread(spread: Spread, unit: float) -> str:
     return " ".join(f"{unit * value:.3g}" for value in values)
 
 
-def _prefill_busy(run: Run) -> float:
-    """Of decode workers it would say nothing: they step as long as there is one answer."""
+def _prefill_busy(run: ColumnRun) -> float:
+    """Tells how busy prefill workers were. Of decode workers it would say nothing: they step as
+    long as there is one answer."""
     worker_s = run.report.duration_s * run.plan.setting.num_prefill
     return 100 * run.report.prefill_busy_s / worker_s if worker_s else 0.0
 
 
-def _batch(run: Run) -> str:
+def _batch(run: ColumnRun) -> str:
     return f"{run.report.decode_use.batch:.3g} of {run.plan.setting.decode.max_sequences}"
 
 
@@ -249,7 +252,7 @@ def _kv(use: Use) -> str:
     return f"{100 * use.kv_share:.0f} {100 * use.most_kv_share:.0f}"
 
 
-def _run_json(run: Run) -> dict[str, Any]:
+def _run_json(run: ColumnRun) -> dict[str, Any]:
     return {
         "run": run.plan.name,
         "policy": run.plan.policy.name,

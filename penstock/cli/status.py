@@ -68,7 +68,7 @@ def status(
 
 
 def reported(reply: pb.StatusResponse) -> list[Reported]:
-    """What each worker said last."""
+    """Gives what each worker said last."""
     return [
         (member_from_pb(each.member), load_report_from_pb(each.load))
         for each in reply.workers
@@ -258,7 +258,7 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
 
 
 def _upgrade_line(reply: pb.StatusResponse) -> str:
-    """While workers speak two wire versions: which do."""
+    """Tells, while workers speak two wire versions, which do."""
     by_version: dict[int, list[str]] = {}
     for each in reply.workers:
         if each.member.worker.incarnation:

@@ -127,7 +127,7 @@ def _ready(
 
 
 def _door_text(router: PlacedState) -> str:
-    """Where clients come in; one on loopback is for its own machine."""
+    """Tells where clients come in; one on loopback is for its own machine."""
     if is_loopback_address(router.address) and not is_loopback(router.machine):
         return f"{router.address} of {router.machine} alone"
     return router.address

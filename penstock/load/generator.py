@@ -20,7 +20,7 @@ NO_RETRIES = RetryPolicy(max_attempts=1)  # a retry would hide an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class OfferedLoad:
     num_requests: int = 100
     concurrency: int = 4
     rate: float | None = None  # requests a second; None: the closed loop
@@ -34,7 +34,7 @@ class Load:
     service_class: str = ""  # empty: the policy's first
 
     def options(self, prompt: Prompt) -> GenerateOptions:
-        """Of one request: greedy, and of the length that was asked for."""
+        """Gives the options of one request: greedy, and of the length that was asked for."""
         return {
             "token_ids": prompt,
             "max_tokens": self.output_tokens,
@@ -46,7 +46,7 @@ class Load:
         }
 
 
-def make_prompts(load: Load) -> Iterator[Prompt]:
+def make_prompts(load: OfferedLoad) -> Iterator[Prompt]:
     """Random ids, drawn as they are needed: no two prompts share more than what they should."""
     dice = random.Random(load.seed)
     first = min(FIRST_ID, max(0, load.vocab_size - 1))
@@ -59,7 +59,7 @@ def make_prompts(load: Load) -> Iterator[Prompt]:
         yield prefix + draw(load.prompt_tokens - len(prefix))
 
 
-async def measure(client: AsyncClient, prompt: Prompt, load: Load, due: float) -> Measured:
+async def measure(client: AsyncClient, prompt: Prompt, load: OfferedLoad, due: float) -> Measured:
     """One request; an error is part of the measurement."""
     measured = Measured()
     try:
@@ -95,7 +95,7 @@ async def _read(stream: AsyncStream, measured: Measured, due: float) -> None:
 
 
 async def run_load(
-    client: AsyncClient, load: Load, *, progress: Progress = lambda: None
+    client: AsyncClient, load: OfferedLoad, *, progress: Progress = lambda: None
 ) -> tuple[list[Measured], float]:
     """All requests, and the seconds that they took together."""
     started = time.perf_counter()
@@ -106,7 +106,9 @@ async def run_load(
     return measured, time.perf_counter() - started
 
 
-async def _closed_loop(client: AsyncClient, load: Load, progress: Progress) -> list[Measured]:
+async def _closed_loop(
+    client: AsyncClient, load: OfferedLoad, progress: Progress
+) -> list[Measured]:
     ahead = make_prompts(load)
     measured: list[Measured] = []
 
@@ -122,7 +124,7 @@ async def _closed_loop(client: AsyncClient, load: Load, progress: Progress) -> l
 
 
 async def _open_loop(
-    client: AsyncClient, load: Load, rate: float, progress: Progress
+    client: AsyncClient, load: OfferedLoad, rate: float, progress: Progress
 ) -> list[Measured]:
     dice = random.Random(load.seed + 1)
     due = time.perf_counter()

@@ -44,7 +44,7 @@ class Measured:
 
     @property
     def gaps_s(self) -> list[float]:
-        """Between messages."""
+        """Gives the seconds between messages."""
         return [
             later - earlier
             for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock.aio import AsyncClient
-from penstock.load.generator import NO_RETRIES, Load, Progress, make_prompts, run_load
+from penstock.load.generator import NO_RETRIES, OfferedLoad, Progress, make_prompts, run_load
 from penstock.load.report import summarize, summarize_added
 
 NUM_WARM_UP = 8
@@ -15,7 +15,7 @@ Stage = Callable[[str, int], Progress]  # (what, how many requests) -> to call a
 
 
 async def measure_load(
-    address: str, load: Load, *, num_unloaded: int, stage: Stage
+    address: str, load: OfferedLoad, *, num_unloaded: int, stage: Stage
 ) -> dict[str, Any]:
     """The figures as a JSON value. Errors under load are counted in it; one before the load
     raises PenstockError: there is nothing to measure."""
@@ -37,16 +37,16 @@ async def measure_load(
     return report
 
 
-async def _warm_up(client: AsyncClient, load: Load) -> None:
+async def _warm_up(client: AsyncClient, load: OfferedLoad) -> None:
     for prompt in make_prompts(load):
         await client.generate(**load.options(prompt)).result()
 
 
-def _arrivals(load: Load) -> str:
+def _arrivals(load: OfferedLoad) -> str:
     return f"{load.concurrency} at a time" if load.rate is None else f"{load.rate:g} a second"
 
 
-def _shape(load: Load) -> dict[str, Any]:
+def _shape(load: OfferedLoad) -> dict[str, Any]:
     return {
         "arrivals": _arrivals(load),
         "prompt_tokens": load.prompt_tokens,

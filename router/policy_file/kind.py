@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from cluster.document.kind import Kind
+from cluster.document.kind import DocumentKind
 from router.policy_file.document import (
     KIND,
     MAX_POLICY_BYTES,
@@ -13,7 +13,7 @@ from router.policy_file.document import (
 )
 from router.policy_file.review import risks
 
-POLICY: Final = Kind(
+POLICY: Final = DocumentKind(
     name=KIND,
     noun="policy",
     document=PolicyDocument,

@@ -11,7 +11,7 @@ from cluster.checkpoint_keys import (
     ROPE_KINDS,
     SPECIAL_TOKENS_MAP,
     TOKENIZER,
-    Fate,
+    KeyFate,
     Table,
     config_table,
     rope_table,
@@ -30,5 +30,5 @@ TABLES: dict[str, Table] = {
 @pytest.mark.parametrize("name", TABLES)
 def test_every_key_that_is_not_ignored_is_on_the_page(name: str) -> None:
     named = set(re.findall(r"`([a-z0-9_]+)`", PAGE.read_text()))
-    told = {key for key, rule in TABLES[name].items() if rule.fate is not Fate.IGNORED}
+    told = {key for key, rule in TABLES[name].items() if rule.fate is not KeyFate.IGNORED}
     assert told - named == set()

@@ -37,7 +37,7 @@ from cluster.checkpoint_keys import (
     NAMED_TOKENS,
     ROPE_KINDS,
     TOKENIZER,
-    Fate,
+    KeyFate,
     config_table,
     may_mean_the_model,
     rope_table,
@@ -101,7 +101,7 @@ def test_an_absent_key_means_what_the_reference_assumes(family: str) -> None:
     assert FAMILIES[family][0].default_theta == ours.pop("rope_theta")
     assert {name: defaults[name] for name in ours} == ours
     # Of what is honoured, only sizes of the weights have a default that is not ours.
-    honoured = {name for name, rule in table_of(family).items() if rule.fate is Fate.HONOURED}
+    honoured = {name for name, rule in table_of(family).items() if rule.fate is KeyFate.HONOURED}
     assumed = {name for name in honoured if defaults.get(name) is not None}
     assert assumed - ours.keys() == {
         "vocab_size",
@@ -122,7 +122,7 @@ def test_every_generation_parameter_is_in_the_table() -> None:
 def test_what_the_reference_assumes_of_generation_is_harmless() -> None:
     assumed = GenerationConfig._get_default_generation_params()
     for name, rule in GENERATION.items():
-        if rule.fate is Fate.REFUSED and name in assumed:
+        if rule.fate is KeyFate.REFUSED and name in assumed:
             assert assumed[name] in rule.harmless, name
 
 

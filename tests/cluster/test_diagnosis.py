@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import facts_codec, host
-from cluster.checkpoint_review import Note, Review
+from cluster.checkpoint_review import CheckpointReview, Note
 from cluster.diagnosis import Diagnosis
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from penstock.v1 import worker_pb2
@@ -99,7 +99,7 @@ def test_memory_speed_is_a_plausible_number() -> None:
 
 
 FACTS = ProcessFacts(
-    review=Review(
+    review=CheckpointReview(
         ignored=(Note("config.json", "training", ("a", "b")),), unknown=(Note("files", "", ("c",)),)
     ),
     unix_s=1.5,

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cluster.health import HealthState, ProgressMonitor, follow_progress
-from cluster.lateness import LOOK_S, Attention
+from cluster.lateness import LOOK_S, AttentiveClock
 from cluster.rpc import Server
 
 SERVICE = "penstock.v1.Decode"
@@ -144,7 +144,7 @@ def test_work_that_waits_while_no_step_begins_is_stale(monitor: ProgressMonitor,
 
 
 def test_a_process_that_was_stopped_does_not_call_its_own_step_stale(clock: Clock):
-    monitor = ProgressMonitor(clock=Attention(clock).now)
+    monitor = ProgressMonitor(clock=AttentiveClock(clock).now)
 
     def live(seconds: float) -> bool:
         for _ in range(round(seconds / LOOK_S)):

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from cluster.lateness import LATE_S, LOOK_S, Attention, Limit, Patience
+from cluster.lateness import LATE_S, LOOK_S, AttentiveClock, Limit, Patience
 from tests.virtual_loop import VirtualLoop, run
 
 
@@ -19,7 +19,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.attention = Attention(self.clock)
+        self.attention = AttentiveClock(self.clock)
 
     def live(self, seconds: float) -> float:
         until = self.clock.now + seconds
@@ -170,7 +170,7 @@ def test_what_is_cancelled_from_outside_is_not_called_late() -> None:
 
 def test_an_attention_that_is_kept_notices_by_itself() -> None:
     async def keep() -> float:
-        attention = Attention(_loop().time)
+        attention = AttentiveClock(_loop().time)
         keeping = asyncio.create_task(attention.keep())
         await asyncio.sleep(1.0)
         _loop().stand_still(5.0)

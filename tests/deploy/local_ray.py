@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from deploy.placed import Placed
+from deploy.placed import PlacedSupervisor
 from deploy.placement import Group, Machine, MachineType, Reply, Wanted
 
 AMPLE = {"CPU": 64.0}
@@ -22,7 +22,7 @@ class LocalRay:
     def __init__(self, folder: Path) -> None:
         """`folder`: where the processes have their directory."""
         self._folder = folder
-        self._placed: dict[str, Placed] = {}
+        self._placed: dict[str, PlacedSupervisor] = {}
         self._groups: dict[str, Group] = {}
         self._threads = ThreadPoolExecutor()
 
@@ -54,7 +54,7 @@ class LocalRay:
             digest=wanted.digest,
             machine_id=HERE.machine_id,
         )
-        self._placed[order.name] = Placed(
+        self._placed[order.name] = PlacedSupervisor(
             order, machine=HERE.address, directory="lab", run_dir_parent=self._folder
         )
 
@@ -76,7 +76,7 @@ class LocalRay:
         del self._groups[group.name]
 
     @staticmethod
-    def _answer(placed: Placed, method: str, *arguments: Any) -> str:
+    def _answer(placed: PlacedSupervisor, method: str, *arguments: Any) -> str:
         if method == "state":
             return placed.state().as_json()
         assert method == "stop"

@@ -4,11 +4,11 @@ import sys
 import threading
 from pathlib import Path
 
-from deploy.placed import Order, Placed
+from deploy.placed import PlacedSupervisor, StartOrder
 
 folder = Path(sys.argv[1])
-order = Order.from_json((folder / "order.json").read_text())
-placed = Placed(order, machine="127.0.0.2", directory="lab", run_dir_parent=folder)
+order = StartOrder.from_json((folder / "order.json").read_text())
+placed = PlacedSupervisor(order, machine="127.0.0.2", directory="lab", run_dir_parent=folder)
 while not (state := placed.state()).address:
     threading.Event().wait(0.02)
 print(state.pid, flush=True)

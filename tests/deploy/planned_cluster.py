@@ -9,7 +9,7 @@ from cluster.lease import Lease
 from cluster.sealed_store import SealedStore
 from cluster.store import MemoryStore
 from cluster.types import DecodeCost, DrainReport, LoadReport, PrefillCost, Role
-from deploy.placed import Order
+from deploy.placed import StartOrder
 from deploy.placement import Wanted
 from deploy.plan import Part
 from deploy.planner.loop import PlannerLoop
@@ -33,7 +33,7 @@ REPORT = LoadReport(
 
 
 def planned_pool(name: str, role: Role, least: int, most: int) -> PlannedPool:
-    order = Order(cluster="lab", name=f"{name}-0", part=Part(role), config={"drain_s": 5.0})
+    order = StartOrder(cluster="lab", name=f"{name}-0", part=Part(role), config={"drain_s": 5.0})
     first = Wanted(order=order, resources={"CPU": 1.0})
     return PlannedPool(name=name, role=role, least=least, most=most, first=first.as_json())
 

@@ -18,7 +18,7 @@ import pytest
 from cluster.health import HealthState
 from cluster.rpc import Server
 from cluster.secrets import create_secrets
-from deploy.frozen import Fault, Scrutiny, fault_of, until_frozen
+from deploy.frozen import Ailment, Scrutiny, fault_of, until_frozen
 from deploy.plan import Part, ProcessPlan
 from deploy.process_state import (
     Condition,
@@ -27,15 +27,15 @@ from deploy.process_state import (
     condition,
     read_vitals,
 )
-from deploy.vitals import Answer
+from deploy.vitals import Health
 from tests.redis_server import free_port
 
 LIMITS = {
-    Fault.STOPPED: 2.0,
-    Fault.IDLE: 2.0,
-    Fault.WEDGED: 0.5,
-    Fault.SILENT: 10.0,
-    Fault.UNREADY: 120.0,
+    Ailment.STOPPED: 2.0,
+    Ailment.IDLE: 2.0,
+    Ailment.WEDGED: 0.5,
+    Ailment.SILENT: 10.0,
+    Ailment.UNREADY: 120.0,
 }
 STOPPED = Vitals("T", False, {})
 LOOK_S = 0.25
@@ -69,10 +69,10 @@ def test_what_two_looks_say(before: Vitals | None, now: Vitals | None, expected:
     assert condition(before, now, 1.0) is expected
 
 
-@pytest.mark.parametrize("answer", Answer)
+@pytest.mark.parametrize("answer", Health)
 @pytest.mark.parametrize("seen", [Condition.STARVED, Condition.TRACED, Condition.UNSEEN])
 def test_one_that_cannot_help_it_is_excused_whatever_it_says(
-    answer: Answer, seen: Condition
+    answer: Health, seen: Condition
 ) -> None:
     assert fault_of(answer, seen) is None
 
@@ -80,17 +80,17 @@ def test_one_that_cannot_help_it_is_excused_whatever_it_says(
 @pytest.mark.parametrize(
     ("answer", "seen", "expected"),
     [
-        (Answer.WELL, Condition.IDLE, None),
-        (Answer.WELL, Condition.STOPPED, Fault.STOPPED),  # the answer is from before
-        (Answer.WEDGED, Condition.AT_WORK, Fault.WEDGED),  # a step that never ends
-        (Answer.WEDGED, Condition.IDLE, Fault.WEDGED),
-        (Answer.SILENT, Condition.IDLE, Fault.IDLE),
-        (Answer.SILENT, Condition.AT_WORK, Fault.SILENT),
-        (Answer.STARTING, Condition.IDLE, Fault.UNREADY),
-        (Answer.STARTING, Condition.STOPPED, Fault.STOPPED),
+        (Health.WELL, Condition.IDLE, None),
+        (Health.WELL, Condition.STOPPED, Ailment.STOPPED),  # the answer is from before
+        (Health.WEDGED, Condition.AT_WORK, Ailment.WEDGED),  # a step that never ends
+        (Health.WEDGED, Condition.IDLE, Ailment.WEDGED),
+        (Health.SILENT, Condition.IDLE, Ailment.IDLE),
+        (Health.SILENT, Condition.AT_WORK, Ailment.SILENT),
+        (Health.STARTING, Condition.IDLE, Ailment.UNREADY),
+        (Health.STARTING, Condition.STOPPED, Ailment.STOPPED),
     ],
 )
-def test_one_moment_is_judged(answer: Answer, seen: Condition, expected: Fault | None) -> None:
+def test_one_moment_is_judged(answer: Health, seen: Condition, expected: Ailment | None) -> None:
     assert fault_of(answer, seen) is expected
 
 
@@ -100,15 +100,15 @@ class Observed:
     def __init__(self) -> None:
         self.now = 100.0
         self._scrutiny = Scrutiny(LIMITS)
-        self.see(Answer.WELL, thread())
+        self.see(Health.WELL, thread())
 
     def see(
-        self, answer: Answer, vitals: Vitals | None, *, after_s: float = LOOK_S
-    ) -> Fault | None:
+        self, answer: Health, vitals: Vitals | None, *, after_s: float = LOOK_S
+    ) -> Ailment | None:
         self.now += after_s
         return self._scrutiny.look(answer, vitals, self.now)
 
-    def until_frozen(self, answer: Answer, vitals: Vitals) -> float:
+    def until_frozen(self, answer: Health, vitals: Vitals) -> float:
         began = self.now
         while self.see(answer, vitals) is None:
             assert self.now - began < 200
@@ -118,13 +118,13 @@ class Observed:
 @pytest.mark.parametrize(
     ("answer", "vitals", "limit_s"),
     [
-        (Answer.WELL, STOPPED, 2.0),
-        (Answer.SILENT, thread(), 2.0),
-        (Answer.WEDGED, thread(), 0.5),
-        (Answer.STARTING, thread(), 120.0),
+        (Health.WELL, STOPPED, 2.0),
+        (Health.SILENT, thread(), 2.0),
+        (Health.WEDGED, thread(), 0.5),
+        (Health.STARTING, thread(), 120.0),
     ],
 )
-def test_each_fault_has_its_limit(answer: Answer, vitals: Vitals, limit_s: float) -> None:
+def test_each_fault_has_its_limit(answer: Health, vitals: Vitals, limit_s: float) -> None:
     observed = Observed()
     assert limit_s <= observed.until_frozen(answer, vitals) <= limit_s + 2 * LOOK_S
 
@@ -132,23 +132,23 @@ def test_each_fault_has_its_limit(answer: Answer, vitals: Vitals, limit_s: float
 def test_a_process_that_is_continued_in_time_is_forgiven() -> None:
     observed = Observed()
     for _ in range(3):
-        assert not any(observed.see(Answer.SILENT, STOPPED) for _ in range(8))
-        assert observed.see(Answer.WELL, thread()) is None
+        assert not any(observed.see(Health.SILENT, STOPPED) for _ in range(8))
+        assert observed.see(Health.WELL, thread()) is None
 
 
 def test_seconds_of_starvation_are_never_counted() -> None:
     observed = Observed()
     for at in range(1000):
         waits = thread("R", ran_s=0.01 * at, waited_s=0.2 * at)
-        assert observed.see(Answer.WEDGED, waits) is None
+        assert observed.see(Health.WEDGED, waits) is None
 
 
 def test_an_observer_that_was_away_blames_nobody() -> None:
     """Its clock stands still meanwhile, and until it has heard what came."""
     observed = Observed()
-    assert not any(observed.see(Answer.SILENT, STOPPED) for _ in range(4))
-    assert not any(observed.see(Answer.SILENT, thread(), after_s=0) for _ in range(100))
-    assert observed.see(Answer.WELL, thread()) is None
+    assert not any(observed.see(Health.SILENT, STOPPED) for _ in range(4))
+    assert not any(observed.see(Health.SILENT, thread(), after_s=0) for _ in range(100))
+    assert observed.see(Health.WELL, thread()) is None
 
 
 @contextmanager
@@ -227,7 +227,7 @@ async def test_a_router_that_drains_is_asked_where_it_still_answers(
     secrets_file = tmp_path / "secrets.yaml"
     create_secrets(secrets_file)
     closed = f"127.0.0.1:{free_port()}"
-    limits = dict.fromkeys(Fault, 0.4)
+    limits = dict.fromkeys(Ailment, 0.4)
     with running(SLEEPS) as pid:
         async with Server([], health=HealthState()) as server:
             child: Any = SimpleNamespace(

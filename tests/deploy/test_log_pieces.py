@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploy import log_pieces as module
-from deploy.log_pieces import Asked, Mark, Piece, as_json, pieces
+from deploy.log_pieces import Mark, Piece, PiecesAsked, as_json, pieces
 
 
 class Reader:
@@ -20,7 +20,7 @@ class Reader:
         """All that is new, of all logs."""
         found, has_more = "", True
         while has_more:
-            asked = Asked.from_json(Asked(marks=self._marks, **self._asked).as_json())
+            asked = PiecesAsked.from_json(PiecesAsked(marks=self._marks, **self._asked).as_json())
             told = Piece.from_json(as_json(pieces(self._folder, asked)))
             self._marks |= {piece.log: piece.mark for piece in told}
             found += "".join(piece.text for piece in told)
@@ -77,11 +77,11 @@ def test_pieces_are_bounded_and_together_everything(
     lines = [f"{number}\n" for number in range(20)]
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.log").write_text("".join(lines) + "longer than a piece\n")
-    told = pieces(tmp_path, Asked())
+    told = pieces(tmp_path, PiecesAsked())
     assert [len(piece.text) for piece in told] == [10, 4, 1]
     assert all(piece.has_more for piece in told)
     monkeypatch.setattr(module, "ANSWER_BYTES", 10)
-    assert [len(piece.text) for piece in pieces(tmp_path, Asked())] == [10, 0, 0]
+    assert [len(piece.text) for piece in pieces(tmp_path, PiecesAsked())] == [10, 0, 0]
     read = Reader(tmp_path).read()
     assert sorted(read) == sorted(3 * ("".join(lines) + "longer than a piece\n"))
 
@@ -89,9 +89,9 @@ def test_pieces_are_bounded_and_together_everything(
 def test_one_process_or_one_log_may_be_asked_for(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.log").write_text(f"{name}\n")
-    [piece] = pieces(tmp_path, Asked(process="b"))
+    [piece] = pieces(tmp_path, PiecesAsked(process="b"))
     assert (piece.process, piece.text) == ("b", "b\n")
-    [again] = pieces(tmp_path, Asked(log=piece.log))
+    [again] = pieces(tmp_path, PiecesAsked(log=piece.log))
     assert again == piece
 
 
@@ -103,7 +103,7 @@ def test_an_answer_is_bounded_in_bytes_and_no_letter_is_cut(
     line = "\N{OIL DRUM}" * 7 + "\n"  # four bytes a letter
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.log").write_text(line)
-    told = pieces(tmp_path, Asked())
+    told = pieces(tmp_path, PiecesAsked())
     assert [len(piece.text.encode()) for piece in told] == [8, 4, 0]
     assert sorted(Reader(tmp_path).read()) == sorted(3 * line)
 

@@ -15,13 +15,13 @@ import pytest
 
 from deploy.log_dir import placed_log_root
 from deploy.orphan import end_orphan, note_process
-from deploy.placed import Order, Placed, PlacedState, process_plan, reached_at
+from deploy.placed import PlacedState, PlacedSupervisor, StartOrder, process_plan, reached_at
 from deploy.plan import Part
 from deploy.run_dir import RunDir, clear, shared_path, sweep
 from tests.deploy.placed_orders import MACHINE, QUICK, order_of
 from tests.deploy.polling import is_alive, until
 
-Place = Callable[..., Placed]
+Place = Callable[..., PlacedSupervisor]
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +33,11 @@ def kept_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """Starts stand-ins that end with the test."""
-    started: list[Placed] = []
+    started: list[PlacedSupervisor] = []
 
-    def start(*, gpus: tuple[str, ...] = (), **said: Any) -> Placed:
+    def start(*, gpus: tuple[str, ...] = (), **said: Any) -> PlacedSupervisor:
         order = order_of(tmp_path, **said)
-        placed = Placed(
+        placed = PlacedSupervisor(
             order,
             machine=MACHINE,
             directory="lab",
@@ -53,7 +53,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         placed.stop(0.0)
 
 
-def until_ready(placed: Placed) -> int:
+def until_ready(placed: PlacedSupervisor) -> int:
     until(lambda: bool(placed.state().address), "it is ready")
     return placed.state().pid
 
@@ -73,7 +73,7 @@ def test_it_runs_with_the_threads_and_gpus_that_it_was_given_and_nothing_of_the_
     assert "PATH" in environment
 
 
-def listens(order: Order, **ports: int) -> list[Any]:
+def listens(order: StartOrder, **ports: int) -> list[Any]:
     config = process_plan(order, Path("here"), Path("log"), MACHINE, ports=ports).config
     return [config[key] for key in ("address", "internal") if key in config]
 
@@ -99,7 +99,7 @@ def test_a_front_door_opens_to_no_more_than_was_ordered(tmp_path: Path) -> None:
 
 def test_what_it_is_told_survives_the_way_and_has_no_secret(tmp_path: Path) -> None:
     order = order_of(tmp_path)
-    assert Order.from_json(order.as_json()) == order
+    assert StartOrder.from_json(order.as_json()) == order
     secret = (tmp_path / "secrets.yaml").read_text().split("cluster_token: ")[1].split()[0]
     assert secret not in order.as_json()
 
@@ -107,12 +107,12 @@ def test_what_it_is_told_survives_the_way_and_has_no_secret(tmp_path: Path) -> N
 def test_what_a_release_before_or_after_says_is_understood(tmp_path: Path) -> None:
     order = order_of(tmp_path)
     later = json.dumps({**json.loads(order.as_json()), "color": "blue"})
-    assert Order.from_json(later) == order
+    assert StartOrder.from_json(later) == order
     state = PlacedState(order=later, host="one", machine=MACHINE)
     said = json.loads(state.as_json())
     assert PlacedState.from_json(json.dumps({**said, "mood": 7})) == state
     earlier = {key: each for key, each in json.loads(later).items() if "version" not in key}
-    assert Order.from_json(json.dumps(earlier)) == order
+    assert StartOrder.from_json(json.dumps(earlier)) == order
 
 
 @pytest.mark.slow

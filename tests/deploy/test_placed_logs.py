@@ -7,7 +7,7 @@ import pytest
 
 from deploy import on_machine
 from deploy.log_dir import placed_log_root
-from deploy.log_pieces import Asked, as_json
+from deploy.log_pieces import PiecesAsked, as_json
 from deploy.placed_logs import PlacedLogs
 from deploy.placement import Machine, Reply
 from penstock.cli.log_lines import Logs
@@ -26,7 +26,7 @@ class FakeRay:
         return [Machine(machine_id=name, address=name) for name in self._states]
 
     def logs(
-        self, machines: list[Machine], cluster: str, asked: Asked, timeout_s: float
+        self, machines: list[Machine], cluster: str, asked: PiecesAsked, timeout_s: float
     ) -> dict[str, Reply]:
         self.asked.append([machine.machine_id for machine in machines])
         replies = {}

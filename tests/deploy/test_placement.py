@@ -10,7 +10,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.errors import ConfigError
 from deploy.cluster_file.local import SHIPPED_MODEL
-from deploy.placed import Order
+from deploy.placed import StartOrder
 from deploy.placement import (
     Machine,
     MachineType,
@@ -141,7 +141,7 @@ def test_a_pool_that_may_grow_has_a_planner_that_knows_what_its_workers_want(
         ("answers", 1, 1),
     ]
     assert config.pools[0].sample.named("prompts-2") == found["prompts-2"]
-    assert found["planner"].order.as_json() == Order.from_json(order.as_json()).as_json()
+    assert found["planner"].order.as_json() == StartOrder.from_json(order.as_json()).as_json()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_weights_that_are_pulled_are_ordered_by_where_they_come_from(tmp_path: P
         assert order.config["model"] == "tiny"
         assert order.weights == Weights(source="s3://models/tiny", digest="sha256:" + "a" * 64)
         assert order.weights_dir == ""
-        assert Order.from_json(order.as_json()) == order
+        assert StartOrder.from_json(order.as_json()) == order
     named = pulling("a", more="\n  checkpoint: there/mine")
     order = wanted(document(named), tmp_path, described=described)[0].order
     assert (order.weights_dir, order.config["model"]) == (str(tmp_path / "there/mine"), "mine")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deploy.planner.direction import NO_DIRECTIONS, Counts, Directions
 from deploy.planner.observation import Observation
-from deploy.planner.planner import SizingDecision, State, decide
+from deploy.planner.planner import PlannerState, SizingDecision, decide
 from deploy.planner.settings import Bounds, PlannerSettings
 from simulator.elastic import Staff
 from simulator.rehearsal import Come
@@ -56,7 +56,7 @@ def steady(
     rate: float, counts: Counts, *, bounds: Bounds = BOUNDS, num_looks: int = 32
 ) -> list[SizingDecision]:
     """The same traffic for twenty minutes; what is wanted is there at once."""
-    state, decisions = State(), []
+    state, decisions = PlannerState(), []
     for look in range(num_looks):
         seen = observation(1000.0 + 40.0 * look, rate, counts)
         decision, state = decide(seen, state, SETTINGS, bounds)
@@ -66,7 +66,7 @@ def steady(
 
 
 def test_too_little_is_more_at_once_and_says_why() -> None:
-    decision, _ = decide(observation(1000.0, 1.2, Counts(1, 1)), State(), SETTINGS, BOUNDS)
+    decision, _ = decide(observation(1000.0, 1.2, Counts(1, 1)), PlannerState(), SETTINGS, BOUNDS)
     assert decision.counts.num >= 4
     assert "1+1 would not have been enough" in decision.explain()
     assert decision.terms["requests_s"] == pytest.approx(1.2, rel=0.01)
@@ -91,14 +91,14 @@ def test_an_idle_pool_that_may_be_cold_goes_to_nothing_and_comes_back() -> None:
     decisions = steady(0.0, Counts(1, 1), bounds=bounds)
     assert decisions[-1].counts == Counts(0, 0)
     waiting = observation(9000.0, 0.0, Counts(0, 0), num_waiting=1, setting=None)
-    decision, _ = decide(waiting, State(), SETTINGS, bounds)
+    decision, _ = decide(waiting, PlannerState(), SETTINGS, bounds)
     assert decision.counts == Counts(0, 1)
 
 
 def test_a_request_that_waits_is_not_held_up_by_a_reversal() -> None:
     """It has just gone to nothing: the first who comes after it is still served."""
     bounds = Bounds(least_decode=0)
-    state, counts = State(), Counts(0, 1)
+    state, counts = PlannerState(), Counts(0, 1)
     while counts.decode:
         now_s = 1000.0 if state.looked_s < 0 else state.looked_s + 20.0
         decision, state = decide(observation(now_s, 0.0, counts), state, SETTINGS, bounds)
@@ -109,7 +109,7 @@ def test_a_request_that_waits_is_not_held_up_by_a_reversal() -> None:
 
 
 def test_nobody_goes_while_prompts_pile_up() -> None:
-    state = State()
+    state = PlannerState()
     for look in range(30):
         seen = observation(1000.0 + 40.0 * look, 0.3, Counts(6, 4), queue_s=500.0)
         decision, state = decide(seen, state, SETTINGS, BOUNDS)
@@ -124,7 +124,7 @@ def test_bounds_hold() -> None:
 
 def test_missed_targets_weigh_more_than_what_is_rehearsed() -> None:
     """A size that should do and does not is not believed for ever."""
-    state, counts = State(), Counts(3, 2)
+    state, counts = PlannerState(), Counts(3, 2)
     for look in range(30):
         seen = observation(1000.0 + 40.0 * look, 0.5, counts)
         seen = replace(seen, num_good=seen.num_judged // 2)
@@ -138,7 +138,7 @@ def test_a_burst_that_is_over_before_a_worker_has_started_counts_in_part() -> No
     burst = traffic(1.8, begin_s=1850.0, end_s=1940.0)
     together = sorted((*traffic(0.6, begin_s=1000.0, end_s=2000.0), *burst), key=arrived_s)
     seen = replace(seen, begin_s=1000.0, requests=together)
-    decision, state = decide(seen, State(), SETTINGS, BOUNDS)
+    decision, state = decide(seen, PlannerState(), SETTINGS, BOUNDS)
     assert decision.counts.num <= enough.num + 1
     assert "Bursts are left out" in decision.explain()
     assert state.strain == 1.0
@@ -148,7 +148,7 @@ def test_a_role_is_changed_where_that_is_enough() -> None:
     """As many workers as before, the other way round: no start, and no drain beside one."""
     seen = observation(1000.0, 0.9, Counts(0, 5))
     seen = replace(seen, requests=[replace(each, itl_s=0.03) for each in seen.requests])
-    decision, _ = decide(seen, State(), SETTINGS, Bounds(most_prefill=8, most_decode=5))
+    decision, _ = decide(seen, PlannerState(), SETTINGS, Bounds(most_prefill=8, most_decode=5))
     assert decision.counts.num <= 5
     assert decision.num_flips == decision.counts.prefill > 0
     assert "changing a role" in decision.explain()
@@ -189,7 +189,7 @@ def test_whatever_is_wanted_nothing_turns_twice_within_the_hold(
 def test_whatever_is_observed_nothing_turns_twice_within_the_hold(
     looks: list[tuple[float, float, float, bool]],
 ) -> None:
-    state, counts, now_s = State(), Counts(1, 1), 1000.0
+    state, counts, now_s = PlannerState(), Counts(1, 1), 1000.0
     series = [(now_s, counts)]
     for after_s, rate, queue_s, is_good in looks:
         now_s += after_s

@@ -17,7 +17,7 @@ from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import Placements
 from deploy.planner.record import LEASE_KEY, read_record
 from deploy.planner.roster import PlannedPool
-from deploy.planner.routers import Routers
+from deploy.planner.routers import RouterConnections
 from deploy.planner.settings import PlannerSettings
 from penstock.v1 import inference_pb2 as pb
 from tests.deploy.planned_cluster import planned_pool
@@ -93,7 +93,7 @@ async def planned(folder: Path, *pools: PlannedPool) -> AsyncIterator[tuple[Clus
     ):
         workers, store = Workers(cluster, pools), MemoryStore()
         secrets = load_secrets(cluster.router.config.secrets_file)
-        routers = await stack.enter_async_context(Routers(secrets))
+        routers = await stack.enter_async_context(RouterConnections(secrets))
         loop = PlannerLoop(
             name="planner",
             pools=pools,

@@ -15,7 +15,7 @@ from cluster.errors import InvalidRequest, PenstockError
 from cluster.secrets import load_secrets
 from cluster.types import LoadReport, Role
 from deploy.planner.observation import observed
-from deploy.planner.routers import Question, Routers, merged
+from deploy.planner.routers import Question, RouterConnections, merged
 from penstock.v1 import worker_pb2 as pb
 from simulator.elastic import Staff
 from simulator.setting import Setting
@@ -124,7 +124,7 @@ async def test_a_router_is_asked_over_one_connection_until_it_leaves(
 ) -> None:
     one, other = routers
     both = [one.address, other.address]
-    async with Routers(load_secrets(one.router.config.secrets_file)) as asked:
+    async with RouterConnections(load_secrets(one.router.config.secrets_file)) as asked:
         await asked.observe(both, QUESTION, 0.0)
         before = [connections(router) for router in routers]
         assert list(map(len, before)) == [1, 1]
@@ -142,7 +142,7 @@ async def test_a_router_is_asked_over_one_connection_until_it_leaves(
 
 async def test_a_router_that_was_away_is_asked_when_it_is_back(routers: list[Cluster]) -> None:
     one, _ = routers
-    async with Routers(load_secrets(one.router.config.secrets_file)) as asked:
+    async with RouterConnections(load_secrets(one.router.config.secrets_file)) as asked:
         await asked.observe([one.address], QUESTION, 0.0)
         await one.router.server.stop()
         with pytest.raises(PenstockError):

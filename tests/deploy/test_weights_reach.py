@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deploy.log_dir import placed_log_root
-from deploy.placed import Order, Placed
+from deploy.placed import PlacedSupervisor, StartOrder
 from deploy.run_dir import shared_path
 from deploy.weights.manifest import manifest_of
 from deploy.weights.origin import Weights
@@ -26,8 +26,10 @@ from tests.deploy.weights_server import (
 )
 
 
-def place(folder: Path, order: Order) -> Placed:
-    return Placed(order, machine=MACHINE, directory="lab", supervision=QUICK, run_dir_parent=folder)
+def place(folder: Path, order: StartOrder) -> PlacedSupervisor:
+    return PlacedSupervisor(
+        order, machine=MACHINE, directory="lab", supervision=QUICK, run_dir_parent=folder
+    )
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from engine.attention import Attention, Query, Span, attend_plainly, slot_runs, slots_of
+from engine.attention import Attention, Query, SlotRun, attend_plainly, slot_runs, slots_of
 from engine.rope import interleaved_order, rotate_in_place
 
 torch.set_num_threads(1)
@@ -72,11 +72,11 @@ def test_mixed_rows_equal_the_textbook(
 def test_consecutive_blocks_are_one_view_and_scattered_ones_one_gather() -> None:
     attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=16)
     together = attention.plan([Query(list(range(10, 50)), 600, 1)], None, CPU)[0]
-    assert together.spans == [Span(160, 601)]
+    assert together.spans == [SlotRun(160, 601)]
     assert together.gathers == []
     shared = [*range(10, 110), 3, 190, 5, 177]
     scattered = attention.plan([Query(shared, 1650, 1)], None, CPU)[0]
-    assert scattered.spans == [Span(160, 1600)]
+    assert scattered.spans == [SlotRun(160, 1600)]
     assert [len(slots) for slots in scattered.gathers] == [51]
 
 
@@ -91,7 +91,7 @@ def test_a_gather_copies_a_bounded_number_of_tokens_at_once() -> None:
 def test_a_window_reads_no_slot_behind_it() -> None:
     attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=16)
     plan = attention.plan([Query(list(range(50)), 700, 1)], 100, CPU)[0]
-    assert plan.spans == [Span(601, 100)]
+    assert plan.spans == [SlotRun(601, 100)]
 
 
 @pytest.mark.parametrize(

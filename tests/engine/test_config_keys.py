@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from cluster.checkpoint_keys import Fate, config_table
+from cluster.checkpoint_keys import KeyFate, config_table
 from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from cluster.types import SamplingParams
@@ -143,7 +143,7 @@ def changes_of(family: str) -> list[Change]:
         (key, value)
         for key, values in VALUES.items()
         for value in values
-        if key in table and (table[key].fate is not Fate.REFUSED or value in table[key].harmless)
+        if key in table and (table[key].fate is not KeyFate.REFUSED or value in table[key].harmless)
     ]
 
 
@@ -250,7 +250,7 @@ def test_changes_of_two_keys_give_the_reference_s_answer(
 
 def ignored_keys(family: str) -> dict[str, Any]:
     table = config_table(family, has_generation_config=True)
-    names = {name for name, rule in table.items() if rule.fate is Fate.IGNORED} - NOT_TRIED
+    names = {name for name, rule in table.items() if rule.fate is KeyFate.IGNORED} - NOT_TRIED
     return {name: IGNORED.get(name, 7) for name in sorted(names)}
 
 
@@ -271,7 +271,7 @@ def test_all_that_is_ignored_changes_nothing_with_the_reference_either(
 def refusals(family: str) -> Iterator[Change]:
     table = config_table(family, has_generation_config=False)
     for key, rule in table.items():
-        if rule.fate is Fate.REFUSED:
+        if rule.fate is KeyFate.REFUSED:
             yield key, 3 if 3 not in rule.harmless else "x"
     yield from ((key, value) for key, values in REFUSED.items() for value in values)
 
@@ -290,7 +290,7 @@ def test_what_would_change_the_answer_is_refused_by_name(family: str, tmp_path: 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_harmless_values_of_what_is_refused_are_served(family: str, tmp_path: Path) -> None:
     table = config_table(family, has_generation_config=False)
-    refused = {key: rule for key, rule in table.items() if rule.fate is Fate.REFUSED}
+    refused = {key: rule for key, rule in table.items() if rule.fate is KeyFate.REFUSED}
     for number in range(max(len(rule.harmless) for rule in refused.values())):
         values = {key: rule.harmless[number % len(rule.harmless)] for key, rule in refused.items()}
         load_spec(written(tmp_path / str(number), family, *values.items()))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bench import hand_over_figures, kv_transfer, serving
-from bench.hand_over import Cost
+from bench.hand_over import HandOverCost
 from bench.kv_cases import Case, Turns, parse_case, share
-from penstock.load.generator import Load, make_prompts
+from penstock.load.generator import OfferedLoad, make_prompts
 from penstock.load.report import Measured, as_table, percentile, summarize, summarize_added
 
 
@@ -66,10 +66,12 @@ def test_percentiles_are_measured_values() -> None:
 
 
 def test_prompts_share_their_prefix_and_no_more() -> None:
-    prompts = list(make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8)))
+    prompts = list(make_prompts(OfferedLoad(num_requests=3, prompt_tokens=20, shared_prefix=8)))
     assert len({tuple(prompt[:8]) for prompt in prompts}) == 1
     assert len({tuple(prompt[8:]) for prompt in prompts}) == 3
-    assert prompts == list(make_prompts(Load(num_requests=3, prompt_tokens=20, shared_prefix=8)))
+    assert prompts == list(
+        make_prompts(OfferedLoad(num_requests=3, prompt_tokens=20, shared_prefix=8))
+    )
 
 
 def test_turns_do_not_meet_until_the_pool_is_through() -> None:
@@ -133,7 +135,7 @@ def test_hand_overs_of_real_clusters(tmp_path: Path) -> None:
 def test_a_hand_over_costs_what_comes_on_top_of_a_step(
     gap_s: float, overlap: bool, is_met: bool | None
 ) -> None:
-    cost = Cost(
+    cost = HandOverCost(
         door="tcp", overlap=overlap, prompt_tokens=512, num_bytes=1,
         num_requests=1, num_recomputed=0, prefill_s=0.2, ttft_s=0.21,
         gap_s=gap_s, step_s=0.01, visible_s=0.001,

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.proof import Answer, Doorkeeper
+from cluster.proof import Doorkeeper, ServerProof
 from deploy.run_dir import LOCK
 from penstock.cli.notes import LocalNote, noted, this_machine
 from penstock.v1 import worker_pb2 as pb
@@ -362,7 +362,7 @@ def test_whoever_listens_at_the_routers_address_is_told_nothing_before_its_proof
     assert ended.code != 0
     assert "same secrets file" in ended.err
     assert server.heard == []
-    server.doorkeeper.answer = lambda *_: Answer(bytes(32), bytes(32))
+    server.doorkeeper.answer = lambda *_: ServerProof(bytes(32), bytes(32))
     ended = penstock(command)
     assert ended.code != 0
     assert "same secrets file" in ended.err

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from cluster import host
-from cluster.checkpoint_review import Note, Review
+from cluster.checkpoint_review import CheckpointReview, Note
 from cluster.errors import DeadlineExceeded, DigestMismatch, Overloaded, TransferFailed
 from cluster.facts import Folder, ProcessFacts, StoreAnswer
 from cluster.facts_codec import facts_to_pb
@@ -108,7 +108,7 @@ def test_a_healthy_worker_passes_every_check() -> None:
     assert len({finding.check for finding in findings}) == 9, "all but the store, which it has not"
 
 
-REVIEW = Review(
+REVIEW = CheckpointReview(
     ignored=(Note("config.json", "training", ("attention_dropout", "initializer_range")),),
     unknown=(Note("tokenizer_config.json", "", ("made_by",)),),
 )
@@ -125,7 +125,7 @@ def test_what_of_the_model_s_files_is_ignored_is_listed() -> None:
             Severity.PASS
         ),
     }
-    plain = replace(router, facts=replace(FACTS, review=Review()))
+    plain = replace(router, facts=replace(FACTS, review=CheckpointReview()))
     [all_followed] = found(check_process(plain), "checkpoint")
     assert all_followed.severity is Severity.PASS
 

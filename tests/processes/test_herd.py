@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.fidelity import BASE, MAX_TRIES, Case, Pair, herd_case, run_once
+from bench.fidelity import BASE, MAX_TRIES, BothSides, FidelityCase, herd_case, run_once
 from bench.fidelity_cluster import overheads
 from deploy.launcher import LocalCluster
 from tests.burnt_cores import burnt_cores
@@ -61,7 +61,7 @@ async def test_a_herd_spreads_whatever_else_the_machine_does(workload: str) -> N
     assert spreads(pair), pair
 
 
-async def check(case: Case, workload: str) -> None:
+async def check(case: FidelityCase, workload: str) -> None:
     """Of several herds one is as simulated, for others may take the machine; each spreads."""
     chances, pairs = random.Random(3), []
     async with LocalCluster(case.plan, supervision=NO_KILLING) as cluster:
@@ -73,12 +73,12 @@ async def check(case: Case, workload: str) -> None:
     assert any(map(is_as_simulated, pairs)), pairs
 
 
-def spreads(pair: Pair) -> bool:
+def spreads(pair: BothSides) -> bool:
     num_prompts = sum(pair.num_computed.values())
     return max(pair.num_computed.values()) <= LARGEST_SHARE * num_prompts
 
 
-def is_as_simulated(pair: Pair) -> bool:
+def is_as_simulated(pair: BothSides) -> bool:
     """The cached share, too."""
     hits_error = pair.simulated_hits / max(1, pair.real_hits) - 1
     return abs(pair.ttft_error) <= SLACK and abs(hits_error) <= SLACK

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import grpc.aio
 import pytest
 
-from bench.router_processes import MODEL, Load, process, router_config, run_worker, serving
+from bench.router_processes import MODEL, RelayedLoad, process, router_config, run_worker, serving
 from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc
@@ -24,7 +24,7 @@ from tests.router.large_load import LOADS
 from tests.router.router_process import ROOT, RouterProcess, router_process, write_config
 
 SECONDS = 6.0
-ONE_TOKEN = Load(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
+ONE_TOKEN = RelayedLoad(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
 MAX_MEDIAN_S, MAX_WORST_S = 0.1, 0.5  # above alone
 SMALL = (
     pb.GenerateRequest(token_ids={"ids": list(range(300, 340))}, stop={"max_tokens": 1}),

@@ -11,14 +11,14 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from bench.router_processes import Load, process, router_config, run_worker, serving
+from bench.router_processes import RelayedLoad, process, router_config, run_worker, serving
 from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
 from router.router import Router
 
 MAX_HOLD_S = 0.004
 LONG = 65_000
-LOAD = Load(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
+LOAD = RelayedLoad(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from bench.decision_setting import Deployment, Setting
+from bench.decision_setting import DecisionSetting, Deployment
 from bench.router import decision_times
 
-TINY = Setting(num_tokens=512, grain=16, num_prefill=2, num_decode=2)
+TINY = DecisionSetting(num_tokens=512, grain=16, num_prefill=2, num_decode=2)
 
 
 def test_the_deployment_it_places_in_is_sound() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.channel import open_channel
-from deploy.doctor.examination import Examination, Report
+from deploy.doctor.examination import DoctorReport, Examination
 from deploy.doctor.finding import Severity
 from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.v1 import worker_pb2
@@ -16,7 +16,7 @@ from tests.workers.local_cluster import LocalCluster
 pytestmark = pytest.mark.slow
 
 
-async def visit(cluster: LocalCluster, timeout_s: float = 20.0) -> Report:
+async def visit(cluster: LocalCluster, timeout_s: float = 20.0) -> DoctorReport:
     async with open_channel(cluster.address, TOKEN) as channel:
         status: Any = await channel.unary(
             "penstock.v1.Cluster", "Status", worker_pb2.StatusRequest(), timeout_s=5

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.codec import address_from_pb
 from cluster.errors import DeadlineExceeded
-from cluster.lateness import Attention
+from cluster.lateness import AttentiveClock
 from kv_transfer.faulty_transport import FaultyTransport
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import decode
@@ -152,7 +152,7 @@ class InFlight:
 
 def test_what_our_own_absence_held_up_does_not_stand_still() -> None:
     absent_s = 0.0
-    attention = Attention(lambda: time.monotonic() + absent_s - 9.0)
+    attention = AttentiveClock(lambda: time.monotonic() + absent_s - 9.0)
     writes: Any = Writes(Any, Any, attention, digest=True)  # type: ignore[arg-type]
     transfer = InFlight(time.monotonic() - 9.5)
     writes._open = {transfer: transfer}
