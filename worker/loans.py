@@ -42,13 +42,6 @@ FoundTokens = Callable[["Borrowing", int], bool]
 TakeFirstTokens = Callable[[pb.FirstTokens], bool]
 
 
-class Reach(NamedTuple):
-    """How a lender's KV comes here."""
-
-    peer: Peer  # its pool
-    share: Share  # what moves from there into ours
-
-
 class Filled(NamedTuple):
     """What was borrowed: the reserved blocks hold it, verified."""
 
@@ -100,7 +93,7 @@ class Loans:
         begin = time.monotonic()
         wire_dtype = self._me.fingerprint.wire_dtype if narrows else None
         share = self._table.share_of(lender.fingerprint.layout, wire_dtype)
-        reach = Reach(await self._peers.connect(lender, by=by), share)
+        peer = await self._peers.connect(lender, by=by)
         connect_s = time.monotonic() - begin
         start.borrower.CopyFrom(address_to_pb(self._me))
         end = Borrower(
@@ -109,7 +102,7 @@ class Loans:
             grant_s=grant_s,
             wants_tokens=first_tokens is not None,
         )
-        borrowing = Borrowing(end, self._attention, self._table, reach, self._lease_s)
+        borrowing = Borrowing(end, self._attention, self._table, peer, share, self._lease_s)
         reason = Reason.CANCELLED
         try:
             call = self._peers.channel(lender).exchange(
@@ -145,24 +138,26 @@ class Borrowing:
         end: Borrower,
         attention: AttentiveClock,
         table: ReservationTable,
-        reach: Reach,
+        peer: Peer,
+        share: Share,
         lease_s: float,
     ) -> None:
+        """`share`: what moves from the peer's pool into ours."""
         self.reservation: Reservation | None = None
         self.verify_s = 0.0
         self._end = end
         self._attention = attention
         self._table = table
-        self._reach = reach
+        self._peer = peer
+        self._share = share
         self._lease_s = lease_s
         self._outbox: asyncio.Queue[pb.LendRequest] = asyncio.Queue()
 
     def grant(self, blocks: Sequence[BlockId], start: int, stop: int) -> Reservation:
         """Has tokens [start, stop) written into blocks of this table."""
-        peer, share = self._reach
         self._end.grants(self._attention.now())
         self.reservation = self._table.reserve(
-            blocks, start, stop, lease_s=self._lease_s, peer=peer, share=share
+            blocks, start, stop, lease_s=self._lease_s, peer=self._peer, share=self._share
         )
         self._outbox.put_nowait(pb.LendRequest(grant=grant_to_pb(self.reservation.grant)))
         return self.reservation

@@ -78,6 +78,9 @@ class ScriptedBorrower:
             case "first_tokens":
                 return "tokens", len(message.first_tokens.tokens)
             case "written":
+                for reservation in self.reservations:
+                    if reservation.epoch == message.written.epoch:
+                        reservation.writer_closed("all is written")
                 return "written", message.written.stop_token
             case _:
                 return "alive", 0

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.channel import open_channel
 from cluster.errors import PenstockError
+from kv_transfer.doors import DOORS
 from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
@@ -23,16 +24,21 @@ from tests.workers.local_cluster import LocalCluster, Running
 LEASE_S = 0.4
 LAST = {"prompt": ["tokens", "written"], "prefix": ["written"], "pattern": ["written"]}
 
+# Not NCCL: it moves what lies on devices.
+PROVED = [pytest.param(name, marks=pytest.mark.prove) for name in DOORS if name != "nccl"]
 every_lender = pytest.mark.parametrize("what", LENDERS)
 
 
-def cluster_of(checkpoint: Path, tmp_path: Path, **settings: Any) -> LocalCluster:
+def cluster_of(
+    checkpoint: Path, tmp_path: Path, door: str = "memory", **settings: Any
+) -> LocalCluster:
     worker = {"lease_s": LEASE_S, "probe_tokens": 0, **settings}
     return LocalCluster(
         checkpoint,
         tmp_path,
         decode=[worker, worker],
         prefill=[worker],
+        door=door,
         wrap_transport=FaultyTransport,
     )
 
@@ -48,11 +54,12 @@ async def lender_of(cluster: LocalCluster, what: str) -> Running:
 # -- a lender, and a borrower that is not as it should be ----------------------------------------
 
 
+@pytest.mark.parametrize("door", ["memory", *PROVED])
 @every_lender
 async def test_what_is_granted_is_written_and_both_let_go(
-    checkpoint: Path, tmp_path: Path, what: str
+    checkpoint: Path, tmp_path: Path, what: str, door: str
 ) -> None:
-    async with cluster_of(checkpoint, tmp_path) as cluster:
+    async with cluster_of(checkpoint, tmp_path, door, lease_s=2.0) as cluster:
         lender = await lender_of(cluster, what)
         async with borrower(what, lender, cluster.decode[1]) as loan:
             await loan.start(PROMPT)
