@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple
 
@@ -51,27 +52,17 @@ class Filled(NamedTuple):
     verify_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loans:
-    """What one worker borrows and lends."""
+    """What one worker borrows and lends with."""
 
-    def __init__(
-        self,
-        me: WorkerAddress,
-        peers: Peers,
-        table: ReservationTable,
-        writes: Writes,
-        rests: Rests,
-        attention: AttentiveClock,
-        *,
-        lease_s: float,
-    ) -> None:
-        self._me = me
-        self._peers = peers
-        self._table = table
-        self._writes = writes
-        self._rests = rests
-        self._attention = attention
-        self._lease_s = lease_s
+    me: WorkerAddress
+    peers: Peers
+    table: ReservationTable
+    writes: Writes
+    rests: Rests
+    clock: AttentiveClock
+    lease_s: float
 
     async def borrow(
         self,
@@ -91,26 +82,24 @@ class Loans:
         bring it. What a lender may write yet is the table's then.
         """
         begin = time.monotonic()
-        wire_dtype = self._me.fingerprint.wire_dtype if narrows else None
-        share = self._table.share_of(lender.fingerprint.layout, wire_dtype)
-        peer = await self._peers.connect(lender, by=by)
+        wire_dtype = self.me.fingerprint.wire_dtype if narrows else None
+        share = self.table.share_of(lender.fingerprint.layout, wire_dtype)
+        peer = await self.peers.connect(lender, by=by)
         connect_s = time.monotonic() - begin
-        start.borrower.CopyFrom(address_to_pb(self._me))
+        start.borrower.CopyFrom(address_to_pb(self.me))
         end = Borrower(
-            self._attention.now(),
-            lease_s=self._lease_s,
+            self.clock.now(),
+            lease_s=self.lease_s,
             grant_s=grant_s,
             wants_tokens=first_tokens is not None,
         )
-        borrowing = Borrowing(end, self._attention, self._table, peer, share, self._lease_s)
+        borrowing = Borrowing(self, end, peer, share)
         reason = Reason.CANCELLED
         try:
-            call = self._peers.channel(lender).exchange(
-                "penstock.v1.Worker", "Lend", timeout_s=None
-            )
+            call = self.peers.channel(lender).exchange("penstock.v1.Worker", "Lend", timeout_s=None)
             written = await borrowing.run(call, start, found, first_tokens)
         except Silent:
-            self._rests.begin(lender)
+            self.rests.begin(lender)
             if borrowing.reservation is not None:
                 borrowing.reservation.lapse()
             raise
@@ -119,45 +108,34 @@ class Loans:
             raise
         finally:
             if borrowing.reservation is not None:
-                self._table.let_go(borrowing.reservation, reason)
+                self.table.let_go(borrowing.reservation, reason)
         if written is None or borrowing.reservation is None:
             return None
         return Filled(borrowing.reservation, written, connect_s, borrowing.verify_s)
 
     def lend(self, *, owes_tokens: bool = False) -> "Lending":
         """A loan that was asked for, to be served."""
-        end = Lender(self._attention.now(), lease_s=self._lease_s, owes_tokens=owes_tokens)
-        return Lending(end, self._attention, self._writes, self._lease_s)
+        end = Lender(self.clock.now(), lease_s=self.lease_s, owes_tokens=owes_tokens)
+        return Lending(self, end)
 
 
+@dataclass(slots=True, eq=False)
 class Borrowing:
     """One loan at its borrower."""
 
-    def __init__(
-        self,
-        end: Borrower,
-        attention: AttentiveClock,
-        table: ReservationTable,
-        peer: Peer,
-        share: Share,
-        lease_s: float,
-    ) -> None:
-        """`share`: what moves from the peer's pool into ours."""
-        self.reservation: Reservation | None = None
-        self.verify_s = 0.0
-        self._end = end
-        self._attention = attention
-        self._table = table
-        self._peer = peer
-        self._share = share
-        self._lease_s = lease_s
-        self._outbox: asyncio.Queue[pb.LendRequest] = asyncio.Queue()
+    loans: Loans
+    end: Borrower
+    peer: Peer  # the lender's pool
+    share: Share  # what moves from there into ours
+    reservation: Reservation | None = None
+    verify_s: float = 0.0
+    _outbox: asyncio.Queue[pb.LendRequest] = field(default_factory=asyncio.Queue)
 
     def grant(self, blocks: Sequence[BlockId], start: int, stop: int) -> Reservation:
         """Has tokens [start, stop) written into blocks of this table."""
-        self._end.grants(self._attention.now())
-        self.reservation = self._table.reserve(
-            blocks, start, stop, lease_s=self._lease_s, peer=self._peer, share=self._share
+        self.end.grants(self.loans.clock.now())
+        self.reservation = self.loans.table.reserve(
+            blocks, start, stop, lease_s=self.loans.lease_s, peer=self.peer, share=self.share
         )
         self._outbox.put_nowait(pb.LendRequest(grant=grant_to_pb(self.reservation.grant)))
         return self.reservation
@@ -185,7 +163,7 @@ class Borrowing:
     ) -> Written | None:
         while (message := await call.receive()) is not None:
             event = message.WhichOneof("event")
-            self._end.heard(_word(event), self._attention.now())
+            self.end.heard(_word(event), self.loans.clock.now())
             if self.reservation is not None:
                 self.reservation.renew()
             match event:
@@ -212,36 +190,32 @@ class Borrowing:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._end.pause_s(self._attention.now()))
-            if self._end.tick(self._attention.now()) and self._outbox.empty():
+            await asyncio.sleep(self.end.pause_s(self.loans.clock.now()))
+            if self.end.tick(self.loans.clock.now()) and self._outbox.empty():
                 epoch = 0 if self.reservation is None else self.reservation.epoch
                 self._outbox.put_nowait(pb.LendRequest(renew=pb.Renew(epoch=epoch)))
 
 
+@dataclass(slots=True, eq=False)
 class Lending:
     """One loan at its lender. Its blocks stay as they are until its transfer is closed, which the
     call does not wait for."""
 
-    def __init__(
-        self, end: Lender, attention: AttentiveClock, writes: Writes, lease_s: float
-    ) -> None:
-        self._end = end
-        self._attention = attention
-        self._writes = writes
-        self._lease_s = lease_s
-        self._transfer: OutgoingTransfer | None = None
-        self._is_told = asyncio.Event()  # all but that it is written
-        self._outbox: asyncio.Queue[pb.LendResponse | Exception] = asyncio.Queue()
+    loans: Loans
+    end: Lender
+    transfer: OutgoingTransfer | None = None
+    _is_told: asyncio.Event = field(default_factory=asyncio.Event)  # all but that it is written
+    _outbox: asyncio.Queue[pb.LendResponse | Exception] = field(default_factory=asyncio.Queue)
 
     @property
     def is_granted(self) -> bool:
-        return self._end.phase in (Phase.GRANTED, Phase.WRITTEN)
+        return self.end.phase in (Phase.GRANTED, Phase.WRITTEN)
 
     def found(self, transfer: OutgoingTransfer, num_tokens: int) -> None:
         """So much is here, or is being computed, and `transfer` writes it once it is granted."""
-        self._transfer = transfer
+        self.transfer = transfer
         self._say(Word.FOUND, pb.LendResponse(found=pb.Found(num_tokens=num_tokens)))
-        if not self._end.owes_tokens:
+        if not self.end.owes_tokens:
             self._is_told.set()
 
     def first_tokens(self, message: pb.FirstTokens) -> None:
@@ -268,11 +242,11 @@ class Lending:
                 for task in others:
                     task.cancel()
         finally:
-            if self._transfer is not None:
-                self._transfer.stop("the call ended")
+            if self.transfer is not None:
+                self.transfer.stop("the call ended")
 
     def _say(self, word: Word, message: pb.LendResponse) -> None:
-        self._end.says(word, self._attention.now())
+        self.end.says(word, self.loans.clock.now())
         self._outbox.put_nowait(message)
 
     async def _tell(self, call: Call) -> None:
@@ -288,32 +262,34 @@ class Lending:
     async def _listen(self, call: Call, borrower: WorkerAddress) -> None:
         while (message := await call.receive()) is not None:
             event = message.WhichOneof("event")
-            counts = self._end.heard(_word(event), self._attention.now())
-            if self._transfer is None or not counts:
+            counts = self.end.heard(_word(event), self.loans.clock.now())
+            if self.transfer is None or not counts:
                 continue
             match event:
                 case "grant":
-                    await self._writes.grant(self._transfer, grant_from_pb(message.grant), borrower)
+                    await self.loans.writes.grant(
+                        self.transfer, grant_from_pb(message.grant), borrower
+                    )
                 case "renew":
-                    self._transfer.renew(message.renew.epoch)
+                    self.transfer.renew(message.renew.epoch)
 
     async def _watch(self, is_making_progress: Callable[[], bool]) -> None:
         while True:
-            await asyncio.sleep(self._end.pause_s(self._attention.now()))
+            await asyncio.sleep(self.end.pause_s(self.loans.clock.now()))
             moves = is_making_progress() and not self._stands_still()
-            if self._end.tick(self._attention.now(), moves=moves) and self._outbox.empty():
+            if self.end.tick(self.loans.clock.now(), moves=moves) and self._outbox.empty():
                 self._outbox.put_nowait(pb.LendResponse(renewed=pb.Renewed()))
 
     def _stands_still(self) -> bool:
         """Then its borrower hears nothing, and computes."""
-        transfer = self._transfer
-        return transfer is not None and self._writes.stand_still(transfer, self._lease_s)
+        transfer = self.transfer
+        return transfer is not None and self.loans.writes.stand_still(transfer, self.loans.lease_s)
 
     async def _land(self) -> None:
         await self._is_told.wait()
-        assert self._transfer is not None, "it was found before it was told of"
+        assert self.transfer is not None, "it was found before it was told of"
         try:
-            written = await self._transfer.landed()
+            written = await self.transfer.landed()
         except PenstockError as error:
             self.fail(error)
         else:

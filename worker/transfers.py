@@ -58,12 +58,12 @@ class Transfers:
         self.link_costs = LinkCosts()
         self.rests = Rests(self.table, rest_s=config.lease_s)
         self.loans = Loans(
-            me,
-            self.peers,
-            self.table,
-            self.writes,
-            self.rests,
-            attention,
+            me=me,
+            peers=self.peers,
+            table=self.table,
+            writes=self.writes,
+            rests=self.rests,
+            clock=attention,
             lease_s=config.lease_s,
         )
         self.fetches = Fetches(

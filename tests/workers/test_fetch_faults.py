@@ -2,6 +2,7 @@
 counted, and never findable."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ async def test_a_source_that_stands_still_is_asked_once_until_it_moves(
         cluster.disturb("decode-0", "decode-1", FaultPlan())
         source.transport.release()
         await asyncio.wait_for(cluster.idle(), 5.0)
-        transfers.loans._lease_s = transfers.fetches._limit_s = 10.0
+        transfers.fetches._loans = replace(transfers.loans, lease_s=10.0)
+        transfers.fetches._limit_s = 10.0
         another = prompt_of(5, 100)
         await warm(source, another)
         assert ids(await decode(receiver, request(another, source=source))) == expected(another, 8)
