@@ -272,12 +272,11 @@ def test_prompt_logprobs_of_which_the_first_has_none(value: TokenLogprob) -> Non
 def test_decode_requests(
     value: ComputeRequest, prefill: WorkerAddress | None, tenant: str, scope: str
 ) -> None:
-    rest = codec.decode_request_to_pb(
-        value, model="m", tenant=tenant, cache_scope=scope, prefill=prefill, router_s=0.5
+    known = codec.decode_request_to_bytes(value, model="m", tenant=tenant, cache_scope=scope)
+    placed = codec.placement_to_bytes(
+        prefill=prefill, emitted=value.emitted, due_s=value.due_s, router_s=0.5
     )
-    message = worker_pb2.DecodeRequest.FromString(
-        codec.prompt_to_bytes(value.prompt_ids) + rest.SerializeToString()
-    )
+    message = worker_pb2.DecodeRequest.FromString(known + placed)
     assert codec.compute_request_from_pb(message, hash_key=value.hash_key) == value
     assert (message.tenant, message.cache_scope) == (tenant, scope)
     assert message.router_seconds == 0.5
