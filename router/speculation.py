@@ -15,6 +15,7 @@ from router.numbering import Ends, Numbering
 LAPSE_S = 300.0  # what nobody settled: as long as a request lives by default
 LINGER_S = 1.0  # a first token may overtake the event that says what was computed for it
 MAX_GRAINS = 1 << 20
+_MAX_LAPSED = 1 << 13  # grains, or one request's, that a call forgets: nobody waits long for it
 
 
 @dataclass(slots=True, eq=False)
@@ -121,30 +122,20 @@ class Speculation:
 
     def _add(self, bit: int, hashes: Sequence[GrainHash]) -> Sequence[GrainHash]:
         """Returns those that nobody expected there yet."""
-        masks = self._masks
-        if masks.keys().isdisjoint(hashes):
-            masks.update(dict.fromkeys(hashes, bit))
+        held = list(map(self._masks.get, hashes))
+        # One object for equal masks: a walk compares by identity.
+        merged = {mask: (mask or 0) | bit for mask in set(held)}
+        self._masks.update(zip(hashes, map(merged.__getitem__, held), strict=True))
+        if not any(mask and mask & bit for mask in merged):
             return hashes
-        fresh, last, merged = [], -1, -1
-        for grain in hashes:
-            mask = masks.get(grain, 0)
-            if mask is not last:  # one object for a run of grains: a walk compares by identity
-                last, merged = mask, mask | bit
-            if merged != mask:
-                masks[grain] = merged
-                fresh.append(grain)
-        return fresh
+        return [grain for grain, mask in zip(hashes, held, strict=True) if merged[mask] != mask]
 
     def _remove(self, bit: int, grains: Sequence[GrainHash]) -> None:
-        masks, last, left = self._masks, -1, -1
-        for grain in grains:
-            mask = masks[grain]
-            if mask is not last:
-                last, left = mask, mask ^ bit
-            if left:
-                masks[grain] = left
-            else:
-                del masks[grain]
+        held = list(map(self._masks.pop, grains))
+        left = {mask: mask ^ bit for mask in set(held)}
+        if any(left.values()):  # others expect some of them
+            rest = zip(grains, map(left.__getitem__, held), strict=True)
+            self._masks.update(each for each in rest if each[1])
 
     def _renumber(self) -> None:
         """Whose bit is another one now keeps what is expected of it."""
@@ -188,12 +179,14 @@ class Speculation:
             matched[worker] = depth
 
     def lapse(self, now: float) -> None:
-        """Forgets what nobody settled in time."""
+        """Forgets what nobody settled in time; of very much a part, and the next call the rest."""
+        num_left = _MAX_LAPSED
         for expectations in (self._expected, self._computed):
-            while expectations:
+            while expectations and num_left > 0:
                 oldest = next(iter(expectations))
                 if oldest.until > now:
                     break
+                num_left -= len(oldest.grains)
                 self._end(expectations, oldest)
 
     def _end(self, expectations: dict[Expectation, None], expectation: Expectation) -> None:

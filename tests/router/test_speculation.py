@@ -192,3 +192,16 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
             each: random_numbers.randrange(1, 9) for each in (A, B) if random_numbers.random() < 0.5
         }
         assert match(speculation, prompt, ready, number) == model.match(prompt, ready)
+
+
+def test_of_very_much_that_lapses_at_once_a_call_forgets_a_part() -> None:
+    """Or whoever comes next would wait for all of it."""
+    speculation, num = Speculation(lapse_s=10.0), 4000
+    for number in range(10):
+        speculation.expect(A, chain(num * number, num), 0.0)
+    left = []
+    while not left or left[-1]:
+        speculation.lapse(10.0)
+        speculation.check()
+        left.append(speculation.num_grains)
+    assert left == [28_000, 16_000, 4_000, 0]
