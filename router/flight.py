@@ -45,16 +45,14 @@ class Begun(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Its worker has nothing to do with it any more: it ends, or is placed again."""
-
-    num_tokens: int | None = None  # of all its choices together; None: its answer is not whole
+    """Its worker has nothing to do with it any more: it will be placed again."""
 
 
 class Ended(NamedTuple):
-    """Nothing more will come of it."""
+    """Nothing more will come of it, wherever it was placed."""
 
     fate: Fate
-    num_tokens: int = 0
+    num_tokens: int = 0  # of all its choices together, whoever computed them
     error: str = ""
 
 

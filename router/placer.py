@@ -123,11 +123,11 @@ class Placer:
             case Begun():
                 self._begun(flight, event.num_cached_tokens, now)
             case Left():
-                self._left(flight, event.num_tokens, now)
+                self._left(flight)
             case Ended(fate, num_tokens, error):
-                self._left(flight, None, now)
+                self.observed.ended(flight, fate, num_tokens, now)
+                self._left(flight)
                 del self._flights[request_id]
-                self.observed.ended(flight, fate, now)
                 self.records.ended(flight.record, fate, now, num_tokens=num_tokens, error=error)
             case _:
                 assert_never(event)
@@ -311,12 +311,10 @@ class Placer:
         self.records.first_token(record, num_cached_tokens, now)
         self.observed.first_token(flight, placed, num_cached_tokens, now)
 
-    def _left(self, flight: Flight, num_tokens: int | None, now: float) -> None:
+    def _left(self, flight: Flight) -> None:
         placed, flight.placed = flight.placed, None
         if placed is None:
             return
-        if num_tokens is not None:
-            self.observed.finished(flight, placed, num_tokens, now)
         self.pool.release(placed.booking)
         if placed.expectation:
             self.speculation.settle(placed.expectation)

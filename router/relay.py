@@ -116,6 +116,7 @@ class Relay:
             ended = Ended(fate, caller.tokens_emitted, said)
             line.fate = fate
             line.record = self.placer.told(routed.ask.request_id, ended, self.clock())
+            self.waiting.changed()
 
     async def _serve_moving(self, answer: _Answer) -> None:
         sent, line, tries = answer.sent, answer.line, answer.tries
@@ -132,9 +133,11 @@ class Relay:
                 if sent.is_finished:
                     return  # the client has all of it
                 failure = _interrupted(error, decode, sent) if sent.num_messages else error
+            request_id = answer.routed.ask.request_id
+            self.placer.told(request_id, Left(), self.clock())
+            self.waiting.changed()
             if not isinstance(failure, ResourceError):
                 self.placer.pool.fail(decode, self.clock())
-            request_id = answer.routed.ask.request_id
             logger.warning("%s: not served by %s: %s", request_id, decode, failure)
             tries.failed(worker, failure)
 
@@ -182,13 +185,13 @@ class Relay:
         )
 
     async def _serve_by(self, decision: Decision, answer: _Answer) -> None:
-        """One try. Its booking lasts as long."""
+        """One try."""
         sent, caller, reader = answer.sent, answer.caller, answer.reader
-        num_before = sent.num_messages, sent.num_tokens
+        num_before, num_tokens_before = sent.num_messages, caller.tokens_emitted
         request_id, decode = answer.routed.ask.request_id, decision.placement.decode
 
         async def pass_on(data: bytes) -> None:
-            if sent.num_messages == num_before[0]:
+            if sent.num_messages == num_before:
                 data = await self._begin(data, decode, answer)
             else:
                 sent.add(data)
@@ -200,18 +203,15 @@ class Relay:
         except DeadlineExceeded as error:
             raise _deadline(error, caller, sent) from error
         except WorkerLost:
-            has_begun, pool = sent.num_messages > num_before[0], self.placer.pool
+            has_begun, pool = sent.num_messages > num_before, self.placer.pool
             had_it = has_begun or pool.is_reported(request_id, decode)
             if had_it and not pool.is_leaving(decode):
                 answer.tries.died(request_id, decode, sent.num_tokens)
             raise
         finally:
-            num_tokens = caller.tokens_emitted = sent.num_tokens
-            left = Left(num_tokens if sent.is_finished else None)
-            self.placer.told(request_id, left, self.clock())
-            self.waiting.changed()
-            self.counters.num_messages += sent.num_messages - num_before[0]
-            self.counters.num_tokens += num_tokens - num_before[1]
+            caller.tokens_emitted = sent.num_tokens
+            self.counters.num_messages += sent.num_messages - num_before
+            self.counters.num_tokens += caller.tokens_emitted - num_tokens_before
         if not sent.is_finished:
             raise WorkerLost(f"Worker '{decode}' ended the answer too early.")
 
@@ -237,7 +237,7 @@ class Relay:
             prefill=address(placement.prefill) if placement.prefill else None,
             source=address(placement.source) if placement.source else None,
             num_source_tokens=placement.num_source_tokens,
-            emitted=sent.emitted(ask.num_choices) if sent.num_tokens else (),
+            emitted=sent.emitted(ask.num_choices) if answer.caller.tokens_emitted else (),
             due_s=decision.due_s,
             router_s=self.clock() - ask.arrived_at,
         )

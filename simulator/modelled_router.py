@@ -72,9 +72,9 @@ class ModelledRouter:
             self._world.ledger.first_token(answer)
 
     def finished(self, answer: Answer, site: Site) -> None:
-        if self._end_call(answer, site, answer.traced.num_output_tokens):
+        if self._end_call(answer, site):
             self._world.ledger.finished(answer, self._now_s)
-            self._end(answer, Fate.FINISHED)
+            self._end(answer, Fate.FINISHED, answer.traced.num_output_tokens)
 
     def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
         if not self._end_call(answer, site):
@@ -140,23 +140,23 @@ class ModelledRouter:
         if len(answer.excluded) >= MAX_TRIES:
             self._fail(answer)
             return
+        self._tell(answer, Left())
         self._world.ledger.num_moved += 1
         self._try(answer)
 
-    def _end_call(self, answer: Answer, site: Site, num_tokens: int | None = None) -> bool:
+    def _end_call(self, answer: Answer, site: Site) -> bool:
         """False: it is no call of ours any more."""
         if self._calls.get(answer) is not site:
             return False
         del self._calls[answer]
-        self._tell(answer, Left(num_tokens))
         return True
 
     def _fail(self, answer: Answer) -> None:
         self._world.ledger.num_failed += 1
         self._end(answer, Fate.FAILED)
 
-    def _end(self, answer: Answer, fate: Fate) -> None:
-        self._tell(answer, Ended(fate))
+    def _end(self, answer: Answer, fate: Fate, num_tokens: int = 0) -> None:
+        self._tell(answer, Ended(fate, num_tokens))
         answer.is_over = True
         self.num_open -= 1
 

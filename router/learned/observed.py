@@ -76,9 +76,13 @@ class Observed:
         if arrival := flight.arrival:
             arrival.num_cached_tokens, arrival.ttft_s = num_cached_tokens, ttft_s
 
-    def finished(self, flight: Flight, placed: Placed, num_tokens: int, now_s: float) -> None:
-        """`num_tokens` of all its choices together, whoever computed them."""
-        num_steps = num_tokens / flight.ask.num_choices
+    def ended(self, flight: Flight, fate: Fate, num_tokens: int, now_s: float) -> None:
+        if fate is Fate.FINISHED and flight.placed:
+            self._finished(flight, flight.placed, num_tokens / flight.ask.num_choices, now_s)
+        if arrival := flight.arrival:
+            arrival.ended_s, arrival.is_lost = now_s, fate is Fate.FAILED
+
+    def _finished(self, flight: Flight, placed: Placed, num_steps: float, now_s: float) -> None:
         num_gaps = max(1.0, num_steps - 1.0)
         self.lengths.observe(flight.kind, round(num_steps))
         counters = self.attainment.of(flight.targets.name)
@@ -92,7 +96,3 @@ class Observed:
         if arrival is not None and arrival.ttft_s is not None:
             arrival.num_output_tokens = num_steps
             arrival.itl_s = (now_s - arrival.arrived_s - arrival.ttft_s) / num_gaps
-
-    def ended(self, flight: Flight, fate: Fate, now_s: float) -> None:
-        if arrival := flight.arrival:
-            arrival.ended_s, arrival.is_lost = now_s, fate is Fate.FAILED

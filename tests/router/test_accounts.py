@@ -88,8 +88,10 @@ class Drawn:
 
     def end(self, request_id: str, placed: Placed) -> None:
         is_whole = placed.has_begun and self.draw.random() < 0.7
-        self.placer.told(request_id, Left(5 if is_whole else None), self.now)
-        self.placer.told(request_id, Ended(self.draw.choice(list(Fate))), self.now)
+        fate = Fate.FINISHED if is_whole else self.draw.choice([Fate.FAILED, Fate.CANCELLED])
+        if self.draw.random() < 0.3:
+            self.placer.told(request_id, Left(), self.now)
+        self.placer.told(request_id, Ended(fate, 5), self.now)
         del self.placed[request_id]
 
     def step(self) -> None:
