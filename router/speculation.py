@@ -122,6 +122,9 @@ class Speculation:
 
     def _add(self, bit: int, hashes: Sequence[GrainHash]) -> Sequence[GrainHash]:
         """Returns those that nobody expected there yet."""
+        if self._masks.keys().isdisjoint(hashes):
+            self._masks.update(dict.fromkeys(hashes, bit))
+            return hashes
         held = list(map(self._masks.get, hashes))
         # One object for equal masks: a walk compares by identity.
         merged = {mask: (mask or 0) | bit for mask in set(held)}

@@ -18,3 +18,6 @@ async def test_a_request_goes_through_the_router_without_turning_back(cluster: C
             answer = await cluster.generate(token_ids=ids, stop={"max_tokens": 2})
         assert answer.messages[0].accepted.prefill_worker == "p0"
     print(f"\n{walk}")
+    # Both may only fall.
+    assert len(walk.stays) <= 130
+    assert walk.num_returns <= 87
