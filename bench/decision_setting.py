@@ -20,8 +20,9 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
+from router.flight import Ask
 from router.index import PrefixIndex
-from router.placer import Ask, Placer
+from router.placer import Placer
 from router.policy import Policy
 from router.pool import Pool
 from router.records import Records

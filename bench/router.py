@@ -25,7 +25,7 @@ from bench.router_processes import SHIPPED
 from bench.router_requests import RequestCosts, request_costs
 from cluster.block_hash import grain_hashes
 from cluster.tokenizer import Tokenizer
-from router.placer import Ask
+from router.flight import Ask, Left
 from router.policy import PlacementRequest, place, quote
 from router.pool import PoolSnapshot
 
@@ -88,7 +88,7 @@ def decision_times(setting: DecisionSetting, num: int, clock: Clock) -> Decision
         parts.setdefault("placed", []).append(clock() - began)
         open_ids.append(ask.request_id)
         if len(open_ids) > setting.num_prefill:
-            deployment.placer.release(open_ids.pop(0))
+            deployment.placer.told(open_ids.pop(0), Left(), deployment.now)
     times = {name: Time.of(seconds) for name, seconds in parts.items()}
     return DecisionTimes(setting=setting, **times)
 

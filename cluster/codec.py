@@ -52,7 +52,7 @@ __all__ = [  # with these, all of the codec is found here
     "cache_change_from_pb",
     "cache_change_to_pb",
     "compute_request_from_pb",
-    "decode_request_to_pb",
+    "decode_request_to_bytes",
     "fingerprint_from_pb",
     "fingerprint_to_pb",
     "finish_reason_from_pb",
@@ -67,9 +67,9 @@ __all__ = [  # with these, all of the codec is found here
     "member_to_pb",
     "params_from_pb",
     "params_to_pb",
+    "placement_to_bytes",
     "prompt_logprob_from_pb",
     "prompt_logprob_to_pb",
-    "prompt_to_bytes",
     "sampled_from_pb",
     "sampled_to_pb",
 ]
@@ -86,38 +86,41 @@ _FINISH_REASONS_BACK: Final[dict[int, FinishReason]] = {
 # Requests as workers see them
 
 
-def decode_request_to_pb(
-    request: ComputeRequest,
-    *,
-    model: str,
-    tenant: str,
-    cache_scope: str,
-    prefill: WorkerAddress | None,
-    source: WorkerAddress | None = None,
-    num_source_tokens: int = 0,
-    router_s: float = 0.0,
-) -> worker_pb2.DecodeRequest:
-    """All but the prompt, for which see `prompt_to_bytes`. The hash key does not travel: each
-    end derives it from tenant and scope."""
+def decode_request_to_bytes(
+    request: ComputeRequest, *, model: str, tenant: str, cache_scope: str
+) -> bytes:
+    """A `DecodeRequest` as far as it is known before it is placed, to be followed by
+    `placement_to_bytes`: serialised messages that follow each other are one. A long prompt takes so
+    long that it is done once, and not in an event loop. The hash key does not travel: each end
+    derives it from tenant and scope."""
     return worker_pb2.DecodeRequest(
         request_id=request.request_id,
         model=model,
-        emitted=_emitted_to_pb(request.emitted),
+        prompt_token_ids=request.prompt_ids,
         params=params_to_pb(request.params),
         tenant=tenant,
         cache_scope=cache_scope,
+    ).SerializeToString()
+
+
+def placement_to_bytes(
+    *,
+    prefill: WorkerAddress | None,
+    source: WorkerAddress | None = None,
+    num_source_tokens: int = 0,
+    emitted: tuple[tuple[int, ...], ...] = (),
+    due_s: float = 0.0,
+    router_s: float = 0.0,
+) -> bytes:
+    """The rest of a `DecodeRequest`: what is told anew with every try."""
+    return worker_pb2.DecodeRequest(
         prefill=address_to_pb(prefill) if prefill else None,
         source=address_to_pb(source) if source else None,
         source_tokens=num_source_tokens,
+        emitted=_emitted_to_pb(emitted),
+        due_seconds=due_s,
         router_seconds=router_s,
-        due_seconds=request.due_s,
-    )
-
-
-def prompt_to_bytes(prompt_ids: Sequence[int]) -> bytes:
-    """The prompt of a `DecodeRequest`, to be followed by the rest of it: serialised messages that
-    follow each other are one. It takes so long that it is done once, and not in an event loop."""
-    return worker_pb2.DecodeRequest(prompt_token_ids=prompt_ids).SerializeToString()
+    ).SerializeToString()
 
 
 def compute_request_from_pb(

@@ -249,7 +249,7 @@ def resolve(
     num_prompt = len(prompt_ids)
     field = prompt_field(given.prompt)
     check_prompt_tokens(num_prompt, info, limits, field)
-    ids = list(prompt_ids)
+    ids = prompt_ids if isinstance(prompt_ids, list) else list(prompt_ids)
     check_ids(ids, field, info.vocab_size)
     return ResolvedRequest(
         request_id=given.request_id,

@@ -4,6 +4,7 @@ Rules read rows; prices are computed on whole columns. It knows no formula.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
@@ -157,8 +158,6 @@ class Loads(tuple[Load, ...]):
     """Some loads, also as columns. Prefill workers come first."""
 
     num_prefill: int  # of them; the others decode, too
-    _columns: Columns | None
-    _positions: dict[WorkerId, int] | None
 
     def __new__(
         cls,
@@ -170,20 +169,19 @@ class Loads(tuple[Load, ...]):
     ) -> "Loads":
         made = super().__new__(cls, loads)
         made.num_prefill = len(loads) if num_prefill is None else num_prefill
-        made._columns, made._positions = columns, positions
+        if columns is not None:
+            made.columns = columns
+        if positions is not None:
+            made.positions = positions
         return made
 
-    @property
+    @cached_property
     def columns(self) -> Columns:
-        if self._columns is None:
-            self._columns = LoadTable(self, num_prefill=self.num_prefill).freeze().columns
-        return self._columns
+        return LoadTable(self, num_prefill=self.num_prefill).freeze().columns
 
-    @property
+    @cached_property
     def positions(self) -> dict[WorkerId, int]:
-        if self._positions is None:
-            self._positions = {load.worker: position for position, load in enumerate(self)}
-        return self._positions
+        return {load.worker: position for position, load in enumerate(self)}
 
     def column_of(self, counts: Mapping[WorkerId, int], base: Column | None = None) -> Column:
         """[loads]; `base`, or 0, where none is given. Who does not serve is left out."""

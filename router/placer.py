@@ -1,14 +1,15 @@
-"""Placing requests in a running router: reads the index and the pool, asks the policy, and keeps
-count of what was placed until it ends. Synchronous; time comes in as an argument.
+"""Placing requests in a running router: gathers what is known of one, asks the policy, and keeps
+book of it until its end. Synchronous; time comes in as an argument.
 
 The simulator runs this very class in virtual time. Knows no stream and no socket.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from cluster.errors import InvalidRequest, Overloaded
-from cluster.types import GrainHash, Incarnation, Role, RoutingHints, WorkerId
+from cluster.types import GrainHash, Incarnation, Role, WorkerId
 from router.attempt import Attempt
 from router.early_rejection import (
     Rejection,
@@ -17,11 +18,10 @@ from router.early_rejection import (
     rejection,
     rejection_of_wait,
 )
-from router.fetches import Fetches
+from router.fetches import Fetches, Missing
+from router.flight import Ask, Begun, Ended, Event, Flight, Left, Placed
 from router.index import PrefixIndex
-from router.learned.lengths import Kind
-from router.learned.observed import Observed, Placed
-from router.learned.traffic import Arrival
+from router.learned.observed import Observed
 from router.policy import Decision, PlacementRequest, Policy, place
 from router.policy_settings import ServiceClass
 from router.pool import Booking, Pool, PoolSnapshot
@@ -32,23 +32,6 @@ from router.shares import TenantUse, gpu_s
 from router.siblings import Siblings
 from router.speculation import Speculation
 from router.targets import targets_of
-
-DEFAULT_TENANT = "default"  # until callers are authenticated
-NO_HINTS = RoutingHints()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A request, as far as placing it goes."""
-
-    request_id: str
-    hashes: Sequence[GrainHash]  # of the prompt's complete grains; empty: reuses no cache
-    num_prompt_tokens: int
-    max_tokens: int
-    arrived_at: float  # router's monotonic clock
-    num_choices: int = 1
-    tenant: str = DEFAULT_TENANT
-    hints: RoutingHints = NO_HINTS
 
 
 @dataclass(slots=True, eq=False)
@@ -84,118 +67,80 @@ class Placer:
     observed: Observed = field(default_factory=Observed)
     tenants: TenantUse = field(default_factory=TenantUse)
     returns: Returns = field(default_factory=Returns)
-    _placed: dict[str, Placed] = field(default_factory=dict)
+    _flights: dict[str, Flight] = field(default_factory=dict)  # by request id
     _hits: dict[WorkerId, Hits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.speculation = Speculation(self.index.numbering)
 
     def place(
-        self,
-        ask: Ask,
-        now: float,
-        excluded: frozenset[WorkerId] = frozenset(),
-        *,
-        is_again: bool = False,
-        has_waited: bool = False,
+        self, ask: Ask, now: float, excluded: frozenset[WorkerId] = frozenset()
     ) -> Decision | None:
-        """Books the workers that it chooses, until `release`. None: nobody is left. Until `end`
-        the request is placed by the policy that was in force at first.
+        """Books the workers that it chooses, until `Left` is told. None: nobody is left. Until
+        `Ended` the request is placed by the policy that was in force at first.
 
         Raises InvalidRequest for a class that the policy does not know; Overloaded for a new
-        request that cannot be served in time. Who was taken on is placed whatever happens: placed
-        before (`is_again`), or let wait for a worker (`has_waited`).
+        request that cannot be served in time. Who was taken on before is placed whatever happens.
         """
-        record = self.records.pinned(ask.request_id) or self._pin(ask)
-        live, policy = record.live, record.live.policy
-        targets = self._targets(ask, record)
-        snapshot, state = self.pool.snapshot(now), live.state
-        request, last_matched = self._request(ask, policy, targets, snapshot, excluded)
+        flight = self._flights.get(ask.request_id) or self._begin(ask, now)
+        live, snapshot = flight.record.live, self.pool.snapshot(now)
+        policy, state = live.policy, live.state
+        request, last_matched = self._gathered(flight, snapshot, excluded)
         decision, live.state = place(request, snapshot, state, policy)
-        if self.observed.traffic.is_kept(now):
-            self._came(ask, request, decision)
-        self.records.attempted(record, Attempt(request, snapshot, state, policy, decision))
+        self.observed.came(flight, request, decision, now)
+        attempt = Attempt(request, snapshot, state, policy, decision)
+        self.records.attempted(flight.record, attempt)
         if decision is None:
             return None
-        if not is_again:
-            if not has_waited:
-                self._admit(request, policy, decision, snapshot)
-            self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
-        self.pool.book(_booking(decision, ask))
-        computing = decision.placement.computing
-        position = snapshot.loads.positions[computing]
-        if policy.speculates:
-            missing = ask.hashes[request.num_held_at(position) :]
-            self.speculation.expect(ask.request_id, computing, missing, now)
-        self.siblings.placed(ask.request_id, last_matched, computing)
-        decision = self._with_source(decision, ask, request.num_ready_at(position), snapshot)
-        self._count(ask, policy, targets, decision, now, is_moved=is_again)
-        return decision
+        if not flight.is_taken_on:
+            self._check_in_time(request, decision, snapshot, policy)
+        return self._booked(flight, request, decision, snapshot, last_matched)
 
-    def taken_on(self, ask: Ask, now: float, *, is_again: bool) -> ServiceClass:
+    def taken_on(self, ask: Ask, now: float) -> ServiceClass:
         """Takes on a request that has to wait for a worker; returns what its class promises.
 
         Raises InvalidRequest as `place`; Overloaded for a new request whose first token would,
         with the wait that is predicted, be later than its policy allows.
         """
-        record = self.records.pinned(ask.request_id) or self._pin(ask)
-        targets = self._targets(ask, record)
+        flight = self._flights.get(ask.request_id) or self._begin(ask, now)
         wait_s = self.pool.absences.return_in_s(Role.DECODE, now)
-        if wait_s is not None and not is_again:
+        if wait_s is not None and not flight.num_placed:
             waits_s = now - ask.arrived_at + wait_s
-            rejected = rejection_of_wait(targets, waits_s, record.live.policy.admission)
+            admission = flight.record.live.policy.admission
+            rejected = rejection_of_wait(flight.targets, waits_s, admission)
             if rejected is not None:
-                raise self._rejected(targets, rejected, now)
-        return targets
+                raise self._rejected(flight.targets, rejected, now)
+        flight.is_taken_on = True
+        return flight.targets
 
-    def first_token(
-        self, request_id: str, decision: Decision, num_cached_tokens: int, now: float
-    ) -> None:
-        """Its prompt is computed; so much of it was cached."""
-        self.continued(request_id, now)
-        self.counters.num_predicted_hits += decision.num_cached_tokens
-        self.counters.num_actual_hits += num_cached_tokens
-        hits = self._hits.setdefault(decision.placement.computing, Hits())
-        hits.num_predicted += decision.num_cached_tokens
-        hits.num_actual += num_cached_tokens
-        self.records.first_token(request_id, num_cached_tokens, now)
-        self.observed.first_token(self._placed[request_id], num_cached_tokens, now)
-        if arrival := self.observed.traffic.of(request_id):
-            arrival.num_cached_tokens = num_cached_tokens
-            arrival.ttft_s = now - arrival.arrived_s
+    def told(self, request_id: str, event: Event, now: float) -> Record | None:
+        """Everybody who keeps book of a request hears of what has happened to it: here, and once.
+        Returns its record. None, and nothing happens: no such request is in flight."""
+        flight = self._flights.get(request_id)
+        if flight is None:
+            return None
+        match event:
+            case Begun():
+                self._begun(flight, event.num_cached_tokens, now)
+            case Left():
+                self._left(flight)
+            case Ended(fate, num_tokens, error):
+                self.observed.ended(flight, fate, num_tokens, now)
+                self._left(flight)
+                del self._flights[request_id]
+                self.records.ended(flight.record, fate, now, num_tokens=num_tokens, error=error)
+            case _:
+                assert_never(event)
+        return flight.record
 
-    def continued(self, request_id: str, now: float) -> None:
-        """The same of a request that goes on at another worker: its hits were counted before."""
-        self.pool.first_token(request_id)
-        self.speculation.computed(request_id, now)
-        self.siblings.end(request_id)
-        self.fetches.end(request_id)
+    def record(self, request_id: str) -> Record | None:
+        """Of a request that is in flight, or remembered."""
+        flight = self._flights.get(request_id)
+        return flight.record if flight else self.records.find(request_id)
 
-    def finished(self, request_id: str, num_tokens: int, now: float) -> None:
-        """Its answer is whole: so many tokens, of all its choices. `release` follows."""
-        placed = self._placed[request_id]
-        self.observed.finished(placed, num_tokens, now)
-        arrival = self.observed.traffic.of(request_id)
-        if arrival is not None and arrival.ttft_s is not None:
-            num_steps = num_tokens / placed.num_choices
-            arrival.num_output_tokens = num_steps
-            answer_s = now - arrival.arrived_s - arrival.ttft_s
-            arrival.itl_s = answer_s / max(1.0, num_steps - 1.0)
-
-    def release(self, request_id: str) -> None:
-        """It has ended, or will be placed again."""
-        self._placed.pop(request_id, None)
-        self.pool.release(request_id)
-        self.speculation.settle(request_id)
-        self.siblings.end(request_id)
-        self.fetches.end(request_id)
-
-    def end(
-        self, request_id: str, fate: Fate, now: float, *, num_tokens: int = 0, error: str = ""
-    ) -> Record | None:
-        """Nothing more will come of it: released, whatever it was placed on."""
-        self.observed.traffic.end(request_id, now, is_lost=fate is Fate.FAILED)
-        return self.records.ended(request_id, fate, now, num_tokens=num_tokens, error=error)
+    @property
+    def in_flight(self) -> Iterator[Record]:
+        return (flight.record for flight in self._flights.values())
 
     def leave(self, worker: WorkerId, incarnation: Incarnation) -> None:
         """A life of it is over, and with it what it held and would have computed."""
@@ -210,39 +155,41 @@ class Placer:
         return self._hits.get(worker) or Hits()
 
     def check(self) -> None:
+        """What flights hold is what is counted for them."""
+        placed = [flight.placed for flight in self._flights.values() if flight.placed]
+        assert len(placed) == self.pool.num_in_flight
         self.pool.check()
         self.index.check()
         self.speculation.check()
-        self.siblings.check()
-        self.fetches.check()
+        self.siblings.check(each.sibling for each in placed if each.sibling)
+        self.fetches.check(each.fetch for each in placed if each.fetch)
         self.records.check()
-        assert len(self._placed) == self.pool.num_in_flight
 
-    def _pin(self, ask: Ask) -> Record:
-        """A session stays on one side of a canary."""
+    def _begin(self, ask: Ask, now: float) -> Flight:
+        """A session stays on one side of a canary. Raises InvalidRequest. Where the policy in force
+        knows the class, that is no fault of the caller's but of the policy on trial."""
         session = ask.hints.session_key
-        key = f"{ask.tenant}\0{session}" if session else ask.request_id
-        return self.records.begin(ask.request_id, self.generations.choose(key), ask.arrived_at)
-
-    def _targets(self, ask: Ask, record: Record) -> ServiceClass:
-        """Raises InvalidRequest. Where the policy in force knows the class, that is no fault of
-        the caller's but of the policy on trial."""
+        live = self.generations.choose(f"{ask.tenant}\0{session}" if session else ask.request_id)
+        record = self.records.begin(ask.request_id, live, ask.arrived_at)
         try:
-            return targets_of(ask.hints, record.live.policy)
-        except InvalidRequest:
+            targets = targets_of(ask.hints, live.policy)
+        except InvalidRequest as error:
             known = self.generations.active.policy.service_class(ask.hints.service_class)
-            record.is_blameless = known is None
+            fate = Fate.CANCELLED if known is None else Fate.FAILED
+            self.records.ended(record, fate, now, error=error.message)
             raise
+        flight = Flight(
+            ask=ask, record=record, session=session_id(ask.tenant, session), targets=targets
+        )
+        self._flights[ask.request_id] = flight
+        return flight
 
-    def _request(
-        self,
-        ask: Ask,
-        policy: Policy,
-        targets: ServiceClass,
-        snapshot: PoolSnapshot,
-        excluded: frozenset[WorkerId],
+    def _gathered(
+        self, flight: Flight, snapshot: PoolSnapshot, excluded: frozenset[WorkerId]
     ) -> tuple[PlacementRequest, GrainHash | None]:
-        """And the last grain that any worker holds of it."""
+        """What is known of it: what it wants, what it may use, what is held of it. And the last
+        grain that any worker holds."""
+        ask, policy, kind = flight.ask, flight.record.live.policy, flight.kind
         loads, now = snapshot.loads, snapshot.now
         ends = self.index.match(ask.hashes)
         num_ready = self.index.numbering.column(ends, loads.positions)
@@ -254,62 +201,26 @@ class Placer:
                 num_matched = max(num_matched, *expected.values())
         last_matched = ask.hashes[num_matched - 1] if num_matched else None
         siblings = self.siblings.behind(last_matched)
-        session = session_id(ask.tenant, ask.hints.session_key)
-        lengths, kind = self.observed.lengths, Kind(targets.name, ask.tenant)
         request = PlacementRequest(
             num_prompt_tokens=ask.num_prompt_tokens,
             max_tokens=ask.max_tokens,
             num_choices=ask.num_choices,
-            num_output_tokens=lengths.predicted(kind, ask.max_tokens),
-            num_typical_tokens=lengths.typical(kind, ask.max_tokens),
-            service_class=targets,
+            num_output_tokens=self.observed.lengths.predicted(kind, ask.max_tokens),
+            num_typical_tokens=self.observed.lengths.typical(kind, ask.max_tokens),
+            service_class=flight.targets,
             age_s=now - ask.arrived_at,
             grain_tokens=self.hash_grain,
             num_ready=num_ready,
             num_held=num_held,
             num_siblings=loads.column_of(siblings) if siblings else None,
             excluded=excluded,
-            session_worker=self.sessions.worker(session, now, policy.sessions),
+            session_worker=self.sessions.worker(flight.session, now, policy.sessions),
             tenant_excess=self.tenants.excess(ask.tenant, policy.tenants, now),
         )
         return request, last_matched
 
-    def _came(self, ask: Ask, request: PlacementRequest, decision: Decision | None) -> None:
-        traffic, targets = self.observed.traffic, request.service_class
-        if traffic.of(ask.request_id) is None:
-            arrival = Arrival(
-                arrived_s=ask.arrived_at,
-                num_prompt_tokens=ask.num_prompt_tokens,
-                num_cached_tokens=decision.num_cached_tokens if decision else 0,
-                num_output_tokens=request.num_output_tokens,
-                target_ttft_s=targets.ttft_s,
-                target_itl_s=targets.itl_s,
-                num_reusable=traffic.reuse.of(ask.hashes, self.hash_grain),
-            )
-            traffic.begin(ask.request_id, arrival)
-
-    def _with_source(
-        self, decision: Decision, ask: Ask, num_ready: int, snapshot: PoolSnapshot
-    ) -> Decision:
-        """The same, if it counts on a prefix that another request fetches: it might come first.
-        `num_ready`: leading grains computed where it is placed."""
-        placement = decision.placement
-        if num_ready == len(ask.hashes):
-            return decision
-        first_missing = ask.hashes[num_ready]
-        if placement.source is None:
-            source = self.fetches.source(placement.computing, first_missing)
-            if source is None or not snapshot.may_fetch(placement.computing, source):
-                return decision
-            placement = replace(
-                placement, source=source, num_source_tokens=decision.num_cached_tokens
-            )
-        assert placement.source is not None
-        self.fetches.told(ask.request_id, placement.computing, first_missing, placement.source)
-        return replace(decision, placement=placement)
-
-    def _admit(
-        self, request: PlacementRequest, policy: Policy, decision: Decision, snapshot: PoolSnapshot
+    def _check_in_time(
+        self, request: PlacementRequest, decision: Decision, snapshot: PoolSnapshot, policy: Policy
     ) -> None:
         """Raises Overloaded."""
         if is_late(request, decision):
@@ -324,30 +235,98 @@ class Placer:
         sentence = f"{rejected.reason}: try again in {after_s:.1f} s."
         return Overloaded(sentence, retry_after_s=after_s)
 
-    def _count(
+    def _booked(
         self,
-        ask: Ask,
-        policy: Policy,
-        targets: ServiceClass,
+        flight: Flight,
+        request: PlacementRequest,
         decision: Decision,
-        now: float,
-        *,
-        is_moved: bool,
-    ) -> None:
-        self._placed[ask.request_id] = Placed(
-            tenant=ask.tenant,
-            targets=targets,
+        snapshot: PoolSnapshot,
+        last_matched: GrainHash | None,
+    ) -> Decision:
+        """Returns it with the source that it is told, too."""
+        ask, policy, now = flight.ask, flight.record.live.policy, snapshot.now
+        computing, is_first = decision.placement.computing, not flight.num_placed
+        position = snapshot.loads.positions[computing]
+        decision, fetch = self._with_source(decision, ask, request.num_ready_at(position), snapshot)
+        booking = _booking(decision, ask)
+        self.pool.book(booking)
+        expectation = None
+        if policy.speculates:
+            missing = ask.hashes[request.num_held_at(position) :]
+            expectation = self.speculation.expect(computing, missing, now)
+        flight.placed = Placed(
             decision=decision,
-            arrived_s=ask.arrived_at,
-            placed_s=now,
-            num_choices=ask.num_choices,
+            at_s=now,
+            booking=booking,
+            expectation=expectation,
+            sibling=self.siblings.placed(last_matched, computing),
+            fetch=fetch,
         )
-        session = session_id(ask.tenant, ask.hints.session_key)
-        self.sessions.remember(session, decision.placement.decode, now, policy.sessions)
-        self.observed.placed(decision, now)
-        self.observed.attainment.of(targets.name).num_placed += not is_moved
+        flight.is_taken_on = True
+        flight.num_placed += 1
+        self.sessions.remember(flight.session, decision.placement.decode, now, policy.sessions)
+        if is_first:
+            self.tenants.charge(ask.tenant, gpu_s(request, decision, snapshot), now)
+        self.observed.placed(flight.targets, decision, now, is_first=is_first)
         self.counters.num_placed += 1
-        self.counters.num_moved += is_moved
+        self.counters.num_moved += not is_first
+        return decision
+
+    def _with_source(
+        self, decision: Decision, ask: Ask, num_ready: int, snapshot: PoolSnapshot
+    ) -> tuple[Decision, Missing | None]:
+        """With a source, if it counts on a prefix that another request fetches: it might come
+        first. And what is fetched. `num_ready`: leading grains computed where it is placed."""
+        placement = decision.placement
+        if num_ready == len(ask.hashes):
+            return decision, None
+        missing = Missing(placement.computing, ask.hashes[num_ready])
+        source = placement.source
+        if source is None:
+            source = self.fetches.source(missing)
+            if source is None or not snapshot.may_fetch(placement.computing, source):
+                return decision, None
+            placement = replace(
+                placement, source=source, num_source_tokens=decision.num_cached_tokens
+            )
+            decision = replace(decision, placement=placement)
+        self.fetches.told(missing, source)
+        return decision, missing
+
+    def _begun(self, flight: Flight, num_cached_tokens: int, now: float) -> None:
+        placed, record = flight.placed, flight.record
+        assert placed is not None, "who is nowhere cannot begin"
+        self.pool.begun(placed.booking)
+        if placed.expectation:
+            self.speculation.computed(placed.expectation, now)
+        self._waits_no_more(placed)
+        if record.first_token_at is not None:
+            return  # it goes on after what another worker sent
+        num_predicted = placed.decision.num_cached_tokens
+        hits = self._hits.setdefault(placed.decision.placement.computing, Hits())
+        hits.num_predicted += num_predicted
+        hits.num_actual += num_cached_tokens
+        self.counters.num_predicted_hits += num_predicted
+        self.counters.num_actual_hits += num_cached_tokens
+        self.records.first_token(record, num_cached_tokens, now)
+        self.observed.first_token(flight, placed, num_cached_tokens, now)
+
+    def _left(self, flight: Flight) -> None:
+        placed, flight.placed = flight.placed, None
+        if placed is None:
+            return
+        self.pool.release(placed.booking)
+        if placed.expectation:
+            self.speculation.settle(placed.expectation)
+        self._waits_no_more(placed)
+
+    def _waits_no_more(self, placed: Placed) -> None:
+        """Its first token is there, or it is given up."""
+        if placed.sibling:
+            self.siblings.end(placed.sibling)
+        if placed.fetch:
+            self.fetches.end(placed.fetch)
+        placed.sibling = placed.fetch = None
 
 
 def _booking(decision: Decision, ask: Ask) -> Booking:

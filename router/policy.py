@@ -157,7 +157,7 @@ def place(
     request: PlacementRequest, snapshot: PoolSnapshot, state: PolicyState, policy: Policy
 ) -> tuple[Decision | None, PolicyState]:
     """Chooses the cheapest candidate; None when no decode worker is left to choose from."""
-    if all(load.worker in request.excluded for load in snapshot.decode):
+    if request.excluded.issuperset(load.worker for load in snapshot.decode):
         return None, state
     quotes = quote(request, snapshot, state, policy)
     position, random = draw_least_of(quotes.price_s, state.random)

@@ -50,7 +50,7 @@ class PoolSnapshot(NamedTuple):
         return are_known and not apart[positions[receiver], positions[source]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Booking:
     """What one placed request will weigh on the workers that were chosen for it."""
 
@@ -89,7 +89,7 @@ class Pool:
     absences: Absences = field(default_factory=Absences)
     cold_start: ColdStart = field(default_factory=ColdStart)  # of decode workers
     _members: dict[WorkerId, Standing] = field(default_factory=dict)
-    _booked: dict[str, Booking] = field(default_factory=dict)
+    _booked: set[Booking] = field(default_factory=set)
     _serving: tuple[Standing, ...] = ()  # in the order of the table
     _table: LoadTable = field(default_factory=lambda: LoadTable((), num_prefill=0))
     _costs: PairCostTable = field(default_factory=lambda: PairCostTable(0, 0.0, 0.0))
@@ -176,9 +176,8 @@ class Pool:
             self._sorts_at = -inf
 
     def book(self, booking: Booking) -> None:
-        """Counts a placed request. One booking a request id; `release` ends it."""
-        assert booking.request_id not in self._booked
-        self._booked[booking.request_id] = booking
+        """Counts a placed request, until `release`."""
+        self._booked.add(booking)
         if prefilling := self._members.get(booking.prefilling):
             weight_s = (booking.num_prefill_tokens, booking.prefill_s)
             prefilling.prefills[booking.request_id] = weight_s
@@ -188,29 +187,26 @@ class Pool:
             decoding.decodes[booking.request_id] = weight
             self._changed.add(decoding)
 
-    def first_token(self, request_id: str) -> None:
+    def begun(self, booking: Booking) -> None:
         """Its prefill is over, and the decode worker did its part."""
-        booking = self._booked.get(request_id)
-        if booking is None:
-            return
         if prefilling := self._members.get(booking.prefilling):
-            prefilling.prefills.pop(request_id, None)
+            prefilling.prefills.pop(booking.request_id, None)
             self._changed.add(prefilling)
         decoding = self._members.get(booking.decode)
         if decoding is not None and decoding.num_failures:
             decoding.num_failures = 0
             self._sorts_at = -inf
 
-    def release(self, request_id: str) -> None:
-        booking = self._booked.pop(request_id, None)
-        if booking is None:
-            return
-        for live in self._involved(booking):
-            live.prefills.pop(request_id, None)
-            if weight := live.decodes.pop(request_id, None):
-                live.overtaken[request_id] = weight
-            live.discount(live.reported.pop(request_id, None))
-            self._changed.add(live)
+    def release(self, booking: Booking) -> None:
+        self._booked.remove(booking)
+        request_id = booking.request_id
+        for worker in booking.workers:
+            if live := self._members.get(worker):
+                live.prefills.pop(request_id, None)
+                if weight := live.decodes.pop(request_id, None):
+                    live.overtaken[request_id] = weight
+                live.discount(live.reported.pop(request_id, None))
+                self._changed.add(live)
 
     def snapshot(self, now: float) -> PoolSnapshot:
         """Who serves, frozen. Only what changed since the last one is made anew."""
@@ -273,7 +269,7 @@ class Pool:
         return live.member.worker if live else None
 
     def statuses(self, now: float) -> Iterator[MemberStatus]:
-        placed = Counter(worker for b in self._booked.values() for worker in b.workers)
+        placed = Counter(worker for b in self._booked for worker in b.workers)
         for worker, live in self._members.items():
             yield MemberStatus(
                 member=live.member,
@@ -285,10 +281,10 @@ class Pool:
 
     def check(self) -> None:
         """Nothing is counted for a request that has ended."""
+        booked = {booking.request_id for booking in self._booked}
+        assert len(booked) == len(self._booked), "a request that is booked twice"
         for live in self._members.values():
-            assert set(live.prefills) <= set(self._booked)
-            assert set(live.decodes) <= set(self._booked)
-            assert set(live.reported) <= set(self._booked)
+            assert live.prefills.keys() | live.decodes.keys() | live.reported.keys() <= booked
 
     def _sort(self, now: float) -> None:
         """Finds out who serves; if they are others than before, tables are begun anew."""
@@ -344,11 +340,6 @@ class Pool:
     def _of_life(self, worker: WorkerId, incarnation: Incarnation) -> Standing | None:
         live = self._members.get(worker)
         return live if live and live.member.worker.incarnation == incarnation else None
-
-    def _involved(self, booking: Booking) -> Iterator[Standing]:
-        for worker in booking.workers:
-            if live := self._members.get(worker):
-                yield live
 
 
 def _apart(wire_versions: Sequence[int]) -> NDArray[np.bool_] | None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from cluster.lateness import LOOK_S, AttentiveClock
-from cluster.rpc import Call
+from router.caller import Caller
 
 
 class Reader:
@@ -19,10 +19,10 @@ class Reader:
     every LOOK_S.
     """
 
-    __slots__ = ("_call", "_limit_s", "_looker", "_loop", "_num_begun", "_num_ended", "_scope")
+    __slots__ = ("_caller", "_limit_s", "_looker", "_loop", "_num_begun", "_num_ended", "_scope")
 
-    def __init__(self, call: Call, limit_s: float) -> None:
-        self._call = call
+    def __init__(self, caller: Caller, limit_s: float) -> None:
+        self._caller = caller
         self._limit_s = limit_s
         self._looker: asyncio.TimerHandle | None = None
         self._num_begun = self._num_ended = 0
@@ -32,7 +32,7 @@ class Reader:
         if self._looker is None:
             attention = AttentiveClock(self._loop.time)
             self._look_later(LOOK_S, attention, self._num_ended, attention.now())
-        await self._call.send(data)
+        await self._caller.send(data)
         self._num_ended += 1
 
     @property

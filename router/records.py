@@ -1,11 +1,11 @@
 """What was decided lately, and what came of it: one record a request, from its first placement.
 
-Bounded in bytes: what began first is forgotten first. Requests in flight are held besides: their
-record is what pins them to their policy.
+Bounded in bytes: what began first is forgotten first. Of a request in flight its flight holds the
+record besides: it is what pins it to its policy.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -49,7 +49,7 @@ class Record:
     num_cached_tokens: int = 0  # as the worker found
     num_tokens: int = 0  # of all choices
     error: str = ""
-    is_blameless: bool = True  # false: a policy on trial refused what the one in force takes
+    num_bytes: int = 0  # that are kept of it
 
     @property
     def ttft_s(self) -> float | None:
@@ -94,31 +94,20 @@ class Records:
     budget_bytes: int = 0
     regret: Regret = field(default_factory=Regret)
     num_bytes: int = 0
-    _open: dict[str, Record] = field(default_factory=dict)
     _kept: OrderedDict[str, Record] = field(default_factory=OrderedDict)
-    _bytes: dict[str, int] = field(default_factory=dict)  # of those kept
     _costs: PairCosts | None = None  # of the last attempt: usually shared with the next one
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
-    def in_flight(self) -> Iterator[Record]:
-        yield from self._open.values()
-
-    def pinned(self, request_id: str) -> Record | None:
-        """Of a request in flight."""
-        return self._open.get(request_id)
-
     def find(self, request_id: str) -> Record | None:
         """Of a request that is remembered."""
-        return self._open.get(request_id) or self._kept.get(request_id)
+        return self._kept.get(request_id)
 
     def begin(self, request_id: str, live: LivePolicy, arrived_at: float) -> Record:
         figures = (live.since_start, live.on_trial)
         lot = share_of(request_id, _SALT) if self.budget_bytes else 1.0
         record = Record(request_id, live, figures, arrived_at, lot)
-        self._open[request_id] = record
         for each in figures:
             each.num_placed += 1
         if self.budget_bytes:
@@ -134,21 +123,15 @@ class Records:
         self._costs = attempt.snapshot.costs
         record.attempts.append(attempt if record.is_sampled else attempt.as_rows())
 
-    def first_token(self, request_id: str, num_cached_tokens: int, now: float) -> None:
-        record = self._open[request_id]
+    def first_token(self, record: Record, num_cached_tokens: int, now: float) -> None:
         record.first_token_at, record.fate = now, Fate.ANSWERING
         record.num_cached_tokens = num_cached_tokens
         for figures in record.figures:
             figures.ttft.add(now - record.arrived_at)
 
     def ended(
-        self, request_id: str, fate: Fate, now: float, *, num_tokens: int = 0, error: str = ""
-    ) -> Record | None:
-        """Its record. Of a request that was never placed there is none, and nothing happens."""
-        record = self._open.pop(request_id, None)
-        if record is None:
-            return None
-        fate = fate if record.is_blameless else Fate.FAILED
+        self, record: Record, fate: Fate, now: float, *, num_tokens: int = 0, error: str = ""
+    ) -> None:
         record.fate, record.ended_at = fate, now
         record.num_tokens, record.error = num_tokens, error
         if fate is not Fate.CANCELLED:
@@ -158,20 +141,9 @@ class Records:
         if record.attempts and record.is_sampled:
             self._look_back(record)
             record.attempts[:] = [attempt.as_rows() for attempt in record.attempts]
-        return record
-
-    def seen(self, figures: Figures, now: float) -> Figures:
-        """These, and how long those have waited that wait for their first token."""
-        waits = (
-            now - record.arrived_at
-            for record in self._open.values()
-            if record.first_token_at is None and any(each is figures for each in record.figures)
-        )
-        return replace(figures, ttft=figures.ttft.with_more(waits))
 
     def check(self) -> None:
-        assert self._bytes.keys() == self._kept.keys()
-        assert self.num_bytes == sum(self._bytes.values())
+        assert self.num_bytes == sum(record.num_bytes for record in self._kept.values())
         assert self.num_bytes <= self.budget_bytes or len(self._kept) <= 1
 
     def _look_back(self, record: Record) -> None:
@@ -184,14 +156,24 @@ class Records:
     def _weigh(self, record: Record, num_bytes: int) -> None:
         if self._kept.get(record.request_id) is not record:
             return  # it has been forgotten, though it is in flight
-        self._bytes[record.request_id] = self._bytes.get(record.request_id, 0) + num_bytes
+        record.num_bytes += num_bytes
         self.num_bytes += num_bytes
         while self.num_bytes > self.budget_bytes and len(self._kept) > 1:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, request_id: str) -> None:
-        if self._kept.pop(request_id, None) is not None:
-            self.num_bytes -= self._bytes.pop(request_id)
+        if record := self._kept.pop(request_id, None):
+            self.num_bytes -= record.num_bytes
+
+
+def seen(figures: Figures, in_flight: Iterable[Record], now: float) -> Figures:
+    """These, and how long those have waited that wait for their first token."""
+    waits = (
+        now - record.arrived_at
+        for record in in_flight
+        if record.first_token_at is None and any(each is figures for each in record.figures)
+    )
+    return replace(figures, ttft=figures.ttft.with_more(waits))
 
 
 def _weight(attempt: Attempt, known: PairCosts | None) -> int:

@@ -36,6 +36,7 @@ from router.policy_life.keeper import PolicyKeeper
 from router.policy_life.service import PolicyService
 from router.policy_life.store import FileRollouts, RolloutStore, SharedRollouts
 from router.pool import Pool
+from router.reception import Reception
 from router.records import Records
 from router.relay import Relay
 from router.rollout.generations import Generations
@@ -99,13 +100,8 @@ class Router:
             gather_s=config.gather_s,
             changed=self.waiting.changed,
         )
-        inference = InferenceService(
-            text=text,
-            lanes=self.lanes,
-            admission=self.admission,
-            relay=self.relay,
-            is_warm=self.fleet.is_warm,
-        )
+        reception = Reception(self.admission, self.lanes, self.relay, self.fleet.is_warm)
+        inference = InferenceService(text, reception)
         diagnosis = Diagnosis(
             secrets_file=config.secrets_file,
             store=config.store,

@@ -1,6 +1,5 @@
-"""The public `Inference` service: bounds, text, and the way into the relay."""
+"""The public `Inference` service, gRPC's front door: bounds, text, and the way to the reception."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -21,31 +20,21 @@ from cluster.validation import (
 )
 from cluster.wire_bounds import check_wire
 from penstock.v1 import inference_pb2 as pb
-from router.admission import Admission
-from router.relay import REQUEST_ID_KEY, Relay
+from router.reception import Reception
 from router.request_line import RequestLine
 from router.text import Text
-from router.text_lanes import TextLanes
 
 NAME = "penstock.v1.Inference"
+REQUEST_ID_KEY = "x-request-id"
 
 
 class InferenceService:
     def __init__(
-        self,
-        *,
-        text: Text,
-        lanes: TextLanes,
-        admission: Admission,
-        relay: Relay,
-        is_warm: asyncio.Event,
-        clock: Callable[[], float] = time.monotonic,
+        self, text: Text, reception: Reception, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._text = text
-        self._lanes = lanes
-        self._admission = admission
-        self._relay = relay
-        self._is_warm = is_warm
+        self._lanes = reception.lanes
+        self._reception = reception
         self._clock = clock
         self._model = _model(text)
 
@@ -67,18 +56,15 @@ class InferenceService:
             self._lanes.process.check_room(num_bytes)
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
-        received_at, limits = self._clock(), self._text.limits
-        with RequestLine(received_at, self._clock) as line:
-            asked_id = request.request_id or call.metadata(REQUEST_ID_KEY) or ""
-            line.request_id = request.request_id = check_request_id(asked_id, limits)
+        limits = self._text.limits
+        with RequestLine(self._clock(), self._clock) as line:
+            told_id = call.metadata(REQUEST_ID_KEY)
+            request_id = check_request_id(request.request_id or told_id or "", limits)
+            line.request_id = request.request_id = request_id
             given = check_generate(request, self._text.info, limits)
-            with self._admission.admit(given.request_id):
-                call.phase = "tokenise"
-                routed = await self._lanes.routed(given, received_at)
-                line.num_prompt_tokens = len(routed.compute.prompt_ids)
-                # Placed before the index knows, it would be computed anew.
-                await self._is_warm.wait()
-                await self._relay.serve(routed, call, line)
+            # Who told its id as metadata reads it there; all others in `accepted`: a write less.
+            echo = ((REQUEST_ID_KEY, request_id),) if told_id else ()
+            await self._reception.serve(given, call, line, echo)
 
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> bytes:
         prompt = check_tokenize(request, self._text.info, self._text.limits)

@@ -15,14 +15,16 @@ from router.numbering import Ends, Numbering
 LAPSE_S = 300.0  # what nobody settled: as long as a request lives by default
 LINGER_S = 1.0  # a first token may overtake the event that says what was computed for it
 MAX_GRAINS = 1 << 20
+_MAX_LAPSED = 1 << 13  # grains, or one request's, that a call forgets: nobody waits long for it
 
 
 @dataclass(slots=True, eq=False)
-class _Expectation:
-    """Of one request: what it was the first to ask for, by the bit of the worker."""
+class Expectation:
+    """Of one placed request: what it was the first to ask for of a worker."""
 
+    bit: int  # the worker's
+    grains: Sequence[GrainHash]
     until: float
-    grains: list[tuple[int, Sequence[GrainHash]]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,8 +41,9 @@ class Speculation:
     linger_s: float = LINGER_S
     max_grains: int = MAX_GRAINS
     _masks: dict[GrainHash, int] = field(default_factory=dict)
-    _expected: dict[str, _Expectation] = field(default_factory=dict)  # the first to lapse first
-    _computed: dict[str, _Expectation] = field(default_factory=dict)  # the same, of what lingers
+    # The first to lapse first; in the second, of what is computed and lingers.
+    _expected: dict[Expectation, None] = field(default_factory=dict)
+    _computed: dict[Expectation, None] = field(default_factory=dict)
     _bits: dict[WorkerId, int] = field(default_factory=dict)  # of whom anything was expected
     _version: int = 0  # of the numbering, for which these are right
 
@@ -48,48 +51,38 @@ class Speculation:
     def num_grains(self) -> int:
         return len(self._masks)
 
-    def expect(
-        self, request_id: str, worker: WorkerId, hashes: Sequence[GrainHash], now: float
-    ) -> None:
-        """This request will compute, or fetch, these grains on this worker.
-
-        Grains that the worker holds already may be left out, at the front; further workers of
-        the same request are told by further calls.
-        """
+    def expect(self, worker: WorkerId, hashes: Sequence[GrainHash], now: float) -> Expectation:
+        """A request will compute, or fetch, these grains on this worker. Those that the worker
+        holds already may be left out, at the front. Returns what its end is told of."""
         self.lapse(now)
         self._renumber()
         bit = self._bits[worker] = self.numbering.bit_of(worker)
-        fresh = self._add(bit, hashes)
-        expectation = self._expected.pop(request_id, None) or _Expectation(now)
-        expectation.until = now + self.lapse_s
-        expectation.grains.append((bit, fresh))
-        self._expected[request_id] = expectation
+        expectation = Expectation(bit, self._add(bit, hashes), now + self.lapse_s)
+        self._expected[expectation] = None
         while len(self._masks) > self.max_grains:
             oldest = self._computed or self._expected
             self._end(oldest, next(iter(oldest)))
+        return expectation
 
-    def computed(self, request_id: str, now: float) -> None:
+    def computed(self, expectation: Expectation, now: float) -> None:
         """Its first token is there: the events of its grains are here, or on their way."""
-        if expectation := self._expected.pop(request_id, None):
-            self._end(self._computed, request_id)
+        if expectation in self._expected:
+            del self._expected[expectation]
             expectation.until = now + self.linger_s
-            self._computed[request_id] = expectation
+            self._computed[expectation] = None
 
-    def settle(self, request_id: str) -> None:
-        """It has ended, or will be placed again: what it has not computed is expected no more."""
-        self._end(self._expected, request_id)
+    def settle(self, expectation: Expectation) -> None:
+        """Its request has ended, or will be placed again: what is not computed is expected no
+        more."""
+        self._end(self._expected, expectation)
 
     def forget(self, worker: WorkerId) -> None:
         """It is lost, and all that was placed there with it."""
         self._renumber()
         bit = self._bits.pop(worker, 0)
-        if not bit:
-            return
-        for expectation in (*self._expected.values(), *self._computed.values()):
-            for other, grains in expectation.grains:
-                if other == bit:
-                    self._remove(bit, grains)
-            expectation.grains = [each for each in expectation.grains if each[0] != bit]
+        for expectations in (self._expected, self._computed):
+            for expectation in [each for each in expectations if each.bit == bit]:
+                self._end(expectations, expectation)
 
     def match(self, hashes: Sequence[GrainHash], ends: Ends, now: float) -> dict[WorkerId, int]:
         """How many leading grains a worker will hold, where that is more than it has ready.
@@ -118,11 +111,10 @@ class Speculation:
     def check(self) -> None:
         """Every bit is somebody's, and every count equals what the entries say."""
         counted: dict[GrainHash, int] = defaultdict(int)
-        for expectation in (*self._expected.values(), *self._computed.values()):
-            for bit, grains in expectation.grains:
-                for grain in grains:
-                    assert not counted[grain] & bit, "a grain that two requests own"
-                    counted[grain] |= bit
+        for expectation in (*self._expected, *self._computed):
+            for grain in expectation.grains:
+                assert not counted[grain] & expectation.bit, "a grain that two requests own"
+                counted[grain] |= expectation.bit
         assert counted == self._masks
         known = sum(set(self._bits.values()))
         assert all(mask & known == mask for mask in self._masks.values()), "nobody's bit"
@@ -130,30 +122,23 @@ class Speculation:
 
     def _add(self, bit: int, hashes: Sequence[GrainHash]) -> Sequence[GrainHash]:
         """Returns those that nobody expected there yet."""
-        masks = self._masks
-        if masks.keys().isdisjoint(hashes):
-            masks.update(dict.fromkeys(hashes, bit))
+        if self._masks.keys().isdisjoint(hashes):
+            self._masks.update(dict.fromkeys(hashes, bit))
             return hashes
-        fresh, last, merged = [], -1, -1
-        for grain in hashes:
-            mask = masks.get(grain, 0)
-            if mask is not last:  # one object for a run of grains: a walk compares by identity
-                last, merged = mask, mask | bit
-            if merged != mask:
-                masks[grain] = merged
-                fresh.append(grain)
-        return fresh
+        held = list(map(self._masks.get, hashes))
+        # One object for equal masks: a walk compares by identity.
+        merged = {mask: (mask or 0) | bit for mask in set(held)}
+        self._masks.update(zip(hashes, map(merged.__getitem__, held), strict=True))
+        if not any(mask and mask & bit for mask in merged):
+            return hashes
+        return [grain for grain, mask in zip(hashes, held, strict=True) if merged[mask] != mask]
 
     def _remove(self, bit: int, grains: Sequence[GrainHash]) -> None:
-        masks, last, left = self._masks, -1, -1
-        for grain in grains:
-            mask = masks[grain]
-            if mask is not last:
-                last, left = mask, mask ^ bit
-            if left:
-                masks[grain] = left
-            else:
-                del masks[grain]
+        held = list(map(self._masks.pop, grains))
+        left = {mask: mask ^ bit for mask in set(held)}
+        if any(left.values()):  # others expect some of them
+            rest = zip(grains, map(left.__getitem__, held), strict=True)
+            self._masks.update(each for each in rest if each[1])
 
     def _renumber(self) -> None:
         """Whose bit is another one now keeps what is expected of it."""
@@ -166,10 +151,9 @@ class Speculation:
         moved = {bit: bits[worker] for worker, bit in self._bits.items()}
         self._bits = bits
         self._masks.clear()
-        for expectation in (*self._expected.values(), *self._computed.values()):
-            expectation.grains = [(moved[bit], grains) for bit, grains in expectation.grains]
-            for bit, grains in expectation.grains:
-                self._add(bit, grains)
+        for expectation in (*self._expected, *self._computed):
+            expectation.bit = moved[expectation.bit]
+            self._add(expectation.bit, expectation.grains)
 
     def _walk(
         self,
@@ -198,15 +182,17 @@ class Speculation:
             matched[worker] = depth
 
     def lapse(self, now: float) -> None:
-        """Forgets what nobody settled in time."""
+        """Forgets what nobody settled in time; of very much a part, and the next call the rest."""
+        num_left = _MAX_LAPSED
         for expectations in (self._expected, self._computed):
-            while expectations:
-                request_id, oldest = next(iter(expectations.items()))
+            while expectations and num_left > 0:
+                oldest = next(iter(expectations))
                 if oldest.until > now:
                     break
-                self._end(expectations, request_id)
+                num_left -= len(oldest.grains)
+                self._end(expectations, oldest)
 
-    def _end(self, expectations: dict[str, _Expectation], request_id: str) -> None:
-        if expectation := expectations.pop(request_id, None):
-            for bit, grains in expectation.grains:
-                self._remove(bit, grains)
+    def _end(self, expectations: dict[Expectation, None], expectation: Expectation) -> None:
+        if expectation in expectations:
+            del expectations[expectation]
+            self._remove(expectation.bit, expectation.grains)

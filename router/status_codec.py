@@ -6,11 +6,12 @@ from cluster.prediction_codec import errors_to_pb
 from cluster.worker_codec import ROLES
 from penstock.v1 import worker_pb2
 from router.absences import Absences
+from router.flight import DEFAULT_TENANT
 from router.learned.accuracy import Accuracy, Errors
 from router.learned.attainment import ClassCounters
 from router.learned.lengths import Kind
 from router.learned.traffic import Arrival, Traffic
-from router.placer import DEFAULT_TENANT, Placer
+from router.placer import Placer
 from router.policy_settings import ServiceClass
 from router.waiting import WaitingRoom
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.chat_template import ChatTemplate
 from cluster.checkpoint_review import CheckpointReview, review
-from cluster.codec import prompt_to_bytes
+from cluster.codec import decode_request_to_bytes
 from cluster.limits import Limits
 from cluster.model_info import ModelInfo
 from cluster.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from cluster.types import ComputeRequest
 from cluster.validation import GenerationInput, Prompt, prompt_ids, resolve
 from router.config import RouterConfig
 from router.fleet import Identity
-from router.placer import DEFAULT_TENANT
+from router.flight import DEFAULT_TENANT, Ask
 from router.relay import RoutedRequest
 
 logger = logging.getLogger(__name__)
@@ -92,14 +92,21 @@ class Text:
             params=resolved.params,
             hash_key=key,
         )
-        return RoutedRequest(
-            compute=compute,
-            prompt=prompt_to_bytes(resolved.prompt_ids),
-            hashes=tuple(grain_hashes(key, resolved.prompt_ids, self.hash_grain)),
-            model=self.info.name,
-            cache_scope=resolved.cache_scope,
-            received_at=received_at,
-            # Prompt logprobs need every prompt token computed.
-            bypasses_cache=resolved.params.sampling.num_prompt_logprobs is not None,
+        # Prompt logprobs need every prompt token computed.
+        reuses_cache = resolved.params.sampling.num_prompt_logprobs is None
+        ask = Ask(
+            request_id=resolved.request_id,
+            hashes=grain_hashes(key, resolved.prompt_ids, self.hash_grain) if reuses_cache else (),
+            num_prompt_tokens=len(resolved.prompt_ids),
+            max_tokens=resolved.params.max_tokens,
+            arrived_at=received_at,
+            num_choices=resolved.params.num_choices,
             hints=given.hints,
         )
+        message = decode_request_to_bytes(
+            compute,
+            model=self.info.name,
+            tenant=DEFAULT_TENANT,
+            cache_scope=resolved.cache_scope,
+        )
+        return RoutedRequest(ask, message)

@@ -1,6 +1,6 @@
-"""Where a request's text is worked on, beside the event loop, by its size: what is small and all
-token ids on threads, what is large in a process that a call given up ends. Neither waits for the
-other, and in each lane small goes before large.
+"""Where a request's text is worked on, by its size: at once what is tiny; beside the event loop, on
+threads, what is small and all token ids; what is large in a process that a call given up ends.
+Neither waits for the other, and in each lane small goes before large.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from cluster.detokenizer import whole_text
-from cluster.validation import GenerationInput, Prompt, TokenPrompt
+from cluster.validation import ChatPrompt, GenerationInput, Prompt, TokenPrompt
 from router.relay import RoutedRequest
 from router.text import Text
 from router.text_child import Kind, Settings
@@ -23,6 +23,7 @@ from router.text_process import TextProcess
 from router.text_threads import TextThreads
 
 MAX_SMALL: Final = 32 << 10  # bytes of text: some 10 ms of a thread
+_MAX_TINY: Final = 256  # bytes of text, or 1,024 ids: some 100 us
 _ID_WEIGHT: Final = 2  # decoding holds the interpreter's lock: 2 ms at the most
 
 
@@ -41,6 +42,8 @@ class TextLanes:
     async def routed(self, given: GenerationInput, received_at: float) -> RoutedRequest:
         """A request with its tokens, checked and hashed."""
         prompt = given.prompt
+        if is_tiny(given):
+            return self._route(given, received_at)
         if is_small(prompt):
             return await self.threads.run(prompt.weight, self._route, given, received_at)
         tokenized = await self._largely(prompt)
@@ -71,7 +74,7 @@ class TextLanes:
         encode = partial(prompt_to_bytes, prompt)
         return await self.process.call(Kind.TOKENIZE, prompt.weight, encode)
 
-    # In a thread
+    # In a thread, but what is tiny
 
     def _route(self, given: GenerationInput, received_at: float) -> RoutedRequest:
         return self._text.routed(given, self._text.tokenized(given.prompt), received_at)
@@ -87,6 +90,12 @@ class TextLanes:
     def _detokenize(self, ids: Sequence[int], skip_special_tokens: bool) -> bytes:
         text = whole_text(self._text.tokenizer, list(ids), skip_special_tokens=skip_special_tokens)
         return text_to_bytes(text)
+
+
+def is_tiny(given: GenerationInput) -> bool:
+    """Whether it takes less than to have a thread do it, and be told."""
+    prompt = given.prompt
+    return prompt.weight <= _MAX_TINY and not given.bad_words and not isinstance(prompt, ChatPrompt)
 
 
 def is_small(prompt: Prompt) -> bool:

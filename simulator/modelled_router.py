@@ -9,8 +9,9 @@ from functools import partial
 from cluster.errors import Overloaded
 from cluster.events import CacheUpdate, EventCursor
 from cluster.types import CacheChange, Incarnation, LoadReport, WorkerId
+from router.flight import Ask, Begun, Ended, Event, Left
 from router.index import PrefixIndex
-from router.placer import Ask, Placer
+from router.placer import Placer
 from router.policy import Decision
 from router.pool import Pool
 from router.records import Fate
@@ -49,7 +50,6 @@ class ModelledRouter:
         self._world = world
         self._sites = sites
         self._calls: dict[Answer, Site] = {}
-        self._decisions: dict[Answer, Decision] = {}
         self._followed: dict[Incarnation, _Followed] = {}
 
     # -- requests ----------------------------------------------------------------------------
@@ -65,22 +65,16 @@ class ModelledRouter:
     def first_token(self, answer: Answer, site: Site, num_cached: int) -> None:
         if self._calls.get(answer) is not site:
             return
-        if answer.first_s:
-            self.placer.continued(answer.request_id, self._now_s)
-        else:
-            decision = self._decisions[answer]
-            self.placer.first_token(answer.request_id, decision, num_cached, self._now_s)
+        self._tell(answer, Begun(num_cached))
+        if not answer.first_s:
             answer.first_s = self._now_s
             answer.num_cached = num_cached
             self._world.ledger.first_token(answer)
 
     def finished(self, answer: Answer, site: Site) -> None:
-        if self._calls.get(answer) is site:
-            num_tokens = answer.traced.num_output_tokens
-            self.placer.finished(answer.request_id, num_tokens, self._now_s)
         if self._end_call(answer, site):
             self._world.ledger.finished(answer, self._now_s)
-            self._end(answer, Fate.FINISHED)
+            self._end(answer, Fate.FINISHED, answer.traced.num_output_tokens)
 
     def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
         if not self._end_call(answer, site):
@@ -95,12 +89,7 @@ class ModelledRouter:
 
     def _try(self, answer: Answer) -> None:
         try:
-            decision = self.placer.place(
-                self._asked(answer),
-                self._now_s,
-                answer.excluded,
-                is_again=bool(answer.excluded),
-            )
+            decision = self.placer.place(self._asked(answer), self._now_s, answer.excluded)
         except Overloaded:
             self._world.ledger.num_rejected += 1
             self._end(answer, Fate.FAILED)
@@ -110,7 +99,6 @@ class ModelledRouter:
             return
         if not answer.num_tokens:
             answer.num_predicted = decision.num_cached_tokens
-        self._decisions[answer] = decision
         decode = self._sites[decision.placement.decode]
         assert isinstance(decode, DecodeSite)
         call = self._call(decision)
@@ -152,6 +140,7 @@ class ModelledRouter:
         if len(answer.excluded) >= MAX_TRIES:
             self._fail(answer)
             return
+        self._tell(answer, Left())
         self._world.ledger.num_moved += 1
         self._try(answer)
 
@@ -160,18 +149,19 @@ class ModelledRouter:
         if self._calls.get(answer) is not site:
             return False
         del self._calls[answer]
-        self.placer.release(answer.request_id)
-        del self._decisions[answer]
         return True
 
     def _fail(self, answer: Answer) -> None:
         self._world.ledger.num_failed += 1
         self._end(answer, Fate.FAILED)
 
-    def _end(self, answer: Answer, fate: Fate) -> None:
-        self.placer.end(answer.request_id, fate, self._now_s)
+    def _end(self, answer: Answer, fate: Fate, num_tokens: int = 0) -> None:
+        self._tell(answer, Ended(fate, num_tokens))
         answer.is_over = True
         self.num_open -= 1
+
+    def _tell(self, answer: Answer, event: Event) -> None:
+        self.placer.told(answer.request_id, event, self._now_s)
 
     # -- workers -----------------------------------------------------------------------------
 

@@ -46,14 +46,12 @@ class Traffic:
         self._kept_until = -inf
         self._began_s = inf
         self._arrivals: deque[Arrival] = deque(maxlen=_NUM_KEPT)
-        self._open: dict[str, Arrival] = {}
         self.reuse = Reuse()
 
     def keep(self, now_s: float, until_s: float) -> None:
         """What comes until then is remembered; what came before only if it was kept all along."""
         if not self.is_kept(now_s):
             self._arrivals.clear()
-            self._open.clear()
             self._began_s = now_s
         self._kept_until = max(self._kept_until, until_s)
 
@@ -66,20 +64,9 @@ class Traffic:
         is_full = len(self._arrivals) == self._arrivals.maxlen
         return self._arrivals[0].arrived_s if is_full else self._began_s
 
-    def begin(self, request_id: str, arrival: Arrival) -> None:
+    def begin(self, arrival: Arrival) -> None:
         """It has come; whether it is placed or not."""
-        self._open[request_id] = arrival
         self._arrivals.append(arrival)
-
-    def of(self, request_id: str) -> Arrival | None:
-        """A request that has come and not ended."""
-        return self._open.get(request_id)
-
-    def end(self, request_id: str, now_s: float, *, is_lost: bool) -> None:
-        arrival = self._open.pop(request_id, None)
-        if arrival is not None:
-            arrival.ended_s = now_s
-            arrival.is_lost = is_lost
 
     @property
     def arrivals(self) -> Iterable[Arrival]:

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from penstock.v1 import worker_pb2 as pb
 from router.explain import Candidate, Explanation, described, explain
+from router.placer import Placer
 from router.policies.registry import name_of
 from router.policy_life.keeper import Came, Change, PolicyKeeper
 from router.records import Record, Records
 from router.rollout.canary import Figures, Judgement, Trial
-from router.rollout.generations import Generations, LivePolicy
+from router.rollout.generations import LivePolicy
 from router.rollout.history import PastChange
 from router.rollout.rollout import Generation
 from router.rollout.shadow import Shadow
@@ -61,11 +62,9 @@ def history_to_pb(history: Sequence[PastChange]) -> pb.PolicyHistoryResponse:
     )
 
 
-def status_to_pb(
-    keeper: PolicyKeeper, generations: Generations, records: Records
-) -> pb.PolicyStatusResponse:
+def status_to_pb(keeper: PolicyKeeper, placer: Placer) -> pb.PolicyStatusResponse:
     rollout, reloads, judged = keeper.rollout, keeper.reloads, keeper.judgement()
-    in_flight = list(records.in_flight)
+    generations, in_flight = placer.generations, list(placer.in_flight)
     return pb.PolicyStatusResponse(
         active=generation_to_pb(rollout.active),
         previous=generation_to_pb(rollout.previous),
@@ -81,7 +80,7 @@ def status_to_pb(
         ),
         last_change=rollout.why,
         traffic=[_traffic_to_pb(live, in_flight) for live in generations.remembered],
-        regret=_regret_to_pb(records),
+        regret=_regret_to_pb(placer.records),
         file=str(keeper.file.path) if keeper.file else "",
         store_away=keeper.is_store_away,
     )

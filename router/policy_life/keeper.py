@@ -20,6 +20,7 @@ from router.policy_file.review import risks
 from router.policy_life.file_watch import PolicyFile
 from router.policy_life.live import LiveRollout
 from router.policy_life.store import RolloutStore
+from router.records import seen
 from router.rollout.canary import Judgement, Trial, Verdict, judge
 from router.rollout.history import ROUTER, Author
 from router.rollout.rollout import Generation, Offer, Rollout
@@ -135,13 +136,14 @@ class PolicyKeeper:
 
     def judgement(self) -> tuple[Trial, Judgement] | None:
         """Of the canary, if there is one."""
-        generations, records, now = self._placer.generations, self._placer.records, self._clock()
+        placer, now = self._placer, self._clock()
+        generations = placer.generations
         if generations.canary is None or self.rollout.canary is None:
             return None
         trial = Trial(
             settings=generations.canary_settings,
-            canary=records.seen(generations.canary.on_trial, now),
-            baseline=records.seen(generations.active.on_trial, now),
+            canary=seen(generations.canary.on_trial, placer.in_flight, now),
+            baseline=seen(generations.active.on_trial, placer.in_flight, now),
             age_s=self._unix_clock() - self.rollout.canary.at_s,
         )
         return trial, judge(trial)

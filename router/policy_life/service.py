@@ -52,10 +52,10 @@ class PolicyService:
         return history_to_pb(self._keeper.rollout.history)
 
     async def status(self, request: pb.PolicyStatusRequest, call: Call) -> pb.PolicyStatusResponse:
-        return status_to_pb(self._keeper, self._placer.generations, self._placer.records)
+        return status_to_pb(self._keeper, self._placer)
 
     async def explain(self, request: pb.ExplainRequest, call: Call) -> pb.ExplainResponse:
-        record = self._placer.records.find(request.request_id)
+        record = self._placer.record(request.request_id)
         if record is None:
             raise InvalidRequest(
                 "request_id", "This router remembers no request of that id: it may be too long ago."

@@ -281,12 +281,11 @@ def computed(
 def test_decode_requests(
     value: ComputeRequest, prefill: WorkerAddress | None, tenant: str, scope: str
 ) -> None:
-    rest = codec.decode_request_to_pb(
-        value, model="m", tenant=tenant, cache_scope=scope, prefill=prefill, router_s=0.5
+    known = codec.decode_request_to_bytes(value, model="m", tenant=tenant, cache_scope=scope)
+    placed = codec.placement_to_bytes(
+        prefill=prefill, emitted=value.emitted, due_s=value.due_s, router_s=0.5
     )
-    message = worker_pb2.DecodeRequest.FromString(
-        codec.prompt_to_bytes(value.prompt_ids) + rest.SerializeToString()
-    )
+    message = worker_pb2.DecodeRequest.FromString(known + placed)
     assert computed(message, value) == value
     other = worker_pb2.DecodeRequest.FromString(message.SerializeToString())
     other.tenant += "'s neighbour"

@@ -141,7 +141,7 @@ class Cluster:
         assert self.router.admission.num_in_flight == 0
         assert self.router.pool.num_in_flight == 0
         self.router.placer.check()
-        assert list(self.router.placer.records.in_flight) == []
+        assert list(self.router.placer.in_flight) == []
 
 
 @dataclass(frozen=True, slots=True)

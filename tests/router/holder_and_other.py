@@ -1,8 +1,9 @@
 """Two workers, of which one has the prefix."""
 
 from cluster.types import DecodeCost, GrainHash, LoadReport, PrefillCost, WorkerId
+from router.flight import Ask
 from router.index import PrefixIndex
-from router.placer import Ask, Placer
+from router.placer import Placer
 from router.policy import Decision
 from router.pool import Pool
 from tests.router.pool_samples import member

@@ -17,7 +17,7 @@ from cluster.watch import UNKNOWN, catch_up
 from penstock.v1 import worker_pb2
 from router.index import PrefixIndex
 from router.pool import Pool
-from router.speculation import Speculation
+from router.speculation import Expectation, Speculation
 from router.watcher import Watcher
 from tests.router.pool_samples import by_worker, matched
 
@@ -118,6 +118,7 @@ class Router:
         self.index = PrefixIndex(1 << 20)
         self.pool = Pool()
         self.speculation = Speculation(self.index.numbering, lapse_s=1000.0)
+        self.placed: list[Expectation] = []
         self.streams: dict[WorkerId, Stream] = {}
         for worker in workers:
             self.follow(worker)
@@ -218,17 +219,17 @@ class World:
             raise AssertionError("a stream told of another life") from None
 
     def _place(self) -> None:
-        speculation = self.random.choice(self.routers).speculation
-        request_id = f"request-{self.random.randrange(8)}"
+        router = self.random.choice(self.routers)
+        speculation, placed = router.speculation, router.placed
         match self.random.randrange(4):
-            case 0:
-                speculation.settle(request_id)
-            case 1:
-                speculation.computed(request_id, self.now)
+            case 0 if placed:
+                speculation.settle(self.random.choice(placed))
+            case 1 if placed:
+                speculation.computed(self.random.choice(placed), self.now)
             case _:
                 worker = self.random.choice(self.workers)
                 prompt = self.random.choice(PROMPTS)
-                speculation.expect(request_id, worker.worker_id, prompt, self.now)
+                placed.append(speculation.expect(worker.worker_id, prompt, self.now))
 
     def _restart_worker(self) -> None:
         worker = self.random.choice(self.workers)

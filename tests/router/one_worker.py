@@ -4,8 +4,9 @@ own: what admission does over time, without a cluster."""
 from dataclasses import dataclass, field
 
 from cluster.types import LoadReport, PrefillCost
+from router.flight import Ask, Ended
 from router.index import PrefixIndex
-from router.placer import Ask, Placer
+from router.placer import Placer
 from router.policy import Policy
 from router.pool import Pool
 from router.records import Fate
@@ -44,8 +45,7 @@ class OneWorker:
             self.placer.place(ask, now)
             self.free_s = max(self.free_s, now) + self.work_s
         finally:
-            self.placer.release(ask.request_id)
-            self.placer.end(ask.request_id, Fate.FINISHED, now)
+            self.placer.told(ask.request_id, Ended(Fate.FINISHED), now)
 
     def _report(self, now: float) -> None:
         worker, left_s = member("d0").worker, max(0.0, self.free_s - now)

@@ -7,8 +7,10 @@ import pytest
 
 from cluster.errors import Overloaded
 from cluster.types import GrainHash, LoadReport, Role, WorkerId
+from router.fetches import Missing
+from router.flight import Ask, Begun, Ended, Left
 from router.index import PrefixIndex
-from router.placer import Ask, Placer
+from router.placer import Placer
 from router.policies.registry import RULES
 from router.policy import Decision, Disaggregate, Policy
 from router.pool import Pool
@@ -74,25 +76,22 @@ class Drawn:
         self._put(ask, decision, frozenset())
 
     def begin(self, request_id: str, placed: Placed) -> None:
-        if placed.has_begun:
-            self.placer.continued(request_id, self.now)
-        else:
-            num_cached = placed.decision.num_cached_tokens
-            self.placer.first_token(request_id, placed.decision, num_cached, self.now)
-            placed.has_begun = True
+        self.placer.told(request_id, Begun(placed.decision.num_cached_tokens), self.now)
+        placed.has_begun = True
 
     def move(self, request_id: str, placed: Placed) -> None:
         self.placer.pool.fail(placed.decision.placement.decode, self.now)
-        self.placer.release(request_id)
+        self.placer.told(request_id, Left(), self.now)
         excluded = placed.excluded | {placed.decision.placement.decode}
-        decision = self.placer.place(placed.ask, self.now, excluded, is_again=True)
+        decision = self.placer.place(placed.ask, self.now, excluded)
         self._put(placed.ask, decision, excluded, has_begun=placed.has_begun)
 
     def end(self, request_id: str, placed: Placed) -> None:
-        if placed.has_begun and self.draw.random() < 0.7:
-            self.placer.finished(request_id, 5, self.now)
-        self.placer.release(request_id)
-        self.placer.end(request_id, self.draw.choice(list(Fate)), self.now)
+        is_whole = placed.has_begun and self.draw.random() < 0.7
+        fate = Fate.FINISHED if is_whole else self.draw.choice([Fate.FAILED, Fate.CANCELLED])
+        if self.draw.random() < 0.3:
+            self.placer.told(request_id, Left(), self.now)
+        self.placer.told(request_id, Ended(fate, 5), self.now)
         del self.placed[request_id]
 
     def step(self) -> None:
@@ -115,7 +114,7 @@ class Drawn:
     ) -> None:
         self.placed.pop(ask.request_id, None)
         if decision is None:
-            self.placer.end(ask.request_id, Fate.FAILED, self.now)
+            self.placer.told(ask.request_id, Ended(Fate.FAILED), self.now)
         else:
             self.placed[ask.request_id] = Placed(ask, decision, excluded, has_begun)
 
@@ -136,6 +135,8 @@ def test_nothing_is_counted_for_who_has_ended(seed: int) -> None:
     placer.speculation.lapse(drawn.now + LINGER_S)
     placer.check()
     assert placer.pool.num_in_flight == placer.speculation.num_grains == 0
-    assert not list(placer.records.in_flight)
+    assert not list(placer.in_flight)
     assert not any(placer.siblings.behind(grain) for grain in SHARED)
-    assert not any(placer.fetches.source(WorkerId(name), g) for name in WORKERS for g in SHARED)
+    assert not any(
+        placer.fetches.source(Missing(WorkerId(name), g)) for name in WORKERS for g in SHARED
+    )

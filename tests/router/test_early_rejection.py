@@ -24,7 +24,7 @@ from router.learned.accuracy import Compared
 from router.learned.observed import Observed
 from router.load import Load
 from router.policy import Decision, PlacementRequest, Policy, place
-from router.policy_settings import Admission, Quantile, ServiceClass
+from router.policy_settings import DEFAULT_CLASS, Admission, Quantile, ServiceClass
 from tests.router.pool_samples import load, snapshot
 
 CHAT = ServiceClass(name="chat", ttft_s=2.0, itl_s=0.05)
@@ -293,7 +293,7 @@ def test_prompts_that_a_decode_worker_computes_slow_its_answers_down() -> None:
     few = alone._replace(num_running=1)
     assert judged(prompt(), [few], observed=observed) is None
     for tenth in range(1, 200):  # twenty seconds in which it computed prompts nine tenths of them
-        observed.placed(replace(decision, prefill_s=0.09), 0.1 * tenth - 20.0)
+        observed.placed(DEFAULT_CLASS, replace(decision, prefill_s=0.09), 0.1 * tenth - 20.0)
     found = judged(prompt(), [few], observed=observed)
     assert found is not None
     assert "between tokens" in found.reason

@@ -5,6 +5,8 @@ from itertools import permutations
 
 import pytest
 
+from router.fetches import Missing
+from router.flight import Begun, Left
 from tests.router.holder_and_other import GRAIN, HOLDER, NUM_SHARED, OTHER, SHARED, Cluster
 from tests.router.pool_samples import member
 
@@ -28,20 +30,20 @@ def test_what_has_come_or_was_given_up_has_no_source_any_more(
     for request_id in order:
         decision = decisions[request_id]
         if ends == "first token":
-            cluster.placer.first_token(request_id, decision, decision.num_cached_tokens, 0.0)
+            cluster.placer.told(request_id, Begun(decision.num_cached_tokens), 0.0)
         else:
-            cluster.placer.release(request_id)
+            cluster.placer.told(request_id, Left(), 0.0)
         cluster.placer.check()
-    assert cluster.placer.fetches.source(OTHER, SHARED[0]) is None
+    assert cluster.placer.fetches.source(Missing(OTHER, SHARED[0])) is None
 
 
 def test_a_fetch_lasts_as_long_as_anybody_who_was_told_of_it() -> None:
     cluster = Cluster()
     cluster.place(1)
     cluster.place(2)
-    cluster.placer.release("2")
+    cluster.placer.told("2", Left(), 0.0)
     cluster.placer.check()
-    assert cluster.placer.fetches.source(OTHER, SHARED[0]) == HOLDER
+    assert cluster.placer.fetches.source(Missing(OTHER, SHARED[0])) == HOLDER
 
 
 def test_who_computes_its_prefix_itself_is_told_none() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.types import GrainHash, LoadReport, PrefillCost, Role, RoutingHints, WorkerId
+from router.flight import Ask, Ended, Left
 from router.index import PrefixIndex
-from router.placer import Ask, Placer
+from router.placer import Placer
 from router.policy import Decision, Policy
 from router.policy_settings import ServiceClass
 from router.pool import Pool
@@ -76,8 +77,7 @@ def life(of: Placer, seed: int) -> Iterator[Decision]:
         open_.append(f"r{number}")
         if draw.random() < 0.7:
             request_id = open_.pop(draw.randrange(len(open_)))
-            of.release(request_id)
-            of.end(request_id, Fate.FINISHED, now, num_tokens=3)
+            of.told(request_id, Ended(Fate.FINISHED, num_tokens=3), now)
     of.check()
 
 
@@ -101,15 +101,16 @@ def test_who_is_in_flight_keeps_the_policy_that_placed_it() -> None:
     first = of.place(ask(1), 0.0)
     rollout = Rollout.begin(one, 0.0).offered(two, 1.0)
     of.generations.adopt(loaded(rollout, one, two))
-    of.release("r1")
+    of.told("r1", Left(), 1.0)
+    of.told("r1", Left(), 1.0)  # twice is once
+    of.check()
     again = of.place(ask(1), 0.0, frozenset({WorkerId("a")}))
     fresh = of.place(ask(2), 0.0)
     assert first is not None
     assert again is not None
     assert fresh is not None
     assert [round(each.due_s) for each in (first, again, fresh)] == [5, 5, 9]
-    of.release("r1")
-    of.end("r1", Fate.FINISHED, 2.0)
+    of.told("r1", Ended(Fate.FINISHED), 2.0)
     later = of.place(ask(1), 0.0)  # the same id is another request now
     assert later is not None
     assert round(later.due_s) == 9
@@ -157,7 +158,7 @@ def test_sessions_of_one_key_stay_together_and_tenants_do_not_share_them() -> No
         tenant, key = f"t{number % 2}", f"s{number % 20}"
         hints = RoutingHints(session_key=key)
         of.place(ask(number, tenant=tenant, hints=hints), 0.0)
-        record = of.records.pinned(f"r{number}")
+        record = of.record(f"r{number}")
         assert record is not None
         sides.setdefault((tenant, key), set()).add(record.live.number)
     assert all(len(side) == 1 for side in sides.values())

@@ -189,7 +189,7 @@ async def test_failures_are_on_record_with_whose_fault_they_are(
         await cluster.serving(worker)
         with pytest.raises(grpc.aio.AioRpcError):
             await cluster.generate(token_ids=PROMPT, request_id="r", **fields)
-        await cluster.until(lambda: not cluster.router.placer.records.pinned("r"))
+        await cluster.until(lambda: not list(cluster.router.placer.in_flight))
         told = await explain(cluster, "r")
         assert told.outcome.state == state
         assert error in told.outcome.error
@@ -204,7 +204,7 @@ async def test_a_client_that_leaves_is_nobodys_fault(cluster: Cluster) -> None:
         await call.read()
         assert (await explain(cluster, "r")).outcome.state == "answering"
         call.cancel()
-        await cluster.until(lambda: not cluster.router.placer.records.pinned("r"))
+        await cluster.until(lambda: not list(cluster.router.placer.in_flight))
         record = cluster.router.placer.records.find("r")
         assert record is not None
         assert (record.fate, record.live.since_start.num_errors) == (Fate.CANCELLED, 0)

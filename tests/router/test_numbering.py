@@ -40,16 +40,16 @@ def test_what_is_expected_of_a_worker_outlives_a_snapshot_of_what_it_holds() -> 
     index = PrefixIndex(1 << 20)
     speculation = Speculation(index.numbering)
     index.replace(A, LIFE, PROMPT[:2])
-    speculation.expect("one", A, PROMPT[2:6], 0.0)
+    one = speculation.expect(A, PROMPT[2:6], 0.0)
     index.replace(A, LIFE, PROMPT[:3])
     index.apply(A, LIFE, CacheChange(stored=PROMPT[7:]))  # sweeps
     index.replace(B, LIFE, PROMPT[:2])
     assert speculation.match(PROMPT, index.match(PROMPT), 0.0) == {A: 6}
-    speculation.expect("two", B, PROMPT[2:5], 0.0)
+    speculation.expect(B, PROMPT[2:5], 0.0)
     assert speculation.match(PROMPT, index.match(PROMPT), 0.0) == {A: 6, B: 5}
     index.check()
     speculation.check()
-    speculation.settle("one")
+    speculation.settle(one)
     assert speculation.match(PROMPT, index.match(PROMPT), 0.0) == {B: 5}
     speculation.check()
 
@@ -60,7 +60,7 @@ def test_a_worker_that_never_told_what_it_holds_leaves_no_bit_behind() -> None:
     index.replace(B, LIFE, PROMPT)
     for number in range(50):
         worker = WorkerId(f"passing-{number}")
-        speculation.expect("one", worker, PROMPT, 0.0)
+        speculation.expect(worker, PROMPT, 0.0)
         speculation.forget(worker)
         index.purge(worker)
         index.apply(B, LIFE, CacheChange(stored=PROMPT[:1]))  # sweeps

@@ -142,8 +142,8 @@ def test_what_is_forgotten_is_not_taken_for_quiet() -> None:
     traffic.keep(100.0, 200.0)
     assert traffic.since_s == 100.0
     for number in range(5000):
-        traffic.begin(str(number), arrival(101.0 + number / 1000))
+        traffic.begin(arrival(101.0 + number / 1000))
     assert traffic.since_s == pytest.approx(101.0 + (5000 - 4096) / 1000)
     assert not traffic.is_kept(200.0)
     traffic.keep(250.0, 300.0)
-    assert (traffic.since_s, list(traffic.arrivals), traffic.of("1")) == (250.0, [], None)
+    assert (traffic.since_s, list(traffic.arrivals)) == (250.0, [])

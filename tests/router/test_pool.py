@@ -81,8 +81,9 @@ def test_a_failed_worker_is_left_alone_for_longer_each_time_and_forgiven_by_a_to
     assert refusals(pool, 10.3) == {}
     pool.fail(D0, 10.3)
     assert "d0" in refusals(pool, 10.7)
-    pool.book(booking("r"))
-    pool.first_token("r")
+    booked = booking("r")
+    pool.book(booked)
+    pool.begun(booked)
     assert refusals(pool, 10.7) == {}
 
 
@@ -111,17 +112,17 @@ def test_a_placed_request_weighs_until_a_report_contains_it() -> None:
 
 
 def test_an_answer_that_has_ended_is_not_counted_until_the_next_report() -> None:
-    pool = live_pool()
-    pool.book(booking("r"))
+    pool, booked, short = live_pool(), booking("r"), booking("short")
+    pool.book(booked)
     busy = LoadReport(num_running=2, num_context_tokens=900, request_ids=("r",))
     pool.report(D0, LIFE, busy, 10.1)
     assert loads(pool)[0].num_running == 2
-    pool.release("r")
+    pool.release(booked)
     assert (loads(pool)[0].num_running, loads(pool)[0].num_context_tokens) == (1, 500)
     pool.report(D0, LIFE, LoadReport(num_running=1, num_context_tokens=510), 10.3)
     assert (loads(pool)[0].num_running, loads(pool)[0].num_context_tokens) == (1, 510)
-    pool.book(booking("short"))
-    pool.release("short")
+    pool.book(short)
+    pool.release(short)
     pool.report(D0, LIFE, LoadReport(num_running=2, request_ids=("short",)), 10.5)  # overtaken
     assert loads(pool)[0].num_running == 1
     pool.report(D0, LIFE, LoadReport(num_running=1, request_ids=("short",)), 10.7)
@@ -137,15 +138,14 @@ def test_a_local_prefill_is_booked_on_the_decode_worker() -> None:
 
 
 def test_the_first_token_ends_the_prefill_and_the_end_ends_everything() -> None:
-    pool = live_pool()
-    pool.book(booking("r"))
-    pool.first_token("r")
+    pool, booked = live_pool(), booking("r")
+    pool.book(booked)
+    pool.begun(booked)
     decode, prefill = loads(pool)
     assert prefill.booked_s == 0.0
     assert decode.num_waiting == 1
     assert pool.num_in_flight == 1
-    pool.release("r")
-    pool.release("r")
+    pool.release(booked)
     decode, _ = loads(pool)
     assert decode.num_waiting == 0
     assert pool.num_in_flight == 0
@@ -153,16 +153,16 @@ def test_the_first_token_ends_the_prefill_and_the_end_ends_everything() -> None:
 
 
 def test_a_new_life_starts_without_a_past() -> None:
-    pool = live_pool()
+    pool, booked = live_pool(), booking("r")
     pool.fail(D0, 10.0)
-    pool.book(booking("r"))
+    pool.book(booked)
     pool.join(member("d0", life="2"))
     pool.report(D0, LIFE, LoadReport(), 10.1)  # a late report of the earlier life
     assert refusals(pool, 10.1) == {"d0": "no report yet"}
     pool.report(D0, Incarnation("2"), LoadReport(), 10.1)
     decode, _ = loads(pool)
     assert decode.num_waiting == 0
-    pool.release("r")
+    pool.release(booked)
     pool.leave(D0, LIFE)  # late, too
     assert pool.address(D0) is not None
     pool.leave(D0, Incarnation("2"))

@@ -2,7 +2,8 @@
 
 from cluster.types import GrainHash, WorkerId
 from router.explain import explain
-from router.siblings import Siblings
+from router.flight import Left
+from router.siblings import Sibling, Siblings
 from tests.router.holder_and_other import Cluster
 
 A, B = WorkerId("a"), WorkerId("b")
@@ -11,14 +12,18 @@ GRAIN = GrainHash(bytes(16))
 
 def test_who_ended_is_counted_no_more() -> None:
     siblings = Siblings()
-    for number, worker in enumerate((A, A, B)):
-        siblings.placed(str(number), GRAIN, worker)
-        siblings.check()
+    waiting: list[Sibling] = []
+    for worker in (A, A, B):
+        sibling = siblings.placed(GRAIN, worker)
+        assert sibling is not None
+        waiting.append(sibling)
+        siblings.check(waiting)
     assert siblings.behind(GRAIN) == {A: 2, B: 1}
-    for number in (0, 0, 1, 2, 9):  # twice is once, and who was never placed ends, too
-        siblings.end(str(number))
-        siblings.check()
+    while waiting:
+        siblings.end(waiting.pop())
+        siblings.check(waiting)
     assert siblings.behind(GRAIN) == {}
+    assert siblings.placed(None, A) is None, "nobody shares what nobody holds"
 
 
 def test_a_decision_is_explained_as_it_was_taken_whoever_is_placed_afterwards() -> None:
@@ -38,5 +43,5 @@ def test_a_decision_is_explained_as_it_was_taken_whoever_is_placed_afterwards() 
         at_once.append(told(number))
     assert [told(number) for number in range(6)] == at_once
     for number in range(6):
-        cluster.placer.release(str(number))
+        cluster.placer.told(str(number), Left(), 0.0)
     assert [told(number) for number in range(6)] == at_once

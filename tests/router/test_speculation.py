@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.types import GrainHash, WorkerId
-from router.speculation import Speculation
+from router.speculation import Expectation, Speculation
 
 A, B, C = WorkerId("a"), WorkerId("b"), WorkerId("c")
 
@@ -35,16 +35,16 @@ def match(
 
 def test_a_sibling_counts_on_what_is_being_computed() -> None:
     speculation = Speculation()
-    speculation.expect("one", A, PROMPT[:6], 0.0)
+    speculation.expect(A, PROMPT[:6], 0.0)
     assert match(speculation, PROMPT, {B: 2}, 1.0) == {A: 6}
-    speculation.expect("two", A, PROMPT[6:], 1.0)
+    speculation.expect(A, PROMPT[6:], 1.0)
     assert match(speculation, PROMPT, {B: 2}, 1.0) == {A: 8}
     speculation.check()
 
 
 def test_what_is_ready_and_what_follows_it_make_one_prefix() -> None:
     speculation = Speculation()
-    speculation.expect("one", A, PROMPT[3:6], 0.0)
+    speculation.expect(A, PROMPT[3:6], 0.0)
     assert match(speculation, PROMPT, {A: 3}, 0.0) == {A: 6}
     assert match(speculation, PROMPT, {A: 4, B: 4}, 0.0) == {A: 6}
     assert match(speculation, PROMPT, {A: 7}, 0.0) == {}
@@ -60,10 +60,9 @@ def test_nothing_expected_is_no_more_than_what_is_ready() -> None:
 
 def test_a_request_that_ended_is_expected_no_more() -> None:
     speculation = Speculation()
-    speculation.expect("one", A, PROMPT, 0.0)
-    speculation.expect("one", B, PROMPT[:4], 0.0)
-    speculation.settle("one")
-    speculation.settle("unknown")
+    one = speculation.expect(A, PROMPT, 0.0)
+    speculation.settle(one)
+    speculation.settle(one)  # twice is once
     assert match(speculation, PROMPT, {}, 0.0) == {}
     assert speculation.num_grains == 0
     speculation.check()
@@ -71,9 +70,9 @@ def test_a_request_that_ended_is_expected_no_more() -> None:
 
 def test_what_a_first_token_says_is_computed_counts_until_its_events_must_have_come() -> None:
     speculation = Speculation(linger_s=1.0)
-    speculation.expect("one", A, PROMPT, 0.0)
-    speculation.computed("one", 5.0)
-    speculation.settle("one")  # as a short answer does: the events may still be on their way
+    one = speculation.expect(A, PROMPT, 0.0)
+    speculation.computed(one, 5.0)
+    speculation.settle(one)  # as a short answer does: the events may still be on their way
     assert match(speculation, PROMPT, {}, 5.9) == {A: 8}
     assert match(speculation, PROMPT, {}, 6.0) == {}
     speculation.check()
@@ -82,22 +81,22 @@ def test_what_a_first_token_says_is_computed_counts_until_its_events_must_have_c
 def test_what_was_computed_lingers_beside_what_the_next_try_will_compute() -> None:
     """As where a worker ends an answer too early, right after its first token."""
     speculation = Speculation(linger_s=1.0)
-    speculation.expect("one", A, PROMPT, 0.0)
-    speculation.computed("one", 5.0)
-    speculation.settle("one")
-    speculation.expect("one", B, PROMPT, 5.5)
+    one = speculation.expect(A, PROMPT, 0.0)
+    speculation.computed(one, 5.0)
+    speculation.settle(one)
+    again = speculation.expect(B, PROMPT, 5.5)
     speculation.check()
     assert speculation.match(PROMPT, {}, 5.9) == {A: 8, B: 8}
     assert speculation.match(PROMPT, {}, 6.0) == {B: 8}
-    speculation.settle("one")
+    speculation.settle(again)
     speculation.check()
     assert speculation.num_grains == 0
 
 
 def test_what_nobody_settled_lapses() -> None:
     speculation = Speculation(lapse_s=10.0)
-    speculation.expect("one", A, PROMPT[:2], 0.0)
-    speculation.expect("two", B, PROMPT[:2], 4.0)
+    speculation.expect(A, PROMPT[:2], 0.0)
+    speculation.expect(B, PROMPT[:2], 4.0)
     assert match(speculation, PROMPT, {}, 9.9) == {A: 2, B: 2}
     assert match(speculation, PROMPT, {}, 10.0) == {B: 2}
     assert match(speculation, PROMPT, {}, 14.0) == {}
@@ -106,14 +105,14 @@ def test_what_nobody_settled_lapses() -> None:
 
 def test_a_lost_worker_takes_its_prompts_with_it_and_comes_back_without() -> None:
     speculation = Speculation()
-    speculation.expect("one", A, PROMPT, 0.0)
-    speculation.expect("one", B, PROMPT[:3], 0.0)
+    speculation.expect(A, PROMPT, 0.0)
+    one = speculation.expect(B, PROMPT[:3], 0.0)
     speculation.forget(A)
     speculation.forget(C)
     assert match(speculation, PROMPT, {}, 0.0) == {B: 3}
-    speculation.expect("two", A, PROMPT[:1], 0.0)
+    speculation.expect(A, PROMPT[:1], 0.0)
     assert match(speculation, PROMPT, {}, 0.0) == {A: 1, B: 3}
-    speculation.settle("one")
+    speculation.settle(one)
     assert match(speculation, PROMPT, {}, 0.0) == {A: 1}
     speculation.check()
 
@@ -121,12 +120,12 @@ def test_a_lost_worker_takes_its_prompts_with_it_and_comes_back_without() -> Non
 def test_over_its_bound_it_forgets_the_oldest() -> None:
     speculation = Speculation(max_grains=20)
     for number in range(10):
-        speculation.expect(f"request-{number}", A, chain(100 * number, 8), 0.0)
+        speculation.expect(A, chain(100 * number, 8), 0.0)
         assert speculation.num_grains <= 20
     assert match(speculation, chain(900, 8), {}, 0.0) == {A: 8}
     assert match(speculation, chain(800, 8), {}, 0.0) == {A: 8}
     assert match(speculation, chain(700, 8), {}, 0.0) == {}
-    speculation.expect("too long", A, chain(5000, 30), 0.0)
+    speculation.expect(A, chain(5000, 30), 0.0)
     assert speculation.num_grains == 0
     speculation.check()
 
@@ -135,30 +134,17 @@ def test_over_its_bound_it_forgets_the_oldest() -> None:
 class Model:
     """The same, said as slowly and plainly as possible: who was first to ask for what."""
 
-    owned: dict[tuple[WorkerId, GrainHash], str] = field(default_factory=dict)
-    expecting: set[str] = field(default_factory=set)
+    owned: dict[tuple[WorkerId, GrainHash], Expectation] = field(default_factory=dict)
+    computed: set[Expectation] = field(default_factory=set)
 
-    def expect(self, request_id: str, worker: WorkerId, hashes: tuple[GrainHash, ...]) -> None:
-        self.expecting.add(request_id)
+    def expect(self, by: Expectation, worker: WorkerId, hashes: tuple[GrainHash, ...]) -> None:
         for each in hashes:
-            self.owned.setdefault((worker, each), request_id)
+            self.owned.setdefault((worker, each), by)
 
-    def settle(self, request_id: str) -> None:
-        self.expecting.discard(request_id)
-        self.end(request_id)
-
-    def end(self, request_id: str) -> None:
-        self.owned = {key: owner for key, owner in self.owned.items() if owner != request_id}
-
-    def computed(self, request_id: str) -> None:
-        """It lingers, whatever becomes of the request; of one request only the last try does."""
-        lingers = f"computed by {request_id}"
-        if request_id in self.expecting:
-            self.end(lingers)
-        self.expecting.discard(request_id)
-        self.owned = {
-            key: lingers if owner == request_id else owner for key, owner in self.owned.items()
-        }
+    def settle(self, by: Expectation) -> None:
+        """What is computed lingers, whatever becomes of the request."""
+        if by not in self.computed:
+            self.owned = {key: owner for key, owner in self.owned.items() if owner is not by}
 
     def forget(self, worker: WorkerId) -> None:
         self.owned = {key: owner for key, owner in self.owned.items() if key[0] != worker}
@@ -181,26 +167,41 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
     random_numbers = random.Random(seed)
     speculation, model = Speculation(lapse_s=1e9, linger_s=1e9), Model()
     prompts = [chain(0, 3) + chain(10 * n, 5) for n in range(1, 5)]
+    placed: list[Expectation] = []
     for number in range(80):
-        request_id = f"request-{random_numbers.randrange(12)}"
         worker = random_numbers.choice((A, B, C))
         match random_numbers.randrange(8):
-            case 0:
-                speculation.settle(request_id)
-                model.settle(request_id)
-            case 2:
-                speculation.computed(request_id, number)
-                model.computed(request_id)
+            case 0 if placed:
+                settled = random_numbers.choice(placed)
+                speculation.settle(settled)
+                model.settle(settled)
+            case 2 if placed:
+                computed = random_numbers.choice(placed)
+                speculation.computed(computed, number)
+                model.computed.add(computed)
             case 1 if random_numbers.random() < 0.3:
                 speculation.forget(worker)
                 model.forget(worker)
             case _:
                 hashes = random_numbers.choice(prompts)[random_numbers.randrange(4) :]
-                speculation.expect(request_id, worker, hashes, number)
-                model.expect(request_id, worker, hashes)
+                placed.append(speculation.expect(worker, hashes, number))
+                model.expect(placed[-1], worker, hashes)
         speculation.check()
         prompt = random_numbers.choice(prompts)
         ready = {
             each: random_numbers.randrange(1, 9) for each in (A, B) if random_numbers.random() < 0.5
         }
         assert match(speculation, prompt, ready, number) == model.match(prompt, ready)
+
+
+def test_of_very_much_that_lapses_at_once_a_call_forgets_a_part() -> None:
+    """Or whoever comes next would wait for all of it."""
+    speculation, num = Speculation(lapse_s=10.0), 4000
+    for number in range(10):
+        speculation.expect(A, chain(num * number, num), 0.0)
+    left = []
+    while not left or left[-1]:
+        speculation.lapse(10.0)
+        speculation.check()
+        left.append(speculation.num_grains)
+    assert left == [28_000, 16_000, 4_000, 0]

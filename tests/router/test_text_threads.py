@@ -7,6 +7,7 @@ import pytest
 
 from cluster.errors import InvalidRequest, Overloaded
 from router.text_threads import TextThreads
+from tests.router.cluster_of_fakes import Cluster
 
 
 async def test_work_runs_elsewhere_and_its_errors_come_back() -> None:
@@ -39,3 +40,14 @@ async def test_beyond_the_bound_work_is_shed_until_some_has_ended() -> None:
     assert await third
     assert await threads.run(1, len, "abc") == 3
     threads.close()
+
+
+async def test_what_is_tiny_needs_no_thread(cluster: Cluster) -> None:
+    """To have a thread do it, and be told, takes longer than the work."""
+    async with cluster.worker("d0") as worker:
+        await cluster.serving(worker)
+        begun = cluster.router.lanes.threads._executor._threads
+        await cluster.generate(text="hello", stop={"max_tokens": 1})
+        assert not begun
+        await cluster.generate(text="hello " * 60, stop={"max_tokens": 1})
+        assert begun

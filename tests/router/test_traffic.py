@@ -16,7 +16,7 @@ def come(traffic: Traffic, **said: float) -> Arrival:
     )
     for name, value in said.items():
         setattr(arrival, name, value)
-    traffic.begin("r1", arrival)
+    traffic.begin(arrival)
     return arrival
 
 
@@ -34,7 +34,7 @@ def test_who_gives_up_judges_nobody_but_for_what_was_late_already(
 ) -> None:
     traffic = Traffic()
     arrival = come(traffic, **said)
-    traffic.end("r1", ended_s, is_lost=False)
+    arrival.ended_s = ended_s
     assert arrival.is_good(ended_s) is is_good
     assert arrival.is_good(ended_s + 1000.0) is is_good
 
@@ -44,7 +44,7 @@ def test_what_fails_is_missed_and_what_goes_on_is_open_until_it_is_late() -> Non
     arrival = come(traffic)
     assert arrival.is_good(101.0) is None
     assert arrival.is_good(102.5) is False
-    traffic.end("r1", 101.0, is_lost=True)
+    arrival.ended_s, arrival.is_lost = 101.0, True
     assert arrival.is_good(101.0) is False
 
 

@@ -1,0 +1,24 @@
+"""Who asked, as serving a request needs to know: the seam between a front door and the relay."""
+
+from typing import Protocol
+
+
+class Caller(Protocol):
+    """A front door makes one for each request. gRPC's is `cluster.rpc.Call`, as it is."""
+
+    phase: str  # what the request waits for: told to who is cut off
+    tokens_emitted: int  # the same
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Until its deadline; None: it has none."""
+        ...
+
+    async def send_metadata(self, *metadata: tuple[str, str]) -> None:
+        """Sends what comes before the first message, together with it."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Sends a serialised `GenerateResponse`; waits while nobody reads. Raises PeerError where
+        the caller has gone."""
+        ...

@@ -1,0 +1,32 @@
+"""From a checked request to the end of its answer, whatever front door it came in by."""
+
+import asyncio
+from dataclasses import dataclass
+
+from cluster.validation import GenerationInput
+from router.admission import Admission
+from router.caller import Caller
+from router.relay import Metadata, Relay
+from router.request_line import RequestLine
+from router.text_lanes import TextLanes
+
+
+@dataclass(slots=True, eq=False)
+class Reception:
+    admission: Admission
+    lanes: TextLanes
+    relay: Relay
+    is_warm: asyncio.Event
+
+    async def serve(
+        self, given: GenerationInput, caller: Caller, line: RequestLine, echo: Metadata = ()
+    ) -> None:
+        """Streams the answer into `caller`, and fills the log's line. `echo` is metadata that goes
+        with the first message."""
+        with self.admission.admit(given.request_id):
+            caller.phase = "tokenise"
+            routed = await self.lanes.routed(given, line.received_at)
+            line.num_prompt_tokens = routed.ask.num_prompt_tokens
+            # Placed before the index knows, it would be computed anew.
+            await self.is_warm.wait()
+            await self.relay.serve(routed, caller, line, echo)
