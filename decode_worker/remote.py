@@ -175,15 +175,10 @@ class RemotePrompts:
         answer.timeline.num_recomputes += 1
         if not prompt.first_tokens:
             answer.timeline.queue_s = answer.timeline.prefill_s = None
-            self._submit(answer, prompt.sequence)
-            return
-        for sequence in self._begun(prompt):
+        for sequence in self._begun(prompt) if prompt.first_tokens else [prompt.sequence]:
             if answer.choices[sequence.choice].finish is None:
-                self._submit(answer, sequence)
-
-    def _submit(self, answer: Answer, sequence: Sequence) -> None:
-        answer.sequences.add(sequence)
-        self._scheduler.submit(sequence)
+                answer.sequences.add(sequence)
+                self._scheduler.submit(sequence)
 
     def _begun(self, prompt: _Prompt) -> list[Sequence]:
         """One sequence a choice, each with its first token; only the first has blocks."""

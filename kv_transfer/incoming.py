@@ -214,14 +214,6 @@ class ReservationTable:
     def renew(self, reservation: Reservation) -> None:
         reservation.transfer.renew(reservation.attention.now())
 
-    def writer_closed(self, epoch: int, reason: str) -> None:
-        """The same as on the reservation, for a close that arrives after its scope."""
-        reservation = self._live.get(epoch)
-        if reservation is None:
-            self._stats.unknown(Direction.RECEIVED).num_fenced += 1
-        else:
-            reservation.writer_closed(reason)
-
     def fail(self, reservation: Reservation, event: Event, reason: Reason, text: str) -> None:
         """Applies an event that ends the waiting."""
         transfer = reservation.transfer

@@ -146,10 +146,6 @@ class PairStats:
     def received(self, peer: Peer) -> TransferCounters:
         return self._of(peer, Direction.RECEIVED)
 
-    def unknown(self, direction: Direction) -> TransferCounters:
-        """For what cannot be told of any pair: it is in the totals alone."""
-        return self._lapsed[direction]
-
     def total(self, direction: Direction) -> TransferCounters:
         """Of all pairs there ever were."""
         total = TransferCounters()

@@ -203,8 +203,8 @@ async def test_a_writer_that_says_the_wrong_epoch_frees_nothing(shared: Pair) ->
         with pytest.raises(RemoteProtocolError):
             await reservation.verify(replace(written, epoch=written.epoch + 1))
     assert shared.table.num_quarantined_blocks == 8
-    shared.table.writer_closed(written.epoch, "fenced")
-    shared.table.writer_closed(written.epoch, "fenced")
+    reservation.writer_closed("fenced")
+    reservation.writer_closed("fenced")
     assert shared.released == [reservation.blocks]
     assert shared.table.counters.num_fenced == 1
 
