@@ -21,10 +21,10 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.sheets import Sheet, number
+from bench.simulated_planner import Planner
 from cluster.errors import ConfigError
 from deploy.planner.plan import Planning
 from deploy.planner.planner import SizingDecision
-from deploy.planner.scaler import Planner
 from deploy.planner.settings import Bounds, PlannerSettings
 from penstock.cli.traffic import SHIPPED_TRACE
 from router.policy import Policy

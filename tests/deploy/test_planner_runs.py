@@ -3,7 +3,7 @@
 import pytest
 
 from bench.planner import most_reversals
-from deploy.planner.scaler import Planner
+from bench.simulated_planner import Planner
 from deploy.planner.settings import Bounds, PlannerSettings
 from router.policy import Policy
 from router.policy_settings import Admission, ServiceClass

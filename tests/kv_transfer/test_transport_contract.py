@@ -17,12 +17,12 @@ from cluster.types import Incarnation
 from kv_transfer.conversion import conversion_between
 from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DOORS, DoorSettings, open_doors
-from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.geometry import SpanPairs
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.pool import FilePool, Pool, PoolConfig
 from kv_transfer.transport import Landed, Transport, WriteRefused
 from tests.kv_transfer.device_bytes import DeviceBytes
+from tests.kv_transfer.faulty_transport import FaultyTransport
 
 NUM_BYTES = 3 * 1024 * 1024
 

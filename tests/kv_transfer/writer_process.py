@@ -11,10 +11,10 @@ from pathlib import Path
 
 from cluster.errors import TransferFailed
 from cluster.types import Grant, Incarnation, KvLayout
-from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.shared_memory_transport import SharedMemoryTransport
+from tests.kv_transfer.faulty_transport import FaultyTransport
 
 NUM_TOKENS = 64
 LAYOUT = KvLayout(num_layers=2, num_blocks=16, block_size=8, num_kv_heads=1, head_dim=16)

@@ -14,8 +14,8 @@ import pytest
 from cluster.channel import open_channel
 from deploy.launcher import LocalCluster, Supervision
 from deploy.plan import ClusterPlan, ProcessPlan
-from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.aio import AsyncClient
+from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.processes.echo_cluster import is_all_free, status, until
 from tests.processes.partition import Network, network
 from tests.router.checkpoint import write_checkpoint

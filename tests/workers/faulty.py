@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kv_transfer.faulty_transport import Fault
+from tests.kv_transfer.faulty_transport import Fault
 from tests.router.cluster_of_fakes import Answer
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster

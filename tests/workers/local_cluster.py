@@ -25,7 +25,6 @@ from engine.echo import EchoEngine, echo_layout
 from engine.thread import ForwardEngine
 from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors
-from kv_transfer.faulty_transport import FaultPlan
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.pairs import Pairs
 from kv_transfer.pool import FilePool, Pool, PoolConfig
@@ -33,6 +32,7 @@ from kv_transfer.transport import Transport
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
 from router.policy import Disaggregate
+from tests.kv_transfer.faulty_transport import FaultPlan
 from tests.router.cluster_of_fakes import Cluster
 from tests.router.fake_worker import TOKEN
 from worker.parts import WorkerParts

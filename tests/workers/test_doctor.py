@@ -8,8 +8,8 @@ import pytest
 from cluster.channel import open_channel
 from deploy.doctor.examination import DoctorReport, Examination
 from deploy.doctor.finding import Severity
-from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.v1 import worker_pb2
+from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.router.fake_worker import TOKEN
 from tests.workers.local_cluster import LocalCluster
 

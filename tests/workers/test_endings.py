@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from cluster.codec import address_to_pb
-from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2
+from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.router.cluster_of_fakes import Answer, failure
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import PROMPT, continuation, decode

@@ -12,9 +12,9 @@ import pytest
 from cluster.channel import open_channel
 from cluster.errors import InvalidRequest
 from cluster.types import Placement
-from kv_transfer.faulty_transport import FaultyTransport
 from penstock.v1 import worker_pb2
 from router import placer
+from tests.kv_transfer.faulty_transport import FaultyTransport
 from tests.router.fake_worker import TOKEN
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import decode

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kv_transfer.doors import DOORS
-from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.workers.answers import expected, prompt_of
 from tests.workers.decoding import decode
 from tests.workers.faulty import HARMFUL

@@ -14,7 +14,7 @@ import pytest
 from cluster.codec import address_from_pb
 from cluster.errors import DeadlineExceeded
 from cluster.lateness import AttentiveClock
-from kv_transfer.faulty_transport import FaultyTransport
+from tests.kv_transfer.faulty_transport import FaultyTransport
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import decode
 from tests.workers.fetching import PROMPT, address, counted, ids, request, warm

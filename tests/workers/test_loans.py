@@ -11,9 +11,9 @@ import pytest
 from cluster.channel import open_channel
 from cluster.errors import PenstockError
 from kv_transfer.doors import DOORS
-from kv_transfer.faulty_transport import FaultyTransport
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
+from tests.kv_transfer.faulty_transport import FaultyTransport
 from tests.router.fake_worker import TOKEN
 from tests.workers.answers import expected
 from tests.workers.decoding import decode

@@ -15,8 +15,8 @@ import pytest
 
 from cluster.types import Placement, Role
 from kv_transfer.doors import DOORS
-from kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from router import placer
+from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.router.cluster_of_fakes import failure
 from tests.workers.faulty import HARMFUL, Outcome, ask, ask_all, failed_pairs
 from tests.workers.local_cluster import LocalCluster
