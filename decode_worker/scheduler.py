@@ -33,6 +33,7 @@ class DecodeScheduler:
 
     def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
         self.batcher = batcher
+        self.kv = batcher.pool
         self._cost = cost
         self._changed = changed
         self._elsewhere = batcher.elsewhere
@@ -136,6 +137,14 @@ class DecodeScheduler:
         self._freed()
 
     # -- state ---------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        return len(self.batcher.running)
+
+    @property
+    def could_run(self) -> bool:
+        return self.batcher.could_run
 
     @property
     def num_waiting(self) -> int:

@@ -134,15 +134,15 @@ class DecodeService:
             raise Draining(f"{self._worker.worker_id} is draining: decode elsewhere.")
         if self._scheduler.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} requests wait at this worker already.")
-        pool = self._scheduler.batcher.pool
+        kv = self._scheduler.kv
         # The last token of an answer is never computed with: it needs no slot.
         num_tokens = len(request.prompt_ids) + request.params.max_tokens - 1
-        if num_tokens > pool.num_blocks * pool.block_size:
+        if num_tokens > kv.num_blocks * kv.block_size:
             raise InvalidRequest(
                 "stop.max_tokens",
                 f"A prompt of {len(request.prompt_ids)} tokens and {request.params.max_tokens} "
-                f"more can never fit this worker's KV pool of {pool.num_blocks} blocks of "
-                f"{pool.block_size} tokens: ask for fewer.",
+                f"more can never fit this worker's KV pool of {kv.num_blocks} blocks of "
+                f"{kv.block_size} tokens: ask for fewer.",
             )
 
     def _answer(self, message: pb.DecodeRequest, request: ComputeRequest) -> Answer:

@@ -41,6 +41,7 @@ class PrefillScheduler:
 
     def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
         self.batcher = batcher
+        self.kv = batcher.pool
         self._cost = cost
         self._changed = changed
         self._begun: set[Sequence] = set()
@@ -119,6 +120,14 @@ class PrefillScheduler:
                 return
 
     # -- state ---------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        return len(self.batcher.running)
+
+    @property
+    def could_run(self) -> bool:
+        return self.batcher.could_run
 
     def load(self) -> LoadReport:
         return replace(

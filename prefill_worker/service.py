@@ -155,12 +155,12 @@ class PrefillService:
             model_digest=self._worker.fingerprint.model_digest,
         )
         num_tokens = len(request.prompt_ids) + max(map(len, request.emitted), default=0)
-        pool = self._scheduler.batcher.pool
-        if num_tokens > pool.num_blocks * pool.block_size:
+        kv = self._scheduler.kv
+        if num_tokens > kv.num_blocks * kv.block_size:
             raise InvalidRequest(
                 "prompt_token_ids",
                 f"{num_tokens} tokens can never fit this worker's pool of "
-                f"{pool.num_blocks} blocks of {pool.block_size}.",
+                f"{kv.num_blocks} blocks of {kv.block_size}.",
             )
         return request
 
@@ -169,7 +169,7 @@ class PrefillService:
         return self._writes.open(
             blocks,
             loan.sequence.num_tokens,
-            whole_from=self._scheduler.batcher.pool.whole_from(blocks),
+            whole_from=self._scheduler.kv.whole_from(blocks),
             on_closed=lambda: self._closed(loan),
         )
 

@@ -137,7 +137,7 @@ class ModelledFetches:
         cached = pool.match(hashes, len(hashes) * pool.hash_grain)
         num_found = len(wish.found) * wish.source.pool.block_size
         num_missing = num_found // pool.block_size - len(cached)
-        head_room = len(self._scheduler.batcher.running) + 1
+        head_room = self._scheduler.num_running + 1
         if wish.is_over or num_missing <= 0 or num_missing + head_room > pool.num_available:
             self._end(wish)
             self._forget(wish)

@@ -16,8 +16,6 @@ from cluster.codec import hashes_to_bytes
 from cluster.errors import FingerprintMismatch, PenstockError
 from cluster.lateness import Patience
 from cluster.types import BlockId, GrainHash, WorkerAddress
-from engine.batcher import Batcher
-from engine.block_pool import BlockPool
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
@@ -50,6 +48,7 @@ class Fetches:
     ) -> None:
         self._me = me
         self._scheduler = scheduler
+        self._kv = scheduler.kv
         self._loans = loans
         self._rests = rests
         self._link_costs = link_costs
@@ -71,11 +70,11 @@ class Fetches:
         """
         if source is None and not self._locks:
             return
-        hashes = sequence.hashes(sequence.num_tokens - 1, self._pool.hash_grain)
+        hashes = sequence.hashes(sequence.num_tokens - 1, self._kv.hash_grain)
         have = self._num_cached(hashes)
         if have == len(hashes) or not sequence.reuses_prefix:
             return
-        num_there = num_expected // self._pool.hash_grain if num_expected else len(hashes)
+        num_there = num_expected // self._kv.hash_grain if num_expected else len(hashes)
         is_elsewhere = source is not None and source.incarnation != self._me.incarnation
         if source is None or not is_elsewhere or num_there <= have:
             await self._until_fetched(hashes[have])
@@ -109,19 +108,11 @@ class Fetches:
                 async with Patience(self._limit_s), lock:
                     pass
 
-    @property
-    def _pool(self) -> BlockPool:
-        return self._batcher.pool
-
-    @property
-    def _batcher(self) -> Batcher:
-        return self._scheduler.batcher
-
     def _num_cached(self, hashes: Sequences[GrainHash]) -> int:
         """Leading grains."""
-        pool = self._pool
-        num_blocks = len(pool.match(hashes, len(hashes) * pool.hash_grain))
-        return num_blocks * pool.block_size // pool.hash_grain
+        kv = self._kv
+        num_blocks = len(kv.match(hashes, len(hashes) * kv.hash_grain))
+        return num_blocks * kv.block_size // kv.hash_grain
 
     def _learn_slow(self, source: WorkerAddress, begun: Sequences["_Begun"]) -> None:
         """What does not come in time costs as long at the least: else the next is sent the same
@@ -149,8 +140,8 @@ class Fetches:
             num_cached = len(cached)
             if not fresh:
                 return False
-            start = num_cached * self._pool.block_size
-            stop = start + len(fresh) * self._pool.block_size
+            start = num_cached * self._kv.block_size
+            stop = start + len(fresh) * self._kv.block_size
             layout = self._me.fingerprint.layout
             num_bytes = layout.pool_bytes // layout.num_blocks * len(fresh)
             begun.append(_Begun(borrowing.grant(taken, start, stop), num_bytes, asked))
@@ -162,9 +153,9 @@ class Fetches:
         except BaseException:
             self._scheduler.release(taken[:num_cached])  # the rest is the table's
             raise
-        num_here = num_cached * self._pool.block_size
+        num_here = num_cached * self._kv.block_size
         whole_from = num_here if filled is None else filled.reservation.whole_from
-        self._pool.store(hashes, taken, num_cached, whole_from=whole_from)
+        self._kv.store(hashes, taken, num_cached, whole_from=whole_from)
         sequence.block_table = taken
         if filled is not None:
             seconds = time.monotonic() - asked
@@ -177,15 +168,15 @@ class Fetches:
     ) -> tuple[list[BlockId], list[BlockId]]:
         """Holds what is cached here, and allocates blocks for what the source has beyond it;
         none where memory is short: whoever runs may need a block each."""
-        pool = self._pool
-        num_asked = len(hashes) * pool.hash_grain
-        cached = pool.match(hashes, num_asked)
-        pool.hold(cached)
-        num_missing = min(num_found, num_asked) // pool.block_size - len(cached)
-        head_room = len(self._batcher.running) + 1
-        if num_missing <= 0 or num_missing + head_room > pool.num_available:
+        kv = self._kv
+        num_asked = len(hashes) * kv.hash_grain
+        cached = kv.match(hashes, num_asked)
+        kv.hold(cached)
+        num_missing = min(num_found, num_asked) // kv.block_size - len(cached)
+        head_room = self._scheduler.num_running + 1
+        if num_missing <= 0 or num_missing + head_room > kv.num_available:
             return cached, []
-        return cached, pool.allocate(num_missing, after=cached[-1] if cached else None) or []
+        return cached, kv.allocate(num_missing, after=cached[-1] if cached else None) or []
 
 
 def _check_exact(me: WorkerAddress, source: WorkerAddress) -> None:

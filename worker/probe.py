@@ -85,7 +85,7 @@ class Probes:
         def found(borrowing: Borrowing, num_found: int) -> bool:
             taken.extend(self._free_blocks(num_found))
             if taken:
-                num_free = len(taken) * self._scheduler.batcher.pool.block_size
+                num_free = len(taken) * self._scheduler.kv.block_size
                 borrowing.grant(taken, 0, min(num_found, num_free))
             return bool(taken)
 
@@ -104,5 +104,5 @@ class Probes:
         )
 
     def _free_blocks(self, num_tokens: int) -> list[BlockId]:
-        pool = self._scheduler.batcher.pool
-        return pool.allocate(min(-(-num_tokens // pool.block_size), pool.num_free)) or []
+        kv = self._scheduler.kv
+        return kv.allocate(min(-(-num_tokens // kv.block_size), kv.num_free)) or []

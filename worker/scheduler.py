@@ -4,12 +4,20 @@ from typing import Protocol
 
 from cluster.types import BlockId, LoadReport
 from engine import step_loop
-from engine.batcher import Batcher
+from worker.kv_home import KvHome
 
 
 class Scheduler(step_loop.StepScheduler, Protocol):
     @property
-    def batcher(self) -> Batcher: ...
+    def kv(self) -> KvHome: ...
+
+    @property
+    def num_running(self) -> int:
+        """Sequences of which each may need a block more at any step."""
+
+    @property
+    def could_run(self) -> bool:
+        """Whether a step could be formed now."""
 
     def release(self, blocks: list[BlockId]) -> None:
         """Gives blocks back to the pool: others may wait for them."""

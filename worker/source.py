@@ -42,7 +42,7 @@ class Source:
         self._me = me
         self._layout = me.fingerprint.layout
         self._memory = memory
-        self._pool = scheduler.batcher.pool
+        self._kv = scheduler.kv
         self._scheduler = scheduler
         self._writes = writes
         self._loans = loans
@@ -77,7 +77,7 @@ class Source:
         transfer = self._writes.open(
             blocks,
             num_tokens,
-            whole_from=self._pool.whole_from(blocks),
+            whole_from=self._kv.whole_from(blocks),
             on_closed=lambda: self._scheduler.release(blocks),
         )
         transfer.computed_all(num_tokens)
@@ -89,11 +89,11 @@ class Source:
         """Blocks with a reference each."""
         match start.WhichOneof("what"):
             case "hashes":
-                pool = self._pool
-                most = pool.num_blocks * pool.block_size // pool.hash_grain
+                kv = self._kv
+                most = kv.num_blocks * kv.block_size // kv.hash_grain
                 hashes = hashes_from_bytes("hashes", start.hashes[: HASH_BYTES * most])
-                blocks = pool.match(hashes, len(hashes) * pool.hash_grain)
-                pool.hold(blocks)
+                blocks = kv.match(hashes, len(hashes) * kv.hash_grain)
+                kv.hold(blocks)
                 self.num_tokens += len(blocks) * self._layout.block_size
                 return blocks
             case "probe_tokens":
@@ -103,10 +103,10 @@ class Source:
 
     def _pattern(self, num_tokens: int) -> list[BlockId]:
         """Free blocks, filled with something that is nobody's and that changes each time."""
-        layout, pool = self._layout, self._pool
+        layout, kv = self._layout, self._kv
         largest = MAX_PROBE_BYTES // (layout.num_layers * layout.num_planes * layout.block_bytes)
         wanted = max(1, -(-num_tokens // layout.block_size))
-        blocks = pool.allocate(min(wanted, max(1, largest), pool.num_free)) or []
+        blocks = kv.allocate(min(wanted, max(1, largest), kv.num_free)) or []
         self._num_probes += 1
         _fill(self._memory, layout, blocks, _PATTERNS[self._num_probes % len(_PATTERNS)])
         return blocks

@@ -177,7 +177,7 @@ class Worker:
 
     def _is_serving(self) -> bool:
         """Asked four times a second, which is also how our own lateness is noticed."""
-        self.monitor.set_waiting(self._scheduler.batcher.could_run)
+        self.monitor.set_waiting(self._scheduler.could_run)
         is_known = self._transfers is not None and self._transfers.keeper.settled.is_set()
         return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 

@@ -15,7 +15,6 @@ STILL_TWINS = {
     "Call",
     "Choice",
     "Errors",
-    "Fault",
     "Fetches",
     "HandOver",
     "Kind",
