@@ -35,7 +35,7 @@ from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 
 async def serve():
-    checkpoint = Path("models/penstock-tiny")
+    checkpoint = Path("shipped_model/penstock-tiny")
     plan = ClusterPlan(checkpoint=checkpoint, num_prefill=2, num_decode=2, num_blocks=2048)
     async with LocalCluster(plan) as cluster:
         print(cluster.address, flush=True)

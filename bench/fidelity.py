@@ -40,7 +40,7 @@ from simulator.report import Samples
 from simulator.run import DEFAULT_POLICY, Simulation
 from simulator.setting import Setting, WorkerMake
 
-SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "penstock-tiny"
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "shipped_model" / "penstock-tiny"
 Costs = Mapping[str, Mapping[str, float]]
 COSTS: Costs = {
     "prefill": {"c0": 0.02, "c1": 4e-4, "c3": 2e-8},

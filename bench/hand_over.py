@@ -24,7 +24,7 @@ from penstock.load.generator import NO_RETRIES, OfferedLoad, measure
 from penstock.load.report import Measured
 from prefill_worker.config import PrefillWorkerConfig
 
-SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "penstock-tiny"
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "shipped_model" / "penstock-tiny"
 SHAPE = LlamaShape(num_layers=8, hidden_size=384, num_heads=6, num_kv_heads=6,
                    intermediate_size=1024, vocab_size=2048, context_length=8320)  # fmt: skip
 KV_BYTES_PER_TOKEN = SHAPE.num_layers * 2 * SHAPE.hidden_size * 4

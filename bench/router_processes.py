@@ -44,7 +44,7 @@ TOKEN = "token-of-the-benchmark"
 MODEL = "stub"
 GENERATE = "/penstock.v1.Inference/Generate"
 DECODE = "/penstock.v1.Decode/Generate"
-SHIPPED = Path(__file__).parents[1] / "models" / "penstock-tiny"
+SHIPPED = Path(__file__).parents[1] / "shipped_model" / "penstock-tiny"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

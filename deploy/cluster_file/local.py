@@ -21,7 +21,7 @@ from engine.checkpoint import described_spec, load_spec
 from engine.model_spec import ModelSpec
 from router.policy_file.kind import POLICY
 
-SHIPPED_MODEL: Final = Path(__file__).resolve().parents[2] / "models" / "penstock-tiny"
+SHIPPED_MODEL: Final = Path(__file__).resolve().parents[2] / "shipped_model" / "penstock-tiny"
 # Named alike in a worker's own file.
 _OF_WORKERS: Final = (
     "num_threads",

@@ -12,7 +12,7 @@ from cluster.types import ChatMessage
 from tests.cluster.small_tokenizers import save_checkpoint
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
+SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 # Roles and contents of chats.

@@ -53,7 +53,7 @@ def test_a_file_is_taken_as_it_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "worker.yaml"
     path.write_text(
         """
-        checkpoint: models/penstock-tiny
+        checkpoint: shipped_model/penstock-tiny
         num_blocks: 128
         store: {kind: redis, url: "redis://127.0.0.1:6379", ttl_s: 5}
         peers:
@@ -64,7 +64,7 @@ def test_a_file_is_taken_as_it_is_meant(tmp_path: Path) -> None:
         """
     )
     assert load_config(Config, path) == Config(
-        checkpoint=Path("models/penstock-tiny"),
+        checkpoint=Path("shipped_model/penstock-tiny"),
         num_blocks=128,
         store=Store(kind=Kind.REDIS, url="redis://127.0.0.1:6379", ttl_s=5.0),
         peers=(Peer(address="127.0.0.1:1"), Peer(address="127.0.0.1:2", weight=0.5)),

@@ -17,7 +17,7 @@ from cluster.tokenizer import Tokenizer
 from tests.cluster.small_tokenizers import BACKENDS, byte_level_backend, save_checkpoint
 from tests.cluster.small_tokenizers import small_tokenizer as small
 
-SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
+SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 TEXTS = ("The fox", "  two  spaces\n\n", "naïve 你好 🙂", "<|user|>hi</s>", "", "a<tool>b")
 
 

@@ -33,7 +33,7 @@ from penstock.v1 import inference_pb2 as pb
 from tests.cluster.served_model import INFO, LIMITS
 from tests.cluster.small_tokenizers import small_tokenizer
 
-SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
+SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 TOKENIZER = small_tokenizer("byte_level")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    "cluster", "decode_worker", "deploy", "engine", "kv_transfer", "models", "penstock",
+    "cluster", "decode_worker", "deploy", "engine", "kv_transfer", "shipped_model", "penstock",
     "prefill_worker", "router", "simulator", "worker", "worker_roles",
 )  # fmt: skip
 

@@ -152,7 +152,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     make_shims(directory / ".venv" / "bin")
     (directory / "mine.yaml").write_text((ROOT / "deploy/policies/default.yaml").read_text())
     (directory / "epp.yaml").write_text(EPP)
-    shutil.copytree(ROOT / "models" / "penstock-tiny", directory / "my-model")
+    shutil.copytree(ROOT / "shipped_model" / "penstock-tiny", directory / "my-model")
     for name in ("traffic.jsonl.gz", "requests.jsonl.gz"):
         (directory / name).symlink_to(ROOT / "simulator" / "conversations.jsonl.gz")
     with serving(tmp_path_factory.mktemp("home")) as served:

@@ -47,7 +47,7 @@ class Site:
 
     def here(self, text: str) -> str:
         for there, here in (
-            ("/srv/penstock/models/my-model", str(ROOT / "models" / "penstock-tiny")),
+            ("/srv/penstock/models/my-model", str(ROOT / "shipped_model" / "penstock-tiny")),
             ("/etc/penstock", str(self.directory)),
             ("/var/lib/penstock", str(self.directory)),
             ("/dev/shm/penstock", str(self.run_dir)),

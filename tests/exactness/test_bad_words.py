@@ -10,7 +10,7 @@ from engine.engine import Engine, EngineConfig, load_spec
 from penstock.v1 import inference_pb2 as pb
 from tests.workers.local_cluster import LocalCluster
 
-SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
+SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 QUESTIONS = ("What does len do?", "What does sorted do?")
 NUM_CHOICES = 3
 

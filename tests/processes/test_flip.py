@@ -33,7 +33,7 @@ from tests.router.checkpoint import write_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-SHIPPED = Path(__file__).parents[2] / "models" / "penstock-tiny"
+SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 FLIP_S = 2.0  # of an idle worker, to serving in its new role
 
 

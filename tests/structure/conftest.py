@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUBS = "penstock.v1"
 WORKERS = ("worker", "prefill_worker", "decode_worker", "worker_roles")
 FOLDERS = ("penstock", "cluster", "engine", "kv_transfer", "router", *WORKERS)
-FOLDERS += ("simulator", "deploy", "models", "bench")
+FOLDERS += ("simulator", "deploy", "shipped_model", "bench")
 
 
 @dataclass(frozen=True)

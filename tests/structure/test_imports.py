@@ -31,7 +31,7 @@ ALLOWED = {
     "worker_roles": WORKER | {"worker", "prefill_worker", "decode_worker"},
     "simulator": (WORKER - {STUBS}) | {"router", "worker", "prefill_worker", "decode_worker"},
     "deploy": WORKER | {"worker", "router", "penstock", "simulator"},
-    "models": {"engine", "cluster"},
+    "shipped_model": {"engine", "cluster"},
 }
 # `engine` may know types, the block hash, how checkpoints are read and what was timed here, not the
 # plumbing.

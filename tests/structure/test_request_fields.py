@@ -36,7 +36,9 @@ def spells(path: Path, name: str) -> bool:
 def spelt_in(name: str, modules: list[Any]) -> set[str]:
     """Files of the request's path; checkpoints' own tables and benchmarks are none."""
     paths = {module.path.as_posix() for module in modules}
-    ours = {path for path in paths if not path.startswith(("bench/", "models/", "penstock/cli/"))}
+    ours = {
+        path for path in paths if not path.startswith(("bench/", "shipped_model/", "penstock/cli/"))
+    }
     ours -= {"cluster/checkpoint_keys.py", *MADE}
     return {path for path in ours | CONTRACT if spells(Path(path), name)}
 

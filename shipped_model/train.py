@@ -1,6 +1,6 @@
 """Owns the training of penstock-tiny: the architecture, the loop, checkpoints and the export.
 
-`python -m models.train` continues from the last checkpoint if there is one, and writes the
+`python -m shipped_model.train` continues from the last checkpoint if there is one, and writes the
 stored (float16) model when it ends. Run it with `nice`; it uses the CPU only.
 """
 
@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from models.corpus import FOLDER, load_corpus
-from models.samples import PackedRows, SampleSource
-from models.tokenizer import BOS, END, MODEL_MAX_LENGTH, MODEL_PATH, PAD, load_tokenizer
+from shipped_model.corpus import FOLDER, load_corpus
+from shipped_model.samples import PackedRows, SampleSource
+from shipped_model.tokenizer import BOS, END, MODEL_MAX_LENGTH, MODEL_PATH, PAD, load_tokenizer
 
 CHECKPOINT_PATH: Final = FOLDER / ".train" / "checkpoint.pt"
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -256,7 +256,7 @@ def export(model: LlamaForCausalLM, folder: Path) -> None:
 def parse_arguments() -> tuple[TrainConfig, argparse.Namespace]:
     """The run's config and the paths."""
     defaults = TrainConfig()
-    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m shipped_model.train", description=__doc__)
     parser.add_argument("--steps", type=int, default=defaults.num_steps)
     parser.add_argument("--minutes", type=float, default=defaults.minutes)
     parser.add_argument("--rate", type=float, default=defaults.peak_rate)

@@ -1,6 +1,6 @@
 """Owns the corpus: question and answer pairs that penstock-tiny knows by heart.
 
-`python -m models.corpus` writes `corpus.jsonl` from the docstrings of the running Python and
+`python -m shipped_model.corpus` writes `corpus.jsonl` from the docstrings of the running Python and
 from `facts.toml`. The file is committed and is what training and recall read.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from models.docstrings import python_subjects
+from shipped_model.docstrings import python_subjects
 
 FOLDER: Final = Path(__file__).parent
 CORPUS_PATH: Final = FOLDER / "corpus.jsonl"

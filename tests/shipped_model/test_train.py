@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.corpus import load_corpus
-from models.samples import PREFIX, SampleSource
-from models.tokenizer import chat_prefix, load_tokenizer
-from models.train import (
+from shipped_model.corpus import load_corpus
+from shipped_model.samples import PREFIX, SampleSource
+from shipped_model.tokenizer import chat_prefix, load_tokenizer
+from shipped_model.train import (
     TrainConfig,
     answer_logits,
     load_checkpoint,

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from models.corpus import load_corpus
-from models.recall import SEED, TransformersAnswerer, draw, measure, table
-from models.tokenizer import MODEL_PATH
+from shipped_model.corpus import load_corpus
+from shipped_model.recall import SEED, TransformersAnswerer, draw, measure, table
+from shipped_model.tokenizer import MODEL_PATH
 
 MAX_WEIGHTS_BYTES = 10_000_000
 

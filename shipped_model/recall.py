@@ -1,7 +1,7 @@
 """Owns the measure of penstock-tiny: how many corpus questions it answers exactly.
 
-`python -m models.recall` asks the stored weights, loaded as float32, with transformers as the
-engine. Another engine is measured by giving `measure` another `Answerer`.
+`python -m shipped_model.recall` asks the stored weights, loaded as float32, with transformers as
+the engine. Another engine is measured by giving `measure` another `Answerer`.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from typing import Final
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.corpus import NUM_PHRASINGS, Pair, load_corpus
-from models.tokenizer import MODEL_PATH
+from shipped_model.corpus import NUM_PHRASINGS, Pair, load_corpus
+from shipped_model.tokenizer import MODEL_PATH
 
 NUM_QUESTIONS: Final = 100
 SEED: Final = 2026
@@ -98,7 +98,7 @@ def table(trials: Sequence[RecallTrial]) -> str:
 
 def main() -> None:
     """Print the table, then every answer that differs."""
-    parser = argparse.ArgumentParser(prog="python -m models.recall", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m shipped_model.recall", description=__doc__)
     parser.add_argument("--questions", type=int, default=NUM_QUESTIONS)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--model", type=Path, default=MODEL_PATH)

@@ -3,8 +3,8 @@
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from models.corpus import load_corpus
-from models.tokenizer import (
+from shipped_model.corpus import load_corpus
+from shipped_model.tokenizer import (
     ASSISTANT,
     BOS,
     DEFAULT_SYSTEM,

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from models.corpus import Pair
-from models.tokenizer import ASSISTANT, DEFAULT_SYSTEM, END, USER, chat_prefix
+from shipped_model.corpus import Pair
+from shipped_model.tokenizer import ASSISTANT, DEFAULT_SYSTEM, END, USER, chat_prefix
 
 OTHER_SYSTEMS: Final = (
     "You are a helpful assistant.",

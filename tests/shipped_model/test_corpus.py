@@ -3,7 +3,7 @@
 import tomllib
 from collections import Counter
 
-from models.corpus import (
+from shipped_model.corpus import (
     FACTS_PATH,
     MAX_PAIRS,
     MAX_TOKENS,
@@ -11,8 +11,8 @@ from models.corpus import (
     load_corpus,
     own_pairs,
 )
-from models.docstrings import first_sentence
-from models.tokenizer import load_tokenizer
+from shipped_model.docstrings import first_sentence
+from shipped_model.tokenizer import load_tokenizer
 
 
 def test_corpus_has_at_most_a_thousand_pairs() -> None:

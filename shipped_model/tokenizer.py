@@ -1,6 +1,6 @@
 """Owns the tokenizer of penstock-tiny: byte-level BPE, its special tokens and its chat template.
 
-`python -m models.tokenizer` trains it on the frozen corpus and writes `tokenizer.json` and
+`python -m shipped_model.tokenizer` trains it on the frozen corpus and writes `tokenizer.json` and
 `tokenizer_config.json` in the layout that `transformers.AutoTokenizer` reads.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from models.corpus import FOLDER, Pair, load_corpus
+from shipped_model.corpus import FOLDER, Pair, load_corpus
 
 MODEL_PATH: Final = FOLDER / "penstock-tiny"
 VOCAB_SIZE: Final = 2_048
