@@ -30,7 +30,7 @@ class Choice:
     text: str = ""
 
 
-class Answer:
+class OwnedAnswer:
     """Owns the choices of one request. Everything but `next_message` is synchronous."""
 
     def __init__(

@@ -21,7 +21,7 @@ from router.policies.priced import Bids, Priced, draw_least_of
 from router.policies.rule import Prompt, Rule
 from router.policy_settings import (
     DEFAULT_CLASS,
-    Admission,
+    AdmissionRules,
     Order,
     QueueOrder,
     ServiceClass,
@@ -29,7 +29,7 @@ from router.policy_settings import (
     TenantShare,
 )
 from router.pool import PoolSnapshot
-from router.price import Answer, DecodeTerms, HandOver, decode_terms, term_at, times
+from router.price import DecodeTerms, ExpectedAnswer, HandOver, decode_terms, term_at, times
 
 _FEW_PAIRS = 4096  # to find those that can win takes longer than to price as few as these
 DEFAULT_OUTPUT_TOKENS = 128.0  # of an answer, until something has been observed
@@ -51,7 +51,7 @@ class Policy:
     rule: Rule[Any] = field(default_factory=Priced)
     disaggregate: Disaggregate = Disaggregate.AUTO
     queue: QueueOrder = field(default_factory=QueueOrder)
-    admission: Admission = field(default_factory=Admission)
+    admission: AdmissionRules = field(default_factory=AdmissionRules)
     sessions: SessionAffinity | None = field(default_factory=SessionAffinity)
     speculates: bool = True  # what was placed counts as cached, before it is computed
 
@@ -229,7 +229,7 @@ def _first(num: int) -> NDArray[np.intp]:
 
 
 def _contenders(
-    decode_s: Column, compute_s: Column, local_s: Column, answer: Answer, move: HandOver
+    decode_s: Column, compute_s: Column, local_s: Column, answer: ExpectedAnswer, move: HandOver
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns that can hold the least price: with the least hand-over there is they must
     not be above what a good candidate costs with its own."""
@@ -244,8 +244,8 @@ def _contenders(
     return rows, columns
 
 
-def _answer(request: PlacementRequest) -> Answer:
-    return Answer(
+def _answer(request: PlacementRequest) -> ExpectedAnswer:
+    return ExpectedAnswer(
         num_prompt_tokens=request.num_prompt_tokens,
         num_choices=request.num_choices,
         num_steps=min(request.max_tokens, request.num_output_tokens),

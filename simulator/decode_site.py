@@ -12,7 +12,7 @@ from decode_worker.scheduler import DecodeScheduler
 from engine.batcher import Drawn
 from engine.sequence import Sequence
 from kv_transfer.loan import Word
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.prefill_site import HandOver, PrefillSite
 from simulator.site import Site
@@ -21,11 +21,11 @@ from simulator.site import Site
 class Upstream(Protocol):
     """The router's end of a call. Each is a message that has arrived."""
 
-    def first_token(self, answer: Answer, site: Site, num_cached: int) -> None: ...
+    def first_token(self, answer: ModelledAnswer, site: Site, num_cached: int) -> None: ...
 
-    def finished(self, answer: Answer, site: Site) -> None: ...
+    def finished(self, answer: ModelledAnswer, site: Site) -> None: ...
 
-    def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
+    def refused(self, answer: ModelledAnswer, site: Site, *, for_good: bool) -> None:
         """It takes no more, or, `for_good`, the request can never fit."""
 
 
@@ -52,7 +52,7 @@ class Attempt:
         "timer",
     )
 
-    def __init__(self, decode: "DecodeSite", answer: Answer, due_at: float) -> None:
+    def __init__(self, decode: "DecodeSite", answer: ModelledAnswer, due_at: float) -> None:
         self.decode = decode
         self.answer = answer
         self.due_at = due_at
@@ -186,13 +186,13 @@ class DecodeSite:
     def __init__(self, site: Site, upstream: Upstream) -> None:
         self.site = site
         self.upstream = upstream
-        self.attempts: dict[Answer, Attempt] = {}
+        self.attempts: dict[ModelledAnswer, Attempt] = {}
         self.scheduler = DecodeScheduler(site.batcher, site.cost, site.stepper.wake)
         self.fetches = ModelledFetches(site, self.scheduler)
         self._quarantined: list[tuple[PrefillSite, list[BlockId]]] = []
         site.drive(self.scheduler, self)
 
-    def generate(self, answer: Answer, call: Call) -> None:
+    def generate(self, answer: ModelledAnswer, call: Call) -> None:
         """`Decode.Generate`."""
         make = self.site.make
         traced = answer.traced
@@ -243,7 +243,7 @@ class DecodeSite:
         if before_s is not None:
             ledger.gap(ends[0] - before_s, num)
         for sequence in sequences:
-            answer: Answer = sequence.owner.answer
+            answer: ModelledAnswer = sequence.owner.answer
             if before_s is None:
                 ledger.gap(ends[0] - answer.last_s)
             answer.num_tokens += len(ends)
@@ -286,7 +286,7 @@ class DecodeSite:
         for blocks in ours:
             self.scheduler.release(blocks)
 
-    def drop(self, answer: Answer) -> None:
+    def drop(self, answer: ModelledAnswer) -> None:
         """The router's call has ended."""
         attempt = self.attempts.pop(answer, None)
         if attempt is not None:

@@ -8,7 +8,7 @@ from engine.batcher import Drawn
 from kv_transfer.loan import Word
 from prefill_worker.scheduler import PrefillScheduler
 from simulator.agenda import Action
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.loan import ModelledLoan
 from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.site import Site
@@ -47,7 +47,7 @@ class HandOver:
     )
 
     def __init__(
-        self, prefill: "PrefillSite", receiver: Receiver, answer: Answer, due_at: float
+        self, prefill: "PrefillSite", receiver: Receiver, answer: ModelledAnswer, due_at: float
     ) -> None:
         self.prefill = prefill
         self.receiver = receiver

@@ -12,7 +12,7 @@ from cluster.errors import ConfigError
 from cluster.types import MAX_LINKS, Role, WorkerId
 from router.policy import Policy
 from simulator.agenda import Agenda
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.cluster import ModelledCluster
 from simulator.elastic import Elastic, Scaler, Turnover
 from simulator.faults import Fault, schedule
@@ -109,7 +109,7 @@ class Simulation:
             self._agenda.at(arrival_s, self._arrive)
 
     def _arrive(self) -> None:
-        answer = Answer(self._num_arrived, self._trace.requests[self._num_arrived])
+        answer = ModelledAnswer(self._num_arrived, self._trace.requests[self._num_arrived])
         self._num_arrived += 1
         self.cluster.router.arrive(answer)
         self._await_arrival()

@@ -9,8 +9,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 # Still to do: none may come to these, and who is renamed goes from here.
 STILL_TWINS = {
-    "Admission",
-    "Answer",
     "Attempt",
     "Call",
     "Choice",
