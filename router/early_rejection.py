@@ -6,7 +6,7 @@ import math
 from typing import Final, NamedTuple
 
 from cluster.types import ErrorQuantiles
-from router.forecast import Errors, Forecast, forecast
+from router.forecast import ErrorFactors, Forecast, forecast
 from router.learned.observed import Observed
 from router.policy import Decision, PlacementRequest
 from router.policy_settings import AdmissionRules, Quantile, ServiceClass
@@ -56,7 +56,7 @@ def rejection(
     if is_idle or not can_ever_fit or not admission.rejects_early:
         return None  # who never fits, hears it from the worker
     accuracy, quantile, now_s = observed.accuracy, admission.quantile, snapshot.now
-    errors = Errors(
+    errors = ErrorFactors(
         error_factor(
             accuracy.ttft_errors(decision.ttft_s, now_s), decision.prefill_error, quantile
         ),

@@ -79,7 +79,7 @@ def decode_terms(
     return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, added_s, step_s, spare_s)
 
 
-class HandOver:
+class HandOverPrice:
     """From the first token until the KV is at the decode worker. Only what it does not hold
     travels, and while the prompt is computed, too."""
 

@@ -18,7 +18,7 @@ from router.records import Fate
 from router.rollout.generations import Generations
 from router.tries import MAX_TRIES
 from simulator.answer import ModelledAnswer
-from simulator.decode_site import Call, DecodeSite
+from simulator.decode_site import DecodeSite, ModelledCall
 from simulator.door import Door
 from simulator.modelled_fetch import Prefix
 from simulator.prefill_site import PrefillSite
@@ -28,7 +28,7 @@ AnySite = PrefillSite | DecodeSite
 
 
 @dataclass(slots=True, eq=False)
-class _Followed:
+class _FollowedLife:
     """One life of a worker, as the router follows it."""
 
     site: AnySite
@@ -50,7 +50,7 @@ class ModelledRouter:
         self._world = world
         self._sites = sites
         self._calls: dict[ModelledAnswer, Site] = {}
-        self._followed: dict[Incarnation, _Followed] = {}
+        self._followed: dict[Incarnation, _FollowedLife] = {}
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -110,14 +110,14 @@ class ModelledRouter:
         else:
             decode.site.post_from_router(partial(decode.generate, answer, call))
 
-    def _call(self, decision: Decision) -> Call:
+    def _call(self, decision: Decision) -> ModelledCall:
         placement = decision.placement
         prefill = self._sites[placement.prefill] if placement.prefill else None
         assert not isinstance(prefill, DecodeSite)
         prefix = None
         if placement.source and (source := self._sites.get(placement.source)):  # it may have left
             prefix = Prefix(source=source.site, num_tokens=placement.num_source_tokens)
-        return Call(prefill=prefill, prefix=prefix, due_s=decision.due_s)
+        return ModelledCall(prefill=prefill, prefix=prefix, due_s=decision.due_s)
 
     def _asked(self, answer: ModelledAnswer) -> Ask:
         traced, grain = answer.traced, self._world.grain
@@ -169,7 +169,7 @@ class ModelledRouter:
         """A life of a worker registers; its cache is asked for."""
         worker = site.site.member.worker
         self.pool.join(site.site.member)
-        self._followed[worker.incarnation] = followed = _Followed(site)
+        self._followed[worker.incarnation] = followed = _FollowedLife(site)
         self._take_snapshot(followed)
 
     def leave(self, site: AnySite) -> None:
@@ -203,13 +203,13 @@ class ModelledRouter:
         if not followed.is_asking:
             self._ask(followed)
 
-    def _ask(self, followed: _Followed) -> None:
+    def _ask(self, followed: _FollowedLife) -> None:
         followed.is_asking = True
         self._world.agenda.after(
             self._world.setting.event_s, partial(self._take_snapshot, followed)
         )
 
-    def _take_snapshot(self, followed: _Followed) -> None:
+    def _take_snapshot(self, followed: _FollowedLife) -> None:
         site = followed.site.site
         if site.is_dead:
             return
@@ -220,7 +220,7 @@ class ModelledRouter:
         followed.is_asking = False
         self._apply(followed, update)
 
-    def _apply(self, followed: _Followed, update: CacheUpdate) -> None:
+    def _apply(self, followed: _FollowedLife, update: CacheUpdate) -> None:
         worker = followed.site.site.member.worker
         if update.is_reset:
             self.index.replace(worker.worker_id, worker.incarnation, ())

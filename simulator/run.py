@@ -15,7 +15,7 @@ from simulator.agenda import Agenda
 from simulator.answer import ModelledAnswer
 from simulator.cluster import ModelledCluster
 from simulator.elastic import Elastic, Scaler, Turnover
-from simulator.faults import Fault, schedule
+from simulator.faults import TimedFault, schedule
 from simulator.report import Ledger, Report, Samples
 from simulator.setting import Setting
 from simulator.site import World
@@ -36,7 +36,7 @@ class Simulation:
         *,
         policy: Policy = DEFAULT_POLICY,
         seed: int = 0,
-        faults: Iterable[Fault] = (),
+        faults: Iterable[TimedFault] = (),
         jumps: bool = True,
         check_s: float | None = None,
         scaler: Scaler | None = None,
@@ -136,7 +136,7 @@ def simulate(
     *,
     policy: Policy = DEFAULT_POLICY,
     seed: int = 0,
-    faults: Iterable[Fault] = (),
+    faults: Iterable[TimedFault] = (),
     progress: Progress = lambda done: None,
 ) -> Report:
     return Simulation(trace, setting, policy=policy, seed=seed, faults=faults).run(progress)

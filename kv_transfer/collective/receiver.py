@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Welcome = Callable[[Line], tuple[Incarnation, ProcessGroup]]
 
 
-class Receiver:
+class CollectiveReceiver:
     """Listens from the moment it is made until `close`."""
 
     def __init__(self, host: str, pool: Tensor, welcome: Welcome, stall_s: float) -> None:

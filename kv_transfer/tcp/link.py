@@ -181,7 +181,7 @@ class _Stream:
         self.unanswered: deque[TcpWrite] = deque()  # one entry a frame
 
 
-class Link:
+class TcpLink:
     """Owns its streams. `close` from any thread; a write that fails says so in its future."""
 
     def __init__(

@@ -57,7 +57,7 @@ class _Connection:
         self.deadline = deadline  # for that, by the receiver's attention
 
 
-class Receiver:
+class TcpReceiver:
     """Owns the listening socket and all that was accepted."""
 
     def __init__(

@@ -19,7 +19,7 @@ from router.early_rejection import (
     limit_s,
     rejection,
 )
-from router.forecast import Errors, decode_then, forecast
+from router.forecast import ErrorFactors, decode_then, forecast
 from router.learned.accuracy import Compared
 from router.learned.observed import Observed
 from router.load import Load
@@ -29,7 +29,7 @@ from tests.router.pool_samples import load, snapshot
 
 CHAT = ServiceClass(name="chat", ttft_s=2.0, itl_s=0.05)
 STRICT = AdmissionRules(rejects_early=True, slack=1.0, quantile=Quantile.P50)
-EXACT = Errors()
+EXACT = ErrorFactors()
 A = WorkerId("a")
 
 
