@@ -11,13 +11,13 @@ import pytest
 
 from bench.router_requests import long_checkpoint
 from cluster.errors import InvalidRequest, Overloaded
-from cluster.prompt import ChatPrompt, TextPrompt
 from cluster.types import ChatMessage
 from router.config import RouterConfig
-from router.text import Text
-from router.text_child import TextKind
-from router.text_codec import tokenized_from_bytes
-from router.text_lanes import TextLanes, is_small
+from router.front.prompt import ChatPrompt, TextPrompt
+from router.front.text import Text
+from router.front.text_child import TextKind
+from router.front.text_codec import tokenized_from_bytes
+from router.front.text_lanes import TextLanes, is_small
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,8 @@
 """The one process for large texts, as the router sees it: started when first needed, ended with
 whatever it does when a call is given up, and started again for the next.
 
-Owns its life and the frames; what it does is `router/text_child.py`. A thread talks to it, so that
-the event loop neither copies a large text nor starts a process.
+Owns its life and the frames; what it does is `router/front/text_child.py`. A thread talks to it, so
+that the event loop neither copies a large text nor starts a process.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from typing import IO
 
 from cluster.errors import InvalidRequest, Overloaded
 from cluster.process import child_environment
-from router.text_child import HEADER, Settings, TextKind
-from router.text_threads import TextThreads
+from router.front.text_child import HEADER, Settings, TextKind
+from router.front.text_threads import TextThreads
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class TextProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "router.text_child", self._settings.to_json()],
+            [sys.executable, "-m", "router.front.text_child", self._settings.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

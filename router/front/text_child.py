@@ -1,7 +1,7 @@
 """The process in which large texts are tokenised, so that this can be ended: reads requests from
 its stdin and answers them on its stdout, one after another.
 
-    python -m router.text_child SETTINGS
+    python -m router.front.text_child SETTINGS
 
 A frame is its kind, its length and its bytes. A request is that of the RPC, in bounds already,
 and so is the answer; a refusal is the field and the sentence, as JSON.
@@ -21,9 +21,9 @@ from cluster.chat_template import ChatTemplate
 from cluster.detokenizer import whole_text
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.process import configure_logging, follow_parent
-from cluster.prompt import prompt_ids
 from cluster.tokenizer import Tokenizer
-from router.text_codec import (
+from router.front.prompt import prompt_ids
+from router.front.text_codec import (
     ids_from_bytes,
     prompt_from_bytes,
     text_to_bytes,

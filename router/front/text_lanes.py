@@ -8,19 +8,19 @@ from functools import partial
 from typing import Final
 
 from cluster.detokenizer import whole_text
-from cluster.validation import ChatPrompt, GenerationInput, Prompt, TokenPrompt
-from router.relay import RoutedRequest
-from router.text import Text
-from router.text_child import Settings, TextKind
-from router.text_codec import (
+from router.front.text import Text
+from router.front.text_child import Settings, TextKind
+from router.front.text_codec import (
     ids_to_bytes,
     prompt_to_bytes,
     text_to_bytes,
     tokenized_from_bytes,
     tokenized_to_bytes,
 )
-from router.text_process import TextProcess
-from router.text_threads import TextThreads
+from router.front.text_process import TextProcess
+from router.front.text_threads import TextThreads
+from router.front.validation import ChatPrompt, GenerationInput, Prompt, TokenPrompt
+from router.relay import RoutedRequest
 
 MAX_SMALL: Final = 32 << 10  # bytes of text: some 10 ms of a thread
 _MAX_TINY: Final = 256  # bytes of text, or 1,024 ids: some 100 us
