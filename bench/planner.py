@@ -28,7 +28,7 @@ from deploy.planner.planner import SizingDecision
 from deploy.planner.settings import Bounds, PlannerSettings
 from penstock.cli.traffic import SHIPPED_TRACE
 from router.policy import Policy
-from router.policy_settings import Admission, ServiceClass
+from router.policy_settings import AdmissionRules, ServiceClass
 from simulator.daily import day, even
 from simulator.elastic import Turnover
 from simulator.run import Simulation
@@ -112,7 +112,7 @@ def outcome(
     base = Setting(num_prefill=1, num_decode=1, prefill=make, decode=make, targets=case.targets)
     targets = case.targets
     promised = ServiceClass(name="default", ttft_s=targets.ttft_s, itl_s=targets.itl_s)
-    policy = Policy(classes=(promised,), admission=Admission(rejects_early=True))
+    policy = Policy(classes=(promised,), admission=AdmissionRules(rejects_early=True))
     bounds = Bounds(most_prefill=24, most_decode=24)
     plan = Planning(
         trace=case.trace,

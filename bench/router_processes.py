@@ -37,8 +37,8 @@ from cluster.watch import WatchFeed
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from router.config import RouterConfig
+from router.front.text import Text
 from router.router import Router
-from router.text import Text
 
 TOKEN = "token-of-the-benchmark"
 MODEL = "stub"

@@ -20,7 +20,7 @@ MAX_UNSENT_TOKENS = 256  # beyond these the sequences of a stalled reader are pa
 
 
 @dataclass(slots=True, eq=False)
-class Choice:
+class AnswerChoice:
     """One of n answers."""
 
     detokenizer: Detokenizer
@@ -30,7 +30,7 @@ class Choice:
     text: str = ""
 
 
-class Answer:
+class OwnedAnswer:
     """Owns the choices of one request. Everything but `next_message` is synchronous."""
 
     def __init__(
@@ -164,10 +164,10 @@ class Answer:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _begun(self, index: int, detokenizer: Detokenizer) -> Choice:
+    def _begun(self, index: int, detokenizer: Detokenizer) -> AnswerChoice:
         """A choice of which an earlier attempt may have sent tokens, or all of them."""
         emitted = self.request.emitted[index] if index < len(self.request.emitted) else ()
-        choice = Choice(detokenizer=detokenizer, num_output=len(emitted))
+        choice = AnswerChoice(detokenizer=detokenizer, num_output=len(emitted))
         if not emitted:
             return choice
         params = self.request.params
@@ -181,7 +181,7 @@ class Answer:
             choice.finish.choice = index
         return choice
 
-    def _text_and_finish(self, choice: Choice, token_id: int) -> pb.ChoiceFinish | None:
+    def _text_and_finish(self, choice: AnswerChoice, token_id: int) -> pb.ChoiceFinish | None:
         params = self.request.params
         if token_id in params.sampling.stop_token_ids:
             choice.text += choice.detokenizer.finish()
@@ -196,7 +196,7 @@ class Answer:
         return None
 
 
-def _delta(index: int, choice: Choice) -> pb.Delta:
+def _delta(index: int, choice: AnswerChoice) -> pb.Delta:
     return pb.Delta(
         choice=index,
         index=choice.num_output - len(choice.unsent),

@@ -14,7 +14,7 @@ from cluster.codec import prompt_logprob_from_pb, sampled_from_pb
 from cluster.errors import PenstockError, TransferFailed
 from cluster.timeline import Moment
 from cluster.types import SampledToken, WorkerAddress
-from decode_worker.answer import Answer
+from decode_worker.answer import OwnedAnswer
 from decode_worker.scheduler import DecodeScheduler
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class _Prompt:
     """One that is computed elsewhere: what has arrived of it so far."""
 
-    answer: Answer
+    answer: OwnedAnswer
     sequence: Sequence
     worker: WorkerAddress
     reservation: Reservation | None = None
@@ -57,7 +57,7 @@ class RemotePrompts:
         self.num_received = 0
 
     async def receive(
-        self, answer: Answer, worker: WorkerAddress, request: pb.DecodeRequest
+        self, answer: OwnedAnswer, worker: WorkerAddress, request: pb.DecodeRequest
     ) -> None:
         """Returns when the sequences run here, whichever worker computed the prompt."""
         sequence = Sequence(

@@ -16,7 +16,7 @@ from engine.sequence import Sequence
 from engine.thread import LayerDone, StepResult
 
 
-class Owner(Protocol):
+class SequenceOwner(Protocol):
     """Whose sequence it is: told at once, on the event loop, what each step gave."""
 
     def scheduled(self) -> None:
@@ -123,7 +123,7 @@ class DecodeScheduler:
 
     def complete(self, batch: Batch, result: StepResult) -> None:
         for drawn in self.batcher.complete(result.rows):
-            owner: Owner = drawn.sequence.owner
+            owner: SequenceOwner = drawn.sequence.owner
             if not owner.drawn(drawn, result.seconds):
                 self.batcher.drop(drawn.sequence)
         self._freed()

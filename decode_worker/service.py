@@ -14,7 +14,7 @@ from cluster.timeline import RequestTimeline
 from cluster.tokenizer import Tokenizer
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
-from decode_worker.answer import Answer
+from decode_worker.answer import OwnedAnswer
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
@@ -67,7 +67,7 @@ class DecodeService:
             for sequence in answer.sequences:
                 self._scheduler.drop(sequence)
 
-    async def _compute(self, answer: Answer, message: pb.DecodeRequest) -> None:
+    async def _compute(self, answer: OwnedAnswer, message: pb.DecodeRequest) -> None:
         if answer.is_finished:
             return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
@@ -76,7 +76,7 @@ class DecodeService:
         else:
             await self._prefill_here(answer, message)
 
-    async def _prefill_here(self, answer: Answer, message: pb.DecodeRequest) -> None:
+    async def _prefill_here(self, answer: OwnedAnswer, message: pb.DecodeRequest) -> None:
         request = answer.request
         num_choices = request.params.num_choices
         received_at = answer.timeline.received_at
@@ -96,7 +96,7 @@ class DecodeService:
             self._scheduler.submit(sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 
-    async def _relay(self, answer: Answer, call: Call) -> None:
+    async def _relay(self, answer: OwnedAnswer, call: Call) -> None:
         call.phase = "queue"
         while (message := await answer.next_message()) is not None:
             call.phase, call.tokens_emitted = "decode", answer.num_sent
@@ -145,7 +145,7 @@ class DecodeService:
                 f"{kv.block_size} tokens: ask for fewer.",
             )
 
-    def _answer(self, message: pb.DecodeRequest, request: ComputeRequest) -> Answer:
+    def _answer(self, message: pb.DecodeRequest, request: ComputeRequest) -> OwnedAnswer:
         params = request.params
         accepted = inference_pb2.Accepted(
             request_id=request.request_id,
@@ -154,7 +154,7 @@ class DecodeService:
             seed=params.sampling.seed,
             prompt_tokens=len(request.prompt_ids),
         )
-        return Answer(
+        return OwnedAnswer(
             request,
             new_detokenizer(self._tokenizer, params, context=request.prompt_ids),
             accepted=accepted,

@@ -9,7 +9,7 @@ from cluster.types import Incarnation
 from kv_transfer.geometry import Spans
 
 
-class Admission:
+class LandingAdmission:
     """Has a lock of its own, so that `revoke` waits for one receive of this epoch at most, and
     never for another peer's."""
 
@@ -44,13 +44,14 @@ class Admissions:
     __slots__ = ("_by_epoch",)
 
     def __init__(self) -> None:
-        self._by_epoch: dict[tuple[Incarnation, int], Admission] = {}  # writer, epoch of ours
+        # by writer, epoch of ours
+        self._by_epoch: dict[tuple[Incarnation, int], LandingAdmission] = {}
 
     def admit(self, writer: Incarnation, epoch: int, allows: Callable[[Spans], bool]) -> None:
         self.revoke(writer, epoch)
-        self._by_epoch[writer, epoch] = Admission(allows)
+        self._by_epoch[writer, epoch] = LandingAdmission(allows)
 
-    def find(self, writer: Incarnation, epoch: int) -> Admission | None:
+    def find(self, writer: Incarnation, epoch: int) -> LandingAdmission | None:
         return self._by_epoch.get((writer, epoch))
 
     def revoke(self, writer: Incarnation, epoch: int) -> None:

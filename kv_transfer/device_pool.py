@@ -10,7 +10,7 @@ from torch import Tensor
 from cluster.errors import ConfigError
 from cluster.types import Incarnation
 from kv_transfer.geometry import Spans
-from kv_transfer.pool import Pool
+from kv_transfer.pool import KvPool
 from kv_transfer.staging import HOST_STAGE_BYTES, Stage, on_own_stream, stagefuls
 
 
@@ -46,7 +46,7 @@ class DevicePool:
         """The memory lives while tensors lie in it."""
 
 
-def tensor_of(pool: Pool) -> Tensor:
+def tensor_of(pool: KvPool) -> Tensor:
     """All of a pool, uint8, wherever it lies."""
     if isinstance(pool.buffer, Tensor):
         return pool.buffer

@@ -15,7 +15,7 @@ from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 
 if TYPE_CHECKING:
-    from kv_transfer.pool import FilePool, Pool, PoolConfig
+    from kv_transfer.pool import FilePool, KvPool, PoolConfig
     from kv_transfer.transport import Transport
 
 
@@ -33,13 +33,13 @@ class DoorSettings:
     measurements: Measurements | None = None  # None: what is fastest here is not asked
 
 
-def _shared_memory(pool: "Pool", settings: DoorSettings) -> "Transport":
+def _shared_memory(pool: "KvPool", settings: DoorSettings) -> "Transport":
     from kv_transfer.shared_memory_transport import SharedMemoryTransport
 
     return SharedMemoryTransport(_on_host(pool, "shared_memory"), settings.measurements)
 
 
-def _nixl(pool: "Pool", settings: DoorSettings) -> "Transport":
+def _nixl(pool: "KvPool", settings: DoorSettings) -> "Transport":
     from kv_transfer.nixl.transport import NixlTransport
 
     return NixlTransport(
@@ -50,7 +50,7 @@ def _nixl(pool: "Pool", settings: DoorSettings) -> "Transport":
     )
 
 
-def _tcp(pool: "Pool", settings: DoorSettings) -> "Transport":
+def _tcp(pool: "KvPool", settings: DoorSettings) -> "Transport":
     from kv_transfer.tcp.transport import TcpTransport
 
     return TcpTransport(
@@ -65,7 +65,7 @@ def _tcp(pool: "Pool", settings: DoorSettings) -> "Transport":
     )
 
 
-def _collective(name: str, pool: "Pool", settings: DoorSettings) -> "Transport":
+def _collective(name: str, pool: "KvPool", settings: DoorSettings) -> "Transport":
     from kv_transfer.collective.transport import CollectiveTransport
 
     # A group's own sockets tell where they listen: another host would be dialled in vain.
@@ -74,7 +74,7 @@ def _collective(name: str, pool: "Pool", settings: DoorSettings) -> "Transport":
     return CollectiveTransport(name, pool, host=host, key=settings.key)
 
 
-def _on_host(pool: "Pool", door: str) -> "FilePool":
+def _on_host(pool: "KvPool", door: str) -> "FilePool":
     from kv_transfer.pool import FilePool
 
     if not isinstance(pool, FilePool):
@@ -85,7 +85,7 @@ def _on_host(pool: "Pool", door: str) -> "FilePool":
     return pool
 
 
-DOORS: dict[str, Callable[["Pool", DoorSettings], "Transport"]] = {
+DOORS: dict[str, Callable[["KvPool", DoorSettings], "Transport"]] = {
     "shared_memory": _shared_memory,
     "nixl": _nixl,
     "nccl": partial(_collective, "nccl"),
@@ -106,7 +106,7 @@ def check_transports(names: Sequence[str]) -> None:
         )
 
 
-def open_pool(config: "PoolConfig", device: str) -> "Pool":
+def open_pool(config: "PoolConfig", device: str) -> "KvPool":
     """Where the engine computes. Raises ConfigError where there is no room, or no such device."""
     if device == "cpu":
         from kv_transfer.pool import FilePool
@@ -117,7 +117,7 @@ def open_pool(config: "PoolConfig", device: str) -> "Pool":
     return DevicePool(config.incarnation, config.num_bytes, device)
 
 
-def open_doors(names: Sequence[str], pool: "Pool", settings: DoorSettings) -> list["Transport"]:
+def open_doors(names: Sequence[str], pool: "KvPool", settings: DoorSettings) -> list["Transport"]:
     """In the order of preference, whatever the order of the names.
 
     Raises ConfigError for a name that is none, or whose dependency is missing.

@@ -20,7 +20,7 @@ from cluster.errors import DigestMismatch, TransferFailed
 from cluster.lateness import AttentiveClock
 from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
 from kv_transfer.geometry import BlockTable, Share, Spans
-from kv_transfer.pool import Pool
+from kv_transfer.pool import KvPool
 from kv_transfer.stats import PairStats, Reason, TransferCounters
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
 from kv_transfer.transfer import End, Event, RemoteProtocolError, State, Transfer
@@ -118,7 +118,7 @@ class Reservation:
 class ReservationTable:
     def __init__(
         self,
-        pool: Pool,
+        pool: KvPool,
         layout: KvLayout,
         *,
         on_release: Callable[[tuple[int, ...]], None],

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cluster.errors import ConfigError, TransferFailed
 from cluster.lateness import Patience
 from cluster.types import Incarnation, WorkerAddress
-from kv_transfer.pool import Pool
+from kv_transfer.pool import KvPool
 from kv_transfer.stats import PairStats
 from kv_transfer.transport import Peer, Transport
 
@@ -32,7 +32,7 @@ class Pairs:
     """Owns a worker's pool and its transports, and knows its peers."""
 
     def __init__(
-        self, pool: Pool, transports: Sequence[Transport], *, required: str | None = None
+        self, pool: KvPool, transports: Sequence[Transport], *, required: str | None = None
     ) -> None:
         """`transports` in order of preference; `required` allows no other than this one.
 

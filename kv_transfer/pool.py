@@ -39,7 +39,7 @@ class PoolConfig:
     run_dir: Path
 
 
-class Pool(Protocol):
+class KvPool(Protocol):
     """Memory that peers write into, on the host or on a device. Zeroed and writable from the
     start."""
 

@@ -24,7 +24,7 @@ from kv_transfer.transport import Landed
 from kv_transfer.writer_thread import WriterThread
 
 
-class _Address(NamedTuple):
+class _PoolAddress(NamedTuple):
     file_name: str
     num_bytes: int
     process: ProcessAddress
@@ -37,7 +37,7 @@ class SharedMemoryTransport:
     name = "shared_memory"
 
     def __init__(self, pool: FilePool, measurements: Measurements | None = None) -> None:
-        self.address = str(_Address(pool.path.name, pool.num_bytes, ProcessAddress.own()))
+        self.address = str(_PoolAddress(pool.path.name, pool.num_bytes, ProcessAddress.own()))
         self._run_dir = pool.path.parent
         self._writer = WriterThread("kv-writer", pool.memory, measurements)
         self._peers: dict[str, SharedMemoryPeer] = {}
@@ -66,7 +66,7 @@ class SharedMemoryPeer:
 
     transport = SharedMemoryTransport.name
 
-    def __init__(self, writer: WriterThread, address: _Address, fd: int) -> None:
+    def __init__(self, writer: WriterThread, address: _PoolAddress, fd: int) -> None:
         self.incarnation = Incarnation(address.file_name.removeprefix(PREFIX))
         self.num_bytes = address.num_bytes
         self.life = Life()
@@ -129,7 +129,7 @@ def _open_peer(writer: WriterThread, run_dir: Path, text: str) -> SharedMemoryPe
         raise
 
 
-def _check_file(address: _Address, status: os.stat_result) -> None:
+def _check_file(address: _PoolAddress, status: os.stat_result) -> None:
     if not is_private_file(status):
         raise TransferFailed(f"'{address.file_name}' is not a private KV pool file of this user.")
     if status.st_size != address.num_bytes:
@@ -144,7 +144,7 @@ def _check_file(address: _Address, status: os.stat_result) -> None:
         )
 
 
-def _parse(text: str) -> _Address:
+def _parse(text: str) -> _PoolAddress:
     file_name, *rest = text.split(":")
     numbers = rest[:3]
     if (
@@ -154,4 +154,4 @@ def _parse(text: str) -> _Address:
     ):
         raise TransferFailed(f"'{text[:200]}' is not the address of a shared-memory KV pool.")
     num_bytes, pid, namespace = map(int, numbers)
-    return _Address(file_name, num_bytes, ProcessAddress(pid, namespace, rest[3]))
+    return _PoolAddress(file_name, num_bytes, ProcessAddress(pid, namespace, rest[3]))

@@ -16,7 +16,7 @@ from engine.sequence import Sequence
 from engine.thread import LayerDone, StepResult
 
 
-class Owner(Protocol):
+class PromptOwner(Protocol):
     """Whose prompt it is: told at once, on the event loop (`computed`: on the engine's
     thread), how far it is."""
 
@@ -93,7 +93,7 @@ class PrefillScheduler:
 
     def complete(self, batch: Batch, result: StepResult) -> None:
         ended = self.batcher.complete(result.rows)
-        by_owner: dict[Owner, list[Drawn]] = {}
+        by_owner: dict[PromptOwner, list[Drawn]] = {}
         for drawn in ended:
             by_owner.setdefault(drawn.sequence.owner, []).append(drawn)
         for owner, drawn_here in by_owner.items():

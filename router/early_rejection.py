@@ -6,10 +6,10 @@ import math
 from typing import Final, NamedTuple
 
 from cluster.types import ErrorQuantiles
-from router.forecast import Errors, Forecast, forecast
+from router.forecast import ErrorFactors, Forecast, forecast
 from router.learned.observed import Observed
 from router.policy import Decision, PlacementRequest
-from router.policy_settings import Admission, Quantile, ServiceClass
+from router.policy_settings import AdmissionRules, Quantile, ServiceClass
 from router.pool import PoolSnapshot
 
 MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
@@ -39,7 +39,7 @@ def rejection(
     request: PlacementRequest,
     decision: Decision,
     snapshot: PoolSnapshot,
-    admission: Admission,
+    admission: AdmissionRules,
     observed: Observed,
 ) -> Rejection | None:
     """None: it is taken on."""
@@ -56,7 +56,7 @@ def rejection(
     if is_idle or not can_ever_fit or not admission.rejects_early:
         return None  # who never fits, hears it from the worker
     accuracy, quantile, now_s = observed.accuracy, admission.quantile, snapshot.now
-    errors = Errors(
+    errors = ErrorFactors(
         error_factor(
             accuracy.ttft_errors(decision.ttft_s, now_s), decision.prefill_error, quantile
         ),
@@ -82,7 +82,7 @@ def rejection(
 
 
 def rejection_of_wait(
-    service: ServiceClass, waits_s: float, admission: Admission
+    service: ServiceClass, waits_s: float, admission: AdmissionRules
 ) -> Rejection | None:
     """The same of a request that no worker can take before one is back, `waits_s` after it came."""
     most_s = admission.slack * service.ttft_s
@@ -118,7 +118,7 @@ def num_queued(snapshot: PoolSnapshot) -> float:
 
 
 def broken_promise(
-    request: PlacementRequest, found: Forecast, admission: Admission
+    request: PlacementRequest, found: Forecast, admission: AdmissionRules
 ) -> Rejection | None:
     service = request.service_class
     slack = admission.slack / request.tenant_excess

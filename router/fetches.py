@@ -20,7 +20,7 @@ class Missing(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Fetches:
+class ExpectedFetches:
     """Each lasts as long as any request that was told of it."""
 
     _sources: dict[Missing, WorkerId] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cluster.types import GrainHash, RoutingHints
 from router.fetches import Missing
-from router.learned.lengths import Kind
+from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival
 from router.policy import Decision
 from router.policy_settings import ServiceClass
@@ -84,5 +84,5 @@ class Flight:
     arrival: Arrival | None = None  # None: nobody asks what comes
 
     @property
-    def kind(self) -> Kind:
-        return Kind(self.targets.name, self.ask.tenant)
+    def kind(self) -> AnswerKind:
+        return AnswerKind(self.targets.name, self.ask.tenant)

@@ -16,7 +16,7 @@ _MAX_BUSY: Final = 0.95  # of a decode worker's time, for prompts: something is 
 _GROWN: Final = 0.5  # share of its answer by which a sequence has grown, on average
 
 
-class Errors(NamedTuple):
+class ErrorFactors(NamedTuple):
     """Factors on what is predicted, at the policy's quantile."""
 
     ttft: float = 1.0
@@ -40,7 +40,7 @@ def forecast(
     request: PlacementRequest,
     decision: Decision,
     decode: Load,
-    errors: Errors,
+    errors: ErrorFactors,
     answer_tokens: float,
     busy_share: float = 0.0,
     num_ready: int = 0,

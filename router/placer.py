@@ -18,7 +18,7 @@ from router.early_rejection import (
     rejection,
     rejection_of_wait,
 )
-from router.fetches import Fetches, Missing
+from router.fetches import ExpectedFetches, Missing
 from router.flight import Ask, Begun, Ended, Event, Flight, Left, Placed
 from router.index import PrefixIndex
 from router.learned.observed import Observed
@@ -60,7 +60,7 @@ class Placer:
     generations: Generations = field(default_factory=lambda: Generations(Policy()))
     records: Records = field(default_factory=Records)
     speculation: Speculation = field(init=False)
-    fetches: Fetches = field(default_factory=Fetches)
+    fetches: ExpectedFetches = field(default_factory=ExpectedFetches)
     siblings: Siblings = field(default_factory=Siblings)
     counters: PlacerCounters = field(default_factory=PlacerCounters)
     sessions: Sessions = field(default_factory=Sessions)

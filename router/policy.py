@@ -21,7 +21,7 @@ from router.policies.priced import Bids, Priced, draw_least_of
 from router.policies.rule import Prompt, Rule
 from router.policy_settings import (
     DEFAULT_CLASS,
-    Admission,
+    AdmissionRules,
     Order,
     QueueOrder,
     ServiceClass,
@@ -29,7 +29,7 @@ from router.policy_settings import (
     TenantShare,
 )
 from router.pool import PoolSnapshot
-from router.price import Answer, DecodeTerms, HandOver, decode_terms, term_at, times
+from router.price import DecodeTerms, ExpectedAnswer, HandOverPrice, decode_terms, term_at, times
 
 _FEW_PAIRS = 4096  # to find those that can win takes longer than to price as few as these
 DEFAULT_OUTPUT_TOKENS = 128.0  # of an answer, until something has been observed
@@ -51,7 +51,7 @@ class Policy:
     rule: Rule[Any] = field(default_factory=Priced)
     disaggregate: Disaggregate = Disaggregate.AUTO
     queue: QueueOrder = field(default_factory=QueueOrder)
-    admission: Admission = field(default_factory=Admission)
+    admission: AdmissionRules = field(default_factory=AdmissionRules)
     sessions: SessionAffinity | None = field(default_factory=SessionAffinity)
     speculates: bool = True  # what was placed counts as cached, before it is computed
 
@@ -204,7 +204,9 @@ def quote(
     decode_s = decode_s + bids.backlog * decode.added_s
     local_s = decode_s + compute_s[num_prefill:]
     compute_s = compute_s[:num_prefill]
-    move = HandOver(answer, loads.columns, held, bids.best_prefill_s, snapshot.costs, num_prefill)
+    move = HandOverPrice(
+        answer, loads.columns, held, bids.best_prefill_s, snapshot.costs, num_prefill
+    )
     if all_of_them or len(local_s) * num_prefill <= _FEW_PAIRS:
         rows, columns = _first(len(local_s)), _first(num_prefill)
         moved_s = move.seconds()
@@ -229,7 +231,11 @@ def _first(num: int) -> NDArray[np.intp]:
 
 
 def _contenders(
-    decode_s: Column, compute_s: Column, local_s: Column, answer: Answer, move: HandOver
+    decode_s: Column,
+    compute_s: Column,
+    local_s: Column,
+    answer: ExpectedAnswer,
+    move: HandOverPrice,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns that can hold the least price: with the least hand-over there is they must
     not be above what a good candidate costs with its own."""
@@ -244,8 +250,8 @@ def _contenders(
     return rows, columns
 
 
-def _answer(request: PlacementRequest) -> Answer:
-    return Answer(
+def _answer(request: PlacementRequest) -> ExpectedAnswer:
+    return ExpectedAnswer(
         num_prompt_tokens=request.num_prompt_tokens,
         num_choices=request.num_choices,
         num_steps=min(request.max_tokens, request.num_output_tokens),

@@ -87,7 +87,7 @@ class QueueOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class AdmissionRules:
     """Which requests are refused before they cost anything."""
 
     rejects_early: bool = field(

@@ -23,7 +23,7 @@ def term_at(seconds: Column | None, position: int) -> float:
     return 0.0 if seconds is None else float(seconds[position])
 
 
-class Answer(NamedTuple):
+class ExpectedAnswer(NamedTuple):
     """What will be decoded, as far as it is known beforehand."""
 
     num_prompt_tokens: int
@@ -47,7 +47,9 @@ class DecodeTerms(NamedTuple):
     spare_s: Column  # so long a typical answer there may wait in all, and be within the target
 
 
-def decode_terms(answer: Answer, columns: Columns, cached: Column, num_prefill: int) -> DecodeTerms:
+def decode_terms(
+    answer: ExpectedAnswer, columns: Columns, cached: Column, num_prefill: int
+) -> DecodeTerms:
     """`cached` [decode workers]: prompt tokens whose KV is there."""
     decodes = slice(num_prefill, None)
     num_waiting, num_running = columns.num_waiting[decodes], columns.num_running[decodes]
@@ -77,7 +79,7 @@ def decode_terms(answer: Answer, columns: Columns, cached: Column, num_prefill: 
     return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, added_s, step_s, spare_s)
 
 
-class HandOver:
+class HandOverPrice:
     """From the first token until the KV is at the decode worker. Only what it does not hold
     travels, and while the prompt is computed, too."""
 
@@ -85,7 +87,7 @@ class HandOver:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: ExpectedAnswer,
         columns: Columns,
         cached: Column,
         prefill_s: Column,

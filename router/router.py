@@ -20,13 +20,18 @@ from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store, prefix_of
-from router import cluster_service, service
+from router import cluster_service
 from router.absences import Absences
 from router.admission import Admission
 from router.cluster_service import ClusterService
 from router.config import IN_MEMORY, RouterConfig
 from router.drains import Drains
 from router.fleet import Fleet
+from router.front import service
+from router.front.reception import Reception
+from router.front.service import InferenceService
+from router.front.text import Text
+from router.front.text_lanes import TextLanes
 from router.index import PrefixIndex
 from router.links import Links
 from router.placer import Placer
@@ -36,14 +41,10 @@ from router.policy_life.keeper import PolicyKeeper
 from router.policy_life.service import PolicyService
 from router.policy_life.store import FileRollouts, RolloutStore, SharedRollouts
 from router.pool import Pool
-from router.reception import Reception
 from router.records import Records
 from router.relay import Relay
 from router.rollout.generations import Generations
 from router.rollout.rollout import Offer
-from router.service import InferenceService
-from router.text import Text
-from router.text_lanes import TextLanes
 from router.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from router.absences import Absences
 from router.flight import DEFAULT_TENANT
 from router.learned.accuracy import Accuracy, Errors
 from router.learned.attainment import ClassCounters
-from router.learned.lengths import Kind
+from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival, Traffic
 from router.placer import Placer
 from router.policy_settings import ServiceClass
@@ -32,7 +32,7 @@ def classes_to_pb(placer: Placer) -> Iterator[worker_pb2.ClassStatus]:
     used = placer.observed.attainment.by_class()
     for name in sorted(known.keys() | used.keys()):
         message = _class_to_pb(name, known.get(name), used.get(name, ClassCounters()))
-        kind = Kind(name, DEFAULT_TENANT)
+        kind = AnswerKind(name, DEFAULT_TENANT)
         message.answer_tokens = placer.observed.lengths.predicted(kind, _NO_LIMIT)
         yield message
 

@@ -5,7 +5,7 @@ from simulator.modelled_sequence import ModelledSequence
 from simulator.trace import TraceRequest
 
 
-class Answer:
+class ModelledAnswer:
     """Begun by the router, grown by the decode worker that has it."""
 
     __slots__ = (

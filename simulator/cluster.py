@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from cluster.types import Role, WorkerId
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.decode_site import DecodeSite
 from simulator.modelled_router import AnySite, ModelledRouter
 from simulator.prefill_site import PrefillSite
@@ -23,7 +23,7 @@ class ModelledCluster:
         self._lives: Counter[WorkerId] = Counter()
         self._busy_s = dict.fromkeys(Role, 0.0)  # of lives that have ended
         self._num_preemptions = 0
-        self._sent: dict[AnySite, dict[Answer, int]] = {}  # when a worker was cut off
+        self._sent: dict[AnySite, dict[ModelledAnswer, int]] = {}  # when a worker was cut off
         self._ranks: dict[WorkerId, int] = {}  # of each worker that ever was
         self._leaving: set[AnySite] = set()
         for role, worker in world.setting.workers:

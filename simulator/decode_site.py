@@ -12,25 +12,25 @@ from decode_worker.scheduler import DecodeScheduler
 from engine.batcher import Drawn
 from engine.sequence import Sequence
 from kv_transfer.loan import Word
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.modelled_fetch import ModelledFetches, Prefix
-from simulator.prefill_site import HandOver, PrefillSite
+from simulator.prefill_site import ModelledHandOver, PrefillSite
 from simulator.site import Site
 
 
 class Upstream(Protocol):
     """The router's end of a call. Each is a message that has arrived."""
 
-    def first_token(self, answer: Answer, site: Site, num_cached: int) -> None: ...
+    def first_token(self, answer: ModelledAnswer, site: Site, num_cached: int) -> None: ...
 
-    def finished(self, answer: Answer, site: Site) -> None: ...
+    def finished(self, answer: ModelledAnswer, site: Site) -> None: ...
 
-    def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
+    def refused(self, answer: ModelledAnswer, site: Site, *, for_good: bool) -> None:
         """It takes no more, or, `for_good`, the request can never fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class ModelledCall:
     """What the router decided, with an answer on its way to a decode worker."""
 
     prefill: PrefillSite | None
@@ -38,7 +38,7 @@ class Call:
     due_s: float
 
 
-class Attempt:
+class ModelledTry:
     """One try of an answer, on one decode worker."""
 
     __slots__ = (
@@ -52,12 +52,12 @@ class Attempt:
         "timer",
     )
 
-    def __init__(self, decode: "DecodeSite", answer: Answer, due_at: float) -> None:
+    def __init__(self, decode: "DecodeSite", answer: ModelledAnswer, due_at: float) -> None:
         self.decode = decode
         self.answer = answer
         self.due_at = due_at
         self.sequence = answer.sequence(decode.site.world.grain, self, due_at)
-        self.hand_over: HandOver | None = None
+        self.hand_over: ModelledHandOver | None = None
         self.timer: int | None = None  # of a claim that waits
         self.has_first = False
         self.is_over = False
@@ -88,7 +88,7 @@ class Attempt:
 
     # -- told by the prefill worker ----------------------------------------------------------
 
-    def claim(self, hand_over: HandOver) -> None:
+    def claim(self, hand_over: ModelledHandOver) -> None:
         """The prompt is being computed: asks for blocks, now and not before."""
         if hand_over is not self.hand_over:
             return
@@ -98,7 +98,7 @@ class Attempt:
         self.timer = self.site.world.agenda.after(grant_s, late)
         self.decode.scheduler.claim(self.sequence, self.granted)
 
-    def first_token(self, hand_over: HandOver, num_cached: int) -> None:
+    def first_token(self, hand_over: ModelledHandOver, num_cached: int) -> None:
         """To the client at once."""
         if hand_over is not self.hand_over:
             return
@@ -107,7 +107,7 @@ class Attempt:
             self.site.stepper.touch()
             self.leave(hand_over)
 
-    def written(self, hand_over: HandOver) -> None:
+    def written(self, hand_over: ModelledHandOver) -> None:
         if hand_over is not self.hand_over:
             return
         hand_over.loan.arrived(Word.WRITTEN)
@@ -115,7 +115,7 @@ class Attempt:
         self._begin()
         self.decode.scheduler.join(self.sequence, [])
 
-    def lost(self, hand_over: HandOver, *, may_still_write: bool = False) -> None:
+    def lost(self, hand_over: ModelledHandOver, *, may_still_write: bool = False) -> None:
         """Computes the prompt here, and goes on after what has been sent."""
         if hand_over is not self.hand_over:
             return
@@ -127,7 +127,7 @@ class Attempt:
 
     # -- ends --------------------------------------------------------------------------------
 
-    def leave(self, hand_over: HandOver, *, may_still_write: bool = False) -> None:
+    def leave(self, hand_over: ModelledHandOver, *, may_still_write: bool = False) -> None:
         """Ends the hand-over. Blocks that its writer may still write are kept out of use."""
         self.hand_over = None
         self._stop_timer()
@@ -149,7 +149,7 @@ class Attempt:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _judge(self, hand_over: HandOver) -> None:
+    def _judge(self, hand_over: ModelledHandOver) -> None:
         """No block has come free for as long as may be."""
         if hand_over is self.hand_over and hand_over.loan.has_failed():
             self.lost(hand_over)
@@ -173,7 +173,7 @@ class Attempt:
             return False
         return True
 
-    def _tell(self, hand_over: HandOver, action: Callable[[], None]) -> None:
+    def _tell(self, hand_over: ModelledHandOver, action: Callable[[], None]) -> None:
         hand_over.prefill.site.post(self.site.world.setting.message_s, action)
 
     def _stop_timer(self) -> None:
@@ -186,13 +186,13 @@ class DecodeSite:
     def __init__(self, site: Site, upstream: Upstream) -> None:
         self.site = site
         self.upstream = upstream
-        self.attempts: dict[Answer, Attempt] = {}
+        self.attempts: dict[ModelledAnswer, ModelledTry] = {}
         self.scheduler = DecodeScheduler(site.batcher, site.cost, site.stepper.wake)
         self.fetches = ModelledFetches(site, self.scheduler)
         self._quarantined: list[tuple[PrefillSite, list[BlockId]]] = []
         site.drive(self.scheduler, self)
 
-    def generate(self, answer: Answer, call: Call) -> None:
+    def generate(self, answer: ModelledAnswer, call: ModelledCall) -> None:
         """`Decode.Generate`."""
         make = self.site.make
         traced = answer.traced
@@ -203,7 +203,7 @@ class DecodeSite:
             self.site.tell_router(refused)
             return
         due_at = self.site.world.agenda.now_s + call.due_s
-        attempt = self.attempts[answer] = Attempt(self, answer, due_at)
+        attempt = self.attempts[answer] = ModelledTry(self, answer, due_at)
         if call.prefill is None:
             self._prefill_here(attempt, call.prefix)
         else:
@@ -214,25 +214,25 @@ class DecodeSite:
             else:
                 self._hand_over(attempt, call.prefill, call.prefix)
 
-    def _prefill_here(self, attempt: Attempt, prefix: Prefix | None) -> None:
+    def _prefill_here(self, attempt: ModelledTry, prefix: Prefix | None) -> None:
         submit = partial(self._submit, attempt)
         self.fetches.fetch(attempt.sequence, prefix, lambda: not attempt.is_over, submit)
 
-    def _submit(self, attempt: Attempt) -> None:
+    def _submit(self, attempt: ModelledTry) -> None:
         self.site.stepper.touch()
         self.scheduler.submit(attempt.sequence)
         self.site.feed.admitted(attempt.answer.request_id)
 
-    def _hand_over(self, attempt: Attempt, prefill: PrefillSite, prefix: Prefix | None) -> None:
+    def _hand_over(self, attempt: ModelledTry, prefill: PrefillSite, prefix: Prefix | None) -> None:
         setting = self.site.world.setting
-        hand_over = HandOver(prefill, attempt, attempt.answer, attempt.due_at)
+        hand_over = ModelledHandOver(prefill, attempt, attempt.answer, attempt.due_at)
         attempt.hand_over = hand_over
         self.scheduler.expect(attempt.sequence)
         prefill.site.post(setting.message_s, partial(prefill.receive, hand_over, prefix))
         if prefill.site.is_frozen:
             self.site.post(setting.lease_s, partial(self._check_sign, attempt, hand_over))
 
-    def _check_sign(self, attempt: Attempt, hand_over: HandOver) -> None:
+    def _check_sign(self, attempt: ModelledTry, hand_over: ModelledHandOver) -> None:
         if hand_over is attempt.hand_over and hand_over.loan.has_failed():
             attempt.lost(hand_over, may_still_write=True)
 
@@ -243,7 +243,7 @@ class DecodeSite:
         if before_s is not None:
             ledger.gap(ends[0] - before_s, num)
         for sequence in sequences:
-            answer: Answer = sequence.owner.answer
+            answer: ModelledAnswer = sequence.owner.answer
             if before_s is None:
                 ledger.gap(ends[0] - answer.last_s)
             answer.num_tokens += len(ends)
@@ -254,7 +254,7 @@ class DecodeSite:
         for sequence in sequences:
             self.end(sequence.owner)
 
-    def end(self, attempt: Attempt) -> None:
+    def end(self, attempt: ModelledTry) -> None:
         """The answer has all its tokens."""
         attempt.is_over = True
         attempt.sequence.owner = None  # no circle: it is gone at once
@@ -286,7 +286,7 @@ class DecodeSite:
         for blocks in ours:
             self.scheduler.release(blocks)
 
-    def drop(self, answer: Answer) -> None:
+    def drop(self, answer: ModelledAnswer) -> None:
         """The router's call has ended."""
         attempt = self.attempts.pop(answer, None)
         if attempt is not None:

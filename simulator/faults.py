@@ -13,7 +13,7 @@ from simulator.cluster import ModelledCluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class TimedFault:
     """Begins at `at_s` and is over `for_s` later."""
 
     worker: WorkerId
@@ -26,38 +26,38 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crash(Fault):
+class Crash(TimedFault):
     """The process dies; a new one serves after `for_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Freeze(Fault):
+class Freeze(TimedFault):
     """The process stands still, and is killed if it does for longer than the setting's lapse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slow(Fault):
+class Slow(TimedFault):
     """Its steps take `factor` times as long."""
 
     factor: float = 3.0
 
     def __post_init__(self) -> None:
-        Fault.__post_init__(self)  # slots: `super()` would miss the class
+        TimedFault.__post_init__(self)  # slots: `super()` would miss the class
         if not 0.0 < self.factor < inf:
             raise ConfigError(f"A step takes a multiple of its time, not {self.factor}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostEvents(Fault):
+class LostEvents(TimedFault):
     """Its cache events do not reach the router; load reports do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Partition(Fault):
+class Partition(TimedFault):
     """Router and worker do not reach each other."""
 
 
-def schedule(faults: Iterable[Fault], agenda: Agenda, cluster: ModelledCluster) -> None:
+def schedule(faults: Iterable[TimedFault], agenda: Agenda, cluster: ModelledCluster) -> None:
     """Raises ConfigError for a worker that there is not."""
     for fault in faults:
         if fault.worker not in cluster.sites:
@@ -70,11 +70,11 @@ def schedule(faults: Iterable[Fault], agenda: Agenda, cluster: ModelledCluster) 
 
 def random_faults(
     seed: int, workers: Sequence[WorkerId], *, num: int, duration_s: float, longest_s: float = 10.0
-) -> list[Fault]:
+) -> list[TimedFault]:
     """Of every kind, on any worker, in the first `duration_s`; each is over at some time."""
     chances = random.Random(seed)
     kinds = (Crash, Freeze, Slow, LostEvents, Partition)
-    faults: list[Fault] = []
+    faults: list[TimedFault] = []
     for _ in range(num):
         kind, worker = chances.choice(kinds), chances.choice(workers)
         at_s, for_s = chances.uniform(0.0, duration_s), chances.uniform(0.1, longest_s)
@@ -82,7 +82,7 @@ def random_faults(
     return faults
 
 
-def _effects(fault: Fault, cluster: ModelledCluster) -> tuple[partial[None], partial[None]]:
+def _effects(fault: TimedFault, cluster: ModelledCluster) -> tuple[partial[None], partial[None]]:
     """What begins it, and what ends it."""
     worker = fault.worker
     match fault:

@@ -19,7 +19,7 @@ from cluster.errors import ConfigError
 from cluster.types import GrainHash, PrefillCost, WorkerId
 from router.load import Column, Load, Loads
 from router.pair_costs import CANNOT, PairCosts
-from router.policies.rule import Choice, Prompt, Rule
+from router.policies.rule import Computing, Prompt, Rule
 from router.policy_settings import DEFAULT_CLASS
 from simulator.fifo_worker import FifoWorker, GrainCache
 from simulator.trace import Trace, TraceRequest
@@ -118,12 +118,12 @@ class FifoReplay:
         depth = int(cached.max()) // self._trace.grain
         return request.grains[depth - 1] if depth else None
 
-    def _num_to_fetch(self, prompt: Prompt, choice: Choice, num_cached: int) -> int:
+    def _num_to_fetch(self, prompt: Prompt, choice: Computing, num_cached: int) -> int:
         if choice.source is None or not self._setting.fetch_bytes_per_s:
             return 0
         return max(0, int(prompt.ready[choice.source]) - num_cached)
 
-    def _fetch_s(self, choice: Choice, num_tokens: int) -> float:
+    def _fetch_s(self, choice: Computing, num_tokens: int) -> float:
         if choice.source is None or not num_tokens:
             return 0.0
         num_bytes = num_tokens * self._setting.token_bytes

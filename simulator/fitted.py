@@ -6,7 +6,7 @@ from statistics import median
 
 from cluster.errors import ConfigError
 from cluster.types import DecodeCost, KvLayout, LinkCost, LoadReport, Member, PrefillCost, Role
-from simulator.setting import Model, PairLink, Setting, WorkerMake
+from simulator.setting import PairLink, Setting, TokenKv, WorkerMake
 
 Reported = tuple[Member, LoadReport]
 _LEAST_BYTE_S = 1e-15
@@ -63,8 +63,8 @@ def _middle_decode(costs: Sequence[DecodeCost]) -> DecodeCost:
     return ordered[len(ordered) // 2]
 
 
-def _model(layout: KvLayout) -> Model:
-    return Model(
+def _model(layout: KvLayout) -> TokenKv:
+    return TokenKv(
         num_layers=layout.num_layers,
         num_kv_heads=layout.num_model_heads,
         head_dim=layout.head_dim,

@@ -17,8 +17,8 @@ from router.pool import Pool
 from router.records import Fate
 from router.rollout.generations import Generations
 from router.tries import MAX_TRIES
-from simulator.answer import Answer
-from simulator.decode_site import Call, DecodeSite
+from simulator.answer import ModelledAnswer
+from simulator.decode_site import DecodeSite, ModelledCall
 from simulator.door import Door
 from simulator.modelled_fetch import Prefix
 from simulator.prefill_site import PrefillSite
@@ -28,7 +28,7 @@ AnySite = PrefillSite | DecodeSite
 
 
 @dataclass(slots=True, eq=False)
-class _Followed:
+class _FollowedLife:
     """One life of a worker, as the router follows it."""
 
     site: AnySite
@@ -49,12 +49,12 @@ class ModelledRouter:
         self._door = Door(world.agenda, setting.door_s)
         self._world = world
         self._sites = sites
-        self._calls: dict[Answer, Site] = {}
-        self._followed: dict[Incarnation, _Followed] = {}
+        self._calls: dict[ModelledAnswer, Site] = {}
+        self._followed: dict[Incarnation, _FollowedLife] = {}
 
     # -- requests ----------------------------------------------------------------------------
 
-    def arrive(self, answer: Answer) -> None:
+    def arrive(self, answer: ModelledAnswer) -> None:
         self.num_open += 1
         enter = partial(self._door.enter, partial(self._try, answer))
         if client_s := self._world.setting.client_s:
@@ -62,7 +62,7 @@ class ModelledRouter:
         else:
             enter()
 
-    def first_token(self, answer: Answer, site: Site, num_cached: int) -> None:
+    def first_token(self, answer: ModelledAnswer, site: Site, num_cached: int) -> None:
         if self._calls.get(answer) is not site:
             return
         self._tell(answer, Begun(num_cached))
@@ -71,12 +71,12 @@ class ModelledRouter:
             answer.num_cached = num_cached
             self._world.ledger.first_token(answer)
 
-    def finished(self, answer: Answer, site: Site) -> None:
+    def finished(self, answer: ModelledAnswer, site: Site) -> None:
         if self._end_call(answer, site):
             self._world.ledger.finished(answer, self._now_s)
             self._end(answer, Fate.FINISHED, answer.traced.num_output_tokens)
 
-    def refused(self, answer: Answer, site: Site, *, for_good: bool) -> None:
+    def refused(self, answer: ModelledAnswer, site: Site, *, for_good: bool) -> None:
         if not self._end_call(answer, site):
             return
         if for_good:
@@ -84,10 +84,10 @@ class ModelledRouter:
         else:
             self._try_another(answer, site.worker)
 
-    def calls_of(self, site: Site) -> list[Answer]:
+    def calls_of(self, site: Site) -> list[ModelledAnswer]:
         return [answer for answer, other in self._calls.items() if other is site]
 
-    def _try(self, answer: Answer) -> None:
+    def _try(self, answer: ModelledAnswer) -> None:
         try:
             decision = self.placer.place(self._asked(answer), self._now_s, answer.excluded)
         except Overloaded:
@@ -110,16 +110,16 @@ class ModelledRouter:
         else:
             decode.site.post_from_router(partial(decode.generate, answer, call))
 
-    def _call(self, decision: Decision) -> Call:
+    def _call(self, decision: Decision) -> ModelledCall:
         placement = decision.placement
         prefill = self._sites[placement.prefill] if placement.prefill else None
         assert not isinstance(prefill, DecodeSite)
         prefix = None
         if placement.source and (source := self._sites.get(placement.source)):  # it may have left
             prefix = Prefix(source=source.site, num_tokens=placement.num_source_tokens)
-        return Call(prefill=prefill, prefix=prefix, due_s=decision.due_s)
+        return ModelledCall(prefill=prefill, prefix=prefix, due_s=decision.due_s)
 
-    def _asked(self, answer: Answer) -> Ask:
+    def _asked(self, answer: ModelledAnswer) -> Ask:
         traced, grain = answer.traced, self._world.grain
         return Ask(
             request_id=answer.request_id,
@@ -129,13 +129,13 @@ class ModelledRouter:
             arrived_at=traced.arrival_s,
         )
 
-    def lost(self, answer: Answer, site: Site) -> None:
+    def lost(self, answer: ModelledAnswer, site: Site) -> None:
         """Its worker does not answer any more."""
         if self._end_call(answer, site):
             self.pool.fail(site.worker, self._now_s)
             self._try_another(answer, site.worker)
 
-    def _try_another(self, answer: Answer, worker: WorkerId) -> None:
+    def _try_another(self, answer: ModelledAnswer, worker: WorkerId) -> None:
         answer.excluded |= {worker}
         if len(answer.excluded) >= MAX_TRIES:
             self._fail(answer)
@@ -144,23 +144,23 @@ class ModelledRouter:
         self._world.ledger.num_moved += 1
         self._try(answer)
 
-    def _end_call(self, answer: Answer, site: Site) -> bool:
+    def _end_call(self, answer: ModelledAnswer, site: Site) -> bool:
         """False: it is no call of ours any more."""
         if self._calls.get(answer) is not site:
             return False
         del self._calls[answer]
         return True
 
-    def _fail(self, answer: Answer) -> None:
+    def _fail(self, answer: ModelledAnswer) -> None:
         self._world.ledger.num_failed += 1
         self._end(answer, Fate.FAILED)
 
-    def _end(self, answer: Answer, fate: Fate, num_tokens: int = 0) -> None:
+    def _end(self, answer: ModelledAnswer, fate: Fate, num_tokens: int = 0) -> None:
         self._tell(answer, Ended(fate, num_tokens))
         answer.is_over = True
         self.num_open -= 1
 
-    def _tell(self, answer: Answer, event: Event) -> None:
+    def _tell(self, answer: ModelledAnswer, event: Event) -> None:
         self.placer.told(answer.request_id, event, self._now_s)
 
     # -- workers -----------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class ModelledRouter:
         """A life of a worker registers; its cache is asked for."""
         worker = site.site.member.worker
         self.pool.join(site.site.member)
-        self._followed[worker.incarnation] = followed = _Followed(site)
+        self._followed[worker.incarnation] = followed = _FollowedLife(site)
         self._take_snapshot(followed)
 
     def leave(self, site: AnySite) -> None:
@@ -203,13 +203,13 @@ class ModelledRouter:
         if not followed.is_asking:
             self._ask(followed)
 
-    def _ask(self, followed: _Followed) -> None:
+    def _ask(self, followed: _FollowedLife) -> None:
         followed.is_asking = True
         self._world.agenda.after(
             self._world.setting.event_s, partial(self._take_snapshot, followed)
         )
 
-    def _take_snapshot(self, followed: _Followed) -> None:
+    def _take_snapshot(self, followed: _FollowedLife) -> None:
         site = followed.site.site
         if site.is_dead:
             return
@@ -220,7 +220,7 @@ class ModelledRouter:
         followed.is_asking = False
         self._apply(followed, update)
 
-    def _apply(self, followed: _Followed, update: CacheUpdate) -> None:
+    def _apply(self, followed: _FollowedLife, update: CacheUpdate) -> None:
         worker = followed.site.site.member.worker
         if update.is_reset:
             self.index.replace(worker.worker_id, worker.incarnation, ())

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from cluster.errors import ConfigError
-from simulator.faults import Fault
+from simulator.faults import TimedFault
 from simulator.report import Samples
 from simulator.setting import Targets
 
@@ -35,7 +35,7 @@ def figure_file(path: Path) -> Path:
 def plot(
     file: Path,
     runs: Mapping[str, Samples],
-    faults: Sequence[Fault] = (),
+    faults: Sequence[TimedFault] = (),
     *,
     title: str,
     targets: Targets,
@@ -98,7 +98,7 @@ def _draw_course(axes: Any, runs: Mapping[str, Samples], target_s: float) -> Non
     axes.grid(alpha=0.3)
 
 
-def _draw_faults(axes: Any, faults: Sequence[Fault]) -> None:
+def _draw_faults(axes: Any, faults: Sequence[TimedFault]) -> None:
     end_s = axes.get_xlim()[1]
     seen = [fault for fault in sorted(faults, key=lambda f: f.at_s) if fault.at_s < end_s]
     for number, fault in enumerate(seen):
@@ -114,7 +114,7 @@ def _draw_faults(axes: Any, faults: Sequence[Fault]) -> None:
         )
 
 
-def _kind(fault: Fault) -> str:
+def _kind(fault: TimedFault) -> str:
     """`LostEvents`: lost events."""
     return re.sub(r"(?<=.)(?=[A-Z])", " ", type(fault).__name__).lower()
 

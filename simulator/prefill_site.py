@@ -8,28 +8,28 @@ from engine.batcher import Drawn
 from kv_transfer.loan import Word
 from prefill_worker.scheduler import PrefillScheduler
 from simulator.agenda import Action
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.loan import ModelledLoan
 from simulator.modelled_fetch import ModelledFetches, Prefix
 from simulator.site import Site
 
 
-class Receiver(Protocol):
+class ModelledReceiver(Protocol):
     """The decode worker's end of a hand-over. Each call is a message on its way."""
 
     @property
     def site(self) -> Site: ...
 
-    def claim(self, hand_over: "HandOver") -> None: ...
+    def claim(self, hand_over: "ModelledHandOver") -> None: ...
 
-    def first_token(self, hand_over: "HandOver", num_cached: int) -> None: ...
+    def first_token(self, hand_over: "ModelledHandOver", num_cached: int) -> None: ...
 
-    def written(self, hand_over: "HandOver") -> None: ...
+    def written(self, hand_over: "ModelledHandOver") -> None: ...
 
-    def lost(self, hand_over: "HandOver") -> None: ...
+    def lost(self, hand_over: "ModelledHandOver") -> None: ...
 
 
-class HandOver:
+class ModelledHandOver:
     """One prompt computed here for a decode worker."""
 
     __slots__ = (
@@ -47,7 +47,11 @@ class HandOver:
     )
 
     def __init__(
-        self, prefill: "PrefillSite", receiver: Receiver, answer: Answer, due_at: float
+        self,
+        prefill: "PrefillSite",
+        receiver: ModelledReceiver,
+        answer: ModelledAnswer,
+        due_at: float,
     ) -> None:
         self.prefill = prefill
         self.receiver = receiver
@@ -153,7 +157,7 @@ class PrefillSite:
         self.fetches = ModelledFetches(site, self.scheduler)
         site.drive(self.scheduler)
 
-    def receive(self, hand_over: HandOver, prefix: Prefix | None) -> None:
+    def receive(self, hand_over: ModelledHandOver, prefix: Prefix | None) -> None:
         """`Prefill.Prefill`. `prefix` is fetched first."""
         if hand_over.is_over:
             return
@@ -164,7 +168,7 @@ class PrefillSite:
         submit = partial(self._submit, hand_over)
         self.fetches.fetch(hand_over.sequence, prefix, lambda: not hand_over.is_over, submit)
 
-    def _submit(self, hand_over: HandOver) -> None:
+    def _submit(self, hand_over: ModelledHandOver) -> None:
         self.scheduler.submit(hand_over.sequence)
         self.site.feed.admitted(hand_over.answer.request_id)
 

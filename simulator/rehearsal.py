@@ -32,7 +32,7 @@ class Come:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class _Rehearsed:
     """A request on its way."""
 
     come: Come
@@ -50,7 +50,7 @@ class _Queue:
     __slots__ = ("_jobs", "_num", "now_s")
 
     def __init__(self) -> None:
-        self._jobs: list[tuple[float, int, _Job]] = []
+        self._jobs: list[tuple[float, int, _Rehearsed]] = []
         self._num = 0
         self.now_s = 0.0
 
@@ -60,11 +60,11 @@ class _Queue:
     def wait_s(self, due_s: float) -> float:
         return sum(job.left_s for at_s, _, job in self._jobs if at_s <= due_s)
 
-    def put(self, job: _Job) -> None:
+    def put(self, job: _Rehearsed) -> None:
         self._num += 1
         heapq.heappush(self._jobs, (job.due_s, self._num, job))
 
-    def run(self, until_s: float) -> _Job | None:
+    def run(self, until_s: float) -> _Rehearsed | None:
         """Computes until a prompt is done, and returns it, or until then."""
         if not self._jobs:
             self.now_s = max(self.now_s, until_s)
@@ -100,14 +100,14 @@ class _Decode:
         self.queue = _Queue()
         self._make = make
         self._steps = 0.0
-        self._ends: list[tuple[float, int, _Job]] = []
-        self._waiting: list[tuple[float, int, _Job]] = []  # to join, by when they can
+        self._ends: list[tuple[float, int, _Rehearsed]] = []
+        self._waiting: list[tuple[float, int, _Rehearsed]] = []  # to join, by when they can
         self._num_context = 0.0  # of those that run
         self._num_put = 0
         self.num_placed = 0  # that have not ended, whether they run or not
         self.placed_context = 0.0
 
-    def expect(self, job: _Job) -> None:
+    def expect(self, job: _Rehearsed) -> None:
         """It was placed here, and joins later."""
         self.num_placed += 1
         self.placed_context += _context(job)
@@ -116,13 +116,13 @@ class _Decode:
     def step_s(self) -> float:
         return self._make.decode_cost.seconds(round(self._num_context), len(self._ends))
 
-    def join(self, job: _Job, at_s: float) -> None:
+    def join(self, job: _Rehearsed, at_s: float) -> None:
         self._num_put += 1
         heapq.heappush(self._waiting, (at_s, self._num_put, job))
 
-    def run(self, until_s: float) -> list[tuple[_Job, float]]:
+    def run(self, until_s: float) -> list[tuple[_Rehearsed, float]]:
         """Until then; returns who has ended, and when."""
-        ended: list[tuple[_Job, float]] = []
+        ended: list[tuple[_Rehearsed, float]] = []
         while self.queue.now_s < until_s:
             now_s = self.queue.now_s
             self._take_in(now_s)
@@ -163,7 +163,7 @@ class _Decode:
             self._num_context += _context(job)
 
 
-def _context(job: _Job) -> float:
+def _context(job: _Rehearsed) -> float:
     return job.come.num_prompt + 0.5 * job.come.num_output
 
 
@@ -204,7 +204,7 @@ class _Rehearsal:
             for job, ended_s in decode.run(until_s):
                 self._judge(job, ended_s)
 
-    def _judge(self, job: _Job, ended_s: float) -> None:
+    def _judge(self, job: _Rehearsed, ended_s: float) -> None:
         come = job.come
         is_late = job.first_s - come.arrived_s > come.ttft_s
         itl_s = (ended_s - job.first_s) / max(1.0, come.num_output - 1.0)
@@ -213,7 +213,7 @@ class _Rehearsal:
         elif not (is_late and job.hand_over_s):  # else it has counted before
             self._num_bad += 1
 
-    def _begun(self, job: _Job) -> None:
+    def _begun(self, job: _Rehearsed) -> None:
         """Whoever is late counts at once: a size that does not do is given up the sooner."""
         self._num_bad += job.first_s - job.come.arrived_s > job.come.ttft_s
 
@@ -230,7 +230,7 @@ class _Rehearsal:
         queue.put(job)
         decode.expect(job)
 
-    def _price_here(self, job: _Job) -> float:
+    def _price_here(self, job: _Rehearsed) -> float:
         """With what the answers lose that stand still meanwhile, as the default rule has it."""
         come, decode = job.come, job.decode
         num, own_s = decode.num_placed + 1, job.left_s
@@ -246,13 +246,13 @@ class _Rehearsal:
         )
 
 
-def _job(come: Come, make: WorkerMake, decode: _Decode, hand_over_s: float) -> _Job:
+def _job(come: Come, make: WorkerMake, decode: _Decode, hand_over_s: float) -> _Rehearsed:
     own_s = make.prefill_cost.seconds(come.num_new, come.num_prompt)
     due_s = come.arrived_s + come.ttft_s + own_s
-    return _Job(come, due_s, own_s, decode, hand_over_s)
+    return _Rehearsed(come, due_s, own_s, decode, hand_over_s)
 
 
-def _first_price(job: _Job, queue: _Queue) -> float:
+def _first_price(job: _Rehearsed, queue: _Queue) -> float:
     """Of its first token: until then, and how late it is, as far as that makes a difference."""
     first_s = queue.wait_s(job.due_s) + job.left_s
     return first_s + min(max(0.0, first_s - job.come.ttft_s), job.come.ttft_s)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.types import LoadReport, Role
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.setting import Setting, Targets
 from simulator.trace import Trace
 
@@ -147,14 +147,14 @@ class Ledger:
     def reported(self, role: Role, load: LoadReport) -> None:
         self._uses[role].add(load)
 
-    def first_token(self, answer: Answer) -> None:
+    def first_token(self, answer: ModelledAnswer) -> None:
         arrival_s = answer.traced.arrival_s
         self._arrival_s.append(arrival_s)
         self._ttft_s.append(answer.first_s - arrival_s)
         self._hit_tokens.append(min(answer.num_cached, answer.traced.num_prompt_tokens - 1))
         self._num_predicted += answer.num_predicted
 
-    def finished(self, answer: Answer, now_s: float) -> None:
+    def finished(self, answer: ModelledAnswer, now_s: float) -> None:
         traced, targets = answer.traced, self._targets
         self._num_finished += 1
         self._num_prompt += traced.num_prompt_tokens

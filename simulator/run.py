@@ -12,10 +12,10 @@ from cluster.errors import ConfigError
 from cluster.types import MAX_LINKS, Role, WorkerId
 from router.policy import Policy
 from simulator.agenda import Agenda
-from simulator.answer import Answer
+from simulator.answer import ModelledAnswer
 from simulator.cluster import ModelledCluster
 from simulator.elastic import Elastic, Scaler, Turnover
-from simulator.faults import Fault, schedule
+from simulator.faults import TimedFault, schedule
 from simulator.report import Ledger, Report, Samples
 from simulator.setting import Setting
 from simulator.site import World
@@ -36,7 +36,7 @@ class Simulation:
         *,
         policy: Policy = DEFAULT_POLICY,
         seed: int = 0,
-        faults: Iterable[Fault] = (),
+        faults: Iterable[TimedFault] = (),
         jumps: bool = True,
         check_s: float | None = None,
         scaler: Scaler | None = None,
@@ -109,7 +109,7 @@ class Simulation:
             self._agenda.at(arrival_s, self._arrive)
 
     def _arrive(self) -> None:
-        answer = Answer(self._num_arrived, self._trace.requests[self._num_arrived])
+        answer = ModelledAnswer(self._num_arrived, self._trace.requests[self._num_arrived])
         self._num_arrived += 1
         self.cluster.router.arrive(answer)
         self._await_arrival()
@@ -136,7 +136,7 @@ def simulate(
     *,
     policy: Policy = DEFAULT_POLICY,
     seed: int = 0,
-    faults: Iterable[Fault] = (),
+    faults: Iterable[TimedFault] = (),
     progress: Progress = lambda done: None,
 ) -> Report:
     return Simulation(trace, setting, policy=policy, seed=seed, faults=faults).run(progress)

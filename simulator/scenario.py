@@ -16,7 +16,7 @@ from router.policies.registry import RULES, make_rule
 from router.policies.rule import Rule
 from simulator.adversarial import ADVERSARIAL
 from simulator.comparison import COSTS
-from simulator.faults import Crash, Fault, Freeze, LostEvents, Partition, Slow, random_faults
+from simulator.faults import Crash, Freeze, LostEvents, Partition, Slow, TimedFault, random_faults
 from simulator.setting import DECODE_COST, Setting, WorkerMake
 from simulator.synthetic import conversations, fan_outs, shared_prefixes
 from simulator.trace import Trace
@@ -37,7 +37,7 @@ WORKLOADS: Mapping[str, Callable[..., Trace]] = {
     "fan_outs": fan_outs,
     **ADVERSARIAL,
 }
-FAULTS: Mapping[str, type[Fault]] = {
+FAULTS: Mapping[str, type[TimedFault]] = {
     "crash": Crash,
     "freeze": Freeze,
     "slow": Slow,
@@ -58,7 +58,9 @@ def parse_workload(text: str, *, seed: int) -> Trace:
     return replace(make(**given, **seeds), name=name)
 
 
-def parse_fault(text: str, setting: Setting, *, seed: int, duration_s: float) -> Sequence[Fault]:
+def parse_fault(
+    text: str, setting: Setting, *, seed: int, duration_s: float
+) -> Sequence[TimedFault]:
     """`KIND: {worker: NAME, at_s: S, for_s: S}`, or `random: {num: N}` for some of every kind
     within the `duration_s` of the trace."""
     name, parameters = _named(text, "fault", [*FAULTS, RANDOM])

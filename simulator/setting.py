@@ -55,7 +55,7 @@ class WorkerMake:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class TokenKv:
     """What one token's KV is."""
 
     num_layers: int = 80
@@ -107,7 +107,7 @@ class Setting:
     num_decode: int
     prefill: WorkerMake = field(default_factory=WorkerMake)
     decode: WorkerMake = field(default_factory=WorkerMake)
-    model: Model = field(default_factory=Model)
+    model: TokenKv = field(default_factory=TokenKv)
     link: PairLink = field(default_factory=PairLink)
     targets: Targets = field(default_factory=Targets)
     noise: float = 0.0  # share by which a step's seconds vary, evenly

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cluster.config import parse_config
 from cluster.errors import ConfigError
-from simulator.setting import Model, PairLink, Setting, WorkerMake
+from simulator.setting import PairLink, Setting, TokenKv, WorkerMake
 
 KEY: Final = "speeds"  # where a whole status has them
 _MAX_BYTES: Final = 16 << 20
@@ -18,7 +18,7 @@ _MAX_BYTES: Final = 16 << 20
 class Speeds:
     prefill: WorkerMake
     decode: WorkerMake
-    model: Model
+    model: TokenKv
     link: PairLink
 
 

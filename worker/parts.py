@@ -22,7 +22,7 @@ from engine.thread import ForwardEngine
 from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors, open_pool
 from kv_transfer.pairs import Pairs
-from kv_transfer.pool import Pool, PoolConfig
+from kv_transfer.pool import KvPool, PoolConfig
 from kv_transfer.tcp.dial import TcpAddress
 from worker.config import WorkerConfig
 
@@ -111,7 +111,7 @@ def _pairs(
     config: WorkerConfig,
     secrets: Secrets,
     credentials: Credentials,
-    pool: Pool,
+    pool: KvPool,
     measurements: Measurements,
 ) -> Pairs:
     settings = DoorSettings(

@@ -15,7 +15,7 @@ from cluster.errors import Draining, InvalidRequest
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.types import BlockId, KvLayout, WorkerAddress
-from kv_transfer.pool import Pool
+from kv_transfer.pool import KvPool
 from penstock.v1 import worker_pb2 as pb
 from worker.loans import Loans
 from worker.scheduler import Scheduler
@@ -31,7 +31,7 @@ class Source:
     def __init__(
         self,
         me: WorkerAddress,
-        memory: Pool,
+        memory: KvPool,
         scheduler: Scheduler,
         writes: Writes,
         loans: Loans,
@@ -112,7 +112,7 @@ class Source:
         return blocks
 
 
-def _fill(memory: Pool, layout: KvLayout, blocks: list[BlockId], value: int) -> None:
+def _fill(memory: KvPool, layout: KvLayout, blocks: list[BlockId], value: int) -> None:
     """Every byte of these blocks, wherever the pool lies."""
     buffer = memory.buffer
     flat: Any = np.frombuffer(buffer, np.uint8) if isinstance(buffer, memoryview) else buffer

@@ -38,7 +38,7 @@ _HEADER = struct.Struct(f"<QI{NUM_BYTES}s")  # epoch, number of spans, conversio
 _NUMBER = np.dtype("<i8")
 
 
-class Answer(IntEnum):
+class LineAnswer(IntEnum):
     CREDIT = 1  # one more stageful is waited for
     REFUSED = 2  # none is: the epoch is not admitted, or not there
     LANDED = 3
@@ -112,13 +112,13 @@ class Line:
         spans = Spans(offsets=offsets, sizes=sizes)
         return WriteHeader(epoch=epoch, spans=spans, conversion=decode_conversion(conversion))
 
-    def send_answer(self, answer: Answer) -> None:
+    def send_answer(self, answer: LineAnswer) -> None:
         self.send(bytes([answer]))
 
-    def receive_answer(self) -> Answer:
+    def receive_answer(self) -> LineAnswer:
         [number] = self.receive(1)
         try:
-            return Answer(number)
+            return LineAnswer(number)
         except ValueError as error:
             raise TransferFailed(f"The receiver answered {number}, which means nothing.") from error
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cluster.errors import ConfigError, TransferFailed
 from cluster.types import Incarnation
-from kv_transfer.admissions import Admission, Admissions
-from kv_transfer.collective.line import Answer, Line, WriteHeader
+from kv_transfer.admissions import Admissions, LandingAdmission
+from kv_transfer.collective.line import Line, LineAnswer, WriteHeader
 from kv_transfer.collective.process_group import ProcessGroup, Wait
 from kv_transfer.geometry import Spans
 from kv_transfer.staging import NUM_STAGES, Cut, Stage, on_own_stream, stagefuls
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Welcome = Callable[[Line], tuple[Incarnation, ProcessGroup]]
 
 
-class Receiver:
+class CollectiveReceiver:
     """Listens from the moment it is made until `close`."""
 
     def __init__(self, host: str, pool: Tensor, welcome: Welcome, stall_s: float) -> None:
@@ -124,16 +124,16 @@ class _Lander:
         self._admissions = admissions
         self._idle = deque(Stage(pool, group.device, group.stage_bytes) for _ in range(NUM_STAGES))
 
-    def take(self, header: WriteHeader) -> Answer:
+    def take(self, header: WriteHeader) -> LineAnswer:
         """One write. Raises TransferFailed when the line ends."""
         admission = self._admissions.find(self._writer, header.epoch)
         if admission is None or not _fits(header, self._pool_bytes):
-            return Answer.REFUSED
+            return LineAnswer.REFUSED
         if not admission.allows(header.spans):
-            return Answer.REFUSED
-        return Answer.LANDED if self._land(header, admission) else Answer.STOPPED
+            return LineAnswer.REFUSED
+        return LineAnswer.LANDED if self._land(header, admission) else LineAnswer.STOPPED
 
-    def _land(self, header: WriteHeader, admission: Admission) -> bool:
+    def _land(self, header: WriteHeader, admission: LandingAdmission) -> bool:
         """Whether all of it landed. Where it may not land any more there are no more credits, but
         what was credited is received: the two ends stay in step."""
         cut = Cut.of(self._group.stage_bytes, header.conversion)
@@ -150,10 +150,12 @@ class _Lander:
 
     def _awaited(self, stage: Stage, spans: Spans, num_wire_bytes: int) -> "_Arrival":
         wait = self._group.receive(stage.wire(num_wire_bytes))
-        self._line.send_answer(Answer.CREDIT)
+        self._line.send_answer(LineAnswer.CREDIT)
         return _Arrival(stage, spans, num_wire_bytes, wait)
 
-    def _landed(self, arrival: "_Arrival", header: WriteHeader, admission: Admission) -> bool:
+    def _landed(
+        self, arrival: "_Arrival", header: WriteHeader, admission: LandingAdmission
+    ) -> bool:
         stage, spans, num_wire_bytes, wait = arrival
         wait()
         if header.conversion is not None:

@@ -19,12 +19,12 @@ from cluster.types import Incarnation
 from kv_transfer.admissions import Admissions
 from kv_transfer.collective.line import GREETING_S, Line, rank_proof
 from kv_transfer.collective.process_group import GroupMaker, ProcessGroup, Rank
-from kv_transfer.collective.receiver import Receiver
+from kv_transfer.collective.receiver import CollectiveReceiver
 from kv_transfer.collective.writer import LineWriter, WriteStopped
 from kv_transfer.device_pool import tensor_of
 from kv_transfer.geometry import SpanPairs, Spans
 from kv_transfer.life import Life, ProcessAddress, ProcessWatch
-from kv_transfer.pool import Pool
+from kv_transfer.pool import KvPool
 from kv_transfer.staging import on_own_stream
 from kv_transfer.tcp.handshake import Hello
 from kv_transfer.transport import Landed, WriteRefused
@@ -40,7 +40,7 @@ _ADDRESS = re.compile(
 )
 
 
-class _Address(NamedTuple):
+class _CollectiveAddress(NamedTuple):
     incarnation: Incarnation
     num_bytes: int
     process: ProcessAddress
@@ -52,7 +52,7 @@ class _Address(NamedTuple):
         return " ".join(map(str, (incarnation, num_bytes, *process, *listener)))
 
     @classmethod
-    def parse(cls, text: str) -> "_Address":
+    def parse(cls, text: str) -> "_CollectiveAddress":
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise TransferFailed(f"'{text[:200]}' is not the address of a KV pool's process group.")
@@ -67,7 +67,7 @@ class _Address(NamedTuple):
 
 class CollectiveTransport:
     def __init__(
-        self, name: str, pool: Pool, *, host: str, key: bytes, stall_s: float = STALL_S
+        self, name: str, pool: KvPool, *, host: str, key: bytes, stall_s: float = STALL_S
     ) -> None:
         """`name` is 'gloo' or 'nccl'; peers dial `host`, which is where it listens.
 
@@ -81,16 +81,16 @@ class CollectiveTransport:
         self._stall_s = stall_s
         self._peers: dict[str, CollectivePeer] = {}
         self._groups = GroupMaker(name, self._pool.device, host)
-        self._receiver = Receiver(host, self._pool, self._welcome, stall_s)
+        self._receiver = CollectiveReceiver(host, self._pool, self._welcome, stall_s)
         process = ProcessAddress.own()
         self.address = str(
-            _Address(pool.incarnation, pool.num_bytes, process, host, self._receiver.port)
+            _CollectiveAddress(pool.incarnation, pool.num_bytes, process, host, self._receiver.port)
         )
 
     async def connect(self, address: str) -> "CollectivePeer":
         if address in self._peers:
             return self._peers[address]
-        parsed = _Address.parse(address)
+        parsed = _CollectiveAddress.parse(address)
         dial = partial(self._dial, parsed)
         admissions = self._receiver.admissions
         peer = CollectivePeer(self.name, parsed, len(self._pool), admissions, dial)
@@ -117,7 +117,7 @@ class CollectiveTransport:
         if peer := self._peers.pop(address, None):
             peer.close()
 
-    def _dial(self, address: _Address) -> LineWriter:
+    def _dial(self, address: _CollectiveAddress) -> LineWriter:
         """On the peer's thread."""
         on_own_stream(self._pool.device)
         line = Line(_connected(address), self._stall_s)
@@ -153,7 +153,7 @@ class CollectivePeer:
     def __init__(
         self,
         transport: str,
-        address: _Address,
+        address: _CollectiveAddress,
         num_own_bytes: int,
         admissions: Admissions,
         dial: Callable[[], LineWriter],
@@ -233,7 +233,7 @@ class CollectivePeer:
             raise
 
 
-def _connected(address: _Address) -> socket.socket:
+def _connected(address: _CollectiveAddress) -> socket.socket:
     try:
         return socket.create_connection((address.host, address.port), timeout=GREETING_S)
     except (OSError, OverflowError, UnicodeError) as error:  # an address may be nonsense

@@ -8,7 +8,7 @@ import xxhash
 from torch import Tensor
 
 from cluster.errors import TransferFailed
-from kv_transfer.collective.line import Answer, Line, WriteHeader
+from kv_transfer.collective.line import Line, LineAnswer, WriteHeader
 from kv_transfer.collective.process_group import ProcessGroup, Wait
 from kv_transfer.conversion import Bytes, Conversion
 from kv_transfer.geometry import SpanPairs, Spans
@@ -39,7 +39,7 @@ class LineWriter:
             WriteHeader(epoch=epoch, spans=pairs.destination_spans, conversion=pairs.conversion)
         )
         value = self._send(pairs, digest)
-        self._hear(Answer.LANDED)
+        self._hear(LineAnswer.LANDED)
         seconds = time.perf_counter() - begin
         return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)
 
@@ -57,7 +57,7 @@ class LineWriter:
             if len(sent) == NUM_STAGES:
                 sent.popleft()()  # this stage's last use
             run = _converted(stage, stage.gather(some), pairs.conversion)
-            self._hear(Answer.CREDIT)
+            self._hear(LineAnswer.CREDIT)
             sent.append(self._group.send(run))
             if hasher is not None:
                 hasher.update(_arriving(stage.on_host(len(run)), pairs.conversion))
@@ -65,11 +65,11 @@ class LineWriter:
             wait()
         return None if hasher is None else int(hasher.intdigest())
 
-    def _hear(self, expected: Answer) -> None:
+    def _hear(self, expected: LineAnswer) -> None:
         answer = self._line.receive_answer()
-        if answer is Answer.REFUSED:
+        if answer is LineAnswer.REFUSED:
             raise WriteRefused("The receiver does not admit this write: its grant is over.")
-        if answer is Answer.STOPPED:
+        if answer is LineAnswer.STOPPED:
             raise WriteStopped("The receiver took its grant back while the write was on its way.")
         if answer is not expected:
             raise TransferFailed(f"The receiver answered {answer.name}, not {expected.name}.")

@@ -4,7 +4,7 @@
     spans    their offsets in the receiver's pool, i64, then their sizes there, u32
     bytes    of the spans, in order; where there is a conversion, as the wire has them
 
-Integers are little-endian. Each frame is answered by one byte (`Answer`), in order, when its
+Integers are little-endian. Each frame is answered by one byte (`FrameAnswer`), in order, when its
 bytes are where they belong or are certain never to be.
 """
 
@@ -29,7 +29,7 @@ _OFFSETS = np.dtype("<i8")
 _SIZES = np.dtype("<u4")
 
 
-class Answer(IntEnum):
+class FrameAnswer(IntEnum):
     LANDED = 1
     REFUSED = 2  # no byte of the frame was written
     REVOKED = 3  # on the way: some bytes may have been
@@ -111,9 +111,9 @@ def decode_spans(header: Header, table: bytes) -> Spans:
     return Spans(offsets=offsets.astype(np.int64), sizes=sizes)
 
 
-def decode_answer(byte: int) -> Answer:
+def decode_answer(byte: int) -> FrameAnswer:
     try:
-        return Answer(byte)
+        return FrameAnswer(byte)
     except ValueError as error:
         raise RemoteProtocolError(f"{byte} came in answer to a frame.") from error
 

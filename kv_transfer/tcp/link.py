@@ -26,7 +26,7 @@ import xxhash
 from cluster.errors import TransferFailed
 from cluster.lateness import Limit
 from kv_transfer.geometry import SpanPairs
-from kv_transfer.tcp.frame import Answer, Framing, cut, decode_answer, encode_head, views_of
+from kv_transfer.tcp.frame import FrameAnswer, Framing, cut, decode_answer, encode_head, views_of
 from kv_transfer.tcp.wire import Views, Wire
 from kv_transfer.transfer import RemoteProtocolError
 from kv_transfer.transport import Landed, WriteRefused
@@ -141,11 +141,11 @@ class TcpWrite:
                 self._hasher.update(view)
         self._undigested = []
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: FrameAnswer) -> None:
         """A frame was."""
         self._num_unanswered -= 1
-        self._may_have_landed |= answer is not Answer.REFUSED
-        if answer is not Answer.LANDED:
+        self._may_have_landed |= answer is not FrameAnswer.REFUSED
+        if answer is not FrameAnswer.LANDED:
             self._is_refused = True
             self._num_left = 0  # no further frame
 
@@ -181,7 +181,7 @@ class _Stream:
         self.unanswered: deque[TcpWrite] = deque()  # one entry a frame
 
 
-class Link:
+class TcpLink:
     """Owns its streams. `close` from any thread; a write that fails says so in its future."""
 
     def __init__(

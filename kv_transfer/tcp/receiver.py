@@ -19,14 +19,14 @@ import numpy as np
 from cluster.errors import TransferFailed
 from cluster.lateness import AttentiveClock
 from cluster.types import Incarnation
-from kv_transfer.admissions import Admission, Admissions
+from kv_transfer.admissions import Admissions, LandingAdmission
 from kv_transfer.conversion import Conversion
 from kv_transfer.geometry import Spans
 from kv_transfer.span_copy import RowScatter
 from kv_transfer.tcp.frame import (
     HEADER,
     TRIAL_EPOCH,
-    Answer,
+    FrameAnswer,
     Header,
     decode_header,
     decode_spans,
@@ -57,7 +57,7 @@ class _Connection:
         self.deadline = deadline  # for that, by the receiver's attention
 
 
-class Receiver:
+class TcpReceiver:
     """Owns the listening socket and all that was accepted."""
 
     def __init__(
@@ -235,32 +235,32 @@ class Landing:
                 yield EVENT_READ  # the other streams' turn
 
     def _take(
-        self, wire: Wire, header: Header, spans: Spans, admission: Admission | None
-    ) -> Steps[Answer]:
+        self, wire: Wire, header: Header, spans: Spans, admission: LandingAdmission | None
+    ) -> Steps[FrameAnswer]:
         """One frame's bytes: all into the pool, or what is not allowed to nowhere."""
         num_left = header.num_bytes
         if header.epoch == TRIAL_EPOCH:
             yield from self._discard(wire, num_left)
-            return Answer.LANDED
+            return FrameAnswer.LANDED
         if admission and lie_in(spans, len(self._memory)) and admission.allows(spans):
             if header.conversion is not None:
                 data = yield from receive_exactly(wire, header.num_bytes)
                 has_landed = self._land_converted(data, spans, header.conversion, admission)
-                return Answer.LANDED if has_landed else self._refused()
+                return FrameAnswer.LANDED if has_landed else self._refused()
             num_left = yield from self._land(wire, spans, admission)
         if not num_left:
-            return Answer.LANDED
+            return FrameAnswer.LANDED
         yield from self._discard(wire, num_left)
         if num_left == header.num_bytes:
             return self._refused()
         self._counters.num_revoked_frames += 1
-        return Answer.REVOKED
+        return FrameAnswer.REVOKED
 
-    def _refused(self) -> Answer:
+    def _refused(self) -> FrameAnswer:
         self._counters.num_refused_frames += 1
-        return Answer.REFUSED
+        return FrameAnswer.REFUSED
 
-    def _land(self, wire: Wire, spans: Spans, admission: Admission) -> Steps[int]:
+    def _land(self, wire: Wire, spans: Spans, admission: LandingAdmission) -> Steps[int]:
         """Returns how many bytes it left on the stream, because they were revoked."""
         views = Views(views_of(self._memory, spans.offsets, spans.sizes))
         receive = partial(_receive, wire, views)
@@ -272,7 +272,7 @@ class Landing:
         return views.num_bytes
 
     def _land_converted(
-        self, data: bytes, spans: Spans, conversion: Conversion, admission: Admission
+        self, data: bytes, spans: Spans, conversion: Conversion, admission: LandingAdmission
     ) -> bool:
         """All of a frame at once, unless it is revoked."""
         rows = conversion.decode(np.frombuffer(data, dtype=np.uint8))

@@ -23,8 +23,8 @@ from kv_transfer.life import Life, ProcessAddress, ProcessWatch
 from kv_transfer.pool import FilePool
 from kv_transfer.tcp.dial import Dialler, TcpAddress
 from kv_transfer.tcp.frame import TRIAL_EPOCH, Framing
-from kv_transfer.tcp.link import Link, TcpWrite
-from kv_transfer.tcp.receiver import Receiver, TcpCounters
+from kv_transfer.tcp.link import TcpLink, TcpWrite
+from kv_transfer.tcp.receiver import TcpCounters, TcpReceiver
 from kv_transfer.tcp.trial import choose_framing
 from kv_transfer.tcp.wire import TlsWhereDue
 from kv_transfer.transport import Landed
@@ -66,7 +66,7 @@ class TcpTransport:
             tls=self._tls,
             num_streams=num_streams,
         )
-        self._receiver = Receiver(
+        self._receiver = TcpReceiver(
             self._memory,
             listening,
             incarnation=pool.incarnation,
@@ -113,7 +113,7 @@ class TcpTransport:
         # The watch stands before the peer proves who it is: what is watched is that process.
         watch = ProcessWatch(target.process, life) if target.process.is_here else None
         dial = partial(self._dialler.dial, target)
-        link = Link(target.incarnation, dial, self._memory, target.num_bytes)
+        link = TcpLink(target.incarnation, dial, self._memory, target.num_bytes)
         peer = TcpPeer(
             target,
             self._receiver.admissions,
@@ -152,7 +152,7 @@ class TcpPeer:
         admissions: Admissions,
         *,
         life: Life,
-        link: Link,
+        link: TcpLink,
         watch: ProcessWatch | None,
         source_bytes: int,
     ) -> None:

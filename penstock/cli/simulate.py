@@ -17,7 +17,7 @@ from penstock.cli.status import fetch_status, reported
 from penstock.cli.traffic import Limit, TraceFile, Workload, load_traffic
 from router.policy import Policy
 from router.policy_file.kind import POLICY
-from simulator.faults import Fault
+from simulator.faults import TimedFault
 from simulator.fitted import fitted
 from simulator.plot import figure_file
 from simulator.plot import plot as write_plot
@@ -172,7 +172,7 @@ def _plans(base: Setting, workers: str | None, policies: Sequence[Policy]) -> li
     ]
 
 
-def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> list[Fault]:
+def _faults(texts: Sequence[str], setting: Setting, seed: int, trace: Trace) -> list[TimedFault]:
     return [
         fault
         for text in texts

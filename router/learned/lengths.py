@@ -15,7 +15,7 @@ _NUM_KEPT: Final = 256  # answers of each kind
 _MAX_KINDS: Final = 1024
 
 
-class Kind(NamedTuple):
+class AnswerKind(NamedTuple):
     """Answers of one kind are taken to be about equally long."""
 
     service_class: str
@@ -75,24 +75,24 @@ class _Recent:
 class AnswerLengths:
     def __init__(self) -> None:
         self._all = _Recent()
-        self._kinds: OrderedDict[Kind, _Recent] = OrderedDict()  # least recently used first
+        self._kinds: OrderedDict[AnswerKind, _Recent] = OrderedDict()  # least recently used first
 
     @property
     def mean(self) -> float:
         """Of all that ended lately, whatever their kind."""
         return self._all.mean
 
-    def predicted(self, kind: Kind, max_tokens: int) -> float:
+    def predicted(self, kind: AnswerKind, max_tokens: int) -> float:
         """Tokens of one answer, `max_tokens` at most."""
         recent = self._kinds.get(kind)
         return min(recent.mean if recent else PRIOR_TOKENS, float(max_tokens))
 
-    def typical(self, kind: Kind, max_tokens: int) -> float:
+    def typical(self, kind: AnswerKind, max_tokens: int) -> float:
         """Half the answers have no more tokens: few long ones raise the mean, and not this."""
         recent = self._kinds.get(kind)
         return min(recent.median if recent else PRIOR_TOKENS, float(max_tokens))
 
-    def observe(self, kind: Kind, num_tokens: int) -> None:
+    def observe(self, kind: AnswerKind, num_tokens: int) -> None:
         """An answer ended by itself or by its limit."""
         recent = self._kinds.setdefault(kind, _Recent())
         self._kinds.move_to_end(kind)
@@ -101,7 +101,7 @@ class AnswerLengths:
         recent.add(num_tokens)
         self._all.add(num_tokens)
 
-    def quantiles(self, kind: Kind) -> LengthQuantiles | None:
+    def quantiles(self, kind: AnswerKind) -> LengthQuantiles | None:
         """None: none has ended."""
         recent = self._kinds.get(kind)
         return recent.quantiles() if recent else None

@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 
 from cluster.bounds import check_between
 from router.load import Loads
-from router.policies.rule import Choice, Prompt, draw_least
+from router.policies.rule import Computing, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class AibrixPrefixCache:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         in_flight = [load.num_in_flight for load in loads]
         fewest = min(in_flight)
         ceiling = fmean(in_flight) + self.sigma_factor * pstdev(in_flight)
@@ -34,4 +34,4 @@ class AibrixPrefixCache:
             for match, num in zip(per_cent, in_flight, strict=True)
         ]
         index, state = draw_least(scores, state)
-        return Choice(index, scores=tuple(-match for match in per_cent)), state
+        return Computing(index, scores=tuple(-match for match in per_cent)), state

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.bounds import check_between
 from router.load import Load, Loads
-from router.policies.rule import Choice, Prompt, draw_least
+from router.policies.rule import Computing, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +23,10 @@ class DynamoCost:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         scores = tuple(self._cost(prompt, i, load) for i, load in enumerate(loads))
         index, state = draw_least(scores, state)
-        return Choice(index, scores=scores), state
+        return Computing(index, scores=scores), state
 
     def _cost(self, prompt: Prompt, index: int, load: Load) -> float:
         block = prompt.block_tokens

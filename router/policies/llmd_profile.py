@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.bounds import check_between, check_choice
 from router.load import Load, Loads
-from router.policies.rule import Choice, Prompt, draw
+from router.policies.rule import Computing, Prompt, draw
 
 Scorer = Callable[[Prompt, Sequence[Load]], list[float]]
 
@@ -39,7 +39,7 @@ class LlmdProfile:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         kept = self._filtered(loads)
         prompt = prompt._replace(
             num_tokens=min(prompt.num_tokens, self.max_prefix_tokens),
@@ -52,7 +52,7 @@ class LlmdProfile:
         position, state = PICKERS[self.picker](totals, state)
         scores_of = dict(zip(kept, totals, strict=True))
         shown = tuple(scores_of.get(i, float("-inf")) for i in range(len(loads)))
-        return Choice(kept[position], scores=shown), state
+        return Computing(kept[position], scores=shown), state
 
     def _filtered(self, loads: Sequence[Load]) -> list[int]:
         """Fails open: a filter that leaves nobody leaves everybody."""

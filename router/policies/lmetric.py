@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from router.load import Loads
-from router.policies.rule import Choice, Prompt, draw_least
+from router.policies.rule import Computing, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +11,7 @@ class LMetric:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         scores = tuple(prompt.num_new(i) * (load.num_in_flight + 1) for i, load in enumerate(loads))
         index, state = draw_least(scores, state)
-        return Choice(index, scores=scores), state
+        return Computing(index, scores=scores), state

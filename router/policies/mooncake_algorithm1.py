@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.bounds import check_between
 from router.load import Load, Loads
-from router.policies.rule import Choice, Prompt, draw_least
+from router.policies.rule import Computing, Prompt, draw_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class MooncakeAlgorithm1:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         holder = int(prompt.ready.argmax())
         fetching = [self._fetches(prompt, i, holder) for i in range(len(loads))]
         scores = tuple(
@@ -29,7 +29,7 @@ class MooncakeAlgorithm1:
             for i, (load, fetches) in enumerate(zip(loads, fetching, strict=True))
         )
         index, state = draw_least(scores, state)
-        return Choice(index, holder if fetching[index] else None, scores), state
+        return Computing(index, holder if fetching[index] else None, scores), state
 
     def _fetches(self, prompt: Prompt, index: int, holder: int) -> bool:
         best, own = float(prompt.ready[holder]), float(prompt.cached[index])

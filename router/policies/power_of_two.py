@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.load import Load, Loads
-from router.policies.rule import Choice, Prompt, draw_index
+from router.policies.rule import Computing, Prompt, draw_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,13 +14,13 @@ class PowerOfTwo:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         first, state = draw_index(len(loads), state)
         if len(loads) == 1:
-            return Choice(first), state
+            return Computing(first), state
         step, state = draw_index(len(loads) - 1, state)
         second = (first + 1 + step) % len(loads)
-        return Choice(min((first, second), key=lambda i: _load(loads, i, first, second))), state
+        return Computing(min((first, second), key=lambda i: _load(loads, i, first, second))), state
 
 
 def _load(loads: Sequence[Load], index: int, first: int, second: int) -> float:

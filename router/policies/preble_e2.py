@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 
 from cluster.types import WorkerId
 from router.load import Load, Loads
-from router.policies.rule import Choice, Prompt, draw_least
+from router.policies.rule import Computing, Prompt, draw_least
 
 _WINDOW_S: Final = 180.0
 _NOTHING: Final[Mapping[WorkerId, float]] = MappingProxyType({})
 
 
-class Placed(NamedTuple):
+class RecentWork(NamedTuple):
     random: int
     num_new: Mapping[WorkerId, float] = _NOTHING  # tokens computed there within the window
     at_s: float = 0.0
@@ -34,10 +34,12 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrebleE2:
-    def begin(self, seed: int) -> Placed:
-        return Placed(seed)
+    def begin(self, seed: int) -> RecentWork:
+        return RecentWork(seed)
 
-    def choose(self, prompt: Prompt, loads: Loads, state: Placed) -> tuple[Choice, Placed]:
+    def choose(
+        self, prompt: Prompt, loads: Loads, state: RecentWork
+    ) -> tuple[Computing, RecentWork]:
         recent = state.recent(loads, prompt.now_s)
         best = float(prompt.cached.max())
         exploits = best > prompt.num_tokens - best
@@ -49,7 +51,7 @@ class PrebleE2:
         )
         index, random = draw_least(scores, state.random)
         recent[loads[index].worker] += prompt.num_new(index)
-        return Choice(index, scores=scores), Placed(random, recent, prompt.now_s)
+        return Computing(index, scores=scores), RecentWork(random, recent, prompt.now_s)
 
 
 def _load_cost(prompt: Prompt, index: int, load: Load, num_recent: float) -> float:

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from cluster.bounds import check_between
 from router.load import Column, Columns, Loads
 from router.pair_costs import CANNOT, hand_over_s
-from router.policies.rule import Choice, Prompt, draw_index
+from router.policies.rule import Computing, Prompt, draw_index
 from router.price import times
 
 _LATE_ANSWER = 0.5  # an answer that is late has begun in time: against a late first token
@@ -111,11 +111,11 @@ class Priced:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         bids = self.bids(prompt, loads)
         index, state = draw_least_of(bids.price_s, state)
         source = bids.holder if bids.fetches(index) else None
-        return Choice(index, source, tuple(bids.price_s.tolist())), state
+        return Computing(index, source, tuple(bids.price_s.tolist())), state
 
     def bids(
         self,

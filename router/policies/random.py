@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from router.load import Loads
-from router.policies.rule import Choice, Prompt, draw_index
+from router.policies.rule import Computing, Prompt, draw_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,6 +11,6 @@ class Random:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         index, state = draw_index(len(loads), state)
-        return Choice(index), state
+        return Computing(index), state

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from router.load import Loads
-from router.policies.rule import Choice, Prompt
+from router.policies.rule import Computing, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,5 +11,5 @@ class RoundRobin:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
-        return Choice(state % len(loads)), state + 1
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
+        return Computing(state % len(loads)), state + 1

@@ -50,7 +50,7 @@ class Prompt(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Computing:
     """Who computes, and from whom it fetches a longer prefix first."""
 
     index: int  # into the loads
@@ -65,7 +65,7 @@ class Rule(Protocol, Generic[State]):
         """The state before the first request."""
         ...
 
-    def choose(self, prompt: Prompt, loads: Loads, state: State) -> tuple[Choice, State]:
+    def choose(self, prompt: Prompt, loads: Loads, state: State) -> tuple[Computing, State]:
         """`loads` is never empty."""
         ...
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from cluster.bounds import check_above, check_between
 from router.load import Load, Loads
-from router.policies.rule import Choice, Prompt, draw_least
+from router.policies.rule import Computing, Prompt, draw_least
 
 _LEAST_MARGIN: Final = 4  # requests: so many more than the mean are no pressure yet
 # Of the expected wait: what it takes a worker to compute that does not say, a running request to
@@ -43,15 +43,15 @@ class SglangCacheAware:
     def begin(self, seed: int) -> int:
         return seed
 
-    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Choice, int]:
+    def choose(self, prompt: Prompt, loads: Loads, state: int) -> tuple[Computing, int]:
         scores = tuple((-prompt.cached).tolist())
         eligible = [i for i, load in enumerate(loads) if not self._is_overloaded(load)]
         if not eligible:
             index, state = draw_least([load.num_in_flight for load in loads], state)
-            return Choice(index, scores=scores), state
+            return Computing(index, scores=scores), state
         group = self._group(prompt, loads, eligible)
         position, state = draw_least([_expected_wait_s(loads[i]) for i in group], state)
-        return Choice(group[position], scores=scores), state
+        return Computing(group[position], scores=scores), state
 
     def _group(self, prompt: Prompt, loads: Loads, eligible: Sequence[int]) -> Sequence[int]:
         """Among whom the wait decides: the holders of the longest match; if all of these are

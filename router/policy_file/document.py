@@ -15,7 +15,7 @@ from router.policy_settings import (
     DEFAULT_CLASS,
     MAX_CLASSES,
     MAX_TENANTS,
-    Admission,
+    AdmissionRules,
     CanarySettings,
     QueueOrder,
     ServiceClass,
@@ -70,8 +70,8 @@ class PolicySpec:
         default=(), metadata=meaning("who gets how much while workers are short; not listed: 1")
     )
     queue: QueueOrder = field(default_factory=QueueOrder, metadata=meaning("who is computed first"))
-    admission: Admission = field(
-        default_factory=Admission, metadata=meaning("who is refused before costing anything")
+    admission: AdmissionRules = field(
+        default_factory=AdmissionRules, metadata=meaning("who is refused before costing anything")
     )
     sessions: SessionAffinity | None = field(
         default_factory=SessionAffinity,

@@ -6,7 +6,7 @@ from bench.planner import most_reversals
 from bench.simulated_planner import Planner
 from deploy.planner.settings import Bounds, PlannerSettings
 from router.policy import Policy
-from router.policy_settings import Admission, ServiceClass
+from router.policy_settings import AdmissionRules, ServiceClass
 from simulator.daily import day, even
 from simulator.elastic import Turnover
 from simulator.report import Report
@@ -24,7 +24,7 @@ def planned(trace: Trace) -> tuple[Report, Planner, Simulation]:
         num_prefill=1, num_decode=1, prefill=MAKE, decode=MAKE, targets=Targets(ttft_s=8.0)
     )
     promised = ServiceClass(name="default", ttft_s=8.0, itl_s=0.1)
-    policy = Policy(classes=(promised,), admission=Admission(rejects_early=True))
+    policy = Policy(classes=(promised,), admission=AdmissionRules(rejects_early=True))
     planner = Planner(PlannerSettings(), Bounds(), base)
     simulation = Simulation(
         trace, base, policy=policy, scaler=planner, turnover=Turnover(start_s=START_S)

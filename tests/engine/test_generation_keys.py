@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
 from cluster.tokenizer import Tokenizer
 from cluster.types import GenerationParams
-from cluster.validation import check_generate, resolve
 from penstock.v1 import inference_pb2 as pb
+from router.front.model_info import ModelInfo
+from router.front.validation import check_generate, resolve
 from tests.engine.changed_checkpoints import PROMPT, written
 from tests.engine.driver import Driver, make_engine, make_sequence
 

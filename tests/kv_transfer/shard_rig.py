@@ -19,7 +19,7 @@ from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.incoming import ReservationTable
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
-from kv_transfer.pool import FilePool, Pool, PoolConfig
+from kv_transfer.pool import FilePool, KvPool, PoolConfig
 from kv_transfer.shards import routes, shards
 from kv_transfer.transport import Transport
 
@@ -114,7 +114,7 @@ class Writers(Protocol):
 class LocalWriters:
     def __init__(self, open_pool: OpenPool) -> None:
         self._open_pool = open_pool
-        self._ends: dict[int, tuple[Pool, Transport]] = {}
+        self._ends: dict[int, tuple[KvPool, Transport]] = {}
 
     async def open(self, worker: Worker, prompt: Prompt, ranks: Sequence[int]) -> list[str]:
         self._worker, self._prompt = worker, prompt

@@ -21,7 +21,7 @@ from cluster.errors import ConfigError, TransferFailed
 from cluster.lateness import Limit
 from cluster.types import Incarnation
 from kv_transfer.collective import line as collective_line
-from kv_transfer.collective.line import Answer, Line, WriteHeader, rank_proof
+from kv_transfer.collective.line import Line, LineAnswer, WriteHeader, rank_proof
 from kv_transfer.collective.process_group import GroupMaker, ProcessGroup, Rank
 from kv_transfer.collective.receiver import MAX_STRANGERS
 from kv_transfer.collective.transport import CollectiveTransport
@@ -97,7 +97,7 @@ class OddWriter:
         offsets, sizes = np.array(spans, dtype=np.int64).T
         self.line.send_header(WriteHeader(epoch=epoch, spans=Spans(offsets=offsets, sizes=sizes)))
 
-    def hear(self) -> Answer:
+    def hear(self) -> LineAnswer:
         return self.line.receive_answer()
 
     def send_ones(self, num_bytes: int) -> None:
@@ -112,20 +112,20 @@ async def test_what_is_revoked_in_the_middle_of_a_write_lands_no_further(
     odd = await asyncio.to_thread(OddWriter, receiver)
     with closing(odd.line):
         odd.announce((0, 4 * STAGE))
-        assert [odd.hear(), odd.hear()] == [Answer.CREDIT] * 2
+        assert [odd.hear(), odd.hear()] == [LineAnswer.CREDIT] * 2
         odd.send_ones(STAGE)
-        assert odd.hear() is Answer.CREDIT, "the first stageful is in the pool"
+        assert odd.hear() is LineAnswer.CREDIT, "the first stageful is in the pool"
         assert peer.revoke(1)
         receiver.memory[:] = 9  # its blocks have another use now
         odd.send_ones(STAGE)
         odd.send_ones(STAGE)
-        assert odd.hear() is Answer.STOPPED, "the last one is not asked for"
+        assert odd.hear() is LineAnswer.STOPPED, "the last one is not asked for"
         assert (receiver.memory == 9).all()
         peer.admit(2, lambda spans: True)  # and the line is in step
         odd.announce((5, 3), epoch=2)
-        assert odd.hear() is Answer.CREDIT
+        assert odd.hear() is LineAnswer.CREDIT
         odd.send_ones(3)
-        assert odd.hear() is Answer.LANDED
+        assert odd.hear() is LineAnswer.LANDED
         assert receiver.memory[4:9].tolist() == [9, 1, 1, 1, 9]
 
 
@@ -149,9 +149,9 @@ async def test_a_writer_that_names_what_is_not_there_is_refused(
     odd = await asyncio.to_thread(OddWriter, receiver)
     with closing(odd.line):
         odd.announce(*spans)
-        assert odd.hear() is Answer.REFUSED
+        assert odd.hear() is LineAnswer.REFUSED
         odd.announce((0, 5))
-        assert odd.hear() is Answer.CREDIT
+        assert odd.hear() is LineAnswer.CREDIT
 
 
 async def test_a_header_without_end_ends_the_line(writer: End, receiver: End) -> None:

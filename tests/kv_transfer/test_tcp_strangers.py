@@ -18,7 +18,7 @@ from cluster.errors import TransferFailed
 from kv_transfer.tcp import frame as tcp_frame
 from kv_transfer.tcp import receiver as tcp_receiver
 from kv_transfer.tcp.dial import TcpAddress
-from kv_transfer.tcp.frame import Answer
+from kv_transfer.tcp.frame import FrameAnswer
 from kv_transfer.tcp.handshake import MAGIC, PREFIX, REST, VERSION
 from tests.kv_transfer.tcp_rig import NUM_BYTES, End, Intruder, landed, until, write
 
@@ -266,18 +266,18 @@ class TestFrames:
 
     async def test_what_is_allowed_lands(self, ends: tuple[End, End], intruder: Intruder) -> None:
         intruder.frame(1, (4, 2), (9, 1), payload=b"abc")
-        assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
+        assert await asyncio.to_thread(intruder.answer) == FrameAnswer.LANDED
         assert ends[1].memory[:10].tobytes() == b"\0\0\0\0ab\0\0\0c"
 
     async def test_what_is_sent_on_trial_lands_nowhere(
         self, ends: tuple[End, End], intruder: Intruder
     ) -> None:
         intruder.frame(tcp_frame.TRIAL_EPOCH, (0, 3), payload=b"abc")
-        assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
+        assert await asyncio.to_thread(intruder.answer) == FrameAnswer.LANDED
         assert not ends[1].memory.any()
         assert ends[1].counters["num_refused_frames"] == 0
         intruder.frame(1, (0, 3), payload=b"abc")
-        assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
+        assert await asyncio.to_thread(intruder.answer) == FrameAnswer.LANDED
 
     @pytest.mark.parametrize(
         ("epoch", "spans"),
@@ -300,11 +300,11 @@ class TestFrames:
         spans: list[tuple[int, int]],
     ) -> None:
         intruder.frame(epoch, *spans, payload=b"xyz" * len(spans))
-        assert await asyncio.to_thread(intruder.answer) == Answer.REFUSED
+        assert await asyncio.to_thread(intruder.answer) == FrameAnswer.REFUSED
         assert not ends[1].memory.any()
         assert ends[1].counters["num_refused_frames"] == 1
         intruder.frame(1, (0, 3), payload=b"abc")
-        assert await asyncio.to_thread(intruder.answer) == Answer.LANDED
+        assert await asyncio.to_thread(intruder.answer) == FrameAnswer.LANDED
 
     @pytest.mark.parametrize(
         "numbers",
@@ -359,7 +359,7 @@ class TestFrames:
     async def test_anothers_epoch_is_not_ones_own(self, ends: tuple[End, End]) -> None:
         other = Intruder("c", ends[1])
         other.frame(1, (0, 3), payload=b"xyz")
-        assert await asyncio.to_thread(other.answer) == Answer.REFUSED
+        assert await asyncio.to_thread(other.answer) == FrameAnswer.REFUSED
         assert not ends[1].memory.any()
         other.close()
 
@@ -401,13 +401,13 @@ class TestRevocation:
         assert writer.revoke(1)
         theirs.memory[:] = 99  # another's from now on
         frozen.stream.sendall(b"x" * (2000 - num_sent))
-        expected = Answer.REVOKED if num_sent else Answer.REFUSED
+        expected = FrameAnswer.REVOKED if num_sent else FrameAnswer.REFUSED
         assert await asyncio.to_thread(frozen.answer) == expected
         assert (theirs.memory == 99).all()
 
         writer.admit(1, lambda spans: True)
         frozen.frame(1, (0, 3), payload=b"abc")  # and the stream goes on
-        assert await asyncio.to_thread(frozen.answer) == Answer.LANDED
+        assert await asyncio.to_thread(frozen.answer) == FrameAnswer.LANDED
         frozen.close()
 
     async def test_half_a_frame_of_a_lost_stream_is_all_that_ever_lands(
@@ -429,7 +429,7 @@ class TestRevocation:
         writer.admit(1, lambda spans: bool((spans.offsets >= 4000).all()))
         theirs.memory[:] = 99
         frozen.stream.sendall(b"x" * 600)
-        assert await asyncio.to_thread(frozen.answer) == Answer.REVOKED
+        assert await asyncio.to_thread(frozen.answer) == FrameAnswer.REVOKED
         assert (theirs.memory == 99).all()
         writer.admit(1, lambda spans: True)
         frozen.close()

@@ -19,7 +19,7 @@ from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DOORS, DoorSettings, open_doors
 from kv_transfer.geometry import SpanPairs
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
-from kv_transfer.pool import FilePool, Pool, PoolConfig
+from kv_transfer.pool import FilePool, KvPool, PoolConfig
 from kv_transfer.transport import Landed, Transport, WriteRefused
 from tests.kv_transfer.device_bytes import DeviceBytes
 from tests.kv_transfer.faulty_transport import FaultyTransport
@@ -29,7 +29,7 @@ NUM_BYTES = 3 * 1024 * 1024
 
 @dataclass
 class End:
-    pool: Pool
+    pool: KvPool
     transport: Transport
 
 

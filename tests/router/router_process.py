@@ -13,7 +13,7 @@ import yaml
 
 from cluster.types import Fingerprint, KvLayout
 from router.config import RouterConfig
-from router.text import Text
+from router.front.text import Text
 from tests.router.fake_worker import TOKEN
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from cluster.errors import Overloaded
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from router.policy import Policy
-from router.policy_settings import Admission, ServiceClass, TenantShare
+from router.policy_settings import AdmissionRules, ServiceClass, TenantShare
 from router.rollout.generations import Generations
 from tests.router.cluster_of_fakes import Cluster, Failure, failure
 from tests.router.fake_worker import TOKEN, FakeWorker, Faults
@@ -21,7 +21,7 @@ from tests.router.one_worker import OneWorker
 PROMPT = pb.TokenIds(ids=[1] * 64)
 REJECTS = Policy(
     classes=(ServiceClass(name="chat", ttft_s=1.0), ServiceClass(name="batch", ttft_s=60.0)),
-    admission=Admission(rejects_early=True, slack=1.0),
+    admission=AdmissionRules(rejects_early=True, slack=1.0),
 )
 
 
@@ -96,7 +96,7 @@ async def test_a_tenant_over_its_share_is_refused_first_while_workers_are_short(
         Policy(
             classes=(ServiceClass(name="chat", ttft_s=1.0),),
             tenants=(TenantShare(name="default"), TenantShare(name="other", share=9.0)),
-            admission=Admission(rejects_early=True, slack=1.0),
+            admission=AdmissionRules(rejects_early=True, slack=1.0),
         )
     )
     async with cluster.worker("d0") as worker:

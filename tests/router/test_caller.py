@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.errors import StreamInterrupted
-from cluster.validation import check_generate
 from penstock.v1 import inference_pb2 as pb
 from router.caller import Caller
-from router.reception import Reception
+from router.front.reception import Reception
+from router.front.validation import check_generate
 from router.request_line import RequestLine
 from tests.router.cluster_of_fakes import Cluster
 from tests.router.fake_worker import Faults

@@ -12,7 +12,7 @@ from cluster.errors import CheckpointError
 from cluster.facts_codec import facts_from_pb
 from penstock.v1 import worker_pb2
 from router.config import RouterConfig
-from router.text import Text
+from router.front.text import Text
 from tests.router.cluster_of_fakes import Cluster
 from tests.router.fake_worker import TOKEN
 

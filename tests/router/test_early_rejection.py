@@ -19,17 +19,17 @@ from router.early_rejection import (
     limit_s,
     rejection,
 )
-from router.forecast import Errors, decode_then, forecast
+from router.forecast import ErrorFactors, decode_then, forecast
 from router.learned.accuracy import Compared
 from router.learned.observed import Observed
 from router.load import Load
 from router.policy import Decision, PlacementRequest, Policy, place
-from router.policy_settings import DEFAULT_CLASS, Admission, Quantile, ServiceClass
+from router.policy_settings import DEFAULT_CLASS, AdmissionRules, Quantile, ServiceClass
 from tests.router.pool_samples import load, snapshot
 
 CHAT = ServiceClass(name="chat", ttft_s=2.0, itl_s=0.05)
-STRICT = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P50)
-EXACT = Errors()
+STRICT = AdmissionRules(rejects_early=True, slack=1.0, quantile=Quantile.P50)
+EXACT = ErrorFactors()
 A = WorkerId("a")
 
 
@@ -42,7 +42,7 @@ def judged(
     request: PlacementRequest,
     decode: list[Load],
     prefill: list[Load] | None = None,
-    admission: Admission = STRICT,
+    admission: AdmissionRules = STRICT,
     observed: Observed | None = None,
 ) -> Rejection | None:
     pool = snapshot(decode, prefill)
@@ -67,7 +67,7 @@ def test_a_request_is_refused_when_its_first_token_would_be_late(
     wait_s: float, slack: float, is_rejected: bool
 ) -> None:
     """1,000 tokens take 0.202 s."""
-    admission = Admission(rejects_early=True, slack=slack, quantile=Quantile.P50)
+    admission = AdmissionRules(rejects_early=True, slack=slack, quantile=Quantile.P50)
     found = judged(prompt(), [load("a", **queue(wait_s))], admission=admission)
     assert (found is not None) == is_rejected
 
@@ -110,7 +110,7 @@ def test_nobody_is_refused_where_nothing_else_runs() -> None:
     """Else a request that can be served, if late, could never be."""
     long = prompt(50_000)  # 10 s by itself
     slow = load("a", d0=0.5)
-    hasty = Admission(rejects_early=True, slack=0.1, quantile=Quantile.P99)
+    hasty = AdmissionRules(rejects_early=True, slack=0.1, quantile=Quantile.P99)
     for request, decode in ((long, load("a")), (prompt(), slow), (long, slow)):
         assert judged(request, [decode], admission=hasty) is None
     assert judged(long, [load("a", **queue(9.0))]) is None  # late for its size
@@ -148,7 +148,7 @@ def test_nobody_is_ever_refused_where_nothing_else_runs(
 
 
 def test_off_nobody_is_refused_but_for_the_longest_queue() -> None:
-    off = Admission(max_queued=10)
+    off = AdmissionRules(max_queued=10)
     assert judged(prompt(), [load("a", **queue(100.0))], admission=off) is None
     full = [load("a", num_prompts=6, **queue(8.0)), load("b", num_prompts=4, **queue(8.0))]
     found = judged(prompt(), full, admission=off)
@@ -180,7 +180,7 @@ def test_what_the_router_measured_goes_before_what_workers_report() -> None:
 
 
 def test_an_uncertain_prediction_refuses_earlier() -> None:
-    cautious = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P90)
+    cautious = AdmissionRules(rejects_early=True, slack=1.0, quantile=Quantile.P90)
     sure, unsure = load("a", **queue(1.0)), load("a", prefill_error=2.0, **queue(1.0))
     assert judged(prompt(), [sure], admission=cautious) is None
     assert judged(prompt(), [unsure], admission=cautious) is not None

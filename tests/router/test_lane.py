@@ -6,7 +6,7 @@ import random
 import pytest
 
 from cluster.errors import Overloaded
-from router.lane import MAX_PASSED_S, Lane
+from router.front.lane import MAX_PASSED_S, Lane
 
 
 def lane(now: list[float], **changes: int) -> Lane:

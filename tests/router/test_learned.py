@@ -5,7 +5,7 @@ import pytest
 from cluster.errors import InvalidRequest
 from cluster.types import RoutingHints, WorkerId
 from router.learned.accuracy import Accuracy, Compared
-from router.learned.lengths import AnswerLengths, Kind
+from router.learned.lengths import AnswerKind, AnswerLengths
 from router.policy import Policy
 from router.policy_settings import ServiceClass, SessionAffinity
 from router.sessions import Sessions, session_id
@@ -82,7 +82,8 @@ def test_sessions_are_bounded_and_the_oldest_go_first() -> None:
 
 
 def test_answers_are_predicted_from_those_of_their_kind() -> None:
-    lengths, short, long = AnswerLengths(), Kind("chat", "default"), Kind("batch", "default")
+    lengths = AnswerLengths()
+    short, long = AnswerKind("chat", "default"), AnswerKind("batch", "default")
     assert lengths.predicted(short, 1000) == 128.0
     for _ in range(1000):
         lengths.observe(short, 10)
@@ -91,11 +92,11 @@ def test_answers_are_predicted_from_those_of_their_kind() -> None:
     assert lengths.predicted(long, 1000) == pytest.approx(900, rel=0.05)
     assert lengths.predicted(long, 64) == 64  # never above what was asked for
     assert lengths.mean == pytest.approx(455, rel=0.05)
-    assert lengths.predicted(Kind("chat", "another"), 1000) == 128.0
+    assert lengths.predicted(AnswerKind("chat", "another"), 1000) == 128.0
 
 
 def test_what_is_typical_is_not_moved_by_few_long_answers() -> None:
-    lengths, kind = AnswerLengths(), Kind("chat", "default")
+    lengths, kind = AnswerLengths(), AnswerKind("chat", "default")
     assert lengths.typical(kind, 1000) == 128.0
     for length in [9, 13, 4000] * 5:
         lengths.observe(kind, length)
@@ -111,7 +112,7 @@ def test_what_is_typical_is_not_moved_by_few_long_answers() -> None:
 
 
 def test_lengths_forget_and_have_quantiles() -> None:
-    lengths, kind = AnswerLengths(), Kind("chat", "default")
+    lengths, kind = AnswerLengths(), AnswerKind("chat", "default")
     assert lengths.quantiles(kind) is None
     for length in [5000] * 300 + list(range(1, 257)):
         lengths.observe(kind, length)
@@ -121,8 +122,8 @@ def test_lengths_forget_and_have_quantiles() -> None:
 def test_kinds_are_bounded() -> None:
     lengths = AnswerLengths()
     for number in range(2000):
-        lengths.observe(Kind("chat", str(number)), 7)
-    known = [n for n in range(2000) if lengths.quantiles(Kind("chat", str(n))) is not None]
+        lengths.observe(AnswerKind("chat", str(number)), 7)
+    known = [n for n in range(2000) if lengths.quantiles(AnswerKind("chat", str(n))) is not None]
     assert known == list(range(2000 - 1024, 2000))
 
 

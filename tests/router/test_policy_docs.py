@@ -13,7 +13,7 @@ from cluster.strict_yaml import parse_yaml
 from router.policy_file.document import PlacementSpec, PolicySpec, ShadowSpec
 from router.policy_file.kind import POLICY
 from router.policy_settings import (
-    Admission,
+    AdmissionRules,
     CanarySettings,
     Guards,
     QueueOrder,
@@ -27,7 +27,7 @@ SECTIONS = {
     "classes": ServiceClass,
     "tenants": TenantShare,
     "queue": QueueOrder,
-    "admission": Admission,
+    "admission": AdmissionRules,
     "sessions": SessionAffinity,
     "placement": PlacementSpec,
     "shadow": ShadowSpec,

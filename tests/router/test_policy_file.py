@@ -24,7 +24,7 @@ from router.policy_file.document import (
 )
 from router.policy_file.kind import POLICY
 from router.policy_settings import (
-    Admission,
+    AdmissionRules,
     CanarySettings,
     Guards,
     Order,
@@ -47,7 +47,7 @@ from tests.router.broken_policies import (
 )
 from tests.router.policy_texts import EVERYTHING
 
-SECTIONS = (PolicyDocument, PolicySpec, PlacementSpec, ServiceClass, Admission, CanarySettings)
+SECTIONS = (PolicyDocument, PolicySpec, PlacementSpec, ServiceClass, AdmissionRules, CanarySettings)
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
@@ -78,7 +78,7 @@ def test_a_policy_means_what_it_says() -> None:
     ]
     assert [(tenant.name, tenant.share) for tenant in policy.tenants] == [("a", 3.0), ("b", 1.0)]
     assert policy.queue == QueueOrder(order=Order.FIFO, stretch=0.5)
-    assert policy.admission == Admission(
+    assert policy.admission == AdmissionRules(
         rejects_early=True, slack=1.5, quantile=Quantile.P99, max_queued=100
     )
     assert policy.sessions == SessionAffinity(ttl_s=3600.0, max_penalty_s=0.25, max_sessions=10)

@@ -48,7 +48,7 @@ async def test_a_wrong_configuration_is_a_sentence_and_exit_code_2(
 
 def test_the_router_loads_no_torch() -> None:
     code = (
-        "import sys, router.service, router.__main__;"
+        "import sys, router.front.service, router.__main__;"
         "print([m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)

@@ -21,7 +21,7 @@ from router.policies.preble_e2 import PrebleE2
 from router.policies.priced import Priced
 from router.policies.random import Random
 from router.policies.round_robin import RoundRobin
-from router.policies.rule import Choice, Prompt
+from router.policies.rule import Computing, Prompt
 from router.policies.sglang_cache_aware import SglangCacheAware
 
 RULES: list[Any] = [
@@ -56,7 +56,7 @@ def load(number: int, *, num_cached: int = 0, wait_s: float = 0.0, **values: Any
 
 def choose(
     rule: Any, workers: list[Worker], state: Any, fetch_s_per_token: float = CANNOT
-) -> tuple[Choice, Any]:
+) -> tuple[Computing, Any]:
     cached = np.array([worker.num_cached for worker in workers], dtype=np.float64)
     costs = PairCosts.uniform(len(workers), setup_s=0.0, s_per_byte=fetch_s_per_token)
     prompt = Prompt(num_tokens=1000, cached=cached, ready=cached, costs=costs)

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import Overloaded
 from router.policy import Policy
-from router.policy_settings import Admission, Quantile, TenantShare
+from router.policy_settings import AdmissionRules, Quantile, TenantShare
 from router.shares import TenantUse, excesses
 from tests.router.one_worker import OneWorker
 
@@ -79,7 +79,7 @@ def test_tenants_are_bounded() -> None:
 # Over time
 
 WORK_S = 0.4  # of each prompt: the worker computes 2.5 a second
-STRICT = Admission(rejects_early=True, slack=1.0, quantile=Quantile.P50)
+STRICT = AdmissionRules(rejects_early=True, slack=1.0, quantile=Quantile.P50)
 
 
 def taken_on(rates: dict[str, float], *shares: TenantShare) -> dict[str, float]:

@@ -11,13 +11,13 @@ import pytest
 
 from bench.router_requests import long_checkpoint
 from cluster.errors import InvalidRequest, Overloaded
-from cluster.prompt import ChatPrompt, TextPrompt
 from cluster.types import ChatMessage
 from router.config import RouterConfig
-from router.text import Text
-from router.text_child import Kind
-from router.text_codec import tokenized_from_bytes
-from router.text_lanes import TextLanes, is_small
+from router.front.prompt import ChatPrompt, TextPrompt
+from router.front.text import Text
+from router.front.text_child import TextKind
+from router.front.text_codec import tokenized_from_bytes
+from router.front.text_lanes import TextLanes, is_small
 
 pytestmark = pytest.mark.slow
 
@@ -115,5 +115,5 @@ async def test_a_checkpoint_that_has_changed_is_not_used(tmp_path: Path) -> None
     (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "tokenizer.json").write_text(content + " ")
     with pytest.raises(Overloaded):
-        await lanes.process.call(Kind.TOKENIZE, 0, bytes)
+        await lanes.process.call(TextKind.TOKENIZE, 0, bytes)
     await lanes.close()

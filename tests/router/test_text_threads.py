@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cluster.errors import InvalidRequest, Overloaded
-from router.text_threads import TextThreads
+from router.front.text_threads import TextThreads
 from tests.router.cluster_of_fakes import Cluster
 
 

@@ -2,7 +2,7 @@
 
 from cluster.types import Role
 from penstock.v1 import inference_pb2 as pb
-from router.service import InferenceService
+from router.front.service import InferenceService
 from tests.router.cluster_of_fakes import Cluster
 from tests.router.walk import walked
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from router.policy import Disaggregate, Policy
-from router.policy_settings import Admission, ServiceClass
+from router.policy_settings import AdmissionRules, ServiceClass
 from simulator.report import Report
 from simulator.run import simulate
 from simulator.setting import Setting, Targets, WorkerMake
@@ -14,7 +14,7 @@ from simulator.synthetic import shared_prefixes
 TARGETS = Targets(ttft_s=2.0, itl_s=0.1)
 CLASS = ServiceClass(name="default", ttft_s=TARGETS.ttft_s, itl_s=TARGETS.itl_s)
 NOBODY = Policy(classes=(CLASS,), disaggregate=Disaggregate.ALWAYS)
-EARLY = replace(NOBODY, admission=Admission(rejects_early=True, slack=1.0))
+EARLY = replace(NOBODY, admission=AdmissionRules(rejects_early=True, slack=1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

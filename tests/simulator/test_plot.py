@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.types import WorkerId
-from simulator.faults import Crash, Fault, LostEvents
+from simulator.faults import Crash, LostEvents, TimedFault
 from simulator.plot import figure_file, plot
 from simulator.report import Samples
 from simulator.setting import Targets
@@ -22,7 +22,7 @@ def samples(ttft_s: Sequence[float], gaps: Sequence[tuple[float, int]] = ()) -> 
 
 
 def drawn(
-    folder: Path, *runs: Samples, targets: Targets, faults: Sequence[Fault] = ()
+    folder: Path, *runs: Samples, targets: Targets, faults: Sequence[TimedFault] = ()
 ) -> list[str]:
     """All words of the figure."""
     file = figure_file(folder / "figure.svg")

@@ -13,11 +13,11 @@ from router.policies.priced import Priced
 from router.policy import Disaggregate, Policy
 from simulator.faults import (
     Crash,
-    Fault,
     Freeze,
     LostEvents,
     Partition,
     Slow,
+    TimedFault,
     random_faults,
 )
 from simulator.report import Report
@@ -61,7 +61,10 @@ def one(num_prompt: int, num_output: int) -> Trace:
 
 
 def checked(
-    trace: Trace, setting: Setting, faults: tuple[Fault, ...] = (), policy: Policy = DEFAULT_POLICY
+    trace: Trace,
+    setting: Setting,
+    faults: tuple[TimedFault, ...] = (),
+    policy: Policy = DEFAULT_POLICY,
 ) -> Report:
     """With every account checked on the way, and nothing left over at the end."""
     simulation = Simulation(trace, setting, policy=policy, seed=3, faults=faults, check_s=1.0)
@@ -224,7 +227,7 @@ def test_a_prefix_that_does_not_come_is_computed() -> None:
         Freeze(worker="prefill-0", at_s=0.6, for_s=20.0),
     ],
 )
-def test_who_fetches_does_not_wait_for_a_source_that_is_lost(fault: Fault) -> None:
+def test_who_fetches_does_not_wait_for_a_source_that_is_lost(fault: TimedFault) -> None:
     report = checked(popular(), POPULAR, (fault,))
     assert report.num_finished == 200
     assert report.ttft.p99_s < POPULAR.lease_s + 2.0

@@ -7,27 +7,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-# Still to do: none may come to these, and who is renamed goes from here.
-STILL_TWINS = {
-    "Admission",
-    "Answer",
-    "Attempt",
-    "Call",
-    "Choice",
-    "Errors",
-    "Fetches",
-    "HandOver",
-    "Kind",
-    "Link",
-    "Model",
-    "Owner",
-    "Placed",
-    "Pool",
-    "Receiver",
-    "_Address",
-    "_Followed",
-    "_Job",
-}
 
 
 def test_a_class_name_stands_in_one_file(modules: list[Any]) -> None:
@@ -38,8 +17,8 @@ def test_a_class_name_stands_in_one_file(modules: list[Any]) -> None:
                 where[node.name].add(str(module.path))
     twins = {name: sorted(files) for name, files in where.items() if len(files) > 1}
     explained = explained_twins()
-    assert {name: twins[name] for name in twins.keys() - explained - STILL_TWINS} == {}
-    assert explained | STILL_TWINS == twins.keys(), "none is named that is no twin any more"
+    assert {name: twins[name] for name in twins.keys() - explained} == {}
+    assert explained == twins.keys(), "none is named that is no twin any more"
 
 
 def explained_twins() -> set[str]:

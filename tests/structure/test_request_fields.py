@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.field_rules import RULES
 from penstock.v1 import worker_pb2
+from router.front.field_rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE = {"cluster/parameters.py", "penstock/request_fields.py"}  # of the contract, by scripts/proto
@@ -21,12 +21,12 @@ PLAIN = {
     "include_stop_string": {"cluster/detokenizer.py"},
     "spaces_between_special_tokens": {"cluster/detokenizer.py"},
     # Their default is the checkpoint's generation config.
-    "min_p": {"engine/sampling.py", "cluster/model_info.py"},
-    "repetition_penalty": {"engine/sampling.py", "cluster/model_info.py"},
+    "min_p": {"engine/sampling.py", "router/front/model_info.py"},
+    "repetition_penalty": {"engine/sampling.py", "router/front/model_info.py"},
 }
 FIRST_FIELDS = 21  # that workers of every release know
 # They read the contract, and know no parameter by name.
-NAMELESS = ("cluster/params_codec.py", "cluster/field_rules.py", "penstock/request.py")
+NAMELESS = ("cluster/params_codec.py", "router/front/field_rules.py", "penstock/request.py")
 
 
 def spells(path: Path, name: str) -> bool:

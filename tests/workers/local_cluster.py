@@ -27,7 +27,7 @@ from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.pairs import Pairs
-from kv_transfer.pool import FilePool, Pool, PoolConfig
+from kv_transfer.pool import FilePool, KvPool, PoolConfig
 from kv_transfer.transport import Transport
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
@@ -204,7 +204,7 @@ class LocalCluster(Cluster):
             worker = DecodeWorker(config, parts)
         return worker, transport, pairs
 
-    def _open(self, incarnation: Incarnation, num_bytes: int) -> tuple[Pool, Transport]:
+    def _open(self, incarnation: Incarnation, num_bytes: int) -> tuple[KvPool, Transport]:
         if self.door == "memory":
             memory = self.network.pool(incarnation, num_bytes)
             return memory, MemoryTransport(self.network, memory)

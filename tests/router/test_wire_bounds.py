@@ -7,9 +7,9 @@ import pytest
 from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest, PenstockError, UnsupportedFeature
-from cluster.wire_bounds import FREE_BYTES, check_wire
 from penstock.v1 import inference_pb2 as pb
-from tests.cluster.served_model import INFO, LIMITS
+from router.front.wire_bounds import FREE_BYTES, check_wire
+from tests.router.served_model import INFO, LIMITS
 
 ROOMY = replace(INFO, context_length=1 << 17, max_token_bytes=16)
 NUM_BYTES = 8 << 20
@@ -94,7 +94,7 @@ def test_small_requests_are_judged_when_they_are_parsed(name: str) -> None:
 
 
 def test_a_large_request_with_a_field_of_a_newer_client_says_so() -> None:
-    from cluster.validation import check_generate
+    from router.front.validation import check_generate
 
     request = pb.GenerateRequest.FromString(
         pb.GenerateRequest(text="x" * (1 << 20)).SerializeToString() + b"\xf8\x3e\x01"

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import CheckpointError
 from cluster.model_digest import model_digest
-from cluster.model_info import ModelInfo, SamplingDefaults
+from router.front.model_info import ModelInfo, SamplingDefaults
 from tests.cluster.small_tokenizers import byte_level_backend, save_checkpoint
 
 

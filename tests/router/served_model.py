@@ -1,7 +1,7 @@
 """The model that requests are validated for, and its limits."""
 
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo, SamplingDefaults
+from router.front.model_info import ModelInfo, SamplingDefaults
 
 LIMITS = Limits()
 INFO = ModelInfo(

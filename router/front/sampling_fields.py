@@ -5,11 +5,11 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from cluster.errors import InvalidRequest
-from cluster.field_rules import RULES, as_on_the_wire, plain_rules, plain_values
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
 from cluster.types import SamplingParams
 from penstock.v1 import inference_pb2 as pb
+from router.front.field_rules import RULES, as_on_the_wire, plain_rules, plain_values
+from router.front.model_info import ModelInfo
 
 # Below this a temperature overflows what it divides; 0 means greedy, and is what is meant.
 MIN_TEMPERATURE: Final = 1e-6

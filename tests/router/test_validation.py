@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from cluster.chat_template import ChatTemplate
 from cluster.errors import CallerError, InvalidRequest, UnknownModel, UnsupportedFeature
-from cluster.field_rules import UNSUPPORTED
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo, SamplingDefaults
-from cluster.prompt import ChatPrompt, TextPrompt, TokenPrompt
 from cluster.tokenizer import Tokenizer
 from cluster.types import ChatMessage
-from cluster.validation import (
+from penstock.v1 import inference_pb2 as pb
+from router.front.field_rules import UNSUPPORTED
+from router.front.model_info import ModelInfo, SamplingDefaults
+from router.front.prompt import ChatPrompt, TextPrompt, TokenPrompt
+from router.front.validation import (
     ResolvedRequest,
     check_detokenize,
     check_generate,
@@ -29,9 +30,8 @@ from cluster.validation import (
     prompt_ids,
     resolve,
 )
-from penstock.v1 import inference_pb2 as pb
-from tests.cluster.served_model import INFO, LIMITS
 from tests.cluster.small_tokenizers import small_tokenizer
+from tests.router.served_model import INFO, LIMITS
 
 SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 TOKENIZER = small_tokenizer("byte_level")

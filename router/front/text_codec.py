@@ -4,8 +4,8 @@
 
 from collections.abc import Sequence
 
-from cluster.prompt import ChatPrompt, Prompt, TextPrompt, chat_prompt
 from penstock.v1 import inference_pb2 as pb
+from router.front.prompt import ChatPrompt, Prompt, TextPrompt, chat_prompt
 
 
 def prompt_to_bytes(prompt: TextPrompt | ChatPrompt) -> bytes:

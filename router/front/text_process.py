@@ -1,8 +1,8 @@
 """The one process for large texts, as the router sees it: started when first needed, ended with
 whatever it does when a call is given up, and started again for the next.
 
-Owns its life and the frames; what it does is `router/text_child.py`. A thread talks to it, so that
-the event loop neither copies a large text nor starts a process.
+Owns its life and the frames; what it does is `router/front/text_child.py`. A thread talks to it, so
+that the event loop neither copies a large text nor starts a process.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from typing import IO
 
 from cluster.errors import InvalidRequest, Overloaded
 from cluster.process import child_environment
-from router.text_child import HEADER, Kind, Settings
-from router.text_threads import TextThreads
+from router.front.text_child import HEADER, Settings, TextKind
+from router.front.text_threads import TextThreads
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class TextProcess:
         """Raises Overloaded where so much could not even wait."""
         self._thread.check_room(num_bytes)
 
-    async def call(self, kind: Kind, num_bytes: int, encode: Callable[[], bytes]) -> bytes:
+    async def call(self, kind: TextKind, num_bytes: int, encode: Callable[[], bytes]) -> bytes:
         """The answer to what `encode` gives when its turn has come. Cancelling ends the work at
         once, and the process with it."""
         call = _Call(kind, encode)
@@ -73,13 +73,13 @@ class TextProcess:
             raise Overloaded(
                 "The process that tokenises large texts has ended: send the request again."
             ) from error
-        if answer is Kind.REFUSED:
+        if answer is TextKind.REFUSED:
             raise InvalidRequest(*json.loads(body))
         return body
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "router.text_child", self._settings.to_json()],
+            [sys.executable, "-m", "router.front.text_child", self._settings.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -99,14 +99,14 @@ class TextProcess:
 class _Call:
     """One exchange of frames, which another thread may end."""
 
-    def __init__(self, kind: Kind, encode: Callable[[], bytes]) -> None:
+    def __init__(self, kind: TextKind, encode: Callable[[], bytes]) -> None:
         self._kind = kind
         self._encode = encode
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self.is_given_up = False
 
-    def exchange(self, process: subprocess.Popen[bytes]) -> tuple[Kind, bytes]:
+    def exchange(self, process: subprocess.Popen[bytes]) -> tuple[TextKind, bytes]:
         with self._lock:
             if self.is_given_up:
                 raise EOFError
@@ -123,7 +123,7 @@ class _Call:
             if self._process is not None:
                 self._process.kill()
 
-    def _exchange(self, process: subprocess.Popen[bytes]) -> tuple[Kind, bytes]:
+    def _exchange(self, process: subprocess.Popen[bytes]) -> tuple[TextKind, bytes]:
         requests, answers = process.stdin, process.stdout
         assert requests is not None
         assert answers is not None
@@ -131,7 +131,7 @@ class _Call:
         _write(requests, HEADER.pack(self._kind, len(data)))
         _write(requests, data)
         answer, num_bytes = HEADER.unpack(_read(answers, HEADER.size))
-        return Kind(answer), _read(answers, num_bytes)
+        return TextKind(answer), _read(answers, num_bytes)
 
 
 def _write(pipe: IO[bytes], data: bytes) -> None:

@@ -13,13 +13,13 @@ from cluster.chat_template import ChatTemplate
 from cluster.checkpoint_review import CheckpointReview, review
 from cluster.codec import decode_request_to_bytes
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
 from cluster.tokenizer import Tokenizer
 from cluster.types import ComputeRequest
-from cluster.validation import GenerationInput, Prompt, prompt_ids, resolve
 from router.config import RouterConfig
 from router.fleet import Identity
 from router.flight import DEFAULT_TENANT, Ask
+from router.front.model_info import ModelInfo
+from router.front.validation import GenerationInput, Prompt, prompt_ids, resolve
 from router.relay import RoutedRequest
 
 logger = logging.getLogger(__name__)

@@ -7,22 +7,22 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest
-from cluster.field_rules import RULES
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
 from cluster.rpc import Call, Serve
-from cluster.validation import (
+from penstock.v1 import inference_pb2 as pb
+from router.front.field_rules import RULES
+from router.front.model_info import ModelInfo
+from router.front.reception import Reception
+from router.front.text import Text
+from router.front.validation import (
     check_detokenize,
     check_generate,
     check_model,
     check_request_id,
     check_tokenize,
 )
-from cluster.wire_bounds import check_wire
-from penstock.v1 import inference_pb2 as pb
-from router.reception import Reception
+from router.front.wire_bounds import check_wire
 from router.request_line import RequestLine
-from router.text import Text
 
 NAME = "penstock.v1.Inference"
 REQUEST_ID_KEY = "x-request-id"

@@ -11,9 +11,9 @@ from cluster.chat_template import ChatTemplate
 from cluster.checkpoint_config import completed, context_length, model_family
 from cluster.checkpoint_json import read_json
 from cluster.errors import CheckpointError
-from cluster.field_rules import RULES
 from cluster.model_digest import model_digest
 from cluster.tokenizer import Tokenizer
+from router.front.field_rules import RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

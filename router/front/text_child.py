@@ -1,7 +1,7 @@
 """The process in which large texts are tokenised, so that this can be ended: reads requests from
 its stdin and answers them on its stdout, one after another.
 
-    python -m router.text_child SETTINGS
+    python -m router.front.text_child SETTINGS
 
 A frame is its kind, its length and its bytes. A request is that of the RPC, in bounds already,
 and so is the answer; a refusal is the field and the sentence, as JSON.
@@ -21,9 +21,9 @@ from cluster.chat_template import ChatTemplate
 from cluster.detokenizer import whole_text
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.process import configure_logging, follow_parent
-from cluster.prompt import prompt_ids
 from cluster.tokenizer import Tokenizer
-from router.text_codec import (
+from router.front.prompt import prompt_ids
+from router.front.text_codec import (
     ids_from_bytes,
     prompt_from_bytes,
     text_to_bytes,
@@ -34,7 +34,7 @@ HEADER: Final = struct.Struct("<BI")
 _NICENESS: Final = 5  # large work gives way where processors are short
 
 
-class Kind(IntEnum):
+class TextKind(IntEnum):
     TOKENIZE = 0
     DETOKENIZE = 1
     DONE = 2
@@ -72,9 +72,9 @@ class TextWork:
                 "started: start it anew."
             )
 
-    def answer(self, kind: Kind, data: bytes) -> bytes:
+    def answer(self, kind: TextKind, data: bytes) -> bytes:
         """Raises InvalidRequest."""
-        if kind is Kind.TOKENIZE:
+        if kind is TextKind.TOKENIZE:
             prompt = prompt_from_bytes(data, self._max_text_bytes)
             return tokenized_to_bytes(prompt_ids(prompt, self._tokenizer, self._template))
         ids, skip = ids_from_bytes(data)
@@ -86,9 +86,9 @@ def serve(work: TextWork, requests: BinaryIO, answers: BinaryIO) -> None:
     while header := requests.read(HEADER.size):
         kind, num_bytes = HEADER.unpack(header)
         try:
-            answer, data = Kind.DONE, work.answer(Kind(kind), requests.read(num_bytes))
+            answer, data = TextKind.DONE, work.answer(TextKind(kind), requests.read(num_bytes))
         except InvalidRequest as error:
-            answer, data = Kind.REFUSED, json.dumps([error.field, error.message]).encode()
+            answer, data = TextKind.REFUSED, json.dumps([error.field, error.message]).encode()
         answers.write(HEADER.pack(answer, len(data)) + data)
         answers.flush()
 

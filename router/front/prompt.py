@@ -7,11 +7,11 @@ from typing import Final
 from cluster.chat_template import NO_TEMPLATE, ChatTemplate
 from cluster.errors import InvalidRequest
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
-from cluster.sampling_fields import check_count
 from cluster.tokenizer import Tokenizer
 from cluster.types import ChatMessage
 from penstock.v1 import inference_pb2 as pb
+from router.front.model_info import ModelInfo
+from router.front.sampling_fields import check_count
 
 _MAX_ROLE_BYTES: Final = 64
 _MESSAGE_WEIGHT: Final = 512  # rendering a message takes as long as tokenising so many bytes

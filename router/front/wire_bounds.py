@@ -11,10 +11,10 @@ from typing import Final
 from google.protobuf.message import Message
 
 from cluster.errors import InvalidRequest, UnsupportedFeature
-from cluster.field_rules import UNSUPPORTED
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
-from cluster.prompt import check_prompt_bytes, check_text_bytes
+from router.front.field_rules import UNSUPPORTED
+from router.front.model_info import ModelInfo
+from router.front.prompt import check_prompt_bytes, check_text_bytes
 
 FREE_BYTES: Final = 64 << 10  # are parsed in a millisecond, whatever they hold
 _MAX_FIELDS: Final = 256  # of a request itself, where it has more bytes than that

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
-from router.lane import Lane
+from router.front.lane import Lane
 
 P = ParamSpec("P")
 R = TypeVar("R")

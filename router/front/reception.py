@@ -3,12 +3,12 @@
 import asyncio
 from dataclasses import dataclass
 
-from cluster.validation import GenerationInput
 from router.admission import Admission
 from router.caller import Caller
+from router.front.text_lanes import TextLanes
+from router.front.validation import GenerationInput
 from router.relay import Metadata, Relay
 from router.request_line import RequestLine
-from router.text_lanes import TextLanes
 
 
 @dataclass(slots=True, eq=False)

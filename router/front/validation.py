@@ -14,12 +14,15 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from cluster.bad_words import bad_word_ids, check_bad_words
 from cluster.errors import InvalidRequest, UnknownModel, UnsupportedFeature
-from cluster.field_rules import check_supported, plain_rules, plain_values
 from cluster.limits import Limits
-from cluster.model_info import ModelInfo
-from cluster.prompt import (
+from cluster.tokenizer import Tokenizer
+from cluster.types import GenerationParams, RoutingHints, SamplingParams
+from penstock.v1 import inference_pb2 as pb
+from router.front.bad_words import bad_word_ids, check_bad_words
+from router.front.field_rules import check_supported, plain_rules, plain_values
+from router.front.model_info import ModelInfo
+from router.front.prompt import (
     ChatPrompt,
     Prompt,
     TextPrompt,
@@ -31,17 +34,14 @@ from cluster.prompt import (
     prompt_field,
     prompt_ids,
 )
-from cluster.routing_fields import routing_hints
-from cluster.sampling_fields import (
+from router.front.routing_fields import routing_hints
+from router.front.sampling_fields import (
     check_count,
     check_ids,
     check_something_is_left,
     check_texts,
     sampling_params,
 )
-from cluster.tokenizer import Tokenizer
-from cluster.types import GenerationParams, RoutingHints, SamplingParams
-from penstock.v1 import inference_pb2 as pb
 
 __all__ = [
     "ChatPrompt",

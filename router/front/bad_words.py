@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from cluster.errors import InvalidRequest
 from cluster.limits import Limits
-from cluster.sampling_fields import check_texts
 from cluster.tokenizer import Tokenizer
+from router.front.sampling_fields import check_texts
 
 FIELD = "sampling.bad_words"
 

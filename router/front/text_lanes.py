@@ -8,19 +8,19 @@ from functools import partial
 from typing import Final
 
 from cluster.detokenizer import whole_text
-from cluster.validation import ChatPrompt, GenerationInput, Prompt, TokenPrompt
-from router.relay import RoutedRequest
-from router.text import Text
-from router.text_child import Kind, Settings
-from router.text_codec import (
+from router.front.text import Text
+from router.front.text_child import Settings, TextKind
+from router.front.text_codec import (
     ids_to_bytes,
     prompt_to_bytes,
     text_to_bytes,
     tokenized_from_bytes,
     tokenized_to_bytes,
 )
-from router.text_process import TextProcess
-from router.text_threads import TextThreads
+from router.front.text_process import TextProcess
+from router.front.text_threads import TextThreads
+from router.front.validation import ChatPrompt, GenerationInput, Prompt, TokenPrompt
+from router.relay import RoutedRequest
 
 MAX_SMALL: Final = 32 << 10  # bytes of text: some 10 ms of a thread
 _MAX_TINY: Final = 256  # bytes of text, or 1,024 ids: some 100 us
@@ -63,7 +63,7 @@ class TextLanes:
         if weight <= MAX_SMALL:
             return await self.threads.run(weight, self._detokenize, ids, skip_special_tokens)
         encode = partial(ids_to_bytes, ids, skip_special_tokens=skip_special_tokens)
-        return await self.process.call(Kind.DETOKENIZE, weight, encode)
+        return await self.process.call(TextKind.DETOKENIZE, weight, encode)
 
     async def close(self) -> None:
         self.threads.close()
@@ -72,7 +72,7 @@ class TextLanes:
     async def _largely(self, prompt: Prompt) -> bytes:
         assert not isinstance(prompt, TokenPrompt)
         encode = partial(prompt_to_bytes, prompt)
-        return await self.process.call(Kind.TOKENIZE, prompt.weight, encode)
+        return await self.process.call(TextKind.TOKENIZE, prompt.weight, encode)
 
     # In a thread, but what is tiny
 
