@@ -98,6 +98,12 @@ class Loans:
         try:
             call = self.peers.channel(lender).exchange("penstock.v1.Worker", "Lend", timeout_s=None)
             written = await borrowing.run(call, start, found, first_tokens)
+            if written is None or borrowing.reservation is None:
+                return None
+            begin = time.monotonic()
+            # Nothing is awaited after it: what is verified is the caller's, who must hear of it.
+            await borrowing.reservation.verify(written)
+            verify_s = time.monotonic() - begin
         except Silent:
             self.rests.begin(lender)
             if borrowing.reservation is not None:
@@ -109,9 +115,7 @@ class Loans:
         finally:
             if borrowing.reservation is not None:
                 self.table.let_go(borrowing.reservation, reason)
-        if written is None or borrowing.reservation is None:
-            return None
-        return Filled(borrowing.reservation, written, connect_s, borrowing.verify_s)
+        return Filled(borrowing.reservation, written, connect_s, verify_s)
 
     def lend(self, *, owes_tokens: bool = False) -> "Lending":
         """A loan that was asked for, to be served."""
@@ -128,7 +132,6 @@ class Borrowing:
     peer: Peer  # the lender's pool
     share: Share  # what moves from there into ours
     reservation: Reservation | None = None
-    verify_s: float = 0.0
     _outbox: asyncio.Queue[pb.LendRequest] = field(default_factory=asyncio.Queue)
 
     def grant(self, blocks: Sequence[BlockId], start: int, stop: int) -> Reservation:
@@ -172,15 +175,8 @@ class Borrowing:
                 case "first_tokens" if first_tokens and not first_tokens(message.first_tokens):
                     return None
                 case "written":
-                    return await self._verified(written_from_pb(message.written))
+                    return written_from_pb(message.written)
         raise TransferFailed("The lender ended a loan half-way.")
-
-    async def _verified(self, written: Written) -> Written:
-        assert self.reservation is not None, "written is heard of what was granted"
-        begin = time.monotonic()
-        await self.reservation.verify(written)
-        self.verify_s = time.monotonic() - begin
-        return written
 
     async def _tell(self, call: Exchange) -> None:
         """A call that ended takes no more: its last words, or their lack, are for who listens."""

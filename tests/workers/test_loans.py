@@ -8,47 +8,20 @@ from typing import Any
 
 import pytest
 
-from cluster.channel import open_channel
 from cluster.errors import PenstockError
 from kv_transfer.doors import DOORS
 from kv_transfer.incoming import Reservation
-from penstock.v1 import worker_pb2 as pb
-from tests.kv_transfer.faulty_transport import FaultyTransport
-from tests.router.fake_worker import TOKEN
 from tests.workers.answers import expected
-from tests.workers.decoding import decode
-from tests.workers.fetching import PROMPT, counted, ids, request, warm
+from tests.workers.fetching import PROMPT, counted, ids
+from tests.workers.lending import LEASE_S, borrow, cluster_of, lender_of
 from tests.workers.loan_ends import LENDERS, Said, ScriptedLender, borrower
-from tests.workers.local_cluster import LocalCluster, Running
+from tests.workers.local_cluster import Running
 
-LEASE_S = 0.4
 LAST = {"prompt": ["tokens", "written"], "prefix": ["written"], "pattern": ["written"]}
 
 # Not NCCL: it moves what lies on devices.
 PROVED = [pytest.param(name, marks=pytest.mark.prove) for name in DOORS if name != "nccl"]
 every_lender = pytest.mark.parametrize("what", LENDERS)
-
-
-def cluster_of(
-    checkpoint: Path, tmp_path: Path, door: str = "memory", **settings: Any
-) -> LocalCluster:
-    worker = {"lease_s": LEASE_S, "probe_tokens": 0, **settings}
-    return LocalCluster(
-        checkpoint,
-        tmp_path,
-        decode=[worker, worker],
-        prefill=[worker],
-        door=door,
-        wrap_transport=FaultyTransport,
-    )
-
-
-async def lender_of(cluster: LocalCluster, what: str) -> Running:
-    """Which of its workers lends this; it has the prompt cached, where that matters."""
-    if what == "prompt":
-        return cluster.prefill[0]
-    await warm(cluster.decode[0])
-    return cluster.decode[0]
 
 
 # -- a lender, and a borrower that is not as it should be ----------------------------------------
@@ -285,12 +258,9 @@ async def test_a_lender_that_errs_costs_its_borrower_one_computation(
         async with ScriptedLender(other, script) as lender:
             if what == "pattern":
                 with pytest.raises(PenstockError):
-                    await probe(receiver, lender)
+                    await borrow(what, lender.address, receiver)
             else:
-                asked = request()
-                place = asked.prefill if what == "prompt" else asked.source
-                place.CopyFrom(lender.address)
-                assert ids(await decode(receiver, asked)) == expected(PROMPT, 8)
+                assert ids(await borrow(what, lender.address, receiver)) == expected(PROMPT, 8)
                 failures = "hand_over_recomputes" if what == "prompt" else "fetch_failures"
                 assert counted(receiver, failures) == 1
             assert lender.num_asked == 1
@@ -308,15 +278,7 @@ async def test_a_lender_that_falls_silent_is_left_alone(
         async with ScriptedLender(other, falls_silent_when_it_is_granted) as lender:
             for number in range(3):
                 prompt = [number, *PROMPT]
-                asked = request(prompt)
-                place = asked.prefill if what == "prompt" else asked.source
-                place.CopyFrom(lender.address)
-                assert ids(await decode(receiver, asked)) == expected(prompt, 8)
+                answer = await borrow(what, lender.address, receiver, prompt)
+                assert ids(answer) == expected(prompt, 8)
             assert lender.num_asked == 1
             await asyncio.wait_for(cluster.idle(), 5.0)
-
-
-async def probe(receiver: Running, lender: ScriptedLender) -> None:
-    request = pb.ProbeRequest(source=lender.address, num_tokens=32)
-    async with open_channel(receiver.address, TOKEN) as channel:
-        await channel.unary("penstock.v1.Worker", "Probe", request, timeout_s=20)
