@@ -9,7 +9,7 @@ of a layer with a sliding window, the tokens that a later position can still see
 it from the two layouts and the grant.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -302,3 +302,29 @@ class Share:
         num_tokens = sum(stop - self.first(layer, start, stop) for layer in layers)
         row_bytes = len(self.heads) * self.source.head_bytes
         return num_tokens * self.source.num_planes * row_bytes
+
+
+def within_blocks(layout: KvLayout, blocks: Sequence[int], heads: range) -> Callable[[Spans], bool]:
+    """Whether spans lie in these blocks, each in one of them or in a run of them; where only
+    some heads are lent, each in those of one slot."""
+    is_lent = np.zeros(layout.num_blocks, dtype=bool)
+    is_lent[list(blocks)] = True
+    before = np.concatenate(([0], np.cumsum(is_lent)))  # lent blocks before each
+
+    first_byte = (heads.start - layout.first_head) * layout.head_bytes
+    last_byte = first_byte + len(heads) * layout.head_bytes
+
+    def allows(spans: Spans) -> bool:
+        plane = layout.plane_bytes
+        first = spans.offsets % plane // layout.block_bytes
+        last = (spans.offsets + spans.sizes - 1) % plane // layout.block_bytes
+        is_sane = (spans.offsets >= 0) & (spans.sizes > 0) & (first <= last)
+        is_sane &= (spans.sizes <= plane) & (spans.offsets + spans.sizes <= layout.pool_bytes)
+        if heads != layout.heads:
+            in_slot = spans.offsets % layout.slot_bytes
+            is_sane &= (in_slot >= first_byte) & (in_slot + spans.sizes <= last_byte)
+        if not is_sane.all():
+            return False
+        return bool((before[last + 1] - before[first] == last - first + 1).all())
+
+    return allows

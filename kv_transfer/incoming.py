@@ -14,12 +14,10 @@ from itertools import product
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.lateness import AttentiveClock
 from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
-from kv_transfer.geometry import BlockTable, Share, Spans
+from kv_transfer.geometry import BlockTable, Share
 from kv_transfer.pool import KvPool
 from kv_transfer.stats import PairStats, Reason, TransferCounters
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
@@ -206,7 +204,7 @@ class ReservationTable:
         reservation.transfer.grant(lease_s, reservation.attention.now())
         self._live[grant.epoch] = reservation
         self._emptied.clear()
-        peer.admit(grant.epoch, _allows(self.layout, reservation.blocks, share.heads))
+        peer.admit(grant.epoch, within_blocks(self.layout, reservation.blocks, share.heads))
         reservation.forget_peer = peer.life.on_end(lambda: self._peer_died(reservation))
         self._watch_lease(reservation)
         return reservation
@@ -356,32 +354,6 @@ class ReservationTable:
         reservation.forget_peer()
         if reservation.lease_timer is not None:
             reservation.lease_timer.cancel()
-
-
-def _allows(layout: KvLayout, blocks: Sequence[int], heads: range) -> Callable[[Spans], bool]:
-    """Whether spans lie in these blocks, each in one of them or in a run of them; where only
-    some heads are lent, each in those of one slot."""
-    is_lent = np.zeros(layout.num_blocks, dtype=bool)
-    is_lent[list(blocks)] = True
-    before = np.concatenate(([0], np.cumsum(is_lent)))  # lent blocks before each
-
-    first_byte = (heads.start - layout.first_head) * layout.head_bytes
-    last_byte = first_byte + len(heads) * layout.head_bytes
-
-    def allows(spans: Spans) -> bool:
-        plane = layout.plane_bytes
-        first = spans.offsets % plane // layout.block_bytes
-        last = (spans.offsets + spans.sizes - 1) % plane // layout.block_bytes
-        is_sane = (spans.offsets >= 0) & (spans.sizes > 0) & (first <= last)
-        is_sane &= (spans.sizes <= plane) & (spans.offsets + spans.sizes <= layout.pool_bytes)
-        if heads != layout.heads:
-            in_slot = spans.offsets % layout.slot_bytes
-            is_sane &= (in_slot >= first_byte) & (in_slot + spans.sizes <= last_byte)
-        if not is_sane.all():
-            return False
-        return bool((before[last + 1] - before[first] == last - first + 1).all())
-
-    return allows
 
 
 def _shortage(reservation: Reservation, written: Written, check_content: bool) -> str:

@@ -18,6 +18,7 @@ async def test_a_request_goes_through_the_router_without_turning_back(cluster: C
             answer = await cluster.generate(token_ids=ids, stop={"max_tokens": 2})
         assert answer.messages[0].accepted.prefill_worker == "p0"
     print(f"\n{walk}")
-    # Both may only fall.
-    assert len(walk.stays) <= 130
-    assert walk.num_returns <= 87
+    # Both may only fall. Some 28 of the stays, and 22 of the returns, are the rules of a front
+    # door, which were in another folder, and not counted, before they had a room here.
+    assert len(walk.stays) <= 155
+    assert walk.num_returns <= 105
