@@ -17,7 +17,7 @@ from typing import Self
 from cluster.errors import DigestMismatch, TransferFailed
 from cluster.lateness import AttentiveClock
 from cluster.types import Direction, Grant, Incarnation, KvLayout, SpanDigest, Written
-from kv_transfer.geometry import BlockTable, Share
+from kv_transfer.geometry import BlockTable, Share, within_blocks
 from kv_transfer.pool import KvPool
 from kv_transfer.stats import PairStats, Reason, TransferCounters
 from kv_transfer.timers import LoopTimers, TimerHandle, Timers
