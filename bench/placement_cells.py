@@ -2,13 +2,14 @@
 how fast; and the rules that ship."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bench.searched_traffic import SEARCHED
 from penstock.cli.traffic import load_traffic
 from router.policies.priced import Priced
 from router.policies.registry import RULES
@@ -35,6 +36,7 @@ class CellTraffic:
     """What comes, and to workers of which kind. At its own rate a good rule keeps eight workers
     busy by two thirds, and most requests within the target."""
 
+    make: Callable[[int], Trace] | None = None  # by its seed
     workload: str | None = None
     trace: Path | None = None
     limit: int | None = None
@@ -45,6 +47,8 @@ class CellTraffic:
     noise: float = 0.0
 
     def load(self, seed: int) -> Trace:
+        if self.make is not None:
+            return self.make(seed)
         return load_traffic(self.trace, self.workload, seed=seed, limit=self.limit)
 
 
@@ -57,6 +61,7 @@ TRAFFIC: Mapping[str, CellTraffic] = {
     "one slow, unknown": CellTraffic(workload=_TALKS, slowness=3.0, is_slowness_known=False),
     "noisy": CellTraffic(workload=_TALKS, noise=0.6),
     "shipped trace": CellTraffic(ttft_s=4.0),
+    **{name: CellTraffic(make=make, ttft_s=12.0) for name, make in SEARCHED.items()},
 }
 
 
@@ -115,5 +120,5 @@ def trace_of(makes: CellTraffic, seed: int) -> Trace:
 @cache
 def digest_of(makes: CellTraffic, seed: int) -> str:
     """Of the requests: what was measured on others is not taken for these."""
-    text = repr((makes, trace_of(makes, seed).requests))
+    text = repr((replace(makes, make=None), trace_of(makes, seed).requests))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
