@@ -160,6 +160,8 @@ class OutgoingTransfer:
             raise ValueError(f"it is for '{grant.transport}', the peer's is '{peer.transport}'")
         if peer.num_bytes != layout.pool_bytes:
             raise ValueError(f"its layout needs {layout.pool_bytes} bytes of {peer.num_bytes}")
+        if not 0 <= grant.lease_s < float("inf"):
+            raise ValueError(f"its lease is {grant.lease_s:g} s")
         if not 0 <= grant.start <= grant.stop <= self._num_tokens:
             raise ValueError(
                 f"tokens [{grant.start}, {grant.stop}) are not of the {self._num_tokens} here"

@@ -81,13 +81,14 @@ class Fetches:
             return
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
         begun: list[_Begun] = []
+        waits_for_another = lock.locked()  # which takes of our time: its source is not to blame
         try:
             async with Patience(self._limit_s), lock:
                 if self._num_cached(hashes) == have:
                     self._rests.check(source)
                     await self._fetch(sequence, source, hashes, begun)
         except (PenstockError, TimeoutError) as error:
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) and not waits_for_another:
                 self._learn_slow(source, begun)
                 self._rests.begin(source)
             self.num_failed += 1

@@ -152,8 +152,9 @@ class Borrowing:
     ) -> Written | None:
         try:
             async with call, asyncio.TaskGroup() as group:
+                others = [group.create_task(self._watch())]  # who has stopped takes in no more
                 await call.send(pb.LendRequest(start=start))
-                others = [group.create_task(self._tell(call)), group.create_task(self._watch())]
+                others.append(group.create_task(self._tell(call)))
                 written = await self._listen(call, found, first_tokens)
                 for task in others:
                     task.cancel()

@@ -51,7 +51,7 @@ class ScriptedBorrower:
         self.num_found = word[1]
         return self.num_found
 
-    async def grant(self, num_more: int = 0) -> None:
+    async def grant(self, num_more: int = 0, *, lease_s: float | None = None) -> None:
         """Lends what was found, and so many tokens beyond it."""
         transfers, stop = self._receiver.worker.worker._transfers, self.num_found + num_more
         peer = await transfers.peers.connect(address_from_pb(_address(self._lender)))
@@ -60,7 +60,8 @@ class ScriptedBorrower:
             pool.allocate(-(-stop // pool.block_size)), 0, stop, lease_s=30.0, peer=peer
         )
         self.reservations.append(reservation)
-        grant = replace(reservation.grant, lease_s=self._receiver.worker.config.lease_s)
+        lease_s = self._receiver.worker.config.lease_s if lease_s is None else lease_s
+        grant = replace(reservation.grant, lease_s=lease_s)
         await self._say(grant=grant_to_pb(grant))
 
     async def live(self, epoch: int = 0) -> None:
