@@ -60,7 +60,7 @@ class RouterConfig(ServingConfig):
     """Raise it where workers are many or far, and a new router refuses its first requests."""
     # of what was decided lately, for who asks why; 0: nothing, and no shadow decides
     records_budget_bytes: int = 8 << 20
-    """Raise it where `penstock policy explain` no longer knows requests that matter."""
+    """Raise it where requests that matter can no longer be explained."""
     return_s: float = 30.0  # so long who left without a word is expected back, and waited for
     """Raise it where workers take longer to start; lower it to refuse sooner instead of waiting."""
     max_waiting_bytes: int = 256 << 20  # of requests that wait for a worker; more are refused

@@ -274,7 +274,7 @@ class HandOvers(RuleBasedStateMachine):
             request.outgoing.stop("fenced")
             if self.writer.is_open:
                 await request.outgoing.closed()
-                self.table.writer_closed(request.reservation.epoch, "fenced")
+                request.reservation.writer_closed("fenced")
 
         if self.lives(request):
             self.run(steps())
@@ -362,7 +362,7 @@ class HandOvers(RuleBasedStateMachine):
                 request.outgoing.stop("teardown")
                 await request.outgoing.closed()
                 if request.receiver == self.pool.incarnation:
-                    self.table.writer_closed(request.reservation.epoch, "teardown")
+                    request.reservation.writer_closed("teardown")
             assert self.table.num_held_blocks == 0, "a block leaked"
             self.table.close()
 

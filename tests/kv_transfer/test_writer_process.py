@@ -150,7 +150,7 @@ async def test_a_frozen_writer_that_wakes_up_changes_no_block_in_use(
         check()
         assert receiver.blocks[:, :, BLOCKS].sum() > before, "it did write on, in quarantine"
         assert receiver.released == []
-        receiver.table.writer_closed(reservation.epoch, "it said so")
+        reservation.writer_closed("it said so")
         assert receiver.released == [reservation.blocks]
 
 
@@ -195,5 +195,5 @@ async def test_a_cancelled_hand_over_ends_with_the_write_in_flight(
         writer.tell("open")
         assert "told to" in (await writer.hear("closed"))["reason"]
         assert not receiver.blocks[1].any()
-        receiver.table.writer_closed(reservation.epoch, "told to")
+        reservation.writer_closed("told to")
         assert receiver.released == [reservation.blocks]

@@ -66,6 +66,7 @@ async def ended(call: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "kind",
     ["ids", *(pytest.param(kind, marks=pytest.mark.prove) for kind in REQUESTS if kind != "ids")],
