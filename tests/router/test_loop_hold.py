@@ -16,7 +16,7 @@ from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
 from router.router import Router
 
-MAX_HOLD_S = 0.004
+MAX_HOLD = 3.5  # times a plain loop of 20,000 turns: 4 ms where that takes 1.15
 LONG = 65_000
 LOAD = RelayedLoad(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
 
@@ -58,6 +58,16 @@ REQUESTS: dict[str, Callable[[], tuple[str, Any]]] = {
 }
 
 
+def plain_loop_s() -> float:
+    """Of the thread's processor time: machines differ by more than the limit leaves."""
+    taken = []
+    for _ in range(7):
+        begun = time.thread_time()
+        sum(turn * turn for turn in range(20_000))
+        taken.append(time.thread_time() - begun)
+    return sorted(taken)[3]
+
+
 async def ended(call: Any) -> None:
     if hasattr(call, "read"):
         assert len([message async for message in call]) == 1
@@ -96,4 +106,4 @@ async def test_a_large_request_holds_the_loop_for_a_few_milliseconds_at_a_time(
     drain.set()
     await router
     print(f"{kind}: at most {[round(1e3 * each, 1) for each in worst]} ms at a time")
-    assert sorted(worst)[3] < MAX_HOLD_S
+    assert sorted(worst)[3] < MAX_HOLD * plain_loop_s()
