@@ -61,10 +61,11 @@ class _End:
         self._heard_at = self._said_at = now
 
     def pause_s(self, now: float) -> float:
-        """For how long `tick` has nothing to do."""
+        """For how long `tick` has nothing to do; never so short that who asks again and again
+        holds up all else, for a clock that settles in stands still meanwhile."""
         third_s = self._lease_s / 3
         dues = (self._said_at + third_s - now, self._heard_at + self._lease_s - now)
-        return min((due for due in dues if due > 0), default=third_s)
+        return max(min((due for due in dues if due > 0), default=third_s), third_s / 10)
 
     def _owes_sign(self, now: float) -> bool:
         return now >= self._said_at + self._lease_s / 3
