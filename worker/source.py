@@ -70,10 +70,10 @@ class Source:
         self, blocks: list[BlockId], borrower: WorkerAddress, call: Call
     ) -> None:
         """Releases the blocks when no write can read them any more."""
-        num_tokens = len(blocks) * self._layout.block_size
         if not blocks:
             await call.send(pb.LendResponse(found=pb.Found()))
             return
+        num_tokens = len(blocks) * self._layout.block_size
         transfer = self._writes.open(
             blocks,
             num_tokens,
