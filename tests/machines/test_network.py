@@ -133,8 +133,7 @@ def test_machines_end_with_their_maker(machines: Network, tmp_path: Path) -> Non
 
 def test_where_none_can_be_made_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "UNSHARE", ("sh", "-c", "echo no >&2; exit 1"))
+    monkeypatch.setattr(network, "TOOLS", {"sh": "dash"})
     assert network.missing() == ("Machines cannot be made here: namespaces are forbidden (no).")
-    monkeypatch.setattr(network, "PATH", "/nowhere")
-    assert network.missing() == (
-        "Machines cannot be made here: install iproute2 openssh-server rsync redis-server."
-    )
+    monkeypatch.setattr(network, "TOOLS", {"sh": "dash", "no-such-tool": "a", "nor-this": "b"})
+    assert network.missing() == "Machines cannot be made here: install a b."
