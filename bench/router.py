@@ -25,8 +25,8 @@ from bench.router_processes import SHIPPED
 from bench.router_requests import RequestCosts, request_costs
 from cluster.block_hash import grain_hashes
 from cluster.tokenizer import Tokenizer
+from router.decision import PlacementRequest, place, quote
 from router.flight import Ask, Left
-from router.policy import PlacementRequest, place, quote
 from router.pool import PoolSnapshot
 
 SMALL = DecisionSetting(num_tokens=4096, grain=16, num_prefill=32, num_decode=32)
@@ -117,7 +117,7 @@ def _request(deployment: Deployment, ask: Ask, snapshot: PoolSnapshot) -> Placem
     placer, loads = deployment.placer, snapshot.loads
     ends = placer.index.match(ask.hashes)
     num_ready = placer.index.numbering.column(ends, loads.positions)
-    expected = placer.speculation.match(ask.hashes, ends, deployment.now)
+    expected = placer.books.speculation.match(ask.hashes, ends, deployment.now)
     return PlacementRequest(
         num_prompt_tokens=ask.num_prompt_tokens,
         max_tokens=ask.max_tokens,

@@ -26,7 +26,7 @@ class Planner:
 
     def wanted(self, now_s: float, placer: Placer, staff: Mapping[Role, Staff]) -> Staffing:
         seen = observed(
-            placer.observed.traffic.arrivals,
+            placer.books.observed.traffic.arrivals,
             list(placer.pool.statuses(now_s)),
             now_s=now_s,
             window_s=self._settings.window_s,

@@ -15,8 +15,8 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.machine import describe
+from router.decision import Decision
 from router.placer import Placer
-from router.policy import Decision
 from simulator.run import Simulation
 from simulator.setting import Setting
 from simulator.synthetic import shared_prefixes

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from router.decision import Decision, PlacementRequest
 from router.load import Loads
-from router.policy import Decision, PlacementRequest, Policy, PolicyState
+from router.policy import Policy, PolicyState
 from router.pool import PoolSnapshot
 
 

@@ -15,8 +15,9 @@ from cluster.rpc import Call, Serve
 from cluster.types import Incarnation, WorkerId
 from penstock.v1 import worker_pb2
 from router.admission import Admission
+from router.books import PlacerCounters
 from router.fleet import Fleet, Identity
-from router.placer import Placer, PlacerCounters
+from router.placer import Placer
 from router.pool import MemberStatus
 from router.relay import RelayCounters
 from router.status_codec import (
@@ -106,7 +107,7 @@ class ClusterService:
         self, request: worker_pb2.StatusRequest, call: Call
     ) -> worker_pb2.StatusResponse:
         now, placer, index = self._clock(), self._placer, self._placer.index
-        placer.speculation.lapse(now)
+        placer.books.speculation.lapse(now)
         statuses = sorted(placer.pool.statuses(now), key=_order)
         ages = index.staleness_s(now)
         return worker_pb2.StatusResponse(
@@ -115,14 +116,14 @@ class ClusterService:
             index_grains=index.num_grains,
             index_bytes=index.num_bytes,
             router_version=_version(),
-            relay=_relay_status(self._relayed, placer.counters),
+            relay=_relay_status(self._relayed, placer.books.counters),
             forgotten_grains=index.num_forgotten,
-            expected_grains=placer.speculation.num_grains,
-            accuracy=accuracy_to_pb(placer.observed.accuracy),
+            expected_grains=placer.books.speculation.num_grains,
+            accuracy=accuracy_to_pb(placer.books.observed.accuracy),
             classes=classes_to_pb(placer),
             tenants=tenants_to_pb(placer, now),
-            short_of_workers=placer.tenants.is_short(now),
-            sessions=len(placer.sessions),
+            short_of_workers=placer.books.tenants.is_short(now),
+            sessions=len(placer.books.sessions),
             warming_up=not self._fleet.is_warm.is_set(),
             waiting=waiting_to_pb(self._waiting),
             away=away_to_pb(placer.pool.absences, now),
@@ -138,7 +139,7 @@ class ClusterService:
         _check_spans(request)
         now, placer = self._clock(), self._placer
         gone_at = now + _PATIENCE * request.next_seconds
-        traffic = placer.observed.traffic
+        traffic = placer.books.observed.traffic
         traffic.keep(now, gone_at + request.window_seconds)
         if request.start_seconds:
             placer.pool.cold_start.promise(request.start_seconds, gone_at)
@@ -154,7 +155,7 @@ class ClusterService:
         self, status: MemberStatus, index_ages: Mapping[WorkerId, float]
     ) -> worker_pb2.WorkerStatus:
         worker = status.member.worker.worker_id
-        hits = self._placer.hits_of(worker)
+        hits = self._placer.books.hits_of(worker)
         return worker_pb2.WorkerStatus(
             member=member_to_pb(status.member),
             load=load_report_to_pb(status.report),

@@ -5,12 +5,15 @@ first token, or whose next ones, would come later than their class promises. Cha
 import math
 from typing import Final, NamedTuple
 
+from cluster.errors import Overloaded
 from cluster.types import ErrorQuantiles
+from router.attempt import Attempt
+from router.decision import Decision, PlacementRequest
 from router.forecast import ErrorFactors, Forecast, forecast
 from router.learned.observed import Observed
-from router.policy import Decision, PlacementRequest
 from router.policy_settings import AdmissionRules, Quantile, ServiceClass
 from router.pool import PoolSnapshot
+from router.shares import TenantUse
 
 MIN_RETRY_S: Final = 0.1  # sooner there is nothing new to predict from
 MAX_RETRY_S: Final = 60.0
@@ -22,17 +25,53 @@ class Rejection(NamedTuple):
     spacing_s: float  # after so much more, another one like it would be taken on, too
 
 
-class Returns:
-    """When those who were refused may come again: one after another, as they would be taken on.
-    Told the same moment, all would come then and all but one be refused once more."""
+class EarlyRejection:
+    """Refuses, and says when to come again: one after another, as they would be taken on. Told the
+    same moment, all would come then and all but one be refused once more."""
 
-    def __init__(self) -> None:
+    def __init__(self, observed: Observed, tenants: TenantUse) -> None:
+        self._observed = observed
+        self._tenants = tenants
         self._last_s = -math.inf
 
+    def refusal(self, attempt: Attempt) -> Overloaded | None:
+        """None: it is taken on, or nobody is left to refuse it."""
+        request, snapshot, _, policy, decision = attempt
+        if decision is None:
+            return None
+        if is_late(request, decision):
+            self._tenants.late(snapshot.now)
+        rejected = rejection(request, decision, snapshot, policy.admission, self._observed)
+        return self._refusal(request.service_class, rejected, snapshot.now)
+
+    def refusal_of_wait(
+        self, service: ServiceClass, waits_s: float, admission: AdmissionRules, now: float
+    ) -> Overloaded | None:
+        """Of a request that no worker can take before one is back, `waits_s` after it came."""
+        return self._refusal(service, rejection_of_wait(service, waits_s, admission), now)
+
+    def _refusal(
+        self, service: ServiceClass, rejected: Rejection | None, now_s: float
+    ) -> Overloaded | None:
+        if rejected is None:
+            return None
+        self._observed.attainment.of(service.name).num_rejected += 1
+        after_s = self.after_s(rejected, now_s)
+        sentence = f"{rejected.reason}: try again in {after_s:.1f} s."
+        return Overloaded(sentence, retry_after_s=after_s)
+
     def after_s(self, rejected: Rejection, now_s: float) -> float:
+        """When who is refused may come again, from now."""
         first_s, next_s = now_s + rejected.retry_after_s, self._last_s + rejected.spacing_s
         self._last_s = min(max(first_s, next_s), now_s + MAX_RETRY_S)
         return self._last_s - now_s
+
+    def _refuse(self, service: ServiceClass, rejected: Rejection | None, now_s: float) -> None:
+        if rejected is None:
+            return
+        self._observed.attainment.of(service.name).num_rejected += 1
+        after_s = self.after_s(rejected, now_s)
+        raise Overloaded(f"{rejected.reason}: try again in {after_s:.1f} s.", retry_after_s=after_s)
 
 
 def rejection(

@@ -10,10 +10,12 @@ import numpy as np
 
 from cluster.types import Placement, WorkerId
 from router.attempt import Attempt
+from router.decision import Quotes, num_needed, place, quote
 from router.pair_costs import CANNOT
-from router.policies.priced import Priced, draw_least_of
+from router.policies.priced import Priced
 from router.policies.registry import name_of
-from router.policy import Disaggregate, PolicyState, Quotes, num_needed, place, quote
+from router.policies.rule import draw_least_of
+from router.policy import Disaggregate, PolicyState
 from router.price import term_at
 
 _FINITE_S = CANNOT / 2  # whoever costs more is left out

@@ -200,7 +200,7 @@ class Fleet:
         followed = self._followed.pop(worker)
         followed.task.cancel()
         followed.watcher.answered.set()  # nobody need wait for it
-        self._placer.leave(worker, followed.incarnation)
+        self._placer.books.leave(worker, followed.incarnation)
         self._links.drop(worker)
         self._tell_changed()
         return followed

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cluster.types import GrainHash, RoutingHints
+from router.decision import Decision
 from router.fetches import Missing
 from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival
-from router.policy import Decision
 from router.policy_settings import ServiceClass
 from router.pool import Booking
 from router.records import Fate, Record

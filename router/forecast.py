@@ -9,8 +9,8 @@ afterwards.
 import math
 from typing import Final, NamedTuple
 
+from router.decision import Decision, PlacementRequest
 from router.load import Load
-from router.policy import Decision, PlacementRequest
 
 _MAX_BUSY: Final = 0.95  # of a decode worker's time, for prompts: something is left for its answers
 _GROWN: Final = 0.5  # share of its answer by which a sequence has grown, on average

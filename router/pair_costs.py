@@ -55,20 +55,6 @@ class PairCosts(NamedTuple):
         return float(setup_s + s_per_byte * num_bytes)
 
 
-def hand_over_s(
-    setup_s: Matrix | float,
-    s_per_byte: Matrix | float,
-    num_bytes: Matrix | float,
-    prefill_s: Matrix | float,
-) -> Matrix:
-    """Seconds from the first token until the KV is there: it travels while the prompt is computed,
-    too. Of one shape, or that broadcast; one is an array at least. In place: it may be large."""
-    seconds: Matrix = s_per_byte * num_bytes - prefill_s  # type: ignore[assignment]
-    np.maximum(seconds, 0.0, out=seconds)
-    seconds += setup_s
-    return seconds
-
-
 class PairCostTable:
     """Costs as they become known; frozen on demand, which copies only what has really changed."""
 

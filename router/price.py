@@ -2,13 +2,16 @@
 name, each a column. Pure. What the prompt costs is the rule's: `router/policies/priced.py`.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.load import Column, Columns
-from router.pair_costs import Matrix, PairCosts, hand_over_s
+from router.pair_costs import CANNOT, Matrix, PairCosts
+
+_FEW_PAIRS = 4096  # to find those that can win takes longer than to price as few as these
 
 Positions = NDArray[np.intp]
 
@@ -79,11 +82,35 @@ def decode_terms(
     return DecodeTerms(price_s, slot_s, decode_s, late_s, slowdown_s, added_s, step_s, spare_s)
 
 
+def hand_over_s(
+    setup_s: Matrix | float,
+    s_per_byte: Matrix | float,
+    num_bytes: Matrix | float,
+    prefill_s: Matrix | float,
+) -> Matrix:
+    """Seconds from the first token until the KV is there: it travels while the prompt is computed,
+    too. Of one shape, or that broadcast; one is an array at least. In place: it may be large."""
+    seconds: Matrix = s_per_byte * num_bytes - prefill_s  # type: ignore[assignment]
+    np.maximum(seconds, 0.0, out=seconds)
+    seconds += setup_s
+    return seconds
+
+
+class Remote(NamedTuple):
+    """The pairs of a decode worker and one that computes for it, priced; those that cannot be the
+    cheapest left out."""
+
+    rows: Positions  # decode workers
+    columns: Positions  # prefill workers
+    hand_over_s: Matrix  # [rows, columns]
+    price_s: Matrix  # [rows, columns]
+
+
 class HandOverPrice:
     """From the first token until the KV is at the decode worker. Only what it does not hold
     travels, and while the prompt is computed, too."""
 
-    __slots__ = ("_costs", "_num_bytes", "_prefill_s", "_s_per_byte", "_setup_s")
+    __slots__ = ("_costs", "_num_bytes", "_prefill_s", "_s_per_byte", "_setup_s", "_weight")
 
     def __init__(
         self,
@@ -96,23 +123,64 @@ class HandOverPrice:
     ) -> None:
         """`cached` [decode workers]: tokens; `prefill_s` [loads]."""
         self._num_bytes = (answer.num_prompt_tokens - cached) * columns.token_bytes[num_prefill:]
+        self._weight = answer.weight
         self._prefill_s = prefill_s[:num_prefill]
         self._costs = costs
         self._setup_s = costs.setup_s[num_prefill:, :num_prefill]
         self._s_per_byte = costs.s_per_byte[num_prefill:, :num_prefill]
 
-    def seconds(self) -> Matrix:
-        """[decode workers, prefill workers]"""
-        num_bytes = self._num_bytes[:, None]
-        return hand_over_s(self._setup_s, self._s_per_byte, num_bytes, self._prefill_s)
+    def remote(
+        self,
+        decode_s: Column,
+        compute_s: Column,
+        local_s: Column,
+        apart: NDArray[np.bool_] | None,
+        *,
+        all_of_them: bool,
+    ) -> Remote:
+        """`decode_s` and `local_s`, a prompt computed where it decodes [decode workers];
+        `compute_s` [prefill workers]; `apart`: whom no way joins."""
+        if all_of_them or len(decode_s) * len(compute_s) <= _FEW_PAIRS:
+            rows, columns = _first(len(decode_s)), _first(len(compute_s))
+            num_bytes = self._num_bytes[:, None]
+            moved_s = hand_over_s(self._setup_s, self._s_per_byte, num_bytes, self._prefill_s)
+        else:
+            rows, columns = self._contenders(decode_s, compute_s, local_s)
+            moved_s = self._seconds_of(rows, columns)
+            decode_s, compute_s = decode_s[rows], compute_s[columns]
+        price_s = times(self._weight, moved_s) + decode_s[:, None]
+        price_s += compute_s
+        if apart is not None:
+            price_s += CANNOT * apart[np.ix_(rows, columns)]
+        return Remote(rows, columns, moved_s, price_s)
 
-    def least_s(self) -> Column:
-        """[decode workers]: no less from any prefill worker."""
+    def _contenders(
+        self, decode_s: Column, compute_s: Column, local_s: Column
+    ) -> tuple[Positions, Positions]:
+        """Rows and columns that can hold the least price: with the least hand-over there is they
+        must not be above what a good candidate costs with its own."""
         setup_s, s_per_byte = self._costs.least_setup_s, self._costs.least_s_per_byte
-        return hand_over_s(setup_s, s_per_byte, self._num_bytes, float(self._prefill_s.max()))
+        least_s = hand_over_s(setup_s, s_per_byte, self._num_bytes, float(self._prefill_s.max()))
+        best_s = decode_s + self._weight * least_s
+        row, column = int(best_s.argmin()), int(compute_s.argmin())
+        moved_s = self._seconds_of(np.array([row]), np.array([column]))[0, 0]
+        good_s = decode_s[row] + self._weight * moved_s + compute_s[column]
+        good_s = min(good_s, local_s.min())
+        good_s += 1e-6 * abs(good_s)  # ties are drawn among all
+        rows = np.flatnonzero(best_s <= good_s - compute_s[column])
+        columns = np.flatnonzero(compute_s <= good_s - best_s[row])
+        return rows, columns
 
-    def seconds_of(self, rows: Positions, columns: Positions) -> Matrix:
+    def _seconds_of(self, rows: Positions, columns: Positions) -> Matrix:
         """[rows, columns]: of these decode and prefill workers."""
         pairs = rows[:, None], columns
         num_bytes, prefill_s = self._num_bytes[rows, None], self._prefill_s[columns]
         return hand_over_s(self._setup_s[pairs], self._s_per_byte[pairs], num_bytes, prefill_s)
+
+
+@lru_cache(maxsize=64)
+def _first(num: int) -> Positions:
+    """The first so many positions."""
+    positions = np.arange(num)
+    positions.flags.writeable = False
+    return positions

@@ -28,10 +28,10 @@ from cluster.errors import (
 from cluster.rpc import DEADLINE_MARGIN_S
 from cluster.types import Role, WorkerId
 from router.caller import Caller
+from router.decision import Decision
 from router.flight import Ask, Begun, Ended, Left
 from router.links import Links
 from router.placer import Placer
-from router.policy import Decision
 from router.pool import Refusal
 from router.reader import Reader
 from router.records import Fate

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from router.decaying import DecayingSums
-from router.policy import Decision, PlacementRequest
+from router.decision import Decision, PlacementRequest
 from router.policy_settings import MAX_TENANTS, TenantShare
 from router.pool import PoolSnapshot
 

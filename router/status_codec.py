@@ -29,19 +29,21 @@ def accuracy_to_pb(accuracy: Accuracy) -> worker_pb2.AccuracyStatus:
 def classes_to_pb(placer: Placer) -> Iterator[worker_pb2.ClassStatus]:
     """Those of the policy in force, used or not, and others that were used."""
     known = {each.name: each for each in placer.generations.active.policy.classes}
-    used = placer.observed.attainment.by_class()
+    used = placer.books.observed.attainment.by_class()
     for name in sorted(known.keys() | used.keys()):
         message = _class_to_pb(name, known.get(name), used.get(name, ClassCounters()))
         kind = AnswerKind(name, DEFAULT_TENANT)
-        message.answer_tokens = placer.observed.lengths.predicted(kind, _NO_LIMIT)
+        message.answer_tokens = placer.books.observed.lengths.predicted(kind, _NO_LIMIT)
         yield message
 
 
 def tenants_to_pb(placer: Placer, now_s: float) -> Iterator[worker_pb2.TenantStatus]:
     shares = placer.generations.active.policy.tenants
-    for tenant, used_s in placer.tenants.used_s(now_s).items():
+    for tenant, used_s in placer.books.tenants.used_s(now_s).items():
         yield worker_pb2.TenantStatus(
-            name=tenant, used_seconds=used_s, excess=placer.tenants.excess(tenant, shares, now_s)
+            name=tenant,
+            used_seconds=used_s,
+            excess=placer.books.tenants.excess(tenant, shares, now_s),
         )
 
 

@@ -79,7 +79,8 @@ class Elastic:
         self._starting: dict[WorkerId, int] = {}  # -> its entry on the agenda
         self._draining: dict[WorkerId, Role | None] = {}  # -> its role afterwards
         self._gpu_s = 0.0  # of those that were released
-        cluster.router.placer.observed.traffic.keep(world.agenda.now_s, inf)  # scalers look at it
+        traffic = cluster.router.placer.books.observed.traffic
+        traffic.keep(world.agenda.now_s, inf)  # scalers look at it
         world.agenda.after(scaler.interval_s, self._look)
 
     def gpu_s(self, end_s: float) -> float:

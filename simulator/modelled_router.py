@@ -9,10 +9,10 @@ from functools import partial
 from cluster.errors import Overloaded
 from cluster.events import CacheUpdate, EventCursor
 from cluster.types import CacheChange, Incarnation, LoadReport, WorkerId
+from router.decision import Decision
 from router.flight import Ask, Begun, Ended, Event, Left
 from router.index import PrefixIndex
 from router.placer import Placer
-from router.policy import Decision
 from router.pool import Pool
 from router.records import Fate
 from router.rollout.generations import Generations
@@ -176,7 +176,7 @@ class ModelledRouter:
         """Nothing is known of it any more."""
         worker = site.site.member.worker
         self._followed.pop(worker.incarnation, None)
-        self.placer.leave(worker.worker_id, worker.incarnation)
+        self.placer.books.leave(worker.worker_id, worker.incarnation)
 
     def follows(self, site: AnySite) -> bool:
         return site.site.member.worker.incarnation in self._followed

@@ -40,13 +40,12 @@ from numpy.typing import NDArray
 
 from cluster.bounds import check_between
 from router.load import Column, Columns, Loads
-from router.pair_costs import CANNOT, hand_over_s
-from router.policies.rule import Computing, Prompt, draw_index
-from router.price import times
+from router.pair_costs import CANNOT
+from router.policies.rule import Computing, Prompt, draw_least_of
+from router.price import hand_over_s, times
 
 _LATE_ANSWER = 0.5  # an answer that is late has begun in time: against a late first token
 _LEAST_S = 1e-9
-_TIE = 1e-9  # relative: prices this close are the same price
 _FOLLOWING = 0.125  # of a worker's own queue: so many more will wait for a second that is added
 _NO_SCORES: Final[Mapping[int, float]] = MappingProxyType({})
 
@@ -299,13 +298,3 @@ def least_ahead(turn_s: Column, num_prompts: Column) -> float:
     there; 0 while somebody is idle. Arrays [those workers]."""
     least_s = float(turn_s[turn_s.argmin()])
     return least_s * float(num_prompts.sum()) / float(turn_s.sum()) if least_s > 0.0 else 0.0
-
-
-def draw_least_of(prices: Column, random: int) -> tuple[int, int]:
-    """Position of the least price, any of equals."""
-    least = float(prices[prices.argmin()])  # a fifth of what `min` takes
-    tied = (prices <= least + _TIE * abs(least)).nonzero()[0]
-    if len(tied) == 1:
-        return int(tied[0]), random
-    position, random = draw_index(len(tied), random)
-    return int(tied[position]), random

@@ -80,6 +80,16 @@ def draw_least(scores: Sequence[Score], state: int) -> tuple[int, int]:
     return tied[position], state
 
 
+def draw_least_of(prices: Column, random: int) -> tuple[int, int]:
+    """Position of the least price, any of equals."""
+    least = float(prices[prices.argmin()])  # a fifth of what `min` takes
+    tied = (prices <= least + _TIE * abs(least)).nonzero()[0]
+    if len(tied) == 1:
+        return int(tied[0]), random
+    position, random = draw_index(len(tied), random)
+    return int(tied[position]), random
+
+
 def draw(state: int) -> tuple[float, int]:
     """A number in [0, 1) and the next state: SplitMix64 (Steele et al. 2014)."""
     state = (state + 0x9E3779B97F4A7C15) & _MASK
@@ -95,3 +105,4 @@ def draw_index(num: int, state: int) -> tuple[int, int]:
 
 
 _MASK = (1 << 64) - 1
+_TIE = 1e-9  # relative: prices this close are the same price

@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 
 from router.attempt import Attempt
+from router.decision import Decision, place
 from router.explain import price_of
-from router.policy import Decision, Policy, PolicyState, place
+from router.policy import Policy, PolicyState
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,11 @@ import random
 
 from cluster.types import Role, WorkerId
 from router.attempt import Attempt
+from router.decision import PlacementRequest, place
 from router.load import Load
 from router.pair_costs import PairCosts
 from router.policies.registry import RULES
-from router.policy import Disaggregate, PlacementRequest, Policy, place
+from router.policy import Disaggregate, Policy
 from router.policy_settings import Order, QueueOrder, ServiceClass
 from router.pool import PoolSnapshot, Refusal
 from tests.router.pool_samples import load, snapshot

@@ -1,10 +1,10 @@
 """Two workers, of which one has the prefix."""
 
 from cluster.types import DecodeCost, GrainHash, LoadReport, PrefillCost, WorkerId
+from router.decision import Decision
 from router.flight import Ask
 from router.index import PrefixIndex
 from router.placer import Placer
-from router.policy import Decision
 from router.pool import Pool
 from tests.router.pool_samples import member
 

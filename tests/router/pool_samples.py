@@ -13,11 +13,11 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
+from router.decision import PlacementRequest
 from router.index import PrefixIndex
 from router.load import Load, Loads
 from router.numbering import Ends, Numbering
 from router.pair_costs import PairCosts
-from router.policy import PlacementRequest
 from router.pool import PoolSnapshot
 
 FINGERPRINT = Fingerprint(

@@ -7,12 +7,13 @@ import pytest
 
 from cluster.errors import Overloaded
 from cluster.types import GrainHash, LoadReport, Role, WorkerId
+from router.decision import Decision
 from router.fetches import Missing
 from router.flight import Ask, Begun, Ended, Left
 from router.index import PrefixIndex
 from router.placer import Placer
 from router.policies.registry import RULES
-from router.policy import Decision, Disaggregate, Policy
+from router.policy import Disaggregate, Policy
 from router.pool import Pool
 from router.records import Fate
 from router.rollout.generations import Generations
@@ -48,7 +49,7 @@ class Drawn:
         name, role = self.draw.choice(list(WORKERS.items()))
         old = self.placer.pool.address(WorkerId(name))
         if old is not None and self.draw.random() < 0.5:
-            self.placer.leave(old.worker_id, old.incarnation)
+            self.placer.books.leave(old.worker_id, old.incarnation)
         self.num_lives += 1
         joins = member(name, role, life=str(self.num_lives))
         life, worker = joins.worker.incarnation, joins.worker.worker_id
@@ -132,11 +133,11 @@ def test_nothing_is_counted_for_who_has_ended(seed: int) -> None:
         placer.check()
     for request_id, placed in list(drawn.placed.items()):
         drawn.end(request_id, placed)
-    placer.speculation.lapse(drawn.now + LINGER_S)
+    placer.books.speculation.lapse(drawn.now + LINGER_S)
     placer.check()
-    assert placer.pool.num_in_flight == placer.speculation.num_grains == 0
+    assert placer.pool.num_in_flight == placer.books.speculation.num_grains == 0
     assert not list(placer.in_flight)
-    assert not any(placer.siblings.behind(grain) for grain in SHARED)
+    assert not any(placer.books.siblings.behind(grain) for grain in SHARED)
     assert not any(
-        placer.fetches.source(Missing(WorkerId(name), g)) for name in WORKERS for g in SHARED
+        placer.books.fetches.source(Missing(WorkerId(name), g)) for name in WORKERS for g in SHARED
     )

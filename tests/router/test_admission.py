@@ -60,7 +60,7 @@ async def test_a_request_that_would_be_late_is_refused_and_told_when_to_come(
         await refused(cluster, service_class="batch", ttft_budget={"seconds": 2})
         await busy(cluster, worker, 0.0)
         assert (await cluster.generate(token_ids=PROMPT)).is_complete
-        counters = cluster.router.placer.observed.attainment.by_class()
+        counters = cluster.router.placer.books.observed.attainment.by_class()
         assert (counters["chat"].num_rejected, counters["batch"].num_rejected) == (1, 1)
         assert (counters["chat"].num_placed, counters["batch"].num_placed) == (1, 1)
 
@@ -101,16 +101,16 @@ async def test_a_tenant_over_its_share_is_refused_first_while_workers_are_short(
     )
     async with cluster.worker("d0") as worker:
         await cluster.serving(worker)
-        placer.tenants.charge("default", 100.0, cluster.router.clock())
-        placer.tenants.charge("other", 100.0, cluster.router.clock())
+        placer.books.tenants.charge("default", 100.0, cluster.router.clock())
+        placer.books.tenants.charge("other", 100.0, cluster.router.clock())
         await busy(cluster, worker, 0.5)
         assert (await cluster.generate(token_ids=PROMPT)).is_complete  # nobody is late
         on_time = worker.requests[-1].due_seconds
-        placer.tenants.late(cluster.router.clock())
+        placer.books.tenants.late(cluster.router.clock())
         found = await refused(cluster)
         assert "whose tenant uses 5.0 times its share" in found.message
         await busy(cluster, worker, 0.0)
-        placer.tenants.late(cluster.router.clock())
+        placer.books.tenants.late(cluster.router.clock())
         assert (await cluster.generate(token_ids=PROMPT)).is_complete
         assert worker.requests[-1].due_seconds == pytest.approx(on_time + 4.0, abs=0.2)
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.types import ErrorQuantiles, Placement, WorkerId
+from router.decision import Decision, PlacementRequest, place
 from router.early_rejection import (
     MAX_RETRY_S,
     MIN_RETRY_S,
+    EarlyRejection,
     Rejection,
-    Returns,
     broken_promise,
     error_factor,
     limit_s,
@@ -23,8 +24,9 @@ from router.forecast import ErrorFactors, decode_then, forecast
 from router.learned.accuracy import Compared
 from router.learned.observed import Observed
 from router.load import Load
-from router.policy import Decision, PlacementRequest, Policy, place
+from router.policy import Policy
 from router.policy_settings import DEFAULT_CLASS, AdmissionRules, Quantile, ServiceClass
+from router.shares import TenantUse
 from tests.router.pool_samples import load, snapshot
 
 CHAT = ServiceClass(name="chat", ttft_s=2.0, itl_s=0.05)
@@ -84,7 +86,7 @@ def test_a_refusal_says_when_it_would_be_taken_on() -> None:
 def test_those_who_are_refused_together_do_not_come_again_together() -> None:
     found = judged(prompt(), [load("a", **queue(5.0))])
     assert found is not None
-    returns = Returns()
+    returns = EarlyRejection(Observed(), TenantUse())
     told_s = [returns.after_s(found, 10.0) for _ in range(3)]
     assert told_s == pytest.approx([3.202, 3.404, 3.606])
     assert returns.after_s(found, 12.0) == pytest.approx(3.202)  # 15.202 is after 13.808

@@ -8,10 +8,11 @@ import pytest
 
 from cluster.types import Placement, WorkerId
 from router.attempt import Attempt
+from router.decision import PlacementRequest, place
 from router.explain import explain, look_back, price_of
 from router.policies.registry import RULES
 from router.policies.rule import Rule
-from router.policy import Disaggregate, PlacementRequest, Policy, place
+from router.policy import Disaggregate, Policy
 from router.policy_settings import SessionAffinity
 from tests.router.attempt_samples import draw_attempt
 from tests.router.pool_samples import for_pool, load, snapshot
@@ -185,7 +186,7 @@ def test_it_agrees_where_only_those_that_can_win_were_priced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     draw = random.Random(5)
-    monkeypatch.setattr("router.policy._FEW_PAIRS", 0)
+    monkeypatch.setattr("router.price._FEW_PAIRS", 0)
     for _ in range(100):
         seen = draw_attempt("priced", draw)
         chosen = explain(seen).chosen

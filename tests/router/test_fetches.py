@@ -34,7 +34,7 @@ def test_what_has_come_or_was_given_up_has_no_source_any_more(
         else:
             cluster.placer.told(request_id, Left(), 0.0)
         cluster.placer.check()
-    assert cluster.placer.fetches.source(Missing(OTHER, SHARED[0])) is None
+    assert cluster.placer.books.fetches.source(Missing(OTHER, SHARED[0])) is None
 
 
 def test_a_fetch_lasts_as_long_as_anybody_who_was_told_of_it() -> None:
@@ -43,7 +43,7 @@ def test_a_fetch_lasts_as_long_as_anybody_who_was_told_of_it() -> None:
     cluster.place(2)
     cluster.placer.told("2", Left(), 0.0)
     cluster.placer.check()
-    assert cluster.placer.fetches.source(Missing(OTHER, SHARED[0])) == HOLDER
+    assert cluster.placer.books.fetches.source(Missing(OTHER, SHARED[0])) == HOLDER
 
 
 def test_who_computes_its_prefix_itself_is_told_none() -> None:

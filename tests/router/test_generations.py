@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.types import GrainHash, LoadReport, PrefillCost, Role, RoutingHints, WorkerId
+from router.decision import Decision
 from router.flight import Ask, Ended, Left
 from router.index import PrefixIndex
 from router.placer import Placer
-from router.policy import Decision, Policy
+from router.policy import Policy
 from router.policy_settings import ServiceClass
 from router.pool import Pool
 from router.records import Fate, Records

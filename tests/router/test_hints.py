@@ -32,7 +32,7 @@ async def test_a_class_decides_when_its_requests_are_due(cluster: Cluster) -> No
         assert await due_s(
             cluster, worker, service_class="batch", ttft_budget={"seconds": 5}
         ) == pytest.approx(5.0, abs=0.3)
-        counters = cluster.router.placer.observed.attainment.by_class()
+        counters = cluster.router.placer.books.observed.attainment.by_class()
         assert [counters[name].num_placed for name in ("batch", "chat")] == [2, 1]
         assert [counters[name].num_in_time for name in ("batch", "chat")] == [2, 1]
 
@@ -67,7 +67,7 @@ async def test_the_length_of_answers_is_learned(cluster: Cluster) -> None:
         for _ in range(40):
             await cluster.generate(token_ids=PROMPT, stop={"max_tokens": 4})
         placer = cluster.router.placer
-        placed = placer.observed
+        placed = placer.books.observed
         assert placed.lengths.mean == pytest.approx(4 + 8 * 124 / 48)
         assert placed.accuracy.ttft.num_known == 40
         assert placed.accuracy.itl.num_known == 40

@@ -6,10 +6,9 @@ from cluster.errors import InvalidRequest
 from cluster.types import RoutingHints, WorkerId
 from router.learned.accuracy import Accuracy, Compared
 from router.learned.lengths import AnswerKind, AnswerLengths
-from router.policy import Policy
+from router.policy import Policy, targets_of
 from router.policy_settings import ServiceClass, SessionAffinity
 from router.sessions import Sessions, session_id
-from router.targets import targets_of
 
 CHAT, BATCH = ServiceClass(name="chat"), ServiceClass(name="batch", ttft_s=60.0, itl_s=1.0)
 POLICY = Policy(classes=(CHAT, BATCH))

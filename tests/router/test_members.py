@@ -59,7 +59,7 @@ async def test_a_prompt_goes_where_its_prefix_is(cluster: Cluster) -> None:
         for _ in range(4):
             await cluster.generate(request)
         assert (len(d0.requests), len(d1.requests)) == (0, 4)
-        hits = cluster.router.placer.counters
+        hits = cluster.router.placer.books.counters
         num_predicted = hits.num_predicted_hits
         assert num_predicted > 0
         request.cache_scope = "another"  # the same tokens, other hashes

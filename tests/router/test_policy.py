@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.types import WorkerId
-from router import policy as policy_module
+from router.decision import Decision, PlacementRequest, Quotes, place, quote
 from router.load import Load
 from router.pair_costs import PairCosts
 from router.policies import priced
@@ -16,7 +16,7 @@ from router.policies.least_work import LeastWork
 from router.policies.priced import Priced, least_ahead
 from router.policies.registry import RULES
 from router.policies.round_robin import RoundRobin
-from router.policy import Decision, Disaggregate, PlacementRequest, Policy, PolicyState, place
+from router.policy import Disaggregate, Policy, PolicyState
 from router.policy_settings import Order, QueueOrder, ServiceClass
 from tests.router.pool_samples import for_pool, load, snapshot
 
@@ -410,8 +410,8 @@ def test_leaving_out_who_cannot_win_changes_no_decision() -> None:
         holders = {rng.choice(pool.loads).worker: rng.randrange(200) for _ in range(5)}
         request = for_pool(prompt(rng.choice((20, 4000)), num_ready=holders), pool)
         state = policy.begin(case)
-        some = policy_module.quote(request, pool, state, policy)
-        every = policy_module.quote(request, pool, state, policy, all_of_them=True)
+        some = quote(request, pool, state, policy)
+        every = quote(request, pool, state, policy, all_of_them=True)
         least = every.price_s.min()
         assert some.price_s.min() == pytest.approx(least, rel=1e-12)
         assert _winners(some, least) == _winners(every, least)
@@ -436,12 +436,12 @@ def test_not_to_price_fetches_that_cannot_pay_changes_no_price(
         for may_pay in (priced._may_pay, lambda *_: True):
             with monkeypatch.context() as patched:
                 patched.setattr(priced, "_may_pay", may_pay)
-                quotes.append(policy_module.quote(request, pool, policy.begin(case), policy))
+                quotes.append(quote(request, pool, policy.begin(case), policy))
         some, every = quotes
         assert some.price_s.tolist() == every.price_s.tolist()
         num_priced[len(some.bids.ways)] += 1
     assert min(num_priced[1], num_priced[2]) > 10
 
 
-def _winners(quotes: policy_module.Quotes, least: float) -> set[tuple[int, int | None]]:
+def _winners(quotes: Quotes, least: float) -> set[tuple[int, int | None]]:
     return {quotes.candidate(int(i)) for i in np.flatnonzero(quotes.price_s <= least * (1 + 1e-9))}

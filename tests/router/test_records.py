@@ -6,8 +6,9 @@ import pytest
 
 from cluster.types import WorkerId
 from router.attempt import Attempt
+from router.decision import PlacementRequest, place
 from router.pair_costs import PairCosts
-from router.policy import PlacementRequest, Policy, place
+from router.policy import Policy
 from router.records import Fate, Records, seen
 from router.rollout.canary import Figures
 from router.rollout.generations import Generations, LivePolicy

@@ -17,7 +17,7 @@ def test_the_deployment_it_places_in_is_sound() -> None:
         decision = deployment.placer.place(deployment.ask(), deployment.now)
         assert decision is not None
     deployment.placer.check()
-    assert deployment.placer.counters.num_placed > 20
+    assert deployment.placer.books.counters.num_placed > 20
 
 
 @pytest.mark.slow

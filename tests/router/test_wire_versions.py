@@ -10,10 +10,11 @@ import pytest
 from cluster.types import Incarnation, LinkCost, LoadReport, Member, Role, WorkerId
 from cluster.wire_version import WIRE_VERSION
 from router.attempt import Attempt
+from router.decision import Decision, PlacementRequest, place
 from router.explain import explain
 from router.policies.priced import Priced
 from router.policies.registry import RULES
-from router.policy import Decision, Disaggregate, PlacementRequest, Policy, place
+from router.policy import Disaggregate, Policy
 from router.pool import Pool, PoolSnapshot
 from tests.router.pool_samples import FINGERPRINT, for_pool, member
 
