@@ -21,7 +21,6 @@ from cluster.door import door_service
 from cluster.events import EventLog
 from cluster.membership import new_incarnation
 from cluster.proof import Doorkeeper, audience_of
-from cluster.registrar import Heartbeat, RpcRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, server_options, service_handlers
 from cluster.types import (
     Fingerprint,
@@ -39,6 +38,7 @@ from penstock.v1 import worker_pb2
 from router.config import RouterConfig
 from router.front.text import Text
 from router.router import Router
+from worker.registrar import Heartbeat, RpcRegistrar
 
 TOKEN = "token-of-the-benchmark"
 MODEL = "stub"

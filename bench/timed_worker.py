@@ -14,13 +14,13 @@ from bench.timed_engine import TimedEngine
 from bench.timed_link import timed_pairs
 from cluster import process
 from cluster.config import load_config
-from cluster.cost import StepCost
 from cluster.types import DecodeCost, PrefillCost, Role
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
 from worker.config import WorkerConfig
+from worker.cost import StepCost
 from worker.parts import WorkerParts, build_parts
 
 _NUM_LESSONS = 32

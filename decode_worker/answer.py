@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from cluster.codec import finish_reason_to_pb, logprob_to_pb, prompt_logprob_to_pb
 from cluster.detokenizer import Detokenizer
-from cluster.timeline import Moment, RequestTimeline
 from cluster.types import ComputeRequest, FinishReason, SampledToken, TokenLogprob
+from decode_worker.timeline import Moment, RequestTimeline
 from engine.batcher import Drawn
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2 as pb

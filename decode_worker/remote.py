@@ -12,10 +12,10 @@ from functools import partial
 
 from cluster.codec import prompt_logprob_from_pb, sampled_from_pb
 from cluster.errors import PenstockError, TransferFailed
-from cluster.timeline import Moment
 from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import OwnedAnswer
 from decode_worker.scheduler import DecodeScheduler
+from decode_worker.timeline import Moment
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation
 from kv_transfer.transfer import State

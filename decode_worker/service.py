@@ -10,7 +10,6 @@ from cluster.errors import Draining, InvalidRequest, Overloaded
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.secrets import Secrets
-from cluster.timeline import RequestTimeline
 from cluster.tokenizer import Tokenizer
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
@@ -18,6 +17,7 @@ from decode_worker.answer import OwnedAnswer
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
+from decode_worker.timeline import RequestTimeline
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb

@@ -3,12 +3,12 @@
 import asyncio
 
 from cluster.process import Ready, print_ready
-from cluster.worker_process import NextLife
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
 from decode_worker.service import DecodeService
 from worker.parts import WorkerParts
+from worker.process import NextLife
 from worker.transfers import Transfers
 from worker.worker import RoleService, Worker
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from cluster.cost import StepCost
 from cluster.types import BlockId, LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
 from engine.thread import LayerDone, StepResult
+from worker.cost import StepCost
 
 
 class PromptOwner(Protocol):

@@ -3,11 +3,11 @@
 import asyncio
 
 from cluster.process import Ready, print_ready
-from cluster.worker_process import NextLife
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.scheduler import PrefillScheduler
 from prefill_worker.service import PrefillService
 from worker.parts import WorkerParts
+from worker.process import NextLife
 from worker.transfers import Transfers
 from worker.worker import RoleService, Worker
 

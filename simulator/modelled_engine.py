@@ -6,12 +6,12 @@ The fit of a worker's own steps is taken to be perfect: it knows its cost, its s
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cluster.cost import Row, StepCost
 from cluster.types import DecodeCost, ErrorQuantiles, PrefillCost
 from engine.batch import Batch, RowResult
 from engine.thread import StepResult
 from router.policies.rule import draw
 from simulator.modelled_sequence import TOKEN
+from worker.cost import Row, StepCost
 
 _CHUNK = RowResult()
 _DRAWN = RowResult(tokens=(TOKEN,))

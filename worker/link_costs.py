@@ -3,8 +3,8 @@ fetch from near by from one from far away."""
 
 from collections import OrderedDict
 
-from cluster.cost import LinkCostModel
 from cluster.types import MAX_LINKS, LinkCost, WorkerId
+from worker.cost import LinkCostModel
 
 
 class LinkCosts:

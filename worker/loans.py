@@ -13,7 +13,6 @@ from cluster.codec import address_to_pb
 from cluster.errors import PenstockError, TransferFailed
 from cluster.lateness import AttentiveClock
 from cluster.rpc import Call
-from cluster.transfer_codec import grant_from_pb, grant_to_pb, written_from_pb, written_to_pb
 from cluster.types import BlockId, WorkerAddress, Written
 from kv_transfer.geometry import Share
 from kv_transfer.incoming import Reservation, ReservationTable
@@ -25,6 +24,7 @@ from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers
 from worker.rests import Rests
+from worker.transfer_codec import grant_from_pb, grant_to_pb, written_from_pb, written_to_pb
 from worker.writes import Writes
 
 _WORDS: Final = {

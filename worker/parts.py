@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cluster.addresses import Endpoint
 from cluster.authority import Credentials
-from cluster.cost import StepCost
 from cluster.mac import derived_key
 from cluster.measurements import Measurements
 from cluster.membership import new_incarnation
@@ -16,7 +15,6 @@ from cluster.process import cache_folder
 from cluster.secrets import Secrets, load_secrets
 from cluster.tokenizer import Tokenizer
 from cluster.types import Member, Role
-from cluster.worker_process import describe
 from engine.build import EngineChoice, plan_engine
 from engine.thread import ForwardEngine
 from engine.warm_up import warm_up
@@ -25,6 +23,8 @@ from kv_transfer.pairs import Pairs
 from kv_transfer.pool import KvPool, PoolConfig
 from kv_transfer.tcp.dial import TcpAddress
 from worker.config import WorkerConfig
+from worker.cost import StepCost
+from worker.process import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cluster.drain import SETTLE_S
 from cluster.errors import StartupError
 from cluster.lateness import AttentiveClock, Patience
 from cluster.open_calls import OpenCalls
@@ -13,6 +12,7 @@ from cluster.rpc import Serve
 from cluster.types import BlockId, KvLayout, LoadReport
 from kv_transfer.incoming import ReservationTable
 from worker.config import WorkerConfig
+from worker.drain import SETTLE_S
 from worker.fences import Fences
 from worker.fetch import Fetches
 from worker.link_costs import LinkCosts

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.diagnosis import Diagnosis
-from cluster.drain import Drain
 from cluster.errors import StartupError
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
@@ -21,14 +20,15 @@ from cluster.proof import Doorkeeper
 from cluster.rpc import Serve, service_handlers
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
-from cluster.worker_process import NextLife, WorkerProcess, serve
 from engine.batcher import Batcher
 from engine.block_pool import BlockPool
 from engine.budget import Budget
 from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig
+from worker.drain import Drain
 from worker.parts import WorkerParts, kv_tls_ports
+from worker.process import NextLife, WorkerProcess, serve
 from worker.scheduler import Scheduler
 from worker.transfers import Transfers
 

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from cluster.process import Ready, print_ready
 from cluster.types import Role
-from cluster.worker_process import NextLife
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
 from worker.config import WorkerConfig
 from worker.parts import WorkerParts, build_parts, next_parts
+from worker.process import NextLife
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from cluster.errors import ConfigError, PenstockError
-from cluster.lease import Lease
 from cluster.store import Store
 from cluster.types import Role
 from deploy.placement import Wanted
 from deploy.planner.direction import Counts
+from deploy.planner.lease import Lease
 from deploy.planner.observation import observed
 from deploy.planner.on_ray import Placements
 from deploy.planner.planner import PlannerState, SizingDecision, decide

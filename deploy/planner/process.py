@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cluster.config import effective_config
-from cluster.lease import Lease
 from cluster.redis_store import RedisStore
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import prefix_of
 from deploy.planner.config import PlannerConfig
+from deploy.planner.lease import Lease
 from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import OnRay
 from deploy.planner.record import LEASE_KEY

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Final, Generic, NoReturn, TypeVar
 import typer
 
 from cluster.document.difference import change_text, differences
-from cluster.document.findings import DocumentFinding, Review, review
 from cluster.document.keys import yaml_text
 from cluster.document.kind import DocumentKind, digest_of
 from cluster.errors import ConfigError
 from penstock.cli.exit_codes import ExitCode
+from penstock.cli.findings import DocumentFinding, Review, review
 from penstock.cli.given import read_stdin
 from penstock.cli.output import fail, write, write_json
 

@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 
 from cluster.channel import open_channel
 from cluster.membership import Membership
-from cluster.registrar import RpcRegistrar
 from cluster.rpc import Call, Server, service_handlers
 from cluster.store import MemoryStore
 from cluster.types import Role
@@ -24,6 +23,7 @@ from tests.cluster.wire_contract import (
     recorded,
     shared_with_routers,
 )
+from worker.registrar import RpcRegistrar
 
 # As a worker of wire version 2 writes `member()`.
 RECORD = bytes.fromhex(

@@ -5,13 +5,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.errors import WorkerLost
-from cluster.lease import Lease
 from cluster.sealed_store import SealedStore
 from cluster.store import MemoryStore
 from cluster.types import DecodeCost, DrainReport, LoadReport, PrefillCost, Role
 from deploy.placed import StartOrder
 from deploy.placement import Wanted
 from deploy.plan import Part
+from deploy.planner.lease import Lease
 from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import Placements
 from deploy.planner.record import LEASE_KEY

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.document.findings import review
 from cluster.document.keys import keys_of, yaml_text
 from cluster.document.schema import schema_text
 from cluster.errors import ConfigError
@@ -28,6 +27,7 @@ from deploy.cluster_file.document import (
 from deploy.cluster_file.kind import CLUSTER, cluster_schema
 from deploy.cluster_file.local import SHIPPED_MODEL, left_out, local_plan
 from deploy.plan import ClusterPlan, Part
+from penstock.cli.findings import review
 from tests.deploy.broken_clusters import (
     BROKEN,
     DECODE,

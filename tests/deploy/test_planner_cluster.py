@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.lease import Lease
 from cluster.secrets import load_secrets
 from cluster.store import MemoryStore
 from cluster.types import DecodeCost, LoadReport, PrefillCost, Role
 from deploy.placement import Wanted
+from deploy.planner.lease import Lease
 from deploy.planner.loop import PlannerLoop
 from deploy.planner.on_ray import Placements
 from deploy.planner.record import LEASE_KEY, read_record

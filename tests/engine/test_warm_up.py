@@ -1,8 +1,8 @@
 """What a worker reports about its speed before it has served anyone."""
 
-from cluster.cost import StepCost
 from engine.echo import EchoEngine, echo_layout
 from engine.warm_up import warm_up
+from worker.cost import StepCost
 
 
 def test_warm_up_teaches_both_costs_and_leaves_the_first_round_out() -> None:

@@ -16,7 +16,6 @@ from cluster.events import EventLog
 from cluster.health import HealthState
 from cluster.membership import new_incarnation
 from cluster.proof import Doorkeeper, audience_of
-from cluster.registrar import Heartbeat, RpcRegistrar
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.types import (
     CacheChange,
@@ -33,6 +32,7 @@ from cluster.types import (
 from cluster.watch import WatchFeed
 from penstock.v1 import inference_pb2, worker_pb2
 from tests.router.fake_cache import FakeCache
+from worker.registrar import Heartbeat, RpcRegistrar
 
 TOKEN = "token-of-the-tests-cluster"
 

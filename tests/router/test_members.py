@@ -15,7 +15,6 @@ from cluster.channel import open_channel
 from cluster.codec import member_to_pb
 from cluster.errors import FingerprintMismatch, StaleIncarnation, Unauthenticated
 from cluster.membership import Membership
-from cluster.registrar import StoreRegistrar
 from cluster.types import GrainHash, Member, Role, WorkerId
 from cluster.wire_version import WIRE_VERSION
 from penstock.v1 import inference_pb2 as pb
@@ -24,6 +23,7 @@ from tests.redis_server import redis_server
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import TOKEN, Faults
 from tests.router.pool_samples import matched
+from worker.registrar import StoreRegistrar
 
 CLUSTER = "penstock.v1.Cluster"
 PROMPT = list(range(64))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cluster.document.findings import review
 from cluster.document.keys import key_of, keys_of, to_file
 from cluster.strict_yaml import parse_yaml
+from penstock.cli.findings import review
 from router.policy_file.document import PlacementSpec, PolicySpec, ShadowSpec
 from router.policy_file.kind import POLICY
 from router.policy_settings import (

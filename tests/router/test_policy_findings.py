@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.document.findings import MAX_FINDINGS, Review, review
+from penstock.cli.findings import MAX_FINDINGS, Review, review
 from router.policy_file.document import PolicyDocument
 from router.policy_file.kind import POLICY
 from tests.router.broken_policies import BROKEN, ENVELOPE, Broken, spec

@@ -13,12 +13,12 @@ from bench.fidelity import as_table, compare, is_faithful, simulated, summary, t
 from bench.fidelity_cluster import ask
 from bench.fidelity_workloads import GRAIN, Sizes, bursts
 from bench.timed_engine import TimedEngine
-from cluster.cost import StepCost
 from cluster.types import DecodeCost, KvLayout, PrefillCost
 from simulator.fitted import fitted
 from simulator.setting import Setting, WorkerMake
 from tests.router.checkpoint import write_checkpoint
 from tests.workers.local_cluster import LocalCluster
+from worker.cost import StepCost
 
 # Slow steps: what a busy machine adds to the messages between them must not matter.
 PREFILL, DECODE = PrefillCost(c0=0.04, c1=8e-4), DecodeCost(d0=0.04, d2=1e-3)

@@ -58,7 +58,7 @@ DOORS = {
 STUB_FILES = {
     "codecs": {
         "cluster/codec.py",
-        "cluster/transfer_codec.py",
+        "worker/transfer_codec.py",
         "cluster/worker_codec.py",
         "cluster/pair_codec.py",
         "cluster/params_codec.py",
@@ -70,7 +70,7 @@ STUB_FILES = {
         "router/front/prompt.py",
         "router/front/validation.py",
         "cluster/membership.py",
-        "cluster/timeline.py",
+        "decode_worker/timeline.py",
         "cluster/watch.py",
         "decode_worker/answer.py",
         "router/status_codec.py",
@@ -79,7 +79,7 @@ STUB_FILES = {
     },
     "typed clients": {
         "cluster/channel.py",
-        "cluster/registrar.py",
+        "worker/registrar.py",
         "cluster/visitor.py",
         "penstock/aio.py",
         "penstock/answer.py",
@@ -102,7 +102,7 @@ STUB_FILES = {
         "router/links.py",
     },
     "service edges": {
-        "cluster/worker_process.py",
+        "worker/process.py",
         "cluster/diagnosis.py",
         "cluster/door.py",
         "router/cluster_service.py",
@@ -125,7 +125,7 @@ STUB_FILES = {
 TORCH_FREE = (
     "router.__main__",
     "router.router",
-    "cluster.worker_process",
+    "worker.process",
     "cluster.redis_store",
     "router.front.validation",
     "prefill_worker.scheduler",

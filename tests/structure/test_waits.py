@@ -7,10 +7,10 @@ from typing import Any
 # Where the clock is right: nobody is judged when it runs out.
 BY_THE_CLOCK = {
     "cluster/lateness.py": "it knows better",
-    "cluster/registrar.py": "a pause between two heartbeats",
+    "worker/registrar.py": "a pause between two heartbeats",
     "cluster/rpc.py": "a client's deadline",
     "cluster/watch.py": "a pause between two reports",
-    "cluster/worker_process.py": "what the operator lets a drain take",
+    "worker/process.py": "what the operator lets a drain take",
     "decode_worker/hand_over.py": "a pause between two signs of life",
     "deploy/planner/loop.py": "a pause between two looks",
     "prefill_worker/service.py": "a pause between two signs of life",

@@ -12,12 +12,12 @@ from cluster.codec import address_from_pb, address_to_pb, hashes_to_bytes
 from cluster.door import door_service
 from cluster.proof import Doorkeeper, audience_of
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
-from cluster.transfer_codec import grant_to_pb
 from cluster.types import WorkerAddress
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
 from tests.router.fake_worker import TOKEN
 from tests.workers.local_cluster import Running
+from worker.transfer_codec import grant_to_pb
 
 LENDERS = ["prompt", "prefix", "pattern"]
 

@@ -11,14 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from cluster.authority import PLAIN
-from cluster.cost import StepCost
 from cluster.errors import PenstockError
 from cluster.measurements import Measurements
 from cluster.membership import new_incarnation
 from cluster.secrets import load_secrets
 from cluster.tokenizer import Tokenizer
 from cluster.types import Incarnation, KvLayout, Role
-from cluster.worker_process import describe
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
 from engine.echo import EchoEngine, echo_layout
@@ -35,7 +33,9 @@ from router.policy import Disaggregate
 from tests.kv_transfer.faulty_transport import FaultPlan
 from tests.router.cluster_of_fakes import Cluster
 from tests.router.fake_worker import TOKEN
+from worker.cost import StepCost
 from worker.parts import WorkerParts
+from worker.process import describe
 
 Worker = DecodeWorker | PrefillWorker
 MakeEngine = Callable[[KvLayout, memoryview], ForwardEngine]

@@ -1,6 +1,5 @@
 """Who gets blocks on a decode worker, and when. No process, no engine, no clock."""
 
-from cluster.cost import StepCost
 from cluster.types import ComputeRequest, GenerationParams, SampledToken, SamplingParams
 from decode_worker.scheduler import DecodeScheduler
 from engine.batch import RowResult
@@ -10,6 +9,7 @@ from engine.budget import Budget
 from engine.sequence import Sequence
 from engine.shares import MIN_RUN_TOKENS
 from engine.thread import StepResult
+from worker.cost import StepCost
 
 
 class Unheard:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.timeline import Moment, RequestTimeline
+from decode_worker.timeline import Moment, RequestTimeline
 from penstock.v1 import inference_pb2
 
 

@@ -18,14 +18,12 @@ from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
 from cluster.door import door_service
-from cluster.drain import MAX_LIMIT_S, Drain
 from cluster.errors import InvalidRequest
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.process import Ready
 from cluster.proof import Doorkeeper, audience_of
-from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import UNBOUNDED, Call, Serve, Server, Service, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets
@@ -42,6 +40,8 @@ from cluster.types import (
 from cluster.watch import WatchFeed
 from cluster.worker_codec import role_from_pb
 from penstock.v1 import worker_pb2
+from worker.drain import MAX_LIMIT_S, Drain
+from worker.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 
 logger = logging.getLogger(__name__)
 _CHECK_S = 5.0

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cluster import drain
-from cluster.drain import Drain
 from cluster.errors import Draining
 from cluster.open_calls import OpenCalls
 from cluster.types import Role
+from worker import drain
+from worker.drain import Drain
 
 
 class Rig:

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from cluster.cost import DecodeCostModel, PrefillCostModel, StepCost
 from cluster.residuals import Residuals
 from cluster.types import DecodeCost, ErrorQuantiles, PrefillCost
+from worker.cost import DecodeCostModel, PrefillCostModel, StepCost
 
 TRUE_PREFILL = PrefillCost(c0=4e-3, c1=8e-5, c2=3e-7, c3=2e-8)
 TRUE_DECODE = DecodeCost(d0=6e-3, d1=2e-7, d2=9e-4)

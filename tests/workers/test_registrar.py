@@ -16,7 +16,6 @@ from cluster.health import HealthState
 from cluster.membership import Membership
 from cluster.proof import Doorkeeper
 from cluster.redis_store import RedisStore
-from cluster.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 from cluster.rpc import Call, Server, service_handlers
 from cluster.store import MemoryStore
 from cluster.types import Incarnation, Member, WorkerId
@@ -24,6 +23,7 @@ from cluster.worker_codec import member_from_pb, member_to_pb
 from penstock.v1 import worker_pb2
 from tests.cluster.cluster_samples import FINGERPRINT, member
 from tests.redis_server import free_port, redis_server
+from worker.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 
 TOKEN = "the-token"
 

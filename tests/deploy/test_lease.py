@@ -3,9 +3,9 @@
 import pytest
 
 from cluster.errors import StoreUnavailable
-from cluster.lease import Lease
 from cluster.sealed_store import SealedStore
 from cluster.store import MemoryStore
+from deploy.planner.lease import Lease
 
 TTL_S = 10.0
 
