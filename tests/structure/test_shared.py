@@ -1,4 +1,4 @@
-"""In `cluster/` lies what several kinds of processes agree on; what one needs lies with that one."""
+"""In `cluster/` lies what several kinds of processes agree on; the rest lies with its user."""
 
 import re
 from pathlib import Path
