@@ -77,7 +77,7 @@ async def test_with_one_door_for_all_it_stays_open_and_refuses(
         await cluster.serving(worker)
         running = asyncio.create_task(cluster.generate(token_ids=pb.TokenIds(ids=PROMPT)))
         await worker.served.wait()
-        worker.drain.set()
+        cluster.drain.set()
         await cluster.until(lambda: cluster.router.admission.is_draining)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await cluster.generate(token_ids=pb.TokenIds(ids=PROMPT))

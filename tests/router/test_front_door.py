@@ -239,7 +239,7 @@ async def test_draining_finishes_what_runs_and_refuses_the_rest(
         await cluster.serving(worker)
         running = cluster.inference.Generate(pb.GenerateRequest(text="hello"))
         await running.read()
-        worker.drain.set()
+        cluster.drain.set()
         await cluster.until(lambda: cluster.router.admission.is_draining)
         assert await cluster.health() == NOT_SERVING
         failed = await refused(cluster, pb.GenerateRequest(text="x"))
@@ -260,7 +260,7 @@ async def test_a_drain_that_takes_too_long_ends_what_runs(checkpoint: Path, tmp_
         await cluster.serving(worker)
         running = cluster.inference.Generate(pb.GenerateRequest(text="hello"))
         await running.read()
-        worker.drain.set()
+        cluster.drain.set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.read()
         error = from_rpc_error(caught.value)
@@ -280,7 +280,7 @@ async def test_a_drain_that_takes_too_long_sends_who_has_no_token_elsewhere(
         await cluster.serving(worker)
         waiting = cluster.inference.Generate(pb.GenerateRequest(text="hello"))
         await cluster.until(lambda: worker.num_open > 0)
-        worker.drain.set()
+        cluster.drain.set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await waiting.read()
         error = from_rpc_error(caught.value)

@@ -38,7 +38,7 @@ class Module:
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module)
-                several = node.module in ("penstock", "google")  # packages of several houses
+                several = node.module in (*FOLDERS, "google")  # their modules count, too
                 if several or node.module.startswith("tests."):
                     names.update(f"{node.module}.{alias.name}" for alias in node.names)
         return frozenset(names)
