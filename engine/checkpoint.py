@@ -13,7 +13,9 @@ from typing import Any
 from cluster.checkpoint_json import read_json
 from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
-from engine.model_spec import ConfigReader, ModelSpec, parse_model_spec, parse_token_ids
+from engine.model_spec import ModelSpec
+from engine.models.config_reader import ConfigReader, parse_token_ids
+from engine.models.registry import parse_model_spec
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format

@@ -15,13 +15,14 @@ from torch import Tensor
 from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 from cluster.types import SampledToken, TokenLogprob
-from engine.attention import Attention, Query, RowPlan, slots_of
+from engine.attention import Query
 from engine.batch import Batch, BatchRow, RowResult
 from engine.checkpoint import load_spec
-from engine.kv_cache import DTYPES, KvCache
+from engine.kv_cache import DTYPES, KvCache, slots_of
 from engine.linear import Product
-from engine.model import Model, StepInputs
 from engine.model_spec import ModelSpec
+from engine.models.decoder import Decoder, StepInputs
+from engine.paged_attention import PagedAttention
 from engine.sampling import Draw, sample, token_logprobs
 from engine.weights import load_weights
 
@@ -70,11 +71,13 @@ class Engine:
         )
         self._device = torch.device(config.device)
         self._cache = KvCache(self.layout, kv_buffer, self._device)
-        self._attention = Attention(
+        self._attention = PagedAttention(
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             block_size=config.block_size,
+            windows=spec.windows,
+            device=self._device,
         )
         weights = load_weights(
             config.checkpoint,
@@ -84,7 +87,7 @@ class Engine:
             device=self._device,
             pinned=config.product,
         )
-        self._model = Model(spec, weights, self._cache, self._attention)
+        self._model = Decoder(spec, weights, self._cache, self._attention)
 
     @torch.inference_mode()
     def forward(
@@ -125,16 +128,12 @@ class Engine:
             token_ids=torch.tensor(token_ids, device=self._device),
             positions=torch.from_numpy(positions).to(self._device),
             slots=torch.from_numpy(slots).to(self._device),
-            plans=self._plans(queries),
+            plan=self._attention.plan(queries),
             wanted=torch.tensor(wanted, dtype=torch.int64, device=self._device),
-            wanted_plans={} if len(wanted) == len(token_ids) else self._plans(wanted_queries),
+            wanted_plan=(
+                None if len(wanted) == len(token_ids) else self._attention.plan(wanted_queries)
+            ),
         )
-
-    def _plans(self, queries: list[Query]) -> dict[int | None, list[RowPlan]]:
-        return {
-            window: self._attention.plan(queries, window, self._device)
-            for window in set(self.spec.windows)
-        }
 
     def _results(self, batch: Batch, hidden: Tensor) -> list[RowResult]:
         """`hidden` holds the wanted tokens of each row in turn, its last one last."""

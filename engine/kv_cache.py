@@ -6,6 +6,8 @@ A slot is one token's place: slot `s` lies in block `s // block_size`.
 from collections.abc import Sequence
 from mmap import mmap
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ class KvCache:
         ValueError where it does not fit."""
         shape = (
             layout.num_layers,
-            2,
+            layout.num_planes,
             layout.num_blocks * layout.block_size,
             layout.num_kv_heads,
             layout.head_dim,
@@ -52,6 +54,16 @@ class KvCache:
             return
         sources, targets = torch.tensor(copies, device=self._blocks.device).t()
         self._blocks.index_copy_(2, targets, self._blocks.index_select(2, sources))
+
+
+def slots_of(
+    block_table: Sequence[int], block_size: int, start: int, stop: int
+) -> npt.NDArray[np.int64]:
+    """The slot of each position in [start, stop)."""
+    positions = np.arange(start, stop)
+    first_block = start // block_size
+    blocks = np.asarray(block_table[first_block : -(-stop // block_size)], dtype=np.int64)
+    return blocks[positions // block_size - first_block] * block_size + positions % block_size
 
 
 def _bytes_of(

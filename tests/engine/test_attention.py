@@ -5,13 +5,26 @@ import random
 import pytest
 import torch
 
-from engine.attention import Attention, Query, SlotRun, attend_plainly, slot_runs, slots_of
+from engine.attention import Query
+from engine.kv_cache import slots_of
+from engine.paged_attention import PagedAttention, SlotRun, attend_plainly, slot_runs
 from engine.rope import interleaved_order, rotate_in_place
 
 torch.set_num_threads(1)
 
 HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 8, 4
 CPU = torch.device("cpu")
+
+
+def paged(*, block_size: int, window: int | None = None) -> PagedAttention:
+    return PagedAttention(
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=DIM,
+        block_size=block_size,
+        windows=(window,),
+        device=CPU,
+    )
 
 
 def textbook(
@@ -48,11 +61,11 @@ def tables(seed: int, num_blocks: int, longest_run: int) -> list[int]:
 def test_mixed_rows_equal_the_textbook(
     longest_run: int, window: int | None, min_run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.attention.MIN_RUN_ELEMENTS", min_run * KV_HEADS * DIM)
+    monkeypatch.setattr("engine.paged_attention.MIN_RUN_ELEMENTS", min_run * KV_HEADS * DIM)
     torch.manual_seed(longest_run)
     table = tables(longest_run, 300, longest_run)
     cache = torch.randn(2, 300 * BLOCK, KV_HEADS, DIM)
-    attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=BLOCK)
+    attention = paged(block_size=BLOCK, window=window)
     queries, wanted, rows = [], [], []
     first = 0
     for start, num_new in [(0, 1), (0, 33), (17, 1), (31, 70), (200, 3), (390, 1), (1, 2)]:
@@ -64,33 +77,33 @@ def test_mixed_rows_equal_the_textbook(
         queries.append(Query(blocks, start, num_new))
         wanted.append(textbook(row[:, :HEADS], cache[0, slots], cache[1, slots], window))
         rows.append(row)
-    plans = attention.plan(queries, window, CPU)
-    found = attention.attend(plans, torch.cat(rows), cache)
+    plan = attention.plan(queries)
+    found = attention.attend(0, plan, torch.cat(rows), cache)
     assert torch.allclose(found, torch.cat(wanted), atol=1e-5)
 
 
 def test_consecutive_blocks_are_one_view_and_scattered_ones_one_gather() -> None:
-    attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=16)
-    together = attention.plan([Query(list(range(10, 50)), 600, 1)], None, CPU)[0]
+    attention = paged(block_size=16)
+    [together] = attention.plan([Query(list(range(10, 50)), 600, 1)])[None]
     assert together.spans == [SlotRun(160, 601)]
     assert together.gathers == []
     shared = [*range(10, 110), 3, 190, 5, 177]
-    scattered = attention.plan([Query(shared, 1650, 1)], None, CPU)[0]
+    [scattered] = attention.plan([Query(shared, 1650, 1)])[None]
     assert scattered.spans == [SlotRun(160, 1600)]
     assert [len(slots) for slots in scattered.gathers] == [51]
 
 
 def test_a_gather_copies_a_bounded_number_of_tokens_at_once() -> None:
-    attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=16)
+    attention = paged(block_size=16)
     table = list(range(0, 1000, 2))
-    plan = attention.plan([Query(table, 7000, 1)], None, CPU)[0]
+    [plan] = attention.plan([Query(table, 7000, 1)])[None]
     assert max(len(slots) for slots in plan.gathers) <= 1024
     assert sum(len(slots) for slots in plan.gathers) == 7001
 
 
 def test_a_window_reads_no_slot_behind_it() -> None:
-    attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=16)
-    plan = attention.plan([Query(list(range(50)), 700, 1)], 100, CPU)[0]
+    attention = paged(block_size=16, window=100)
+    [plan] = attention.plan([Query(list(range(50)), 700, 1)])[100]
     assert plan.spans == [SlotRun(601, 100)]
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cluster.types import BlockId
-from engine.attention import attend_plainly
 from engine.batch import Batch, BatchRow
 from engine.engine import Engine, EngineConfig, load_spec
 from engine.linear import Product
+from engine.paged_attention import attend_plainly
 from tests.checkpoints import (
     CONTEXT_LENGTH,
     FAMILIES,
@@ -96,7 +96,7 @@ def test_up_to_the_last_position_of_the_context_equals_the_reference(family: str
 def test_the_forms_used_off_the_cpu_equal_the_reference(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.attention._attend", attend_plainly)
+    monkeypatch.setattr("engine.paged_attention._attend", attend_plainly)
     check(family, budget=32, product=Product.TRANSPOSED)
 
 

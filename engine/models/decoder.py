@@ -1,7 +1,7 @@
 """The decoder that Llama, Qwen2, Qwen3 and Mistral share: hidden states and logits for a step.
 
-Knows tensors and plans; neither sequences nor sampling. What differs between the families is
-data: which weights exist, and the window of each layer.
+Knows tensors; neither sequences nor sampling, nor how attention reads the cache. What differs
+between the families is data: which weights exist, and the window of each layer.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, silu
 
-from engine.attention import Attention, RowPlan
+from engine.attention import Attention, StepPlan
 from engine.kv_cache import KvCache
 from engine.model_spec import ModelSpec
 from engine.rope import Rope, rotate_in_place
@@ -25,12 +25,12 @@ class StepInputs:
     token_ids: Tensor  # int64 [num_tokens]
     positions: Tensor  # int64 [num_tokens]
     slots: Tensor  # int64 [num_tokens]
-    plans: dict[int | None, list[RowPlan]]  # by window: every token
+    plan: StepPlan  # every token
     wanted: Tensor  # int64 [num_wanted], increasing
-    wanted_plans: dict[int | None, list[RowPlan]]  # by window: the wanted tokens
+    wanted_plan: StepPlan  # the wanted tokens; None: all are
 
 
-class Model:
+class Decoder:
     def __init__(
         self, spec: ModelSpec, weights: ModelWeights, cache: KvCache, attention: Attention
     ) -> None:
@@ -53,12 +53,12 @@ class Model:
             qkv = self._project(layer, hidden, rotations)
             self._cache.write(index, inputs.slots, self._keys_values(qkv))
             layer_done(index)
-            plans = inputs.plans
-            if index == last and len(inputs.wanted) < len(hidden):
+            plan = inputs.plan
+            if index == last and inputs.wanted_plan is not None:
                 hidden, qkv = hidden[inputs.wanted], qkv[inputs.wanted]
-                plans = inputs.wanted_plans
+                plan = inputs.wanted_plan
             if len(hidden):
-                hidden = self._finish_layer(index, layer, hidden, qkv, plans)
+                hidden = self._finish_layer(index, layer, hidden, qkv, plan)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -90,12 +90,11 @@ class Model:
         layer: LayerWeights,
         hidden: Tensor,
         qkv: Tensor,
-        plans: dict[int | None, list[RowPlan]],
+        plan: StepPlan,
     ) -> Tensor:
         """Attention and MLP, each added to the residual."""
         eps = self._spec.rms_norm_eps
-        plan = plans[self._spec.windows[index]]
-        attended = self._attention.attend(plan, qkv, self._cache.layers[index])
+        attended = self._attention.attend(index, plan, qkv, self._cache.layers[index])
         hidden = layer.output.added_to(hidden, attended)
         x = torch.rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, eps)
         gate, up = layer.gate_up(x).chunk(2, dim=-1)
