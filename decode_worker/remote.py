@@ -14,12 +14,12 @@ from cluster.codec import prompt_logprob_from_pb, sampled_from_pb
 from cluster.errors import PenstockError, TransferFailed
 from cluster.types import SampledToken, WorkerAddress
 from decode_worker.answer import OwnedAnswer
-from decode_worker.scheduler import DecodeScheduler
 from decode_worker.timeline import Moment
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation
 from kv_transfer.transfer import State
 from penstock.v1 import worker_pb2 as pb
+from worker.compute import DecodeCompute
 from worker.loans import Borrowing, Filled
 from worker.transfers import Transfers
 
@@ -42,12 +42,12 @@ class RemotePrompts:
 
     def __init__(
         self,
-        scheduler: DecodeScheduler,
+        compute: DecodeCompute,
         transfers: Transfers,
         *,
         grant_s: float,
     ) -> None:
-        self._scheduler = scheduler
+        self._compute = compute
         self._loans = transfers.loans
         self._rests = transfers.rests
         self._keeper = transfers.keeper
@@ -67,7 +67,7 @@ class RemotePrompts:
             received_at=answer.timeline.received_at,
         )
         prompt = _Prompt(answer=answer, sequence=sequence, worker=worker)
-        self._scheduler.expect(sequence)
+        self._compute.expect(sequence)
         try:
             filled = await self._borrow(prompt, request)
         except PenstockError as error:
@@ -100,7 +100,7 @@ class RemotePrompts:
 
         def found(borrowing: Borrowing, num_tokens: int) -> bool:
             """The prompt is being computed: asks for blocks, now and not before."""
-            self._scheduler.claim(prompt.sequence, partial(self._grant, prompt, borrowing))
+            self._compute.claim(prompt.sequence, partial(self._grant, prompt, borrowing))
             return True
 
         def first_tokens(message: pb.FirstTokens) -> bool:
@@ -145,22 +145,22 @@ class RemotePrompts:
         answer.timeline.stamp(Moment.VERIFIED)
         answer.timeline.transferred_bytes = written.num_bytes
         sequences = self._begun(prompt)
-        self._scheduler.join(sequences[0], sequences[1:])
+        self._compute.join(sequences[0], sequences[1:])
         answer.timeline.stamp(Moment.READY)
         for sequence in sequences:
             if answer.choices[sequence.choice].finish is None:
                 answer.sequences.add(sequence)
             else:
-                self._scheduler.drop(sequence)
+                self._compute.drop(sequence)
 
     def _leave(self, prompt: _Prompt) -> None:
         """Ends the claim, if it has not joined. What may still be written is the table's, the
         rest is free."""
-        unwritten = self._scheduler.forgo(prompt.sequence)
+        unwritten = self._compute.forgo(prompt.sequence)
         num_lent = 0
         if (reservation := prompt.reservation) and reservation.state is not State.VERIFIED:
             num_lent = len(reservation.blocks)
-        self._scheduler.release(unwritten[num_lent:])
+        self._compute.release(unwritten[num_lent:])
 
     def _recompute(self, prompt: _Prompt, error: Exception) -> None:
         """Computes the prompt here, and goes on after what has been sent."""
@@ -178,7 +178,7 @@ class RemotePrompts:
         for sequence in self._begun(prompt) if prompt.first_tokens else [prompt.sequence]:
             if answer.choices[sequence.choice].finish is None:
                 answer.sequences.add(sequence)
-                self._scheduler.submit(sequence)
+                self._compute.submit(sequence)
 
     def _begun(self, prompt: _Prompt) -> list[Sequence]:
         """One sequence a choice, each with its first token; only the first has blocks."""

@@ -5,7 +5,6 @@ all or none, oldest claim first; whoever already runs keeps head-room of a block
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 from cluster.types import BlockId, LoadReport
@@ -14,6 +13,7 @@ from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
 from engine.thread import LayerDone, StepResult
 from worker.cost import StepCost
+from worker.scheduler import BatcherScheduler
 
 
 class SequenceOwner(Protocol):
@@ -28,37 +28,29 @@ class SequenceOwner(Protocol):
     def failed(self, error: Exception) -> None: ...
 
 
-class DecodeScheduler:
-    """Owns the batcher of a decode worker. `changed` is called when a batch may form."""
+class DecodeScheduler(BatcherScheduler):
+    """Grants blocks to prompts computed elsewhere, oldest claim first; what its methods promise is
+    said in `worker/compute.py`."""
 
     def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
-        self.batcher = batcher
-        self.kv = batcher.pool
-        self._cost = cost
-        self._changed = changed
+        super().__init__(batcher, cost, changed)
         self._elsewhere = batcher.elsewhere
 
     # -- sequences -----------------------------------------------------------------------
 
     def submit(self, sequence: Sequence) -> None:
-        """Computes the prompt here."""
         self.batcher.add(sequence)
         self._changed()
 
     def expect(self, sequence: Sequence) -> None:
-        """Its prompt will be computed elsewhere and then claim blocks. It counts among those that
-        wait here until then, or until it is forgone."""
         self._elsewhere.expected.add(sequence)
 
     def claim(self, sequence: Sequence, granted: Callable[[], None]) -> None:
-        """Asks for blocks for a prompt computed elsewhere; `granted` is called once they are
-        in its block table, at once or later."""
         self._elsewhere.expected.discard(sequence)
         self._elsewhere.claims[sequence] = granted
         self._grant()
 
     def join(self, sequence: Sequence, forks: list[Sequence]) -> None:
-        """The KV of all its tokens but the last has landed: runs it, and its siblings."""
         self._elsewhere.reserved.discard(sequence)
         sequence.num_computed = sequence.num_tokens - 1
         self.batcher.join(sequence)
@@ -69,8 +61,6 @@ class DecodeScheduler:
         self._changed()
 
     def forgo(self, sequence: Sequence) -> list[BlockId]:
-        """Ends a claim, or the expectation of one. Returns the granted blocks that a writer may
-        still write: whoever called gives them back through `release` once the writer cannot."""
         self._elsewhere.expected.discard(sequence)
         self._elsewhere.claims.pop(sequence, None)
         if sequence not in self._elsewhere.reserved:
@@ -92,7 +82,6 @@ class DecodeScheduler:
         self._freed()
 
     def pause(self, sequence: Sequence) -> None:
-        """Its reader has stalled: it does not run, nor hold for long what others wait for."""
         self.batcher.pause(sequence)
 
     def resume(self, sequence: Sequence) -> None:
@@ -100,9 +89,10 @@ class DecodeScheduler:
             self.batcher.resume(sequence)
             self._changed()
 
-    def look_again(self) -> None:
-        """Time has passed: whoever is paused may have held blocks for long enough."""
-        self._freed()
+    def look_again(self) -> bool:
+        if self.batcher.paused:
+            self._freed()
+        return bool(self.batcher.paused)
 
     # -- steps ---------------------------------------------------------------------------
 
@@ -115,9 +105,6 @@ class DecodeScheduler:
                 row.sequence.owner.scheduled()
         return batch
 
-    def predicted_s(self, batch: Batch) -> float:
-        return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
-
     def layer_done(self, batch: Batch) -> LayerDone | None:
         return None
 
@@ -128,23 +115,12 @@ class DecodeScheduler:
                 self.batcher.drop(drawn.sequence)
         self._freed()
 
-    def observe(self, batch: Batch, seconds: float) -> None:
-        self._cost.observe(batch.prompts, batch.decode_contexts, seconds)
-
     def fail(self, error: Exception) -> None:
         for sequence in self.batcher.abort_batch():
             sequence.owner.failed(error)
         self._freed()
 
     # -- state ---------------------------------------------------------------------------
-
-    @property
-    def num_running(self) -> int:
-        return len(self.batcher.running)
-
-    @property
-    def could_run(self) -> bool:
-        return self.batcher.could_run
 
     @property
     def num_waiting(self) -> int:
@@ -161,19 +137,11 @@ class DecodeScheduler:
         return sum(sequence.num_tokens for sequence in self._elsewhere.reserved)
 
     def load(self) -> LoadReport:
-        return replace(
-            self.batcher.load(),
+        return self._load(
             num_waiting=self.num_waiting,
             num_context_tokens=self.batcher.num_context_tokens + self._num_reserved_tokens,
             num_claimed_tokens=self.num_claimed_tokens,
-            prefill_cost=self._cost.prefill,
-            decode_cost=self._cost.decode,
-            prefill_error=self._cost.prefill_error,
-            decode_error=self._cost.decode_error,
         )
-
-    def counters(self) -> dict[str, float]:
-        return self.batcher.counters.as_dict()
 
     def check(self) -> None:
         """Raises AssertionError unless the blocks of running and reserved ones are held."""

@@ -16,11 +16,11 @@ from cluster.watch import WatchFeed
 from decode_worker.answer import OwnedAnswer
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
-from decode_worker.scheduler import DecodeScheduler
 from decode_worker.timeline import RequestTimeline
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
+from worker.compute import DecodeCompute
 from worker.fetch import Fetches
 
 _LOOK_S = 0.5  # while somebody is paused
@@ -35,7 +35,7 @@ class DecodeService:
         worker: WorkerAddress,
         secrets: Secrets,
         tokenizer: Tokenizer,
-        scheduler: DecodeScheduler,
+        compute: DecodeCompute,
         remote_prompts: RemotePrompts,
         fetches: Fetches,
         feed: WatchFeed,
@@ -45,7 +45,7 @@ class DecodeService:
         self._worker = worker
         self._secrets = secrets
         self._tokenizer = tokenizer
-        self._scheduler = scheduler
+        self._compute = compute
         self._remote_prompts = remote_prompts
         self._fetches = fetches
         self._feed = feed
@@ -60,14 +60,14 @@ class DecodeService:
         try:
             with self.open_calls:
                 async with asyncio.TaskGroup() as group:
-                    computing = group.create_task(self._compute(answer, message))
+                    computing = group.create_task(self._computed(answer, message))
                     await self._relay(answer, call)
                     computing.cancel()  # a hand-over whose first token was the last
         finally:
             for sequence in answer.sequences:
-                self._scheduler.drop(sequence)
+                self._compute.drop(sequence)
 
-    async def _compute(self, answer: OwnedAnswer, message: pb.DecodeRequest) -> None:
+    async def _computed(self, answer: OwnedAnswer, message: pb.DecodeRequest) -> None:
         if answer.is_finished:
             return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
@@ -93,7 +93,7 @@ class DecodeService:
         await self._fetches.fetch(sequences[0], source, message.source_tokens)
         for sequence in sequences:
             answer.sequences.add(sequence)
-            self._scheduler.submit(sequence)
+            self._compute.submit(sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 
     async def _relay(self, answer: OwnedAnswer, call: Call) -> None:
@@ -102,10 +102,10 @@ class DecodeService:
             call.phase, call.tokens_emitted = "decode", answer.num_sent
             await call.send(message)
             for sequence in answer.sequences:
-                self._scheduler.resume(sequence)
+                self._compute.resume(sequence)
 
     def _pause(self, sequence: Sequence) -> None:
-        self._scheduler.pause(sequence)
+        self._compute.pause(sequence)
         if self._looker is None:
             self._look_later()
 
@@ -113,10 +113,9 @@ class DecodeService:
         self._looker = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
-        """Nothing else tells the scheduler that somebody has been paused for too long."""
+        """Nothing else tells who computes that somebody has been paused for too long."""
         self._looker = None
-        if self._scheduler.batcher.paused:
-            self._scheduler.look_again()
+        if self._compute.look_again():
             self._look_later()
 
     # -- a request ---------------------------------------------------------------------------
@@ -132,9 +131,9 @@ class DecodeService:
         """Nothing has been executed when this raises."""
         if self.open_calls.is_draining:
             raise Draining(f"{self._worker.worker_id} is draining: decode elsewhere.")
-        if self._scheduler.num_waiting >= self._config.max_waiting:
+        if self._compute.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} requests wait at this worker already.")
-        kv = self._scheduler.kv
+        kv = self._compute.kv
         # The last token of an answer is never computed with: it needs no slot.
         num_tokens = len(request.prompt_ids) + request.params.max_tokens - 1
         if num_tokens > kv.num_blocks * kv.block_size:

@@ -5,7 +5,6 @@ over. Above a watermark of held blocks no further prompt is scheduled.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 from cluster.types import BlockId, LoadReport
@@ -14,6 +13,7 @@ from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
 from engine.thread import LayerDone, StepResult
 from worker.cost import StepCost
+from worker.scheduler import BatcherScheduler
 
 
 class PromptOwner(Protocol):
@@ -36,14 +36,11 @@ class PromptOwner(Protocol):
         """Frees its blocks for another prompt, if its receiver has not granted any yet."""
 
 
-class PrefillScheduler:
-    """Owns the batcher of a prefill worker. `changed` is called when a batch may form."""
+class PrefillScheduler(BatcherScheduler):
+    """Keeps the blocks of prompts that are being handed over."""
 
     def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
-        self.batcher = batcher
-        self.kv = batcher.pool
-        self._cost = cost
-        self._changed = changed
+        super().__init__(batcher, cost, changed)
         self._begun: set[Sequence] = set()
         self._handing_over: dict[Sequence, None] = {}  # oldest first
 
@@ -58,7 +55,6 @@ class PrefillScheduler:
         self._changed()
 
     def drop(self, sequence: Sequence) -> None:
-        """Ends a prompt in any state: nobody reads its blocks any more."""
         if sequence in self._handing_over:
             del self._handing_over[sequence]
             self.batcher.release(sequence)
@@ -78,9 +74,6 @@ class PrefillScheduler:
                 self._begun.add(row.sequence)
                 row.sequence.owner.scheduled()
         return batch
-
-    def predicted_s(self, batch: Batch) -> float:
-        return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
 
     def layer_done(self, batch: Batch) -> LayerDone | None:
         rows = [(row.sequence.owner, row.stop) for row in batch.rows]
@@ -104,9 +97,6 @@ class PrefillScheduler:
                 owner.first_tokens(drawn_here)
         self._changed()
 
-    def observe(self, batch: Batch, seconds: float) -> None:
-        self._cost.observe(batch.prompts, batch.decode_contexts, seconds)
-
     def fail(self, error: Exception) -> None:
         for sequence in self.batcher.abort_batch():
             self._begun.discard(sequence)
@@ -121,26 +111,8 @@ class PrefillScheduler:
 
     # -- state ---------------------------------------------------------------------------
 
-    @property
-    def num_running(self) -> int:
-        return len(self.batcher.running)
-
-    @property
-    def could_run(self) -> bool:
-        return self.batcher.could_run
-
     def load(self) -> LoadReport:
-        return replace(
-            self.batcher.load(),
-            num_running=len(self.batcher.running) + len(self._handing_over),
-            prefill_cost=self._cost.prefill,
-            decode_cost=self._cost.decode,
-            prefill_error=self._cost.prefill_error,
-            decode_error=self._cost.decode_error,
-        )
-
-    def counters(self) -> dict[str, float]:
-        return self.batcher.counters.as_dict()
+        return self._load(num_running=len(self.batcher.running) + len(self._handing_over))
 
     def check(self) -> None:
         """Raises AssertionError unless running prompts and hand-overs hold their blocks."""

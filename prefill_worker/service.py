@@ -25,7 +25,7 @@ from engine.sequence import Sequence
 from kv_transfer.outgoing import OutgoingTransfer
 from penstock.v1 import worker_pb2 as pb
 from prefill_worker.config import PrefillWorkerConfig
-from prefill_worker.scheduler import PrefillScheduler
+from worker.compute import Compute
 from worker.loans import Lending
 from worker.transfers import Transfers
 
@@ -108,7 +108,7 @@ class PrefillService:
         config: PrefillWorkerConfig,
         worker: WorkerAddress,
         secrets: Secrets,
-        scheduler: PrefillScheduler,
+        compute: Compute,
         transfers: Transfers,
         feed: WatchFeed,
         *,
@@ -118,7 +118,7 @@ class PrefillService:
         self._config = config
         self._worker = worker
         self._secrets = secrets
-        self._scheduler = scheduler
+        self._compute = compute
         self._writes = transfers.writes
         self._loans = transfers.loans
         self._fetches = transfers.fetches
@@ -127,7 +127,7 @@ class PrefillService:
 
     async def lend(self, message: pb.DecodeRequest, borrower: WorkerAddress, call: Call) -> None:
         """Serves a loan of a prompt. Raises Overloaded, InvalidRequest before anything is done."""
-        if len(self._scheduler.batcher.waiting) >= self._config.max_waiting:
+        if self._compute.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self._config.max_waiting} prompts wait at this worker already.")
         lending = self._loans.lend(owes_tokens=True)
         loan = PromptLoan(
@@ -145,7 +145,7 @@ class PrefillService:
         """Queues the prompt, once what another worker has of it is here."""
         source = address_from_pb(message.source) if message.HasField("source") else None
         await self._fetches.fetch(loan.sequence, source, message.source_tokens)
-        self._scheduler.submit(loan.sequence)
+        self._compute.submit(loan.sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 
     def _request(self, message: pb.DecodeRequest) -> ComputeRequest:
@@ -155,7 +155,7 @@ class PrefillService:
             model_digest=self._worker.fingerprint.model_digest,
         )
         num_tokens = len(request.prompt_ids) + max(map(len, request.emitted), default=0)
-        kv = self._scheduler.kv
+        kv = self._compute.kv
         if num_tokens > kv.num_blocks * kv.block_size:
             raise InvalidRequest(
                 "prompt_token_ids",
@@ -169,16 +169,16 @@ class PrefillService:
         return self._writes.open(
             blocks,
             loan.sequence.num_tokens,
-            whole_from=self._scheduler.kv.whole_from(blocks),
+            whole_from=self._compute.kv.whole_from(blocks),
             on_closed=lambda: self._closed(loan),
         )
 
     def _closed(self, loan: PromptLoan) -> None:
         if loan.has_ended:
-            self._scheduler.drop(loan.sequence)
+            self._compute.drop(loan.sequence)
 
     def _end(self, loan: PromptLoan) -> None:
         """The call is over. Its blocks go once no write can read them."""
         loan.has_ended = True
         if loan.transfer is None or loan.transfer.is_closed:
-            self._scheduler.drop(loan.sequence)
+            self._compute.drop(loan.sequence)

@@ -13,7 +13,7 @@ from kv_transfer.loan import Word
 from simulator.agenda import Action
 from simulator.loan import ModelledLoan
 from simulator.site import Site
-from worker.scheduler import Scheduler
+from worker.compute import Compute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,9 @@ class Wish:
 class ModelledFetches:
     """Of one worker. Whoever wants the same prefix waits, and finds it cached."""
 
-    def __init__(self, site: Site, scheduler: Scheduler) -> None:
+    def __init__(self, site: Site, compute: Compute) -> None:
         self._site = site
-        self._scheduler = scheduler
+        self._compute = compute
         self._locks: dict[GrainHash | None, list[Wish]] = {}  # by the first grain that is missing
         self._begun: dict[Wish, None] = {}  # until nothing of it is on its way
 
@@ -137,7 +137,7 @@ class ModelledFetches:
         cached = pool.match(hashes, len(hashes) * pool.hash_grain)
         num_found = len(wish.found) * wish.source.pool.block_size
         num_missing = num_found // pool.block_size - len(cached)
-        head_room = self._scheduler.num_running + 1
+        head_room = self._compute.num_running + 1
         if wish.is_over or num_missing <= 0 or num_missing + head_room > pool.num_available:
             self._end(wish)
             self._forget(wish)
@@ -166,7 +166,7 @@ class ModelledFetches:
         self._forget(wish)
         taken = cached + fresh
         if source.is_dead or wish.is_over or not wish.is_wanted():
-            self._scheduler.release(taken)
+            self._compute.release(taken)
         else:
             pool.store(self._hashes(wish), taken, len(cached))
             wish.sequence.block_table = taken

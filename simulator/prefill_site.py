@@ -161,7 +161,7 @@ class PrefillSite:
         """`Prefill.Prefill`. `prefix` is fetched first."""
         if hand_over.is_over:
             return
-        if len(self.scheduler.batcher.waiting) >= self.site.make.max_waiting:
+        if self.scheduler.num_waiting >= self.site.make.max_waiting:
             hand_over.is_over = True
             hand_over.refuse()
             return

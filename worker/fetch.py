@@ -19,10 +19,10 @@ from cluster.types import BlockId, GrainHash, WorkerAddress
 from engine.sequence import Sequence
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
+from worker.compute import Compute
 from worker.link_costs import LinkCosts
 from worker.loans import Borrowing, Loans
 from worker.rests import Rests
-from worker.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Fetches:
     def __init__(
         self,
         me: WorkerAddress,
-        scheduler: Scheduler,
+        compute: Compute,
         loans: Loans,
         rests: Rests,
         link_costs: LinkCosts,
@@ -47,8 +47,8 @@ class Fetches:
         limit_s: float,
     ) -> None:
         self._me = me
-        self._scheduler = scheduler
-        self._kv = scheduler.kv
+        self._compute = compute
+        self._kv = compute.kv
         self._loans = loans
         self._rests = rests
         self._link_costs = link_costs
@@ -152,7 +152,7 @@ class Fetches:
         try:
             filled = await self._loans.borrow(source, start, found, narrows=False)
         except BaseException:
-            self._scheduler.release(taken[:num_cached])  # the rest is the table's
+            self._compute.release(taken[:num_cached])  # the rest is the table's
             raise
         num_here = num_cached * self._kv.block_size
         whole_from = num_here if filled is None else filled.reservation.whole_from
@@ -174,7 +174,7 @@ class Fetches:
         cached = kv.match(hashes, num_asked)
         kv.hold(cached)
         num_missing = min(num_found, num_asked) // kv.block_size - len(cached)
-        head_room = self._scheduler.num_running + 1
+        head_room = self._compute.num_running + 1
         if num_missing <= 0 or num_missing + head_room > kv.num_available:
             return cached, []
         return cached, kv.allocate(num_missing, after=cached[-1] if cached else None) or []

@@ -10,9 +10,9 @@ from cluster.lateness import Patience
 from cluster.rpc import Call
 from cluster.types import BlockId, Incarnation, WorkerAddress
 from penstock.v1 import worker_pb2 as pb
+from worker.compute import Compute
 from worker.link_costs import LinkCosts
 from worker.loans import Borrowing, Loans
-from worker.scheduler import Scheduler
 
 LIMIT_S = 10.0
 
@@ -33,12 +33,12 @@ class Probes:
     def __init__(
         self,
         me: WorkerAddress,
-        scheduler: Scheduler,
+        compute: Compute,
         loans: Loans,
         link_costs: LinkCosts,
     ) -> None:
         self._me = me
-        self._scheduler = scheduler
+        self._compute = compute
         self._loans = loans
         self._link_costs = link_costs
         self.last: dict[Incarnation, ProbeResult] = {}  # of each source
@@ -85,7 +85,7 @@ class Probes:
         def found(borrowing: Borrowing, num_found: int) -> bool:
             taken.extend(self._free_blocks(num_found))
             if taken:
-                num_free = len(taken) * self._scheduler.kv.block_size
+                num_free = len(taken) * self._compute.kv.block_size
                 borrowing.grant(taken, 0, min(num_found, num_free))
             return bool(taken)
 
@@ -93,7 +93,7 @@ class Probes:
         filled = await self._loans.borrow(source, start, found, by=by)
         if filled is None:
             raise Overloaded(f"'{source.worker_id}' or '{self._me.worker_id}' has no block free.")
-        self._scheduler.release(taken)
+        self._compute.release(taken)
         return ProbeResult(
             transport=filled.reservation.peer.transport,
             num_tokens=filled.written.stop,
@@ -104,5 +104,5 @@ class Probes:
         )
 
     def _free_blocks(self, num_tokens: int) -> list[BlockId]:
-        kv = self._scheduler.kv
+        kv = self._compute.kv
         return kv.allocate(min(-(-num_tokens // kv.block_size), kv.num_free)) or []

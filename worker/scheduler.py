@@ -1,30 +1,57 @@
-"""What both roles' schedulers have in common, as the rest of a worker sees them."""
+"""What both roles' schedulers have in common: a batcher, and a cost that learns from its steps."""
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
 
-from cluster.types import BlockId, LoadReport
-from engine import step_loop
-from worker.kv_home import KvHome
+from cluster.types import LoadReport
+from engine.batch import Batch
+from engine.batcher import Batcher
+from engine.step_loop import StepScheduler
+from worker.compute import Compute
+from worker.cost import StepCost
 
 
-class Scheduler(step_loop.StepScheduler, Protocol):
-    @property
-    def kv(self) -> KvHome: ...
+class Scheduler(Compute, StepScheduler, Protocol):
+    """Computes by steps of our engine."""
+
+
+class BatcherScheduler:
+    """Owns a batcher. `changed` is called when a batch may form."""
+
+    def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
+        self.batcher = batcher
+        self.kv = batcher.pool
+        self._cost = cost
+        self._changed = changed
 
     @property
     def num_running(self) -> int:
-        """Sequences of which each may need a block more at any step."""
+        return len(self.batcher.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return self.batcher.num_waiting
 
     @property
     def could_run(self) -> bool:
-        """Whether a step could be formed now."""
+        return self.batcher.could_run
 
-    def release(self, blocks: list[BlockId]) -> None:
-        """Gives blocks back to the pool: others may wait for them."""
+    def predicted_s(self, batch: Batch) -> float:
+        return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
 
-    def load(self) -> LoadReport: ...
+    def observe(self, batch: Batch, seconds: float) -> None:
+        self._cost.observe(batch.prompts, batch.decode_contexts, seconds)
 
-    def counters(self) -> dict[str, float]: ...
+    def counters(self) -> dict[str, float]:
+        return self.batcher.counters.as_dict()
 
-    def check(self) -> None:
-        """Raises AssertionError unless every block is accounted for."""
+    def _load(self, **of_the_role: Any) -> LoadReport:
+        return replace(
+            self.batcher.load(),
+            prefill_cost=self._cost.prefill,
+            decode_cost=self._cost.decode,
+            prefill_error=self._cost.prefill_error,
+            decode_error=self._cost.decode_error,
+            **of_the_role,
+        )

@@ -17,8 +17,8 @@ from cluster.rpc import Call
 from cluster.types import BlockId, KvLayout, WorkerAddress
 from kv_transfer.pool import KvPool
 from penstock.v1 import worker_pb2 as pb
+from worker.compute import Compute
 from worker.loans import Loans
-from worker.scheduler import Scheduler
 from worker.writes import Writes
 
 MAX_PROBE_BYTES = 64 << 20
@@ -32,7 +32,7 @@ class Source:
         self,
         me: WorkerAddress,
         memory: KvPool,
-        scheduler: Scheduler,
+        compute: Compute,
         writes: Writes,
         loans: Loans,
         open_calls: OpenCalls,
@@ -42,8 +42,8 @@ class Source:
         self._me = me
         self._layout = me.fingerprint.layout
         self._memory = memory
-        self._kv = scheduler.kv
-        self._scheduler = scheduler
+        self._kv = compute.kv
+        self._compute = compute
         self._writes = writes
         self._loans = loans
         self._open_calls = open_calls
@@ -78,7 +78,7 @@ class Source:
             blocks,
             num_tokens,
             whole_from=self._kv.whole_from(blocks),
-            on_closed=lambda: self._scheduler.release(blocks),
+            on_closed=lambda: self._compute.release(blocks),
         )
         transfer.computed_all(num_tokens)
         lending = self._loans.lend()

@@ -11,6 +11,7 @@ from cluster.open_calls import OpenCalls
 from cluster.rpc import Serve
 from cluster.types import BlockId, KvLayout, LoadReport
 from kv_transfer.incoming import ReservationTable
+from worker.compute import Compute
 from worker.config import WorkerConfig
 from worker.drain import SETTLE_S
 from worker.fences import Fences
@@ -22,7 +23,6 @@ from worker.parts import WorkerParts
 from worker.peers import Peers
 from worker.probe import Probes
 from worker.rests import Rests
-from worker.scheduler import Scheduler
 from worker.source import Source
 from worker.writes import Writes
 
@@ -36,7 +36,7 @@ class Transfers:
         self,
         config: WorkerConfig,
         parts: WorkerParts,
-        scheduler: Scheduler,
+        compute: Compute,
         open_calls: OpenCalls,
         tasks: asyncio.TaskGroup,
         attention: AttentiveClock,
@@ -49,7 +49,7 @@ class Transfers:
         self.table = ReservationTable(
             pairs.pool,
             me.fingerprint.layout,
-            on_release=lambda blocks: scheduler.release([BlockId(b) for b in blocks]),
+            on_release=lambda blocks: compute.release([BlockId(b) for b in blocks]),
             on_abandoned=self._fences.ask,
             check_content=checks_content,
             stats=pairs.stats,
@@ -68,14 +68,14 @@ class Transfers:
         )
         self.fetches = Fetches(
             me,
-            scheduler,
+            compute,
             self.loans,
             self.rests,
             self.link_costs,
             limit_s=config.fetch_s,
         )
-        self.source = Source(me, pairs.pool, scheduler, self.writes, self.loans, open_calls)
-        self.probes = Probes(me, scheduler, self.loans, self.link_costs)
+        self.source = Source(me, pairs.pool, compute, self.writes, self.loans, open_calls)
+        self.probes = Probes(me, compute, self.loans, self.link_costs)
         self.keeper = PairKeeper(
             self.peers,
             self.probes,
