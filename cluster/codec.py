@@ -34,6 +34,7 @@ from cluster.types import (
     TokenLogprob,
     WorkerAddress,
 )
+from cluster.wire_version import NAMED_SINCE
 from cluster.worker_codec import (
     address_from_pb,
     address_to_pb,
@@ -104,6 +105,7 @@ def decode_request_to_bytes(
 
 
 def placement_to_bytes(
+    decode: WorkerAddress,
     *,
     prefill: WorkerAddress | None,
     source: WorkerAddress | None = None,
@@ -113,9 +115,10 @@ def placement_to_bytes(
     router_s: float = 0.0,
 ) -> bytes:
     """The rest of a `DecodeRequest`: what is told anew with every try."""
+    to_pb = _named_to_pb if decode.fingerprint.wire_version >= NAMED_SINCE else address_to_pb
     return worker_pb2.DecodeRequest(
-        prefill=address_to_pb(prefill) if prefill else None,
-        source=address_to_pb(source) if source else None,
+        prefill=to_pb(prefill) if prefill else None,
+        source=to_pb(source) if source else None,
         source_tokens=num_source_tokens,
         emitted=_emitted_to_pb(emitted),
         due_seconds=due_s,
@@ -126,7 +129,7 @@ def placement_to_bytes(
 def compute_request_from_pb(
     message: worker_pb2.DecodeRequest, *, hash_secret: bytes, model_digest: str
 ) -> ComputeRequest:
-    """What there is to compute; who else takes part is read with `address_from_pb`."""
+    """What there is to compute; who else takes part is named beside it."""
     params = params_from_pb(message.params)
     num_choices = params.num_choices
     if not message.request_id or not message.prompt_token_ids or num_choices < 1:
@@ -148,6 +151,10 @@ def compute_request_from_pb(
         emitted=tuple(tuple(choice.token_ids) for choice in message.emitted),
         due_s=due_s_from_pb(message.due_seconds),
     )
+
+
+def _named_to_pb(worker: WorkerAddress) -> worker_pb2.WorkerAddress:
+    return worker_pb2.WorkerAddress(worker_id=worker.worker_id, incarnation=worker.incarnation)
 
 
 def _emitted_to_pb(emitted: Sequence[Sequence[int]]) -> list[worker_pb2.EmittedTokens]:

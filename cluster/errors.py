@@ -162,6 +162,10 @@ class DigestMismatch(TransferFailed):
     reason = "DIGEST_MISMATCH"
 
 
+class UnknownPeer(TransferFailed):
+    reason = "UNKNOWN_PEER"
+
+
 class DeadlineExceeded(PenstockError):
     reason = "DEADLINE_EXCEEDED"
 

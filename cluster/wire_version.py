@@ -12,6 +12,7 @@ Knows no message: that a change is one of these is for whoever makes it to say.
 """
 
 WIRE_VERSION = 3  # 2: prompts and prefixes had a call each; 1: grants named no transport
+NAMED_SINCE = 3  # requests name workers, whom members know; before, they told all of them
 
 
 def unspoken(version: int) -> list[str]:

@@ -12,7 +12,7 @@ from functools import partial
 
 from cluster.codec import prompt_logprob_from_pb, sampled_from_pb
 from cluster.errors import PenstockError, TransferFailed
-from cluster.types import SampledToken, WorkerAddress
+from cluster.types import SampledToken, WorkerId
 from decode_worker.answer import OwnedAnswer
 from decode_worker.timeline import Moment
 from engine.sequence import Sequence
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 class _Prompt:
     """One that is computed elsewhere: what has arrived of it so far."""
 
+    request: pb.DecodeRequest
     answer: OwnedAnswer
     sequence: Sequence
-    worker: WorkerAddress
     reservation: Reservation | None = None
     first_tokens: list[SampledToken] = field(default_factory=list)
 
@@ -56,9 +56,7 @@ class RemotePrompts:
         self.num_recomputes = 0
         self.num_received = 0
 
-    async def receive(
-        self, answer: OwnedAnswer, worker: WorkerAddress, request: pb.DecodeRequest
-    ) -> None:
+    async def receive(self, answer: OwnedAnswer, request: pb.DecodeRequest) -> None:
         """Returns when the sequences run here, whichever worker computed the prompt."""
         sequence = Sequence(
             answer.request,
@@ -66,10 +64,10 @@ class RemotePrompts:
             owner=answer,
             received_at=answer.timeline.received_at,
         )
-        prompt = _Prompt(answer=answer, sequence=sequence, worker=worker)
+        prompt = _Prompt(request=request, answer=answer, sequence=sequence)
         self._compute.expect(sequence)
         try:
-            filled = await self._borrow(prompt, request)
+            filled = await self._borrow(prompt)
         except PenstockError as error:
             self._leave(prompt)
             self._recompute(prompt, error)
@@ -90,11 +88,12 @@ class RemotePrompts:
             "hand_over_recomputes": self.num_recomputes,
         }
 
-    async def _borrow(self, prompt: _Prompt, request: pb.DecodeRequest) -> Filled | None:
-        worker = prompt.worker
+    async def _borrow(self, prompt: _Prompt) -> Filled | None:
+        named = prompt.request.prefill
+        worker = self._loans.peers.named(named.worker_id, named.incarnation)
         self._keeper.check(worker)
         self._rests.check(worker)
-        start = pb.LendStart(prompt=request)
+        start = pb.LendStart(prompt=prompt.request)
         start.prompt.ClearField("prefill")
         start.prompt.due_seconds = prompt.sequence.due_at - time.monotonic()
 
@@ -127,7 +126,7 @@ class RemotePrompts:
         timeline.prefill_s = message.prefill_seconds
         timeline.forward_s = message.forward_seconds
         logprobs = tuple(map(prompt_logprob_from_pb, message.prompt_logprobs))
-        answer.accepted.prefill_worker = prompt.worker.worker_id
+        answer.accepted.prefill_worker = prompt.request.prefill.worker_id
         answer.accept(message.cached_tokens, logprobs)
         prompt.first_tokens = [sampled_from_pb(token) for token in message.tokens]
         for choice, token in enumerate(prompt.first_tokens):
@@ -138,7 +137,9 @@ class RemotePrompts:
         """Its KV is here: runs it."""
         answer, written = prompt.answer, filled.written
         self._link_costs.handed_over(
-            prompt.worker.worker_id, written.num_bytes, written.write_s + filled.verify_s
+            WorkerId(prompt.request.prefill.worker_id),
+            written.num_bytes,
+            written.write_s + filled.verify_s,
         )
         prompt.sequence.whole_from = filled.reservation.whole_from
         prompt.sequence.is_exact = filled.reservation.is_lossless
@@ -167,7 +168,7 @@ class RemotePrompts:
         logger.warning(
             "request %s: hand-over from %s failed (%s): computing here",
             prompt.answer.request.request_id,
-            prompt.worker.worker_id,
+            prompt.request.prefill.worker_id,
             str(error) or type(error).__name__,
         )
         self.num_recomputes += 1

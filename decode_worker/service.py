@@ -4,7 +4,7 @@ whatever ends the call ends all of it.
 
 import asyncio
 
-from cluster.codec import address_from_pb, compute_request_from_pb
+from cluster.codec import compute_request_from_pb
 from cluster.detokenizer import new_detokenizer
 from cluster.errors import Draining, InvalidRequest, Overloaded
 from cluster.open_calls import OpenCalls
@@ -72,7 +72,7 @@ class DecodeService:
             return  # an earlier attempt sent all but the last message
         if message.HasField("prefill") and not _is_uneven(answer.request):
             self._feed.admitted(message.request_id)
-            await self._remote_prompts.receive(answer, address_from_pb(message.prefill), message)
+            await self._remote_prompts.receive(answer, message)
         else:
             await self._prefill_here(answer, message)
 
@@ -89,8 +89,7 @@ class DecodeService:
             sequences = [
                 Sequence(request, num_choices=num_choices, owner=answer, received_at=received_at)
             ]
-        source = address_from_pb(message.source) if message.HasField("source") else None
-        await self._fetches.fetch(sequences[0], source, message.source_tokens)
+        await self._fetches.fetch(sequences[0], message)
         for sequence in sequences:
             answer.sequences.add(sequence)
             self._compute.submit(sequence)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from cluster.codec import (
-    address_from_pb,
     compute_request_from_pb,
     prompt_logprob_to_pb,
     sampled_to_pb,
@@ -143,8 +142,7 @@ class PrefillService:
 
     async def _begin(self, loan: PromptLoan, message: pb.DecodeRequest) -> None:
         """Queues the prompt, once what another worker has of it is here."""
-        source = address_from_pb(message.source) if message.HasField("source") else None
-        await self._fetches.fetch(loan.sequence, source, message.source_tokens)
+        await self._fetches.fetch(loan.sequence, message)
         self._compute.submit(loan.sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 

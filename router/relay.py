@@ -26,7 +26,7 @@ from cluster.errors import (
     WorkerLost,
 )
 from cluster.rpc import DEADLINE_MARGIN_S
-from cluster.types import Role, WorkerId
+from cluster.types import Role, WorkerAddress, WorkerId
 from router.caller import Caller
 from router.decision import Decision
 from router.flight import Ask, Begun, Ended, Left
@@ -198,8 +198,9 @@ class Relay:
             await reader.send(data)
 
         try:
-            request = answer.routed.message + self._rest_of_request(decision, answer)
-            await self.links.get(decode).generate(request, caller.remaining_s, pass_on)
+            link = self.links.get(decode)
+            request = answer.routed.message + self._rest_of_request(decision, link.worker, answer)
+            await link.generate(request, caller.remaining_s, pass_on)
         except DeadlineExceeded as error:
             raise _deadline(error, caller, sent) from error
         except WorkerLost:
@@ -230,10 +231,11 @@ class Relay:
                 await answer.caller.send_metadata(*answer.echo)
         return data
 
-    def _rest_of_request(self, decision: Decision, answer: _Answer) -> bytes:
+    def _rest_of_request(self, decision: Decision, decode: WorkerAddress, answer: _Answer) -> bytes:
         ask, sent, placement = answer.routed.ask, answer.sent, decision.placement
         address = self.placer.pool.address
         return placement_to_bytes(
+            decode,
             prefill=address(placement.prefill) if placement.prefill else None,
             source=address(placement.source) if placement.source else None,
             num_source_tokens=placement.num_source_tokens,

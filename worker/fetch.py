@@ -59,26 +59,41 @@ class Fetches:
         self.num_tokens = 0
         self.num_failed = 0
 
-    async def fetch(
-        self, sequence: Sequence, source: WorkerAddress | None, num_expected: int
-    ) -> None:
+    async def fetch(self, sequence: Sequence, request: pb.DecodeRequest) -> None:
         """Afterwards the sequence holds what its prefix has here, fetched blocks among it.
 
-        `num_expected` tokens are believed to be at the source; 0: unknown. None is fetched
-        without a source; but who lacks what is being fetched for another waits for it, for
-        routers count on it. Raises nothing but CancelledError.
+        None is fetched without a source; but who lacks what is being fetched for another waits for
+        it, for routers count on it. Raises nothing but CancelledError.
         """
-        if source is None and not self._locks:
+        source = request.source
+        if not source.incarnation and not self._locks:
             return
         hashes = sequence.hashes(sequence.num_tokens - 1, self._kv.hash_grain)
         have = self._num_cached(hashes)
         if have == len(hashes) or not sequence.reuses_prefix:
             return
+        num_expected = request.source_tokens  # 0: unknown
         num_there = num_expected // self._kv.hash_grain if num_expected else len(hashes)
-        is_elsewhere = source is not None and source.incarnation != self._me.incarnation
-        if source is None or not is_elsewhere or num_there <= have:
+        is_elsewhere = source.incarnation not in ("", self._me.incarnation)
+        if not is_elsewhere or num_there <= have:
             await self._until_fetched(hashes[have])
             return
+        try:
+            lender = self._loans.peers.named(source.worker_id, source.incarnation)
+            await self._fetch_once(sequence, lender, hashes, have)
+        except (PenstockError, TimeoutError) as error:
+            self.num_failed += 1
+            logger.warning(
+                "request %s: its prefix cannot be fetched from %s (%s): computing it",
+                sequence.request_id,
+                source.worker_id,
+                str(error) or type(error).__name__,
+            )
+
+    async def _fetch_once(
+        self, sequence: Sequence, source: WorkerAddress, hashes: Sequences[GrainHash], have: int
+    ) -> None:
+        """Nothing is fetched that another has fetched meanwhile."""
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
         begun: list[_Begun] = []
         waits_for_another = lock.locked()  # which takes of our time: its source is not to blame
@@ -87,17 +102,11 @@ class Fetches:
                 if self._num_cached(hashes) == have:
                     self._rests.check(source)
                     await self._fetch(sequence, source, hashes, begun)
-        except (PenstockError, TimeoutError) as error:
-            if isinstance(error, TimeoutError) and not waits_for_another:
+        except TimeoutError:
+            if not waits_for_another:
                 self._learn_slow(source, begun)
                 self._rests.begin(source)
-            self.num_failed += 1
-            logger.warning(
-                "request %s: its prefix cannot be fetched from %s (%s): computing it",
-                sequence.request_id,
-                source.worker_id,
-                str(error) or type(error).__name__,
-            )
+            raise
         finally:
             if not lock.locked():
                 self._locks.pop(hashes[have], None)

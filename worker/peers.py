@@ -1,11 +1,12 @@
-"""The other workers as this one reaches them: a gRPC channel and a KV peer to each life."""
+"""The other workers as this one knows and reaches them: of each life its facts, a gRPC channel and
+a KV peer."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 
 from cluster.authority import Credentials
 from cluster.channel import Channel, open_channel
-from cluster.errors import FingerprintMismatch
+from cluster.errors import FingerprintMismatch, UnknownPeer
 from cluster.fingerprint import kv_mismatch
 from cluster.proof import audience_of
 from cluster.types import Incarnation, Member, WorkerAddress, WorkerId
@@ -31,7 +32,16 @@ class Peers:
         self._credentials = credentials
         self._tasks = tasks
         self._channels: dict[Incarnation, Channel] = {}
-        self._met: dict[WorkerId, set[Incarnation]] = {}
+        # Who is a member, has been heard from, or may still move KV.
+        self._lives: dict[WorkerId, dict[Incarnation, WorkerAddress]] = {}
+
+    def named(self, worker: str, incarnation: str) -> WorkerAddress:
+        """Gives the facts of this life of a worker. Raises UnknownPeer where nobody told them:
+        it has joined or begun anew just now, or is over."""
+        life = self._lives.get(WorkerId(worker), {}).get(Incarnation(incarnation))
+        if life is None:
+            raise UnknownPeer(f"'{worker}' is not known here as '{incarnation}'.")
+        return life
 
     async def connect(self, worker: WorkerAddress, *, by: str | None = None) -> Peer:
         """The KV peer, by the best transport there is, or by this one only.
@@ -39,13 +49,13 @@ class Peers:
         Raises FingerprintMismatch where no KV can be exchanged, TransferFailed where no
         transport reaches it.
         """
-        self._met.setdefault(worker.worker_id, set()).add(worker.incarnation)
         diff = kv_mismatch(self._me.fingerprint, worker.fingerprint)
         if diff:
             raise FingerprintMismatch(
                 f"'{self._me.worker_id}' and '{worker.worker_id}' cannot exchange KV: they differ "
                 f"in {'; '.join(diff)}."
             )
+        self._lives.setdefault(worker.worker_id, {}).setdefault(worker.incarnation, worker)
         return await self.pairs.connect(worker, by=by)
 
     def channel(self, worker: WorkerAddress) -> Channel:
@@ -63,25 +73,28 @@ class Peers:
         return self._channels.get(incarnation)
 
     def update(self, members: Sequence[Member]) -> None:
-        """Drops what is over. A newer life of a worker proves that those before it are, unless
-        they are seen to live: whoever starts it again has seen it die, or it has ended them
-        itself. Lives that are no members are kept while KV may still move: a router that starts
-        again knows of nobody at first."""
+        """Takes in who is there, and drops what is over. A newer life of a worker proves that those
+        before it are, unless they are seen to live: whoever starts it again has seen it die, or it
+        has ended them itself. Lives that are no members are kept while KV may still move: a router
+        that starts again knows of nobody at first."""
         for member in members:
             worker = member.worker
-            met = self._met.get(worker.worker_id, set())
-            for incarnation in [one for one in met if one < worker.incarnation]:
+            lives = self._lives.setdefault(worker.worker_id, {})
+            for incarnation in [one for one in lives if one < worker.incarnation]:
                 self.pairs.forget(incarnation, by_itself=incarnation in member.past_lives)
                 if not self.pairs.is_connected(incarnation):
-                    met.discard(incarnation)
+                    del lives[incarnation]
                     self._drop(incarnation)
+            lives[worker.incarnation] = worker
         self._keep({member.worker.incarnation for member in members})
 
-    def _keep(self, members: Collection[Incarnation]) -> None:
-        for worker, met in list(self._met.items()):
-            met &= {one for one in met if one in members or self.pairs.is_connected(one)}
-            if not met:
-                del self._met[worker]
+    def _keep(self, members: Set[Incarnation]) -> None:
+        for worker, lives in list(self._lives.items()):
+            for incarnation in lives.keys() - members:
+                if not self.pairs.is_connected(incarnation):
+                    del lives[incarnation]
+            if not lives:
+                del self._lives[worker]
         for incarnation in list(self._channels):
             if incarnation not in members and not self.pairs.is_connected(incarnation):
                 self._drop(incarnation)

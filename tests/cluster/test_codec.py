@@ -39,7 +39,9 @@ from cluster.types import (
     WorkerAddress,
     WorkerId,
 )
+from cluster.wire_version import NAMED_SINCE
 from penstock.v1 import worker_pb2
+from tests.cluster.cluster_samples import FINGERPRINT, member
 
 M = TypeVar("M", bound=Message)
 
@@ -283,7 +285,7 @@ def test_decode_requests(
 ) -> None:
     known = codec.decode_request_to_bytes(value, model="m", tenant=tenant, cache_scope=scope)
     placed = codec.placement_to_bytes(
-        prefill=prefill, emitted=value.emitted, due_s=value.due_s, router_s=0.5
+        member().worker, prefill=prefill, emitted=value.emitted, due_s=value.due_s, router_s=0.5
     )
     message = worker_pb2.DecodeRequest.FromString(known + placed)
     assert computed(message, value) == value
@@ -295,7 +297,26 @@ def test_decode_requests(
     if prefill is None:
         assert not message.HasField("prefill")
     else:
-        assert codec.address_from_pb(message.prefill) == prefill
+        assert named(message.prefill) == (prefill.worker_id, prefill.incarnation)
+        assert {field.name for field, _ in message.prefill.ListFields()} <= {
+            "worker_id",
+            "incarnation",
+        }
+
+
+def named(message: worker_pb2.WorkerAddress) -> tuple[str, str]:
+    return message.worker_id, message.incarnation
+
+
+def test_a_worker_of_the_version_before_is_told_all_of_whom_a_request_names() -> None:
+    other = member("p0", role=Role.PREFILL).worker
+    before = member(fingerprint=replace(FINGERPRINT, wire_version=NAMED_SINCE - 1)).worker
+    for decode, is_whole in ((before, True), (member().worker, False)):
+        placed = codec.placement_to_bytes(decode, prefill=other, source=other)
+        message = worker_pb2.DecodeRequest.FromString(placed)
+        for each in (message.prefill, message.source):
+            assert named(each) == (other.worker_id, other.incarnation)
+            assert (each == codec.address_to_pb(other)) is is_whole
 
 
 @pytest.mark.parametrize("reason", FinishReason)

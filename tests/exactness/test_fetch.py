@@ -11,7 +11,7 @@ from tests.checkpoints import FAMILIES, checkpoint
 from tests.engine.greedy import count_mismatches
 from tests.exactness.ways import draw_prompts, torch_engine
 from tests.workers.decoding import continuation, decode
-from tests.workers.fetching import address, counted, ids
+from tests.workers.fetching import counted, ids, named
 from tests.workers.local_cluster import LocalCluster
 
 BLOCK_SIZES = [(16, 16), (8, 32), (32, 8)]
@@ -33,12 +33,12 @@ async def check(
     prompts = [prompt + prompt[:20] for prompt in draw_prompts(11, num, cached=False)]
     async with cluster:
         source, receiver = cluster.decode
-        where = {"prefill": address(cluster.prefill[0])} if remote else {}
+        where = {"prefill": named(cluster.prefill[0])} if remote else {}
         outputs = []
         for prompt in prompts:
             await decode(source, continuation([], prompt=prompt, max_tokens=1))
             request = continuation([], prompt=prompt, max_tokens=12, **where)
-            request.source.CopyFrom(address(source))
+            request.source.CopyFrom(named(source))
             outputs.append(ids(await decode(receiver, request)))
         fetching = cluster.prefill[0] if remote else receiver
         largest = max(sizes)

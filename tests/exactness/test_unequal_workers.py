@@ -14,7 +14,7 @@ from engine.checkpoint import load_spec
 from engine.engine import Engine, EngineConfig
 from tests.checkpoints import VOCAB_SIZE, checkpoint, reference_greedy
 from tests.workers.decoding import decode
-from tests.workers.fetching import address, counted, ids, request
+from tests.workers.fetching import counted, ids, named, request
 from tests.workers.local_cluster import LocalCluster, Running
 
 torch.set_num_threads(1)
@@ -48,7 +48,7 @@ def cluster_of(
 
 
 async def answer(decoder: Running, prompt: list[int], *, prefill: Running | None) -> list[int]:
-    fields = {} if prefill is None else {"prefill": address(prefill)}
+    fields = {} if prefill is None else {"prefill": named(prefill)}
     messages = await decode(decoder, request(prompt, NUM, **fields))
     assert messages[-1].finished.timeline.recomputes == 0
     return ids(messages)

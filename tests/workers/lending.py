@@ -8,7 +8,7 @@ from penstock.v1 import worker_pb2 as pb
 from tests.kv_transfer.faulty_transport import FaultyTransport
 from tests.router.fake_worker import TOKEN
 from tests.workers.decoding import decode
-from tests.workers.fetching import PROMPT, request, warm
+from tests.workers.fetching import PROMPT, request, told, warm
 from tests.workers.local_cluster import LocalCluster, Running
 
 LEASE_S = 0.4
@@ -46,5 +46,5 @@ async def borrow(
             return await channel.unary("penstock.v1.Worker", "Probe", probe, timeout_s=20)
     asked = request(prompt)
     place = asked.prefill if what == "prompt" else asked.source
-    place.CopyFrom(lender)
+    place.CopyFrom(told(receiver, lender))
     return await decode(receiver, asked)

@@ -13,7 +13,7 @@ from typing import Any, Self
 from cluster.authority import PLAIN
 from cluster.errors import PenstockError
 from cluster.measurements import Measurements
-from cluster.membership import new_incarnation
+from cluster.membership import Membership, new_incarnation
 from cluster.secrets import load_secrets
 from cluster.tokenizer import Tokenizer
 from cluster.types import Incarnation, KvLayout, Role
@@ -248,7 +248,15 @@ class LocalCluster(Cluster):
             return names <= {load.worker for load in snapshot.loads}
 
         await self.until(all_serve)
+        await self.introduce()
         return self
+
+    async def introduce(self) -> None:
+        """Tells all workers who is there, as their next heartbeats will."""
+        members = await Membership(self.router.store).members()
+        for running in self.workers:
+            worker = running.worker
+            worker.worker._transfers.keeper.update(worker.member, members)
 
     async def __aexit__(
         self,

@@ -18,7 +18,17 @@ from tests.kv_transfer.faulty_transport import FaultyTransport
 from tests.router.fake_worker import TOKEN
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import decode
-from tests.workers.fetching import PROMPT, SLOT_BYTES, address, counted, ids, request, warm
+from tests.workers.fetching import (
+    PROMPT,
+    SLOT_BYTES,
+    address,
+    counted,
+    ids,
+    named,
+    request,
+    told,
+    warm,
+)
 from tests.workers.local_cluster import LocalCluster
 
 
@@ -47,9 +57,9 @@ async def test_a_prefill_worker_fetches_from_either_role(
     workers = [{"block_size": 8}, {"block_size": 16}]
     async with LocalCluster(checkpoint, tmp_path, decode=workers, prefill=workers) as cluster:
         source = (cluster.decode if role == "decode" else cluster.prefill)[0]
-        first = {} if role == "decode" else {"prefill": address(source)}
+        first = {} if role == "decode" else {"prefill": named(source)}
         await decode(cluster.decode[0], request(**first))
-        asked = request(source=source, prefill=address(cluster.prefill[1]))
+        asked = request(source=source, prefill=named(cluster.prefill[1]))
         messages = await decode(cluster.decode[1], asked)
         assert ids(messages) == expected(PROMPT, 8)
         assert messages[-1].finished.timeline.recomputes == 0
@@ -140,8 +150,10 @@ async def test_a_source_of_another_model_is_not_fetched_from(
     async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
         source, receiver = cluster.decode
         await warm(source)
-        asked = request(source=source)
-        asked.source.fingerprint.model_digest = "another"
+        other = address(source)
+        other.fingerprint.model_digest = "another"
+        asked = request()
+        asked.source.CopyFrom(told(receiver, other))
         assert ids(await decode(receiver, asked)) == expected(PROMPT, 8)
         assert counted(receiver, "fetch_failures") == 1
         assert counted(source, "lent_tokens") == 0
@@ -190,7 +202,7 @@ async def test_a_fetch_is_cancelled_with_its_request(
         source, receiver = cluster.decode
         await warm(source)
         source.transport.close_gate()
-        where = {"prefill": address(cluster.prefill[0])} if role == "prefill" else {}
+        where = {"prefill": named(cluster.prefill[0])} if role == "prefill" else {}
         task = asyncio.create_task(decode(receiver, request(source=source, **where)))
         await asyncio.to_thread(source.transport.held.wait, 10)
         task.cancel()

@@ -14,7 +14,7 @@ from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
 from tests.workers.answers import expected
 from tests.workers.decoding import decode
-from tests.workers.fetching import PROMPT, address, ids, request
+from tests.workers.fetching import PROMPT, address, ids, request, told
 from tests.workers.lending import borrow, cluster_of, lender_of
 from tests.workers.loan_ends import LENDERS, Said, ScriptedLender, borrower
 
@@ -53,7 +53,7 @@ async def test_a_lender_that_reads_nothing_is_not_waited_for(
         receiver, other = cluster.decode
         async with DeafLender(other, never_speaks) as lender:
             asked = request()
-            asked.prefill.CopyFrom(lender.address)
+            asked.prefill.CopyFrom(told(receiver, lender.address))
             asked.params.stop_strings.extend(["x" * 1000] * 1000)
             answer = await asyncio.wait_for(decode(receiver, asked), 30.0)
             assert ids(answer) == expected(PROMPT, 8)

@@ -14,7 +14,7 @@ from penstock.v1 import worker_pb2
 from tests.router.fake_worker import TOKEN
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import decode
-from tests.workers.fetching import SLOT_BYTES, address, counted, ids, request
+from tests.workers.fetching import SLOT_BYTES, address, counted, ids, named, request, told
 from tests.workers.local_cluster import LocalCluster, Running
 
 PROMPT = prompt_of(2, 50)
@@ -104,7 +104,7 @@ async def test_a_pair_that_fails_is_tried_again_until_it_is_up(
         joined = await cluster.start_worker(Role.PREFILL)
         await cluster.until(lambda: counted(receiver, "pairs_refused") == 1)
         prompt_tokens = joined.worker.scheduler.counters()["computed_tokens"]
-        asked = request(PROMPT, prefill=address(joined))
+        asked = request(PROMPT, prefill=named(joined))
         messages = await decode(receiver, asked)
         assert ids(messages) == expected(PROMPT, 8)
         assert messages[-1].finished.timeline.recomputes == 1
@@ -113,7 +113,7 @@ async def test_a_pair_that_fails_is_tried_again_until_it_is_up(
         receiver.transport.failure = ""
         await cluster.until(lambda: counted(receiver, "pairs_refused") == 0)
         assert knows(receiver, joined)
-        messages = await decode(receiver, request(prompt_of(3, 50), prefill=address(joined)))
+        messages = await decode(receiver, request(prompt_of(3, 50), prefill=named(joined)))
         assert messages[-1].finished.timeline.recomputes == 0
 
 
@@ -122,10 +122,11 @@ async def test_a_required_transport_that_the_other_lacks_is_refused_loudly(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with counting(checkpoint, tmp_path, decode=[{"require_transport": "memory"}]) as cluster:
-        asked = request(PROMPT, prefill=address(cluster.prefill[0]))
-        asked.prefill.transports.clear()
-        asked.prefill.transports["other"] = "there"
-        asked.prefill.incarnation = "another life"
+        other = address(cluster.prefill[0])
+        other.transports.clear()
+        other.transports["other"] = "there"
+        other.incarnation = "another life"
+        asked = request(PROMPT, prefill=told(cluster.decode[0], other))
         messages = await decode(cluster.decode[0], asked)
         assert ids(messages) == expected(PROMPT, 8)
         assert messages[-1].finished.timeline.recomputes == 1

@@ -14,7 +14,7 @@ import pytest
 from engine.echo import echo_layout
 from tests.workers.answers import VOCAB, expected, prompt_of
 from tests.workers.decoding import decode
-from tests.workers.fetching import address, counted, ids, request
+from tests.workers.fetching import counted, ids, named, request
 from tests.workers.local_cluster import LocalCluster, Running
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ async def ask(
     prefill: Running | None = None,
     source: Running | None = None,
 ) -> list[Any]:
-    fields = {} if prefill is None else {"prefill": address(prefill)}
+    fields = {} if prefill is None else {"prefill": named(prefill)}
     messages = await decode(running, request(prompt, source=source, **fields))
     assert ids(messages) == expected(prompt, 8)
     assert messages[-1].finished.timeline.recomputes == 0
@@ -128,7 +128,7 @@ async def converse(
             receiver = rng.choice(cluster.decode)
             source = rng.choice([None, *(one for one in cluster.workers if one is not receiver)])
             prefill = rng.choice([None, *cluster.prefill])
-            fields = {} if prefill is None else {"prefill": address(prefill)}
+            fields = {} if prefill is None else {"prefill": named(prefill)}
             made = request(prompt, source=None if source is prefill else source, **fields)
             assert ids(await decode(receiver, made)) == expected(prompt, 8)
 

@@ -13,7 +13,7 @@ from penstock.v1 import worker_pb2
 from tests.router.fake_worker import TOKEN
 from tests.workers.answers import expected
 from tests.workers.decoding import decode
-from tests.workers.fetching import PROMPT, address, counted, ids, request, warm
+from tests.workers.fetching import PROMPT, address, counted, ids, request, told, warm
 from tests.workers.local_cluster import LocalCluster, Running
 
 
@@ -44,7 +44,7 @@ async def test_a_hand_over_from_another_version_is_refused_and_computed_here(
     async with LocalCluster(checkpoint, tmp_path) as cluster:
         [receiver], [prefill] = cluster.decode, cluster.prefill
         asked = request()
-        asked.prefill.CopyFrom(older(prefill))
+        asked.prefill.CopyFrom(told(receiver, older(prefill)))
         assert ids(await decode(receiver, asked)) == expected(PROMPT, 8)
         assert counted(receiver, "hand_over_recomputes") == 1
         assert f"wire_version: {WIRE_VERSION} and {WIRE_VERSION - 1}" in caplog.text
@@ -57,7 +57,7 @@ async def test_a_prefix_of_another_version_is_computed_here(
         source, receiver = cluster.decode
         await warm(source)
         asked = request()
-        asked.source.CopyFrom(older(source))
+        asked.source.CopyFrom(told(receiver, older(source)))
         assert ids(await decode(receiver, asked)) == expected(PROMPT, 8)
         assert counted(receiver, "fetch_failures") == 1
         assert counted(source, "lent_tokens") == 0
