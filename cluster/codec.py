@@ -4,7 +4,6 @@ What a peer sent wrongly is an `InvalidRequest` that names the field.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from cluster.block_hash import HASH_BYTES, hash_key, split_hashes
 from cluster.errors import InvalidRequest
@@ -27,7 +26,6 @@ from cluster.prediction_codec import (
 from cluster.types import (
     CacheChange,
     ComputeRequest,
-    FinishReason,
     GrainHash,
     LoadReport,
     SampledToken,
@@ -56,8 +54,6 @@ __all__ = [  # with these, all of the codec is found here
     "decode_request_to_bytes",
     "fingerprint_from_pb",
     "fingerprint_to_pb",
-    "finish_reason_from_pb",
-    "finish_reason_to_pb",
     "hashes_from_bytes",
     "hashes_to_bytes",
     "load_report_from_pb",
@@ -74,14 +70,6 @@ __all__ = [  # with these, all of the codec is found here
     "sampled_from_pb",
     "sampled_to_pb",
 ]
-
-FINISH_REASONS: Final = {
-    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
-}
-_FINISH_REASONS_BACK: Final[dict[int, FinishReason]] = {
-    number: reason for reason, number in FINISH_REASONS.items()
-}
 
 
 # Requests as workers see them
@@ -206,17 +194,6 @@ def _top_to_pb(logprob: TokenLogprob) -> list[inference_pb2.TopLogprob]:
 
 def _top_from_pb(top: Iterable[inference_pb2.TopLogprob]) -> tuple[tuple[int, float], ...]:
     return tuple((item.token_id, item.logprob) for item in top)
-
-
-def finish_reason_to_pb(reason: FinishReason) -> inference_pb2.FinishReason:
-    return FINISH_REASONS[reason]
-
-
-def finish_reason_from_pb(number: int) -> FinishReason:
-    reason = _FINISH_REASONS_BACK.get(number)
-    if reason is None:
-        raise InvalidRequest("finished.choices.reason", f"Finish reason {number} is unknown.")
-    return reason
 
 
 # Load reports and cache events

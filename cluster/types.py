@@ -24,11 +24,6 @@ class Role(StrEnum):
     DECODE = "decode"
 
 
-class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-
-
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     role: str

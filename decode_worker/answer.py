@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cluster.codec import finish_reason_to_pb, logprob_to_pb, prompt_logprob_to_pb
+from cluster.codec import logprob_to_pb, prompt_logprob_to_pb
 from cluster.detokenizer import Detokenizer
-from cluster.types import ComputeRequest, FinishReason, SampledToken, TokenLogprob
+from cluster.types import ComputeRequest, SampledToken, TokenLogprob
 from decode_worker.timeline import Moment, RequestTimeline
 from engine.batcher import Drawn
 from engine.sequence import Sequence
@@ -172,11 +172,11 @@ class OwnedAnswer:
             return choice
         params = self.request.params
         if emitted[-1] in params.sampling.stop_token_ids:
-            choice.finish = _finish(FinishReason.STOP, stop_token_id=emitted[-1])
+            choice.finish = _finish(pb.FINISH_REASON_STOP, stop_token_id=emitted[-1])
         elif (delta := detokenizer.replay(emitted)).stop_string is not None:
-            choice.finish = _finish(FinishReason.STOP, stop_string=delta.stop_string)
+            choice.finish = _finish(pb.FINISH_REASON_STOP, stop_string=delta.stop_string)
         elif len(emitted) >= params.max_tokens:
-            choice.finish = _finish(FinishReason.LENGTH)
+            choice.finish = _finish(pb.FINISH_REASON_LENGTH)
         if choice.finish is not None:
             choice.finish.choice = index
         return choice
@@ -185,14 +185,14 @@ class OwnedAnswer:
         params = self.request.params
         if token_id in params.sampling.stop_token_ids:
             choice.text += choice.detokenizer.finish()
-            return _finish(FinishReason.STOP, stop_token_id=token_id)
+            return _finish(pb.FINISH_REASON_STOP, stop_token_id=token_id)
         delta = choice.detokenizer.push([token_id])
         choice.text += delta.text
         if delta.stop_string is not None:
-            return _finish(FinishReason.STOP, stop_string=delta.stop_string)
+            return _finish(pb.FINISH_REASON_STOP, stop_string=delta.stop_string)
         if choice.num_output >= params.max_tokens:
             choice.text += choice.detokenizer.finish()
-            return _finish(FinishReason.LENGTH)
+            return _finish(pb.FINISH_REASON_LENGTH)
         return None
 
 
@@ -207,8 +207,6 @@ def _delta(index: int, choice: AnswerChoice) -> pb.Delta:
 
 
 def _finish(
-    reason: FinishReason, *, stop_string: str | None = None, stop_token_id: int | None = None
+    reason: pb.FinishReason, *, stop_string: str | None = None, stop_token_id: int | None = None
 ) -> pb.ChoiceFinish:
-    return pb.ChoiceFinish(
-        reason=finish_reason_to_pb(reason), stop_string=stop_string, stop_token_id=stop_token_id
-    )
+    return pb.ChoiceFinish(reason=reason, stop_string=stop_string, stop_token_id=stop_token_id)

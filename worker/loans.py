@@ -9,7 +9,6 @@ from math import inf
 from typing import Final, NamedTuple
 
 from cluster.channel import Exchange
-from cluster.codec import address_to_pb
 from cluster.errors import PenstockError, TransferFailed
 from cluster.lateness import AttentiveClock
 from cluster.rpc import Call
@@ -56,7 +55,6 @@ class Filled(NamedTuple):
 class Loans:
     """What one worker borrows and lends with."""
 
-    me: WorkerAddress
     peers: Peers
     table: ReservationTable
     writes: Writes
@@ -82,11 +80,12 @@ class Loans:
         bring it. What a lender may write yet is the table's then.
         """
         begin = time.monotonic()
-        wire_dtype = self.me.fingerprint.wire_dtype if narrows else None
+        me = self.peers.me
+        wire_dtype = me.fingerprint.wire_dtype if narrows else None
         share = self.table.share_of(lender.fingerprint.layout, wire_dtype)
         peer = await self.peers.connect(lender, by=by)
         connect_s = time.monotonic() - begin
-        start.borrower.CopyFrom(address_to_pb(self.me))
+        start.borrower.worker_id, start.borrower.incarnation = me.worker_id, me.incarnation
         end = Borrower(
             self.clock.now(),
             lease_s=self.lease_s,

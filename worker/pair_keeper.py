@@ -71,6 +71,7 @@ class PairKeeper:
     def update(self, me: Member, members: Sequence[Member]) -> None:
         """The members as of now; after each heartbeat."""
         others = [one for one in members if one.worker.incarnation != me.worker.incarnation]
+        self._peers.me = me.worker
         self._peers.update(others)
         lives = {other.worker.incarnation for other in others}
         for gone in self._keeping.keys() - lives:

@@ -27,7 +27,7 @@ class Peers:
     ) -> None:
         """`tasks` outlives every request."""
         self.pairs = pairs
-        self._me = me
+        self.me = me  # once it is a member, as all know it
         self._token = token
         self._credentials = credentials
         self._tasks = tasks
@@ -49,10 +49,10 @@ class Peers:
         Raises FingerprintMismatch where no KV can be exchanged, TransferFailed where no
         transport reaches it.
         """
-        diff = kv_mismatch(self._me.fingerprint, worker.fingerprint)
+        diff = kv_mismatch(self.me.fingerprint, worker.fingerprint)
         if diff:
             raise FingerprintMismatch(
-                f"'{self._me.worker_id}' and '{worker.worker_id}' cannot exchange KV: they differ "
+                f"'{self.me.worker_id}' and '{worker.worker_id}' cannot exchange KV: they differ "
                 f"in {'; '.join(diff)}."
             )
         self._lives.setdefault(worker.worker_id, {}).setdefault(worker.incarnation, worker)

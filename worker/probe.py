@@ -4,7 +4,7 @@ verify. It warms a pair up, measures it, and shows that it works."""
 import time
 from dataclasses import dataclass
 
-from cluster.codec import address_from_pb
+from cluster.codec import address_from_pb, address_to_pb
 from cluster.errors import DeadlineExceeded, Overloaded
 from cluster.lateness import Patience
 from cluster.rpc import Call
@@ -89,7 +89,8 @@ class Probes:
                 borrowing.grant(taken, 0, min(num_found, num_free))
             return bool(taken)
 
-        start = pb.LendStart(probe_tokens=num_tokens)
+        introduced = address_to_pb(self._loans.peers.me)  # it may have joined just now
+        start = pb.LendStart(borrower=introduced, probe_tokens=num_tokens)
         filled = await self._loans.borrow(source, start, found, by=by)
         if filled is None:
             raise Overloaded(f"'{source.worker_id}' or '{self._me.worker_id}' has no block free.")

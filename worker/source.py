@@ -55,7 +55,7 @@ class Source:
         if message is None or message.WhichOneof("event") != "start":
             raise InvalidRequest("start", "A loan begins with 'start'.")
         start: pb.LendStart = message.start
-        borrower = address_from_pb(start.borrower)
+        borrower = self._borrower(start.borrower)
         if self._open_calls.is_draining:
             raise Draining(f"{self._me.worker_id} is draining: compute, or borrow elsewhere.")
         with self._open_calls:
@@ -65,6 +65,12 @@ class Source:
                 await self.lend_prompt(start.prompt, borrower, call)
             else:
                 await self._lend_cached(self._held(start), borrower, call)
+
+    def _borrower(self, said: pb.WorkerAddress) -> WorkerAddress:
+        """Raises UnknownPeer for one of whom nobody has told more than its name."""
+        if said.incarnation and not said.address:
+            return self._loans.peers.named(said.worker_id, said.incarnation)
+        return address_from_pb(said)
 
     async def _lend_cached(
         self, blocks: list[BlockId], borrower: WorkerAddress, call: Call

@@ -58,7 +58,6 @@ class Transfers:
         self.link_costs = LinkCosts()
         self.rests = Rests(self.table, rest_s=config.lease_s)
         self.loans = Loans(
-            me=me,
             peers=self.peers,
             table=self.table,
             writes=self.writes,

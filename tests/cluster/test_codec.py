@@ -20,7 +20,6 @@ from cluster.types import (
     DrainReport,
     ErrorQuantiles,
     Fingerprint,
-    FinishReason,
     GenerationParams,
     GrainHash,
     HistogramReport,
@@ -319,11 +318,6 @@ def test_a_worker_of_the_version_before_is_told_all_of_whom_a_request_names() ->
             assert (each == codec.address_to_pb(other)) is is_whole
 
 
-@pytest.mark.parametrize("reason", FinishReason)
-def test_finish_reasons(reason: FinishReason) -> None:
-    assert codec.finish_reason_from_pb(codec.finish_reason_to_pb(reason)) is reason
-
-
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -419,8 +413,6 @@ def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
             ),
             "pairs.write_seconds",
         ),
-        (lambda: codec.finish_reason_from_pb(0), "finished.choices.reason"),
-        (lambda: codec.finish_reason_from_pb(99), "finished.choices.reason"),
         (
             lambda: computed(worker_pb2.DecodeRequest()),
             "request_id",

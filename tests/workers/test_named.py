@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.types import Role
+from cluster.types import Role, WorkerAddress
 from penstock.v1 import worker_pb2
 from tests.workers.answers import expected, prompt_of
 from tests.workers.decoding import decode
@@ -22,6 +22,14 @@ def changed(running: Running, worker: str | None, life: str | None) -> worker_pb
     return worker_pb2.WorkerAddress(
         worker_id=worker or name.worker_id, incarnation=life or name.incarnation
     )
+
+
+def known(one: Running, other: Running) -> WorkerAddress:
+    name = named(other)
+    facts: WorkerAddress = one.worker.worker._transfers.peers.named(
+        name.worker_id, name.incarnation
+    )
+    return facts
 
 
 @pytest.mark.parametrize(("worker", "life"), UNKNOWN)
@@ -88,6 +96,21 @@ async def test_a_prefill_worker_is_known_to_decode_workers_before_it_serves(
             messages = await decode(receiver, request(prompt, prefill=named(joined)))
             assert ids(messages) == expected(prompt, 8)
             assert messages[-1].finished.timeline.recomputes == 0
+            for one, other in ((receiver, joined), (joined, receiver)):
+                assert known(one, other).address == other.address
+
+
+async def test_a_borrower_that_is_not_known_is_lent_nothing(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
+        lender, receiver = cluster.decode
+        await warm(lender)
+        peers = lender.worker.worker._transfers.peers
+        peers._lives.clear()  # as before the heartbeat that tells it
+        assert ids(await decode(receiver, request(source=lender))) == expected(PROMPT, 8)
+        assert counted(receiver, "fetch_failures") == 1
+        assert counted(lender, "lent_tokens") == 0
 
 
 @pytest.mark.slow
