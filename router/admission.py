@@ -1,7 +1,8 @@
 """Which requests the router takes on: a bound, one request an id, and none while it drains."""
 
 import asyncio
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cluster.errors import Draining, DuplicateRequest, Overloaded
 
@@ -21,8 +22,9 @@ class Admission:
     def num_in_flight(self) -> int:
         return len(self._request_ids)
 
-    def admit(self, request_id: str) -> "Admitted":
-        """Takes a request in, for the scope of what is returned."""
+    @contextmanager
+    def admit(self, request_id: str) -> Iterator[None]:
+        """Has a request in flight for as long as the scope lasts."""
         if self._refuses:
             raise Draining("This router is draining: send the request to another one.")
         if request_id in self._request_ids:
@@ -33,7 +35,14 @@ class Admission:
             raise Overloaded(
                 f"{self._max_in_flight} requests are in flight, and no more are taken on."
             )
-        return Admitted(self, request_id)
+        self._request_ids.add(request_id)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._request_ids.discard(request_id)
+            if not self._request_ids:
+                self._idle.set()
 
     def drain(self, *, refuses: bool) -> None:
         """`refuses`: whoever comes from now on. Else nobody does, and who is here is taken on."""
@@ -43,33 +52,3 @@ class Admission:
     async def idle(self) -> None:
         """Returns when nothing is in flight."""
         await self._idle.wait()
-
-    def enter(self, request_id: str) -> None:
-        self._request_ids.add(request_id)
-        self._idle.clear()
-
-    def leave(self, request_id: str) -> None:
-        self._request_ids.discard(request_id)
-        if not self._request_ids:
-            self._idle.set()
-
-
-class Admitted:
-    """One request in flight. Enter it at once: nothing may be awaited between."""
-
-    __slots__ = ("_admission", "request_id")
-
-    def __init__(self, admission: Admission, request_id: str) -> None:
-        self._admission = admission
-        self.request_id = request_id
-
-    def __enter__(self) -> None:
-        self._admission.enter(self.request_id)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._admission.leave(self.request_id)

@@ -127,7 +127,7 @@ class Relay:
             worker = self.placer.pool.address(decode)
             assert worker is not None, "it has just been chosen"
             try:
-                await self._serve_by(decision, answer)
+                await self._serve_by(decision, worker, answer)
                 return
             except (WorkerLost, ResourceError) as error:
                 if sent.is_finished:
@@ -184,11 +184,11 @@ class Relay:
             tries=tries,
         )
 
-    async def _serve_by(self, decision: Decision, answer: _Answer) -> None:
+    async def _serve_by(self, decision: Decision, worker: WorkerAddress, answer: _Answer) -> None:
         """One try."""
         sent, caller, reader = answer.sent, answer.caller, answer.reader
         num_before, num_tokens_before = sent.num_messages, caller.tokens_emitted
-        request_id, decode = answer.routed.ask.request_id, decision.placement.decode
+        request_id, decode = answer.routed.ask.request_id, worker.worker_id
 
         async def pass_on(data: bytes) -> None:
             if sent.num_messages == num_before:
@@ -198,9 +198,8 @@ class Relay:
             await reader.send(data)
 
         try:
-            link = self.links.get(decode)
-            request = answer.routed.message + self._rest_of_request(decision, link.worker, answer)
-            await link.generate(request, caller.remaining_s, pass_on)
+            request = answer.routed.message + self._rest_of_request(decision, worker, answer)
+            await self.links.get(decode).generate(request, caller.remaining_s, pass_on)
         except DeadlineExceeded as error:
             raise _deadline(error, caller, sent) from error
         except WorkerLost:

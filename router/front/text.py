@@ -14,7 +14,6 @@ from cluster.checkpoint_review import CheckpointReview, review
 from cluster.codec import decode_request_to_bytes
 from cluster.limits import Limits
 from cluster.tokenizer import Tokenizer
-from cluster.types import ComputeRequest
 from router.config import RouterConfig
 from router.fleet import Identity
 from router.flight import DEFAULT_TENANT, Ask
@@ -79,34 +78,28 @@ class Text:
         self, given: GenerationInput, prompt_ids: Sequence[int], received_at: float
     ) -> RoutedRequest:
         """Checks what needs tokens, and hashes."""
-        resolved = resolve(given, prompt_ids, self.tokenizer, self.info, self.limits)
         key = hash_key(
             self.hash_secret,
             tenant=DEFAULT_TENANT,
-            cache_scope=resolved.cache_scope,
+            cache_scope=given.cache_scope,
             model_digest=self.info.model_digest,
         )
-        compute = ComputeRequest(
-            request_id=resolved.request_id,
-            prompt_ids=resolved.prompt_ids,
-            params=resolved.params,
-            hash_key=key,
-        )
+        request = resolve(given, prompt_ids, self.tokenizer, self.info, self.limits, hash_key=key)
         # Prompt logprobs need every prompt token computed.
-        reuses_cache = resolved.params.sampling.num_prompt_logprobs is None
+        reuses_cache = request.params.sampling.num_prompt_logprobs is None
         ask = Ask(
-            request_id=resolved.request_id,
-            hashes=grain_hashes(key, resolved.prompt_ids, self.hash_grain) if reuses_cache else (),
-            num_prompt_tokens=len(resolved.prompt_ids),
-            max_tokens=resolved.params.max_tokens,
+            request_id=request.request_id,
+            hashes=grain_hashes(key, request.prompt_ids, self.hash_grain) if reuses_cache else (),
+            num_prompt_tokens=len(request.prompt_ids),
+            max_tokens=request.params.max_tokens,
             arrived_at=received_at,
-            num_choices=resolved.params.num_choices,
+            num_choices=request.params.num_choices,
             hints=given.hints,
         )
         message = decode_request_to_bytes(
-            compute,
+            request,
             model=self.info.name,
             tenant=DEFAULT_TENANT,
-            cache_scope=resolved.cache_scope,
+            cache_scope=given.cache_scope,
         )
         return RoutedRequest(ask, message)

@@ -17,7 +17,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from cluster.errors import InvalidRequest, UnknownModel, UnsupportedFeature
 from cluster.limits import Limits
 from cluster.tokenizer import Tokenizer
-from cluster.types import GenerationParams, RoutingHints, SamplingParams
+from cluster.types import ComputeRequest, GenerationParams, RoutingHints, SamplingParams
 from penstock.v1 import inference_pb2 as pb
 from router.front.bad_words import bad_word_ids, check_bad_words
 from router.front.field_rules import check_supported, plain_rules, plain_values
@@ -49,7 +49,6 @@ __all__ = [
     "Limits",
     "ModelInfo",
     "Prompt",
-    "ResolvedRequest",
     "TextPrompt",
     "TokenPrompt",
     "check_detokenize",
@@ -80,14 +79,6 @@ class GenerationInput:
     params: GenerationParams  # max_tokens of 0: what there is room for
     bad_words: tuple[str, ...]  # not among the parameters yet
     hints: RoutingHints
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedRequest:
-    request_id: str
-    prompt_ids: list[int]
-    params: GenerationParams
-    cache_scope: str
 
 
 def parse(message_type: type[M], raw: bytes) -> M:
@@ -244,14 +235,16 @@ def resolve(
     tokenizer: Tokenizer,
     info: ModelInfo,
     limits: Limits,
-) -> ResolvedRequest:
+    *,
+    hash_key: bytes,
+) -> ComputeRequest:
     """The last bounds, how long the answer may be, and what is tokenised beside the prompt."""
     num_prompt = len(prompt_ids)
     field = prompt_field(given.prompt)
     check_prompt_tokens(num_prompt, info, limits, field)
     ids = prompt_ids if isinstance(prompt_ids, list) else list(prompt_ids)
     check_ids(ids, field, info.vocab_size)
-    return ResolvedRequest(
+    return ComputeRequest(
         request_id=given.request_id,
         prompt_ids=ids,
         params=replace(
@@ -259,7 +252,7 @@ def resolve(
             sampling=_with_bad_words(given, tokenizer, info),
             max_tokens=_max_tokens(given.params, num_prompt, info, limits),
         ),
-        cache_scope=given.cache_scope,
+        hash_key=hash_key,
     )
 
 

@@ -43,7 +43,8 @@ def resolved(directory: Path, prompt: list[int]) -> GenerationParams:
     info = ModelInfo.load(directory, "m")
     request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt))
     given = check_generate(request, info, Limits())
-    return resolve(given, prompt, Tokenizer.load(directory), info, Limits()).params
+    tokenizer = Tokenizer.load(directory)
+    return resolve(given, prompt, tokenizer, info, Limits(), hash_key=b"").params
 
 
 def ours(directory: Path, *, num: int) -> list[int]:

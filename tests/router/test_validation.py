@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,26 +16,26 @@ from cluster.chat_template import ChatTemplate
 from cluster.errors import CallerError, InvalidRequest, UnknownModel, UnsupportedFeature
 from cluster.limits import Limits
 from cluster.tokenizer import Tokenizer
-from cluster.types import ChatMessage
+from cluster.types import ChatMessage, ComputeRequest
 from penstock.v1 import inference_pb2 as pb
+from router.front import validation
 from router.front.field_rules import UNSUPPORTED
 from router.front.model_info import ModelInfo, SamplingDefaults
 from router.front.prompt import ChatPrompt, TextPrompt, TokenPrompt
 from router.front.validation import (
-    ResolvedRequest,
     check_detokenize,
     check_generate,
     check_tokenize,
     parse,
     parse_generate,
     prompt_ids,
-    resolve,
 )
 from tests.cluster.small_tokenizers import small_tokenizer
 from tests.router.served_model import INFO, LIMITS
 
 SHIPPED = Path(__file__).parents[2] / "shipped_model" / "penstock-tiny"
 TOKENIZER = small_tokenizer("byte_level")
+resolve = partial(validation.resolve, hash_key=b"key")
 
 
 def request(**fields: object) -> pb.GenerateRequest:
@@ -57,7 +58,7 @@ def chat(*messages: tuple[str, str]) -> pb.Chat:
 
 def resolved(
     message: pb.GenerateRequest, ids: int | list[int] = 10, limits: Limits = LIMITS
-) -> ResolvedRequest:
+) -> ComputeRequest:
     ids = [5] * ids if isinstance(ids, int) else ids
     return resolve(check_generate(message, INFO, limits), ids, TOKENIZER, INFO, limits)
 
