@@ -93,7 +93,7 @@ class Fetches:
     async def _fetch_once(
         self, sequence: Sequence, source: WorkerAddress, hashes: Sequences[GrainHash], have: int
     ) -> None:
-        """Nothing is fetched that another has fetched meanwhile."""
+        """Fetches the prefix, unless another request has meanwhile."""
         lock = self._locks.setdefault(hashes[have], asyncio.Lock())
         begun: list[_Begun] = []
         waits_for_another = lock.locked()  # which takes of our time: its source is not to blame

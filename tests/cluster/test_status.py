@@ -24,6 +24,7 @@ from cluster.errors import (
     TransferFailed,
     Unauthenticated,
     UnknownModel,
+    UnknownPeer,
     UnsupportedFeature,
     WorkerLost,
 )
@@ -43,6 +44,7 @@ CASES = [
     (WorkerLost("Gone."), Code.UNAVAILABLE, None),
     (StreamInterrupted("Cut.", tokens_emitted=7), Code.ABORTED, None),
     (TransferFailed("Short."), Code.ABORTED, None),
+    (UnknownPeer("Nobody knows it."), Code.ABORTED, None),
     (DigestMismatch("Wrong."), Code.DATA_LOSS, None),
     (DeadlineExceeded("queue", tokens_emitted=3), Code.DEADLINE_EXCEEDED, None),
     (FingerprintMismatch("num_layers: 2, not 4"), Code.FAILED_PRECONDITION, None),

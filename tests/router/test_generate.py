@@ -72,7 +72,8 @@ async def test_a_long_prompt_is_handed_to_a_prefill_worker(cluster: Cluster) -> 
         assert answer.messages[0].accepted.prefill_worker == "p0"
         named = decode.requests[0].prefill
         assert (named.worker_id, named.incarnation) == ("p0", prefill.incarnation)
-        assert not named.HasField("fingerprint") and not named.address  # members know them
+        assert not named.HasField("fingerprint")  # members know it
+        assert not named.address
         decode.report(num_running=1)
         await cluster.until(lambda: num_running(cluster) == 1)
         short = await cluster.generate(token_ids=tokens(1))
