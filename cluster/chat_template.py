@@ -17,7 +17,7 @@ import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import read_json
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.model_digest import text_digest
 from cluster.special_tokens import special_texts

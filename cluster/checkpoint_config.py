@@ -2,7 +2,9 @@
 not have, and how long a sequence may be. Knows no weights.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from cluster.errors import CheckpointError
@@ -108,3 +110,23 @@ def _length(config: Mapping[str, Any], key: str, source: str) -> int:
     if type(value) is not int or value < 1:
         raise CheckpointError(f"'{key}' in {source} must be a positive integer, not {value!r}.")
     return value
+
+
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """The file's object; empty where the file is absent and not required."""
+    if not path.is_file():
+        if required:
+            raise CheckpointError(
+                f"'{path.parent}' has no {path.name}: give the directory of a complete "
+                "Hugging Face checkpoint."
+            )
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be read as JSON ({error}): it is truncated or damaged, copy it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' holds no JSON object: copy it again.")
+    return content

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import checkpoint_keys as keys
-from cluster.checkpoint_config import model_family, rope_kind, rope_of
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import model_family, read_json, rope_kind, rope_of
 from cluster.checkpoint_keys import KeyFate, Table
 from cluster.errors import CheckpointError
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from tokenizers import AddedToken
 
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import read_json
 from cluster.checkpoint_keys import NAMED_TOKENS
 from cluster.errors import CheckpointError
 

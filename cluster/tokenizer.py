@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import tokenizers
 
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import read_json
 from cluster.errors import CheckpointError, InvalidRequest
 from cluster.model_digest import tokenizer_digest
 from cluster.tokenizer_build import Built, build_tokenizer

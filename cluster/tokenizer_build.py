@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from cluster.checkpoint_config import model_family
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import model_family, read_json
 from cluster.errors import CheckpointError
 from cluster.special_tokens import SpecialTokens, load_special_tokens, text_of
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import read_json
 from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from engine.model_spec import ModelSpec

@@ -103,20 +103,6 @@ def load_trace(path: Path, *, seed: int = 0, limit: int | None = None) -> Trace:
     )
 
 
-def write_trace(trace: Trace, path: Path) -> None:
-    """Mooncake's format, compressed."""
-    numbers: dict[GrainHash, int] = {}
-    with gzip.GzipFile(path, "wb", mtime=0) as file:
-        for each in trace.requests:
-            row = {
-                "timestamp": round(each.arrival_s * 1e3),
-                "input_length": each.num_prompt_tokens,
-                "output_length": each.num_output_tokens,
-                "hash_ids": [numbers.setdefault(grain, len(numbers)) for grain in each.grains],
-            }
-            file.write(json.dumps(row).encode() + b"\n")
-
-
 def _opened(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return io.TextIOWrapper(gzip.open(path), encoding="utf-8")

@@ -5,6 +5,7 @@ A role adds a scheduler and a service.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from cluster.events import EventLog
 from cluster.health import ProgressMonitor
 from cluster.lateness import AttentiveClock
 from cluster.open_calls import OpenCalls
-from cluster.process import Ready
+from cluster.process import Ready, print_ready
 from cluster.proof import Doorkeeper
 from cluster.rpc import Serve, service_handlers
 from cluster.types import LoadReport
@@ -44,19 +45,15 @@ class RoleService:
     counters: Callable[[], Mapping[str, float]] = dict
 
 
-class Worker:
+class Worker(ABC):
     """Owns the parts. Needs no running event loop until `serve`."""
 
-    def __init__(
-        self,
-        config: WorkerConfig,
-        parts: WorkerParts,
-        make_scheduler: Callable[["Worker"], Scheduler],
-    ) -> None:
+    def __init__(self, config: WorkerConfig, parts: WorkerParts) -> None:
         self.config = config
         self.parts = parts
         self.attention = AttentiveClock()
         self.monitor = ProgressMonitor(clock=self.attention.now)
+        self.member = parts.member
         self.log = EventLog(parts.member.worker.incarnation)
         self.pool = BlockPool(
             config.num_blocks,
@@ -68,8 +65,8 @@ class Worker:
         self.open_calls = OpenCalls()
         self.drain = Drain(self.open_calls)
         self.feed = WatchFeed(self.log, self.load)
-        self._scheduler = make_scheduler(self)
-        self._loop = StepLoop(self._scheduler, self.thread, self.monitor)
+        self.scheduler: Scheduler = self._make_scheduler()
+        self._loop = StepLoop(self.scheduler, self.thread, self.monitor)
         self._role: RoleService | None = None
         self._transfers: Transfers | None = None
 
@@ -96,21 +93,22 @@ class Worker:
             self.log.append(change)
         self._loop.wake()
 
-    async def serve(
-        self,
-        make_role: Callable[[Transfers], RoleService],
-        end: asyncio.Event,
-        ready: Ready,
-    ) -> NextLife | None:
+    @abstractmethod
+    def _make_scheduler(self) -> Scheduler: ...
+
+    @abstractmethod
+    def _make_role(self, transfers: Transfers) -> RoleService: ...
+
+    async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> NextLife | None:
         """Until `end` is set, or another role is asked for, and what is in progress has ended.
 
         Raises StartupError where no other life can have the engine and its memory.
         """
         async with asyncio.TaskGroup() as tasks:
             transfers = Transfers(
-                self.config, self.parts, self._scheduler, self.open_calls, tasks, self.attention
+                self.config, self.parts, self.scheduler, self.open_calls, tasks, self.attention
             )
-            self._transfers, self._role = transfers, make_role(transfers)
+            self._transfers, self._role = transfers, self._make_role(transfers)
             next_life = await serve(self._process(self._role, transfers), end, ready)
             if next_life is not None:
                 await transfers.settle()
@@ -129,7 +127,7 @@ class Worker:
 
     def check(self) -> None:
         """Raises AssertionError unless every block is accounted for."""
-        self._scheduler.check()
+        self.scheduler.check()
         if self._transfers is not None:
             self._transfers.check()
 
@@ -177,7 +175,7 @@ class Worker:
 
     def _is_serving(self) -> bool:
         """Asked four times a second, which is also how our own lateness is noticed."""
-        self.monitor.set_waiting(self._scheduler.could_run)
+        self.monitor.set_waiting(self.scheduler.could_run)
         is_known = self._transfers is not None and self._transfers.keeper.settled.is_set()
         return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 
@@ -186,12 +184,12 @@ class Worker:
         assert self._role is not None, "nobody watches before it serves"
         assert self._transfers is not None
         report = replace(
-            self._scheduler.load(),
+            self.scheduler.load(),
             is_serving=self._is_serving(),
             is_draining=self.open_calls.is_draining,
             drain=self.drain.report(),
             num_open_calls=self.open_calls.num,
             step_age_s=self.monitor.step_age_s,
-            counters={**self._scheduler.counters(), **self._role.counters()},
+            counters={**self.scheduler.counters(), **self._role.counters()},
         )
         return self._transfers.load(report)

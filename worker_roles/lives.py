@@ -6,7 +6,6 @@ end of one life and the beginning of the next.
 import asyncio
 import logging
 from dataclasses import fields, replace
-from typing import Protocol
 
 from cluster.process import Ready, print_ready
 from cluster.types import Role
@@ -16,15 +15,11 @@ from prefill_worker.config import PrefillWorkerConfig
 from prefill_worker.worker import PrefillWorker
 from worker.config import WorkerConfig
 from worker.parts import WorkerParts, build_parts, next_parts
-from worker.process import NextLife
+from worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 RoleConfig = PrefillWorkerConfig | DecodeWorkerConfig
-
-
-class RoleLife(Protocol):
-    async def serve(self, end: asyncio.Event, ready: Ready = ...) -> NextLife | None: ...
 
 
 class Lives:
@@ -48,7 +43,7 @@ async def serve(config: RoleConfig, end: asyncio.Event) -> None:
     await Lives(config).serve(end)
 
 
-def _life(config: RoleConfig, parts: WorkerParts) -> RoleLife:
+def _life(config: RoleConfig, parts: WorkerParts) -> Worker:
     if isinstance(config, DecodeWorkerConfig):
         return DecodeWorker(config, parts)
     return PrefillWorker(config, parts)

@@ -6,8 +6,7 @@ from functools import partial
 
 from cluster.facts import ProcessFacts
 from cluster.wire_version import are_neighbors
-from deploy.doctor.examined import Examined
-from deploy.doctor.finding import Finding, failed, passed, warned
+from deploy.doctor.finding import Examined, Finding, failed, passed, warned
 from deploy.exposure import Reached, readable
 
 Value = Callable[[ProcessFacts], str]

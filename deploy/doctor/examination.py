@@ -21,8 +21,7 @@ from cluster.secrets import load_secrets
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
 from deploy.doctor.cluster_checks import check_cluster, front_door, ways
-from deploy.doctor.examined import Examined, Probed
-from deploy.doctor.finding import Finding, Severity, worst
+from deploy.doctor.finding import Examined, Finding, Probed, Severity, worst
 from deploy.doctor.pair_checks import (
     PairProbe,
     PairResult,

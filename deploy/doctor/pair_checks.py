@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from cluster.errors import DeadlineExceeded, DigestMismatch, PenstockError, ResourceError
 from cluster.fingerprint import kv_mismatch, loss_refused
 from cluster.types import Member
-from deploy.doctor.examined import Examined, Probed
-from deploy.doctor.finding import Finding, Severity, failed, passed, warned, worst
+from deploy.doctor.finding import Examined, Finding, Probed, Severity, failed, passed, warned, worst
 from kv_transfer.doors import DOORS
 
 # The least part of a memory copy's speed that a transport should reach, whatever else runs: by

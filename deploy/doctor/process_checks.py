@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 
-from deploy.doctor.examined import Examined
-from deploy.doctor.finding import Finding, failed, passed, warned
+from deploy.doctor.finding import Examined, Finding, failed, passed, warned
 
 Check = Callable[[Examined], Iterator[Finding]]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cluster.chat_template import ChatTemplate
-from cluster.checkpoint_config import completed, context_length, model_family
-from cluster.checkpoint_json import read_json
+from cluster.checkpoint_config import completed, context_length, model_family, read_json
 from cluster.errors import CheckpointError
 from cluster.model_digest import model_digest
 from cluster.tokenizer import Tokenizer

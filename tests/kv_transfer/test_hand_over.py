@@ -15,10 +15,10 @@ from kv_transfer.geometry import SpanPairs
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
-from kv_transfer.timers import ManualTimers
 from kv_transfer.transfer import RemoteProtocolError, State
 from kv_transfer.transport import WriteRefused, WriteUnsettled
 from tests.kv_transfer.faulty_transport import FaultyTransport
+from tests.kv_transfer.manual_timers import ManualTimers
 
 SOURCE = KvLayout(num_layers=3, num_blocks=20, block_size=8, num_kv_heads=2, head_dim=4)
 LAYOUT = KvLayout(num_layers=3, num_blocks=20, block_size=4, num_kv_heads=2, head_dim=4)

@@ -30,10 +30,10 @@ from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.span_copy import Bytes, SpanCopier
-from kv_transfer.timers import ManualTimers
 from kv_transfer.transfer import State
 from kv_transfer.transport import Landed
 from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from tests.kv_transfer.manual_timers import ManualTimers
 
 NUM_BLOCKS = 12
 SOURCE = KvLayout(num_layers=2, num_blocks=6, block_size=8, num_kv_heads=1, head_dim=4)

@@ -14,8 +14,8 @@ from kv_transfer.life import Life
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
 from kv_transfer.stats import BOUNDS_S, LAPSE_S, MAX_PAIRS, Histogram, PairStats
-from kv_transfer.timers import ManualTimers
 from kv_transfer.transport import Peer
+from tests.kv_transfer.manual_timers import ManualTimers
 
 LAYOUT = KvLayout(num_layers=2, num_blocks=16, block_size=4, num_kv_heads=2, head_dim=4)
 TOKEN_BYTES = LAYOUT.num_layers * 2 * LAYOUT.slot_bytes

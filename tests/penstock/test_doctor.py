@@ -32,8 +32,7 @@ from cluster.wire_version import WIRE_VERSION
 from cluster.worker_codec import member_to_pb
 from deploy.doctor.cluster_checks import check_cluster, front_door
 from deploy.doctor.examination import HERE, large_tokens
-from deploy.doctor.examined import Examined, Probed
-from deploy.doctor.finding import Finding, Severity
+from deploy.doctor.finding import Examined, Finding, Probed, Severity
 from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
 from deploy.doctor.placer_checks import ray_sockets
 from deploy.doctor.process_checks import check_process, reach

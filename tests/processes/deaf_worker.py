@@ -14,7 +14,7 @@ from worker.parts import build_parts
 
 def build(config: DecodeWorkerConfig) -> DecodeWorker:
     worker = DecodeWorker(config, build_parts(config, Role.DECODE))
-    loop: Any = worker.worker._loop
+    loop: Any = worker._loop
     hear = loop.wake
 
     def lose(*_: object) -> None:

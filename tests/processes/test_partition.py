@@ -139,7 +139,7 @@ async def cut_in_one_process(cluster: WorkersInOneLoop) -> AsyncIterator[None]:
     silent = socket.create_server(("127.0.0.1", 0))  # connects, and never answers
     address = f"127.0.0.1:{silent.getsockname()[1]}"
     writer, receiver = (cluster.named(name) for name in CUT)
-    peers = receiver.worker.worker._transfers.peers
+    peers = receiver.worker._transfers.peers
     life = writer.worker.member.worker.incarnation
     channel, peers._channels[life] = peers._channels[life], open_channel(address, TOKEN)
     cluster.disturb(*CUT, FaultPlan(shares={Fault.STALL: 1}))

@@ -8,8 +8,23 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
+from cluster.types import GrainHash
 from simulator.synthetic import conversations, fan_outs, shared_prefixes
-from simulator.trace import load_trace, write_trace
+from simulator.trace import Trace, load_trace
+
+
+def write_trace(trace: Trace, path: Path) -> None:
+    """Mooncake's format, compressed."""
+    numbers: dict[GrainHash, int] = {}
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        for each in trace.requests:
+            row = {
+                "timestamp": round(each.arrival_s * 1e3),
+                "input_length": each.num_prompt_tokens,
+                "output_length": each.num_output_tokens,
+                "hash_ids": [numbers.setdefault(grain, len(numbers)) for grain in each.grains],
+            }
+            file.write(json.dumps(row).encode() + b"\n")
 
 
 def write_mooncake(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -26,7 +26,7 @@ def named(running: Running) -> worker_pb2.WorkerAddress:
 
 def told(receiver: Running, facts: worker_pb2.WorkerAddress) -> worker_pb2.WorkerAddress:
     """From now on the receiver knows these facts of a worker's life. Returns its name."""
-    peers = receiver.worker.worker._transfers.peers
+    peers = receiver.worker._transfers.peers
     other, asked = address_from_pb(facts), peers.named
 
     def known(worker: str, incarnation: str) -> WorkerAddress:

@@ -53,7 +53,7 @@ class ScriptedBorrower:
 
     async def grant(self, num_more: int = 0, *, lease_s: float | None = None) -> None:
         """Lends what was found, and so many tokens beyond it."""
-        transfers, stop = self._receiver.worker.worker._transfers, self.num_found + num_more
+        transfers, stop = self._receiver.worker._transfers, self.num_found + num_more
         peer = await transfers.peers.connect(address_from_pb(_address(self._lender)))
         pool = self._receiver.pool
         reservation = transfers.table.reserve(
@@ -110,7 +110,7 @@ async def borrower(
             yield loan
         finally:
             for reservation in loan.reservations:
-                receiver.worker.worker._transfers.table.let_go(reservation)
+                receiver.worker._transfers.table.let_go(reservation)
 
 
 class ScriptedLender:

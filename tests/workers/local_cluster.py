@@ -80,7 +80,7 @@ class Running:
 
     @property
     def counters(self) -> dict[str, float]:
-        return dict(self.worker.worker.load().counters)
+        return dict(self.worker.load().counters)
 
     @property
     def pool(self) -> Any:
@@ -256,7 +256,7 @@ class LocalCluster(Cluster):
         members = await Membership(self.router.store).members()
         for running in self.workers:
             worker = running.worker
-            worker.worker._transfers.keeper.update(worker.member, members)
+            worker._transfers.keeper.update(worker.member, members)
 
     async def __aexit__(
         self,

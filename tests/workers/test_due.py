@@ -49,7 +49,7 @@ async def test_a_short_prompt_passes_a_long_one_that_has_begun(
             group.create_task(ask("short", SHORT))
             batcher = computing.worker.scheduler.batcher
             await cluster.until(lambda: len(batcher.waiting) == 1)
-            backlog = computing.worker.worker.load().backlog
+            backlog = computing.worker.load().backlog
             computing.gate.open()
         assert finished == ["short", "long"]
         now, soon, later = backlog  # the step that runs, the short one, the rest of the long one

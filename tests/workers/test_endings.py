@@ -175,7 +175,7 @@ async def test_an_engine_that_fails_costs_a_batch_and_not_the_worker(
 ) -> None:
     cluster = LocalCluster(checkpoint, tmp_path, prefill=[], disaggregate="never")
     async with cluster:
-        engine = cluster.decode[0].worker.worker.thread._engine
+        engine = cluster.decode[0].worker.thread._engine
         forward, engine.forward = engine.forward, lambda *_: 1 / 0
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cluster.generate(greedy(PROMPT, 8))

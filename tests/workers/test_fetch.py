@@ -120,7 +120,7 @@ async def test_who_comes_meanwhile_waits_for_the_prefix_that_is_being_fetched(
         first = asyncio.create_task(decode(receiver, request(source=source)))
         await cluster.until(lambda: receiver.pool.num_held > 0)
         second = asyncio.create_task(decode(receiver, request([*PROMPT, 7])))
-        await cluster.until(lambda: receiver.worker.worker.open_calls.num == 2)
+        await cluster.until(lambda: receiver.worker.open_calls.num == 2)
         source.transport.open_gate()
         assert ids(await first) == expected(PROMPT, 8)
         assert ids(await second) == expected([*PROMPT, 7], 8)
@@ -279,7 +279,7 @@ async def test_a_worker_that_drains_lends_nothing_any_more(
         busy = asyncio.create_task(decode(source, request(prompt_of(9, 30))))
         await asyncio.to_thread(source.gate.reached.wait, 10)
         source.drain.set()
-        await cluster.until(lambda: source.worker.worker.open_calls.is_draining)
+        await cluster.until(lambda: source.worker.open_calls.is_draining)
         assert ids(await decode(receiver, request(source=source))) == expected(PROMPT, 8)
         assert counted(receiver, "fetch_failures") == 1
         source.gate.open()

@@ -80,7 +80,7 @@ async def test_a_source_that_stands_still_is_asked_once_until_it_moves(
         source, receiver = cluster.decode
         for prompt in prompts:
             await warm(source, prompt)
-        transfers = receiver.worker.worker._transfers
+        transfers = receiver.worker._transfers
         transfers.rests._rest_s = 0.0
         cluster.disturb("decode-0", "decode-1", FaultPlan(shares={Fault.STALL: 1.0}))
         for prompt in prompts:

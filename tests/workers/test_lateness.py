@@ -108,7 +108,7 @@ async def test_a_probe_whose_bytes_have_arrived_is_no_failure(
 ) -> None:
     async with gated(checkpoint, tmp_path) as cluster:
         source, receiver = cluster.decode
-        probes = receiver.worker.worker._transfers.probes
+        probes = receiver.worker._transfers.probes
         there = address_from_pb(address(source))
         source.transport.close_gate()
         probing = asyncio.create_task(probes.probe(there, 16, limit_s=1.0))
@@ -127,16 +127,16 @@ async def test_a_step_is_not_late_for_the_time_that_its_process_was_away(
 ) -> None:
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
         running = cluster.decode[0]
-        monitor = running.worker.worker.monitor
+        monitor = running.worker.monitor
         monitor._floor_s = 1.0
         running.gate.close()
         asking = asyncio.create_task(cluster.generate(greedy(prompt_of(1, 40), 5)))
         await cluster.until(running.gate.reached.is_set)
         be_away()
         for _ in range(3):
-            assert running.worker.worker.load().is_serving
+            assert running.worker.load().is_serving
             await asyncio.sleep(0)
-        await cluster.until(lambda: not running.worker.worker.load().is_serving)
+        await cluster.until(lambda: not running.worker.load().is_serving)
         running.gate.open()
         assert (await asking).token_ids == expected(prompt_of(1, 40), 5)
 

@@ -66,28 +66,28 @@ async def test_a_new_pair_is_measured_by_more_than_its_first_probe(
         receiver = cluster.decode[0]
         await cluster.until(lambda: counted(receiver, "transfers_verified") >= 2)
         probed, measured = (
-            receiver.worker.worker._transfers.probes.last[
+            receiver.worker._transfers.probes.last[
                 cluster.prefill[0].worker.member.worker.incarnation
             ],
-            receiver.worker.worker.load().links,
+            receiver.worker.load().links,
         )
         assert probed.num_tokens == 128  # an eighth of the pool
         assert [link.peer for link in measured] == ["prefill-0"]
         assert 0 < measured[0].setup_s + measured[0].s_per_byte * probed.num_bytes < 1.0
         await cluster.generate(greedy(prompt_of(1, 60), 2))
-        assert receiver.worker.worker.load().links != measured
+        assert receiver.worker.load().links != measured
 
 
 async def test_who_fetched_knows_what_it_cost(checkpoint: Path, tmp_path: Path) -> None:
     async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
         source, receiver = cluster.decode
-        assert receiver.worker.worker.load().links == ()
+        assert receiver.worker.load().links == ()
         await warm(source)
         await decode(receiver, request(source=source))
-        [link] = receiver.worker.worker.load().links
+        [link] = receiver.worker.load().links
         assert link.peer == source.name
         assert 0 < link.setup_s < 1.0
-        assert source.worker.worker.load().links == ()
+        assert source.worker.load().links == ()
 
 
 @pytest.mark.slow
@@ -109,6 +109,6 @@ async def test_a_fetch_that_takes_too_long_teaches_it_if_its_source_was_heard_of
         await warm(source, prompt)
         await decode(receiver, request(prompt, source=source))
         assert counted(receiver, "fetch_failures") == 1
-        links = receiver.worker.worker.load().links
+        links = receiver.worker.load().links
         assert [link.peer for link in links] == [source.name] * teaches
         assert all(link.setup_s + 96 * 32 * link.s_per_byte >= 0.3 for link in links)

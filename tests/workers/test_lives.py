@@ -40,7 +40,7 @@ async def test_an_answer_outlasts_the_drain_of_its_worker_which_then_serves_agai
         task = asyncio.create_task(cluster.generate(greedy(PROMPT, 200), answer=answer))
         await cluster.until(lambda: len(answer.messages) > 3)
         name = answer.messages[0].accepted.decode_worker
-        busy, drain = cluster.named(name), cluster.named(name).worker.worker.drain
+        busy, drain = cluster.named(name), cluster.named(name).worker.drain
         busy.gate.close()
         await stuck(busy)
         told = await tell(cluster, "Drain", worker_id=name, limit_seconds=0.05)
@@ -51,14 +51,14 @@ async def test_an_answer_outlasts_the_drain_of_its_worker_which_then_serves_agai
         await cluster.until(lambda: drain.num_open_calls == 0)
         await cluster.until(lambda: not cluster.router.waiting.num_bytes)
         assert not busy.task.done()
-        assert busy.worker.worker.load().drain is not None
+        assert busy.worker.load().drain is not None
         other = await cluster.generate(greedy(PROMPT, 4))
         assert other.messages[0].accepted.decode_worker != name
         with pytest.raises(InvalidRequest, match="the last decode worker that serves"):
             await tell(cluster, "Drain", worker_id=other.messages[0].accepted.decode_worker)
         await tell(cluster, "Undrain", worker_id=name)
         await cluster.until(lambda: cluster.router.pool.room(cluster.router.clock()) > 64)
-        assert busy.worker.worker.load().drain is None
+        assert busy.worker.load().drain is None
 
 
 @pytest.mark.parametrize("limit_s", [-1.0, 1e9, float("nan"), float("inf")])
@@ -72,7 +72,7 @@ async def test_a_bound_that_is_none_is_refused(
             await tell(cluster, "Drain", worker_id="prefill-0", then=pb.ROLE_PREFILL)
         with pytest.raises(InvalidRequest, match="no worker 'y' here; there is decode-0, prefill"):
             await tell(cluster, "Undrain", worker_id="y")
-        assert not cluster.prefill[0].worker.worker.open_calls.is_draining
+        assert not cluster.prefill[0].worker.open_calls.is_draining
 
 
 @asynccontextmanager

@@ -81,7 +81,7 @@ async def test_who_waited_for_anothers_fetch_does_not_blame_its_own_source(
             second = asyncio.create_task(borrow("prefix", innocent, receiver))
             for answer in await asyncio.gather(first, second):
                 assert ids(answer) == expected(PROMPT, 8)
-        rests = receiver.worker.worker._transfers.rests
+        rests = receiver.worker._transfers.rests
         rests.check(cluster.prefill[0].worker.member.worker)
         with pytest.raises(PenstockError, match="stood still"):
             rests.check(other.worker.member.worker)
@@ -99,7 +99,7 @@ async def test_a_fetch_that_ends_as_its_borrower_leaves_costs_no_block(
             with suppress(asyncio.CancelledError):  # it was about to end
                 await asyncio.Event().wait()
 
-        monkeypatch.setattr(lender.worker.worker._transfers.fetches, "fetch", fetch)
+        monkeypatch.setattr(lender.worker._transfers.fetches, "fetch", fetch)
         async with borrower("prompt", lender, cluster.decode[1]) as loan:
             await loan.start(PROMPT)
             await asyncio.wait_for(is_fetching.wait(), 5.0)

@@ -275,7 +275,7 @@ async def test_a_lender_that_falls_silent_is_left_alone(
     """For a rest: one lease is what it costs, not one for every request."""
     async with cluster_of(checkpoint, tmp_path, fetch_s=5.0) as cluster:
         receiver, other = cluster.decode
-        receiver.worker.worker._transfers.rests._rest_s = 60.0
+        receiver.worker._transfers.rests._rest_s = 60.0
         async with ScriptedLender(other, falls_silent_when_it_is_granted) as lender:
             for number in range(3):
                 prompt = [number, *PROMPT]

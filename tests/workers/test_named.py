@@ -26,9 +26,7 @@ def changed(running: Running, worker: str | None, life: str | None) -> worker_pb
 
 def known(one: Running, other: Running) -> WorkerAddress:
     name = named(other)
-    facts: WorkerAddress = one.worker.worker._transfers.peers.named(
-        name.worker_id, name.incarnation
-    )
+    facts: WorkerAddress = one.worker._transfers.peers.named(name.worker_id, name.incarnation)
     return facts
 
 
@@ -106,7 +104,7 @@ async def test_a_borrower_that_is_not_known_is_lent_nothing(
     async with LocalCluster(checkpoint, tmp_path, decode=[{}, {}], prefill=[]) as cluster:
         lender, receiver = cluster.decode
         await warm(lender)
-        peers = lender.worker.worker._transfers.peers
+        peers = lender.worker._transfers.peers
         peers._lives.clear()  # as before the heartbeat that tells it
         assert ids(await decode(receiver, request(source=lender))) == expected(PROMPT, 8)
         assert counted(receiver, "fetch_failures") == 1
@@ -120,7 +118,7 @@ async def test_whoever_joins_is_known_to_all_within_a_heartbeat(
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
         [receiver] = cluster.decode
         joined = await cluster.start_worker(Role.DECODE)
-        peers = receiver.worker.worker._transfers.peers
+        peers = receiver.worker._transfers.peers
         life = joined.worker.member.worker.incarnation
         async with asyncio.timeout(3):
             await cluster.until(lambda: life in peers._lives.get(joined.name, {}))

@@ -206,8 +206,8 @@ async def test_a_member_that_hangs_holds_up_a_start_for_a_moment_only(
     async with LocalCluster(checkpoint, tmp_path, prefill=[]) as cluster:
         receiver = cluster.decode[0]
         hung = asyncio.Event()
-        receiver.worker.worker._transfers.probes.probe = lambda *_, **__: hung.wait()
+        receiver.worker._transfers.probes.probe = lambda *_, **__: hung.wait()
         async with asyncio.timeout(3):
             joined = await cluster.start_worker(Role.PREFILL)
         hung.set()
-        assert joined.worker.worker._is_serving()
+        assert joined.worker._is_serving()

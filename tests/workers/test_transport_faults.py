@@ -128,9 +128,7 @@ async def test_a_pair_that_stands_still_is_left_alone_until_it_moves(
         assert any(one.num_recomputes for one in first)
         assert all(one.num_recomputes == 0 for one in first if one.pair != pair)
         num_lapsed = num_failures(cluster, "lapsed")
-        num_quarantined = cluster.named(
-            "decode-0"
-        ).worker.worker._transfers.table.num_quarantined_blocks
+        num_quarantined = cluster.named("decode-0").worker._transfers.table.num_quarantined_blocks
         assert num_quarantined > 0
         later = await ask_all(cluster, range(24, 96))
         assert any(one.num_recomputes for one in later), "at once"
@@ -218,7 +216,7 @@ async def test_a_second_life_beside_a_writer_that_stands_still_frees_nothing(
     async with cluster:
         cluster.disturb("prefill-0", "decode-0", FaultPlan(shares={Fault.STALL: 1}))
         assert (await ask(cluster, 0)).num_recomputes == 1
-        table = cluster.decode[0].worker.worker._transfers.table
+        table = cluster.decode[0].worker._transfers.table
         num_quarantined = table.num_quarantined_blocks
         assert num_quarantined > 0
         await cluster.start_worker(Role.PREFILL, worker_id="prefill-0", **worker)
