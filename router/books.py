@@ -115,8 +115,9 @@ class Books:
         self.pool.book(booking)
         expectation = None
         if policy.speculates:
-            missing = ask.hashes[decision.num_held :]
-            expectation = self.speculation.expect(computing, missing, now)
+            expectation = self.speculation.expect(
+                computing, ask.hashes, now, start=decision.num_held
+            )
         flight.placed = Placed(
             decision=decision,
             at_s=now,

@@ -2,12 +2,15 @@
 
 The index knows what is computed; this, what was asked for. Each expectation ends with its
 request, with its worker, or by time. Pure: time comes in as an argument.
+
+Prompts in flight are paths in a radix tree: grains are chain hashes, so that two prompts agree on
+all that lies before a grain that they share, and where they part is found by halving.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from cluster.types import GrainHash, WorkerId
 from router.numbering import Ends, Numbering
@@ -16,50 +19,81 @@ LAPSE_S = 300.0  # what nobody settled: as long as a request lives by default
 LINGER_S = 1.0  # a first token may overtake the event that says what was computed for it
 MAX_GRAINS = 1 << 20
 _MAX_LAPSED = 1 << 13  # grains, or one request's, that a call forgets: nobody waits long for it
+_LEAST_LAPSED = 1 << 5  # as many as the work for one that has few
 
 
 @dataclass(slots=True, eq=False)
 class Expectation:
-    """Of one placed request: what it was the first to ask for of a worker."""
+    """Of one placed request: its prompt's grains, of which it was the first to ask some of the
+    worker."""
 
-    bit: int  # the worker's
-    grains: Sequence[GrainHash]
+    worker: WorkerId
+    hashes: Sequence[GrainHash]
     until: float
 
 
 @dataclass(slots=True, eq=False)
-class Speculation:
-    """Grain hash -> bitmask of the workers that were asked to compute it.
+class _Stretch:
+    """Grains that every prompt has which has the first of them, and what is expected of them."""
 
-    A grain belongs to the first request that expects it there: those that come later count on
-    it. If that one is given up, they compute it, and nobody is told before they have: a wrong
-    expectation makes a request slower, never wrong. Over its bound the oldest are forgotten.
+    grains: Sequence[GrainHash]  # empty: the root
+    num_prompts: int = 0  # that pass
+    owners: dict[WorkerId, Expectation] = field(default_factory=dict)  # who asked first
+    children: "dict[GrainHash, _Stretch]" = field(default_factory=dict)  # by their first grain
+    mask: int = 0  # the owners' bits, in this version of the numbering
+    version: int = -1
+
+    def split(self, num: int) -> None:
+        """Leaves so many grains here, and the rest to an only child."""
+        rest = replace(self, grains=self.grains[num:], owners=dict(self.owners))
+        self.grains, self.children = self.grains[:num], {rest.grains[0]: rest}
+
+    def take_in(self, child: "_Stretch") -> None:
+        """Undoes a split, if nothing speaks for it any more."""
+        if child.num_prompts == self.num_prompts and child.owners == self.owners:
+            self.grains, self.children = [*self.grains, *child.grains], child.children
+
+
+class _Piece(NamedTuple):
+    """A part of a prompt, and the bits of the workers that are expected to have it."""
+
+    begin: int
+    end: int
+    mask: int
+
+
+@dataclass(slots=True, eq=False)
+class Speculation:
+    """A grain belongs to the first request that expects it of a worker: those that come later
+    count on it. If that one is given up, they compute it, and nobody is told before they have: a
+    wrong expectation makes a request slower, never wrong. Over its bound the oldest are forgotten.
     """
 
     numbering: Numbering = field(default_factory=Numbering)
     lapse_s: float = LAPSE_S
     linger_s: float = LINGER_S
     max_grains: int = MAX_GRAINS
-    _masks: dict[GrainHash, int] = field(default_factory=dict)
+    num_grains: int = 0  # of all paths together
+    _root: _Stretch = field(default_factory=lambda: _Stretch(()))
     # The first to lapse first; in the second, of what is computed and lingers.
     _expected: dict[Expectation, None] = field(default_factory=dict)
     _computed: dict[Expectation, None] = field(default_factory=dict)
-    _bits: dict[WorkerId, int] = field(default_factory=dict)  # of whom anything was expected
-    _version: int = 0  # of the numbering, for which these are right
 
-    @property
-    def num_grains(self) -> int:
-        return len(self._masks)
-
-    def expect(self, worker: WorkerId, hashes: Sequence[GrainHash], now: float) -> Expectation:
-        """A request will compute, or fetch, these grains on this worker. Those that the worker
-        holds already may be left out, at the front. Returns what its end is told of."""
+    def expect(
+        self, worker: WorkerId, hashes: Sequence[GrainHash], now: float, *, start: int = 0
+    ) -> Expectation:
+        """A request will compute, or fetch, a prompt's grains from `start` on at this worker, which
+        holds those before it. Returns what its end is told of."""
         self.lapse(now)
-        self._renumber()
-        bit = self._bits[worker] = self.numbering.bit_of(worker)
-        expectation = Expectation(bit, self._add(bit, hashes), now + self.lapse_s)
+        path = hashes if start < len(hashes) else ()
+        expectation = Expectation(worker, path, now + self.lapse_s)
         self._expected[expectation] = None
-        while len(self._masks) > self.max_grains:
+        for begin, run in self._laid(path, start):
+            run.num_prompts += 1
+            if begin >= start and worker not in run.owners:
+                run.owners[worker] = expectation
+                run.mask |= self.numbering.bit_of(worker)
+        while self.num_grains > self.max_grains:
             oldest = self._computed or self._expected
             self._end(oldest, next(iter(oldest)))
         return expectation
@@ -78,121 +112,146 @@ class Speculation:
 
     def forget(self, worker: WorkerId) -> None:
         """It is lost, and all that was placed there with it."""
-        self._renumber()
-        bit = self._bits.pop(worker, 0)
         for expectations in (self._expected, self._computed):
-            for expectation in [each for each in expectations if each.bit == bit]:
+            for expectation in [each for each in expectations if each.worker == worker]:
                 self._end(expectations, expectation)
 
     def match(self, hashes: Sequence[GrainHash], ends: Ends, now: float) -> dict[WorkerId, int]:
         """How many leading grains a worker will hold, where that is more than it has ready.
 
-        `ends` is `PrefixIndex.match` of the same hashes. A worker's walk begins where its ready
-        ones end, so that both walks together look at a grain about once.
+        `ends` is `PrefixIndex.match` of the same hashes: a worker's expected ones count where they
+        begin no later than its ready ones end.
         """
         self.lapse(now)
-        self._renumber()
         matched: dict[WorkerId, int] = {}
-        if not self._masks:
+        pieces = self._pieces(hashes)
+        if not any(piece.mask for piece in pieces):
             return matched
-        num, ready = len(hashes), 0
+        ready = 0
         for _, bits in ends:
             ready |= bits
-        active = 0
-        for (start, bits), (stop, _) in pairwise([(0, ~ready), *ends, (num, 0)]):
-            # Most go no further than what is ready.
-            active |= bits & self._masks.get(hashes[start], 0) if start < num else 0
-            if active:
-                active = self._walk(hashes, start, stop, active, matched)
+        starts, active = deque([(0, ~ready), *ends]), 0
+        for begin, end, mask in pieces:
+            if lost := active & ~mask:
+                self._record(lost, begin, matched)
+                active ^= lost
+            while starts and starts[0][0] < end:
+                active |= starts.popleft()[1] & mask
         if active:
-            self._record(active, num, matched)
+            self._record(active, len(hashes), matched)
         return matched
 
-    def check(self) -> None:
-        """Every bit is somebody's, and every count equals what the entries say."""
-        counted: dict[GrainHash, int] = defaultdict(int)
-        for expectation in (*self._expected, *self._computed):
-            for grain in expectation.grains:
-                assert not counted[grain] & expectation.bit, "a grain that two requests own"
-                counted[grain] |= expectation.bit
-        assert counted == self._masks
-        known = sum(set(self._bits.values()))
-        assert all(mask & known == mask for mask in self._masks.values()), "nobody's bit"
-        assert len(self._masks) <= self.max_grains
-
-    def _add(self, bit: int, hashes: Sequence[GrainHash]) -> Sequence[GrainHash]:
-        """Returns those that nobody expected there yet."""
-        if self._masks.keys().isdisjoint(hashes):
-            self._masks.update(dict.fromkeys(hashes, bit))
-            return hashes
-        held = list(map(self._masks.get, hashes))
-        # One object for equal masks: a walk compares by identity.
-        merged = {mask: (mask or 0) | bit for mask in set(held)}
-        self._masks.update(zip(hashes, map(merged.__getitem__, held), strict=True))
-        if not any(mask and mask & bit for mask in merged):
-            return hashes
-        return [grain for grain, mask in zip(hashes, held, strict=True) if merged[mask] != mask]
-
-    def _remove(self, bit: int, grains: Sequence[GrainHash]) -> None:
-        held = list(map(self._masks.pop, grains))
-        left = {mask: mask ^ bit for mask in set(held)}
-        if any(left.values()):  # others expect some of them
-            rest = zip(grains, map(left.__getitem__, held), strict=True)
-            self._masks.update(each for each in rest if each[1])
-
-    def _renumber(self) -> None:
-        """Whose bit is another one now keeps what is expected of it."""
-        if self._version == self.numbering.version:
-            return
-        bits = {worker: self.numbering.bit_of(worker) for worker in self._bits}
-        self._version = self.numbering.version
-        if bits == self._bits:
-            return
-        moved = {bit: bits[worker] for worker, bit in self._bits.items()}
-        self._bits = bits
-        self._masks.clear()
-        for expectation in (*self._expected, *self._computed):
-            expectation.bit = moved[expectation.bit]
-            self._add(expectation.bit, expectation.grains)
-
-    def _walk(
-        self,
-        hashes: Sequence[GrainHash],
-        start: int,
-        stop: int,
-        active: int,
-        matched: dict[WorkerId, int],
-    ) -> int:
-        """Who is left at `stop` of the active at `start`; the others are recorded."""
-        last: int | None = -1  # no entry has it
-        for depth, mask in enumerate(map(self._masks.get, hashes[start:stop]), start):
-            if mask is last:
-                continue
-            held = active & (mask or 0)
-            if held != active:
-                self._record(active ^ held, depth, matched)
-                active = held
-                if not active:
-                    break
-            last = mask
-        return active
-
-    def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
-        for worker in self.numbering.workers_of(bits):
-            matched[worker] = depth
-
     def lapse(self, now: float) -> None:
-        """Forgets what nobody settled in time; of very much a part, and the next call the rest."""
+        """Forgets what nobody settled in time; of very many a part, and the next call the rest."""
         num_left = _MAX_LAPSED
         for expectations in (self._expected, self._computed):
             while expectations and num_left > 0:
                 oldest = next(iter(expectations))
                 if oldest.until > now:
                     break
-                num_left -= len(oldest.grains)
+                num_left -= max(_LEAST_LAPSED, len(oldest.hashes))
                 self._end(expectations, oldest)
 
+    def check(self) -> None:
+        """The tree is what the expectations say."""
+        passing: Counter[_Stretch] = Counter()
+        for expectation in (*self._expected, *self._computed):
+            path = list(self._path(expectation.hashes))
+            assert sum(num for _, _, num in path) == len(expectation.hashes)
+            assert all(num == len(run.grains) for _, run, num in path)
+            passing.update(run for _, run, _ in path)
+        runs, ahead = [], [*self._root.children.values()]
+        while ahead:
+            run = ahead.pop()
+            runs.append(run)
+            ahead += run.children.values()
+        assert {run: run.num_prompts for run in runs} == passing
+        assert self.num_grains == sum(len(run.grains) for run in runs) <= self.max_grains
+        for run in runs:
+            for worker, owner in run.owners.items():
+                assert owner.worker == worker
+                assert run in [each for _, each, _ in self._path(owner.hashes)]
+
+    # -- the tree ----------------------------------------------------------------------------
+
+    def _path(self, hashes: Sequence[GrainHash]) -> Iterator[tuple[int, _Stretch, int]]:
+        """The runs of a prompt: where each begins, and how many of its grains are the prompt's; all
+        but of the last."""
+        begin, children = 0, self._root.children
+        while begin < len(hashes) and (run := children.get(hashes[begin])) is not None:
+            num = _num_shared(run.grains, hashes, begin)
+            yield begin, run, num
+            if num < len(run.grains):
+                return
+            begin, children = begin + num, run.children
+
+    def _laid(self, hashes: Sequence[GrainHash], start: int) -> Iterator[tuple[int, _Stretch]]:
+        """The runs of a prompt, none of which goes beyond `start` or the prompt's end: where they
+        are not there they are made."""
+        begin, children = 0, self._root.children
+        while begin < len(hashes):
+            run = children.get(hashes[begin])
+            if run is None:
+                run = children[hashes[begin]] = _Stretch(hashes[begin:])
+                self.num_grains += len(run.grains)
+            num = _num_shared(run.grains, hashes, begin)
+            if begin < start < begin + num:
+                num = start - begin
+            if num < len(run.grains):
+                run.split(num)
+            yield begin, run
+            begin, children = begin + num, run.children
+
+    def _pieces(self, hashes: Sequence[GrainHash]) -> list[_Piece]:
+        """The whole of a prompt, and the bits of who is expected to have what of it."""
+        pieces, end = [], 0
+        for begin, run, num in self._path(hashes):
+            end = begin + num
+            pieces.append(_Piece(begin, end, self._mask(run)))
+        if end < len(hashes):
+            pieces.append(_Piece(end, len(hashes), 0))
+        return pieces
+
+    def _mask(self, run: _Stretch) -> int:
+        if run.version != self.numbering.version:
+            run.mask = sum(map(self.numbering.bit_of, run.owners))
+            run.version = self.numbering.version
+        return run.mask
+
+    def _record(self, bits: int, depth: int, matched: dict[WorkerId, int]) -> None:
+        for worker in self.numbering.workers_of(bits):
+            matched[worker] = depth
+
     def _end(self, expectations: dict[Expectation, None], expectation: Expectation) -> None:
-        if expectation in expectations:
-            del expectations[expectation]
-            self._remove(expectation.bit, expectation.grains)
+        if expectation not in expectations:
+            return
+        del expectations[expectation]
+        parent, kept = self._root, []
+        for _, run, num in list(self._path(expectation.hashes)):
+            run.num_prompts -= 1
+            if not run.num_prompts:  # nor has what follows it
+                parent.children.pop(run.grains[0], None)
+                self.num_grains -= num
+                continue
+            if run.owners.get(expectation.worker) is expectation:
+                del run.owners[expectation.worker]
+                run.mask &= ~self.numbering.bit_of(expectation.worker)
+            kept.append(run)
+            parent = run
+        for run in reversed(kept):
+            if len(run.children) == 1:
+                run.take_in(*run.children.values())
+
+
+def _num_shared(grains: Sequence[GrainHash], hashes: Sequence[GrainHash], begin: int) -> int:
+    """How many leading grains are those of the prompt from `begin` on; the first is."""
+    low, high = 1, min(len(grains), len(hashes) - begin)
+    if grains[high - 1] == hashes[begin + high - 1]:
+        return high
+    while low < high - 1:  # grain low - 1 is shared, grain high - 1 is not
+        middle = (low + high) // 2
+        if grains[middle - 1] == hashes[begin + middle - 1]:
+            low = middle
+        else:
+            high = middle
+    return low

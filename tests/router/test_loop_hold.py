@@ -2,15 +2,14 @@
 
 import asyncio
 import asyncio.events
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
+from bench.router_hold import held, plain_loop_s
 from bench.router_processes import RelayedLoad, process, router_config, run_worker, serving
 from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
@@ -19,22 +18,6 @@ from router.router import Router
 MAX_HOLD = 3.5  # times a plain loop of 20,000 turns: 4 ms where that takes 1.15
 LONG = 65_000
 LOAD = RelayedLoad(num_messages=1, concurrency=1, short=1, long=1, tokens_per_message=1)
-
-
-@contextmanager
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The processor time of every step of the loop: others' work beside it does not count."""
-    spent: list[float] = []
-    run = asyncio.events.Handle._run  # type: ignore[attr-defined]
-
-    def timed(handle: Any) -> None:
-        begin = time.thread_time()
-        run(handle)
-        spent.append(time.thread_time() - begin)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(asyncio.events.Handle, "_run", timed)
-        yield spent
 
 
 def _ids() -> pb.GenerateRequest:
@@ -58,16 +41,6 @@ REQUESTS: dict[str, Callable[[], tuple[str, Any]]] = {
 }
 
 
-def plain_loop_s() -> float:
-    """Of the thread's processor time: machines differ by more than the limit leaves."""
-    taken = []
-    for _ in range(7):
-        begun = time.thread_time()
-        sum(turn * turn for turn in range(20_000))
-        taken.append(time.thread_time() - begun)
-    return sorted(taken)[3]
-
-
 async def ended(call: Any) -> None:
     if hasattr(call, "read"):
         assert len([message async for message in call]) == 1
@@ -82,7 +55,7 @@ async def ended(call: Any) -> None:
     ["ids", *(pytest.param(kind, marks=pytest.mark.prove) for kind in REQUESTS if kind != "ids")],
 )
 async def test_a_large_request_holds_the_loop_for_a_few_milliseconds_at_a_time(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path
 ) -> None:
     config = router_config(long_checkpoint(tmp_path), tmp_path)
     rpc, request = REQUESTS[kind]()
@@ -100,7 +73,7 @@ async def test_a_large_request_holds_the_loop_for_a_few_milliseconds_at_a_time(
             call = open_call(path, None, None)
             worst = []
             for _ in range(7):
-                with held(monkeypatch) as spent:
+                with held() as spent:
                     await ended(call(data))
                 worst.append(max(spent))
     drain.set()

@@ -40,12 +40,12 @@ def test_what_is_expected_of_a_worker_outlives_a_snapshot_of_what_it_holds() -> 
     index = PrefixIndex(1 << 20)
     speculation = Speculation(index.numbering)
     index.replace(A, LIFE, PROMPT[:2])
-    one = speculation.expect(A, PROMPT[2:6], 0.0)
+    one = speculation.expect(A, PROMPT[:6], 0.0, start=2)
     index.replace(A, LIFE, PROMPT[:3])
     index.apply(A, LIFE, CacheChange(stored=PROMPT[7:]))  # sweeps
     index.replace(B, LIFE, PROMPT[:2])
     assert speculation.match(PROMPT, index.match(PROMPT), 0.0) == {A: 6}
-    speculation.expect(B, PROMPT[2:5], 0.0)
+    speculation.expect(B, PROMPT[:5], 0.0, start=2)
     assert speculation.match(PROMPT, index.match(PROMPT), 0.0) == {A: 6, B: 5}
     index.check()
     speculation.check()

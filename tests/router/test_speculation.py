@@ -37,14 +37,14 @@ def test_a_sibling_counts_on_what_is_being_computed() -> None:
     speculation = Speculation()
     speculation.expect(A, PROMPT[:6], 0.0)
     assert match(speculation, PROMPT, {B: 2}, 1.0) == {A: 6}
-    speculation.expect(A, PROMPT[6:], 1.0)
+    speculation.expect(A, PROMPT, 1.0, start=6)
     assert match(speculation, PROMPT, {B: 2}, 1.0) == {A: 8}
     speculation.check()
 
 
 def test_what_is_ready_and_what_follows_it_make_one_prefix() -> None:
     speculation = Speculation()
-    speculation.expect(A, PROMPT[3:6], 0.0)
+    speculation.expect(A, PROMPT[:6], 0.0, start=3)
     assert match(speculation, PROMPT, {A: 3}, 0.0) == {A: 6}
     assert match(speculation, PROMPT, {A: 4, B: 4}, 0.0) == {A: 6}
     assert match(speculation, PROMPT, {A: 7}, 0.0) == {}
@@ -167,6 +167,8 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
     random_numbers = random.Random(seed)
     speculation, model = Speculation(lapse_s=1e9, linger_s=1e9), Model()
     prompts = [chain(0, 3) + chain(10 * n, 5) for n in range(1, 5)]
+    prompts += [prompts[0][:6] + chain(100, 4), prompts[0][:6] + chain(110, 2), prompts[1][:5]]
+    prompts += [prompts[0][:1], prompts[0][:2], chain(200, 3), ()]
     placed: list[Expectation] = []
     for number in range(80):
         worker = random_numbers.choice((A, B, C))
@@ -183,9 +185,9 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
                 speculation.forget(worker)
                 model.forget(worker)
             case _:
-                hashes = random_numbers.choice(prompts)[random_numbers.randrange(4) :]
-                placed.append(speculation.expect(worker, hashes, number))
-                model.expect(placed[-1], worker, hashes)
+                hashes, start = random_numbers.choice(prompts), random_numbers.randrange(11)
+                placed.append(speculation.expect(worker, hashes, number, start=start))
+                model.expect(placed[-1], worker, hashes[start:])
         speculation.check()
         prompt = random_numbers.choice(prompts)
         ready = {
