@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ def fetching(prompt: list[int], source: worker_pb2.WorkerStatus) -> worker_pb2.D
     return request
 
 
+async def until_known(
+    cluster: LocalCluster, receiver: worker_pb2.WorkerStatus, source: worker_pb2.WorkerStatus
+) -> None:
+    """Returns when a heartbeat has told the receiver of the source: it fetches from it."""
+    numbers = count(1000)
+
+    async def fetches() -> bool:
+        prompt = prompt_of(next(numbers), 40)
+        await decode(cluster, source, continuation([], prompt=prompt, max_tokens=1))
+        messages = await decode(cluster, receiver, fetching(prompt, source))
+        assert ids(messages) == expected(prompt, 8)
+        return bool(messages[0].accepted.cached_tokens)
+
+    await until(fetches, 3.0)
+
+
 async def all_free(cluster: LocalCluster) -> bool:
     loads = [worker.load for worker in (await status(cluster)).values() if worker.serving]
     return all(
@@ -103,6 +120,7 @@ async def test_a_prefix_is_fetched_between_processes(tmp_path: Path, transport: 
     async with running(tmp_path, transport=transport, num_decode=2) as cluster:
         workers = await status(cluster)
         source, receiver = workers["decode-0"], workers["decode-1"]
+        await until_known(cluster, receiver, source)
         prompt = prompt_of(3, 200)
         await decode(cluster, source, continuation([], prompt=prompt, max_tokens=8))
         messages = await decode(cluster, receiver, fetching(prompt, source))
@@ -118,6 +136,7 @@ async def test_a_source_that_falls_costs_a_second_and_no_answer(
     async with running(tmp_path, num_decode=2, num_prefill=0) as cluster:
         workers = await status(cluster)
         source, receiver = workers["decode-0"], workers["decode-1"]
+        await until_known(cluster, receiver, source)
         prompts = [prompt_of(number, 200) for number in range(6)]
         for prompt in prompts:
             await decode(cluster, source, continuation([], prompt=prompt, max_tokens=8))
