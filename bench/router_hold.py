@@ -10,6 +10,7 @@ import asyncio
 import asyncio.events
 import gc
 import json
+import multiprocessing
 import random
 import statistics
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,6 +37,7 @@ from bench.router_processes import (
 )
 from bench.router_requests import long_checkpoint
 from penstock.v1 import inference_pb2 as pb
+from router.config import RouterConfig
 from router.router import Router
 
 NUM_TOKENS = 65_000
@@ -74,41 +77,67 @@ def long_request(draw: random.Random) -> bytes:
     return pb.GenerateRequest(token_ids={"ids": ids}, stop={"max_tokens": 1}).SerializeToString()
 
 
+def run_held(config: RouterConfig, pipe: Connection) -> None:
+    """A router's process, with asyncio's own loop: uvloop's callbacks cannot be timed. Whatever it
+    is sent, it answers with the longest callback since it was last asked."""
+    with held() as spent:
+
+        def tell(address: str) -> None:
+            gc.collect()
+            gc.freeze()  # as a router's process does
+            pipe.send(address)
+            asyncio.get_running_loop().add_reader(pipe.fileno(), answer)
+
+        def answer() -> None:
+            pipe.recv()
+            pipe.send(max(spent))
+            spent.clear()
+
+        asyncio.run(Router(config).run(asyncio.Event(), tell))
+
+
 async def longest_of_each(num_prompts: int, directory: Path) -> list[float]:
     """Seconds of the longest callback while each prompt is served."""
-    config = router_config(long_checkpoint(directory), directory)
-    draw = random.Random(1)
-    drain, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    router = asyncio.create_task(Router(config).run(drain, ready.set_result))
-    address = await ready
-    with process(run_worker, LOAD, config) as (_, pipe):
-        await asyncio.to_thread(pipe.recv)
-        pipe.send(address)
-        await serving(address)
-        gc.collect()
-        gc.freeze()  # as a router's process does
-        async with grpc.aio.insecure_channel(address) as channel:
-            generate = channel.unary_stream(GENERATE, None, None)
-
-            async def stream_on() -> None:
-                while True:
-                    async for _ in generate(request(2).SerializeToString()):
-                        await asyncio.sleep(0.01)
-
-            streams = [asyncio.create_task(stream_on()) for _ in range(NUM_STREAMS)]
-            longest = []
-            for _ in range(num_prompts):
-                data = await asyncio.to_thread(long_request, draw)
-                with held() as spent:
+    config, draw = router_config(long_checkpoint(directory), directory), random.Random(1)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    router = context.Process(target=run_held, args=(config, theirs), daemon=True)
+    router.start()
+    try:
+        address = await asyncio.to_thread(ours.recv)
+        with process(run_worker, LOAD, config) as (_, pipe):
+            await asyncio.to_thread(pipe.recv)
+            pipe.send(address)
+            await serving(address)
+            async with grpc.aio.insecure_channel(address) as channel:
+                generate = channel.unary_stream(GENERATE, None, None)
+                streams = [asyncio.create_task(_stream_on(generate)) for _ in range(NUM_STREAMS)]
+                longest = []
+                for _ in range(num_prompts):
+                    data = await asyncio.to_thread(long_request, draw)
+                    await asyncio.to_thread(_ask, ours)
                     async for _ in generate(data):
                         pass
-                longest.append(max(spent))
-            for stream in streams:
-                stream.cancel()
-            await asyncio.gather(*streams, return_exceptions=True)
-    drain.set()
-    await router
+                    longest.append(await asyncio.to_thread(_ask, ours))
+                for stream in streams:
+                    stream.cancel()
+                await asyncio.gather(*streams, return_exceptions=True)
+    finally:
+        router.terminate()
+        router.join()
     return sorted(longest)
+
+
+def _ask(pipe: Any) -> float:
+    pipe.send(None)
+    answer: float = pipe.recv()
+    return answer
+
+
+async def _stream_on(generate: Any) -> None:
+    while True:
+        async for _ in generate(request(2).SerializeToString()):
+            await asyncio.sleep(0.01)
 
 
 def main() -> int:

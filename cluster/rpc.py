@@ -49,6 +49,7 @@ from cluster.tls import server_credentials
 logger = logging.getLogger(__name__)
 
 PUBLIC_MESSAGE_BYTES = 8 << 20
+_LARGE_BYTES = 64 << 10  # of a request: more are a turn of the loop to parse, and one to check
 _MAX_PENDING_CALLS = 1 << 15  # not taken yet; each holds a few kilobytes
 _MAX_PENDING_S = 3600  # deadlines are ours to keep
 # The server gives up this much before the client does, so that the status and its details
@@ -246,7 +247,10 @@ def _parsing(method: Method, serve: Serve, intake: Intake, check: Check) -> Serv
         if data is None:
             raise InvalidRequest("request", "The call ended before its request was sent.")
         check(method.request_type, data)
-        return await serve(_parsed(method.request_type, data), call)
+        request = _parsed(method.request_type, data)
+        if len(data) > _LARGE_BYTES:
+            await asyncio.sleep(0)  # to check one takes a while, too: others come in between
+        return await serve(request, call)
 
     return serve_call
 

@@ -51,7 +51,7 @@ class _Stretch:
     def take_in(self, child: "_Stretch") -> None:
         """Undoes a split, if nothing speaks for it any more."""
         if child.num_prompts == self.num_prompts and child.owners == self.owners:
-            self.grains, self.children = [*self.grains, *child.grains], child.children
+            self.grains, self.children = (*self.grains, *child.grains), child.children
 
 
 class _Piece(NamedTuple):

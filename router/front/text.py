@@ -89,7 +89,10 @@ class Text:
         reuses_cache = request.params.sampling.num_prompt_logprobs is None
         ask = Ask(
             request_id=request.request_id,
-            hashes=grain_hashes(key, request.prompt_ids, self.hash_grain) if reuses_cache else (),
+            # A tuple: the collector walks it once, and a list every time.
+            hashes=tuple(grain_hashes(key, request.prompt_ids, self.hash_grain))
+            if reuses_cache
+            else (),
             num_prompt_tokens=len(request.prompt_ids),
             max_tokens=request.params.max_tokens,
             arrived_at=received_at,

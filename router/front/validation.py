@@ -7,6 +7,7 @@ Knows no worker and no transport.
 
 import re
 import uuid
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -242,7 +243,7 @@ def resolve(
     num_prompt = len(prompt_ids)
     field = prompt_field(given.prompt)
     check_prompt_tokens(num_prompt, info, limits, field)
-    ids = prompt_ids if isinstance(prompt_ids, list) else list(prompt_ids)
+    ids = prompt_ids if isinstance(prompt_ids, list) else array("I", prompt_ids)
     check_ids(ids, field, info.vocab_size)
     return ComputeRequest(
         request_id=given.request_id,
