@@ -113,19 +113,11 @@ class Books:
         decision, fetch = self._with_source(decision, ask, attempt.snapshot)
         booking = _booking(decision, ask)
         self.pool.book(booking)
-        expectation = None
+        expectation, held = None, decision.num_held
         if policy.speculates:
-            expectation = self.speculation.expect(
-                computing, ask.hashes, now, start=decision.num_held
-            )
-        flight.placed = Placed(
-            decision=decision,
-            at_s=now,
-            booking=booking,
-            expectation=expectation,
-            sibling=self.siblings.placed(last_matched, computing),
-            fetch=fetch,
-        )
+            expectation = self.speculation.expect(computing, ask.hashes, now, start=held)
+        sibling = self.siblings.placed(last_matched, computing)
+        flight.placed = Placed(decision, now, booking, expectation, sibling, fetch)
         flight.is_taken_on = True
         flight.num_placed += 1
         self.sessions.remember(flight.session, decision.placement.decode, now, policy.sessions)

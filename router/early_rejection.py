@@ -94,24 +94,14 @@ def rejection(
     is_idle = decision.wait_s <= 0.0 and decode.num_in_flight == 0  # later it is no faster
     if is_idle or not can_ever_fit or not admission.rejects_early:
         return None  # who never fits, hears it from the worker
-    accuracy, quantile, now_s = observed.accuracy, admission.quantile, snapshot.now
-    errors = ErrorFactors(
-        error_factor(
-            accuracy.ttft_errors(decision.ttft_s, now_s), decision.prefill_error, quantile
-        ),
-        # Not the router's own: that has the waits for room in it, which are predicted apart.
-        error_factor(None, decode.decode_error, quantile),
-    )
+    quantile, now_s = admission.quantile, snapshot.now
+    measured = observed.accuracy.ttft_errors(decision.ttft_s, now_s)
+    ttft_factor = error_factor(measured, decision.prefill_error, quantile)
+    # Not the router's own: that has the waits for room in it, which are predicted apart.
+    errors = ErrorFactors(ttft_factor, error_factor(None, decode.decode_error, quantile))
+    num_tokens, num_ready = observed.lengths.mean, request.num_ready_at(position)
     busy_share = observed.local_s.rate(decode.worker, now_s)
-    found = forecast(
-        request,
-        decision,
-        decode,
-        errors,
-        observed.lengths.mean,
-        busy_share,
-        request.num_ready_at(position),
-    )
+    found = forecast(request, decision, decode, errors, num_tokens, busy_share, num_ready)
     rejected = broken_promise(request, found, admission)
     if rejected is None:
         return None

@@ -59,7 +59,7 @@ class Ended(NamedTuple):
 Event = Begun | Left | Ended
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False)
 class Placed:
     """What one placement holds of the workers, until its worker is left."""
 

@@ -10,7 +10,6 @@ all that lies before a grain that they share, and where they part is found by ha
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from cluster.types import GrainHash, WorkerId
 from router.numbering import Ends, Numbering
@@ -52,14 +51,6 @@ class _Stretch:
         """Undoes a split, if nothing speaks for it any more."""
         if child.num_prompts == self.num_prompts and child.owners == self.owners:
             self.grains, self.children = (*self.grains, *child.grains), child.children
-
-
-class _Piece(NamedTuple):
-    """A part of a prompt, and the bits of the workers that are expected to have it."""
-
-    begin: int
-    end: int
-    mask: int
 
 
 @dataclass(slots=True, eq=False)
@@ -124,14 +115,15 @@ class Speculation:
         """
         self.lapse(now)
         matched: dict[WorkerId, int] = {}
-        pieces = self._pieces(hashes)
-        if not any(piece.mask for piece in pieces):
+        path = [(begin, begin + num, self._mask(run)) for begin, run, num in self._path(hashes)]
+        if not any(mask for _, _, mask in path):
             return matched
+        path.append((path[-1][1], len(hashes), 0))  # what nobody is expected to have
         ready = 0
         for _, bits in ends:
             ready |= bits
         starts, active = deque([(0, ~ready), *ends]), 0
-        for begin, end, mask in pieces:
+        for begin, end, mask in path:
             if lost := active & ~mask:
                 self._record(lost, begin, matched)
                 active ^= lost
@@ -201,16 +193,6 @@ class Speculation:
                 run.split(num)
             yield begin, run
             begin, children = begin + num, run.children
-
-    def _pieces(self, hashes: Sequence[GrainHash]) -> list[_Piece]:
-        """The whole of a prompt, and the bits of who is expected to have what of it."""
-        pieces, end = [], 0
-        for begin, run, num in self._path(hashes):
-            end = begin + num
-            pieces.append(_Piece(begin, end, self._mask(run)))
-        if end < len(hashes):
-            pieces.append(_Piece(end, len(hashes), 0))
-        return pieces
 
     def _mask(self, run: _Stretch) -> int:
         if run.version != self.numbering.version:
