@@ -199,9 +199,8 @@ class Books:
             source = self.fetches.source(missing)
             if source is None or not snapshot.may_fetch(placement.computing, source):
                 return decision, None
-            placement = replace(
-                placement, source=source, num_source_tokens=decision.num_cached_tokens
-            )
+            num_tokens = decision.num_cached_tokens
+            placement = replace(placement, source=source, num_source_tokens=num_tokens)
             decision = replace(decision, placement=placement)
         self.fetches.told(missing, source)
         return decision, missing

@@ -187,8 +187,7 @@ class Speculation:
                 run = children[hashes[begin]] = _Stretch(hashes[begin:])
                 self.num_grains += len(run.grains)
             num = _num_shared(run.grains, hashes, begin)
-            if begin < start < begin + num:
-                num = start - begin
+            num = start - begin if begin < start < begin + num else num
             if num < len(run.grains):
                 run.split(num)
             yield begin, run
@@ -208,19 +207,18 @@ class Speculation:
         if expectation not in expectations:
             return
         del expectations[expectation]
-        parent, kept = self._root, []
+        kept = [self._root]
         for _, run, num in list(self._path(expectation.hashes)):
             run.num_prompts -= 1
             if not run.num_prompts:  # nor has what follows it
-                parent.children.pop(run.grains[0], None)
+                kept[-1].children.pop(run.grains[0], None)
                 self.num_grains -= num
                 continue
             if run.owners.get(expectation.worker) is expectation:
                 del run.owners[expectation.worker]
                 run.mask &= ~self.numbering.bit_of(expectation.worker)
             kept.append(run)
-            parent = run
-        for run in reversed(kept):
+        for run in reversed(kept[1:]):
             if len(run.children) == 1:
                 run.take_in(*run.children.values())
 
