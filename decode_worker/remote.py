@@ -62,7 +62,7 @@ class RemotePrompts:
             answer.request,
             num_choices=answer.request.params.num_choices,
             owner=answer,
-            received_at=answer.timeline.received_at,
+            arrived_at=answer.timeline.arrived_at,
         )
         prompt = _Prompt(request=request, answer=answer, sequence=sequence)
         self._compute.expect(sequence)

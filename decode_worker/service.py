@@ -79,15 +79,15 @@ class DecodeService:
     async def _prefill_here(self, answer: OwnedAnswer, message: pb.DecodeRequest) -> None:
         request = answer.request
         num_choices = request.params.num_choices
-        received_at = answer.timeline.received_at
+        arrived_at = answer.timeline.arrived_at
         if _is_uneven(request):
             left = [i for i in range(num_choices) if answer.choices[i].finish is None]
             sequences = [
-                Sequence(request, choice=i, owner=answer, received_at=received_at) for i in left
+                Sequence(request, choice=i, owner=answer, arrived_at=arrived_at) for i in left
             ]
         else:
             sequences = [
-                Sequence(request, num_choices=num_choices, owner=answer, received_at=received_at)
+                Sequence(request, num_choices=num_choices, owner=answer, arrived_at=arrived_at)
             ]
         await self._fetches.fetch(sequences[0], message)
         for sequence in sequences:

@@ -49,7 +49,7 @@ class RequestTimeline:
         self.transferred_bytes = 0
 
     @property
-    def received_at(self) -> float:
+    def arrived_at(self) -> float:
         """Gives the moment by the timeline's clock."""
         return self._stamps[Moment.RECEIVED]
 

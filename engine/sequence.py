@@ -45,9 +45,9 @@ class Sequence:
         choice: int = 0,
         num_choices: int = 1,
         owner: Any = None,
-        received_at: float = 0.0,
+        arrived_at: float = 0.0,
     ) -> None:
-        """`owner` is whoever is told what was drawn; it is not looked at here. `received_at` is
+        """`owner` is whoever is told what was drawn; it is not looked at here. `arrived_at` is
         when the request came, by its worker's monotonic clock."""
         self.request_id = request.request_id
         self.choice = choice
@@ -57,7 +57,7 @@ class Sequence:
         emitted = request.emitted[choice] if choice < len(request.emitted) else ()
         self.output_ids: list[int] = list(emitted)
         self.params: GenerationParams = request.params
-        self.due_at = received_at + request.due_s  # its first token
+        self.due_at = arrived_at + request.due_s  # its first token
         self.hash_key = request.hash_key
         self.block_table: list[BlockId] = []
         self.num_computed = 0  # tokens[:num_computed] have their KV in the block table

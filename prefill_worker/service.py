@@ -45,7 +45,7 @@ class PromptLoan:
             request,
             num_choices=request.params.num_choices,
             owner=self,
-            received_at=self._received,
+            arrived_at=self._received,
         )
         self.transfer: OutgoingTransfer | None = None  # from when it is scheduled
         self.has_ended = False  # the call; its transfer may go on

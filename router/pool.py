@@ -63,12 +63,12 @@ class Booking:
     prefill_s: float = 0.0  # predicted
 
     @property
-    def prefilling(self) -> WorkerId:
+    def computing(self) -> WorkerId:
         return self.prefill or self.decode
 
     @property
     def workers(self) -> frozenset[WorkerId]:
-        return frozenset((self.decode, self.prefilling))
+        return frozenset((self.decode, self.computing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +178,10 @@ class Pool:
     def book(self, booking: Booking) -> None:
         """Counts a placed request, until `release`."""
         self._booked.add(booking)
-        if prefilling := self._members.get(booking.prefilling):
+        if computing := self._members.get(booking.computing):
             weight_s = (booking.num_prefill_tokens, booking.prefill_s)
-            prefilling.prefills[booking.request_id] = weight_s
-            self._changed.add(prefilling)
+            computing.prefills[booking.request_id] = weight_s
+            self._changed.add(computing)
         if decoding := self._members.get(booking.decode):
             weight = (booking.num_sequences, booking.num_context_tokens)
             decoding.decodes[booking.request_id] = weight
@@ -189,9 +189,9 @@ class Pool:
 
     def begun(self, booking: Booking) -> None:
         """Its prefill is over, and the decode worker did its part."""
-        if prefilling := self._members.get(booking.prefilling):
-            prefilling.prefills.pop(booking.request_id, None)
-            self._changed.add(prefilling)
+        if computing := self._members.get(booking.computing):
+            computing.prefills.pop(booking.request_id, None)
+            self._changed.add(computing)
         decoding = self._members.get(booking.decode)
         if decoding is not None and decoding.num_failures:
             decoding.num_failures = 0

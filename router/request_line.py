@@ -24,7 +24,7 @@ _PHASES = ("queue", "prefill", "transfer")  # as the decode worker tells at the 
 class RequestLine:
     """`with` writes it at the end. What has it fills it: of what was refused little is known."""
 
-    received_at: float
+    arrived_at: float
     clock: Callable[[], float]
     request_id: str = ""
     num_prompt_tokens: int | None = None
@@ -61,7 +61,7 @@ class RequestLine:
         if self.record is not None:
             yield "generation", self.record.live.number
             yield "ttft_ms", _ms(self.record.ttft_s)
-        yield "total_ms", _ms(self.clock() - self.received_at)
+        yield "total_ms", _ms(self.clock() - self.arrived_at)
 
     def _answer(self) -> Iterator[tuple[str, Any]]:
         yield "prompt_tokens", self.num_prompt_tokens

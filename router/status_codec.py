@@ -68,13 +68,13 @@ def away_to_pb(absences: Absences, now_s: float) -> Iterator[worker_pb2.AwayWork
 
 def seen_to_pb(traffic: Traffic, now_s: float, window_s: float) -> Iterator[worker_pb2.SeenRequest]:
     for each in traffic.arrivals:
-        if each.arrived_s >= now_s - window_s:
+        if each.arrived_at >= now_s - window_s:
             yield _arrival_to_pb(each, now_s)
 
 
 def _arrival_to_pb(arrival: Arrival, now_s: float) -> worker_pb2.SeenRequest:
     return worker_pb2.SeenRequest(
-        age_seconds=now_s - arrival.arrived_s,
+        age_seconds=now_s - arrival.arrived_at,
         prompt_tokens=arrival.num_prompt_tokens,
         cached_tokens=arrival.num_cached_tokens,
         output_tokens=arrival.num_output_tokens,
@@ -89,7 +89,7 @@ def _arrival_to_pb(arrival: Arrival, now_s: float) -> worker_pb2.SeenRequest:
 
 def arrival_from_pb(message: worker_pb2.SeenRequest, now_s: float) -> Arrival:
     return Arrival(
-        arrived_s=now_s - message.age_seconds,
+        arrived_at=now_s - message.age_seconds,
         num_prompt_tokens=message.prompt_tokens,
         num_cached_tokens=message.cached_tokens,
         num_output_tokens=message.output_tokens,

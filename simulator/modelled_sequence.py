@@ -34,7 +34,7 @@ class ModelledSequence(Sequence):
             params=GenerationParams(sampling=_GREEDY, max_tokens=traced.num_output_tokens),
             hash_key=b"",
         )
-        super().__init__(request, owner=owner, received_at=due_at)
+        super().__init__(request, owner=owner, arrived_at=due_at)
         self.prompt_ids = range(traced.num_prompt_tokens)  # type: ignore[assignment]
         self.output_ids = [TOKEN.token_id] * num_emitted
         self._grains = list(traced.grains[: traced.num_prompt_tokens // grain])

@@ -22,7 +22,7 @@ _LATE_ANSWER: Final = 0.5  # against a late first token
 class Come:
     """A request that came, as it turned out, and what it was promised."""
 
-    arrived_s: float
+    arrived_at: float
     num_prompt: int
     num_new: int  # of these, not cached where it was computed
     num_output: float
@@ -188,7 +188,7 @@ class _Rehearsal:
 
     def run(self, requests: Sequence[Come], most_bad: float) -> int | None:
         for come in requests:
-            self._advance(come.arrived_s)
+            self._advance(come.arrived_at)
             self._place(come)
             if self._num_bad > most_bad:
                 return None
@@ -206,7 +206,7 @@ class _Rehearsal:
 
     def _judge(self, job: _Rehearsed, ended_s: float) -> None:
         come = job.come
-        is_late = job.first_s - come.arrived_s > come.ttft_s
+        is_late = job.first_s - come.arrived_at > come.ttft_s
         itl_s = (ended_s - job.first_s) / max(1.0, come.num_output - 1.0)
         if not is_late and itl_s <= come.itl_s:
             self._num_good += 1
@@ -215,7 +215,7 @@ class _Rehearsal:
 
     def _begun(self, job: _Rehearsed) -> None:
         """Whoever is late counts at once: a size that does not do is given up the sooner."""
-        self._num_bad += job.first_s - job.come.arrived_s > job.come.ttft_s
+        self._num_bad += job.first_s - job.come.arrived_at > job.come.ttft_s
 
     def _place(self, come: Come) -> None:
         decode = min(self._decodes, key=lambda each: (each.placed_context, each.num_placed))
@@ -248,7 +248,7 @@ class _Rehearsal:
 
 def _job(come: Come, make: WorkerMake, decode: _Decode, hand_over_s: float) -> _Rehearsed:
     own_s = make.prefill_cost.seconds(come.num_new, come.num_prompt)
-    due_s = come.arrived_s + come.ttft_s + own_s
+    due_s = come.arrived_at + come.ttft_s + own_s
     return _Rehearsed(come, due_s, own_s, decode, hand_over_s)
 
 

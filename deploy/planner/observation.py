@@ -54,9 +54,9 @@ def observed(
     `began_s`: when the oldest router began to look."""
     begin_s = max(began_s, now_s - max(window_s, most_window_s))
     recent = sorted(
-        (each for each in arrivals if each.arrived_s >= begin_s), key=lambda each: each.arrived_s
+        (each for each in arrivals if each.arrived_at >= begin_s), key=lambda each: each.arrived_at
     )
-    lately = [each for each in recent if each.arrived_s >= now_s - window_s]
+    lately = [each for each in recent if each.arrived_at >= now_s - window_s]
     verdicts = [good for each in lately if (good := each.is_good(now_s)) is not None]
     reports = [status.report for status in workers]
     pools = [
@@ -83,7 +83,7 @@ def observed(
 def _come(arrival: Arrival) -> Come:
     num_cached = min(arrival.num_cached_tokens, arrival.num_prompt_tokens - 1)
     return Come(
-        arrival.arrived_s,
+        arrival.arrived_at,
         arrival.num_prompt_tokens,
         arrival.num_prompt_tokens - num_cached,
         arrival.num_output_tokens,

@@ -39,11 +39,11 @@ class Sizing:
     def requests(self) -> Sequence[Come]:
         if not self.seen:
             return ()
-        seen, begin_s = self.seen, self.seen[0].arrived_s
-        period_s = max(_LEAST_PERIOD_S, seen[-1].arrived_s - begin_s)
+        seen, begin_s = self.seen, self.seen[0].arrived_at
+        period_s = max(_LEAST_PERIOD_S, seen[-1].arrived_at - begin_s)
         num = max(1, min(ceil(self.least_s / period_s), _MOST_REPEATED // len(seen)))
         return [
-            replace(each, arrived_s=each.arrived_s - begin_s + turn * period_s)
+            replace(each, arrived_at=each.arrived_at - begin_s + turn * period_s)
             for turn in range(num)
             for each in seen
         ]
@@ -68,7 +68,7 @@ class Sizing:
         """More than enough, whatever the bounds."""
         if not self.requests:
             return Counts(0, 1)
-        period_s = max(_LEAST_PERIOD_S, self.requests[-1].arrived_s)
+        period_s = max(_LEAST_PERIOD_S, self.requests[-1].arrived_at)
         cost, decode = self.setting.prefill.prefill_cost, self.setting.decode
         prompts_s = sum(cost.seconds(each.num_new, each.num_prompt) for each in self.requests)
         busy = _AMPLE * prompts_s / period_s + 2
@@ -137,7 +137,7 @@ class Sizing:
     def _num_good(self, counts: Counts, most_bad: float, faster: float = 1.0) -> int | None:
         requests = self._with_caches(counts)
         if faster != 1.0:
-            requests = [replace(each, arrived_s=each.arrived_s / faster) for each in requests]
+            requests = [replace(each, arrived_at=each.arrived_at / faster) for each in requests]
         return rehearse(requests, self.setting, counts.prefill, counts.decode, most_bad)
 
     def _with_caches(self, counts: Counts) -> Sequence[Come]:
@@ -171,7 +171,7 @@ def present_cache(requests: Sequence[Come]) -> float:
 def as_cached_lately(requests: Sequence[Come], since_s: float) -> tuple[Sequence[Come], float]:
     """Finds with how large a cache requests were computed since then; and those before as if with
     the same, for there may have been fewer workers, or more."""
-    lately = [each for each in requests if each.arrived_s >= since_s]
+    lately = [each for each in requests if each.arrived_at >= since_s]
     cache_tokens = present_cache(lately or requests)
     at = level(cache_tokens)
     before = requests[: len(requests) - len(lately)] if lately else ()

@@ -48,10 +48,10 @@ def stretch(requests: Sequence[Come], begin_s: float, now_s: float, least_s: flo
     latest so many."""
     calm = without_bursts(requests, begin_s, now_s, least_s)
     since_s = alike_since(calm.requests, begin_s, now_s, least_s)
-    kept = [each for each in calm.requests if each.arrived_s >= since_s]
+    kept = [each for each in calm.requests if each.arrived_at >= since_s]
     if len(kept) > MAX_REQUESTS:
         kept = kept[-MAX_REQUESTS:]
-        begin_s = kept[0].arrived_s
+        begin_s = kept[0].arrived_at
     else:
         begin_s = since_s
     return Stretch(kept, begin_s, now_s - since_s, calm.num_left_out)
@@ -62,8 +62,8 @@ def alike_since(requests: Sequence[Come], begin_s: float, now_s: float, least_s:
     since_s = max(begin_s, now_s - least_s)
     while since_s - begin_s >= _STEP_S:
         earlier_s, later_s = since_s - _STEP_S, now_s - since_s
-        num_later = sum(each.arrived_s >= since_s for each in requests)
-        num_earlier = sum(earlier_s <= each.arrived_s < since_s for each in requests)
+        num_later = sum(each.arrived_at >= since_s for each in requests)
+        num_earlier = sum(earlier_s <= each.arrived_at < since_s for each in requests)
         mean = (num_later + num_earlier) * _STEP_S / (later_s + _STEP_S)
         sigma = sqrt(max(1.0, mean * (1.0 + _STEP_S / later_s)))
         if abs(num_earlier - num_later * _STEP_S / later_s) > _ALIKE_SIGMAS * sigma:
@@ -80,7 +80,7 @@ def without_bursts(requests: Sequence[Come], begin_s: float, now_s: float, rare_
     if num_bins < 2 * _BURST_BINS:
         return Calm(requests, 0)
     # Counted from now, so that the last one is whole.
-    bins = [int((now_s - each.arrived_s) / _BURST_BIN_S) for each in requests]
+    bins = [int((now_s - each.arrived_at) / _BURST_BIN_S) for each in requests]
     counts = Counter(bins)
     usual = median(counts[at] for at in range(num_bins))
     if usual < _LEAST_USUAL:
@@ -116,7 +116,7 @@ def _bursts(high: Sequence[int]) -> list[tuple[int, int]]:
 def pace(requests: Sequence[Come], begin_s: float, now_s: float, least_s: float) -> float:
     """Times as fast as in the whole stretch they come of late."""
     since_s = max(begin_s, now_s - least_s)
-    lately = [each for each in requests if each.arrived_s >= since_s]
+    lately = [each for each in requests if each.arrived_at >= since_s]
     whole_s, lately_s = max(1.0, now_s - begin_s), max(1.0, now_s - since_s)
     drift = (len(lately) / lately_s) / max(1e-9, len(requests) / whole_s)
     return drift * surge(lately, since_s, now_s)
@@ -131,7 +131,7 @@ def surge(requests: Sequence[Come], begin_s: float, now_s: float) -> float:
     num_bins = int(duration_s / _BIN_S)
     bins = [0] * num_bins
     for each in requests:
-        bins[min(num_bins - 1, int((each.arrived_s - begin_s) / _BIN_S))] += 1
+        bins[min(num_bins - 1, int((each.arrived_at - begin_s) / _BIN_S))] += 1
     num_short = int(_SHORT_S / _BIN_S)
     before, lately = bins[:-num_short], bins[-num_short:]
     mean = sum(before) / len(before)

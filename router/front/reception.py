@@ -25,7 +25,7 @@ class Reception:
         with the first message."""
         with self.admission.admit(given.request_id):
             caller.phase = "tokenise"
-            routed = await self.lanes.routed(given, line.received_at)
+            routed = await self.lanes.routed(given, line.arrived_at)
             line.num_prompt_tokens = routed.ask.num_prompt_tokens
             # Placed before the index knows, it would be computed anew.
             await self.is_warm.wait()

@@ -75,7 +75,7 @@ class Text:
         return prompt_ids(prompt, self.tokenizer, self.template)
 
     def routed(
-        self, given: GenerationInput, prompt_ids: Sequence[int], received_at: float
+        self, given: GenerationInput, prompt_ids: Sequence[int], arrived_at: float
     ) -> RoutedRequest:
         """Checks what needs tokens, and hashes."""
         key = hash_key(
@@ -95,7 +95,7 @@ class Text:
             else (),
             num_prompt_tokens=len(request.prompt_ids),
             max_tokens=request.params.max_tokens,
-            arrived_at=received_at,
+            arrived_at=arrived_at,
             num_choices=request.params.num_choices,
             hints=given.hints,
         )

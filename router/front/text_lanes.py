@@ -39,16 +39,16 @@ class TextLanes:
             _settings(text), max_waiting=max_waiting, largest_bytes=text.limits.max_prompt_bytes
         )
 
-    async def routed(self, given: GenerationInput, received_at: float) -> RoutedRequest:
+    async def routed(self, given: GenerationInput, arrived_at: float) -> RoutedRequest:
         """A request with its tokens, checked and hashed."""
         prompt = given.prompt
         if is_tiny(given):
-            return self._route(given, received_at)
+            return self._route(given, arrived_at)
         if is_small(prompt):
-            return await self.threads.run(prompt.weight, self._route, given, received_at)
+            return await self.threads.run(prompt.weight, self._route, given, arrived_at)
         tokenized = await self._largely(prompt)
         return await self.threads.run(
-            MAX_SMALL, self._route_tokenized, given, tokenized, received_at
+            MAX_SMALL, self._route_tokenized, given, tokenized, arrived_at
         )
 
     async def tokenized(self, prompt: Prompt) -> bytes:
@@ -76,13 +76,13 @@ class TextLanes:
 
     # In a thread, but what is tiny
 
-    def _route(self, given: GenerationInput, received_at: float) -> RoutedRequest:
-        return self._text.routed(given, self._text.tokenized(given.prompt), received_at)
+    def _route(self, given: GenerationInput, arrived_at: float) -> RoutedRequest:
+        return self._text.routed(given, self._text.tokenized(given.prompt), arrived_at)
 
     def _route_tokenized(
-        self, given: GenerationInput, tokenized: bytes, received_at: float
+        self, given: GenerationInput, tokenized: bytes, arrived_at: float
     ) -> RoutedRequest:
-        return self._text.routed(given, tokenized_from_bytes(tokenized), received_at)
+        return self._text.routed(given, tokenized_from_bytes(tokenized), arrived_at)
 
     def _tokenize(self, prompt: Prompt) -> bytes:
         return tokenized_to_bytes(self._text.tokenized(prompt))

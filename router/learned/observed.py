@@ -43,7 +43,7 @@ class Observed:
             return
         ask = flight.ask
         flight.arrival = Arrival(
-            arrived_s=ask.arrived_at,
+            arrived_at=ask.arrived_at,
             num_prompt_tokens=ask.num_prompt_tokens,
             num_cached_tokens=decision.num_cached_tokens if decision else 0,
             num_output_tokens=request.num_output_tokens,
@@ -95,4 +95,4 @@ class Observed:
         arrival = flight.arrival
         if arrival is not None and arrival.ttft_s is not None:
             arrival.num_output_tokens = num_steps
-            arrival.itl_s = (now_s - arrival.arrived_s - arrival.ttft_s) / num_gaps
+            arrival.itl_s = (now_s - arrival.arrived_at - arrival.ttft_s) / num_gaps

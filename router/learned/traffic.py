@@ -19,7 +19,7 @@ _NUM_KEPT: Final = 4096
 class Arrival:
     """One request, filled in as it goes on."""
 
-    arrived_s: float
+    arrived_at: float
     num_prompt_tokens: int
     num_cached_tokens: int  # as predicted, then as the worker found
     num_output_tokens: float  # as predicted, then as they were
@@ -34,7 +34,7 @@ class Arrival:
     def is_good(self, now_s: float) -> bool | None:
         """Whether its targets were met; None while that is open, and for good where its caller gave
         it up before anything was late."""
-        waited_s = (now_s if self.ended_s is None else self.ended_s) - self.arrived_s
+        waited_s = (now_s if self.ended_s is None else self.ended_s) - self.arrived_at
         ttft_s = waited_s if self.ttft_s is None else self.ttft_s
         if self.is_lost or ttft_s > self.target_ttft_s:
             return False
@@ -62,7 +62,7 @@ class Traffic:
     def since_s(self) -> float:
         """Whatever came from then on is remembered."""
         is_full = len(self._arrivals) == self._arrivals.maxlen
-        return self._arrivals[0].arrived_s if is_full else self._began_s
+        return self._arrivals[0].arrived_at if is_full else self._began_s
 
     def begin(self, arrival: Arrival) -> None:
         """It has come; whether it is placed or not."""

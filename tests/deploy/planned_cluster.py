@@ -110,7 +110,7 @@ class PlannedCluster:
         num = int(60.0 * rate)
         self.arrivals = [
             Arrival(
-                arrived_s=self.now_s - 60.0 + at / rate,
+                arrived_at=self.now_s - 60.0 + at / rate,
                 num_prompt_tokens=num_prompt_tokens,
                 num_cached_tokens=0,
                 num_output_tokens=20.0,
@@ -148,7 +148,7 @@ class PlannedCluster:
         if not self.hears_routers:
             raise WorkerLost("'router-0' is not to be reached.")
         self.questions.append(question)
-        recent = [each for each in self.arrivals if each.arrived_s >= now_s - question.window_s]
+        recent = [each for each in self.arrivals if each.arrived_at >= now_s - question.window_s]
         return Seen(tuple(recent), dict(self.statuses), self.num_waiting, self.began_s)
 
     async def drain(

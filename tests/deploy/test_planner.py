@@ -28,8 +28,8 @@ def traffic(rate: float, *, begin_s: float, end_s: float) -> tuple[Come, ...]:
     return tuple(Come(begin_s + at / rate, 24_000, 24_000, 200, 8.0, 0.1) for at in range(num))
 
 
-def arrived_s(come: Come) -> float:
-    return come.arrived_s
+def arrived_at(come: Come) -> float:
+    return come.arrived_at
 
 
 def observation(now_s: float, rate: float, counts: Counts, **changes: object) -> Observation:
@@ -136,7 +136,7 @@ def test_a_burst_that_is_over_before_a_worker_has_started_counts_in_part() -> No
     enough = steady(0.6, Counts(4, 2))[-1].counts
     seen = observation(2000.0, 0.6, enough)
     burst = traffic(1.8, begin_s=1850.0, end_s=1940.0)
-    together = sorted((*traffic(0.6, begin_s=1000.0, end_s=2000.0), *burst), key=arrived_s)
+    together = sorted((*traffic(0.6, begin_s=1000.0, end_s=2000.0), *burst), key=arrived_at)
     seen = replace(seen, begin_s=1000.0, requests=together)
     decision, state = decide(seen, PlannerState(), SETTINGS, BOUNDS)
     assert decision.counts.num <= enough.num + 1

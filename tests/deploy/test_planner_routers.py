@@ -55,7 +55,7 @@ def test_traffic_of_all_routers_counts_from_when_the_last_began_to_look() -> Non
     found = merged([old, new], 1000.0)
     assert found.began_s == 940.0
     assert found.num_waiting == 3
-    assert [each.arrived_s for each in found.arrivals] == [910.0, 995.0, 993.0]
+    assert [each.arrived_at for each in found.arrivals] == [910.0, 995.0, 993.0]
     observation = observed(
         found.arrivals,
         [],
@@ -66,7 +66,7 @@ def test_traffic_of_all_routers_counts_from_when_the_last_began_to_look() -> Non
         base=Setting(num_prefill=0, num_decode=1),
         began_s=found.began_s,
     )
-    assert [each.arrived_s for each in observation.requests] == [993.0, 995.0]
+    assert [each.arrived_at for each in observation.requests] == [993.0, 995.0]
     assert not observation.is_full
 
 

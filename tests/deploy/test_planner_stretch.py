@@ -22,7 +22,7 @@ def poisson(*spans: tuple[float, float], seed: int = 0) -> list[Come]:
 
 
 def rate(requests: Sequence[Come], begin_s: float, end_s: float) -> float:
-    return sum(begin_s <= each.arrived_s < end_s for each in requests) / (end_s - begin_s)
+    return sum(begin_s <= each.arrived_at < end_s for each in requests) / (end_s - begin_s)
 
 
 def test_steady_traffic_is_mostly_looked_at_as_far_back_as_can_be() -> None:
@@ -55,7 +55,7 @@ def test_a_lone_burst_is_cut_down_to_twice_what_is_usual() -> None:
     calm = without_bursts(requests, 0.0, 1200.0, 600.0)
     assert calm.num_left_out == len(requests) - len(calm.requests) > 50
     assert rate(calm.requests, 700.0, 790.0) == pytest.approx(2.0, abs=0.25)
-    assert calm.requests == sorted(calm.requests, key=lambda each: each.arrived_s)
+    assert calm.requests == sorted(calm.requests, key=lambda each: each.arrived_at)
 
 
 def test_a_burst_that_goes_on_for_longer_than_a_start_is_left_in() -> None:

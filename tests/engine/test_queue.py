@@ -67,7 +67,7 @@ class Worker:
         request = ComputeRequest(
             request_id=name, prompt_ids=ids, params=params, hash_key=b"k" * 32, due_s=due_s
         )
-        sequence = Sequence(request, received_at=self.now)
+        sequence = Sequence(request, arrived_at=self.now)
         self.batcher.add(sequence)
         return sequence
 

@@ -128,7 +128,7 @@ async def test_spans_that_make_no_sense_are_refused(
 
 def arrival(at_s: float) -> Arrival:
     return Arrival(
-        arrived_s=at_s,
+        arrived_at=at_s,
         num_prompt_tokens=10,
         num_cached_tokens=0,
         num_output_tokens=5.0,

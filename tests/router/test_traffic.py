@@ -7,7 +7,7 @@ from router.learned.traffic import Arrival, Traffic
 
 def come(traffic: Traffic, **said: float) -> Arrival:
     arrival = Arrival(
-        arrived_s=100.0,
+        arrived_at=100.0,
         num_prompt_tokens=10,
         num_cached_tokens=0,
         num_output_tokens=5,
