@@ -16,10 +16,10 @@ from cluster.errors import CheckpointError
 from engine.model_spec import ModelSpec
 from engine.models.config_reader import ConfigReader, parse_token_ids
 from engine.models.registry import parse_model_spec
+from engine.models.tensors import EMBEDDING, HEAD, expected_shapes
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _GET_IT_AGAIN = "download or copy the checkpoint again"
 
@@ -77,47 +77,6 @@ def stored_tensors(checkpoint: Path, spec: ModelSpec) -> dict[str, StoredTensor]
                 f"config.json asks for {list(shape)}: the two are not of one model."
             )
     return {name: found[name] for name in expected}
-
-
-def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model, by its name in the checkpoint."""
-    hidden = spec.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        EMBEDDING: (spec.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-    }
-    if not spec.is_tied:
-        shapes[HEAD] = (spec.vocab_size, hidden)
-    for layer in range(spec.num_layers):
-        for name, shape in _layer_shapes(spec).items():
-            shapes[f"model.layers.{layer}.{name}"] = shape
-    return shapes
-
-
-def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    hidden, inner = spec.hidden_size, spec.intermediate_size
-    query, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    linears = {
-        "self_attn.q_proj": (query, hidden, spec.has_qkv_bias),
-        "self_attn.k_proj": (keys, hidden, spec.has_qkv_bias),
-        "self_attn.v_proj": (keys, hidden, spec.has_qkv_bias),
-        "self_attn.o_proj": (hidden, query, spec.has_output_bias),
-        "mlp.gate_proj": (inner, hidden, spec.has_mlp_bias),
-        "mlp.up_proj": (inner, hidden, spec.has_mlp_bias),
-        "mlp.down_proj": (hidden, inner, spec.has_mlp_bias),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    for name, (rows, columns, has_bias) in linears.items():
-        shapes[f"{name}.weight"] = (rows, columns)
-        if has_bias:
-            shapes[f"{name}.bias"] = (rows,)
-    if spec.has_qk_norm:
-        shapes["self_attn.q_norm.weight"] = (spec.head_dim,)
-        shapes["self_attn.k_norm.weight"] = (spec.head_dim,)
-    return shapes
 
 
 def _refuse_differing_names(

@@ -19,12 +19,12 @@ from engine.attention import Query
 from engine.batch import Batch, BatchRow, RowResult
 from engine.checkpoint import load_spec
 from engine.kv_cache import DTYPES, KvCache, slots_of
-from engine.linear import Product
+from engine.layers.linear import Product
+from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
-from engine.models.decoder import Decoder, StepInputs
+from engine.models.decoder import Decoder, StepInputs, Wanted
 from engine.paged_attention import PagedAttention
 from engine.sampling import Draw, sample, token_logprobs
-from engine.weights import load_weights
 
 __all__ = ["Engine", "EngineConfig", "load_spec"]
 
@@ -79,7 +79,7 @@ class Engine:
             windows=spec.windows,
             device=self._device,
         )
-        weights = load_weights(
+        weights = WeightReader(
             config.checkpoint,
             spec,
             measurements or Measurements(),
@@ -122,17 +122,30 @@ class Engine:
         slots = np.concatenate(
             [slots_of(row.sequence.block_table, size, row.start, row.stop) for row in rows]
         )
-        wanted, wanted_queries = _wanted(batch)
         queries = [Query(row.sequence.block_table, row.start, row.num_new) for row in rows]
         return StepInputs(
             token_ids=torch.tensor(token_ids, device=self._device),
             positions=torch.from_numpy(positions).to(self._device),
             slots=torch.from_numpy(slots).to(self._device),
             plan=self._attention.plan(queries),
-            wanted=torch.tensor(wanted, dtype=torch.int64, device=self._device),
-            wanted_plan=(
-                None if len(wanted) == len(token_ids) else self._attention.plan(wanted_queries)
-            ),
+            wanted=self._wanted(batch),
+        )
+
+    def _wanted(self, batch: Batch) -> Wanted | None:
+        """Of each row all tokens, or the last one, or none."""
+        tokens: list[int] = []
+        queries: list[Query] = []
+        stop = 0
+        for row in batch.rows:
+            stop += row.num_new
+            if num_wanted := _num_wanted(row):
+                tokens += range(stop - num_wanted, stop)
+                queries.append(Query(row.sequence.block_table, row.stop - num_wanted, num_wanted))
+        if len(tokens) == stop:
+            return None
+        return Wanted(
+            tokens=torch.tensor(tokens, dtype=torch.int64, device=self._device),
+            plan=self._attention.plan(queries),
         )
 
     def _results(self, batch: Batch, hidden: Tensor) -> list[RowResult]:
@@ -173,18 +186,3 @@ class Engine:
 def _num_wanted(row: BatchRow) -> int:
     """How many of a row's last hidden states are used."""
     return row.num_new if row.want_prompt_logprobs else min(1, len(row.choices))
-
-
-def _wanted(batch: Batch) -> tuple[list[int], list[Query]]:
-    """The used tokens of the batch, and as queries: a whole row, or its last token."""
-    tokens: list[int] = []
-    queries: list[Query] = []
-    first = 0
-    for row in batch.rows:
-        stop = first + row.num_new
-        if num_wanted := _num_wanted(row):
-            tokens += range(stop - num_wanted, stop)
-            start = row.stop - num_wanted
-            queries.append(Query(row.sequence.block_table, start, num_wanted))
-        first = stop
-    return tokens, queries

@@ -15,7 +15,7 @@ from cluster.types import (
 )
 from engine.batch import Batch, BatchRow
 from engine.engine import Engine, EngineConfig, load_spec
-from engine.linear import Product
+from engine.layers.linear import Product
 from engine.sequence import Sequence
 
 GREEDY = SamplingParams(seed=0, temperature=0.0)

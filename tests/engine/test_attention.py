@@ -7,8 +7,8 @@ import torch
 
 from engine.attention import Query
 from engine.kv_cache import slots_of
+from engine.layers.rope import interleaved_order, rotate_in_place
 from engine.paged_attention import PagedAttention, SlotRun, attend_plainly, slot_runs
-from engine.rope import interleaved_order, rotate_in_place
 
 torch.set_num_threads(1)
 

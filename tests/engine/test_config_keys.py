@@ -20,7 +20,8 @@ from cluster.checkpoint_keys import KeyFate, config_table
 from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from cluster.types import SamplingParams
-from engine.checkpoint import EMBEDDING, HEAD, load_spec
+from engine.checkpoint import load_spec
+from engine.models.tensors import EMBEDDING, HEAD
 from tests.engine.changed_checkpoints import ABSENT, PROMPT, Change, written
 from tests.engine.driver import Driver, make_engine, make_sequence
 

@@ -9,7 +9,7 @@ import torch
 from cluster.types import BlockId
 from engine.batch import Batch, BatchRow
 from engine.engine import Engine, EngineConfig, load_spec
-from engine.linear import Product
+from engine.layers.linear import Product
 from engine.paged_attention import attend_plainly
 from tests.checkpoints import (
     CONTEXT_LENGTH,

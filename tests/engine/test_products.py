@@ -7,7 +7,7 @@ import torch
 
 from cluster.measurements import Measurements
 from engine.engine import Engine, EngineConfig, load_spec
-from engine.linear import (
+from engine.layers.linear import (
     CLASS_ROWS,
     NUM_CLASSES,
     Choice,
@@ -16,8 +16,8 @@ from engine.linear import (
     products_for,
     uniform,
 )
-from engine.products import Shape, choose_products, fastest, told
-from engine.weights import matrix_shapes
+from engine.layers.products import Shape, choose_products, fastest, told
+from engine.layers.weights import matrix_shapes
 from tests.checkpoints import FAMILIES, checkpoint
 
 S, T, P = Product.STORED, Product.TRANSPOSED, Product.PACKED
@@ -132,7 +132,7 @@ def test_a_model_is_timed_once_for_all_processes(
         num += 1
         return {S: [1.0] * NUM_CLASSES, T: [2.0] * NUM_CLASSES, P: [2.0] * NUM_CLASSES}
 
-    monkeypatch.setattr("engine.products.time_shape", time_shape)
+    monkeypatch.setattr("engine.layers.products.time_shape", time_shape)
     monkeypatch.setattr("cluster.host.waited_s", lambda: 0.0)
     shapes = {ONE: 3, Shape(32, 32): 3}
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from cluster.measurements import Measurements
-from engine.linear import CLASS_ROWS, NUM_CLASSES, Choice, Product, products_for, uniform
-from engine.product_timing import WORKING_BYTES, time_shape
+from engine.layers.linear import CLASS_ROWS, NUM_CLASSES, Choice, Product, products_for, uniform
+from engine.layers.product_timing import WORKING_BYTES, time_shape
 
 WORTH = 1.1  # a second copy is, where a step of some size is so many times slower without
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cluster.measurements import Timings
-from engine.linear import CLASS_ROWS, Copy, Product, make_copy
+from engine.layers.linear import CLASS_ROWS, Copy, Product, make_copy
 
 SHAPE_S = 0.3  # for a shape of a large model; what is not reached is computed as what was
 _LEAST_SHARE = 0.2  # of it, for one of the smallest

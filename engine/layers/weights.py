@@ -1,0 +1,110 @@
+"""A checkpoint's weights as the engine computes with them: cast, fused, stored for their products.
+
+Read through a memory map, tensor by tensor, so that little more than the result is resident.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cluster.errors import CheckpointError
+from cluster.measurements import Measurements
+from engine.checkpoint import StoredTensor, stored_tensors
+from engine.layers.linear import Linear, Product, make_linear, uniform
+from engine.layers.products import Shape, choose_products
+from engine.model_spec import ModelSpec
+from engine.models.tensors import EMBEDDING, HEAD, Fused, layer_matrices, layer_tensor
+
+# Second copies of matrices, where two products are worth one each, may take so much memory.
+_SECOND_COPY_BYTES = 1 << 30
+
+
+def matrix_shapes(spec: ModelSpec) -> Counter[Shape]:
+    """How many matrices of each shape a model multiplies by."""
+    fused = (Shape(sum(m.num_outputs.values()), m.num_inputs) for m in layer_matrices(spec))
+    return Counter([*fused] * spec.num_layers + [_head_shape(spec)])
+
+
+def _head_shape(spec: ModelSpec) -> Shape:
+    """A tied one is the embedding itself where that is fast enough."""
+    return Shape(spec.vocab_size, spec.hidden_size, is_kept=spec.is_tied)
+
+
+class WeightReader:
+    """Reads for the products that are fastest here, or for the `pinned` one."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        spec: ModelSpec,
+        measurements: Measurements,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        pinned: Product | None = None,
+    ) -> None:
+        """*Raises* CheckpointError where the files are not exactly those of `spec`."""
+        self._stored = stored_tensors(checkpoint, spec)
+        self._files = _opened(self._stored)
+        self._spec = spec
+        self._dtype = dtype
+        self._device = device
+        shapes = matrix_shapes(spec)
+        self._choices = (
+            dict.fromkeys(shapes, uniform(pinned))
+            if pinned
+            else choose_products(
+                shapes,
+                measurements,
+                dtype=dtype,
+                device=device,
+                may_keep_two=spec.num_parameters * dtype.itemsize <= _SECOND_COPY_BYTES,
+            )
+        )
+
+    def tensor(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[self._stored[name].file].get_tensor(name)
+        # A copy even where nothing is cast: the mapped file may change or go away.
+        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+
+    def layer_tensor(self, layer: int, name: str) -> Tensor:
+        return self.tensor(layer_tensor(layer, name))
+
+    def fused(self, layer: int, matrix: Fused) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias."""
+        weight = self._joined(layer, matrix, "weight")
+        return weight, self._joined(layer, matrix, "bias") if matrix.has_bias else None
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        return make_linear(weight, bias, self._choices[Shape(*weight.shape)])
+
+    def ends(self) -> tuple[Tensor, Linear]:
+        """The embedding and the head: one tensor where the files hold one, or the same twice. The
+        weights are believed, whatever the configuration says of tying."""
+        names = [name for name in (EMBEDDING, HEAD) if name in self._stored]
+        embedding = head = self.tensor(names[0])
+        if len(names) == 2 and not torch.equal(other := self.tensor(HEAD), embedding):
+            head = other
+        return embedding, make_linear(head, None, self._choices[_head_shape(self._spec)])
+
+    def _joined(self, layer: int, matrix: Fused, kind: str) -> Tensor:
+        return torch.cat(
+            [self.layer_tensor(layer, f"{name}.{kind}") for name in matrix.num_outputs]
+        )
+
+
+def _opened(stored: Mapping[str, StoredTensor]) -> dict[Path, Any]:
+    files: dict[Path, Any] = {}
+    for file in {tensor.file for tensor in stored.values()}:
+        try:
+            files[file] = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} cannot be read as safetensors ({error}): download or copy it again."
+            ) from error
+    return files
