@@ -31,7 +31,9 @@ from cluster.measurements import Measurements
 from cluster.process import cache_folder
 from cluster.types import BlockId, ComputeRequest, GenerationParams, SamplingParams
 from engine.batch import Batch, BatchRow
-from engine.engine import Engine, EngineConfig, load_spec
+from engine.checkpoint import load_spec
+from engine.config import EngineConfig
+from engine.engine import Engine
 from engine.sequence import Sequence
 
 BLOCK_SIZE = 16

@@ -76,29 +76,31 @@ class EchoEngine:
     def _check_context(self, layer: int, row: BatchRow, chain: list[bytes]) -> None:
         oldest = max(0, row.start + 1 - (self.layout.window(layer) or row.stop))
         for position in range(oldest, row.start):
-            for kv in (0, 1):
-                start = self._offset(layer, kv, row.sequence, position)
+            for plane in self._planes(layer):
+                start = self._offset(plane, row.sequence, position)
                 if bytes(self._pool[start : start + _DIGEST_BYTES]) != chain[position]:
                     raise CacheCorrupted(
                         f"{row.sequence.sequence_id}: layer {layer}, position {position}"
                     )
 
     def _write(self, layer: int, sequence: Sequence, position: int, digest: bytes) -> None:
-        for kv in (0, 1):
-            start = self._offset(layer, kv, sequence, position)
+        for plane in self._planes(layer):
+            start = self._offset(plane, sequence, position)
             self._pool[start : start + _DIGEST_BYTES] = digest
 
-    def _offset(self, layer: int, kv: int, sequence: Sequence, position: int) -> int:
+    def _planes(self, layer: int) -> range:
+        first = layer * self.layout.num_planes
+        return range(first, first + self.layout.num_planes)
+
+    def _offset(self, plane: int, sequence: Sequence, position: int) -> int:
         layout = self.layout
         block = sequence.block_table[position // layout.block_size]
         slot = block * layout.block_size + position % layout.block_size
-        plane = (layer * 2 + kv) * layout.num_blocks * layout.block_bytes
-        return plane + slot * layout.slot_bytes
+        return plane * layout.plane_bytes + slot * layout.slot_bytes
 
     def _copy_blocks(self, batch: Batch) -> None:
         size = self.layout.block_bytes
-        for plane in range(self.layout.num_layers * 2):
-            base = plane * self.layout.num_blocks * size
+        for base in range(0, self.layout.pool_bytes, self.layout.plane_bytes):
             for source, target in batch.copies:
                 block = bytes(self._pool[base + source * size : base + (source + 1) * size])
                 self._pool[base + target * size : base + (target + 1) * size] = block

@@ -4,52 +4,26 @@ Sees token ids only. Which sequences run, and where their blocks lie, is the sch
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from mmap import mmap
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 from cluster.types import SampledToken, TokenLogprob
 from engine.attention import Query
 from engine.batch import Batch, BatchRow, RowResult
-from engine.checkpoint import load_spec
+from engine.config import EngineConfig
 from engine.kv_cache import DTYPES, KvCache, slots_of
-from engine.layers.linear import Product
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
 from engine.models.decoder import Decoder, StepInputs, Wanted
 from engine.paged_attention import PagedAttention
 from engine.sampling import Draw, sample, token_logprobs
 
-__all__ = ["Engine", "EngineConfig", "load_spec"]
-
 # Logits of so many prompt positions exist at once when prompt logprobs are asked for.
 _LOGPROB_ROWS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    checkpoint: Path
-    num_blocks: int
-    block_size: int
-    num_threads: int
-    device: str = "cpu"
-    dtype: str = "float32"  # of weights and computation
-    kv_dtype: str = "float32"  # of the cache
-    product: Product | None = None  # None: for each matrix those that are fastest here
-
-    def __post_init__(self) -> None:
-        for name, value in (("dtype", self.dtype), ("kv_dtype", self.kv_dtype)):
-            if value not in DTYPES:
-                raise ConfigError(f"'{name}' must be one of {', '.join(DTYPES)}, not '{value}'.")
-        for name in ("num_blocks", "block_size", "num_threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"'{name}' must be at least 1, not {getattr(self, name)}.")
 
 
 class Engine:

@@ -15,7 +15,8 @@ from cluster.process import cache_folder
 from cluster.secrets import Secrets, load_secrets
 from cluster.tokenizer import Tokenizer
 from cluster.types import Member, Role
-from engine.build import EngineChoice, plan_engine
+from engine.build import plan_engine
+from engine.config import EngineConfig
 from engine.thread import ForwardEngine
 from engine.warm_up import warm_up
 from kv_transfer.doors import DoorSettings, open_doors, open_pool
@@ -47,7 +48,7 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     secrets = load_secrets(config.secrets_file)
     credentials = Credentials(secrets.authority)
     config.check_ways(credentials)
-    plan = plan_engine(_engine_choice(config))
+    plan = plan_engine(_engine_config(config))
     incarnation = new_incarnation()
     measurements = Measurements(cache_folder())
     place = PoolConfig(
@@ -136,8 +137,8 @@ def kv_tls_ports(parts: WorkerParts) -> set[int]:
     return {target.port} if parts.credentials.at(target.endpoint) else set()
 
 
-def _engine_choice(config: WorkerConfig) -> EngineChoice:
-    return EngineChoice(
+def _engine_config(config: WorkerConfig) -> EngineConfig:
+    return EngineConfig(
         kind=config.engine,
         checkpoint=Path(config.checkpoint),
         num_blocks=config.num_blocks,

@@ -14,7 +14,9 @@ from cluster.types import (
     TokenLogprob,
 )
 from engine.batch import Batch, BatchRow
-from engine.engine import Engine, EngineConfig, load_spec
+from engine.checkpoint import load_spec
+from engine.config import EngineConfig
+from engine.engine import Engine
 from engine.layers.linear import Product
 from engine.sequence import Sequence
 

@@ -13,7 +13,8 @@ from transformers import LlamaConfig
 
 from cluster.errors import CheckpointError
 from engine.checkpoint import load_spec
-from engine.engine import Engine, EngineConfig
+from engine.config import EngineConfig
+from engine.engine import Engine
 from tests.checkpoints import FAMILIES, checkpoint, write_checkpoint
 from tests.engine.driver import Driver, make_engine, make_sequence
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from engine.engine import Engine, EngineConfig, load_spec
+from engine.checkpoint import load_spec
+from engine.config import EngineConfig
+from engine.engine import Engine
 from tests.checkpoints import FAMILIES, checkpoint
 from tests.engine.driver import Driver, make_sequence
 from tests.engine.greedy import count_mismatches, draw_prompts

@@ -8,7 +8,9 @@ import torch
 
 from cluster.types import BlockId
 from engine.batch import Batch, BatchRow
-from engine.engine import Engine, EngineConfig, load_spec
+from engine.checkpoint import load_spec
+from engine.config import EngineConfig
+from engine.engine import Engine
 from engine.layers.linear import Product
 from engine.paged_attention import attend_plainly
 from tests.checkpoints import (

@@ -14,7 +14,8 @@ import torch
 from cluster.types import BlockId, SamplingParams
 from engine.batch import Batch, BatchRow
 from engine.checkpoint import load_spec
-from engine.engine import Engine, EngineConfig
+from engine.config import EngineConfig
+from engine.engine import Engine
 from engine.sequence import Sequence
 from kv_transfer.conversion import Conversion
 from tests.checkpoints import VOCAB_SIZE, checkpoint

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from cluster.measurements import Measurements
-from engine.engine import Engine, EngineConfig, load_spec
+from engine.checkpoint import load_spec
+from engine.config import EngineConfig
+from engine.engine import Engine
 from engine.layers.linear import (
     CLASS_ROWS,
     NUM_CLASSES,

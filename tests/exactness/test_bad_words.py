@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from cluster.types import KvLayout
-from engine.engine import Engine, EngineConfig, load_spec
+from engine.checkpoint import load_spec
+from engine.config import EngineConfig
+from engine.engine import Engine
 from penstock.v1 import inference_pb2 as pb
 from tests.workers.local_cluster import LocalCluster
 

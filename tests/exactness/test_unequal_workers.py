@@ -11,7 +11,8 @@ import torch
 
 from cluster.types import KvLayout
 from engine.checkpoint import load_spec
-from engine.engine import Engine, EngineConfig
+from engine.config import EngineConfig
+from engine.engine import Engine
 from tests.checkpoints import VOCAB_SIZE, checkpoint, reference_greedy
 from tests.workers.decoding import decode
 from tests.workers.fetching import counted, ids, named, request

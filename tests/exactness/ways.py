@@ -10,7 +10,8 @@ import torch
 
 from cluster.types import KvLayout
 from engine.checkpoint import load_spec
-from engine.engine import Engine, EngineConfig
+from engine.config import EngineConfig
+from engine.engine import Engine
 from penstock.v1 import inference_pb2 as pb
 from tests.checkpoints import VOCAB_SIZE, checkpoint
 from tests.router.cluster_of_fakes import Answer

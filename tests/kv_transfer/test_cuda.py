@@ -11,7 +11,8 @@ import torch
 from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 from cluster.types import Incarnation
-from engine.build import EngineChoice, plan_engine
+from engine.build import plan_engine
+from engine.config import EngineConfig
 from engine.engine import Engine
 from kv_transfer.device_pool import DevicePool
 from kv_transfer.doors import DoorSettings, open_doors
@@ -26,7 +27,7 @@ SETTINGS = DoorSettings(key=b"of the cluster")
 
 
 def test_an_engine_over_a_pool_gives_the_tokens_of_one_without() -> None:
-    choice = EngineChoice(
+    config = EngineConfig(
         kind="torch",
         checkpoint=checkpoint("llama"),
         num_blocks=128,
@@ -34,7 +35,7 @@ def test_an_engine_over_a_pool_gives_the_tokens_of_one_without() -> None:
         num_threads=1,
         device="cuda",
     )
-    plan = plan_engine(choice)
+    plan = plan_engine(config)
     pool = DevicePool(Incarnation("us"), plan.layout.pool_bytes, "cuda")
     prompts = draw_prompts(1, 6)
     outputs = []

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 from cluster.types import Incarnation
-from engine.build import EngineChoice, plan_engine
+from engine.build import plan_engine
+from engine.config import EngineConfig
 from engine.engine import Engine
 from kv_transfer.device_pool import DevicePool, tensor_of
 from kv_transfer.geometry import Spans
@@ -82,10 +83,10 @@ def test_stagefuls_are_the_spans_in_order(steps, stage_bytes, random) -> None:
 
 @pytest.mark.slow
 def test_an_engine_over_a_pool_in_a_tensor_gives_the_same_tokens() -> None:
-    choice = EngineChoice(
+    config = EngineConfig(
         kind="torch", checkpoint=checkpoint("llama"), num_blocks=128, block_size=16, num_threads=1
     )
-    plan = plan_engine(choice)
+    plan = plan_engine(config)
     pool = DevicePool(Incarnation("us"), plan.layout.pool_bytes, "cpu")
     prompts = draw_prompts(1, 6)
     outputs = []
@@ -99,19 +100,19 @@ def test_an_engine_over_a_pool_in_a_tensor_gives_the_same_tokens() -> None:
 
 
 def test_the_echo_engine_wants_host_memory() -> None:
-    choice = EngineChoice(
+    config = EngineConfig(
         kind="echo", checkpoint=Path(), num_blocks=8, block_size=16, num_threads=1
     )
-    plan = plan_engine(choice)
+    plan = plan_engine(config)
     with pytest.raises(ConfigError, match="'device' to 'cpu'"):
         plan.build(torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8), Measurements())
 
 
 def test_a_cache_refuses_a_pool_that_is_not_its_own() -> None:
-    choice = EngineChoice(
+    config = EngineConfig(
         kind="torch", checkpoint=checkpoint("llama"), num_blocks=8, block_size=16, num_threads=1
     )
-    plan = plan_engine(choice)
+    plan = plan_engine(config)
     with pytest.raises(ValueError, match="bytes"):
         plan.build(torch.zeros(100, dtype=torch.uint8), Measurements())
     elsewhere = torch.zeros(plan.layout.pool_bytes, dtype=torch.uint8, device="meta")

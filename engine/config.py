@@ -1,0 +1,33 @@
+"""What an engine is told of where and how it computes. Knows no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cluster.errors import ConfigError
+from cluster.types import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from engine.layers.linear import Product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    checkpoint: Path
+    num_blocks: int
+    block_size: int
+    num_threads: int
+    kind: Literal["torch", "echo"] = "torch"
+    device: str = "cpu"
+    dtype: str = "float32"  # of weights and computation
+    kv_dtype: str = "float32"  # of the cache
+    product: "Product | None" = None  # None: for each matrix those that are fastest here
+
+    def __post_init__(self) -> None:
+        for name in ("dtype", "kv_dtype"):
+            if (value := getattr(self, name)) not in DTYPE_BYTES:
+                known = ", ".join(DTYPE_BYTES)
+                raise ConfigError(f"'{name}' must be one of {known}, not '{value}'.")
+        for name in ("num_blocks", "block_size", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"'{name}' must be at least 1, not {getattr(self, name)}.")
