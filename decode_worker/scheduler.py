@@ -38,10 +38,6 @@ class DecodeScheduler(BatcherScheduler):
 
     # -- sequences -----------------------------------------------------------------------
 
-    def submit(self, sequence: Sequence) -> None:
-        self.batcher.add(sequence)
-        self._changed()
-
     def expect(self, sequence: Sequence) -> None:
         self._elsewhere.expected.add(sequence)
 

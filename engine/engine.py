@@ -15,10 +15,10 @@ from cluster.types import SampledToken, TokenLogprob
 from engine.attention import Query
 from engine.batch import Batch, BatchRow, RowResult
 from engine.config import EngineConfig
-from engine.kv_cache import DTYPES, KvCache, slots_of
+from engine.kv_cache import KvCache, slots_of
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
-from engine.models.decoder import Decoder, StepInputs, Wanted
+from engine.models.decoder import Decoder, StepInputs, WantedTokens
 from engine.paged_attention import PagedAttention
 from engine.sampling import Draw, sample, token_logprobs
 
@@ -45,22 +45,8 @@ class Engine:
         )
         self._device = torch.device(config.device)
         self._cache = KvCache(self.layout, kv_buffer, self._device)
-        self._attention = PagedAttention(
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            head_dim=spec.head_dim,
-            block_size=config.block_size,
-            windows=spec.windows,
-            device=self._device,
-        )
-        weights = WeightReader(
-            config.checkpoint,
-            spec,
-            measurements or Measurements(),
-            dtype=DTYPES[config.dtype],
-            device=self._device,
-            pinned=config.product,
-        )
+        self._attention = PagedAttention(spec.num_heads, self.layout, self._device)
+        weights = WeightReader(config, spec, measurements or Measurements())
         self._model = Decoder(spec, weights, self._cache, self._attention)
 
     @torch.inference_mode()
@@ -105,7 +91,7 @@ class Engine:
             wanted=self._wanted(batch),
         )
 
-    def _wanted(self, batch: Batch) -> Wanted | None:
+    def _wanted(self, batch: Batch) -> WantedTokens | None:
         """Of each row all tokens, or the last one, or none."""
         tokens: list[int] = []
         queries: list[Query] = []
@@ -117,7 +103,7 @@ class Engine:
                 queries.append(Query(row.sequence.block_table, row.stop - num_wanted, num_wanted))
         if len(tokens) == stop:
             return None
-        return Wanted(
+        return WantedTokens(
             tokens=torch.tensor(tokens, dtype=torch.int64, device=self._device),
             plan=self._attention.plan(queries),
         )

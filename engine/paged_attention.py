@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cluster.types import KvLayout
 from engine.attention import Query
 from engine.kv_cache import slots_of
 
@@ -60,25 +61,15 @@ class WindowPlan(NamedTuple):
 class PagedAttention:
     """Plans each row, and attends to it, on its own."""
 
-    def __init__(
-        self,
-        *,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        block_size: int,
-        windows: Sequence[int | None],
-        device: torch.device,
-    ) -> None:
-        """`windows` [layers]: how many tokens each sees, itself included; None: all."""
+    def __init__(self, num_heads: int, layout: KvLayout, device: torch.device) -> None:
         self._num_heads = num_heads
-        self._num_kv_heads = num_kv_heads
-        self._group = num_heads // num_kv_heads  # query heads that share a K/V head
-        self._head_dim = head_dim
-        self._block_size = block_size
-        self._windows = tuple(windows)
+        self._num_kv_heads = layout.num_kv_heads
+        self._group = num_heads // layout.num_kv_heads  # query heads that share a K/V head
+        self._head_dim = layout.head_dim
+        self._block_size = layout.block_size
+        self._windows = [layout.window(layer) for layer in range(layout.num_layers)]
         self._device = device
-        self._min_run = MIN_RUN_ELEMENTS // (num_kv_heads * head_dim)  # tokens
+        self._min_run = MIN_RUN_ELEMENTS // (layout.num_kv_heads * layout.head_dim)  # tokens
 
     def plan(self, queries: Sequence[Query]) -> dict[int | None, list[RowPlan]]:
         """By window, and row by row."""

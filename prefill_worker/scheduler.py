@@ -46,10 +46,6 @@ class PrefillScheduler(BatcherScheduler):
 
     # -- sequences -----------------------------------------------------------------------
 
-    def submit(self, sequence: Sequence) -> None:
-        self.batcher.add(sequence)
-        self._changed()
-
     def release(self, blocks: list[BlockId]) -> None:
         self.batcher.pool.release(blocks)
         self._changed()

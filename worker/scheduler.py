@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from cluster.types import LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher
+from engine.sequence import Sequence
 from engine.step_loop import StepScheduler
 from worker.compute import Compute
 from worker.cost import StepCost
@@ -36,6 +37,10 @@ class BatcherScheduler:
     @property
     def could_run(self) -> bool:
         return self.batcher.could_run
+
+    def submit(self, sequence: Sequence) -> None:
+        self.batcher.add(sequence)
+        self._changed()
 
     def predicted_s(self, batch: Batch) -> float:
         return self._cost.predicted_s(batch.prompts, batch.decode_contexts)

@@ -15,7 +15,9 @@ from torch import Tensor
 from cluster.errors import CheckpointError
 from cluster.measurements import Measurements
 from engine.checkpoint import StoredTensor, stored_tensors
-from engine.layers.linear import Linear, Product, make_linear, uniform
+from engine.config import EngineConfig
+from engine.kv_cache import DTYPES
+from engine.layers.linear import Linear, make_linear, uniform
 from engine.layers.products import Shape, choose_products
 from engine.model_spec import ModelSpec
 from engine.models.tensors import EMBEDDING, HEAD, Fused, layer_matrices, layer_tensor
@@ -36,34 +38,25 @@ def _head_shape(spec: ModelSpec) -> Shape:
 
 
 class WeightReader:
-    """Reads for the products that are fastest here, or for the `pinned` one."""
+    """Reads for the products that are fastest here, or for the one that is told."""
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        spec: ModelSpec,
-        measurements: Measurements,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        pinned: Product | None = None,
-    ) -> None:
+    def __init__(self, config: EngineConfig, spec: ModelSpec, measurements: Measurements) -> None:
         """*Raises* CheckpointError where the files are not exactly those of `spec`."""
-        self._stored = stored_tensors(checkpoint, spec)
+        self._stored = stored_tensors(config.checkpoint, spec)
         self._files = _opened(self._stored)
         self._spec = spec
-        self._dtype = dtype
-        self._device = device
+        self._dtype = DTYPES[config.dtype]
+        self._device = torch.device(config.device)
         shapes = matrix_shapes(spec)
         self._choices = (
-            dict.fromkeys(shapes, uniform(pinned))
-            if pinned
+            dict.fromkeys(shapes, uniform(config.product))
+            if config.product
             else choose_products(
                 shapes,
                 measurements,
-                dtype=dtype,
-                device=device,
-                may_keep_two=spec.num_parameters * dtype.itemsize <= _SECOND_COPY_BYTES,
+                dtype=self._dtype,
+                device=self._device,
+                may_keep_two=spec.num_parameters * self._dtype.itemsize <= _SECOND_COPY_BYTES,
             )
         )
 

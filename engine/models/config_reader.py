@@ -17,28 +17,17 @@ class ConfigReader:
         return self.values.get(key)
 
     def integer(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key)
-        if value is None:
-            value = default
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.wrong(key, value, "a positive integer")
+        value: int = self._read(key, default, (int,), "a positive integer")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key)
-        if value is None:
-            value = default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise self.wrong(key, value, "a positive number")
-        return float(value)
+        return float(self._read(key, default, (int, float), "a positive number"))
 
     def optional_number(self, key: str) -> float | None:
         return None if self.values.get(key) is None else self.number(key)
 
     def flag(self, key: str, default: bool = False) -> bool:
-        value = self.values.get(key)
-        if value is None:
-            return default
+        value = default if self.get(key) is None else self.get(key)
         if not isinstance(value, bool):
             raise self.wrong(key, value, "true or false")
         return value
@@ -48,6 +37,12 @@ class ConfigReader:
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
         return ConfigReader(value, f"'{key}' in {self.source}")
+
+    def _read(self, key: str, default: float | None, types: tuple[type, ...], wanted: str) -> Any:
+        value = default if self.get(key) is None else self.get(key)
+        if type(value) not in types or not value > 0:
+            raise self.wrong(key, value, wanted)
+        return value
 
     def wrong(self, key: str, value: Any, wanted: str) -> CheckpointError:
         if value is None:

@@ -23,7 +23,7 @@ from engine.models.tensors import FINAL_NORM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WantedTokens:
     """The tokens of a step whose hidden state is asked for, where that is not all."""
 
     tokens: Tensor  # int64 [num_wanted], increasing
@@ -38,7 +38,7 @@ class StepInputs:
     positions: Tensor  # int64 [num_tokens]
     slots: Tensor  # int64 [num_tokens]
     plan: StepPlan
-    wanted: Wanted | None  # None: all
+    wanted: WantedTokens | None  # None: all
 
 
 class DecoderLayer(NamedTuple):

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from cluster.types import KvLayout
 from engine.attention import Query
 from engine.kv_cache import slots_of
 from engine.layers.rope import interleaved_order, rotate_in_place
@@ -17,14 +18,15 @@ CPU = torch.device("cpu")
 
 
 def paged(*, block_size: int, window: int | None = None) -> PagedAttention:
-    return PagedAttention(
-        num_heads=HEADS,
+    layout = KvLayout(
+        num_layers=1,
+        num_blocks=300,
+        block_size=block_size,
         num_kv_heads=KV_HEADS,
         head_dim=DIM,
-        block_size=block_size,
         windows=(window,),
-        device=CPU,
     )
+    return PagedAttention(HEADS, layout, CPU)
 
 
 def textbook(
