@@ -38,7 +38,7 @@ class ConfigReader:
             raise self.wrong(key, value, "an object")
         return ConfigReader(value, f"'{key}' in {self.source}")
 
-    def _read(self, key: str, default: float | None, types: tuple[type, ...], wanted: str) -> Any:
+    def _read(self, key: str, default: Any, types: tuple[type, ...], wanted: str) -> Any:
         value = default if self.get(key) is None else self.get(key)
         if type(value) not in types or not value > 0:
             raise self.wrong(key, value, wanted)
