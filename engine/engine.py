@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cluster.measurements import Measurements
-from cluster.types import SampledToken, TokenLogprob
+from cluster.types import TokenLogprob
 from engine.attention import Query
 from engine.batch import Batch, BatchRow, RowResult
 from engine.config import EngineConfig
@@ -120,10 +120,7 @@ class Engine:
             if row.choices:
                 last_tokens.append(first - 1)
                 draws.append(Draw(row.sequence, row.stop, row.choices))
-        drawn: list[tuple[SampledToken, ...]] = []
-        if draws:
-            drawn = sample(self._model.logits(hidden[last_tokens]), draws)
-        tokens = iter(drawn)
+        tokens = iter(sample(self._model.logits(hidden[last_tokens]), draws) if draws else ())
         return [
             RowResult(tokens=next(tokens) if row.choices else (), prompt_logprobs=logprobs)
             for row, logprobs in zip(batch.rows, prompt_logprobs, strict=True)
