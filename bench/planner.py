@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.daily import day, even
 from bench.sheets import Sheet, number
 from bench.simulated_planner import Planner
 from cluster.errors import ConfigError
@@ -29,7 +30,6 @@ from deploy.planner.settings import Bounds, PlannerSettings
 from penstock.cli.traffic import SHIPPED_TRACE
 from router.policy import Policy
 from router.policy_settings import AdmissionRules, ServiceClass
-from simulator.daily import day, even
 from simulator.elastic import Turnover
 from simulator.run import Simulation
 from simulator.setting import Setting, Targets, WorkerMake

@@ -34,43 +34,11 @@ from cluster.types import (
 )
 from cluster.wire_version import NAMED_SINCE
 from cluster.worker_codec import (
-    address_from_pb,
     address_to_pb,
     drain_report_from_pb,
     drain_report_to_pb,
-    fingerprint_from_pb,
-    fingerprint_to_pb,
-    member_from_pb,
-    member_to_pb,
 )
 from penstock.v1 import inference_pb2, worker_pb2
-
-__all__ = [  # with these, all of the codec is found here
-    "address_from_pb",
-    "address_to_pb",
-    "cache_change_from_pb",
-    "cache_change_to_pb",
-    "compute_request_from_pb",
-    "decode_request_to_bytes",
-    "fingerprint_from_pb",
-    "fingerprint_to_pb",
-    "hashes_from_bytes",
-    "hashes_to_bytes",
-    "load_report_from_pb",
-    "load_report_to_pb",
-    "logprob_from_pb",
-    "logprob_to_pb",
-    "member_from_pb",
-    "member_to_pb",
-    "params_from_pb",
-    "params_to_pb",
-    "placement_to_bytes",
-    "prompt_logprob_from_pb",
-    "prompt_logprob_to_pb",
-    "sampled_from_pb",
-    "sampled_to_pb",
-]
-
 
 # Requests as workers see them
 

@@ -168,7 +168,7 @@ class Call:
     async def receive(self) -> Any:
         """The client's next message; None when it has sent its last."""
         data = await self.receive_bytes()
-        return None if data is None else _parsed(self._method.request_type, data)
+        return None if data is None else parsed(self._method.request_type, data)
 
     async def receive_bytes(self) -> bytes | None:
         """Receives a message as its bytes, not parsed."""
@@ -247,7 +247,7 @@ def _parsing(method: Method, serve: Serve, intake: Intake, check: Check) -> Serv
         if data is None:
             raise InvalidRequest("request", "The call ended before its request was sent.")
         check(method.request_type, data)
-        request = _parsed(method.request_type, data)
+        request = parsed(method.request_type, data)
         if len(data) > _LARGE_BYTES:
             await asyncio.sleep(0)  # to check one takes a while, too: others come in between
         return await serve(request, call)
@@ -347,12 +347,17 @@ def _encoded(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def _parsed(message_type: type[Message], data: bytes) -> Message:
+def parsed(message_type: type[Message], data: bytes) -> Message:
+    """*Raises* InvalidRequest."""
     try:
         return message_type.FromString(data)
     except DecodeError as error:
         name = message_type.DESCRIPTOR.full_name
-        raise InvalidRequest("request", f"These {len(data)} bytes are no {name}.") from error
+        raise InvalidRequest(
+            "request",
+            f"These {len(data)} bytes are no {name}: they are malformed, or a text in them is "
+            "not valid UTF-8.",
+        ) from error
 
 
 class Server:

@@ -9,11 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from cluster.codec import (
-    compute_request_from_pb,
-    prompt_logprob_to_pb,
-    sampled_to_pb,
-)
+from cluster.codec import compute_request_from_pb, prompt_logprob_to_pb, sampled_to_pb
 from cluster.errors import InternalError, InvalidRequest, Overloaded
 from cluster.rpc import Call
 from cluster.secrets import Secrets

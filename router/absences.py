@@ -5,6 +5,7 @@ an argument, in seconds of the router's monotonic clock.
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -94,3 +95,19 @@ class Absences:
     def _forget(self, worker: WorkerId) -> None:
         self._deaths.pop(worker, None)
         self._away.pop(worker, None)
+
+
+@dataclass(slots=True, eq=False)
+class ColdStart:
+    """Times are of the router's monotonic clock."""
+
+    _start_s: float = 0.0
+    _until: float = -inf
+
+    def promise(self, start_s: float, until: float) -> None:
+        """Until then who waits may be served so much later."""
+        self._start_s, self._until = start_s, until
+
+    def wait_s(self, now: float) -> float:
+        """How long a request may wait for a worker that is started for it; 0: nobody starts one."""
+        return self._start_s if now < self._until else 0.0

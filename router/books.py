@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from cluster.types import GrainHash, Incarnation, WorkerId
-from router.attempt import Attempt
-from router.decision import Decision, PlacementRequest
+from router.decision import Attempt, Decision, PlacementRequest
 from router.fetches import ExpectedFetches, Missing
 from router.flight import Ask, Ended, Flight, Placed
 from router.index import PrefixIndex

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from cluster.codec import load_report_to_pb, member_from_pb, member_to_pb
+from cluster.codec import load_report_to_pb
 from cluster.diagnosis import Diagnosis
 from cluster.errors import FingerprintMismatch, InvalidRequest
 from cluster.membership import DEFAULT_TTL_S, Membership
 from cluster.rpc import Call, Serve
 from cluster.types import Incarnation, WorkerId
+from cluster.worker_codec import member_from_pb, member_to_pb
 from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.books import PlacerCounters

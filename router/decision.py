@@ -305,3 +305,18 @@ def _decision(request: PlacementRequest, loads: Loads, quotes: Quotes, position:
         num_ready=request.num_ready_at(index),
         num_held=request.num_held_at(index),
     )
+
+
+class Attempt(NamedTuple):
+    request: PlacementRequest
+    snapshot: PoolSnapshot
+    state: PolicyState  # before
+    policy: Policy
+    decision: Decision | None  # None: nobody was left
+
+    def as_rows(self) -> "Attempt":
+        """The same without the snapshot's columns, which are larger by far than its rows: these
+        are shared with other snapshots."""
+        loads = self.snapshot.loads
+        rows = Loads(loads, num_prefill=loads.num_prefill)
+        return self._replace(snapshot=self.snapshot._replace(loads=rows))

@@ -7,8 +7,7 @@ from typing import Final, NamedTuple
 
 from cluster.errors import Overloaded
 from cluster.types import ErrorQuantiles
-from router.attempt import Attempt
-from router.decision import Decision, PlacementRequest
+from router.decision import Attempt, Decision, PlacementRequest
 from router.forecast import ErrorFactors, Forecast, forecast
 from router.learned.observed import Observed
 from router.policy_settings import AdmissionRules, Quantile, ServiceClass

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.types import Placement, WorkerId
-from router.attempt import Attempt
-from router.decision import Quotes, num_needed, place, quote
+from router.decision import Attempt, Quotes, num_needed, place, quote
 from router.pair_costs import CANNOT
 from router.policies.priced import Priced
 from router.policies.registry import name_of

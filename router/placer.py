@@ -10,9 +10,8 @@ from typing import assert_never
 
 from cluster.errors import InvalidRequest
 from cluster.types import Role, WorkerId
-from router.attempt import Attempt
 from router.books import Books
-from router.decision import Decision, place
+from router.decision import Attempt, Decision, place
 from router.early_rejection import EarlyRejection
 from router.flight import Ask, Begun, Ended, Event, Flight, Left
 from router.index import PrefixIndex

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.types import Incarnation, LoadReport, Member, Role, WorkerAddress, WorkerId
-from router.absences import Absences
-from router.cold_start import ColdStart
+from router.absences import Absences, ColdStart
 from router.load import Load, Loads, LoadTable
 from router.pair_costs import PairCosts, PairCostTable
 from router.standing import Assumed, Standing

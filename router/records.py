@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.attempt import Attempt
+from router.decision import Attempt
 from router.explain import Hindsight, look_back
 from router.histogram import DurationHistogram
 from router.pair_costs import PairCosts

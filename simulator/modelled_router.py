@@ -17,9 +17,9 @@ from router.pool import Pool
 from router.records import Fate
 from router.rollout.generations import Generations
 from router.tries import MAX_TRIES
+from simulator.agenda import Door
 from simulator.answer import ModelledAnswer
 from simulator.decode_site import DecodeSite, ModelledCall
-from simulator.door import Door
 from simulator.modelled_fetch import Prefix
 from simulator.prefill_site import PrefillSite
 from simulator.site import Site, World

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from cluster.codec import address_to_pb
 from cluster.errors import DeadlineExceeded, Overloaded, PenstockError, TransferFailed
 from cluster.types import Incarnation, Member, Role, WorkerAddress
+from cluster.worker_codec import address_to_pb
 from kv_transfer.transport import Peer
 from penstock.v1 import worker_pb2 as pb
 from worker.peers import Peers

@@ -4,11 +4,11 @@ verify. It warms a pair up, measures it, and shows that it works."""
 import time
 from dataclasses import dataclass
 
-from cluster.codec import address_from_pb, address_to_pb
 from cluster.errors import DeadlineExceeded, Overloaded
 from cluster.lateness import Patience
 from cluster.rpc import Call
 from cluster.types import BlockId, Incarnation, WorkerAddress
+from cluster.worker_codec import address_from_pb, address_to_pb
 from penstock.v1 import worker_pb2 as pb
 from worker.compute import Compute
 from worker.link_costs import LinkCosts

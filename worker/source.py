@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from cluster.block_hash import HASH_BYTES
-from cluster.codec import address_from_pb, hashes_from_bytes
+from cluster.codec import hashes_from_bytes
 from cluster.errors import Draining, InvalidRequest
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.types import BlockId, KvLayout, WorkerAddress
+from cluster.worker_codec import address_from_pb
 from kv_transfer.pool import KvPool
 from penstock.v1 import worker_pb2 as pb
 from worker.compute import Compute

@@ -18,7 +18,8 @@ from router.config import RouterConfig
 from router.fleet import Identity
 from router.flight import DEFAULT_TENANT, Ask
 from router.front.model_info import ModelInfo
-from router.front.validation import GenerationInput, Prompt, prompt_ids, resolve
+from router.front.prompt import Prompt, prompt_ids
+from router.front.validation import GenerationInput, resolve
 from router.relay import RoutedRequest
 
 logger = logging.getLogger(__name__)

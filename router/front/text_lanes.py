@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from cluster.detokenizer import whole_text
+from router.front.prompt import ChatPrompt, Prompt, TokenPrompt
 from router.front.text import Text
 from router.front.text_child import Settings, TextKind
 from router.front.text_codec import (
@@ -19,7 +20,7 @@ from router.front.text_codec import (
 )
 from router.front.text_process import TextProcess
 from router.front.text_threads import TextThreads
-from router.front.validation import ChatPrompt, GenerationInput, Prompt, TokenPrompt
+from router.front.validation import GenerationInput
 from router.relay import RoutedRequest
 
 MAX_SMALL: Final = 32 << 10  # bytes of text: some 10 ms of a thread

@@ -10,9 +10,9 @@ import uuid
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from cluster.errors import InvalidRequest, UnknownModel, UnsupportedFeature
@@ -24,16 +24,12 @@ from router.front.bad_words import bad_word_ids, check_bad_words
 from router.front.field_rules import check_supported, plain_rules, plain_values
 from router.front.model_info import ModelInfo
 from router.front.prompt import (
-    ChatPrompt,
     Prompt,
-    TextPrompt,
-    TokenPrompt,
     check_chat,
     check_prompt,
     check_prompt_tokens,
     check_text,
     prompt_field,
-    prompt_ids,
 )
 from router.front.routing_fields import routing_hints
 from router.front.sampling_fields import (
@@ -43,26 +39,6 @@ from router.front.sampling_fields import (
     check_texts,
     sampling_params,
 )
-
-__all__ = [
-    "ChatPrompt",
-    "GenerationInput",
-    "Limits",
-    "ModelInfo",
-    "Prompt",
-    "TextPrompt",
-    "TokenPrompt",
-    "check_detokenize",
-    "check_generate",
-    "check_model",
-    "check_tokenize",
-    "parse",
-    "parse_generate",
-    "prompt_ids",
-    "resolve",
-]
-
-M = TypeVar("M", bound=Message)
 
 _PLAIN: Final = plain_rules(GenerationParams)
 _MAX_NAMED_BYTES: Final = 64 << 10
@@ -80,22 +56,6 @@ class GenerationInput:
     params: GenerationParams  # max_tokens of 0: what there is room for
     bad_words: tuple[str, ...]  # not among the parameters yet
     hints: RoutingHints
-
-
-def parse(message_type: type[M], raw: bytes) -> M:
-    try:
-        return message_type.FromString(raw)
-    except DecodeError as error:
-        name = message_type.DESCRIPTOR.full_name
-        raise InvalidRequest(
-            "request",
-            f"These {len(raw)} bytes are no {name}: they are malformed, or a text in them is "
-            "not valid UTF-8.",
-        ) from error
-
-
-def parse_generate(raw: bytes) -> pb.GenerateRequest:
-    return parse(pb.GenerateRequest, raw)
 
 
 # Before tokenising

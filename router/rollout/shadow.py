@@ -5,8 +5,7 @@ own, and changes nothing. What it would have done differently is counted.
 import logging
 from dataclasses import dataclass
 
-from router.attempt import Attempt
-from router.decision import Decision, place
+from router.decision import Attempt, Decision, place
 from router.explain import price_of
 from router.policy import Policy, PolicyState
 

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import codec
+from cluster import codec, params_codec, worker_codec
 from cluster.errors import InvalidRequest, UnsupportedFeature
 from cluster.types import (
     CacheChange,
@@ -223,27 +223,27 @@ def compute_requests(draw: st.DrawFn) -> ComputeRequest:
 
 @given(value=params)
 def test_parameters(value: GenerationParams) -> None:
-    assert codec.params_from_pb(sent(codec.params_to_pb(value))) == value
+    assert params_codec.params_from_pb(sent(params_codec.params_to_pb(value))) == value
 
 
 def test_a_parameter_of_64_bits_is_the_same_after_its_first_and_its_second_journey() -> None:
     sampling = SamplingParams(seed=1, temperature=0.7, top_p=0.95)
-    once = codec.params_from_pb(
-        codec.params_to_pb(GenerationParams(sampling=sampling, max_tokens=1))
+    once = params_codec.params_from_pb(
+        params_codec.params_to_pb(GenerationParams(sampling=sampling, max_tokens=1))
     )
     assert once.sampling.temperature == struct.unpack("<f", struct.pack("<f", 0.7))[0]
-    assert codec.params_from_pb(codec.params_to_pb(once)) == once
+    assert params_codec.params_from_pb(params_codec.params_to_pb(once)) == once
 
 
 @given(value=addresses)
 def test_worker_addresses_and_fingerprints(value: WorkerAddress) -> None:
-    assert codec.address_from_pb(sent(codec.address_to_pb(value))) == value
+    assert worker_codec.address_from_pb(sent(worker_codec.address_to_pb(value))) == value
 
 
 @given(value=members)
 def test_members(value: Member) -> None:
-    message = sent(codec.member_to_pb(value, ttl_s=3.0))
-    assert codec.member_from_pb(message) == value
+    message = sent(worker_codec.member_to_pb(value, ttl_s=3.0))
+    assert worker_codec.member_from_pb(message) == value
     assert message.ttl_seconds == 3.0
 
 
@@ -315,7 +315,7 @@ def test_a_worker_of_the_version_before_is_told_all_of_whom_a_request_names() ->
         message = worker_pb2.DecodeRequest.FromString(placed)
         for each in (message.prefill, message.source):
             assert named(each) == (other.worker_id, other.incarnation)
-            assert (each == codec.address_to_pb(other)) is is_whole
+            assert (each == worker_codec.address_to_pb(other)) is is_whole
 
 
 @pytest.mark.parametrize(
@@ -332,12 +332,12 @@ def test_a_layout_that_cannot_be_is_refused(changes: dict[str, Any], problem: st
     fingerprint = Fingerprint(
         model_digest="m", tokenizer_digest="t", template_digest="c", hash_grain=4, layout=layout
     )
-    message = codec.fingerprint_to_pb(fingerprint)
+    message = worker_codec.fingerprint_to_pb(fingerprint)
     for name in changes:
         message.ClearField(name)
     message.MergeFrom(worker_pb2.Fingerprint(**changes))
     with pytest.raises(InvalidRequest, match=problem):
-        codec.fingerprint_from_pb(message)
+        worker_codec.fingerprint_from_pb(message)
 
 
 def due(due_s: float, work_s: float) -> worker_pb2.BacklogPoint:
@@ -396,9 +396,9 @@ def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
     ("call", "field"),
     [
         (lambda: codec.hashes_from_bytes("stored", b"x" * 17), "stored"),
-        (lambda: codec.address_from_pb(worker_pb2.WorkerAddress()), "worker.worker_id"),
-        (lambda: codec.member_from_pb(worker_pb2.RegisterRequest(role=9)), "role"),  # type: ignore[arg-type]
-        (lambda: codec.member_from_pb(worker_pb2.RegisterRequest()), "role"),
+        (lambda: worker_codec.address_from_pb(worker_pb2.WorkerAddress()), "worker.worker_id"),
+        (lambda: worker_codec.member_from_pb(worker_pb2.RegisterRequest(role=9)), "role"),  # type: ignore[arg-type]
+        (lambda: worker_codec.member_from_pb(worker_pb2.RegisterRequest()), "role"),
         (
             lambda: codec.load_report_from_pb(
                 worker_pb2.LoadReport(pairs=[worker_pb2.PairReport()])
@@ -438,8 +438,8 @@ def test_what_a_peer_sent_wrongly_is_refused_with_its_field(call: object, field:
 
 def test_parameters_of_a_newer_peer_are_refused_and_not_ignored() -> None:
     params = GenerationParams(sampling=SamplingParams(seed=1), max_tokens=1)
-    raw = codec.params_to_pb(params).SerializeToString()
+    raw = params_codec.params_to_pb(params).SerializeToString()
     newer = worker_pb2.ResolvedParams.FromString(raw + b"\x98\x06\x01")  # field 99
     with pytest.raises(UnsupportedFeature, match="too old") as caught:
-        codec.params_from_pb(newer)
+        params_codec.params_from_pb(newer)
     assert caught.value.feature == "field 99 of the parameters"

@@ -10,10 +10,11 @@ import psutil
 import pytest
 
 from cluster.addresses import Endpoint
-from cluster.codec import load_report_to_pb, member_to_pb
+from cluster.codec import load_report_to_pb
 from cluster.errors import InvalidRequest, PenstockError
 from cluster.secrets import load_secrets
 from cluster.types import LoadReport, Role
+from cluster.worker_codec import member_to_pb
 from deploy.planner.observation import observed
 from deploy.planner.routers import Question, RouterConnections, merged
 from penstock.v1 import worker_pb2 as pb

@@ -2,12 +2,12 @@
 
 import pytest
 
+from bench.daily import day, even
 from bench.planner import most_reversals
 from bench.simulated_planner import Planner
 from deploy.planner.settings import Bounds, PlannerSettings
 from router.policy import Policy
 from router.policy_settings import AdmissionRules, ServiceClass
-from simulator.daily import day, even
 from simulator.elastic import Turnover
 from simulator.report import Report
 from simulator.run import Simulation

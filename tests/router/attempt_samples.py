@@ -3,8 +3,7 @@
 import random
 
 from cluster.types import Role, WorkerId
-from router.attempt import Attempt
-from router.decision import PlacementRequest, place
+from router.decision import Attempt, PlacementRequest, place
 from router.load import Load
 from router.pair_costs import PairCosts
 from router.policies.registry import RULES

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.types import Placement, WorkerId
-from router.attempt import Attempt
-from router.decision import PlacementRequest, place
+from router.decision import Attempt, PlacementRequest, place
 from router.explain import explain, look_back, price_of
 from router.policies.registry import RULES
 from router.policies.rule import Rule

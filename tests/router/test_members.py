@@ -12,11 +12,11 @@ import pytest
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.channel import open_channel
-from cluster.codec import member_to_pb
 from cluster.errors import FingerprintMismatch, StaleIncarnation, Unauthenticated
 from cluster.membership import Membership
 from cluster.types import GrainHash, Member, Role, WorkerId
 from cluster.wire_version import WIRE_VERSION
+from cluster.worker_codec import member_to_pb
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from tests.redis_server import redis_server

@@ -5,8 +5,7 @@ import random
 import pytest
 
 from cluster.types import WorkerId
-from router.attempt import Attempt
-from router.decision import PlacementRequest, place
+from router.decision import Attempt, PlacementRequest, place
 from router.pair_costs import PairCosts
 from router.policy import Policy
 from router.records import Fate, Records, seen

@@ -15,20 +15,18 @@ from hypothesis import strategies as st
 from cluster.chat_template import ChatTemplate
 from cluster.errors import CallerError, InvalidRequest, UnknownModel, UnsupportedFeature
 from cluster.limits import Limits
+from cluster.rpc import parsed
 from cluster.tokenizer import Tokenizer
 from cluster.types import ChatMessage, ComputeRequest
 from penstock.v1 import inference_pb2 as pb
 from router.front import validation
 from router.front.field_rules import UNSUPPORTED
 from router.front.model_info import ModelInfo, SamplingDefaults
-from router.front.prompt import ChatPrompt, TextPrompt, TokenPrompt
+from router.front.prompt import ChatPrompt, TextPrompt, TokenPrompt, prompt_ids
 from router.front.validation import (
     check_detokenize,
     check_generate,
     check_tokenize,
-    parse,
-    parse_generate,
-    prompt_ids,
 )
 from tests.cluster.small_tokenizers import small_tokenizer
 from tests.router.served_model import INFO, LIMITS
@@ -234,7 +232,7 @@ WRONG: dict[str, tuple[pb.GenerateRequest, str, str]] = {
 def test_a_wrong_value_is_refused_with_its_field_and_a_sentence(case: str) -> None:
     message, field, says = WRONG[case]
     with pytest.raises(InvalidRequest) as caught:
-        resolved(parse_generate(message.SerializeToString()))
+        resolved(parsed(pb.GenerateRequest, message.SerializeToString()))
     assert caught.value.field == field
     assert says in caught.value.message
     assert len(caught.value.message) < 400
@@ -286,7 +284,7 @@ def test_a_feature_that_is_not_there_yet_is_refused_by_name(path: str) -> None:
     message = request()
     SET[path](message)
     with pytest.raises(UnsupportedFeature, match="not supported yet") as caught:
-        resolved(parse_generate(message.SerializeToString()))
+        resolved(parsed(pb.GenerateRequest, message.SerializeToString()))
     assert caught.value.feature == path
 
 
@@ -303,20 +301,20 @@ def test_a_beam_of_one_is_no_beam() -> None:
 )
 def test_a_field_of_a_newer_client_is_refused_and_not_ignored(raw: bytes, says: str) -> None:
     with pytest.raises(UnsupportedFeature, match="older than the client") as caught:
-        check_generate(parse_generate(raw), INFO, LIMITS)
+        check_generate(parsed(pb.GenerateRequest, raw), INFO, LIMITS)
     assert says in caught.value.message
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"\x1a\x05hi", b"\x1a\x02\xff\xfe", b"\x0a\x01\x80"])
 def test_bytes_that_are_no_request_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match="malformed, or a text in them is not valid UTF-8"):
-        parse_generate(raw)
+        parsed(pb.GenerateRequest, raw)
 
 
 @given(raw=st.binary(max_size=64))
 def test_any_bytes_are_a_request_or_are_refused(raw: bytes) -> None:
     with contextlib.suppress(CallerError):
-        given = check_generate(parse_generate(raw), INFO, LIMITS)
+        given = check_generate(parsed(pb.GenerateRequest, raw), INFO, LIMITS)
         resolve(given, [1], TOKENIZER, INFO, LIMITS)
 
 
@@ -396,7 +394,7 @@ def test_as_many_as_there_are_is_all() -> None:
 
 def test_values_are_those_that_a_worker_gets_by_wire() -> None:
     """Else an answer computed here and one computed there could differ."""
-    from cluster.codec import params_from_pb, params_to_pb
+    from cluster.params_codec import params_from_pb, params_to_pb
 
     message = request(sampling=pb.SamplingParams(min_p=0.05, logit_bias={9: 0.1, 4: -0.1}))
     params = resolved(message).params
@@ -536,4 +534,4 @@ def test_what_may_be_detokenised() -> None:
             pb.DetokenizeRequest(token_ids=[1] * 11), INFO, Limits(max_prompt_bytes=10)
         )
     with pytest.raises(InvalidRequest, match=r"penstock\.v1\.DetokenizeRequest"):
-        parse(pb.DetokenizeRequest, b"\xff")
+        parsed(pb.DetokenizeRequest, b"\xff")

@@ -9,8 +9,7 @@ import pytest
 
 from cluster.types import Incarnation, LinkCost, LoadReport, Member, Role, WorkerId
 from cluster.wire_version import WIRE_VERSION
-from router.attempt import Attempt
-from router.decision import Decision, PlacementRequest, place
+from router.decision import Attempt, Decision, PlacementRequest, place
 from router.explain import explain
 from router.policies.priced import Priced
 from router.policies.registry import RULES

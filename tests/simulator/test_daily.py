@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench import planner
+from bench.daily import even
 from cluster.errors import ConfigError
-from simulator.daily import even
 from simulator.trace import Trace, TraceRequest, grain_of
 
 LAST_ID = (1 << 64) - 1  # of those that a trace may hold

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from cluster.codec import address_from_pb, address_to_pb
 from cluster.types import WorkerAddress
+from cluster.worker_codec import address_from_pb, address_to_pb
 from penstock.v1 import worker_pb2
 from tests.workers.answers import expected, prompt_of
 from tests.workers.decoding import continuation, decode

@@ -8,11 +8,12 @@ from typing import Any, Self
 
 from cluster.block_hash import grain_hashes, hash_key
 from cluster.channel import Exchange, open_channel
-from cluster.codec import address_from_pb, address_to_pb, hashes_to_bytes
+from cluster.codec import hashes_to_bytes
 from cluster.door import door_service
 from cluster.proof import Doorkeeper, audience_of
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.types import WorkerAddress
+from cluster.worker_codec import address_from_pb, address_to_pb
 from kv_transfer.incoming import Reservation
 from penstock.v1 import worker_pb2 as pb
 from tests.router.fake_worker import TOKEN

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.codec import address_to_pb
+from cluster.worker_codec import address_to_pb
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import inference_pb2_grpc, worker_pb2
 from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cluster.codec import address_from_pb
 from cluster.errors import DeadlineExceeded
 from cluster.lateness import AttentiveClock
+from cluster.worker_codec import address_from_pb
 from tests.kv_transfer.faulty_transport import FaultyTransport
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.decoding import decode
