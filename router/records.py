@@ -14,8 +14,7 @@ from router.explain import Hindsight, look_back
 from router.histogram import DurationHistogram
 from router.pair_costs import PairCosts
 from router.rollout.canary import Figures
-from router.rollout.generations import LivePolicy
-from router.sampling import share_of
+from router.rollout.generations import LivePolicy, share_of
 
 _RECORD_BYTES = 700
 _ATTEMPT_BYTES = 2600  # with the rows of its snapshot that changed since the one before

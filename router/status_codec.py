@@ -7,8 +7,7 @@ from cluster.worker_codec import ROLES
 from penstock.v1 import worker_pb2
 from router.absences import Absences
 from router.flight import DEFAULT_TENANT
-from router.learned.accuracy import Accuracy, Errors
-from router.learned.attainment import ClassCounters
+from router.learned.accuracy import Accuracy, ClassCounters, Errors
 from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival, Traffic
 from router.placer import Placer

@@ -3,13 +3,14 @@ digest of the whole: whoever has it knows every file."""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cluster.errors import WeightsError
 from cluster.model_digest import counted_files
+from deploy.weights.origin import Weights
 
 NAME: Final = "SHA256SUMS"
 PARTIAL: Final = ".partial"
@@ -87,3 +88,44 @@ def manifest_of(directory: Path) -> Manifest:
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_WEIGHTS: Final = ".safetensors"
+
+Which = Callable[[str], bool]  # of a file's name
+
+
+def every(name: str) -> bool:
+    """All files are wanted."""
+    return True
+
+
+def describes(name: str) -> bool:
+    """Whether a file says what the weights are, and holds none."""
+    return not name.endswith(_WEIGHTS)
+
+
+def holds(directory: Path, weights: Weights, is_wanted: Which = every) -> bool:
+    """False where nothing is. Raises WeightsError where something else is, and OSError."""
+    if not directory.exists() or not any(directory.iterdir()):
+        return False
+    remedy = "name another directory as 'checkpoint', or take this one away"
+    try:
+        text = read_list(directory)
+    except FileNotFoundError:
+        raise WeightsError(f"{directory} holds no {NAME}, but something else: {remedy}.") from None
+    if (found := digest_of(text)) != weights.digest:
+        raise WeightsError(
+            f"The {NAME} in {directory} has the digest {found}, and wanted is {weights.digest}:"
+            f" {remedy}."
+        )
+    names = filter(is_wanted, Manifest.parse(text, f"{directory}/{NAME}").files)
+    if lacking := [name for name in names if not (directory / name).is_file()]:
+        raise WeightsError(f"{directory} lacks {lacking[0]}: take it away, to be pulled anew.")
+    return True
+
+
+def read_list(directory: Path) -> bytes:
+    """What is more than a list can be is cut. Raises OSError."""
+    with (directory / NAME).open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)

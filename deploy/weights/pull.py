@@ -17,8 +17,17 @@ from typing import BinaryIO, Final
 
 from cluster.errors import WeightsBrokenOff, WeightsError
 from cluster.lock import lock, lock_alone
-from deploy.weights.held import Which, every, holds, read_list
-from deploy.weights.manifest import MAX_MANIFEST_BYTES, NAME, PARTIAL, Manifest, digest_of
+from deploy.weights.manifest import (
+    MAX_MANIFEST_BYTES,
+    NAME,
+    PARTIAL,
+    Manifest,
+    Which,
+    digest_of,
+    every,
+    holds,
+    read_list,
+)
 from deploy.weights.origin import Weights
 from deploy.weights.progress import PullProgress
 from deploy.weights.source import WeightsSource

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 
 from cluster.errors import WeightsError
 from cluster.process import LOG_VARIABLE, child_environment
-from deploy.weights.held import describes, every, holds
+from deploy.weights.manifest import describes, every, holds
 from deploy.weights.origin import Weights, kept_in
 
 _PULLER: Final = (sys.executable, "-P", "-m", "deploy.weights.puller")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.errors import StartupError
 from cluster.process import configure_logging, follow_parent
-from deploy.weights.held import describes, every
+from deploy.weights.manifest import describes, every
 from deploy.weights.origin import Weights
 from deploy.weights.pull import pull
 

@@ -12,9 +12,8 @@ from penstock import Client, PenstockError
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode, exit_code
 from penstock.cli.figures import Stopwatch, as_json, summary
-from penstock.cli.given import stdin_lines
 from penstock.cli.local import open_client
-from penstock.cli.output import say, tell_error, write, write_json
+from penstock.cli.output import say, stdin_lines, tell_error, write, write_json
 
 HELP = "/new starts anew, /quit (or Ctrl-D) ends; Ctrl-C cancels an answer."
 PROMPT = "> "

@@ -1,5 +1,6 @@
 """From the flags of `serve` and `demo`, and a cluster's file, to a plan; and what a start says."""
 
+import asyncio
 import os
 import shutil
 import sys
@@ -16,12 +17,12 @@ from deploy.cluster_file.kind import CLUSTER
 from deploy.cluster_file.local import left_out, local_plan
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
+from deploy.weights.pulled import pulled
 from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.front_door import check_host, reach_text
 from penstock.cli.local import is_found
 from penstock.cli.output import fail, say, warn
-from penstock.cli.pulling import weights_of
 from router.policy import Disaggregate
 
 # Of each pool: where there is a file it says them.
@@ -198,3 +199,13 @@ def ready_text(cluster: LocalCluster) -> str:
 def command_name() -> str:
     """How this command is called from a shell in any directory."""
     return "penstock" if shutil.which("penstock") else str(Path(sys.argv[0]).resolve())
+
+
+def weights_of(spec: ClusterSpec, folder: Path = Path(), *, described: bool = False) -> Path | None:
+    """Finds where the weights are on this machine now; None where the file has none pulled.
+    `folder`: where relative paths begin; `described`: only what says what they are. Raises
+    WeightsError."""
+    if spec.weights is None:
+        return None
+    directory = str((folder / spec.checkpoint).absolute()) if spec.checkpoint else ""
+    return asyncio.run(pulled(spec.weights, directory, say=say, is_described=described))

@@ -16,8 +16,7 @@ from cluster.document.kind import DocumentKind, digest_of
 from cluster.errors import ConfigError
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.findings import DocumentFinding, Review, review
-from penstock.cli.given import read_stdin
-from penstock.cli.output import fail, write, write_json
+from penstock.cli.output import fail, read_stdin, write, write_json
 
 D = TypeVar("D")
 

@@ -7,9 +7,8 @@ import typer
 from penstock import Stream
 from penstock.cli import options
 from penstock.cli.figures import Stopwatch, as_json, summary
-from penstock.cli.given import read_stdin
 from penstock.cli.local import open_client
-from penstock.cli.output import say, write, write_json
+from penstock.cli.output import read_stdin, say, write, write_json
 
 
 def generate(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from cluster.errors import StartupError
 from deploy.doctor.finding import Finding
-from deploy.doctor.placer_checks import ray_sockets, unseen
+from deploy.doctor.process_checks import ray_sockets, unseen
 from deploy.on_machine import Listener
 from deploy.placed_logs import PlacedLogs
 from deploy.ray_door import Ray, connected

@@ -143,3 +143,18 @@ def write_table(columns: list[str], rows: list[list[str]]) -> None:
 
 def _is_count(text: str) -> bool:
     return not text or text[0].isdigit() or text[0] == "-"
+
+
+def read_stdin() -> str:
+    """All of it."""
+    return "".join(stdin_lines())
+
+
+def stdin_lines() -> Iterator[str]:
+    """One after the other, with their ends."""
+    if sys.stdin is None:
+        fail("There is no stdin to read from: give the text itself.", ExitCode.USAGE)
+    try:
+        yield from sys.stdin
+    except UnicodeDecodeError:
+        fail("What comes from stdin is no UTF-8 text.", ExitCode.USAGE)

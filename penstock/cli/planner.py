@@ -23,10 +23,10 @@ from deploy.planner.process import open_store, planning
 from deploy.planner.record import PlannerRecord, read_record
 from penstock.cli import options
 from penstock.cli.app import told
+from penstock.cli.cluster_options import weights_of
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail, say, write, write_json
 from penstock.cli.placed_notes import described, placed
-from penstock.cli.pulling import weights_of
 
 _MISSED: Final = 5  # looks, after which it is taken to be gone
 

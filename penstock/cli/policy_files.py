@@ -24,8 +24,7 @@ from penstock.cli.documents import (
     show_schema,
 )
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.given import read_stdin
-from penstock.cli.output import fail, say, write, write_json
+from penstock.cli.output import fail, read_stdin, say, write, write_json
 from router.policy_file.document import effective
 from router.policy_file.kind import POLICY
 from router.policy_file.llmd import import_llmd

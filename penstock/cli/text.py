@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.given import read_stdin
 from penstock.cli.local import open_client
 from penstock.cli.messages import plain
-from penstock.cli.output import write, write_json, write_table
+from penstock.cli.output import read_stdin, write, write_json, write_table
 
 
 def models(address: options.Address = None, json: options.Json = False) -> None:

@@ -18,11 +18,11 @@ from deploy.ready import until_ready
 from deploy.served import until_served
 from deploy.up import bring_up
 from penstock.cli import options
+from penstock.cli.cluster_options import weights_of
 from penstock.cli.exit_codes import ExitCode
 from penstock.cli.front_door import insecure_text
 from penstock.cli.output import announce, fail, json_line, say, warn, write_json
 from penstock.cli.placed_notes import PlacedNote, forget, leave
-from penstock.cli.pulling import weights_of
 
 
 def up(

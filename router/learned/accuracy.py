@@ -1,4 +1,5 @@
-"""How wrong the router's own predictions were lately: of TTFT, of ITL, of cached tokens.
+"""How wrong the router's own predictions were lately (of TTFT, ITL and cached tokens), and which
+targets were met.
 
 Ratios of short times and of long ones say different things (a message more is ten times a prompt
 of a millisecond, and nothing to a queue of seconds), so that they are kept by decades of what
@@ -7,7 +8,8 @@ rejected for them could not disprove them.
 """
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cluster.residuals import Residuals
@@ -83,3 +85,33 @@ def _decade(seconds: float) -> int:
     if seconds <= 0.0:
         return _FIRST_DECADE
     return min(max(math.floor(math.log10(seconds)), _FIRST_DECADE), _LAST_DECADE)
+
+
+_MAX_CLASSES: Final = 64  # classes of policies before this one are shown, too
+
+
+@dataclass(slots=True, eq=False)
+class ClassCounters:
+    num_placed: int = 0
+    num_rejected: int = 0  # at admission
+    num_started: int = 0  # got a first token
+    num_in_time: int = 0  # of these, within the target of TTFT
+    num_finished: int = 0
+    num_steady: int = 0  # of these, within the target of ITL on average
+
+
+class Attainment:
+    """By class, the least recently used first."""
+
+    def __init__(self) -> None:
+        self._classes: OrderedDict[str, ClassCounters] = OrderedDict()
+
+    def of(self, name: str) -> ClassCounters:
+        counters = self._classes.setdefault(name, ClassCounters())
+        self._classes.move_to_end(name)
+        if len(self._classes) > _MAX_CLASSES:
+            self._classes.popitem(last=False)
+        return counters
+
+    def by_class(self) -> dict[str, ClassCounters]:
+        return dict(sorted(self._classes.items()))

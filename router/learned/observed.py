@@ -7,8 +7,7 @@ from cluster.types import WorkerId
 from router.decaying import DecayingSums
 from router.decision import Decision, PlacementRequest
 from router.flight import Flight, Placed
-from router.learned.accuracy import Accuracy, Compared
-from router.learned.attainment import Attainment
+from router.learned.accuracy import Accuracy, Attainment, Compared
 from router.learned.lengths import AnswerLengths
 from router.learned.traffic import Arrival, Traffic
 from router.policy_settings import ServiceClass

@@ -5,6 +5,7 @@ before anything is replaced, in one turn of the event loop that owns this. Knows
 store.
 """
 
+import hashlib
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from router.policy_settings import CanarySettings
 from router.rollout.canary import Figures
 from router.rollout.rollout import Generation, Rollout
 from router.rollout.shadow import Shadow
-from router.sampling import share_of
 
 _NUM_REMEMBERED = 16  # generations, for who asks what became of their requests
 
@@ -95,3 +95,9 @@ class Generations:
         if policy.rule == self.active.policy.rule:
             return self.active.state
         return policy.begin(self._seed)
+
+
+def share_of(key: str, salt: int) -> float:
+    """Where a key lies in [0, 1); independent for each salt."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8, salt=salt.to_bytes(8, "big")).digest()
+    return int.from_bytes(digest, "big") / 2.0**64

@@ -18,8 +18,7 @@ from cluster.errors import ConfigError, WeightsBrokenOff, WeightsError
 from deploy.cluster_file.kind import CLUSTER
 from deploy.weights import pull as pulling
 from deploy.weights import source
-from deploy.weights.held import describes
-from deploy.weights.manifest import MAX_FILES, NAME, Manifest, digest_of, manifest_of
+from deploy.weights.manifest import MAX_FILES, NAME, Manifest, describes, digest_of, manifest_of
 from deploy.weights.origin import Weights, kept_in
 from deploy.weights.progress import PullProgress
 from deploy.weights.pull import pull

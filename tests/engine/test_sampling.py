@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from cluster.types import SamplingParams
-from engine.keyed_noise import gumbel_noise
-from engine.sampling import Draw, sample
+from engine.sampling import Draw, gumbel_noise, sample
 from tests.checkpoints import VOCAB_SIZE, checkpoint
 from tests.engine.driver import Driver, make_engine, make_sequence
 

@@ -34,8 +34,7 @@ from deploy.doctor.cluster_checks import check_cluster, front_door
 from deploy.doctor.examination import HERE, large_tokens
 from deploy.doctor.finding import Examined, Finding, Probed, Severity
 from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
-from deploy.doctor.placer_checks import ray_sockets
-from deploy.doctor.process_checks import check_process, reach
+from deploy.doctor.process_checks import check_process, ray_sockets, reach
 from deploy.exposure import Reached, readable
 from deploy.on_machine import Listener, ray_name
 from kv_transfer.doors import DOORS

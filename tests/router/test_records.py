@@ -10,9 +10,8 @@ from router.pair_costs import PairCosts
 from router.policy import Policy
 from router.records import Fate, Records, seen
 from router.rollout.canary import Figures
-from router.rollout.generations import Generations, LivePolicy
+from router.rollout.generations import Generations, LivePolicy, share_of
 from router.rollout.shadow import Shadow
-from router.sampling import share_of
 from tests.router.attempt_samples import draw_attempt
 from tests.router.pool_samples import load, snapshot
 
