@@ -55,7 +55,7 @@ class Credentials:
         return self._authority is not None
 
     def covers(self, address: str) -> bool:
-        """Whether TLS is spoken there. By what is written alone: both ends must come to the
+        """Tells whether TLS is spoken there, by what is written alone: both ends must come to the
         same."""
         return self._authority is not None and not is_loopback_address(address)
 

@@ -307,5 +307,5 @@ EMPTY: Final[tuple[Any, ...]] = (None, False, 0, "", [], {})
 
 
 def may_mean_the_model(key: str, value: Any) -> bool:
-    """Whether an unknown key of config.json could change what is computed."""
+    """Tells whether an unknown key of config.json could change what is computed."""
     return value not in EMPTY and _MODEL_WORDS.search(key.lower()) is not None

@@ -127,7 +127,7 @@ class EventCursor:
         return CacheUpdate(is_reset=offset == 0, changes=changes)
 
     def events(self, first_number: int, changes: Sequence[CacheChange]) -> CacheUpdate | None:
-        """What is new of these changes: those seen already are left out."""
+        """Gives what is new of these changes: those seen already are left out."""
         num_seen = self.number + 1 - first_number
         if not self.incarnation or num_seen < 0:
             return None
@@ -136,7 +136,7 @@ class EventCursor:
         return CacheUpdate(changes=fresh)
 
     def has_all(self, number: int) -> bool:
-        """Whether everything up to this change has been followed."""
+        """Tells whether everything up to this change has been followed."""
         return bool(self.incarnation) and number <= self.number
 
 

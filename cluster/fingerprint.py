@@ -26,7 +26,7 @@ def differences(ours: object, theirs: object, names: Sequence[str]) -> list[str]
 
 
 def is_lossless(source: str, destination: str) -> bool:
-    """Whether each number of one dtype is one of the other's, too."""
+    """Tells whether each number of one dtype is one of the other's, too."""
     return source == destination or destination in _WIDER[source]
 
 

@@ -129,7 +129,7 @@ class Membership:
             self._saw(life)
 
     def _is_past(self, life: _Life) -> bool:
-        """Whether it has left, or been replaced, as far as we have seen."""
+        """Tells whether it has left, or been replaced, as far as we have seen."""
         known = self._lives.get(life.worker)
         if known is None or known.incarnation < life.incarnation:
             return False

@@ -124,7 +124,7 @@ class DecodeScheduler(BatcherScheduler):
 
     @property
     def num_claimed_tokens(self) -> int:
-        """Of prompts computed elsewhere that have no blocks here yet: memory that looks free."""
+        """Counts tokens of prompts computed elsewhere, without blocks here yet: these look free."""
         claimed = sum(sequence.num_tokens for sequence in self._elsewhere.claims)
         return claimed + sum(sequence.num_tokens for sequence in self._elsewhere.expected)
 
@@ -150,7 +150,7 @@ class DecodeScheduler(BatcherScheduler):
         self._changed()
 
     def _grant(self) -> None:
-        """Those put back come first, unless they wait for their own siblings."""
+        """Grants blocks; those put back come first, unless they wait for their own siblings."""
         batcher, elsewhere = self.batcher, self._elsewhere
         while elsewhere.claims and not batcher.is_owed():
             num_active = batcher.num_active + len(elsewhere.reserved)

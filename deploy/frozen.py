@@ -69,7 +69,7 @@ class Scrutiny:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nothing of the patience is spent."""
+        """Tells whether nothing of the patience is spent."""
         return self._spent is None
 
     def look(self, answer: Health, vitals: Vitals | None, now: float) -> Ailment | None:

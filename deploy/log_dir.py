@@ -85,7 +85,7 @@ def log_dirs(root: Path) -> list[Path]:
 
 
 def is_written(path: Path) -> bool:
-    """Whether the cluster runs that began it."""
+    """Tells whether the cluster runs that began it."""
     return is_locked(path / LOCK)
 
 

@@ -154,8 +154,8 @@ def _read(files: Sequence[BinaryIO], mark: Mark, num_bytes: int) -> tuple[bytes,
 
 
 def _unended(data: bytes, *, is_all: bool, is_last: bool) -> bytes:
-    """What is told of a line without its end. One that is being written waits until it is whole;
-    of one that was cut off nothing more comes; one that is longer than a piece is told in parts."""
+    """Gives what to tell of a line without its end. One that is being written waits until it is
+    whole; of one cut off nothing more comes; one longer than a piece is told in parts."""
     if not is_all:
         return _whole_letters(data)
     return b"" if is_last else data

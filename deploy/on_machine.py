@@ -129,7 +129,7 @@ def placers() -> list[Listener]:
 
 
 def ray_name(command: Sequence[str]) -> str:
-    """What a process of Ray's is called; empty: it is none of them."""
+    """Names a process of Ray's; empty: it is none of them."""
     program = command[0].strip()
     if program.startswith("ray::"):
         return program.split()[0]

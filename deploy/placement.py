@@ -117,7 +117,7 @@ class Wanted:
         return self.fits(machine) and not self._too_little(machine.free)
 
     def lacks(self, place: Machine | MachineType) -> list[str]:
-        """What it has not, in words."""
+        """Says in words what the place does not have."""
         lacking = self._too_little(place.total)
         if isinstance(place, MachineType):
             return lacking

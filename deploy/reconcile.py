@@ -84,7 +84,7 @@ def _alternating(workers: Sequence[Wanted]) -> list[Wanted]:
 
 
 def differences(before: str, after: str) -> list[str]:
-    """Which keys two orders say differently, each with both values."""
+    """Lists the keys that two orders say differently, each with both values."""
     old, new = _flat(json.loads(before)), _flat(json.loads(after))
     return [
         f"{key}: {_value(old.get(key))} -> {_value(new.get(key))}"

@@ -56,11 +56,11 @@ class Shares:
         )
 
     def is_short(self, sequence: Sequence) -> bool:
-        """Whether its request runs less than its share."""
+        """Tells whether its request runs less than its share."""
         return self._num_running[sequence.request_id] < self.share
 
     def is_passed_over(self, sequence: Sequence) -> bool:
-        """Whether another request waits that comes before its next one."""
+        """Tells whether another request waits that comes before its next one."""
         return bool(self._short) and not self.is_short(sequence)
 
     def above(self, running: Iterable[Sequence]) -> list[Sequence]:

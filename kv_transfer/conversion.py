@@ -79,7 +79,7 @@ class Conversion:
 def conversion_between(
     source_dtype: str, destination_dtype: str, row: int, *, wire_dtype: str | None
 ) -> Conversion | None:
-    """What happens to KV on its way; None where nothing does.
+    """Says what happens to KV on its way; None where nothing does.
 
     `wire_dtype` is what the receiver lets KV be narrowed to, None if to nothing. What is
     narrow already travels as it is. Raises ValueError where numbers would be lost that the

@@ -107,7 +107,7 @@ def check_transports(names: Sequence[str]) -> None:
 
 
 def open_pool(config: "PoolConfig", device: str) -> "KvPool":
-    """Where the engine computes. Raises ConfigError where there is no room, or no such device."""
+    """Opens the engine's pool. Raises ConfigError where there is no room, or no such device."""
     if device == "cpu":
         from kv_transfer.pool import FilePool
 

@@ -113,7 +113,7 @@ class SpanCopier:
                 hasher.update(rows.data)
 
     def encoded(self, source: Bytes, pairs: SpanPairs) -> Iterator[Bytes]:
-        """What these pairs' conversion sends, whole rows at a time, in wire order; each is
+        """Gives what these pairs' conversion sends, whole rows at a time, in wire order; each is
         overwritten by the next."""
         assert pairs.conversion is not None
         unit = pairs.conversion.source_row_bytes

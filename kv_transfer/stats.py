@@ -147,7 +147,7 @@ class PairStats:
         return self._of(peer, Direction.RECEIVED)
 
     def total(self, direction: Direction) -> TransferCounters:
-        """Of all pairs there ever were."""
+        """Sums the counters of all pairs there ever were."""
         total = TransferCounters()
         total.merge(self._lapsed[direction])
         for key, pair in self._pairs.items():

@@ -80,7 +80,7 @@ class Peer(Protocol):
         ...
 
     def revoke(self, epoch: int) -> bool:
-        """Whether, from now on, certainly no write of this epoch by the peer can reach our
+        """Tells whether, from now on, certainly no write of this epoch by the peer can reach our
         pool. Never blocks on the peer."""
         ...
 
@@ -95,7 +95,7 @@ class Transport(Protocol):
 
     @property
     def address(self) -> str:
-        """What peers pass to `connect`; opaque to everyone else."""
+        """Gives what peers pass to `connect`; opaque to everyone else."""
         ...
 
     async def connect(self, address: str) -> Peer:

@@ -76,7 +76,7 @@ def _encoded(noted: list[Incarnation]) -> bytes:
 
 
 def _decoded(data: bytes | None) -> list[Incarnation]:
-    """What another release may have written otherwise is no note."""
+    """Reads notes; what another release may have written otherwise is none."""
     try:
         found = json.loads(data or b"[]")
     except (ValueError, RecursionError):

@@ -27,7 +27,7 @@ class ExpectedFetches:
     _num_told: Counter[Missing] = field(default_factory=Counter)
 
     def source(self, missing: Missing) -> WorkerId | None:
-        """From whom it is fetched; None: it is not."""
+        """Says from whom it is fetched; None: it is not."""
         return self._sources.get(missing)
 
     def told(self, missing: Missing, source: WorkerId) -> None:

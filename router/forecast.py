@@ -76,7 +76,7 @@ class DecodeThen(NamedTuple):
     step_s: float  # with those that run then
 
     def room_s(self, num_choices: int) -> float:
-        """Until there is a place for so many more."""
+        """Says how long until there is a place for so many more."""
         num_too_many = max(0.0, self.num_sequences + num_choices - self.num_places)
         return self.turnover_s * num_too_many / self.num_places
 
@@ -102,7 +102,7 @@ def decode_then(
 
 
 def _num_places(decode: Load, num: float, answer_tokens: float, num_missing: float) -> float:
-    """As many as its batch, or its memory, has room for."""
+    """Counts the places that its batch, or its memory, has room for."""
     if not decode.is_size_known:
         return decode.max_sequences
     # Used or promised, and what everybody will still write.

@@ -28,7 +28,7 @@ class PairCosts(NamedTuple):
         return cls(setups, rates, setup_s, s_per_byte)
 
     def among(self, workers: NDArray[np.intp]) -> "PairCosts":
-        """Of these only, in their order."""
+        """Gives the costs among these only, in their order."""
         pairs = np.ix_(workers, workers)
         apart = None if self.apart is None else self.apart[pairs]
         return PairCosts(self.setup_s[pairs], self.s_per_byte[pairs], apart=apart)

@@ -57,8 +57,8 @@ class PolicyState(NamedTuple):
 
 
 def targets_of(hints: RoutingHints, policy: Policy) -> ServiceClass:
-    """Which targets and which weight count for a request: its class's, narrowed by its budgets.
-    Raises InvalidRequest for a class that the policy does not know."""
+    """Says which targets and which weight count for a request: its class's, narrowed by its
+    budgets. Raises InvalidRequest for a class that the policy does not know."""
     service = policy.service_class(hints.service_class)
     if service is None:
         names = ", ".join(f"'{each.name}'" for each in policy.classes)

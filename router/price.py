@@ -22,7 +22,7 @@ def times(weight: float, seconds: Column) -> Column:
 
 
 def term_at(seconds: Column | None, position: int) -> float:
-    """Of a term that may be 0 for all, and is None then."""
+    """Reads a term that may be 0 for all, and is None then."""
     return 0.0 if seconds is None else float(seconds[position])
 
 

@@ -101,7 +101,7 @@ class Records:
         return len(self._kept)
 
     def find(self, request_id: str) -> Record | None:
-        """Of a request that is remembered."""
+        """Finds the record of a request that is remembered."""
         return self._kept.get(request_id)
 
     def begin(self, request_id: str, live: LivePolicy, arrived_at: float) -> Record:
@@ -188,6 +188,6 @@ def _weight(attempt: Attempt, known: PairCosts | None) -> int:
 
 
 def _own_bytes(costs: PairCosts) -> int:
-    """Those that are the same for each pair are one number."""
+    """Counts bytes; those that are the same for each pair are one number."""
     matrices = (costs.setup_s, costs.s_per_byte)
     return sum(each.nbytes if each.flags.owndata else 0 for each in matrices)

@@ -47,7 +47,7 @@ class Sent:
         return self.finished is not None
 
     def emitted(self, num_choices: int) -> tuple[tuple[int, ...], ...]:
-        """By choice, for the worker that goes on."""
+        """Gives tokens by choice, for the worker that goes on."""
         self._read()
         return tuple(tuple(self._by_choice.get(choice, ())) for choice in range(num_choices))
 

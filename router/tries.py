@@ -26,7 +26,7 @@ class Tries:
 
     @property
     def excluded(self) -> frozenset[WorkerId]:
-        """Those that are still the life that failed."""
+        """Names the workers that are still the life that failed."""
         return frozenset(
             tried.worker_id
             for tried in self._failed

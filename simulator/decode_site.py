@@ -277,7 +277,7 @@ class DecodeSite:
                 attempt.lost(hand_over, may_still_write=True)
 
     def quarantine(self, prefill: PrefillSite, blocks: list[BlockId]) -> None:
-        """Until `prefill` has said, by an answer or by its death, that it will not write."""
+        """Quarantines them until `prefill` says, by answer or death, that it will not write."""
         self._quarantined.append((prefill, blocks))
 
     def writer_answered(self, prefill: PrefillSite) -> None:

@@ -144,7 +144,7 @@ class Elastic:
             self._cluster.start(self._role(worker), worker)
 
     def _let_go(self, role: Role) -> None:
-        """Who has not begun yet, before who has."""
+        """Lets go of who has not begun yet, before who has."""
         starting = [worker for worker in self._starting if self._role(worker) is role]
         if starting:
             self._world.agenda.cancel(self._starting.pop(starting[-1]))
@@ -153,7 +153,7 @@ class Elastic:
             self._drain(worker, None)
 
     def _idlest(self, role: Role) -> WorkerId | None:
-        """Of those that serve; the youngest of equals."""
+        """Finds the idlest of those that serve; the youngest of equals."""
         num_in_flight = {
             status.member.worker.worker_id: status.num_in_flight
             for status in self._cluster.router.pool.statuses(self._world.agenda.now_s)

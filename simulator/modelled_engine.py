@@ -64,7 +64,7 @@ class ModelledEngine:
         return seconds * self._factor(0) + self._gap_s
 
     def run_ends(self, now_s: float, num_context: int, num_rows: int, num: int) -> list[float]:
-        """When each of `num` steps of pure decode ends that follow each other."""
+        """Says when each of `num` steps of pure decode ends that follow each other."""
         cost, is_noisy, ends = self.cost.decode, self._noise > 0.0, []
         gap_s = self._gap_s
         d0, d1, rows_s = cost.d0, cost.d1, cost.d2 * num_rows
@@ -76,7 +76,7 @@ class ModelledEngine:
         return ends
 
     def ran(self, num: int) -> None:
-        """So many of the steps asked for last have been run."""
+        """Notes that so many of the steps asked for last have been run."""
         self._num_steps += num
 
     def _factor(self, ahead: int) -> float:

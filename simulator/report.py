@@ -133,11 +133,11 @@ class Ledger:
         self._after_first_s = 0.0  # of all answers: from the first to the last token
 
     def gap(self, seconds: float, num: int = 1) -> None:
-        """So many tokens came this long after the token before them."""
+        """Notes that so many tokens came this long after the token before them."""
         self._gaps[int(seconds * _GAPS_A_SECOND)] += num
 
     def gaps(self, ends: Sequence[float], num: int) -> None:
-        """So many tokens came at each of `ends` but the first, which somebody else counts."""
+        """Notes so many tokens at each of `ends` but the first, which somebody else counts."""
         gaps = self._gaps
         earlier_s = ends[0]
         for end_s in ends[1:]:
@@ -228,7 +228,7 @@ class Ledger:
 def _quantiles(
     counts: Iterable[tuple[int, int]], num: int, shares: Sequence[float]
 ) -> Iterable[int]:
-    """Of values, each with how often it is there, in order."""
+    """Gives quantiles of values, each with how often it is there, in order."""
     left = [int(share * (num - 1)) for share in shares]
     num_seen = 0
     for value, count in counts:

@@ -86,8 +86,8 @@ class PairLink:
     bytes_per_s: float = 20e9
 
     def visible_s(self, num_bytes: int, num_layers: int, overlap_s: float) -> float:
-        """From the end of the prefill until the last layer has landed, where the layers before
-        it could travel for `overlap_s` while the prompt was computed."""
+        """Gives the time from the end of the prefill until the last layer has landed, where the
+        layers before it could travel for `overlap_s` while the prompt was computed."""
         layer_s = num_bytes / num_layers / self.bytes_per_s
         earlier_s = self.setup_s + layer_s * (num_layers - 1)
         return max(0.0, earlier_s - overlap_s) + layer_s
@@ -144,7 +144,7 @@ class Setting:
             raise ConfigError(str(error)) from error
 
     def _check_numbers(self) -> None:
-        """What would be divided by nothing, or take less than no time."""
+        """Refuses what would be divided by nothing, or take less than no time."""
         for role, make in (("prefill", self.prefill), ("decode", self.decode)):
             what = f"{role}.cache_tokens / block_size"
             check_between(what, make.num_blocks, "blocks", least=1, most=_MOST_BLOCKS)
@@ -167,11 +167,11 @@ class Setting:
         return self.num_prefill * self.prefill.num_gpus + self.num_decode * self.decode.num_gpus
 
     def gpu_s(self, end_s: float) -> float:
-        """Of all GPUs, if the workers stay until then."""
+        """Sums the seconds of all GPUs, if the workers stay until then."""
         return self.num_gpus * end_s
 
     def links(self, workers: Iterable[WorkerId]) -> tuple[LinkCost, ...]:
-        """From each of them to anybody."""
+        """Gives the links from each of them to anybody."""
         link = self.link
         return tuple(
             LinkCost(peer=worker, setup_s=link.setup_s, s_per_byte=1.0 / link.bytes_per_s)

@@ -23,7 +23,7 @@ class Speeds:
 
 
 def speeds_of(setting: Setting) -> dict[str, Any]:
-    """As plain values. GPUs are not reported: a worker counts as one."""
+    """Gives plain values. GPUs are not reported: a worker counts as one."""
     alone = (replace(make, num_gpus=1) for make in (setting.prefill, setting.decode))
     prefill, decode = alone
     return asdict(Speeds(prefill=prefill, decode=decode, model=setting.model, link=setting.link))

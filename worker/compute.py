@@ -25,7 +25,7 @@ class Compute(Protocol):
 
     @property
     def could_run(self) -> bool:
-        """Whether a step could be formed now."""
+        """Tells whether a step could be formed now."""
 
     def submit(self, sequence: Sequence) -> None:
         """Computes the prompt here; the sequence's owner is told what comes of it."""

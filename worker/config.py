@@ -119,7 +119,7 @@ class WorkerConfig(ServingConfig):
 
     @property
     def dialled(self) -> Endpoint:
-        """Where the other processes reach it; the port may still be 0."""
+        """Says where the other processes reach it; the port may still be 0."""
         return advertised(Endpoint.parse(self.address), self.advertise)
 
 

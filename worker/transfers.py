@@ -85,7 +85,7 @@ class Transfers:
 
     @property
     def rpcs(self) -> Mapping[str, Serve]:
-        """Of the service Worker."""
+        """Lists the RPCs of the service Worker."""
         return {
             "Lend": self.source.lend,
             "Fence": self.writes.fence,

@@ -100,7 +100,7 @@ class Worker(ABC):
     def _make_role(self, transfers: Transfers) -> RoleService: ...
 
     async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> NextLife | None:
-        """Until `end` is set, or another role is asked for, and what is in progress has ended.
+        """Serves until `end` is set or another role asked for, and what is in progress has ended.
 
         Raises StartupError where no other life can have the engine and its memory.
         """
@@ -180,7 +180,7 @@ class Worker(ABC):
         return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 
     def load(self) -> LoadReport:
-        """What routers are told."""
+        """Reports what routers are told."""
         assert self._role is not None, "nobody watches before it serves"
         assert self._transfers is not None
         report = replace(

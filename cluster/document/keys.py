@@ -105,7 +105,7 @@ def from_file(section: Any, value: Any, wrong: list[Wrong], where: Where = ()) -
 
 
 def without_none(type_: Any) -> Any:
-    """What an optional type means when it is given."""
+    """Says what an optional type means when it is given."""
     if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union:
         [type_] = _members(type_)
     return type_

@@ -43,7 +43,7 @@ class PlacedFacts:
         return {machine: said.get("versions", said) for machine, said in self._looks.items()}
 
     def placement(self) -> Mapping[str, Any]:
-        """What is where, and how it is."""
+        """Says what is where, and how it is."""
         processes = {name: asdict(state) for name, state in self._states().items()}
         for each in processes.values():
             del each["order"]

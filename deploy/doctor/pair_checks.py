@@ -85,7 +85,7 @@ def expected_s(probed: Probed, memory_bytes_per_s: float) -> float:
 
 
 def impossible(source: Member, receiver: Member) -> list[str]:
-    """Why KV of one may never be read by the other, a line each."""
+    """Says why KV of one may never be read by the other, a line each."""
     ours, theirs = source.worker.fingerprint, receiver.worker.fingerprint
     return kv_mismatch(ours, theirs) or loss_refused(ours, theirs)
 

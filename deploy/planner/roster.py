@@ -155,7 +155,7 @@ def leaving_of(roster: Sequence[Post]) -> list[str]:
 def acts(
     pools: Sequence[PlannedPool], placed: Collection[str], roster: Sequence[Post], wanted: Counts
 ) -> Acts:
-    """What brings the roster nearer to what is wanted."""
+    """Says what brings the roster nearer to what is wanted."""
     done = [_acts_of(role, pools, placed, roster, wanted) for role in Role]
     parts = (sum(found, ()) for found in zip(*done, strict=True))
     return Acts(*parts)

@@ -180,7 +180,7 @@ class TcpReceiver:
                 self._selector.modify(connection.wire, event, key.data)
 
     def _drop(self, connection: _Connection) -> None:
-        """What it had begun never lands."""
+        """Drops it: what it had begun never lands."""
         writer = connection.writer
         if writer is None:
             del self._strangers[connection]

@@ -162,7 +162,7 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
 
 
 def _advertised(cluster: LocalCluster) -> str:
-    """How others than this machine reach it, as far as that was told."""
+    """Says how others than this machine reach it, as far as that was told."""
     host = cluster.plan.advertise
     return str(Endpoint(host, Endpoint.parse(cluster.listens).port)) if host else cluster.address
 
@@ -196,5 +196,5 @@ def ready_text(cluster: LocalCluster) -> str:
 
 
 def command_name() -> str:
-    """How this command is called from a shell in any directory."""
+    """Says how this command is called from a shell in any directory."""
     return "penstock" if shutil.which("penstock") else str(Path(sys.argv[0]).resolve())

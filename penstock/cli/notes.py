@@ -38,7 +38,7 @@ class LocalNote:
         return Path(self.run_dir) / SECRETS
 
     def is_at(self, address: str) -> bool:
-        """Whether who dials this address reaches it, however the address is written."""
+        """Tells whether who dials this address reaches it, however the address is written."""
         if address == self.address:
             return True
         try:

@@ -49,7 +49,7 @@ class FieldRule:
         )
 
     def value(self, message: Message, default: float | None) -> Any:
-        """What it says, else this default. Raises InvalidRequest."""
+        """Gives what it says, else this default. Raises InvalidRequest."""
         if message.HasField(self.name):
             value = getattr(message, self.name)
             self.check(value)

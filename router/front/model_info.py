@@ -45,7 +45,7 @@ class SamplingDefaults:
         )
 
     def max_tokens(self, num_prompt: int) -> int | None:
-        """How long an answer may be; none is left where this is not positive."""
+        """Says how long an answer may be; none is left where this is not positive."""
         if self.max_new_tokens is not None:
             return self.max_new_tokens
         return None if self.max_length is None else self.max_length - num_prompt

@@ -82,7 +82,7 @@ class TextWork:
 
 
 def serve(work: TextWork, requests: BinaryIO, answers: BinaryIO) -> None:
-    """Until there are no more requests."""
+    """Serves until there are no more requests."""
     while header := requests.read(HEADER.size):
         kind, num_bytes = HEADER.unpack(header)
         try:

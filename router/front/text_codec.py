@@ -20,7 +20,7 @@ def prompt_to_bytes(prompt: TextPrompt | ChatPrompt) -> bytes:
 
 
 def prompt_from_bytes(data: bytes, max_text_bytes: int | None) -> Prompt:
-    """Of a prompt that is in bounds."""
+    """Reads a prompt that is in bounds."""
     request = pb.TokenizeRequest.FromString(data)
     if request.WhichOneof("prompt") == "chat":
         return chat_prompt(request.chat, max_text_bytes)

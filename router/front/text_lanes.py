@@ -94,13 +94,13 @@ class TextLanes:
 
 
 def is_tiny(given: GenerationInput) -> bool:
-    """Whether it takes less than to have a thread do it, and be told."""
+    """Tells whether it takes less than to have a thread do it, and be told."""
     prompt = given.prompt
     return prompt.weight <= _MAX_TINY and not given.bad_words and not isinstance(prompt, ChatPrompt)
 
 
 def is_small(prompt: Prompt) -> bool:
-    """Whether it belongs on a thread. Ids always do: they are only checked and hashed."""
+    """Tells whether it belongs on a thread. Ids always do: they are only checked and hashed."""
     return isinstance(prompt, TokenPrompt) or prompt.weight <= MAX_SMALL
 
 

@@ -38,7 +38,7 @@ class Errors:
 
     @property
     def ratios(self) -> ErrorQuantiles:
-        """Of actual / predicted; all 1 while nothing is known."""
+        """Gives quantiles of actual / predicted; all 1 while nothing is known."""
         return self._residuals.quantiles()
 
     @property
@@ -47,7 +47,7 @@ class Errors:
         return math.fsum(self._differences) / max(1, len(self._differences))
 
     def is_known(self, now_s: float) -> bool:
-        """Whether they say anything of what is predicted now."""
+        """Tells whether they say anything of what is predicted now."""
         return self.num_known >= _MIN_KNOWN and now_s < self._heard_at_s + _STALE_S
 
 
@@ -69,7 +69,7 @@ class Accuracy:
         self.itl.add(*itl, now_s)
 
     def ttft_errors(self, predicted_s: float, now_s: float) -> ErrorQuantiles | None:
-        """Of predictions like this one; None: too little is known of them."""
+        """Gives the errors of predictions like this one; None: too little is known of them."""
         errors = self._by_decade[_decade(predicted_s)]
         return errors.ratios if errors.is_known(now_s) else None
 

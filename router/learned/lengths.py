@@ -56,7 +56,7 @@ class _Recent:
         return (self._sum + _PRIOR_WEIGHT * PRIOR_TOKENS) / (len(self._lengths) + _PRIOR_WEIGHT)
 
     def _median(self) -> float:
-        """Of these and what is assumed."""
+        """Gives the median of these and what is assumed."""
         ordered = self._ordered
         position = (len(ordered) + _PRIOR_WEIGHT) // 2
         num_below = bisect_left(ordered, PRIOR_TOKENS)
@@ -79,7 +79,7 @@ class AnswerLengths:
 
     @property
     def mean(self) -> float:
-        """Of all that ended lately, whatever their kind."""
+        """Averages all that ended lately, whatever their kind."""
         return self._all.mean
 
     def predicted(self, kind: AnswerKind, max_tokens: int) -> float:

@@ -209,7 +209,7 @@ def _way(ground: _Ground, wait_s: Column, prefill_s: Column) -> Way:
 
 
 def _may_pay(fetch_s: Column, own: Way, weight: float) -> bool:
-    """Whether a fetch can be of use anywhere: it is of none where it alone costs more than to
+    """Tells whether a fetch can be of use anywhere: it is of none where it alone costs more than to
     compute the prompt from what is held, and the first token comes no sooner."""
     most_s = np.maximum(own.price_s, times(weight, own.first_s))
     return bool(np.count_nonzero(most_s > times(weight, fetch_s)))
@@ -240,8 +240,8 @@ def _longest_wait_s(
     barred: NDArray[np.bool_] | None,
     decoder: int | None,
 ) -> float:
-    """As long as an idle worker takes until it has handed the prompt over: nobody waits longer for
-    his turn. Whose cache is held by others cannot begin, and is not idle."""
+    """Says how long an idle worker takes until it has handed the prompt over: nobody waits longer
+    for his turn. Whose cache is held by others cannot begin, and is not idle."""
     prompt, columns = ground.prompt, ground.loads.columns
     is_idle = (ground.turn_s <= 0.0) & (columns.num_delayed <= 1.0)
     is_idle &= float(prompt.num_tokens) - prompt.cached <= columns.num_free_tokens

@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
         return load.prefill_s(self.num_tokens, float(self.cached[index]))
 
     def due_s(self, prefill_s: Seconds) -> Seconds:
-        """From now, when its first token is due on a worker that takes so long for it."""
+        """Says when, from now, its first token is due on a worker that takes so long for it."""
         return self.stretch * prefill_s + self.slack_s
 
     def wait_s(self, index: int, load: Load) -> float:

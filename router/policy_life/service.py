@@ -65,7 +65,7 @@ class PolicyService:
 
 
 def _author(name: str, call: Call) -> Author:
-    """By his own word, from where his connection comes."""
+    """Names him by his own word, and from where his connection comes."""
     return Author(name=_bounded("by", name) or "unknown", address=call.peer_host)
 
 

@@ -99,6 +99,6 @@ def _error_breach(trial: Trial) -> str | None:
 
 
 def _variance(figures: Figures) -> float:
-    """Of the error share, with one success and one failure more: few requests are no proof."""
+    """Gives the error share's variance, with one success and one failure more: few are no proof."""
     share = (figures.num_errors + 1) / (figures.num_ended + 2)
     return share * (1 - share) / (figures.num_ended + 2)

@@ -57,7 +57,7 @@ class Generations:
         return canary if canary is not None and is_trying else self.active
 
     def adopt(self, loaded: LoadedRollout) -> None:
-        """From now on requests are placed by these; those in flight go on as they are."""
+        """Has requests placed by these from now on; those in flight go on as they are."""
         rollout = loaded.rollout
         active, canary = self._live(rollout.active, loaded.active), None
         settings = CanarySettings()
