@@ -88,14 +88,14 @@ class EventLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheUpdate:
-    """What a message changed in the view of a worker's cache."""
+    """Says what a message changed in the view of a worker's cache."""
 
     is_reset: bool = False  # forget all grains of this worker first
     changes: tuple[CacheChange, ...] = ()
 
 
 class EventCursor:
-    """How far a watcher has followed a worker. A gap is answered with None: watch again."""
+    """Knows how far a watcher has followed a worker. A gap is answered with None: watch again."""
 
     def __init__(self) -> None:
         self.incarnation = ""  # empty: unknown, a snapshot comes first

@@ -32,7 +32,7 @@ logging.addLevelName(REQUEST, "REQUEST")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """What the YAML of every process may say about its log."""
+    """Says what the YAML of every process may say about its log."""
 
     log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
     """debug to follow a fault; request to see requests alone."""

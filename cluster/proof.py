@@ -108,7 +108,7 @@ class Challenge:
 
 @dataclass(slots=True, eq=False)
 class Passes:
-    """What lets calls in over the connection on which it was earned."""
+    """Lets calls in over the connection on which it was earned."""
 
     _key: bytes = field(repr=False)
     _nonce: bytes = field(repr=False)

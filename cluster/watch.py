@@ -37,7 +37,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 class WatchFeed:
-    """What a worker tells whoever watches it. One feed a worker, any number of watchers."""
+    """Tells whoever watches a worker. One feed a worker, any number of watchers."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class WatchFeed:
 
 @dataclass(slots=True, eq=False)
 class _Watcher:
-    """How far one watcher has been told."""
+    """Marks how far one watcher has been told."""
 
     num_admitted: int
     number: int = UNKNOWN  # of the last change sent

@@ -17,7 +17,7 @@ from worker.scheduler import BatcherScheduler
 
 
 class SequenceOwner(Protocol):
-    """Whose sequence it is: told at once, on the event loop, what each step gave."""
+    """Owns the sequence: is told at once, on the event loop, what each step gave."""
 
     def scheduled(self) -> None:
         """Work on its prompt is in the batch that runs next."""

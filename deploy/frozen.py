@@ -59,7 +59,7 @@ def fault_of(answer: Health, seen: Condition) -> Ailment | None:
 
 
 class Scrutiny:
-    """How much of the patience with one process is spent. Given the time, and what was seen."""
+    """Weighs how much patience with one process is spent, given the time and what was seen."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -19,7 +19,7 @@ _BLOCK_BYTES: Final = 64 << 10
 
 
 class Mark(NamedTuple):
-    """How far a log has been read."""
+    """Marks how far a log has been read."""
 
     file: int  # its inode: it keeps it when it is rotated
     offset: int

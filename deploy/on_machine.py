@@ -27,7 +27,7 @@ _RAYS_OWN: Final = "-packages/ray/"  # where it is installed
 
 
 class Needs(NamedTuple):
-    """What every machine has that runs a part of the cluster."""
+    """Lists what every machine has that runs a part of the cluster."""
 
     version: str
     secrets_file: str

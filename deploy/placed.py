@@ -42,9 +42,9 @@ OF_PLANNERS: Final = ("RAY_AUTH_",)  # variables: what admits them to Ray, and n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOrder:
-    """What to run, the same wherever it will be. Where calls of the cluster come in, a loopback
-    address in `config` stands for the machine's own; where clients do, for itself. With `weights`
-    its checkpoint is where these are, once they are pulled."""
+    """Says what to run, the same wherever it will be. Where calls of the cluster come in, a
+    loopback address in `config` stands for the machine's own; where clients do, for itself. With
+    `weights` its checkpoint is where these are, once they are pulled."""
 
     cluster: str
     name: str
@@ -71,7 +71,7 @@ class StartOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedState:
-    """How a placed process is; what travels to whoever asks."""
+    """Says how a placed process is; this travels to whoever asks."""
 
     order: str  # as JSON
     host: str  # the machine's name

@@ -53,7 +53,7 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """What of a machine is set aside for one process, or is to be."""
+    """Holds what of a machine is set aside for one process, or is to be."""
 
     group_id: str
     cluster: str
@@ -70,7 +70,7 @@ class Group:
 
 
 class Reply(NamedTuple):
-    """What somebody said, or why not."""
+    """Holds what somebody said, or why not."""
 
     text: str = ""
     fault: str = ""

@@ -17,7 +17,7 @@ MAX_IDLE = 0.05
 
 
 class Condition(StrEnum):
-    """What a process was doing between two looks."""
+    """Names what a process was doing between two looks."""
 
     UNSEEN = "unseen"  # one look failed, or it is gone
     TRACED = "in a debugger"

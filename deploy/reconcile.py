@@ -25,7 +25,7 @@ _WIRE: Final = "wire_version"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placing:
-    """What was set aside for one process, wherever it is."""
+    """Holds what was set aside for one process, wherever it is."""
 
     name: str
     digest: str  # of its order and of what was set aside

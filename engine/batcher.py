@@ -28,7 +28,7 @@ _MAX_ROOM_BLOCKS = 64  # how far ahead neighbouring blocks are kept clear for a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What a step gave one sequence."""
+    """Holds what a step gave one sequence."""
 
     sequence: Sequence
     token: SampledToken | None = None  # None: only a chunk of the prompt was computed

@@ -30,7 +30,7 @@ _MAX_INT8 = 127
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """Of whole rows. Pure; the three sizes of anything are in proportion to its rows."""
+    """Converts whole rows. Pure; the three sizes of anything are in proportion to its rows."""
 
     source_dtype: str
     wire_dtype: str

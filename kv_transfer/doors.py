@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorSettings:
-    """What a door may need beside the pool."""
+    """Holds what a door may need beside the pool."""
 
     host: str = "127.0.0.1"  # where it listens
     advertise: str = ""  # what others dial; empty: the same

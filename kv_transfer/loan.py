@@ -51,7 +51,7 @@ class Silent(TransferFailed):
 
 
 class _End:
-    """What both ends keep: how far the loan is, and when each was heard last."""
+    """Keeps what both ends know: how far the loan is, and when each was heard last."""
 
     __slots__ = ("_heard_at", "_lease_s", "_said_at", "phase")
 

@@ -27,7 +27,7 @@ LONG_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
-    """What is fastest on a machine. A stage of 0 bytes: spans are copied one by one."""
+    """Says what is fastest on a machine. A stage of 0 bytes: spans are copied one by one."""
 
     plain_stage_bytes: int = 0  # for spans of DIRECT_BYTES to LONG_BYTES
     digested_stage_bytes: int = 0  # the same, where they are digested

@@ -33,7 +33,7 @@ def stagefuls(spans: Spans, stage_bytes: int) -> Iterator[Spans]:
 
 
 class Cut(NamedTuple):
-    """What one stageful is of a write's bytes, at each point of their way."""
+    """Measures what one stageful is of a write's bytes, at each point of their way."""
 
     source: int
     wire: int

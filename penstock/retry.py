@@ -62,7 +62,7 @@ class RetryBudget:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Reach:
-    """Whether a client has ever reached its server, and how long its calls wait for it."""
+    """Knows whether a client has ever reached its server, and how long its calls wait for it."""
 
     address: str = "the server"
     connect_timeout: float = 5.0  # seconds, of a server that was never there; 0: not at all

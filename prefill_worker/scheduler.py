@@ -17,8 +17,8 @@ from worker.scheduler import BatcherScheduler
 
 
 class PromptOwner(Protocol):
-    """Whose prompt it is: told at once, on the event loop (`computed`: on the engine's
-    thread), how far it is."""
+    """Owns the prompt: is told at once, on the event loop (`computed`: on the engine's thread), how
+    far it is."""
 
     def scheduled(self) -> None:
         """Its blocks are taken and its first chunk is in this batch."""

@@ -28,7 +28,7 @@ class Absence(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Absences:
-    """Who is away, since when, and how often each died lately."""
+    """Knows who is away, since when, and how often each died lately."""
 
     return_s: float = 30.0  # so long a worker is expected back
     _away: dict[WorkerId, Absence] = field(default_factory=dict)

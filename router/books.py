@@ -39,7 +39,7 @@ class Hits:
 
 @dataclass(slots=True, eq=False)
 class Books:
-    """Of one placer."""
+    """Keeps the books of one placer."""
 
     pool: Pool
     index: PrefixIndex

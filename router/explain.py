@@ -67,7 +67,7 @@ class Explanation:
 
 
 class Hindsight(NamedTuple):
-    """What would have been best, had all been known that was known afterwards."""
+    """Says what would have been best, had all been known that was known afterwards."""
 
     regret_s: float  # how much dearer the chosen one was
     best: Candidate

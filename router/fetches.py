@@ -13,7 +13,7 @@ from cluster.types import GrainHash, WorkerId
 
 
 class Missing(NamedTuple):
-    """What a worker fetches, by the first grain that it lacks: as its own locks do."""
+    """Names what a worker fetches by the first grain that it lacks: as its own locks do."""
 
     worker: WorkerId
     grain: GrainHash

@@ -32,8 +32,8 @@ WARM_UP_S = 3.0  # at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a worker must share with this router: else its hashes and ids mean other things. And
-    the router must speak its wire version."""
+    """Holds what a worker must share with this router: else its hashes and ids mean other things.
+    And the router must speak its wire version."""
 
     model: str
     model_digest: str

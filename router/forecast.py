@@ -24,7 +24,7 @@ class ErrorFactors(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What would come of a request that is taken on."""
+    """Predicts what would come of a request that is taken on."""
 
     ttft_s: float  # from its arrival
     wait_s: float  # of these, for others

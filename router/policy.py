@@ -27,7 +27,7 @@ class Disaggregate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What an operator decides; the rest is measured."""
+    """Holds what an operator decides; the rest is measured."""
 
     name: str = "default"
     classes: tuple[ServiceClass, ...] = (DEFAULT_CLASS,)  # the first: of requests that name none
@@ -50,7 +50,7 @@ class Policy:
 
 
 class PolicyState(NamedTuple):
-    """What a policy remembers from request to request."""
+    """Holds what a policy remembers from request to request."""
 
     rule: Any
     random: int

@@ -15,7 +15,7 @@ MAX_TENANTS: Final = 1024
 
 
 class Quantile(StrEnum):
-    """Of how far predictions were off lately."""
+    """Names a quantile of how far predictions were off lately."""
 
     P50 = "p50"
     P90 = "p90"

@@ -51,7 +51,7 @@ class PoolSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Booking:
-    """What one placed request will weigh on the workers that were chosen for it."""
+    """Says what one placed request will weigh on the workers that were chosen for it."""
 
     request_id: str
     decode: WorkerId

@@ -27,7 +27,7 @@ def term_at(seconds: Column | None, position: int) -> float:
 
 
 class ExpectedAnswer(NamedTuple):
-    """What will be decoded, as far as it is known beforehand."""
+    """Says what will be decoded, as far as it is known beforehand."""
 
     num_prompt_tokens: int
     num_choices: int
@@ -107,8 +107,8 @@ class Remote(NamedTuple):
 
 
 class HandOverPrice:
-    """From the first token until the KV is at the decode worker. Only what it does not hold
-    travels, and while the prompt is computed, too."""
+    """Prices the way from the first token until the KV is at the decode worker. Only what it does
+    not hold travels, and while the prompt is computed, too."""
 
     __slots__ = ("_costs", "_num_bytes", "_prefill_s", "_s_per_byte", "_setup_s", "_weight")
 

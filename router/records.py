@@ -70,7 +70,7 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class Regret:
-    """Of a sample. How much dearer than the best, in hindsight; and actual TTFT less predicted."""
+    """Sums up a sample: how much dearer than the best, in hindsight; actual TTFT less predicted."""
 
     dearer: DurationHistogram = field(default_factory=DurationHistogram)
     sum_s: float = 0.0

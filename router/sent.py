@@ -6,7 +6,7 @@ from penstock.v1.inference_pb2 import Finished, GenerateResponse
 
 
 class Sent:
-    """What has left for the client, as the messages say that left.
+    """Keeps what has left for the client, as the messages say that left.
 
     They are kept as bytes and read when asked for: serialised messages that follow each other
     are one message with all their deltas. It costs a tenth of a microsecond a message.

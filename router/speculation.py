@@ -23,7 +23,7 @@ _LEAST_LAPSED = 1 << 5  # as many as the work for one that has few
 
 @dataclass(slots=True, eq=False)
 class Expectation:
-    """Of one placed request: its prompt's grains, of which it was the first to ask some of the
+    """Holds the grains of one placed request's prompt, of which it was the first to ask some of the
     worker."""
 
     worker: WorkerId

@@ -24,7 +24,7 @@ _NO_DECODE = DecodeCost(d0=0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What is taken to be true where nothing has been measured yet."""
+    """Holds what is taken to be true where nothing has been measured yet."""
 
     # seconds of a step: c0 + c1 * new tokens + c2 * context + c3 * new * context
     prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))

@@ -31,7 +31,7 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelledCall:
-    """What the router decided, with an answer on its way to a decode worker."""
+    """Holds what the router decided, with an answer on its way to a decode worker."""
 
     prefill: PrefillSite | None
     prefix: Prefix | None

@@ -32,7 +32,7 @@ class Staff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staffing:
-    """So many workers that serve or start; some of them by changing the role of others."""
+    """Sets how many workers serve or start; some of them by changing the role of others."""
 
     num_prefill: int
     num_decode: int
@@ -53,7 +53,7 @@ class Scaler(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turnover:
-    """How long changes take."""
+    """Says how long changes take."""
 
     start_s: float = 120.0  # from asking for a worker until it serves
     flip_s: float = 2.0  # from the end of its drain until it serves in the other role

@@ -51,7 +51,7 @@ class GrainCache:
 
 
 class Queued(NamedTuple):
-    """What was queued, and what becomes of it."""
+    """Holds what was queued, and what becomes of it."""
 
     grains: tuple[GrainHash, ...]
     behind: GrainHash | None  # where what it found cached ended

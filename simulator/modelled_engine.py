@@ -18,7 +18,7 @@ _DRAWN = RowResult(tokens=(TOKEN,))
 
 
 class KnownCost(StepCost):
-    """What is reported is what is so. It learns nothing from steps."""
+    """Reports what is so, and learns nothing from steps."""
 
     def __init__(self, prefill: PrefillCost, decode: DecodeCost, *, noise: float = 0.0) -> None:
         """`noise`: a step takes up to this share more or less, evenly."""

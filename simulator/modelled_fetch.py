@@ -18,7 +18,7 @@ from worker.compute import Compute
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """What the router believes that another worker has of a prompt."""
+    """Names what the router believes that another worker has of a prompt."""
 
     source: Site
     num_tokens: int
@@ -45,7 +45,7 @@ class Wish:
 
 
 class ModelledFetches:
-    """Of one worker. Whoever wants the same prefix waits, and finds it cached."""
+    """Runs the fetches of one worker. Whoever wants the same prefix waits, and finds it cached."""
 
     def __init__(self, site: Site, compute: Compute) -> None:
         self._site = site

@@ -15,7 +15,7 @@ _GAPS_A_SECOND = 100_000  # gaps are counted in steps of 10 us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of many values, in seconds; all 0 where there are none."""
+    """Sums up many values, in seconds; all 0 where there are none."""
 
     mean_s: float
     p50_s: float
@@ -25,7 +25,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """How far a role's workers were taken up, by their load reports; 0 where there are none."""
+    """Says how far a role's workers were taken up, by their load reports; 0: there are none."""
 
     batch: float  # sequences that run on a worker, mean
     kv_share: float  # of its pool, held by these: mean
@@ -74,7 +74,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """What percentiles leave out; for figures."""
+    """Holds what percentiles leave out; for figures."""
 
     arrival_s: Sequence[float]  # of each request that got a token, by when it did
     ttft_s: Sequence[float]  # of the same

@@ -56,7 +56,7 @@ class WorkerMake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenKv:
-    """What one token's KV is."""
+    """Says what one token's KV is."""
 
     num_layers: int = 80
     num_kv_heads: int = 8
@@ -80,7 +80,7 @@ class TokenKv:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairLink:
-    """What every pair of workers has for itself: pairs do not slow each other down."""
+    """Holds what every pair of workers has for itself: pairs do not slow each other down."""
 
     setup_s: float = 0.002
     bytes_per_s: float = 20e9
@@ -95,7 +95,7 @@ class PairLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What a request must meet to count as good."""
+    """Says what a request must meet to count as good."""
 
     ttft_s: float = 2.0
     itl_s: float = 0.1  # mean of the request

@@ -11,7 +11,7 @@ from worker.kv_home import KvHome
 
 
 class Compute(Protocol):
-    """Of a worker of either role. None of its methods wait."""
+    """Computes for a worker of either role. None of its methods wait."""
 
     @property
     def kv(self) -> KvHome: ...

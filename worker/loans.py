@@ -43,7 +43,7 @@ TakeFirstTokens = Callable[[pb.FirstTokens], bool]
 
 
 class Filled(NamedTuple):
-    """What was borrowed: the reserved blocks hold it, verified."""
+    """Holds what was borrowed: the reserved blocks hold it, verified."""
 
     reservation: Reservation
     written: Written
@@ -53,7 +53,7 @@ class Filled(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loans:
-    """What one worker borrows and lends with."""
+    """Holds what one worker borrows and lends with."""
 
     peers: Peers
     table: ReservationTable

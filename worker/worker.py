@@ -38,7 +38,7 @@ LAST_STEP_S = 10.0  # that was begun before all was drained: longer, and the eng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleService:
-    """What a role alone offers to the outside, and knows."""
+    """Offers what a role alone has for the outside, and knows."""
 
     name: str | None = None  # of its gRPC service, if it has one
     rpcs: Mapping[str, Serve] = field(default_factory=dict)

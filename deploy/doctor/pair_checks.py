@@ -26,7 +26,7 @@ _OF_ONE_MACHINE = frozenset({"shared_memory"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairProbe:
-    """What came of asking `receiver` to fetch from `source`."""
+    """Holds what came of asking `receiver` to fetch from `source`."""
 
     source: Examined
     receiver: Examined

@@ -63,7 +63,7 @@ class RouterCalls(Protocol):
 
 
 class Look(NamedTuple):
-    """What one look found, and what it leads to."""
+    """Holds what one look found, and what it leads to."""
 
     routers: tuple[str, ...]
     roster: list[Post]

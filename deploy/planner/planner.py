@@ -31,7 +31,7 @@ _STRAIN_S = 3600.0  # in which what was learned of it fades to 1 / e
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one look found."""
+    """Holds what one look found."""
 
     at_s: float
     counts: Counts

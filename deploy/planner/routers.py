@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """How routers are asked."""
+    """Says how routers are asked."""
 
     window_s: float
     next_s: float  # it will be asked again by then

@@ -28,7 +28,7 @@ _BIN_S = 5.0
 
 
 class Stretch(NamedTuple):
-    """What is sized for."""
+    """Holds what is sized for."""
 
     requests: Sequence[Come]
     begin_s: float
@@ -37,7 +37,7 @@ class Stretch(NamedTuple):
 
 
 class Calm(NamedTuple):
-    """What came, but for bursts."""
+    """Holds what came, but for bursts."""
 
     requests: Sequence[Come]
     num_left_out: int

@@ -37,7 +37,7 @@ def may_copy() -> bool:
 
 
 class NixlAgent:
-    """What is used of NIXL, in our words. For one thread at a time."""
+    """Wraps what is used of NIXL, in our words. For one thread at a time."""
 
     def __init__(self, name: str, host: str, memory: Sequence[Bytes]) -> None:
         """Registers the memory until it is closed. Raises ConfigError."""

@@ -36,7 +36,7 @@ class FrameAnswer(IntEnum):
 
 
 class Framing(NamedTuple):
-    """How a sender cuts its writes up."""
+    """Says how a sender cuts its writes up."""
 
     frame_bytes: int = FRAME_BYTES
     splits: bool = True  # large writes over all streams

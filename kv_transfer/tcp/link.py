@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class TcpWrite:
-    """Of the link's thread, but for its future."""
+    """Belongs to the link's thread, but for its future."""
 
     __slots__ = (
         "_began_at",

@@ -200,7 +200,7 @@ WAKE_BYTES = 512 * 1024  # of a frame, worth a turn: while we sleep the sender i
 
 @dataclass(slots=True, eq=False)
 class TcpCounters:
-    """Of what came in. A write is one frame or several."""
+    """Counts what came in. A write is one frame or several."""
 
     num_strangers: int = 0  # connections that never proved who they are
     num_lost_streams: int = 0  # of peers that went, or broke the protocol

@@ -76,7 +76,7 @@ def _context(protocol: int, identity: TlsIdentity) -> ssl.SSLContext:
 
 
 class Views:
-    """What is left of some buffers, in order."""
+    """Keeps what is left of some buffers, in order."""
 
     __slots__ = ("_next", "_views", "num_bytes")
 

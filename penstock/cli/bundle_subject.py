@@ -24,7 +24,7 @@ MAX_CONFIG_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is known by other ways than its routers."""
+    """Holds what is known by other ways than its routers."""
 
     name: str = ""
     routers: tuple[str, ...] = ()  # their addresses

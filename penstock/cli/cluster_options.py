@@ -30,7 +30,7 @@ _OF_POOLS = ("prefill", "decode", "threads", "blocks", "block_size")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeFlags:
-    """What a person said about the cluster to start; None: nothing."""
+    """Holds what a person said about the cluster to start; None: nothing."""
 
     file: Path | None = None  # of the cluster
     model_dir: Path | None = None

@@ -35,7 +35,7 @@ After = Annotated[Path, typer.Argument(metavar="AFTER")]
 
 
 class CheckVerdict(IntEnum):
-    """How `check` ends."""
+    """Says how `check` ends."""
 
     VALID = 0
     INVALID = 1

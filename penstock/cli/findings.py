@@ -34,7 +34,7 @@ class DocumentFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review(Generic[D]):
-    """What there is to say about a text: a document, or why it is none."""
+    """Holds what there is to say about a text: a document, or why it is none."""
 
     document: D | None
     findings: tuple[DocumentFinding, ...]

@@ -17,7 +17,7 @@ from router.front.field_rules import RULES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """What a request that says nothing gets: the checkpoint's generation config."""
+    """Holds what a request gets that says nothing: the checkpoint's generation config."""
 
     temperature: float = 1.0
     top_k: int = 0

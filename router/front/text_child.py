@@ -58,7 +58,7 @@ class Settings:
 
 
 class TextWork:
-    """What is done with one request."""
+    """Does what is to be done with one request."""
 
     def __init__(self, settings: Settings) -> None:
         checkpoint = Path(settings.checkpoint)

@@ -29,7 +29,7 @@ _ID_WEIGHT: Final = 2  # decoding holds the interpreter's lock: 2 ms at the most
 
 
 class TextLanes:
-    """What is done with text, each where its size belongs."""
+    """Does what is to be done with text, each where its size belongs."""
 
     def __init__(self, text: Text, *, num_threads: int = 2, max_waiting: int = 2048) -> None:
         self._text = text

@@ -20,7 +20,7 @@ _FIRST_DECADE, _LAST_DECADE = -2, 1  # up to 100 ms, 1 s, 10 s, and above
 
 
 class Errors:
-    """Of the last few hundred predictions."""
+    """Keeps the errors of the last few hundred predictions."""
 
     def __init__(self) -> None:
         self._residuals = Residuals(_NUM_KEPT)

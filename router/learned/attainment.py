@@ -18,7 +18,7 @@ class ClassCounters:
 
 
 class Attainment:
-    """By class, the least recently used first."""
+    """Keeps counters by class, the least recently used first."""
 
     def __init__(self) -> None:
         self._classes: OrderedDict[str, ClassCounters] = OrderedDict()

@@ -51,8 +51,8 @@ _NO_SCORES: Final[Mapping[int, float]] = MappingProxyType({})
 
 
 class Way(NamedTuple):
-    """How a worker comes by the prompt's KV, and what that costs. Float64 arrays, seconds; None: 0
-    for all."""
+    """Says how a worker comes by the prompt's KV, and what that costs. Float64 arrays, seconds;
+    None: 0 for all."""
 
     wait_s: Column  # [loads] until the prompt's turn, and the end of its fetch
     prefill_s: Column  # [loads]
@@ -63,7 +63,7 @@ class Way(NamedTuple):
 
 
 class Bids(NamedTuple):
-    """What it costs that a worker computes the prompt, and of what that is made.
+    """Says what it costs that a worker computes the prompt, and of what that is made.
 
     A worker has two ways: from what it holds, and from a prefix that it fetches (none where a
     fetch can be of no use).
@@ -184,7 +184,7 @@ class Priced:
 
 
 class _Ground(NamedTuple):
-    """What the ways of a prompt have in common."""
+    """Holds what the ways of a prompt have in common."""
 
     prompt: Prompt
     loads: Loads

@@ -51,7 +51,7 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Computing:
-    """Who computes, and from whom it fetches a longer prefix first."""
+    """Names who computes, and from whom it fetches a longer prefix first."""
 
     index: int  # into the loads
     source: int | None = None

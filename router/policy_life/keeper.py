@@ -32,7 +32,7 @@ INTERVAL_S: Final = 1.0  # between two looks at the file, the store and the cana
 
 
 class Came(StrEnum):
-    """What became of an offer."""
+    """Says what became of an offer."""
 
     UNCHANGED = "unchanged"
     APPLIED = "applied"
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(slots=True, eq=False)
 class Reloads:
-    """Of documents that were new, wherever they came from."""
+    """Counts documents that were new, wherever they came from."""
 
     is_last_good: bool = True
     last_good_at_s: float = 0.0  # of the Unix epoch

@@ -16,7 +16,7 @@ _SURE = 2.0  # standard errors: chance alone breaches a guard about once in fort
 
 @dataclass(slots=True, eq=False)
 class Figures:
-    """What became of requests; those that callers took back or wrote wrongly count for nobody."""
+    """Counts what became of requests; those taken back or written wrongly count for nobody."""
 
     ttft: DurationHistogram = field(default_factory=DurationHistogram)
     num_placed: int = 0

@@ -10,8 +10,8 @@ MAX_CHANGES: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Whose change it is. The name is his own word: who he is has not been proven, only that he
-    holds the cluster's secret."""
+    """Names whose change it is. The name is his own word: who he is has not been proven, only that
+    he holds the cluster's secret."""
 
     name: str
     address: str = ""  # that he called from; empty: the router did it by itself
