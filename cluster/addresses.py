@@ -1,5 +1,5 @@
-"""Where something listens and who is meant by an address, as text, names and numbers. What listens
-on all addresses of a machine is meant by each of them."""
+"""Says where something listens and who is meant by an address, as text, names and numbers. What
+listens on all addresses of a machine is meant by each of them."""
 
 import socket
 from contextlib import suppress

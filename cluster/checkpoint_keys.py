@@ -1,5 +1,5 @@
-"""What becomes of each key of a checkpoint's JSON files: literal tables, kept true to the installed
-`transformers` by a test. What they mean for a directory is `checkpoint_review`.
+"""Says what becomes of each key of a checkpoint's JSON files: literal tables, kept true to the
+installed `transformers` by a test. What they mean for a directory is `checkpoint_review`.
 
 A key that the reference acts on is honoured, or refused by name; one that it ignores is ignored.
 """

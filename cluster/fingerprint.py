@@ -1,4 +1,4 @@
-"""Which workers fit together: the one home of what is compared, and how a difference reads.
+"""Tells which workers fit together: the one home of what is compared, and how a difference reads.
 
 Block size, block count and the heads that a pool holds may differ between any two. So may the
 dtype, as far as KV can go from one to the other without loss, or the receiver allows the loss.

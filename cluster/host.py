@@ -1,4 +1,4 @@
-"""What this process can read of its machine, without any right beyond its own."""
+"""Reads what this process can of its machine, without any right beyond its own."""
 
 import contextlib
 import functools

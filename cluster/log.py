@@ -1,5 +1,5 @@
-"""What a process writes about itself: one line a record, as text or JSON, to stderr or into a file
-that is rotated. A log that cannot be written ends nothing.
+"""Writes what a process says about itself: one line a record, as text or JSON, to stderr or into a
+file that is rotated. A log that cannot be written ends nothing.
 
 A record may bring `fields` (`extra={"fields": {...}}`): keys of its JSON, `key=value` in its text.
 """

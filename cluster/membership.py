@@ -1,4 +1,4 @@
-"""Who is in the cluster: one record a worker in the store, which lapses unless renewed.
+"""Knows who is in the cluster: one record a worker in the store, which lapses unless renewed.
 
 Owns which life of a worker counts (the newest) and which workers may be together (those whose
 fingerprints agree). Knows neither load nor liveness beyond the record's time to live.

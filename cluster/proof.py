@@ -1,5 +1,5 @@
-"""Who is at the other end of a connection: both ends prove that they hold the cluster's token,
-which itself never travels. Pure: no I/O.
+"""Proves who is at the other end of a connection: both ends prove that they hold the cluster's
+token, which itself never travels. Pure: no I/O.
 
     client                              server
     nonce, audience, its proof ───────▶ refuses who lacks the token, or looks for another

@@ -1,4 +1,4 @@
-"""Which sequences the decode worker runs, and which hand-over gets blocks next. Pure.
+"""Decides which sequences the decode worker runs, and which hand-over gets blocks next. Pure.
 
 Blocks for a hand-over are granted when the prefill worker asks (it has scheduled the prompt),
 all or none, oldest claim first; whoever already runs keeps head-room of a block each.

@@ -1,5 +1,5 @@
-"""What of a cluster can be read on its way, or is open to whoever comes: sentences that `status`
-and `doctor` repeat as long as it is so."""
+"""Says what of a cluster can be read on its way, or is open to whoever comes: sentences that
+`status` and `doctor` repeat as long as it is so."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""When a process that lives is frozen and must be killed: until then nobody may use again what
-it may still write.
+"""Decides when a process that lives is frozen and must be killed: until then nobody may use again
+what it may still write.
 
 Patience with it is spent while it is seen to be unwell, the faster the surer it is that nothing
 will come. It is whole again once the process is well, or waits for a processor. Time in which

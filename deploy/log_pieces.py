@@ -1,6 +1,6 @@
-"""What a folder's logs have to tell, a bounded piece at a time: who asks says how far it has read,
-and nothing is held for it in between. Each process rotates its own file: NAME.log, NAME.log.1 and
-so on, the oldest last.
+"""Tells a folder's logs, a bounded piece at a time: who asks says how far it has read, and nothing
+is held for it in between. Each process rotates its own file: NAME.log, NAME.log.1 and so on, the
+oldest last.
 """
 
 import json

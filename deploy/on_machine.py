@@ -1,4 +1,4 @@
-"""What is asked on one machine of many, in a short-lived process there: whether a cluster's
+"""Answers what is asked on one machine of many, in a short-lived process there: whether a cluster's
 processes could start, what they wrote, and to take away what is left of them. Starts nothing."""
 
 import contextlib

@@ -1,5 +1,5 @@
-"""Which processes a cluster's document wants on the machines of others, what each sets aside, and
-whether any machine has that. Pure: it is told what machines there are."""
+"""Says which processes a cluster's document wants on the machines of others, what each sets aside,
+and whether any machine has that. Pure: it is told what machines there are."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a cluster consists of: one description in, one configuration per process out. Starts
+"""Plans what a cluster consists of: one description in, one configuration per process out. Starts
 nothing and touches no file."""
 
 import sys

@@ -1,4 +1,4 @@
-"""What a process of this machine shows of itself without being asked: whether it is stopped,
+"""Reads what a process of this machine shows of itself without being asked: whether it is stopped,
 traced, waiting for a processor or a disk, idle or at work. Reads /proc; judges nothing."""
 
 import os

@@ -1,4 +1,4 @@
-"""How the processes of a cluster on a running Ray stand: asked of their actors, told in words,
+"""Says how the processes of a cluster on a running Ray stand: asked of their actors, told in words,
 waited for."""
 
 import time

@@ -1,4 +1,4 @@
-"""What is to be done so that what runs is what is wanted. Pure: says it, and does nothing."""
+"""Finds what is to be done so that what runs is what is wanted. Pure: says it, and does nothing."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is queued on a worker in predicted seconds, by when it is due. Pure."""
+"""Sums what is queued on a worker in predicted seconds, by when it is due. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""How many sequences one request may run while others wait. Pure.
+"""Says how many sequences one request may run while others wait. Pure.
 
 With k requests present and s slots the *share* of each is max(1, s // k) sequences. Slots that
 nobody with less than its share waits for go to whoever is next. Requests of one sequence are all

@@ -1,4 +1,4 @@
-"""Where a run of tokens lies in a KV pool, as byte spans, and how two layouts differ.
+"""Says where a run of tokens lies in a KV pool, as byte spans, and how two layouts differ.
 
 Addressing is by token and head, so the two ends may have different block sizes and shards. The
 wire order of a layer's bytes is K of tokens [start, stop), then V of them, whatever the blocks;

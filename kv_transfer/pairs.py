@@ -1,4 +1,4 @@
-"""Which transport joins us and another worker: the fastest that both have and that works.
+"""Picks the transport that joins us and another worker: the fastest that both have and that works.
 
 The receiver of a hand-over chooses, and says so in the grant: the writer uses that one or none,
 because what the receiver can revoke depends on it.

@@ -1,4 +1,4 @@
-"""What moves bytes between registered pools: the contract that every transport keeps.
+"""Moves bytes between registered pools: the contract that every transport keeps.
 
 A transport knows no layout, no block and no request; grants, leases, digests and closes
 travel on the control stream. Doors are listed in `kv_transfer/doors.py`.

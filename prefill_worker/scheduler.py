@@ -1,4 +1,4 @@
-"""Which prompts the prefill worker computes next. Pure.
+"""Decides which prompts the prefill worker computes next. Pure.
 
 A prompt takes all its blocks when it is scheduled and keeps them until its KV has been handed
 over. Above a watermark of held blocks no further prompt is scheduled.

@@ -1,4 +1,4 @@
-"""Who asked, as serving a request needs to know: the seam between a front door and the relay."""
+"""Says who asked, as serving a request needs to know: the seam between front door and relay."""
 
 from typing import Protocol
 

@@ -1,5 +1,5 @@
-"""Which lives of workers were told to drain a moment ago, by any router of the same store: so long
-their reports may not have come everywhere, and each router would count them among those that serve.
+"""Notes which lives of workers were told to drain just now, by any router of the same store: so
+long their reports may not have come everywhere, and each router would count them as serving.
 
 A note lapses by itself: a router that has no report by then counts nobody who is silent.
 """

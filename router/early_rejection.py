@@ -1,5 +1,5 @@
-"""Which requests are refused before they cost anything, and when they may come again: those whose
-first token, or whose next ones, would come later than their class promises. Changes nothing.
+"""Says which requests are refused before they cost anything, and when they may come again: those
+whose first token, or whose next ones, would come later than their class promises. Changes nothing.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Why a request went where it went: every candidate of a decision with every term of its price,
-recomputed by the policy's own code from what the decision rested on. Pure.
+"""Explains why a request went where it went: every candidate of a decision with every term of its
+price, recomputed by the policy's own code from what the decision rested on. Pure.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which prefixes are on their way from one worker to another for prompts that were placed.
+"""Knows the prefixes on their way from one worker to another for prompts that were placed.
 
 Who is placed behind a fetch counts on it, and may come to the worker first: each goes there by its
 own decode worker. So it is told the source, too: whoever is first fetches, the others wait.

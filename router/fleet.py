@@ -1,4 +1,4 @@
-"""Who is followed: members of the store that fit this router, one watcher each.
+"""Follows members of the store that fit this router, by one watcher each.
 
 A worker is lost when its record has lapsed, it reports nothing and none of its streams moves, all
 of it while we watched: then its calls end, and the index forgets it at once. A life of which a

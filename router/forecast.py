@@ -1,5 +1,5 @@
-"""What would come of a request that is placed: its TTFT, the wait for room to decode, the time
-between its tokens. Pure.
+"""Predicts what would come of a request that is placed: its TTFT, the wait for room to decode, the
+time between its tokens. Pure.
 
 The decode load is predicted for the moment when the prompt will be done, not taken as it is now:
 judged by the load of now, prefill workers idle while decode workers are full, and flood them

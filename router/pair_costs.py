@@ -1,4 +1,4 @@
-"""What it costs to move KV between any two workers, frozen: seconds = setup + bytes x rate."""
+"""Says what moving KV between any two workers costs, frozen: seconds = setup + bytes x rate."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What an operator decides about placing requests, as a value, and what a policy remembers."""
+"""Holds what an operator decides about placing requests, and what a policy remembers."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum

@@ -1,5 +1,5 @@
-"""What an answer costs on every decode worker, and a hand-over to it, in seconds: terms by
-name, each a column. Pure. What the prompt costs is the rule's: `router/policies/priced.py`.
+"""Prices an answer on every decode worker, and a hand-over to it, in seconds: terms by name, each a
+column. Pure. What the prompt costs is the rule's: `router/policies/priced.py`.
 """
 
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""What was decided lately, and what came of it: one record a request, from its first placement.
+"""Keeps what was decided lately and what came of it: a record a request, from its first placement.
 
 Bounded in bytes: what began first is forgotten first. Of a request in flight its flight holds the
 record besides: it is what pins it to its policy.

@@ -1,4 +1,4 @@
-"""Which part of all keys one belongs to: the same at every router, without anything shared."""
+"""Says which part of all keys one belongs to: the same at every router, with nothing shared."""
 
 import hashlib
 

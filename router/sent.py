@@ -1,4 +1,4 @@
-"""What has left for a client so far: the count that an error tells, and the tokens from which
+"""Keeps what has left for a client so far: the count that an error tells, and the tokens from which
 another worker goes on.
 """
 

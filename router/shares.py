@@ -1,5 +1,5 @@
-"""Who used how much of the workers lately, against the tenants' shares. While nobody waits too
-long shares mean nothing; while somebody does, who used more than its share is due later and
+"""Counts who used how much of the workers lately, against the tenants' shares. While nobody waits
+too long shares mean nothing; while somebody does, who used more than its share is due later and
 rejected first, by as many times.
 """
 

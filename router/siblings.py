@@ -1,4 +1,4 @@
-"""Which prompts wait where behind the same prefix: who would share a copy of it made elsewhere."""
+"""Knows which prompts wait where behind the same prefix: who would share a copy made elsewhere."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What workers will hold by a prompt's turn: the grains of prompts placed and not computed yet.
+"""Predicts what workers hold by a prompt's turn: grains of prompts placed and not computed yet.
 
 The index knows what is computed; this, what was asked for. Each expectation ends with its
 request, with its worker, or by time. Pure: time comes in as an argument.

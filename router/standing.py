@@ -1,5 +1,5 @@
-"""How one member stands: its last report, what was placed on it since, and whether it is to get
-more. It knows no other member and no prices; time comes in as an argument.
+"""Says how one member stands: its last report, what was placed on it since, and whether it is to
+get more. It knows no other member and no prices; time comes in as an argument.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the router learned of the requests that it placed, as messages for who asks."""
+"""Puts what the router learned of the requests that it placed into messages for who asks."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Which lives of workers one request was given to, and what came of it.
+"""Keeps which lives of workers one request was given to, and what came of it.
 
 A life that ends while it has the request may die of it: after two of them, no third is risked.
 """

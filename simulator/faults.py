@@ -1,4 +1,4 @@
-"""What goes wrong, and when: values, which `schedule` puts on the agenda."""
+"""Says what goes wrong, and when: values, which `schedule` puts on the agenda."""
 
 import random
 from collections.abc import Iterable, Sequence

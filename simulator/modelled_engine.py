@@ -1,4 +1,4 @@
-"""How long a step takes, by the cost models that workers report; nothing is computed.
+"""Says how long a step takes, by the cost models that workers report; nothing is computed.
 
 The fit of a worker's own steps is taken to be perfect: it knows its cost, its slowness too.
 """

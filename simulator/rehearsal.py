@@ -1,5 +1,5 @@
-"""How a cluster of so many workers would have done with the traffic of a while: a replay that is
-coarser than the simulator and takes some 20 us a request, so that dozens of sizes can be tried.
+"""Rehearses how a cluster of so many workers would have done with a while's traffic: a replay that
+is coarser than the simulator and takes some 20 us a request, so that dozens of sizes can be tried.
 
 Each worker has its prompts in the order in which they are due. Answers on a decode worker share its
 steps, and stand still while it computes a prompt. Who computes is chosen by the default rule's

@@ -1,4 +1,4 @@
-"""What a simulation counts while it runs, and what it says at the end."""
+"""Counts what happens while a simulation runs, and says it at the end."""
 
 from array import array
 from collections import Counter

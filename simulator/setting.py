@@ -1,4 +1,4 @@
-"""What is simulated: how many workers of which make, what joins them, what is aimed at."""
+"""Says what is simulated: how many workers of which make, what joins them, what is aimed at."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field

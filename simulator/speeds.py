@@ -1,5 +1,5 @@
-"""What workers report of their speed, memory and links, as a file: `penstock status --json` writes
-it, `penstock plan` reads it."""
+"""Files what workers report of their speed, memory and links: `penstock status --json` writes it,
+`penstock plan` reads it."""
 
 import json
 from dataclasses import asdict, dataclass, replace

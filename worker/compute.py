@@ -1,4 +1,4 @@
-"""What computes for a worker, as the rest of it sees that: the seam to an engine. There is a
+"""Says what computes for a worker, as the rest of it sees that: the seam to an engine. There is a
 scheduler of ours over `engine/`; an engine with a scheduler of its own would be another.
 """
 

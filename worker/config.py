@@ -1,4 +1,4 @@
-"""What the YAML of a worker of either role may say; each role adds its own."""
+"""Says what the YAML of a worker of either role may hold; each role adds its own."""
 
 from dataclasses import dataclass
 from typing import Final, Literal

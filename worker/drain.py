@@ -1,4 +1,4 @@
-"""How one life of a worker goes out of service, whoever asks for it: a signal, an operator, or a
+"""Takes one life of a worker out of service, whoever asks for it: a signal, an operator, or a
 change of role.
 
 Nothing new begins; what is in progress may end until a bound and is cut off then: whoever waits

@@ -1,5 +1,5 @@
-"""What becomes of blocks whose writer is not waited for any more: it is asked to say that it
-will not write again."""
+"""Fences blocks whose writer is not waited for any more: it is asked to say that it will not write
+again."""
 
 import asyncio
 import contextlib

@@ -1,5 +1,5 @@
-"""Where a worker keeps KV, as whoever lends it, borrows it and fetches it sees it: whichever engine
-computes. Today it is the engine's block pool.
+"""Says where a worker keeps KV, as whoever lends it, borrows it and fetches it sees it: whichever
+engine computes. Today it is the engine's block pool.
 """
 
 from collections.abc import Sequence

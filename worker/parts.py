@@ -1,6 +1,6 @@
-"""What one life of a worker of either role is made of, before its event loop runs; and the same
-for the life that follows it in the same process, which reads no file: engine, memory and tokenizer
-stay.
+"""Makes what one life of a worker of either role is made of, before its event loop runs; and the
+same for the life that follows it in the same process, which reads no file: engine, memory and
+tokenizer stay.
 """
 
 from dataclasses import dataclass, replace

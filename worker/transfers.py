@@ -1,5 +1,5 @@
-"""How KV comes into this worker's pool and leaves it, put together. The same for both roles:
-any worker may write into any other's pool, and read what another has cached."""
+"""Moves KV into this worker's pool and out of it, put together. The same for both roles: any worker
+may write into any other's pool, and read what another has cached."""
 
 import asyncio
 from collections.abc import Mapping

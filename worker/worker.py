@@ -1,4 +1,4 @@
-"""What workers of both roles have in common, for one life from start to drained: an engine on
+"""Holds what workers of both roles have in common, for one life from start to drained: an engine on
 its thread, a block pool whose changes the routers hear of, and a process around them.
 
 A role adds a scheduler and a service.

@@ -1,4 +1,4 @@
-"""What this worker writes into other workers' pools, and what it has promised not to write."""
+"""Writes into other workers' pools, and keeps what this worker has promised not to write."""
 
 import asyncio
 import time

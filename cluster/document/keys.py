@@ -1,5 +1,5 @@
-"""How Python's values and a document's mappings translate into each other: keys are camelCase
-without the unit that the field's name ends with, quantities are texts with their unit.
+"""Translates Python's values and a document's mappings into each other: keys are camelCase without
+the unit that the field's name ends with, quantities are texts with their unit.
 """
 
 import dataclasses

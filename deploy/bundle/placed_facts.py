@@ -1,4 +1,4 @@
-"""What a Ray knows of a cluster that is placed on it: plain values, without secrets."""
+"""Gathers what a Ray knows of a cluster that is placed on it: plain values, without secrets."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What bytes moved between two workers tell: pure functions from a probe to findings."""
+"""Reads what bytes moved between two workers tell: pure functions from a probe to findings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

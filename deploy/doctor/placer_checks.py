@@ -1,4 +1,4 @@
-"""What is looked at in whoever placed a cluster's processes: findings of where Ray listens."""
+"""Checks whoever placed a cluster's processes: findings of where Ray listens."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""What is looked at in each process: pure functions from what was found to findings."""
+"""Checks each process: pure functions from what was found to findings."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Who is there of each pool, and what is to be done so that as many are there as are wanted. Pure.
+"""Lists who is there of each pool, and what is to be done so that as many are as are wanted. Pure.
 
 Nobody is killed: who is too much drains, and what was set aside for it is given back when it is at
 rest. Until then it can be told to serve again, which is quicker than any start.

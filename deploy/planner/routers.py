@@ -1,4 +1,4 @@
-"""What all routers of a cluster know together, and workers that are told through them."""
+"""Asks for what all routers of a cluster know together, and tells workers through them."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

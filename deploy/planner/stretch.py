@@ -1,4 +1,4 @@
-"""Which stretch of the traffic is sized for, and at what pace it comes. Pure.
+"""Picks the stretch of the traffic that is sized for, and the pace at which it comes. Pure.
 
 Few requests say how many come, but not what they are like: of conversations ten minutes looked like
 work for three workers or for six. So one looks further back for as long as traffic came as fast;

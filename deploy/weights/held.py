@@ -1,4 +1,4 @@
-"""What lies in a directory to which weights were pulled. Pulls nothing."""
+"""Tells what lies in a directory to which weights were pulled. Pulls nothing."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""What a checkpoint consists of, as `sha256sum` writes it down. The digest of that text is the
-digest of the whole: whoever has it knows every file."""
+"""Lists what a checkpoint consists of, as `sha256sum` writes it down. The digest of that text is
+the digest of the whole: whoever has it knows every file."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""What all families of decoders have in common in a config.json, read strictly. Knows no torch.
+"""Reads, strictly, what all families of decoders have in common in a config.json. No torch.
 
 What would change the model's output and is not supported is refused by name, never ignored.
 """

@@ -1,4 +1,4 @@
-"""How a peer reaches a pool by NIXL, as text that only workers of our cluster can have written.
+"""Says how a peer reaches a pool by NIXL, as text that only our cluster's workers can write.
 
 NIXL's own metadata goes into its parser, in C++: nothing reaches that without the cluster's seal.
 """

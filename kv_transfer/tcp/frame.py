@@ -1,4 +1,4 @@
-"""What travels on a TCP stream: a write is one frame or several, each complete in itself.
+"""Frames what travels on a TCP stream: a write is one frame or several, each complete in itself.
 
     header   epoch u64, number of spans u32, number of bytes u32, conversion
     spans    their offsets in the receiver's pool, i64, then their sizes there, u32

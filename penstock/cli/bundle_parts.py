@@ -1,4 +1,4 @@
-"""What goes into a bundle, part by part: each is had or is listed with why not."""
+"""Collects what goes into a bundle, part by part: each is had or is listed with why not."""
 
 import json
 import re

@@ -1,5 +1,5 @@
-"""Whose bundle it is: a cluster of this machine, one on a Ray, one that was started by hand, or one
-that has ended; each as far as it is known here."""
+"""Finds whose bundle it is: a cluster of this machine, one on a Ray, one that was started by hand,
+or one that has ended; each as far as it is known here."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""From the flags of `serve` and `demo`, and a cluster's file, to a plan; and what a start says."""
+"""Makes a plan of the flags of `serve` and `demo`, and a cluster's file; and what a start says."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What a command is given beside its options: text on stdin, and files."""
+"""Reads what a command is given beside its options: text on stdin, and files."""
 
 import sys
 from collections.abc import Iterator

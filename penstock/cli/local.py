@@ -1,4 +1,4 @@
-"""Which cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that runs on
+"""Finds the cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that runs on
 this machine, else the default address."""
 
 import contextlib

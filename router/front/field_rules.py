@@ -1,5 +1,5 @@
-"""What the contract says of a request's fields, read once from the options in its `.proto`: bounds,
-defaults, and which are not supported yet. Knows no field by name.
+"""Reads what the contract says of a request's fields, once, from the options in its `.proto`:
+bounds, defaults, and which are not supported yet. Knows no field by name.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What the front needs to know of the served model: names, sizes, defaults and digests. Read
+"""Holds what the front needs to know of the served model: names, sizes, defaults and digests. Read
 from the checkpoint's JSON files; no weights, no geometry (see `engine/model_spec.py`).
 """
 

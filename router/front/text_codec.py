@@ -1,5 +1,5 @@
-"""What crosses to the process for large texts, and what the client gets: messages of `Tokenize` and
-`Detokenize` as bytes. To build one of a million ids takes longer than the event loop may.
+"""Encodes what crosses to the process for large texts, and what the client gets: `Tokenize` and
+`Detokenize` messages as bytes. To build one of a million ids takes longer than the event loop may.
 """
 
 from collections.abc import Sequence

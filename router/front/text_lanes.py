@@ -1,6 +1,6 @@
-"""Where a request's text is worked on, by its size: at once what is tiny; beside the event loop, on
-threads, what is small and all token ids; what is large in a process that a call given up ends.
-Neither waits for the other, and in each lane small goes before large.
+"""Picks where a request's text is worked on, by its size: at once what is tiny; beside the event
+loop, on threads, what is small and all token ids; what is large in a process that a call given up
+ends. Neither waits for the other, and in each lane small goes before large.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How wrong the router's own predictions were lately: of TTFT, of ITL, of cached tokens.
+"""Measures how wrong the router's own predictions were lately: of TTFT, ITL, cached tokens.
 
 Ratios of short times and of long ones say different things (a message more is ten times a prompt
 of a millisecond, and nothing to a queue of seconds), so that they are kept by decades of what

@@ -1,4 +1,4 @@
-"""How often the targets of each class were met, since the router started."""
+"""Counts how often the targets of each class were met, since the router started."""
 
 from collections import OrderedDict
 from dataclasses import dataclass

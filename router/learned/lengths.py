@@ -1,4 +1,4 @@
-"""How long answers are: predicted for a class and a tenant from those that ended lately.
+"""Predicts how long answers are, for a class and a tenant, from those that ended lately.
 
 Bounded, and what is old is forgotten. An answer that was cut by its limit counts as long as it
 was: whoever sets a limit sets it again.

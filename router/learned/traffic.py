@@ -1,5 +1,5 @@
-"""What came lately: when, how long it was, what of it was cached, how it went on. A planner sizes
-the cluster for this, not for an average of it.
+"""Remembers what came lately: when, how long it was, what of it was cached, how it went on. A
+planner sizes the cluster for this, not for an average of it.
 
 Bounded: the oldest is forgotten first. Nothing is kept for longer than somebody asks for it.
 """

@@ -1,5 +1,5 @@
-"""What a placement rule is told and what it answers. A rule is a pure function of
-`(prompt, loads, its own state)`; it never sees a clock, a socket or a worker.
+"""Says what a placement rule is told and answers. A rule is a pure function of `(prompt, loads, its
+own state)`; it never sees a clock, a socket or a worker.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""What operators ask of the policy in force; part of the internal `Cluster` service, behind its
-token."""
+"""Answers what operators ask of the policy in force; part of the internal `Cluster` service, behind
+its token."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
-"""Whether a policy on trial goes on, takes over, or ends: its figures against those of the policy
-in force, over the same time. Pure.
+"""Decides whether a policy on trial goes on, takes over, or ends: its figures against those of the
+policy in force, over the same time. Pure.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Who changed the policy, when, from where and why: the last changes, kept with what is in force,
-so that all routers tell the same."""
+"""Tells who changed the policy, when, from where and why: the last changes, kept with what is in
+force, so that all routers tell the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""Which policies are in force, on trial, and to be returned to: a value that all routers of one
-store share, and how it changes. Pure; time comes in as an argument.
+"""Says which policies are in force, on trial, and to be returned to: a value that all routers of
+one store share, and how it changes. Pure; time comes in as an argument.
 """
 
 import dataclasses
