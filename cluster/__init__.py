@@ -1,1 +1,1 @@
-"""What separate processes must agree on. No torch."""
+"""Holds what separate processes must agree on. No torch."""

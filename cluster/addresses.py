@@ -1,5 +1,5 @@
-"""Where something listens and who is meant by an address, as text, names and numbers. What listens
-on all addresses of a machine is meant by each of them."""
+"""Says where something listens and who is meant by an address, as text, names and numbers. What
+listens on all addresses of a machine is meant by each of them."""
 
 import socket
 from contextlib import suppress
@@ -40,11 +40,11 @@ class Endpoint(NamedTuple):
 
     @property
     def is_any(self) -> bool:
-        """Whether it is no address, but all of a machine's."""
+        """Tells whether it is no address, but all of a machine's."""
         return not self.host or (_is_number(self.host) and ip_address(self.host).is_unspecified)
 
     def is_reached_by(self, asked: "Endpoint") -> bool:
-        """Whether who dials `asked` on this machine reaches what listens here."""
+        """Tells whether who dials `asked` on this machine reaches what listens here."""
         if self.port != asked.port:
             return False
         ours, theirs = resolve(self.host), resolve(asked.to_dial.host)
@@ -65,7 +65,7 @@ class Endpoint(NamedTuple):
 
 
 def is_host(text: str) -> bool:
-    """Whether it is written as a name or a number, without brackets and port."""
+    """Tells whether it is written as a name or a number, without brackets and port."""
     labels = text.removesuffix(".").split(".")
     is_name = len(text) <= 253 and all(
         0 < len(each) <= 63 and each.replace("-", "").replace("_", "").isalnum() for each in labels
@@ -92,8 +92,8 @@ def host_of_peer(peer: str) -> str:
 
 
 def advertised(listens: Endpoint, host: str | None) -> Endpoint:
-    """How others reach what listens there: by `host`, else as it listens, else by an address of
-    this machine towards others.
+    """Says how others reach what listens there: by `host`, else as it listens, else by an address
+    of this machine towards others.
 
     Raises ConfigError where no other process could dial it, or would not come by the way (TLS or
     not) that is spoken there.
@@ -132,7 +132,7 @@ def resolve(host: str) -> frozenset[Ip]:
 
 
 def is_own(ip: Ip) -> bool:
-    """Whether it is one of this machine's: nothing else can be bound."""
+    """Tells whether it is one of this machine's: nothing else can be bound."""
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.bind((str(ip), 0))

@@ -36,7 +36,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsIdentity:
-    """What one process shows to the others, and whom it believes; as PEM."""
+    """Holds what one process shows to the others, and whom it believes; as PEM."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -44,7 +44,7 @@ class TlsIdentity:
 
 
 class Credentials:
-    """What this process shows beyond loopback: an identity, made when it is first needed."""
+    """Makes what this process shows beyond loopback: an identity, when it is first needed."""
 
     def __init__(self, authority: Authority | None = None) -> None:
         self._authority = authority
@@ -55,7 +55,7 @@ class Credentials:
         return self._authority is not None
 
     def covers(self, address: str) -> bool:
-        """Whether TLS is spoken there. By what is written alone: both ends must come to the
+        """Tells whether TLS is spoken there, by what is written alone: both ends must come to the
         same."""
         return self._authority is not None and not is_loopback_address(address)
 

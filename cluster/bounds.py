@@ -1,5 +1,5 @@
-"""Whether a setting is within what makes sense. Each raises ValueError with a sentence, to which
-whoever reads the setting adds its place.
+"""Checks whether a setting is within what makes sense. Each check raises ValueError with a
+sentence, to which whoever reads the setting adds its place.
 """
 
 import math

@@ -297,7 +297,7 @@ class Exchange:
             raise await self._ending() from error
 
     async def _ending(self) -> PenstockError:
-        """Why a call has ended to which more was to be said."""
+        """Finds out why a call has ended to which more was to be said."""
         if (code := await self._call.code()) is grpc.StatusCode.OK:
             return WorkerLost(f"{self._channel.address} ended the call before it was told all.")
         return from_status(

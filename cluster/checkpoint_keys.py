@@ -1,5 +1,5 @@
-"""What becomes of each key of a checkpoint's JSON files: literal tables, kept true to the installed
-`transformers` by a test. What they mean for a directory is `checkpoint_review`.
+"""Says what becomes of each key of a checkpoint's JSON files: literal tables, kept true to the
+installed `transformers` by a test. What they mean for a directory is `checkpoint_review`.
 
 A key that the reference acts on is honoured, or refused by name; one that it ignores is ignored.
 """
@@ -307,5 +307,5 @@ EMPTY: Final[tuple[Any, ...]] = (None, False, 0, "", [], {})
 
 
 def may_mean_the_model(key: str, value: Any) -> bool:
-    """Whether an unknown key of config.json could change what is computed."""
+    """Tells whether an unknown key of config.json could change what is computed."""
     return value not in EMPTY and _MODEL_WORDS.search(key.lower()) is not None

@@ -103,7 +103,7 @@ def _files(checkpoint: Path) -> Iterator[_Verdict]:
 
 
 def _judged(path: Path, file: str, values: Mapping[str, Any], table: Table) -> Iterator[_Verdict]:
-    """What is neither honoured nor refused."""
+    """Lists what is neither honoured nor refused."""
     for key, value in values.items():
         rule = table.get(key)
         if rule is None:

@@ -85,7 +85,7 @@ def placement_to_bytes(
 def compute_request_from_pb(
     message: worker_pb2.DecodeRequest, *, hash_secret: bytes, model_digest: str
 ) -> ComputeRequest:
-    """What there is to compute; who else takes part is named beside it."""
+    """Reads what there is to compute; who else takes part is named beside it."""
     params = params_from_pb(message.params)
     num_choices = params.num_choices
     if not message.request_id or not message.prompt_token_ids or num_choices < 1:

@@ -20,7 +20,7 @@ from penstock.v1 import worker_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What of a process's configuration its facts are about."""
+    """Holds what of a process's configuration its facts are about."""
 
     secrets_file: Path
     store: str = ""  # the URL of a Redis; anything else: none over the network

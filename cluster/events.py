@@ -88,14 +88,14 @@ class EventLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheUpdate:
-    """What a message changed in the view of a worker's cache."""
+    """Says what a message changed in the view of a worker's cache."""
 
     is_reset: bool = False  # forget all grains of this worker first
     changes: tuple[CacheChange, ...] = ()
 
 
 class EventCursor:
-    """How far a watcher has followed a worker. A gap is answered with None: watch again."""
+    """Knows how far a watcher has followed a worker. A gap is answered with None: watch again."""
 
     def __init__(self) -> None:
         self.incarnation = ""  # empty: unknown, a snapshot comes first
@@ -127,7 +127,7 @@ class EventCursor:
         return CacheUpdate(is_reset=offset == 0, changes=changes)
 
     def events(self, first_number: int, changes: Sequence[CacheChange]) -> CacheUpdate | None:
-        """What is new of these changes: those seen already are left out."""
+        """Gives what is new of these changes: those seen already are left out."""
         num_seen = self.number + 1 - first_number
         if not self.incarnation or num_seen < 0:
             return None
@@ -136,7 +136,7 @@ class EventCursor:
         return CacheUpdate(changes=fresh)
 
     def has_all(self, number: int) -> bool:
-        """Whether everything up to this change has been followed."""
+        """Tells whether everything up to this change has been followed."""
         return bool(self.incarnation) and number <= self.number
 
 

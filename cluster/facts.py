@@ -1,4 +1,4 @@
-"""What one process knows of itself and its machine: what an operator's tool asks for."""
+"""Gathers what one process knows of itself and its machine: what an operator's tool asks for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a process says of itself, on the wire and back."""
+"""Puts what a process says of itself on the wire and back."""
 
 from collections.abc import Iterable
 

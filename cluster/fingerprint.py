@@ -1,4 +1,4 @@
-"""Which workers fit together: the one home of what is compared, and how a difference reads.
+"""Tells which workers fit together: the one home of what is compared, and how a difference reads.
 
 Block size, block count and the heads that a pool holds may differ between any two. So may the
 dtype, as far as KV can go from one to the other without loss, or the receiver allows the loss.
@@ -26,7 +26,7 @@ def differences(ours: object, theirs: object, names: Sequence[str]) -> list[str]
 
 
 def is_lossless(source: str, destination: str) -> bool:
-    """Whether each number of one dtype is one of the other's, too."""
+    """Tells whether each number of one dtype is one of the other's, too."""
     return source == destination or destination in _WIDER[source]
 
 

@@ -66,7 +66,7 @@ class HealthState:
 
 
 def health_rpcs(state: HealthState) -> dict[str, Callable[..., Any]]:
-    """What `cluster.rpc` serves as grpc.health.v1, by the name of the RPC."""
+    """Lists what `cluster.rpc` serves as grpc.health.v1, by the name of the RPC."""
 
     async def check(request: health_pb2.HealthCheckRequest, call: Any) -> Any:
         is_serving = state.is_serving(request.service)

@@ -1,4 +1,4 @@
-"""What this process can read of its machine, without any right beyond its own."""
+"""Reads what this process can of its machine, without any right beyond its own."""
 
 import contextlib
 import functools
@@ -53,7 +53,7 @@ def num_cpus() -> int:
 
 @functools.cache
 def processor() -> str:
-    """What the speed of code depends on: model and instructions, as the kernel names them."""
+    """Names what the speed of code depends on: model and instructions, as the kernel names them."""
     wanted = ("model name", "flags", "CPU implementer", "CPU part", "Features")
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def processor() -> str:
 
 
 def waited_s() -> float:
-    """How long this process's threads were kept from a processor so far: by others of this
+    """Says how long this process's threads were kept from a processor so far: by others of this
     machine, summed, or by its host. What the kernel does not count is nothing."""
     waits = 0.0
     for task in Path("/proc/self/task").iterdir():
@@ -149,7 +149,7 @@ def _written(address: IPv4Address | IPv6Address, port: int) -> str:
 
 
 def memory_bytes_per_s() -> float:
-    """How fast one thread copies memory here: the best of a few copies, some 30 ms."""
+    """Measures how fast one thread copies memory here: the best of a few copies, some 30 ms."""
     source, destination = b"\1" * _COPY_BYTES, memoryview(bytearray(_COPY_BYTES))
     best_s = float("inf")
     for _ in range(_NUM_COPIES):

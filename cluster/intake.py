@@ -1,4 +1,4 @@
-"""How the bodies of requests come in: one at a time from each connection. Knows no gRPC.
+"""Takes in the bodies of requests: one at a time from each connection. Knows no gRPC.
 
 A body is copied on its way in by threads that every connection needs, and the event loop with
 them: 256 of 2 MiB at once hold everybody for half a second and take half a GiB. What nobody has

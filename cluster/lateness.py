@@ -44,7 +44,7 @@ class AttentiveClock:
         return self._shown
 
     def pause_s(self, left_s: float) -> float:
-        """When to look again, for whoever waits for so long yet."""
+        """Says when to look again, for whoever waits for so long yet."""
         settling_s = self.settled_at - self._looked_at
         return settling_s if settling_s > 0 else min(left_s, LOOK_S)
 
@@ -84,7 +84,7 @@ class Limit:
         return left_s
 
     def pause_s(self) -> float:
-        """How long to wait before this is asked again; raises TimeoutError when it is over."""
+        """Says how long to wait before this is asked again; raises TimeoutError when it is over."""
         return self._attention.pause_s(self.left_s())
 
 

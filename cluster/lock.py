@@ -49,7 +49,7 @@ def _waited_for(path: Path, how: int) -> int:
 
 
 def _is_named(path: Path, descriptor: int) -> bool:
-    """Whether the open file is the one that has the name."""
+    """Tells whether the open file is the one that has the name."""
     with contextlib.suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     return False

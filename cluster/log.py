@@ -1,5 +1,5 @@
-"""What a process writes about itself: one line a record, as text or JSON, to stderr or into a file
-that is rotated. A log that cannot be written ends nothing.
+"""Writes what a process says about itself: one line a record, as text or JSON, to stderr or into a
+file that is rotated. A log that cannot be written ends nothing.
 
 A record may bring `fields` (`extra={"fields": {...}}`): keys of its JSON, `key=value` in its text.
 """
@@ -32,7 +32,7 @@ logging.addLevelName(REQUEST, "REQUEST")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """What the YAML of every process may say about its log."""
+    """Says what the YAML of every process may say about its log."""
 
     log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
     """debug to follow a fault; request to see requests alone."""

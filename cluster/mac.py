@@ -21,5 +21,5 @@ def mac(key: bytes, what: str, *parts: bytes) -> bytes:
 
 
 def is_mac(given: bytes, key: bytes, what: str, *parts: bytes) -> bool:
-    """Whether `given` proves it. Takes as long for any wrong one."""
+    """Tells whether `given` proves it. Takes as long for any wrong one."""
     return hmac.compare_digest(given, mac(key, what, *parts))

@@ -1,4 +1,4 @@
-"""What was timed on this machine, remembered for the processes that come after.
+"""Remembers what was timed on this machine, for the processes that come after.
 
 A take is a table of seconds. Takes of one name are joined by their minima: whatever else runs
 only ever adds to them. One that was taken under load serves, but the next who asks takes

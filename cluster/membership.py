@@ -1,4 +1,4 @@
-"""Who is in the cluster: one record a worker in the store, which lapses unless renewed.
+"""Knows who is in the cluster: one record a worker in the store, which lapses unless renewed.
 
 Owns which life of a worker counts (the newest) and which workers may be together (those whose
 fingerprints agree). Knows neither load nor liveness beyond the record's time to live.
@@ -129,7 +129,7 @@ class Membership:
             self._saw(life)
 
     def _is_past(self, life: _Life) -> bool:
-        """Whether it has left, or been replaced, as far as we have seen."""
+        """Tells whether it has left, or been replaced, as far as we have seen."""
         known = self._lives.get(life.worker)
         if known is None or known.incarnation < life.incarnation:
             return False

@@ -1,4 +1,4 @@
-"""What a worker says of its pairs, on the wire and back."""
+"""Puts what a worker says of its pairs on the wire and back."""
 
 from typing import Final
 

@@ -17,7 +17,7 @@ from penstock.v1 import inference_pb2, worker_pb2
 
 
 class _Way(NamedTuple):
-    """How fields go onto the wire and come from it."""
+    """Says how fields go onto the wire and come from it."""
 
     names: tuple[str, ...]
     values: Callable[[Any], tuple[Any, ...]]  # of all these, in one go

@@ -1,4 +1,4 @@
-"""What a worker predicts of itself, on the wire and back: costs, their errors, its backlog.
+"""Puts what a worker predicts of itself on the wire and back: costs, their errors, its backlog.
 
 The router computes with these numbers, so none of them is taken that would poison a price.
 """

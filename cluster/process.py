@@ -1,4 +1,4 @@
-"""How a process starts and ends: event loop, log, signals, the ready line, its parent's death.
+"""Starts and ends a process: event loop, log, signals, the ready line, its parent's death.
 
 The one door to uvloop, and the one file that reads environment variables:
 `PENSTOCK_LOG` (a level, default info; the configuration's precedes it), `PENSTOCK_PARENT`

@@ -1,5 +1,5 @@
-"""Who is at the other end of a connection: both ends prove that they hold the cluster's token,
-which itself never travels. Pure: no I/O.
+"""Proves who is at the other end of a connection: both ends prove that they hold the cluster's
+token, which itself never travels. Pure: no I/O.
 
     client                              server
     nonce, audience, its proof ───────▶ refuses who lacks the token, or looks for another
@@ -108,7 +108,7 @@ class Challenge:
 
 @dataclass(slots=True, eq=False)
 class Passes:
-    """What lets calls in over the connection on which it was earned."""
+    """Lets calls in over the connection on which it was earned."""
 
     _key: bytes = field(repr=False)
     _nonce: bytes = field(repr=False)

@@ -1,4 +1,4 @@
-"""How far predictions were off lately: actual / predicted seconds, and their quantiles."""
+"""Measures how far predictions were off lately: actual / predicted seconds, and quantiles of it."""
 
 import math
 from collections import deque

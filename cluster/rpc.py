@@ -181,7 +181,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What a server offers under one name, and the calls of it that are open."""
+    """Holds what a server offers under one name, and the calls of it that are open."""
 
     name: str
     rpcs: "grpc.GenericRpcHandler[Any, Any]"

@@ -127,7 +127,7 @@ def _parsed(path: Path, text: bytes) -> Secrets:
 
 
 def _authority(path: Path, given: object) -> Authority | None:
-    """What it is worth is seen when it first signs."""
+    """Reads an authority; what it is worth is seen when it first signs."""
     match given:
         case None:
             return None

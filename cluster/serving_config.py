@@ -1,4 +1,4 @@
-"""What the YAML of a router and of a worker says alike."""
+"""Holds what the YAML of a router and of a worker says alike."""
 
 from dataclasses import dataclass
 from pathlib import Path

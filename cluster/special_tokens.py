@@ -1,5 +1,5 @@
-"""Which tokens of a checkpoint have a role, and which were added to its vocabulary: said by up to
-four files, of which the reference believes some in place of others.
+"""Reads which tokens of a checkpoint have a role, and which were added to its vocabulary: said by
+up to four files, of which the reference believes some in place of others.
 """
 
 from collections.abc import Iterator, Mapping

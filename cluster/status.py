@@ -107,7 +107,7 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[PenstockError]]] = {
 
 
 class RpcStatus(NamedTuple):
-    """What a handler ends its call with: `context.abort(*status)`."""
+    """Holds what a handler ends its call with: `context.abort(*status)`."""
 
     code: grpc.StatusCode
     message: str

@@ -84,6 +84,6 @@ class StopMatcher:
         return StopText(shown[:num_shown])
 
     def finish(self) -> str:
-        """What was held back, where the text ends here."""
+        """Gives what was held back, where the text ends here."""
         held, self._held, self._node = self._held, "", self._automaton.root
         return held

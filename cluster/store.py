@@ -1,4 +1,4 @@
-"""What is small, slow and shared: membership, policy, quotas. Bytes under string keys.
+"""Keeps what is small, slow and shared: membership, policy, quotas. Bytes under string keys.
 
 The contract, and the twin that lives in one process. Values are the caller's; nothing here
 knows what they mean. `cluster/redis_store.py` is the same across machines.

@@ -36,7 +36,7 @@ def from_call(error: grpc.aio.AioRpcError, *, is_tls: bool) -> PenstockError:
 
 
 def why_unconnected(details: str, *, is_tls: bool) -> PenstockError | None:
-    """What gRPC says of a connection that was never made; None where that is not about TLS."""
+    """Reads why a connection was never made from what gRPC says; None: it is not about TLS."""
     if "failed to connect" not in details:
         return None
     if "handshake failed" in details or "erification" in details:

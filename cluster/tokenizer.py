@@ -86,7 +86,7 @@ class Tokenizer:
         return self._tokenizer.id_to_token(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a byte-level token stands for; nothing for an id without a token."""
+        """Gives what a byte-level token stands for; nothing for an id without a token."""
         known = self._token_bytes.get(token_id)
         if known is None:
             known = self._token_bytes[token_id] = _byte_level(self.token(token_id) or "")
@@ -165,7 +165,7 @@ def _keeps_all_text(tokenizer: tokenizers.Tokenizer) -> bool:
 
 
 def _end_token_ids(checkpoint: Path, built: Built) -> tuple[int, ...]:
-    """What ends an answer: as the generation config says, else the model's config; and the
+    """Lists what ends an answer: as the generation config says, else the model's config; and the
     tokenizer's own end token in any case, which chat models' configs often forget."""
     ids: list[int] = []
     for name in ("generation_config.json", "config.json"):

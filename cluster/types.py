@@ -32,7 +32,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingHints:
-    """What a request says about how it is to be served; empty: nothing."""
+    """Holds what a request says about how it is to be served; empty: nothing."""
 
     service_class: str = ""  # whose targets and weight count for it
     session_key: str = ""  # requests with the same one share what they are about
@@ -133,7 +133,7 @@ class KvLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """What two workers must share before KV may move between them."""
+    """Holds what two workers must share before KV may move between them."""
 
     model_digest: str
     tokenizer_digest: str
@@ -219,7 +219,7 @@ class LinkCost:
 
 
 class Direction(StrEnum):
-    """Which way KV moves between us and a peer."""
+    """Names the way that KV moves between us and a peer."""
 
     SENT = "sent"  # written into the peer's pool
     RECEIVED = "received"  # written by the peer into ours
@@ -237,7 +237,7 @@ class HistogramReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFailures:
-    """How often transfers failed in this phase for this reason."""
+    """Counts how often transfers failed in this phase for this reason."""
 
     phase: str
     reason: str
@@ -279,7 +279,7 @@ MAX_DUE_S = 1e6  # from receipt, either way
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What a worker says about itself, a few times a second."""
+    """Holds what a worker says about itself, a few times a second."""
 
     num_running: int = 0
     num_waiting: int = 0

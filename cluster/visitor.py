@@ -49,7 +49,7 @@ class Visitor:
         )
 
     def is_known(self) -> bool:
-        """Whether what is said now reaches who has proven itself."""
+        """Tells whether what is said now reaches who has proven itself."""
         if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
             self._passes = None
         return self._passes is not None

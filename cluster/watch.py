@@ -37,7 +37,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 class WatchFeed:
-    """What a worker tells whoever watches it. One feed a worker, any number of watchers."""
+    """Tells whoever watches a worker. One feed a worker, any number of watchers."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class WatchFeed:
 
 @dataclass(slots=True, eq=False)
 class _Watcher:
-    """How far one watcher has been told."""
+    """Marks how far one watcher has been told."""
 
     num_admitted: int
     number: int = UNKNOWN  # of the last change sent
@@ -129,7 +129,7 @@ class _Watcher:
 def catch_up(
     log: EventLog, after: int, *, part_bytes: int = MAX_PART_BYTES
 ) -> tuple[Iterator[worker_pb2.WatchResponse], int]:
-    """What a watcher that was told of all changes up to `after` is told next, and up to which
+    """Gives what a watcher that was told of all changes up to `after` is told next, and up to which
     change that is: changes if they are kept, else a snapshot as of now."""
     changes = log.replay(after, limit=_MAX_CHANGES)
     if changes is None:
@@ -173,7 +173,7 @@ def _events_message(
 
 
 def watch_request(cursor: EventCursor) -> worker_pb2.WatchRequest:
-    """What to ask a worker for, given how far it has been followed."""
+    """Says what to ask a worker for, given how far it has been followed."""
     return worker_pb2.WatchRequest(incarnation=cursor.incarnation, after_number=cursor.number)
 
 

@@ -16,7 +16,7 @@ NAMED_SINCE = 3  # requests name workers, whom members know; before, they told a
 
 
 def unspoken(version: int) -> list[str]:
-    """Why a router of this release does not speak to workers of that version, as lines."""
+    """Says why a router of this release does not speak to workers of that version, as lines."""
     if WIRE_VERSION - 1 <= version <= WIRE_VERSION:
         return []
     remedy = "upgrade the router first" if version > WIRE_VERSION else "upgrade the worker"
@@ -25,5 +25,5 @@ def unspoken(version: int) -> list[str]:
 
 
 def are_neighbors(one: int, other: int) -> bool:
-    """Whether workers of both versions may be in one cluster, which is being replaced."""
+    """Tells whether workers of both versions may be in one cluster, which is being replaced."""
     return abs(one - other) <= 1

@@ -1,4 +1,4 @@
-"""What one request has to say and has not said yet: tokens in, messages out.
+"""Holds what one request has to say and has not said yet: tokens in, messages out.
 
 Turns drawn tokens into text, knows when each choice ends, and packs whatever is waiting into
 one message: nothing is delayed, and a slow reader gets fewer, larger messages.

@@ -1,4 +1,4 @@
-"""What a decode worker's YAML may say."""
+"""Says what a decode worker's YAML may hold."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -82,7 +82,7 @@ class RemotePrompts:
             self.num_received += 1
 
     def counters(self) -> dict[str, float]:
-        """What the load report says of hand-overs, beside what it says of all transfers."""
+        """Gives what the load report says of hand-overs, beside what it says of all transfers."""
         return {
             "hand_overs_received": self.num_received,
             "hand_over_recomputes": self.num_recomputes,

@@ -1,4 +1,4 @@
-"""Which sequences the decode worker runs, and which hand-over gets blocks next. Pure.
+"""Decides which sequences the decode worker runs, and which hand-over gets blocks next. Pure.
 
 Blocks for a hand-over are granted when the prefill worker asks (it has scheduled the prompt),
 all or none, oldest claim first; whoever already runs keeps head-room of a block each.
@@ -17,7 +17,7 @@ from worker.scheduler import BatcherScheduler
 
 
 class SequenceOwner(Protocol):
-    """Whose sequence it is: told at once, on the event loop, what each step gave."""
+    """Owns the sequence: is told at once, on the event loop, what each step gave."""
 
     def scheduled(self) -> None:
         """Work on its prompt is in the batch that runs next."""
@@ -124,7 +124,7 @@ class DecodeScheduler(BatcherScheduler):
 
     @property
     def num_claimed_tokens(self) -> int:
-        """Of prompts computed elsewhere that have no blocks here yet: memory that looks free."""
+        """Counts tokens of prompts computed elsewhere, without blocks here yet: these look free."""
         claimed = sum(sequence.num_tokens for sequence in self._elsewhere.claims)
         return claimed + sum(sequence.num_tokens for sequence in self._elsewhere.expected)
 
@@ -150,7 +150,7 @@ class DecodeScheduler(BatcherScheduler):
         self._changed()
 
     def _grant(self) -> None:
-        """Those put back come first, unless they wait for their own siblings."""
+        """Grants blocks; those put back come first, unless they wait for their own siblings."""
         batcher, elsewhere = self.batcher, self._elsewhere
         while elsewhere.claims and not batcher.is_owed():
             num_active = batcher.num_active + len(elsewhere.reserved)

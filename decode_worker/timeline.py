@@ -1,4 +1,4 @@
-"""When things happened to one request, and the durations that its last message reports.
+"""Stamps when things happened to one request, and gives the durations in its last message.
 
 Each moment is stamped once, by a monotonic clock; what another process measured arrives as a
 duration, because clocks of two machines do not agree.

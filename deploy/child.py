@@ -74,7 +74,7 @@ def tail(path: Path) -> str:
 
 
 def _sentences(last_words: str) -> str:
-    """Why a process ends, if it says so itself (`cluster.process.run`)."""
+    """Says why a process ends, if it says so itself (`cluster.process.run`)."""
     said = takewhile(lambda line: line.startswith(SAID), reversed(last_words.splitlines()))
     return " ".join(line.removeprefix(SAID) for line in reversed(list(said)))
 

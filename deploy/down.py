@@ -70,7 +70,7 @@ def _until_ended(ray: "Ray", groups: Sequence[Group]) -> None:
 
 
 def _drains(ray: "Ray", cluster: str, names: Sequence[str]) -> dict[str, float]:
-    """How long each may drain, by its own order. Who says nothing is not asked to stop."""
+    """Says how long each may drain, by its own order. Who says nothing is not asked to stop."""
     found = states(ray, cluster, names, timeout_s=ASK_S)
     return {name: json.loads(state.order)["config"]["drain_s"] for name, state in found.items()}
 

@@ -1,5 +1,5 @@
-"""What of a cluster can be read on its way, or is open to whoever comes: sentences that `status`
-and `doctor` repeat as long as it is so."""
+"""Says what of a cluster can be read on its way, or is open to whoever comes: sentences that
+`status` and `doctor` repeat as long as it is so."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Reached:
 
 
 def front_door_text(listens: str) -> str:
-    """What everybody should know of a front door that others can reach."""
+    """Says what everybody should know of a front door that others can reach."""
     return f"no TLS and no authentication, and {listens} is open to other machines"
 
 
@@ -43,5 +43,5 @@ def readable(internal: str, workers: Sequence[Reached], *, can_encrypt: bool) ->
 
 
 def _is_apart(address: str) -> bool:
-    """Whether it is dialled from other machines."""
+    """Tells whether it is dialled from other machines."""
     return bool(address) and not is_loopback_address(address)

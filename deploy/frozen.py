@@ -1,5 +1,5 @@
-"""When a process that lives is frozen and must be killed: until then nobody may use again what
-it may still write.
+"""Decides when a process that lives is frozen and must be killed: until then nobody may use again
+what it may still write.
 
 Patience with it is spent while it is seen to be unwell, the faster the surer it is that nothing
 will come. It is whole again once the process is well, or waits for a processor. Time in which
@@ -59,7 +59,7 @@ def fault_of(answer: Health, seen: Condition) -> Ailment | None:
 
 
 class Scrutiny:
-    """How much of the patience with one process is spent. Given the time, and what was seen."""
+    """Weighs how much patience with one process is spent, given the time and what was seen."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -69,7 +69,7 @@ class Scrutiny:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nothing of the patience is spent."""
+        """Tells whether nothing of the patience is spent."""
         return self._spent is None
 
     def look(self, answer: Health, vitals: Vitals | None, now: float) -> Ailment | None:

@@ -1,5 +1,5 @@
-"""Where the logs of clusters stay after their end: a directory each under one root. The oldest go,
-so that neither their number nor what they take together grows.
+"""Keeps the logs of clusters after their end: a directory each under one root. The oldest go, so
+that neither their number nor what they take together grows.
 
 What `serve` runs begins one of its own each time. The processes that are placed on a machine share
 theirs, by the name by which they join, and so do those that come after them.
@@ -85,7 +85,7 @@ def log_dirs(root: Path) -> list[Path]:
 
 
 def is_written(path: Path) -> bool:
-    """Whether the cluster runs that began it."""
+    """Tells whether the cluster runs that began it."""
     return is_locked(path / LOCK)
 
 

@@ -1,6 +1,6 @@
-"""What a folder's logs have to tell, a bounded piece at a time: who asks says how far it has read,
-and nothing is held for it in between. Each process rotates its own file: NAME.log, NAME.log.1 and
-so on, the oldest last.
+"""Tells a folder's logs, a bounded piece at a time: who asks says how far it has read, and nothing
+is held for it in between. Each process rotates its own file: NAME.log, NAME.log.1 and so on, the
+oldest last.
 """
 
 import json
@@ -19,7 +19,7 @@ _BLOCK_BYTES: Final = 64 << 10
 
 
 class Mark(NamedTuple):
-    """How far a log has been read."""
+    """Marks how far a log has been read."""
 
     file: int  # its inode: it keeps it when it is rotated
     offset: int
@@ -154,8 +154,8 @@ def _read(files: Sequence[BinaryIO], mark: Mark, num_bytes: int) -> tuple[bytes,
 
 
 def _unended(data: bytes, *, is_all: bool, is_last: bool) -> bytes:
-    """What is told of a line without its end. One that is being written waits until it is whole;
-    of one that was cut off nothing more comes; one that is longer than a piece is told in parts."""
+    """Gives what to tell of a line without its end. One that is being written waits until it is
+    whole; of one cut off nothing more comes; one longer than a piece is told in parts."""
     if not is_all:
         return _whole_letters(data)
     return b"" if is_last else data

@@ -1,4 +1,4 @@
-"""What is asked on one machine of many, in a short-lived process there: whether a cluster's
+"""Answers what is asked on one machine of many, in a short-lived process there: whether a cluster's
 processes could start, what they wrote, and to take away what is left of them. Starts nothing."""
 
 import contextlib
@@ -27,7 +27,7 @@ _RAYS_OWN: Final = "-packages/ray/"  # where it is installed
 
 
 class Needs(NamedTuple):
-    """What every machine has that runs a part of the cluster."""
+    """Lists what every machine has that runs a part of the cluster."""
 
     version: str
     secrets_file: str
@@ -129,7 +129,7 @@ def placers() -> list[Listener]:
 
 
 def ray_name(command: Sequence[str]) -> str:
-    """What a process of Ray's is called; empty: it is none of them."""
+    """Names a process of Ray's; empty: it is none of them."""
     program = command[0].strip()
     if program.startswith("ray::"):
         return program.split()[0]

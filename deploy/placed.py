@@ -42,9 +42,9 @@ OF_PLANNERS: Final = ("RAY_AUTH_",)  # variables: what admits them to Ray, and n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOrder:
-    """What to run, the same wherever it will be. Where calls of the cluster come in, a loopback
-    address in `config` stands for the machine's own; where clients do, for itself. With `weights`
-    its checkpoint is where these are, once they are pulled."""
+    """Says what to run, the same wherever it will be. Where calls of the cluster come in, a
+    loopback address in `config` stands for the machine's own; where clients do, for itself. With
+    `weights` its checkpoint is where these are, once they are pulled."""
 
     cluster: str
     name: str
@@ -62,7 +62,7 @@ class StartOrder:
 
     @classmethod
     def from_json(cls, text: str) -> "StartOrder":
-        """What another release says beyond this is passed over."""
+        """Passes over what another release says beyond this."""
         said = _known(cls, json.loads(text))
         weights = said.get("weights") and Weights(**_known(Weights, said["weights"]))
         known = {"part": Part(said["part"]), "command": tuple(said["command"]), "weights": weights}
@@ -71,7 +71,7 @@ class StartOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedState:
-    """How a placed process is; what travels to whoever asks."""
+    """Says how a placed process is; this travels to whoever asks."""
 
     order: str  # as JSON
     host: str  # the machine's name
@@ -276,8 +276,8 @@ def process_plan(
     ports: Mapping[str, int] | None = None,
     placer: str | None = None,
 ) -> ProcessPlan:
-    """What the order is on this machine; `ports`: instead of any that is free; `placer`: the
-    address of who placed it."""
+    """Turns the order into a plan for this machine; `ports`: instead of any that is free; `placer`:
+    the address of who placed it."""
     here: dict[str, Any] = {**_addresses(order, machine, ports or {}), "log_file": str(log)}
     if order.part.is_worker:
         here["run_dir"] = str(run_dir)

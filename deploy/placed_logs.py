@@ -25,7 +25,7 @@ class PlacedLogs:
         self._machine_of: dict[str, Machine] = {}  # by log: who tells it
 
     def is_written(self) -> bool:
-        """Whether the cluster runs."""
+        """Tells whether the cluster runs."""
         return bool(self._ray.groups(self._cluster))
 
     def pieces(self, asked: PiecesAsked) -> list[Piece]:

@@ -1,5 +1,5 @@
-"""Which processes a cluster's document wants on the machines of others, what each sets aside, and
-whether any machine has that. Pure: it is told what machines there are."""
+"""Says which processes a cluster's document wants on the machines of others, what each sets aside,
+and whether any machine has that. Pure: it is told what machines there are."""
 
 import json
 import re
@@ -53,7 +53,7 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """What of a machine is set aside for one process, or is to be."""
+    """Holds what of a machine is set aside for one process, or is to be."""
 
     group_id: str
     cluster: str
@@ -70,7 +70,7 @@ class Group:
 
 
 class Reply(NamedTuple):
-    """What somebody said, or why not."""
+    """Holds what somebody said, or why not."""
 
     text: str = ""
     fault: str = ""
@@ -117,7 +117,7 @@ class Wanted:
         return self.fits(machine) and not self._too_little(machine.free)
 
     def lacks(self, place: Machine | MachineType) -> list[str]:
-        """What it has not, in words."""
+        """Says in words what the place does not have."""
         lacking = self._too_little(place.total)
         if isinstance(place, MachineType):
             return lacking

@@ -1,4 +1,4 @@
-"""What a cluster consists of: one description in, one configuration per process out. Starts
+"""Plans what a cluster consists of: one description in, one configuration per process out. Starts
 nothing and touches no file."""
 
 import sys
@@ -105,7 +105,7 @@ class ClusterPlan:
 
     @property
     def is_open(self) -> bool:
-        """Whether its front door is for others than this machine, too."""
+        """Tells whether its front door is for others than this machine, too."""
         return not is_loopback(self.host)
 
     @property

@@ -1,4 +1,4 @@
-"""What a process of this machine shows of itself without being asked: whether it is stopped,
+"""Reads what a process of this machine shows of itself without being asked: whether it is stopped,
 traced, waiting for a processor or a disk, idle or at work. Reads /proc; judges nothing."""
 
 import os
@@ -17,7 +17,7 @@ MAX_IDLE = 0.05
 
 
 class Condition(StrEnum):
-    """What a process was doing between two looks."""
+    """Names what a process was doing between two looks."""
 
     UNSEEN = "unseen"  # one look failed, or it is gone
     TRACED = "in a debugger"

@@ -211,7 +211,7 @@ class Ray:
     def missing(
         self, machines: Sequence[Machine], needs: on_machine.Needs, timeout_s: float
     ) -> dict[str, Reply]:
-        """What each lacks: a list of sentences as JSON."""
+        """Asks what each lacks: a list of sentences as JSON."""
         return self._ask_machines(machines, _missing, json.dumps(needs), timeout_s)
 
     def clear(
@@ -221,7 +221,7 @@ class Ray:
         return self._ask_machines(machines, _clear, cluster, timeout_s)
 
     def look(self, machines: Sequence[Machine], timeout_s: float) -> dict[str, Reply]:
-        """What is installed there, and where Ray listens: `versions` and `ray` as JSON."""
+        """Asks what is installed there, and where Ray listens: `versions` and `ray` as JSON."""
         return self._ask_machines(machines, _look, "", timeout_s)
 
     def logs(
@@ -231,7 +231,7 @@ class Ray:
         asked: log_pieces.PiecesAsked,
         timeout_s: float,
     ) -> dict[str, Reply]:
-        """What its processes wrote there: pieces as JSON."""
+        """Asks what its processes wrote there: pieces as JSON."""
         said = json.dumps([cluster, asked.as_json()])
         return self._ask_machines(machines, _logs, said, timeout_s)
 
@@ -244,7 +244,7 @@ class Ray:
         ray.kill(actor, no_restart=True)
 
     def give_back(self, group: Group) -> None:
-        """What was set aside. Whatever runs there is killed."""
+        """Gives back what was set aside. Whatever runs there is killed."""
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group.group_id)))
 
 
@@ -274,7 +274,7 @@ def connected(address: str | None) -> Iterator[Ray]:
 
 @contextmanager
 def _stdout_as_stderr() -> Iterator[None]:
-    """What Ray says of its own accord, as of a machine that died, is no data of a command's."""
+    """Keeps what Ray says of its own accord, as of a machine that died, out of a command's data."""
     try:
         kept = os.dup(1)
     except OSError:  # the command has none

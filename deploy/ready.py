@@ -1,4 +1,4 @@
-"""How the processes of a cluster on a running Ray stand: asked of their actors, told in words,
+"""Says how the processes of a cluster on a running Ray stand: asked of their actors, told in words,
 waited for."""
 
 import time
@@ -81,7 +81,7 @@ def _look(
 def _line(
     wanted: Wanted, group: Group | None, reply: Reply | None, machines: dict[str, Machine]
 ) -> str:
-    """How it stands with one process, in words."""
+    """Says how it stands with one process, in words."""
     if group is None:
         return "has no place: somebody else took it away"
     if not group.machine_id:
@@ -100,7 +100,7 @@ def _line(
 def states(
     ray: "Ray", cluster: str, names: Sequence[str], *, timeout_s: float = TELL_S
 ) -> dict[str, PlacedState]:
-    """How these processes are, of those that run and say so."""
+    """Asks how these processes are, of those that run and say so."""
     replies = ray.ask(cluster, names, "state", timeout_s=timeout_s)
     return {name: state for name in names if (state := _state(replies.get(name))) is not None}
 

@@ -1,4 +1,4 @@
-"""What is to be done so that what runs is what is wanted. Pure: says it, and does nothing."""
+"""Finds what is to be done so that what runs is what is wanted. Pure: says it, and does nothing."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ _WIRE: Final = "wire_version"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placing:
-    """What was set aside for one process, wherever it is."""
+    """Holds what was set aside for one process, wherever it is."""
 
     name: str
     digest: str  # of its order and of what was set aside
@@ -84,7 +84,7 @@ def _alternating(workers: Sequence[Wanted]) -> list[Wanted]:
 
 
 def differences(before: str, after: str) -> list[str]:
-    """Which keys two orders say differently, each with both values."""
+    """Lists the keys that two orders say differently, each with both values."""
     old, new = _flat(json.loads(before)), _flat(json.loads(after))
     return [
         f"{key}: {_value(old.get(key))} -> {_value(new.get(key))}"

@@ -124,7 +124,7 @@ class RunDir:
         clear(self.path)
 
     def remove(self, *, keep_logs: bool = False) -> None:
-        """What somebody else has removed already is no failure."""
+        """Removes it; what somebody else has removed already is no failure."""
         for path in self.path.glob("*"):
             if path.is_dir() and not keep_logs:
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""What routers say of who serves, waited for: blocking, for commands. The routers are named by
-where each hears calls of the cluster."""
+"""Waits for what routers say of who serves: blocking, for commands. The routers are named by where
+each hears calls of the cluster."""
 
 import asyncio
 from collections.abc import Collection, Sequence

@@ -80,7 +80,7 @@ def _steps(wanted: Sequence[Wanted], groups: Mapping[str, Group], *, restart: bo
 
 
 def _orders(ray: "Ray", cluster: str, wanted: Sequence[Wanted]) -> dict[str, str]:
-    """What each was told, as JSON, of those that run."""
+    """Gives what each was told, as JSON, of those that run."""
     names = [each.name for each in wanted]
     return {name: state.order for name, state in states(ray, cluster, names).items()}
 

@@ -1,4 +1,4 @@
-"""Whether a process answers, and says that it is well: grpc.health.v1, one question at a time.
+"""Asks whether a process answers, and says that it is well: grpc.health.v1, one question at a time.
 
 A router without workers is NOT_SERVING and well, so is a worker that drains: only one whose steps
 do not end is wedged by its own word.

@@ -1,5 +1,5 @@
-"""Whether processes may listen where they would come to, asked of their own configurations before
-any of them starts: what they refuse is refused in their words."""
+"""Checks whether processes may listen where they would come to, asked of their own configurations
+before any of them starts: what they refuse is refused in their words."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -19,7 +19,7 @@ class Query(NamedTuple):
 
 
 class Attention(Protocol):
-    """Of one model: `plan` once a step, `attend` once a layer.
+    """Attends for one model: `plan` once a step, `attend` once a layer.
 
     Queries arrive scaled: the factor 1 / sqrt(head_dim) is part of the weights.
     """

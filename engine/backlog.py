@@ -1,4 +1,4 @@
-"""What is queued on a worker in predicted seconds, by when it is due. Pure."""
+"""Sums what is queued on a worker in predicted seconds, by when it is due. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ def backlog(
 
 
 def running_s(batch: Batch | None, cost: PrefillCost, *, beside_s: float, so_far_s: float) -> float:
-    """What is left of the step that runs, if it computes prompts."""
+    """Predicts what is left of the step that runs, if it computes prompts."""
     prompts = batch.prompts if batch is not None else []
     if not prompts:
         return 0.0

@@ -1,4 +1,4 @@
-"""What the engine is told to run in one step, and what comes back. Values only."""
+"""Holds what the engine is told to run in one step, and what comes back. Values only."""
 
 from dataclasses import dataclass
 

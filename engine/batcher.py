@@ -28,7 +28,7 @@ _MAX_ROOM_BLOCKS = 64  # how far ahead neighbouring blocks are kept clear for a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What a step gave one sequence."""
+    """Holds what a step gave one sequence."""
 
     sequence: Sequence
     token: SampledToken | None = None  # None: only a chunk of the prompt was computed
@@ -241,7 +241,7 @@ class Batcher:
         return [s for s in self.running if s not in paused] if paused else self.running
 
     def load(self) -> LoadReport:
-        """What this worker runs and has room for; its owner adds what it alone knows."""
+        """Reports what this worker runs and has room for; its owner adds what it alone knows."""
         now, cost = self._clock(), self._prefill_cost()
         queue = self._queue.left(self.running, self._in_flight, now)
         beside_s = decoding_s(self._active, self._decode_cost())
@@ -272,7 +272,7 @@ class Batcher:
 
     @property
     def could_run(self) -> bool:
-        """Whether there is work for which a step could begin, were somebody to form its batch."""
+        """Tells whether there is work for a step that could begin, were its batch formed."""
         if self.num_active:
             return True
         first = self._queue.next_in_turn(self._shares())
@@ -331,7 +331,7 @@ class Batcher:
         return self.counters.num_preemptions > num_preemptions
 
     def is_owed(self) -> bool:
-        """Whether one that was put back comes before new claims."""
+        """Tells whether one that was put back comes before new claims."""
         return self._queue.is_owed(self._shares())
 
     def _shares(self) -> Shares | None:
@@ -378,7 +378,7 @@ class Batcher:
         return shares is None or not shares.is_passed_over(sequence)
 
     def _is_room(self, sequence: Sequence, head_room_blocks: int) -> bool:
-        """Whether there are blocks for all its tokens."""
+        """Tells whether there are blocks for all its tokens."""
         prefix = self._cached_prefix(sequence)
         wanted = self._num_missing(sequence, prefix)
         spare = self.pool.num_available - self._num_unheld(prefix)
@@ -392,7 +392,7 @@ class Batcher:
         return -(-sequence.num_tokens // self.pool.block_size) - len(prefix)
 
     def _let_go_of_prefixes(self) -> bool:
-        """Whether waiting sequences held blocks while nothing runs that could free some."""
+        """Frees what waiting sequences hold while nothing runs; tells whether any held blocks."""
         holding = [] if self.num_active else [s for s in self.waiting if s.block_table]
         for sequence in holding:
             self.release(sequence)

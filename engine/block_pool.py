@@ -75,7 +75,7 @@ class BlockPool:
         return self._references[block]
 
     def has_grain(self, grain: GrainHash) -> bool:
-        """Whether its content is findable, if what precedes it is."""
+        """Tells whether its content is findable, if what precedes it is."""
         return self._parts.get(grain, 0) == self._blocks_per_grain
 
     def match(self, hashes: Sequence[GrainHash], num_tokens: int) -> list[BlockId]:
@@ -181,7 +181,7 @@ class BlockPool:
         return index
 
     def take_changes(self) -> CacheChange | None:
-        """What was stored and evicted since the last call; None when nothing was."""
+        """Gives what was stored and evicted since the last call; None when nothing was."""
         if not self._stored and not self._evicted:
             return None
         both = set(self._stored) & set(self._evicted)

@@ -1,4 +1,4 @@
-"""What one step may compute, and how prompts are cut to it. Pure."""
+"""Says what one step may compute, and cuts prompts to it. Pure."""
 
 from dataclasses import dataclass
 from math import inf

@@ -1,4 +1,4 @@
-"""Which engine a worker runs, by name. Torch is imported only when it is the one."""
+"""Builds the engine that a worker runs, by name. Torch is imported only when it is the one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What an engine is told of where and how it computes. Knows no torch."""
+"""Tells an engine where and how it computes. Knows no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

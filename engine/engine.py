@@ -92,7 +92,7 @@ class Engine:
         )
 
     def _wanted(self, batch: Batch) -> WantedTokens | None:
-        """Of each row all tokens, or the last one, or none."""
+        """Picks of each row all tokens, or the last one, or none."""
         tokens: list[int] = []
         queries: list[Query] = []
         stop = 0
@@ -141,5 +141,5 @@ class Engine:
 
 
 def _num_wanted(row: BatchRow) -> int:
-    """How many of a row's last hidden states are used."""
+    """Says how many of a row's last hidden states are used."""
     return row.num_new if row.want_prompt_logprobs else min(1, len(row.choices))

@@ -72,7 +72,7 @@ class PagedAttention:
         self._min_run = MIN_RUN_ELEMENTS // (layout.num_kv_heads * layout.head_dim)  # tokens
 
     def plan(self, queries: Sequence[Query]) -> dict[int | None, list[RowPlan]]:
-        """By window, and row by row."""
+        """Plans by window, and row by row."""
         firsts = itertools.accumulate((query.num_new for query in queries), initial=0)
         placed = list(zip(queries, firsts, strict=False))
         return {
@@ -97,7 +97,7 @@ class PagedAttention:
     def attend(
         self, layer: int, plan: dict[int | None, list[RowPlan]], qkv: Tensor, cache: Tensor
     ) -> Tensor:
-        """As the protocol says."""
+        """Attends as the protocol says."""
         outputs = [
             self._attend_token(row, qkv, cache)
             if row.num_new == 1

@@ -1,6 +1,6 @@
-"""How much of each waiting prompt is cached, told by few lookups: where a grain is cached, those
-before it are as a rule. Good for estimates and for who waits for whom; `BlockPool.match` is what
-counts when a prompt is admitted.
+"""Estimates how much of each waiting prompt is cached, by few lookups: where a grain is cached,
+those before it are as a rule. Good for estimates and for who waits for whom; `BlockPool.match` is
+what counts when a prompt is admitted.
 """
 
 from collections.abc import Callable, Iterable, Iterator

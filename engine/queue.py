@@ -83,7 +83,7 @@ class Queue:
 
     @property
     def has_siblings(self) -> bool:
-        """Whether any request has several sequences."""
+        """Tells whether any request has several sequences."""
         return len(self._places) > len(self._present)
 
     def shares(self, running: list[Sequence]) -> Shares | None:
@@ -105,11 +105,11 @@ class Queue:
         return next((s for s in self.waiting if not self._is_passed_over(s, shares)), None)
 
     def is_owed(self, shares: Shares | None) -> bool:
-        """Whether one that was put back comes before who is new: its reader waited longest."""
+        """Tells whether one that was put back comes before the new: its reader waited longest."""
         return any(s.num_preemptions and not self._is_passed_over(s, shares) for s in self.waiting)
 
     def others_wait(self, sequence: Sequence) -> bool:
-        """Whether another request waits for whatever."""
+        """Tells whether another request waits for whatever."""
         waiting = (s for s in (*self.waiting, *self.elsewhere.claims) if s not in self.paused)
         return any(s.request_id != sequence.request_id for s in waiting)
 

@@ -1,4 +1,4 @@
-"""From logits to tokens: penalties, masks, filters, keyed draws and logprobs, as vLLM defines them.
+"""Draws tokens from logits: penalties, masks, filters, keyed draws and logprobs, as in vLLM.
 
 A row's draw depends on its own logits and key only, never on its neighbours in the batch.
 """

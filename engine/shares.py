@@ -1,4 +1,4 @@
-"""How many sequences one request may run while others wait. Pure.
+"""Says how many sequences one request may run while others wait. Pure.
 
 With k requests present and s slots the *share* of each is max(1, s // k) sequences. Slots that
 nobody with less than its share waits for go to whoever is next. Requests of one sequence are all
@@ -56,11 +56,11 @@ class Shares:
         )
 
     def is_short(self, sequence: Sequence) -> bool:
-        """Whether its request runs less than its share."""
+        """Tells whether its request runs less than its share."""
         return self._num_running[sequence.request_id] < self.share
 
     def is_passed_over(self, sequence: Sequence) -> bool:
-        """Whether another request waits that comes before its next one."""
+        """Tells whether another request waits that comes before its next one."""
         return bool(self._short) and not self.is_short(sequence)
 
     def above(self, running: Iterable[Sequence]) -> list[Sequence]:

@@ -1,4 +1,4 @@
-"""How much of what has become old in a cache is still found again: what an eviction costs.
+"""Measures how much of what is old in a cache is still found again: what an eviction costs.
 
 The older half of what nobody uses is what goes next. Of all that got there, some is found again
 and some is evicted; the share that is found is what evicting the next one loses. A cache that

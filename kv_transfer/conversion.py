@@ -30,7 +30,7 @@ _MAX_INT8 = 127
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """Of whole rows. Pure; the three sizes of anything are in proportion to its rows."""
+    """Converts whole rows. Pure; the three sizes of anything are in proportion to its rows."""
 
     source_dtype: str
     wire_dtype: str
@@ -79,7 +79,7 @@ class Conversion:
 def conversion_between(
     source_dtype: str, destination_dtype: str, row: int, *, wire_dtype: str | None
 ) -> Conversion | None:
-    """What happens to KV on its way; None where nothing does.
+    """Says what happens to KV on its way; None where nothing does.
 
     `wire_dtype` is what the receiver lets KV be narrowed to, None if to nothing. What is
     narrow already travels as it is. Raises ValueError where numbers would be lost that the

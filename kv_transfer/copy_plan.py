@@ -1,4 +1,4 @@
-"""Which copy plan is fastest on this machine: timed once, on the pool that will be read."""
+"""Finds the fastest copy plan on this machine: timed once, on the pool that will be read."""
 
 import itertools
 import time

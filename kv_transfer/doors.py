@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorSettings:
-    """What a door may need beside the pool."""
+    """Holds what a door may need beside the pool."""
 
     host: str = "127.0.0.1"  # where it listens
     advertise: str = ""  # what others dial; empty: the same
@@ -107,7 +107,7 @@ def check_transports(names: Sequence[str]) -> None:
 
 
 def open_pool(config: "PoolConfig", device: str) -> "KvPool":
-    """Where the engine computes. Raises ConfigError where there is no room, or no such device."""
+    """Opens the engine's pool. Raises ConfigError where there is no room, or no such device."""
     if device == "cpu":
         from kv_transfer.pool import FilePool
 

@@ -1,4 +1,4 @@
-"""Where a run of tokens lies in a KV pool, as byte spans, and how two layouts differ.
+"""Says where a run of tokens lies in a KV pool, as byte spans, and how two layouts differ.
 
 Addressing is by token and head, so the two ends may have different block sizes and shards. The
 wire order of a layer's bytes is K of tokens [start, stop), then V of them, whatever the blocks;
@@ -83,7 +83,7 @@ class SpanPairs:
         return map(SpanPair, self.source.tolist(), self.destination.tolist(), self.sizes.tolist())
 
     def fits(self, source_bytes: int, destination_bytes: int) -> bool:
-        """Whether every span lies inside its pool."""
+        """Tells whether every span lies inside its pool."""
         if not len(self.sizes):
             return True
         ends = (
@@ -126,7 +126,7 @@ class BlockTable:
         return offsets
 
     def in_all_planes(self, layer: int, offsets: Offsets) -> Offsets:
-        """What lies at these offsets of the layer's K plane, then of its V plane."""
+        """Gives what lies at these offsets of the layer's K plane, then of its V plane."""
         if not 0 <= layer < self.layout.num_layers:
             raise ValueError(f"Layer {layer} is not one of {self.layout.num_layers}.")
         return (self._planes + layer * self._layer_bytes + offsets).reshape(-1)
@@ -166,7 +166,7 @@ def pair_spans(
     *,
     wire_dtype: str | None = None,
 ) -> SpanPairs:
-    """What to copy where, so that tokens [start, stop) of one layer move between two pools."""
+    """Says what to copy where, so that tokens [start, stop) of one layer move between two pools."""
     source = BlockTable(source_layout, source_blocks)
     destination = BlockTable(destination_layout, destination_blocks)
     return PairedTables(source, destination, wire_dtype).pairs(layer, start, stop)
@@ -193,7 +193,7 @@ class PairedTables:
         self._sizes = _NONE
 
     def pairs(self, layer: int, start: int, stop: int) -> SpanPairs:
-        """Of all these tokens, whether a window leaves some out or not."""
+        """Pairs the spans of all these tokens, whether a window leaves some out or not."""
         if self._range != (start, stop):
             self._last = self._plane_pairs(start, stop)
             self._sizes = np.tile(self._last.sizes, self._source.layout.num_planes)
@@ -305,7 +305,7 @@ class Share:
 
 
 def within_blocks(layout: KvLayout, blocks: Sequence[int], heads: range) -> Callable[[Spans], bool]:
-    """Whether spans lie in these blocks, each in one of them or in a run of them; where only
+    """Tells whether spans lie in these blocks, each in one of them or in a run of them; where only
     some heads are lent, each in those of one slot."""
     is_lent = np.zeros(layout.num_blocks, dtype=bool)
     is_lent[list(blocks)] = True

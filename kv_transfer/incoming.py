@@ -161,12 +161,12 @@ class ReservationTable:
 
     @property
     def counters(self) -> TransferCounters:
-        """Of all writers together."""
+        """Sums the counters of all writers."""
         return self._stats.total(Direction.RECEIVED)
 
     def share_of(self, source: KvLayout, wire_dtype: str | None = None) -> Share:
-        """What moves from a pool of this layout into ours, if it may be narrowed to `wire_dtype`
-        on its way.
+        """Says what moves from a pool of this layout into ours, if it may be narrowed to
+        `wire_dtype` on its way.
 
         Raises TransferFailed where nothing can.
         """
@@ -228,7 +228,7 @@ class ReservationTable:
         self._release_if_over(reservation)
 
     def is_held_up_by(self, peer: Incarnation) -> bool:
-        """Whether blocks are quarantined because this writer stood still, and may write yet."""
+        """Tells whether blocks are quarantined as this writer stood still, and may write yet."""
         return any(
             one.has_lapsed and one.peer.incarnation == peer and one.state is State.ABANDONED
             for one in self._live.values()
@@ -357,7 +357,7 @@ class ReservationTable:
 
 
 def _shortage(reservation: Reservation, written: Written, check_content: bool) -> str:
-    """What is missing, as a phrase; empty when nothing is."""
+    """Names what is missing, as a phrase; empty when nothing is."""
     grant, share = reservation.grant, reservation.share
     if (written.start, written.stop) != (grant.start, grant.stop):
         return (

@@ -67,7 +67,7 @@ class ProcessAddress(NamedTuple):
 
     @property
     def is_here(self) -> bool:
-        """Whether its death can be seen from here."""
+        """Tells whether its death can be seen from here."""
         return self[1:] == ProcessAddress.own()[1:]
 
 

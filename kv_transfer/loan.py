@@ -51,7 +51,7 @@ class Silent(TransferFailed):
 
 
 class _End:
-    """What both ends keep: how far the loan is, and when each was heard last."""
+    """Keeps what both ends know: how far the loan is, and when each was heard last."""
 
     __slots__ = ("_heard_at", "_lease_s", "_said_at", "phase")
 
@@ -111,7 +111,7 @@ class Borrower(_End):
         self.phase, self._said_at = Phase.GRANTED, now
 
     def tick(self, now: float) -> bool:
-        """Whether ALIVE is to be said now. Raises Silent, or TransferFailed without blocks."""
+        """Tells whether to say ALIVE now. Raises Silent, or TransferFailed without blocks."""
         if self.phase is Phase.WRITTEN:
             return False
         self._check_heard(now, "lender")
@@ -145,8 +145,8 @@ class Lender(_End):
                 raise LocalProtocolError(_wrong(self.phase, "lender", word))
 
     def heard(self, word: Word, now: float) -> bool:
-        """Whether it counts: a second grant does not. Raises RemoteProtocolError where the
-        borrower cannot say it now."""
+        """Takes a word in; tells whether it counts: a second grant does not. Raises
+        RemoteProtocolError where the borrower cannot say it now."""
         self._heard_at = now
         match word:
             case Word.ALIVE:
@@ -160,7 +160,7 @@ class Lender(_End):
                 raise RemoteProtocolError(_wrong(self.phase, "lender", word))
 
     def tick(self, now: float, *, moves: bool) -> bool:
-        """Whether ALIVE is to be said now. Raises Silent of a borrower that grants nothing."""
+        """Tells whether to say ALIVE now. Raises Silent of a borrower that grants nothing."""
         if self.phase in (Phase.ASKED, Phase.FOUND):
             self._check_heard(now, "borrower")
         if is_due := moves and self.phase is not Phase.WRITTEN and self._owes_sign(now):

@@ -1,4 +1,4 @@
-"""Which transport joins us and another worker: the fastest that both have and that works.
+"""Picks the transport that joins us and another worker: the fastest that both have and that works.
 
 The receiver of a hand-over chooses, and says so in the grant: the writer uses that one or none,
 because what the receiver can revoke depends on it.
@@ -54,7 +54,7 @@ class Pairs:
 
     @property
     def addresses(self) -> Mapping[str, str]:
-        """By transport: where peers reach our pool."""
+        """Says by transport where peers reach our pool."""
         return {name: transport.address for name, transport in self._transports.items()}
 
     async def connect(self, worker: WorkerAddress, *, by: str | None = None) -> Peer:
@@ -79,8 +79,8 @@ class Pairs:
         raise self._refused(worker, by, reasons)
 
     def distrust(self, peer: Peer, reason: str) -> bool:
-        """What it should move does not arrive, though it is connected: another transport is
-        taken from now on. False: there is no other, and all are trusted again."""
+        """Takes another transport from now on: what this should move does not arrive, though it is
+        connected. False: there is no other, and all are trusted again."""
         distrusted = self._distrusted.setdefault(peer.incarnation, {})
         distrusted[peer.transport] = reason
         if self._required is None and distrusted.keys() != self._transports.keys():

@@ -135,7 +135,7 @@ def is_private_file(status: os.stat_result) -> bool:
 
 
 def is_locked(fd: int) -> bool:
-    """Whether the owner lives. The lock taken here goes with the descriptor."""
+    """Tells whether the owner lives. The lock taken here goes with the descriptor."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""How the pools of a worker share its KV heads under tensor parallelism, and who writes to whom.
+"""Shares a worker's KV heads among its pools under tensor parallelism, and says who writes to whom.
 
 One hand-over then is several transfers: one for each route.
 """

@@ -27,7 +27,7 @@ LONG_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
-    """What is fastest on a machine. A stage of 0 bytes: spans are copied one by one."""
+    """Says what is fastest on a machine. A stage of 0 bytes: spans are copied one by one."""
 
     plain_stage_bytes: int = 0  # for spans of DIRECT_BYTES to LONG_BYTES
     digested_stage_bytes: int = 0  # the same, where they are digested
@@ -113,7 +113,7 @@ class SpanCopier:
                 hasher.update(rows.data)
 
     def encoded(self, source: Bytes, pairs: SpanPairs) -> Iterator[Bytes]:
-        """What these pairs' conversion sends, whole rows at a time, in wire order; each is
+        """Gives what these pairs' conversion sends, whole rows at a time, in wire order; each is
         overwritten by the next."""
         assert pairs.conversion is not None
         unit = pairs.conversion.source_row_bytes

@@ -33,7 +33,7 @@ def stagefuls(spans: Spans, stage_bytes: int) -> Iterator[Spans]:
 
 
 class Cut(NamedTuple):
-    """What one stageful is of a write's bytes, at each point of their way."""
+    """Measures what one stageful is of a write's bytes, at each point of their way."""
 
     source: int
     wire: int
@@ -41,7 +41,7 @@ class Cut(NamedTuple):
 
     @classmethod
     def of(cls, stage_bytes: int, conversion: Conversion | None) -> "Cut":
-        """As much as a stage holds: where rows are converted, whole ones."""
+        """Cuts off as much as a stage holds: where rows are converted, whole ones."""
         if conversion is None:
             return cls(stage_bytes, stage_bytes, stage_bytes)
         row = cls(
@@ -67,7 +67,7 @@ class Stage:
         self._host = self._far if device == on_host else _stage_on(on_host, num_bytes)
 
     def wire(self, num_bytes: int) -> Tensor:
-        """What to send, or to receive into."""
+        """Gives what to send, or to receive into."""
         return self._far[:num_bytes]
 
     def gather(self, spans: Spans) -> Tensor:
@@ -87,7 +87,7 @@ class Stage:
         return self._far[: len(data)]
 
     def scatter(self, spans: Spans) -> None:
-        """What is on the wire's device, into the pool; returns when it is there."""
+        """Copies what is on the wire's device into the pool; returns when it is there."""
         num_bytes = spans.num_bytes
         if self._far is not self._near:
             self._near[:num_bytes].copy_(self._far[:num_bytes], non_blocking=True)
@@ -171,7 +171,7 @@ def _indices(spans: Spans, unit: int, device: torch.device) -> Tensor:
 
 
 def _rows(run: Tensor, unit: int) -> Tensor:
-    """As rows of `unit` bytes, of the widest type that divides them."""
+    """Views it as rows of `unit` bytes, of the widest type that divides them."""
     dtype = next(dtype for dtype in _ROW_TYPES if unit % dtype.itemsize == 0)
     whole = run[: len(run) // unit * unit]
     return whole.view(dtype).view(-1, unit // dtype.itemsize)

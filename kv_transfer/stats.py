@@ -30,7 +30,7 @@ BOUNDS_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Reason(StrEnum):
-    """Why a hand-over failed."""
+    """Names why a hand-over failed."""
 
     CANCELLED = "cancelled"
     LAPSED = "lapsed"
@@ -147,7 +147,7 @@ class PairStats:
         return self._of(peer, Direction.RECEIVED)
 
     def total(self, direction: Direction) -> TransferCounters:
-        """Of all pairs there ever were."""
+        """Sums the counters of all pairs there ever were."""
         total = TransferCounters()
         total.merge(self._lapsed[direction])
         for key, pair in self._pairs.items():

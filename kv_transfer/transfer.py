@@ -130,7 +130,7 @@ class Transfer:
 
     @property
     def deadline(self) -> float:
-        """When the lease lapses."""
+        """Says when the lease lapses."""
         return self._deadline
 
     def apply(self, event: Event) -> State:

@@ -1,4 +1,4 @@
-"""What moves bytes between registered pools: the contract that every transport keeps.
+"""Moves bytes between registered pools: the contract that every transport keeps.
 
 A transport knows no layout, no block and no request; grants, leases, digests and closes
 travel on the control stream. Doors are listed in `kv_transfer/doors.py`.
@@ -80,7 +80,7 @@ class Peer(Protocol):
         ...
 
     def revoke(self, epoch: int) -> bool:
-        """Whether, from now on, certainly no write of this epoch by the peer can reach our
+        """Tells whether, from now on, certainly no write of this epoch by the peer can reach our
         pool. Never blocks on the peer."""
         ...
 
@@ -95,7 +95,7 @@ class Transport(Protocol):
 
     @property
     def address(self) -> str:
-        """What peers pass to `connect`; opaque to everyone else."""
+        """Gives what peers pass to `connect`; opaque to everyone else."""
         ...
 
     async def connect(self, address: str) -> Peer:

@@ -1,5 +1,5 @@
-"""What users import: `Client`, `AsyncClient` and their errors. Needs only grpcio and protobuf.
-Loaded when first used: the cluster's own processes import `penstock.v1` and no more.
+"""Offers what users import: `Client`, `AsyncClient` and their errors. Needs only grpcio and
+protobuf. Loaded when first used: the cluster's own processes import `penstock.v1` and no more.
 
     from penstock import Client
     with Client("127.0.0.1:50051") as client:

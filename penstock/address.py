@@ -1,4 +1,4 @@
-"""Where a cluster answers, as people write it."""
+"""Reads where a cluster answers, as people write it."""
 
 from ipaddress import AddressValueError, IPv6Address
 

@@ -1,4 +1,4 @@
-"""What a stream brings, as plain values, and the fold that turns messages into an answer."""
+"""Holds what a stream brings, as plain values, and the fold that turns messages into an answer."""
 
 from dataclasses import dataclass, field
 

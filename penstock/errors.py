@@ -1,4 +1,4 @@
-"""What a call can end with, as a client sees it. `from_rpc_error` reads the status and its
+"""Names what a call can end with, as a client sees it. `from_rpc_error` reads the status and its
 details; nothing else here knows gRPC.
 
 PenstockError                   .reason .code .message .metadata

@@ -1,7 +1,7 @@
-"""When a call is sent again: only where nothing was executed. Two cases are told apart. The server
-is away: no connection, or it says itself that it goes or has nobody yet. Then it is waited for, and
-that costs nothing but time. Or it is there and refuses: then it is asked a few times more, within a
-budget that all calls of a client share. Pure: it is given its clock and its dice."""
+"""Decides when a call is sent again: only where nothing was executed. Two cases are told apart. The
+server is away: no connection, or it says itself that it goes or has nobody yet. Then it is waited
+for, and that costs nothing but time. Or it is there and refuses: then it is asked a few times more,
+within a budget that all calls of a client share. Pure: it is given its clock and its dice."""
 
 import math
 import random
@@ -62,7 +62,7 @@ class RetryBudget:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Reach:
-    """Whether a client has ever reached its server, and how long its calls wait for it."""
+    """Knows whether a client has ever reached its server, and how long its calls wait for it."""
 
     address: str = "the server"
     connect_timeout: float = 5.0  # seconds, of a server that was never there; 0: not at all

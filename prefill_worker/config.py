@@ -1,4 +1,4 @@
-"""What a prefill worker's YAML may say."""
+"""Says what a prefill worker's YAML may hold."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which prompts the prefill worker computes next. Pure.
+"""Decides which prompts the prefill worker computes next. Pure.
 
 A prompt takes all its blocks when it is scheduled and keeps them until its KV has been handed
 over. Above a watermark of held blocks no further prompt is scheduled.
@@ -17,8 +17,8 @@ from worker.scheduler import BatcherScheduler
 
 
 class PromptOwner(Protocol):
-    """Whose prompt it is: told at once, on the event loop (`computed`: on the engine's
-    thread), how far it is."""
+    """Owns the prompt: is told at once, on the event loop (`computed`: on the engine's thread), how
+    far it is."""
 
     def scheduled(self) -> None:
         """Its blocks are taken and its first chunk is in this batch."""

@@ -28,7 +28,7 @@ class Absence(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Absences:
-    """Who is away, since when, and how often each died lately."""
+    """Knows who is away, since when, and how often each died lately."""
 
     return_s: float = 30.0  # so long a worker is expected back
     _away: dict[WorkerId, Absence] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Absences:
         return not is_late and not self.is_crash_looping(absence.worker, now)
 
     def expected(self, role: Role, now: float) -> Iterator[Absence]:
-        """Those of a role that will be back."""
+        """Gives the absent of a role that will be back."""
         for absence in self._away.values():
             if absence.role is role and self.is_expected(absence, now):
                 yield absence
@@ -105,9 +105,9 @@ class ColdStart:
     _until: float = -inf
 
     def promise(self, start_s: float, until: float) -> None:
-        """Until then who waits may be served so much later."""
+        """Promises that until then who waits may be served so much later."""
         self._start_s, self._until = start_s, until
 
     def wait_s(self, now: float) -> float:
-        """How long a request may wait for a worker that is started for it; 0: nobody starts one."""
+        """Says how long a request may wait for a worker to start for it; 0: nobody starts one."""
         return self._start_s if now < self._until else 0.0

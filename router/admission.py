@@ -1,4 +1,4 @@
-"""Which requests the router takes on: a bound, one request an id, and none while it drains."""
+"""Admits requests to the router: a bound, one request an id, and none while it drains."""
 
 import asyncio
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ class Hits:
 
 @dataclass(slots=True, eq=False)
 class Books:
-    """Of one placer."""
+    """Keeps the books of one placer."""
 
     pool: Pool
     index: PrefixIndex
@@ -60,8 +60,8 @@ class Books:
     def look_up(
         self, flight: Flight, snapshot: PoolSnapshot, excluded: frozenset[WorkerId]
     ) -> tuple[PlacementRequest, GrainHash | None]:
-        """What is known of it: what it wants, what it may use, what is held of it. And the last
-        grain that any worker holds."""
+        """Looks up what is known of it: what it wants, what it may use, what is held of it. And the
+        last grain that any worker holds."""
         ask, policy, kind = flight.ask, flight.record.live.policy, flight.kind
         loads, now = snapshot.loads, snapshot.now
         ends = self.index.match(ask.hashes)
@@ -170,11 +170,11 @@ class Books:
         self._hits.pop(worker, None)
 
     def hits_of(self, worker: WorkerId) -> Hits:
-        """How good the predictions of its cached tokens were."""
+        """Says how good the predictions of its cached tokens were."""
         return self._hits.get(worker) or Hits()
 
     def check(self, flights: Iterable[Flight]) -> None:
-        """What these, all that are in flight, hold is what is counted for them."""
+        """Checks that what these, all that are in flight, hold is what is counted for them."""
         placed = [flight.placed for flight in flights if flight.placed]
         assert len(placed) == self.pool.num_in_flight
         self.pool.check()

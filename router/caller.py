@@ -1,4 +1,4 @@
-"""Who asked, as serving a request needs to know: the seam between a front door and the relay."""
+"""Says who asked, as serving a request needs to know: the seam between front door and relay."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ class Caller(Protocol):
 
     @property
     def remaining_s(self) -> float | None:
-        """Until its deadline; None: it has none."""
+        """Says how long until its deadline; None: it has none."""
         ...
 
     async def send_metadata(self, *metadata: tuple[str, str]) -> None:

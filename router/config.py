@@ -114,6 +114,6 @@ class RouterConfig(ServingConfig):
 
     @property
     def document(self) -> PolicyDocument:
-        """What holds where no policy was given."""
+        """Gives what holds where no policy was given."""
         placement = PlacementSpec(disaggregate=self.disaggregate)
         return replace(default_document(), spec=PolicySpec(placement=placement))

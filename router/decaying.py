@@ -35,7 +35,7 @@ class DecayingSums(Generic[Key]):
         return self.of(key, now_s) * math.log(2.0) / self._half_life_s
 
     def all(self, now_s: float) -> dict[Key, float]:
-        """What is almost nothing by now is forgotten."""
+        """Gives them all, and forgets what is almost nothing by now."""
         sums = {key: self.of(key, now_s) for key in self._sums}
         for key, amount in sums.items():
             if amount < _NOTHING:

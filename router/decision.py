@@ -71,7 +71,7 @@ class PlacementRequest(NamedTuple):
 
     @property
     def target_s(self) -> float:
-        """From now, to the first token; later for who used more than its share."""
+        """Says when, from now, the first token is due; later for who used more than its share."""
         return self.service_class.ttft_s * self.tenant_excess - self.age_s
 
 
@@ -95,7 +95,7 @@ class Decision:
 
     @property
     def ttft_s(self) -> float:
-        """From now."""
+        """Says when, from now, the first token comes."""
         return self.wait_s + self.prefill_s
 
 
@@ -230,8 +230,8 @@ def num_needed(request: PlacementRequest, loads: Loads) -> Column:
 
 
 def _unfit(request: PlacementRequest, loads: Loads) -> NDArray[np.bool_] | None:
-    """Who failed this request or is too small for it [loads]; None: nobody. If it fits no decode
-    worker any of them may tell its caller so."""
+    """Marks who failed this request or is too small for it [loads]; None: nobody. If it fits no
+    decode worker any of them may tell its caller so."""
     num_total = loads.columns.num_total_tokens
     is_ample = num_total[num_total.argmin()] >= request.num_prompt_tokens + request.max_tokens - 1
     if is_ample and not request.excluded:
@@ -254,7 +254,7 @@ def _barred(
     disaggregate: Disaggregate,
     apart: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_] | None:
-    """Who may not compute the prompt [loads]; None: everybody may."""
+    """Marks who may not compute the prompt [loads]; None: everybody may."""
     if disaggregate is Disaggregate.AUTO:
         return unfit
     num_prefill = loads.num_prefill

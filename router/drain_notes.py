@@ -1,5 +1,5 @@
-"""Which lives of workers were told to drain a moment ago, by any router of the same store: so long
-their reports may not have come everywhere, and each router would count them among those that serve.
+"""Notes which lives of workers were told to drain just now, by any router of the same store: so
+long their reports may not have come everywhere, and each router would count them as serving.
 
 A note lapses by itself: a router that has no report by then counts nobody who is silent.
 """
@@ -76,7 +76,7 @@ def _encoded(noted: list[Incarnation]) -> bytes:
 
 
 def _decoded(data: bytes | None) -> list[Incarnation]:
-    """What another release may have written otherwise is no note."""
+    """Reads notes; what another release may have written otherwise is none."""
     try:
         found = json.loads(data or b"[]")
     except (ValueError, RecursionError):

@@ -27,7 +27,7 @@ class Drains:
 
     @property
     def rpcs(self) -> dict[str, Serve]:
-        """Of the service Cluster."""
+        """Lists the RPCs of the service Cluster."""
         return {"Drain": self.drain, "Undrain": self.undrain}
 
     async def drain(self, request: worker_pb2.DrainRequest, call: Call) -> worker_pb2.DrainResponse:

@@ -1,5 +1,5 @@
-"""Which requests are refused before they cost anything, and when they may come again: those whose
-first token, or whose next ones, would come later than their class promises. Changes nothing.
+"""Says which requests are refused before they cost anything, and when they may come again: those
+whose first token, or whose next ones, would come later than their class promises. Changes nothing.
 """
 
 import math
@@ -46,7 +46,7 @@ class EarlyRejection:
     def refusal_of_wait(
         self, service: ServiceClass, waits_s: float, admission: AdmissionRules, now: float
     ) -> Overloaded | None:
-        """Of a request that no worker can take before one is back, `waits_s` after it came."""
+        """Judges a request that no worker can take before one is back, `waits_s` after it came."""
         return self._refusal(service, rejection_of_wait(service, waits_s, admission), now)
 
     def _refusal(
@@ -60,7 +60,7 @@ class EarlyRejection:
         return Overloaded(sentence, retry_after_s=after_s)
 
     def after_s(self, rejected: Rejection, now_s: float) -> float:
-        """When who is refused may come again, from now."""
+        """Says when who is refused may come again, from now."""
         first_s, next_s = now_s + rejected.retry_after_s, self._last_s + rejected.spacing_s
         self._last_s = min(max(first_s, next_s), now_s + MAX_RETRY_S)
         return self._last_s - now_s
@@ -125,14 +125,14 @@ def rejection_of_wait(
 
 
 def is_late(request: PlacementRequest, decision: Decision) -> bool:
-    """Whether its first token is predicted to come after the target of its class."""
+    """Tells whether its first token is predicted to come after the target of its class."""
     most_s = limit_s(request.service_class.ttft_s, decision.prefill_s, 1.0)
     return request.age_s + decision.ttft_s > most_s
 
 
 def error_factor(errors: ErrorQuantiles | None, known: float, quantile: Quantile) -> float:
-    """As the router measured it, where it has; else as the worker reports it, at the ninetieth
-    percentile. Never below 1: nobody is admitted for luck."""
+    """Gives the factor as the router measured it, where it has; else as the worker reports it, at
+    the ninetieth percentile. Never below 1: nobody is admitted for luck."""
     if errors is None:
         return 1.0 if quantile is Quantile.P50 else max(1.0, known)
     of_quantile = {Quantile.P50: errors.p50, Quantile.P90: errors.p90, Quantile.P99: errors.p99}
@@ -176,7 +176,7 @@ def broken_promise(
 
 
 def limit_s(target_s: float, alone_s: float, slack: float) -> float:
-    """What may be predicted at most. Who takes longer than half the target even where nothing
+    """Says what may be predicted at most. Who takes longer than half the target even where nothing
     else runs may take twice as long as that: it is late for its size, not for the load."""
     return max(slack * max(target_s, 2.0 * alone_s), alone_s)
 

@@ -1,5 +1,5 @@
-"""Why a request went where it went: every candidate of a decision with every term of its price,
-recomputed by the policy's own code from what the decision rested on. Pure.
+"""Explains why a request went where it went: every candidate of a decision with every term of its
+price, recomputed by the policy's own code from what the decision rested on. Pure.
 """
 
 from collections.abc import Iterator
@@ -60,14 +60,14 @@ class Explanation:
 
     @property
     def margin_s(self) -> float:
-        """How much dearer the runner-up is; 0.0 where there is none."""
+        """Says how much dearer the runner-up is; 0.0 where there is none."""
         if self.chosen is None or self.runner_up is None:
             return 0.0
         return self.runner_up.price_s - self.chosen.price_s
 
 
 class Hindsight(NamedTuple):
-    """What would have been best, had all been known that was known afterwards."""
+    """Says what would have been best, had all been known that was known afterwards."""
 
     regret_s: float  # how much dearer the chosen one was
     best: Candidate
@@ -212,7 +212,7 @@ def _terms(attempt: Attempt, quotes: Quotes, row: int, column: int | None) -> It
 
 
 def _left_out(attempt: Attempt, quotes: Quotes | None) -> Iterator[LeftOut]:
-    """Who could not compute the prompt, or not decode, and why."""
+    """Lists who could not compute the prompt, or not decode, and why."""
     request, loads = attempt.request, attempt.snapshot.loads
     for refusal in attempt.snapshot.refused:
         yield LeftOut(refusal.worker, refusal.reason)
@@ -228,7 +228,7 @@ def _left_out(attempt: Attempt, quotes: Quotes | None) -> Iterator[LeftOut]:
 
 
 def _takes_part(quotes: Quotes, num_prefill: int, position: int) -> bool:
-    """Whether any candidate has this worker."""
+    """Tells whether any candidate has this worker."""
     num_remote = len(quotes.rows) * len(quotes.columns)
     remote_s = quotes.price_s[:num_remote].reshape(len(quotes.rows), len(quotes.columns))
     if position < num_prefill:
@@ -239,8 +239,8 @@ def _takes_part(quotes: Quotes, num_prefill: int, position: int) -> bool:
 
 
 def _only_decodes(attempt: Attempt, quotes: Quotes, position: int) -> bool:
-    """Whether a worker that takes part would compute the prompt too late, and not for the policy's
-    sake computes none."""
+    """Tells whether a worker that takes part would compute the prompt too late, and not for the
+    policy's sake computes none."""
     policy = attempt.policy
     if policy.disaggregate is not Disaggregate.AUTO or not isinstance(policy.rule, Priced):
         return False
@@ -260,7 +260,7 @@ def _not_chosen(attempt: Attempt, quotes: Quotes, position: int) -> str:
 
 
 def _bar(attempt: Attempt, position: int) -> str | None:
-    """Why this worker can never take the prompt."""
+    """Says why this worker can never take the prompt."""
     request, loads = attempt.request, attempt.snapshot.loads
     is_prefill, num_tokens = position < loads.num_prefill, loads[position].num_total_tokens
     if num_tokens < num_needed(request, loads)[position]:

@@ -1,4 +1,4 @@
-"""Which prefixes are on their way from one worker to another for prompts that were placed.
+"""Knows the prefixes on their way from one worker to another for prompts that were placed.
 
 Who is placed behind a fetch counts on it, and may come to the worker first: each goes there by its
 own decode worker. So it is told the source, too: whoever is first fetches, the others wait.
@@ -13,7 +13,7 @@ from cluster.types import GrainHash, WorkerId
 
 
 class Missing(NamedTuple):
-    """What a worker fetches, by the first grain that it lacks: as its own locks do."""
+    """Names what a worker fetches by the first grain that it lacks: as its own locks do."""
 
     worker: WorkerId
     grain: GrainHash
@@ -27,7 +27,7 @@ class ExpectedFetches:
     _num_told: Counter[Missing] = field(default_factory=Counter)
 
     def source(self, missing: Missing) -> WorkerId | None:
-        """From whom it is fetched; None: it is not."""
+        """Says from whom it is fetched; None: it is not."""
         return self._sources.get(missing)
 
     def told(self, missing: Missing, source: WorkerId) -> None:

@@ -1,4 +1,4 @@
-"""Who is followed: members of the store that fit this router, one watcher each.
+"""Follows members of the store that fit this router, by one watcher each.
 
 A worker is lost when its record has lapsed, it reports nothing and none of its streams moves, all
 of it while we watched: then its calls end, and the index forgets it at once. A life of which a
@@ -32,8 +32,8 @@ WARM_UP_S = 3.0  # at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a worker must share with this router: else its hashes and ids mean other things. And
-    the router must speak its wire version."""
+    """Holds what a worker must share with this router: else its hashes and ids mean other things.
+    And the router must speak its wire version."""
 
     model: str
     model_digest: str
@@ -42,7 +42,7 @@ class Identity:
     hash_grain: int
 
     def mismatch(self, member: Member) -> list[str]:
-        """What differs, a line each."""
+        """Lists what differs, a line each."""
         fingerprint = member.worker.fingerprint
         lines = differences(self, member, ("model",)) + differences(self, fingerprint, IDENTITY)
         return lines + unspoken(fingerprint.wire_version)
@@ -65,7 +65,7 @@ class _Followed:
         return not self.watcher.answered.is_set()
 
     def moves(self, attended: float) -> bool:
-        """Whether something came on its streams lately."""
+        """Tells whether something came on its streams lately."""
         if self.num_messages != (num := self.link.num_messages):
             self.num_messages, self.moved_at = num, attended
         return attended - self.moved_at < SILENCE_S
@@ -102,7 +102,7 @@ class Fleet:
         self.is_store_away = False
 
     def follows(self, worker: WorkerAddress) -> bool:
-        """Whether this life of it is known: it has only said again that it is there."""
+        """Tells whether this life of it is known: it has only said again that it is there."""
         followed = self._followed.get(worker.worker_id)
         return followed is not None and followed.incarnation == worker.incarnation
 
@@ -111,7 +111,7 @@ class Fleet:
         self._changed.set()
 
     def num_gaps(self, worker: WorkerId) -> int:
-        """How often events of this life of the worker were missed, and all asked for anew."""
+        """Counts how often events of this life of the worker were missed, and all asked anew."""
         followed = self._followed.get(worker)
         return followed.watcher.num_gaps if followed else 0
 
@@ -150,7 +150,7 @@ class Fleet:
         await self._lose_the_silent({member.worker.worker_id for member in members})
 
     async def _lose_the_silent(self, present: set[WorkerId]) -> None:
-        """Of those that are `present`, and of others that report, nothing is ended."""
+        """Gives up the silent; of those `present`, and of others that report, nothing is ended."""
         attended, pool = self._attention.now(), self._placer.pool
         moving = {worker for worker, each in self._followed.items() if each.moves(attended)}
         for worker in self._followed.keys() - present - pool.reporting(self._clock()) - moving:

@@ -61,7 +61,7 @@ Event = Begun | Left | Ended
 
 @dataclass(slots=True, eq=False)
 class Placed:
-    """What one placement holds of the workers, until its worker is left."""
+    """Holds what one placement has of the workers, until its worker is left."""
 
     decision: Decision
     at_s: float

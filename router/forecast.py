@@ -1,5 +1,5 @@
-"""What would come of a request that is placed: its TTFT, the wait for room to decode, the time
-between its tokens. Pure.
+"""Predicts what would come of a request that is placed: its TTFT, the wait for room to decode, the
+time between its tokens. Pure.
 
 The decode load is predicted for the moment when the prompt will be done, not taken as it is now:
 judged by the load of now, prefill workers idle while decode workers are full, and flood them
@@ -24,7 +24,7 @@ class ErrorFactors(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What would come of a request that is taken on."""
+    """Predicts what would come of a request that is taken on."""
 
     ttft_s: float  # from its arrival
     wait_s: float  # of these, for others
@@ -76,7 +76,7 @@ class DecodeThen(NamedTuple):
     step_s: float  # with those that run then
 
     def room_s(self, num_choices: int) -> float:
-        """Until there is a place for so many more."""
+        """Says how long until there is a place for so many more."""
         num_too_many = max(0.0, self.num_sequences + num_choices - self.num_places)
         return self.turnover_s * num_too_many / self.num_places
 
@@ -102,7 +102,7 @@ def decode_then(
 
 
 def _num_places(decode: Load, num: float, answer_tokens: float, num_missing: float) -> float:
-    """As many as its batch, or its memory, has room for."""
+    """Counts the places that its batch, or its memory, has room for."""
     if not decode.is_size_known:
         return decode.max_sequences
     # Used or promised, and what everybody will still write.

@@ -37,7 +37,7 @@ class GrainMasks:
 
     @property
     def has_dropped(self) -> bool:
-        """Whether `free` has anything to free or to tell."""
+        """Tells whether `free` has anything to free or to tell."""
         return bool(self._dropped or self._lost)
 
     @property
@@ -104,7 +104,7 @@ class GrainMasks:
         self._shared.clear()
 
     def check(self) -> dict[int, int]:
-        """How often each mask is here, with all that `free` is yet to tell of."""
+        """Counts how often each mask is here, with all that `free` is yet to tell of."""
         assert not self._young.keys() & self._old.keys(), "an entry of two generations"
         counts = dict(self._lost)
         for generation in (self._young, self._old, self._dropped):

@@ -36,7 +36,7 @@ class _Sweep:
 
 @dataclass(slots=True, eq=False)
 class PrefixIndex:
-    """Who holds which grain, by one bit a worker.
+    """Knows who holds which grain, by one bit a worker.
 
     Purging clears one bit of the live mask, at once; the bit returns to use when a sweep,
     paid for in small parts by later changes, has cleared it from every entry. Over the byte

@@ -103,7 +103,7 @@ class Columns:
         self._due = due
 
     def wait_s(self, now_s: float, due_s: Column) -> Column:
-        """As `Load.wait_s`, of all; `due_s` [loads]."""
+        """Gives `Load.wait_s` of all; `due_s` [loads]."""
         due_at, seconds = self._due
         ahead_s = np.maximum.reduce(seconds * (due_at <= due_s), axis=0, initial=0.0)
         wait_s: Column = np.maximum(ahead_s + self.reported_s - now_s, 0.0) + self.booked_s

@@ -1,4 +1,4 @@
-"""What it costs to move KV between any two workers, frozen: seconds = setup + bytes x rate."""
+"""Says what moving KV between any two workers costs, frozen: seconds = setup + bytes x rate."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class PairCosts(NamedTuple):
         return cls(setups, rates, setup_s, s_per_byte)
 
     def among(self, workers: NDArray[np.intp]) -> "PairCosts":
-        """Of these only, in their order."""
+        """Gives the costs among these only, in their order."""
         pairs = np.ix_(workers, workers)
         apart = None if self.apart is None else self.apart[pairs]
         return PairCosts(self.setup_s[pairs], self.s_per_byte[pairs], apart=apart)

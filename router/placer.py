@@ -95,7 +95,7 @@ class Placer:
         return flight.record
 
     def record(self, request_id: str) -> Record | None:
-        """Of a request that is in flight, or remembered."""
+        """Gives the record of a request that is in flight, or remembered."""
         flight = self._flights.get(request_id)
         return flight.record if flight else self.records.find(request_id)
 
@@ -104,7 +104,7 @@ class Placer:
         return (flight.record for flight in self._flights.values())
 
     def check(self) -> None:
-        """What flights hold is what is counted for them."""
+        """Checks that what flights hold is what is counted for them."""
         self.books.check(self._flights.values())
 
     def _begin(self, ask: Ask, now: float) -> Flight:

@@ -1,4 +1,4 @@
-"""What an operator decides about placing requests, as a value, and what a policy remembers."""
+"""Holds what an operator decides about placing requests, and what a policy remembers."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -27,7 +27,7 @@ class Disaggregate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What an operator decides; the rest is measured."""
+    """Holds what an operator decides; the rest is measured."""
 
     name: str = "default"
     classes: tuple[ServiceClass, ...] = (DEFAULT_CLASS,)  # the first: of requests that name none
@@ -50,15 +50,15 @@ class Policy:
 
 
 class PolicyState(NamedTuple):
-    """What a policy remembers from request to request."""
+    """Holds what a policy remembers from request to request."""
 
     rule: Any
     random: int
 
 
 def targets_of(hints: RoutingHints, policy: Policy) -> ServiceClass:
-    """Which targets and which weight count for a request: its class's, narrowed by its budgets.
-    Raises InvalidRequest for a class that the policy does not know."""
+    """Says which targets and which weight count for a request: its class's, narrowed by its
+    budgets. Raises InvalidRequest for a class that the policy does not know."""
     service = policy.service_class(hints.service_class)
     if service is None:
         names = ", ".join(f"'{each.name}'" for each in policy.classes)

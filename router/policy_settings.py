@@ -1,4 +1,4 @@
-"""What an operator decides besides the placement rule: service classes with their targets,
+"""Holds what an operator decides besides the placement rule: service classes with their targets,
 tenants' shares, the order of queues, admission, sessions, and how a policy is tried out. Values
 that the router reads; they know no file format.
 """
@@ -15,7 +15,7 @@ MAX_TENANTS: Final = 1024
 
 
 class Quantile(StrEnum):
-    """Of how far predictions were off lately."""
+    """Names a quantile of how far predictions were off lately."""
 
     P50 = "p50"
     P90 = "p90"

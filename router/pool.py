@@ -41,7 +41,7 @@ class PoolSnapshot(NamedTuple):
         return self.loads[self.loads.num_prefill :]
 
     def may_fetch(self, receiver: WorkerId, source: WorkerId) -> bool:
-        """Whether a way for KV may join them, as far as it is known."""
+        """Tells whether a way for KV may join them, as far as it is known."""
         apart, positions = self.costs.apart, self.loads.positions
         if apart is None:
             return True
@@ -51,7 +51,7 @@ class PoolSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Booking:
-    """What one placed request will weigh on the workers that were chosen for it."""
+    """Says what one placed request will weigh on the workers that were chosen for it."""
 
     request_id: str
     decode: WorkerId
@@ -208,7 +208,7 @@ class Pool:
                 self._changed.add(live)
 
     def snapshot(self, now: float) -> PoolSnapshot:
-        """Who serves, frozen. Only what changed since the last one is made anew."""
+        """Freezes who serves. Only what changed since the last one is made anew."""
         if now >= self._sorts_at:
             self._sort(now)
         for live in self._changed:
@@ -218,7 +218,7 @@ class Pool:
         return PoolSnapshot(self._table.freeze(), self._costs.freeze(), now, self._refused)
 
     def refusals(self, now: float) -> list[Refusal]:
-        """Who gets nothing."""
+        """Lists who gets nothing."""
         return [
             Refusal(worker=worker, role=live.member.role, reason=reason)
             for worker, live in self._members.items()
@@ -226,16 +226,16 @@ class Pool:
         ]
 
     def is_serving(self, now: float) -> bool:
-        """Whether any decode worker takes requests."""
+        """Tells whether any decode worker takes requests."""
         return any(
             live.member.role is Role.DECODE and live.refusal(now) is None
             for live in self._members.values()
         )
 
     def expects(self, role: Role, excluded: Collection[WorkerId], now: float) -> bool:
-        """Whether one of a role that gets nothing now will take requests before long: it is away
-        and expected back, or about to be missed, or what keeps it from serving may pass; or one is
-        started for who waits."""
+        """Tells whether one of a role that gets nothing now will take requests before long: it is
+        away and expected back, or about to be missed, or what keeps it from serving may pass; or
+        one is started for who waits."""
         if role is Role.DECODE and self.cold_start.wait_s(now):
             return True
         return any(self.absences.expected(role, now)) or any(
@@ -250,17 +250,17 @@ class Pool:
         return sum(max(0.0, load.max_sequences - load.num_in_flight) for load in decode)
 
     def is_leaving(self, worker: WorkerId) -> bool:
-        """Whether it ends as it was told to."""
+        """Tells whether it ends as it was told to."""
         live = self._members.get(worker)
         return live is not None and live.is_leaving
 
     def is_reported(self, request_id: str, worker: WorkerId) -> bool:
-        """Whether a worker has said that it has this request."""
+        """Tells whether a worker has said that it has this request."""
         live = self._members.get(worker)
         return live is not None and request_id in live.reported
 
     def reporting(self, now: float) -> set[WorkerId]:
-        """Who still speaks to us, whether it serves or not."""
+        """Names who still speaks to us, whether it serves or not."""
         return {worker for worker, live in self._members.items() if live.is_reporting(now)}
 
     def address(self, worker: WorkerId) -> WorkerAddress | None:

@@ -1,5 +1,5 @@
-"""What an answer costs on every decode worker, and a hand-over to it, in seconds: terms by
-name, each a column. Pure. What the prompt costs is the rule's: `router/policies/priced.py`.
+"""Prices an answer on every decode worker, and a hand-over to it, in seconds: terms by name, each a
+column. Pure. What the prompt costs is the rule's: `router/policies/priced.py`.
 """
 
 from functools import lru_cache
@@ -22,12 +22,12 @@ def times(weight: float, seconds: Column) -> Column:
 
 
 def term_at(seconds: Column | None, position: int) -> float:
-    """Of a term that may be 0 for all, and is None then."""
+    """Reads a term that may be 0 for all, and is None then."""
     return 0.0 if seconds is None else float(seconds[position])
 
 
 class ExpectedAnswer(NamedTuple):
-    """What will be decoded, as far as it is known beforehand."""
+    """Says what will be decoded, as far as it is known beforehand."""
 
     num_prompt_tokens: int
     num_choices: int
@@ -107,8 +107,8 @@ class Remote(NamedTuple):
 
 
 class HandOverPrice:
-    """From the first token until the KV is at the decode worker. Only what it does not hold
-    travels, and while the prompt is computed, too."""
+    """Prices the way from the first token until the KV is at the decode worker. Only what it does
+    not hold travels, and while the prompt is computed, too."""
 
     __slots__ = ("_costs", "_num_bytes", "_prefill_s", "_s_per_byte", "_setup_s", "_weight")
 

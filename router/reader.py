@@ -1,4 +1,4 @@
-"""Whether a client reads what it is sent: a stream that nobody reads holds one of our places.
+"""Judges whether a client reads what it is sent: a stream nobody reads holds one of our places.
 
 Judged by the progress of writes, by a clock that stands still while we are away. Only the router
 judges it: to a worker, a router that was stopped is none that does not read.

@@ -1,4 +1,4 @@
-"""What was decided lately, and what came of it: one record a request, from its first placement.
+"""Keeps what was decided lately and what came of it: a record a request, from its first placement.
 
 Bounded in bytes: what began first is forgotten first. Of a request in flight its flight holds the
 record besides: it is what pins it to its policy.
@@ -69,7 +69,7 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class Regret:
-    """Of a sample. How much dearer than the best, in hindsight; and actual TTFT less predicted."""
+    """Sums up a sample: how much dearer than the best, in hindsight; actual TTFT less predicted."""
 
     dearer: DurationHistogram = field(default_factory=DurationHistogram)
     sum_s: float = 0.0
@@ -100,7 +100,7 @@ class Records:
         return len(self._kept)
 
     def find(self, request_id: str) -> Record | None:
-        """Of a request that is remembered."""
+        """Finds the record of a request that is remembered."""
         return self._kept.get(request_id)
 
     def begin(self, request_id: str, live: LivePolicy, arrived_at: float) -> Record:
@@ -187,6 +187,6 @@ def _weight(attempt: Attempt, known: PairCosts | None) -> int:
 
 
 def _own_bytes(costs: PairCosts) -> int:
-    """Those that are the same for each pair are one number."""
+    """Counts bytes; those that are the same for each pair are one number."""
     matrices = (costs.setup_s, costs.s_per_byte)
     return sum(each.nbytes if each.flags.owndata else 0 for each in matrices)

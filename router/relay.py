@@ -245,7 +245,7 @@ class Relay:
 
 
 def _fate(error: BaseException, caller: Caller) -> Fate:
-    """Whether it is anybody's fault but the caller's, who may be gone or have asked wrongly."""
+    """Tells if it is anybody's fault but the caller's, who may be gone or have asked wrongly."""
     if isinstance(error, asyncio.CancelledError):
         left_s = caller.remaining_s
         is_late = left_s is not None and left_s < DEADLINE_MARGIN_S

@@ -94,7 +94,7 @@ def _reason(error: BaseException | None, outcome: str) -> str | None:
 
 
 def _finish(reasons: list["FinishReason"]) -> str:
-    """Of each kind once."""
+    """Names each kind once."""
     names = {FinishReason.Name(reason).removeprefix("FINISH_REASON_") for reason in reasons}
     return ",".join(sorted(names)).lower()
 

@@ -154,7 +154,7 @@ class Router:
 
     @property
     def internal_address(self) -> str:
-        """Where calls of the cluster come in from other machines; empty: nowhere."""
+        """Says where calls of the cluster come in from other machines; empty: nowhere."""
         return self.internal.address if self.internal else ""
 
     async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:

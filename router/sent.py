@@ -1,4 +1,4 @@
-"""What has left for a client so far: the count that an error tells, and the tokens from which
+"""Keeps what has left for a client so far: the count that an error tells, and the tokens from which
 another worker goes on.
 """
 
@@ -6,7 +6,7 @@ from penstock.v1.inference_pb2 import Finished, GenerateResponse
 
 
 class Sent:
-    """What has left for the client, as the messages say that left.
+    """Keeps what has left for the client, as the messages say that left.
 
     They are kept as bytes and read when asked for: serialised messages that follow each other
     are one message with all their deltas. It costs a tenth of a microsecond a message.
@@ -47,7 +47,7 @@ class Sent:
         return self.finished is not None
 
     def emitted(self, num_choices: int) -> tuple[tuple[int, ...], ...]:
-        """By choice, for the worker that goes on."""
+        """Gives tokens by choice, for the worker that goes on."""
         self._read()
         return tuple(tuple(self._by_choice.get(choice, ())) for choice in range(num_choices))
 

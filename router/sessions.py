@@ -1,4 +1,4 @@
-"""Which worker decoded for a session last. Bounded and forgetful; knows no request."""
+"""Knows which worker decoded for a session last. Bounded and forgetful; knows no request."""
 
 from collections import OrderedDict
 from hashlib import blake2b

@@ -1,5 +1,5 @@
-"""Who used how much of the workers lately, against the tenants' shares. While nobody waits too
-long shares mean nothing; while somebody does, who used more than its share is due later and
+"""Counts who used how much of the workers lately, against the tenants' shares. While nobody waits
+too long shares mean nothing; while somebody does, who used more than its share is due later and
 rejected first, by as many times.
 """
 
@@ -40,7 +40,7 @@ class TenantUse:
         return now_s < self._short_until_s
 
     def excess(self, tenant: str, shares: Sequence[TenantShare], now_s: float) -> float:
-        """How many times its share it used, if that is more than once and workers are short;
+        """Says how many times its share it used, if that is more than once and workers are short;
         else 1."""
         if now_s >= self._short_until_s or len(self._used_s) < 2:
             return 1.0
@@ -50,7 +50,7 @@ class TenantUse:
         return self._excesses.get(tenant, 1.0)
 
     def used_s(self, now_s: float) -> dict[str, float]:
-        """As it counts now."""
+        """Gives each tenant's use as it counts now."""
         return self._used_s.all(now_s)
 
 

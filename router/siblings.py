@@ -1,4 +1,4 @@
-"""Which prompts wait where behind the same prefix: who would share a copy of it made elsewhere."""
+"""Knows which prompts wait where behind the same prefix: who would share a copy made elsewhere."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,8 @@ class Siblings:
     _waiting: dict[GrainHash, Counter[WorkerId]] = field(default_factory=dict)
 
     def behind(self, last_matched: GrainHash | None) -> Mapping[WorkerId, int]:
-        """How many wait at each worker, as of now: who keeps it makes a copy. None: nothing was
-        matched, and nobody shares it."""
+        """Says how many wait at each worker, as of now: who keeps it makes a copy. None: nothing
+        was matched, and nobody shares it."""
         return _NONE if last_matched is None else self._waiting.get(last_matched, _NONE)
 
     def placed(self, last_matched: GrainHash | None, worker: WorkerId) -> Sibling | None:

@@ -1,4 +1,4 @@
-"""What workers will hold by a prompt's turn: the grains of prompts placed and not computed yet.
+"""Predicts what workers hold by a prompt's turn: grains of prompts placed and not computed yet.
 
 The index knows what is computed; this, what was asked for. Each expectation ends with its
 request, with its worker, or by time. Pure: time comes in as an argument.
@@ -23,7 +23,7 @@ _LEAST_LAPSED = 1 << 5  # as many as the work for one that has few
 
 @dataclass(slots=True, eq=False)
 class Expectation:
-    """Of one placed request: its prompt's grains, of which it was the first to ask some of the
+    """Holds the grains of one placed request's prompt, of which it was the first to ask some of the
     worker."""
 
     worker: WorkerId
@@ -108,7 +108,7 @@ class Speculation:
                 self._end(expectations, expectation)
 
     def match(self, hashes: Sequence[GrainHash], ends: Ends, now: float) -> dict[WorkerId, int]:
-        """How many leading grains a worker will hold, where that is more than it has ready.
+        """Says how many leading grains a worker will hold, where that is more than it has ready.
 
         `ends` is `PrefixIndex.match` of the same hashes: a worker's expected ones count where they
         begin no later than its ready ones end.
@@ -224,7 +224,7 @@ class Speculation:
 
 
 def _num_shared(grains: Sequence[GrainHash], hashes: Sequence[GrainHash], begin: int) -> int:
-    """How many leading grains are those of the prompt from `begin` on; the first is."""
+    """Counts the leading grains that are those of the prompt from `begin` on; the first is."""
     low, high = 1, min(len(grains), len(hashes) - begin)
     if grains[high - 1] == hashes[begin + high - 1]:
         return high

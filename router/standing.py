@@ -1,5 +1,5 @@
-"""How one member stands: its last report, what was placed on it since, and whether it is to get
-more. It knows no other member and no prices; time comes in as an argument.
+"""Says how one member stands: its last report, what was placed on it since, and whether it is to
+get more. It knows no other member and no prices; time comes in as an argument.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _NO_DECODE = DecodeCost(d0=0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What is taken to be true where nothing has been measured yet."""
+    """Holds what is taken to be true where nothing has been measured yet."""
 
     # seconds of a step: c0 + c1 * new tokens + c2 * context + c3 * new * context
     prefill: PrefillCost = field(default_factory=lambda: PrefillCost(c0=0.002, c1=2e-4))
@@ -70,11 +70,11 @@ class Standing:
         return self.report.is_draining or self.has_said_goodbye
 
     def refusal(self, now: float) -> str | None:
-        """Why nothing is sent here, or None."""
+        """Says why nothing is sent here, or None."""
         return self.fault(now) or self._silence(now)
 
     def fault(self, now: float) -> str | None:
-        """What is wrong with it besides that it may be silent."""
+        """Says what is wrong with it besides that it may be silent."""
         report = self.report
         if report.is_draining:
             return "draining"
@@ -94,17 +94,17 @@ class Standing:
         return f"no report for {now - self.reported_at:.1f} s"
 
     def silent_s(self, now: float) -> float:
-        """How long it has said nothing while we watched."""
+        """Says how long it has said nothing while we watched."""
         if self.reported_at is None:
             return inf
         return now - self.reported_at - (self.lag_s() - self.lag_at_report_s)
 
     def may_recover(self, now: float) -> bool:
-        """Whether what is wrong with it may pass; of who cannot be reached that is not known."""
+        """Tells whether its fault may pass; of who cannot be reached that is not known."""
         return self.is_reachable and not self.is_leaving and self.fault(now) is not None
 
     def may_be_dead(self, now: float) -> bool:
-        """Whether a call to it failed just now: if it died, its stream of reports ends soon."""
+        """Tells whether a call to it failed just now: if it died, its reports end soon."""
         since_s = now - self.failed_at - (self.lag_s() - self.lag_at_failure_s)
         return self.is_reachable and self.num_failures > 0 and since_s < SILENCE_S
 
@@ -112,7 +112,7 @@ class Standing:
         return self.is_reachable and self.silent_s(now) < SILENCE_S
 
     def changes_at(self, now: float) -> float:
-        """When `refusal` may change by itself, at the earliest."""
+        """Says when `refusal` may change by itself, at the earliest."""
         silent_at = now + SILENCE_S - self.silent_s(now)
         rested_at = self.failed_at + self._backoff_s()
         return min((at for at in (silent_at, rested_at) if at > now), default=inf)
@@ -186,8 +186,8 @@ class Standing:
         )
 
     def discount(self, weight: tuple[int, int] | None) -> None:
-        """Of an answer that has ended, and that the last report still counts. Else who asks again
-        at once, as a conversation does, finds its own last answer in the way."""
+        """Discounts an answer that has ended, and that the last report still counts. Else who asks
+        again at once, as a conversation does, finds its own last answer in the way."""
         if weight is not None:
             self.num_ended += weight[0]
             self.num_ended_context += weight[1]

@@ -1,4 +1,4 @@
-"""What the router learned of the requests that it placed, as messages for who asks."""
+"""Puts what the router learned of the requests that it placed into messages for who asks."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def accuracy_to_pb(accuracy: Accuracy) -> worker_pb2.AccuracyStatus:
 
 
 def classes_to_pb(placer: Placer) -> Iterator[worker_pb2.ClassStatus]:
-    """Those of the policy in force, used or not, and others that were used."""
+    """Gives the classes of the policy in force, used or not, and others that were used."""
     known = {each.name: each for each in placer.generations.active.policy.classes}
     used = placer.books.observed.attainment.by_class()
     for name in sorted(known.keys() | used.keys()):

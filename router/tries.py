@@ -1,4 +1,4 @@
-"""Which lives of workers one request was given to, and what came of it.
+"""Keeps which lives of workers one request was given to, and what came of it.
 
 A life that ends while it has the request may die of it: after two of them, no third is risked.
 """
@@ -26,7 +26,7 @@ class Tries:
 
     @property
     def excluded(self) -> frozenset[WorkerId]:
-        """Those that are still the life that failed."""
+        """Names the workers that are still the life that failed."""
         return frozenset(
             tried.worker_id
             for tried in self._failed

@@ -19,7 +19,7 @@ from router.tries import Tries
 
 
 class WaitingFigures(NamedTuple):
-    """What an operator sees of those that wait."""
+    """Holds what an operator sees of those that wait."""
 
     num_requests: int
     num_bytes: int

@@ -71,7 +71,7 @@ class Watcher:
         raise WorkerLost(f"Worker '{self._link.worker.worker_id}' ended its watch.")
 
     def request(self) -> Any:
-        """What a stream asks for: all that came after what is known."""
+        """Says what a stream asks for: all that came after what is known."""
         return watch_request(self._cursor)
 
     def start_anew(self) -> None:

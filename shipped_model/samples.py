@@ -49,7 +49,7 @@ class PackedRows:
     is_target: npt.NDArray[np.bool_]  # the token is part of an answer
 
     def visible(self) -> npt.NDArray[np.bool_]:
-        """Which token sees which: [num_rows, num_tokens, num_tokens]."""
+        """Says which token sees which: [num_rows, num_tokens, num_tokens]."""
         query, key = self.segments[:, :, None], self.segments[:, None, :]
         num_tokens = self.segments.shape[1]
         causal = np.tril(np.ones((num_tokens, num_tokens), dtype=np.bool_))

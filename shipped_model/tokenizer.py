@@ -67,7 +67,7 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
 
 
 def tokenizer_config() -> dict[str, object]:
-    """What `transformers` wants to know beside `tokenizer.json`."""
+    """Gives what `transformers` wants to know beside `tokenizer.json`."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": MODEL_MAX_LENGTH,

@@ -42,7 +42,7 @@ SHAPES: Final = (SHORT,) * 8 + ((4, 512, True), (2, 1_024, True))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What a run is: with the same values and enough minutes it sees the same data."""
+    """Says what a run is: with the same values and enough minutes it sees the same data."""
 
     num_steps: int = 2_600
     minutes: float = 45.0

@@ -31,7 +31,7 @@ class Agenda:
         return self.at(self.now_s + seconds, action)
 
     def cancel(self, entry: int) -> None:
-        """Of an entry that has not had its turn."""
+        """Cancels an entry that has not had its turn."""
         self._cancelled.add(entry)
 
     def step(self) -> bool:

@@ -57,7 +57,7 @@ def without_fetch(rule: Rule[Any]) -> Rule[Any]:
 
 
 def ideal_hit_share(trace: Trace) -> float:
-    """Of an endless cache shared by all."""
+    """Gives the hit share of an endless cache shared by all."""
     return trace.ideal_hit_tokens() / trace.num_prompt_tokens
 
 

@@ -31,7 +31,7 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelledCall:
-    """What the router decided, with an answer on its way to a decode worker."""
+    """Holds what the router decided, with an answer on its way to a decode worker."""
 
     prefill: PrefillSite | None
     prefix: Prefix | None
@@ -277,7 +277,7 @@ class DecodeSite:
                 attempt.lost(hand_over, may_still_write=True)
 
     def quarantine(self, prefill: PrefillSite, blocks: list[BlockId]) -> None:
-        """Until `prefill` has said, by an answer or by its death, that it will not write."""
+        """Quarantines them until `prefill` says, by answer or death, that it will not write."""
         self._quarantined.append((prefill, blocks))
 
     def writer_answered(self, prefill: PrefillSite) -> None:

@@ -32,7 +32,7 @@ class Staff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staffing:
-    """So many workers that serve or start; some of them by changing the role of others."""
+    """Sets how many workers serve or start; some of them by changing the role of others."""
 
     num_prefill: int
     num_decode: int
@@ -53,7 +53,7 @@ class Scaler(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turnover:
-    """How long changes take."""
+    """Says how long changes take."""
 
     start_s: float = 120.0  # from asking for a worker until it serves
     flip_s: float = 2.0  # from the end of its drain until it serves in the other role
@@ -144,7 +144,7 @@ class Elastic:
             self._cluster.start(self._role(worker), worker)
 
     def _let_go(self, role: Role) -> None:
-        """Who has not begun yet, before who has."""
+        """Lets go of who has not begun yet, before who has."""
         starting = [worker for worker in self._starting if self._role(worker) is role]
         if starting:
             self._world.agenda.cancel(self._starting.pop(starting[-1]))
@@ -153,7 +153,7 @@ class Elastic:
             self._drain(worker, None)
 
     def _idlest(self, role: Role) -> WorkerId | None:
-        """Of those that serve; the youngest of equals."""
+        """Finds the idlest of those that serve; the youngest of equals."""
         num_in_flight = {
             status.member.worker.worker_id: status.num_in_flight
             for status in self._cluster.router.pool.statuses(self._world.agenda.now_s)

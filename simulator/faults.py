@@ -1,4 +1,4 @@
-"""What goes wrong, and when: values, which `schedule` puts on the agenda."""
+"""Says what goes wrong, and when: values, which `schedule` puts on the agenda."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -71,7 +71,7 @@ def schedule(faults: Iterable[TimedFault], agenda: Agenda, cluster: ModelledClus
 def random_faults(
     seed: int, workers: Sequence[WorkerId], *, num: int, duration_s: float, longest_s: float = 10.0
 ) -> list[TimedFault]:
-    """Of every kind, on any worker, in the first `duration_s`; each is over at some time."""
+    """Draws faults of every kind, on any worker, in the first `duration_s`; each ends some time."""
     chances = random.Random(seed)
     kinds = (Crash, Freeze, Slow, LostEvents, Partition)
     faults: list[TimedFault] = []
@@ -83,7 +83,7 @@ def random_faults(
 
 
 def _effects(fault: TimedFault, cluster: ModelledCluster) -> tuple[partial[None], partial[None]]:
-    """What begins it, and what ends it."""
+    """Says what begins it, and what ends it."""
     worker = fault.worker
     match fault:
         case Crash():

@@ -1,4 +1,4 @@
-"""What a modelled worker tells the router: changes of its cache, numbered, and its load.
+"""Tells the router what a modelled worker does: changes of its cache, numbered, and its load.
 
 The real log numbers the changes and answers who missed some; the wire is a delay.
 """

@@ -130,7 +130,7 @@ class FifoReplay:
         return self._costs.seconds(choice.index, choice.source, num_bytes)
 
     def _noise(self) -> float:
-        """Of this request, wherever it is computed."""
+        """Draws the noise of this request, wherever it is computed."""
         sigma = self._setting.noise
         return self._chances.lognormvariate(-sigma * sigma / 2, sigma) if sigma else 1.0
 

@@ -51,7 +51,7 @@ class GrainCache:
 
 
 class Queued(NamedTuple):
-    """What was queued, and what becomes of it."""
+    """Holds what was queued, and what becomes of it."""
 
     grains: tuple[GrainHash, ...]
     behind: GrainHash | None  # where what it found cached ended
@@ -95,7 +95,7 @@ class FifoWorker:
             self._expected_s = self.free_s
 
     def ahead_s(self, now_s: float) -> float:
-        """By its own estimate, until it is done with all that is queued."""
+        """Gives its own estimate of the time until it is done with all that is queued."""
         return self._expected_s + self._late_s(now_s) - now_s if self.queue else 0.0
 
     def submit(
@@ -120,7 +120,7 @@ class FifoWorker:
         return expected_s + late_s
 
     def _late_s(self, now_s: float) -> float:
-        """How much later than expected the queue moves: by the begin of its first, or because
+        """Says how much later than expected the queue moves: by the begin of its first, or because
         that should be done by now."""
         if not self.queue:
             return 0.0

@@ -50,7 +50,7 @@ def _make(make: WorkerMake, workers: Sequence[Reported]) -> WorkerMake:
 
 
 def _middle_prefill(costs: Sequence[PrefillCost]) -> PrefillCost:
-    """Of a usual chunk: coefficients of several fits mean nothing when they are mixed."""
+    """Finds the cost of a usual chunk: coefficients of several fits mean nothing when mixed."""
     ordered = sorted(costs, key=lambda cost: cost.seconds(512, 512))
     middle = ordered[len(ordered) // 2]
     if not middle.seconds(1, 0) > 0.0:

@@ -12,7 +12,7 @@ from engine.sequence import Sequence
 
 class JumpingBatcher(Batcher):
     def num_steps_ahead(self) -> int:
-        """How many steps of pure decode come next, as far as the running ones tell: until the
+        """Says how many steps of pure decode come next, as far as the running ones tell: until the
         first of them has all its tokens, or memory may run out. 0: take a step by itself."""
         if self.paused or not self.running or (self.waiting and not self._has_failed_to_admit()):
             return 0

@@ -39,11 +39,11 @@ class ModelledLoan:
         self._at_borrower.grants(self._agenda.now_s)
 
     def grant_arrived(self) -> bool:
-        """Whether it counts."""
+        """Tells whether it counts."""
         return self._at_lender.heard(Word.GRANT, self._agenda.now_s)
 
     def has_failed(self) -> bool:
-        """Whether its borrower gives up: nothing was heard, or no block came free, for too long."""
+        """Tells if its borrower gives up: for too long nothing was heard, or no block came free."""
         now = self._agenda.now_s
         if not self._lender.is_frozen:
             self._at_borrower.heard(Word.ALIVE, now)

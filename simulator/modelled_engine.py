@@ -1,4 +1,4 @@
-"""How long a step takes, by the cost models that workers report; nothing is computed.
+"""Says how long a step takes, by the cost models that workers report; nothing is computed.
 
 The fit of a worker's own steps is taken to be perfect: it knows its cost, its slowness too.
 """
@@ -18,7 +18,7 @@ _DRAWN = RowResult(tokens=(TOKEN,))
 
 
 class KnownCost(StepCost):
-    """What is reported is what is so. It learns nothing from steps."""
+    """Reports what is so, and learns nothing from steps."""
 
     def __init__(self, prefill: PrefillCost, decode: DecodeCost, *, noise: float = 0.0) -> None:
         """`noise`: a step takes up to this share more or less, evenly."""
@@ -64,7 +64,7 @@ class ModelledEngine:
         return seconds * self._factor(0) + self._gap_s
 
     def run_ends(self, now_s: float, num_context: int, num_rows: int, num: int) -> list[float]:
-        """When each of `num` steps of pure decode ends that follow each other."""
+        """Says when each of `num` steps of pure decode ends that follow each other."""
         cost, is_noisy, ends = self.cost.decode, self._noise > 0.0, []
         gap_s = self._gap_s
         d0, d1, rows_s = cost.d0, cost.d1, cost.d2 * num_rows
@@ -76,7 +76,7 @@ class ModelledEngine:
         return ends
 
     def ran(self, num: int) -> None:
-        """So many of the steps asked for last have been run."""
+        """Notes that so many of the steps asked for last have been run."""
         self._num_steps += num
 
     def _factor(self, ahead: int) -> float:

@@ -18,7 +18,7 @@ from worker.compute import Compute
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """What the router believes that another worker has of a prompt."""
+    """Names what the router believes that another worker has of a prompt."""
 
     source: Site
     num_tokens: int
@@ -45,7 +45,7 @@ class Wish:
 
 
 class ModelledFetches:
-    """Of one worker. Whoever wants the same prefix waits, and finds it cached."""
+    """Runs the fetches of one worker. Whoever wants the same prefix waits, and finds it cached."""
 
     def __init__(self, site: Site, compute: Compute) -> None:
         self._site = site
@@ -55,7 +55,7 @@ class ModelledFetches:
 
     @property
     def is_any(self) -> bool:
-        """Whether prompts wait for prefixes, or these are on their way."""
+        """Tells whether prompts wait for prefixes, or these are on their way."""
         return bool(self._locks or self._begun)
 
     def fetch(
@@ -101,7 +101,7 @@ class ModelledFetches:
             self._forget(wish)
 
     def die(self) -> None:
-        """So do we: who holds something for us is told."""
+        """Dies, as we do: who holds something for us is told."""
         for wish in self._begun:
             self._let_go(wish)
         self._begun.clear()
@@ -154,8 +154,8 @@ class ModelledFetches:
     def _land(
         self, wish: Wish, loan: ModelledLoan, cached: list[BlockId], fresh: list[BlockId]
     ) -> None:
-        """Of a source that died or stands still nothing is used; what stands still may write
-        again, so that its blocks wait for its answer."""
+        """Uses nothing of a source that died or stands still; what stands still may write again, so
+        that its blocks wait for its answer."""
         source, pool = wish.source, self._site.pool
         if source.is_frozen and not source.is_dead:
             again = partial(self._land, wish, loan, cached, fresh)
@@ -209,7 +209,7 @@ class ModelledFetches:
         return self._site.world.agenda.now_s
 
     def _hashes(self, wish: Wish) -> Hashes[GrainHash]:
-        """Of what may be reused: all but the last token."""
+        """Hashes what may be reused: all but the last token."""
         return wish.sequence.hashes(wish.sequence.num_tokens - 1, self._site.pool.hash_grain)
 
     def _num_cached(self, hashes: Hashes[GrainHash]) -> int:

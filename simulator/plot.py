@@ -22,7 +22,7 @@ _LEVELS = (0.97, 0.66, 0.35)  # of the names of faults, so that neighbours do no
 
 
 def figure_file(path: Path) -> Path:
-    """Where a figure goes that is to be at `path`: with `.png`, where no kind is named. Raises
+    """Says where a figure goes that is to be at `path`: with `.png`, where no kind is named. Raises
     ConfigError where none can be made there, before anything is simulated."""
     if find_spec("matplotlib") is None:
         raise ConfigError("Figures need matplotlib: pip install matplotlib, or leave out '--plot'.")
@@ -134,7 +134,7 @@ def _scale(axes: Any, axis: str, values: Sequence[float], highest: int | None = 
 
 
 def _seconds(values: Sequence[float]) -> list[float]:
-    """What a logarithmic axis can show of them."""
+    """Gives what a logarithmic axis can show of them."""
     return [max(value, _LEAST_S) for value in values if isfinite(value)] or [1.0]
 
 
@@ -166,7 +166,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
 
 
 def _medians(points: Sequence[tuple[float, float]], span_s: float) -> Sequence[tuple[float, float]]:
-    """Of (when, value), for each span of time that has any."""
+    """Gives the median of (when, value), for each span of time that has any."""
     spans: dict[int, list[float]] = {}
     for at_s, value in points:
         spans.setdefault(int(at_s / span_s), []).append(value)

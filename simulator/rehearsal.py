@@ -1,5 +1,5 @@
-"""How a cluster of so many workers would have done with the traffic of a while: a replay that is
-coarser than the simulator and takes some 20 us a request, so that dozens of sizes can be tried.
+"""Rehearses how a cluster of so many workers would have done with a while's traffic: a replay that
+is coarser than the simulator and takes some 20 us a request, so that dozens of sizes can be tried.
 
 Each worker has its prompts in the order in which they are due. Answers on a decode worker share its
 steps, and stand still while it computes a prompt. Who computes is chosen by the default rule's
@@ -121,7 +121,7 @@ class _Decode:
         heapq.heappush(self._waiting, (at_s, self._num_put, job))
 
     def run(self, until_s: float) -> list[tuple[_Rehearsed, float]]:
-        """Until then; returns who has ended, and when."""
+        """Runs until then; returns who has ended, and when."""
         ended: list[tuple[_Rehearsed, float]] = []
         while self.queue.now_s < until_s:
             now_s = self.queue.now_s
@@ -170,8 +170,8 @@ def _context(job: _Rehearsed) -> float:
 def rehearse(
     requests: Sequence[Come], setting: Setting, num_prefill: int, num_decode: int, most_bad: float
 ) -> int | None:
-    """How many requests such a cluster would have answered within their targets; None where more
-    than `most_bad` would not have been."""
+    """Counts the requests that such a cluster would have answered within their targets; None where
+    more than `most_bad` would not have been."""
     return _Rehearsal(setting, num_prefill, num_decode).run(requests, most_bad)
 
 
@@ -253,6 +253,6 @@ def _job(come: Come, make: WorkerMake, decode: _Decode, hand_over_s: float) -> _
 
 
 def _first_price(job: _Rehearsed, queue: _Queue) -> float:
-    """Of its first token: until then, and how late it is, as far as that makes a difference."""
+    """Prices its first token: the time until then, and how late it is, as far as that matters."""
     first_s = queue.wait_s(job.due_s) + job.left_s
     return first_s + min(max(0.0, first_s - job.come.ttft_s), job.come.ttft_s)

@@ -1,4 +1,4 @@
-"""What a simulation counts while it runs, and what it says at the end."""
+"""Counts what happens while a simulation runs, and says it at the end."""
 
 from array import array
 from collections import Counter
@@ -15,7 +15,7 @@ _GAPS_A_SECOND = 100_000  # gaps are counted in steps of 10 us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of many values, in seconds; all 0 where there are none."""
+    """Sums up many values, in seconds; all 0 where there are none."""
 
     mean_s: float
     p50_s: float
@@ -25,7 +25,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """How far a role's workers were taken up, by their load reports; 0 where there are none."""
+    """Says how far a role's workers were taken up, by their load reports; 0: there are none."""
 
     batch: float  # sequences that run on a worker, mean
     kv_share: float  # of its pool, held by these: mean
@@ -74,7 +74,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """What percentiles leave out; for figures."""
+    """Holds what percentiles leave out; for figures."""
 
     arrival_s: Sequence[float]  # of each request that got a token, by when it did
     ttft_s: Sequence[float]  # of the same
@@ -133,11 +133,11 @@ class Ledger:
         self._after_first_s = 0.0  # of all answers: from the first to the last token
 
     def gap(self, seconds: float, num: int = 1) -> None:
-        """So many tokens came this long after the token before them."""
+        """Notes that so many tokens came this long after the token before them."""
         self._gaps[int(seconds * _GAPS_A_SECOND)] += num
 
     def gaps(self, ends: Sequence[float], num: int) -> None:
-        """So many tokens came at each of `ends` but the first, which somebody else counts."""
+        """Notes so many tokens at each of `ends` but the first, which somebody else counts."""
         gaps = self._gaps
         earlier_s = ends[0]
         for end_s in ends[1:]:
@@ -228,7 +228,7 @@ class Ledger:
 def _quantiles(
     counts: Iterable[tuple[int, int]], num: int, shares: Sequence[float]
 ) -> Iterable[int]:
-    """Of values, each with how often it is there, in order."""
+    """Gives quantiles of values, each with how often it is there, in order."""
     left = [int(share * (num - 1)) for share in shares]
     num_seen = 0
     for value, count in counts:

@@ -83,7 +83,7 @@ class Simulation:
         return self._report()
 
     def samples(self) -> Samples:
-        """What was seen so far."""
+        """Gives what was seen so far."""
         return self._ledger.samples()
 
     def _run(self, progress: Progress) -> None:
@@ -143,7 +143,7 @@ def simulate(
 
 
 def _names(setting: Setting, *, is_elastic: bool) -> Iterator[WorkerId]:
-    """Of all workers that there may ever be."""
+    """Names all workers that there may ever be."""
     if not is_elastic:
         yield from (worker for _, worker in setting.workers)
         return

@@ -1,4 +1,4 @@
-"""What is simulated: how many workers of which make, what joins them, what is aimed at."""
+"""Says what is simulated: how many workers of which make, what joins them, what is aimed at."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -56,7 +56,7 @@ class WorkerMake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenKv:
-    """What one token's KV is."""
+    """Says what one token's KV is."""
 
     num_layers: int = 80
     num_kv_heads: int = 8
@@ -80,14 +80,14 @@ class TokenKv:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairLink:
-    """What every pair of workers has for itself: pairs do not slow each other down."""
+    """Holds what every pair of workers has for itself: pairs do not slow each other down."""
 
     setup_s: float = 0.002
     bytes_per_s: float = 20e9
 
     def visible_s(self, num_bytes: int, num_layers: int, overlap_s: float) -> float:
-        """From the end of the prefill until the last layer has landed, where the layers before
-        it could travel for `overlap_s` while the prompt was computed."""
+        """Gives the time from the end of the prefill until the last layer has landed, where the
+        layers before it could travel for `overlap_s` while the prompt was computed."""
         layer_s = num_bytes / num_layers / self.bytes_per_s
         earlier_s = self.setup_s + layer_s * (num_layers - 1)
         return max(0.0, earlier_s - overlap_s) + layer_s
@@ -95,7 +95,7 @@ class PairLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What a request must meet to count as good."""
+    """Says what a request must meet to count as good."""
 
     ttft_s: float = 2.0
     itl_s: float = 0.1  # mean of the request
@@ -144,7 +144,7 @@ class Setting:
             raise ConfigError(str(error)) from error
 
     def _check_numbers(self) -> None:
-        """What would be divided by nothing, or take less than no time."""
+        """Refuses what would be divided by nothing, or take less than no time."""
         for role, make in (("prefill", self.prefill), ("decode", self.decode)):
             what = f"{role}.cache_tokens / block_size"
             check_between(what, make.num_blocks, "blocks", least=1, most=_MOST_BLOCKS)
@@ -167,11 +167,11 @@ class Setting:
         return self.num_prefill * self.prefill.num_gpus + self.num_decode * self.decode.num_gpus
 
     def gpu_s(self, end_s: float) -> float:
-        """Of all GPUs, if the workers stay until then."""
+        """Sums the seconds of all GPUs, if the workers stay until then."""
         return self.num_gpus * end_s
 
     def links(self, workers: Iterable[WorkerId]) -> tuple[LinkCost, ...]:
-        """From each of them to anybody."""
+        """Gives the links from each of them to anybody."""
         link = self.link
         return tuple(
             LinkCost(peer=worker, setup_s=link.setup_s, s_per_byte=1.0 / link.bytes_per_s)

@@ -23,7 +23,7 @@ from simulator.stepper import Rows, Stepper
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What all workers of one simulation share."""
+    """Holds what all workers of one simulation share."""
 
     agenda: Agenda
     setting: Setting

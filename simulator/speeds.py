@@ -1,5 +1,5 @@
-"""What workers report of their speed, memory and links, as a file: `penstock status --json` writes
-it, `penstock plan` reads it."""
+"""Files what workers report of their speed, memory and links: `penstock status --json` writes it,
+`penstock plan` reads it."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ class Speeds:
 
 
 def speeds_of(setting: Setting) -> dict[str, Any]:
-    """As plain values. GPUs are not reported: a worker counts as one."""
+    """Gives plain values. GPUs are not reported: a worker counts as one."""
     alone = (replace(make, num_gpus=1) for make in (setting.prefill, setting.decode))
     prefill, decode = alone
     return asdict(Speeds(prefill=prefill, decode=decode, model=setting.model, link=setting.link))

@@ -19,7 +19,7 @@ from simulator.modelled_engine import ModelledEngine, result_of
 
 
 class Rows(Protocol):
-    """Whose sequences run; told of the steps of a run that have ended."""
+    """Owns the sequences that run; told of the steps of a run that have ended."""
 
     def stepped(self, sequences: list[Sequence], ends: list[float], before_s: float | None) -> None:
         """Each of the sequences has a token more at each of `ends`; `before_s` is the end of

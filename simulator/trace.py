@@ -209,7 +209,7 @@ def _spread(requests: list[TraceRequest], chances: random.Random) -> tuple[Trace
 
 
 def _bin_s(requests: list[TraceRequest]) -> float:
-    """How far apart the moments are at which several requests came; 0: they were not binned.
+    """Says how far apart the moments are at which several requests came; 0: they were not binned.
     The usual distance, for recorded bins wobble by a millisecond."""
     moments = sorted({each.arrival_s for each in requests})
     if len(moments) < 3 or len(requests) < 2 * len(moments):

@@ -1,4 +1,4 @@
-"""What computes for a worker, as the rest of it sees that: the seam to an engine. There is a
+"""Says what computes for a worker, as the rest of it sees that: the seam to an engine. There is a
 scheduler of ours over `engine/`; an engine with a scheduler of its own would be another.
 """
 
@@ -11,7 +11,7 @@ from worker.kv_home import KvHome
 
 
 class Compute(Protocol):
-    """Of a worker of either role. None of its methods wait."""
+    """Computes for a worker of either role. None of its methods wait."""
 
     @property
     def kv(self) -> KvHome: ...
@@ -25,7 +25,7 @@ class Compute(Protocol):
 
     @property
     def could_run(self) -> bool:
-        """Whether a step could be formed now."""
+        """Tells whether a step could be formed now."""
 
     def submit(self, sequence: Sequence) -> None:
         """Computes the prompt here; the sequence's owner is told what comes of it."""

@@ -1,4 +1,4 @@
-"""What the YAML of a worker of either role may say; each role adds its own."""
+"""Says what the YAML of a worker of either role may hold; each role adds its own."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -119,7 +119,7 @@ class WorkerConfig(ServingConfig):
 
     @property
     def dialled(self) -> Endpoint:
-        """Where the other processes reach it; the port may still be 0."""
+        """Says where the other processes reach it; the port may still be 0."""
         return advertised(Endpoint.parse(self.address), self.advertise)
 
 

@@ -1,4 +1,4 @@
-"""What a step costs on this worker, learned from its own steps: the numbers in load reports.
+"""Learns what a step costs on this worker from its own steps: the numbers in load reports.
 
 Linear models with few coefficients, fitted online. Knows no clock and no engine; whoever ran a
 step says what it was and how long it took.

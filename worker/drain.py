@@ -1,4 +1,4 @@
-"""How one life of a worker goes out of service, whoever asks for it: a signal, an operator, or a
+"""Takes one life of a worker out of service, whoever asks for it: a signal, an operator, or a
 change of role.
 
 Nothing new begins; what is in progress may end until a bound and is cut off then: whoever waits
@@ -62,7 +62,7 @@ class Drain:
         self._set(None)
 
     def report(self) -> DrainReport | None:
-        """How it goes; None: the worker does not drain."""
+        """Says how it goes; None: the worker does not drain."""
         if (order := self._order) is None:
             return None
         now = self._clock()
@@ -100,7 +100,7 @@ class Drain:
             await self._changed.wait()
 
     async def _is_drained(self, order: DrainOrder, served: Sequence[OpenCalls]) -> bool:
-        """Whether nothing is in progress, as far as we can help it. False: the order is another."""
+        """Tells whether nothing is in progress, as far as we can help. False: another order."""
         await self._wait(self._open_calls.none(), order.until)
         if self._order is order and self._open_calls.num:
             logger.warning("%d calls are cut off: the drain took too long", self._open_calls.num)

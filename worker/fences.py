@@ -1,5 +1,5 @@
-"""What becomes of blocks whose writer is not waited for any more: it is asked to say that it
-will not write again."""
+"""Fences blocks whose writer is not waited for any more: it is asked to say that it will not write
+again."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ class Fences:
         self._open: set[asyncio.Task[None]] = set()
 
     def ask(self, reservation: Reservation) -> None:
-        """Until the writer answers, or its process is dead, which the table learns by itself."""
+        """Asks until the writer answers or its process is dead, which the table itself learns."""
         task = self._tasks.create_task(self._ask(reservation))
         self._open.add(task)
         task.add_done_callback(self._open.discard)

@@ -125,8 +125,8 @@ class Fetches:
         return num_blocks * kv.block_size // kv.hash_grain
 
     def _learn_slow(self, source: WorkerAddress, begun: Sequences["_Begun"]) -> None:
-        """What does not come in time costs as long at the least: else the next is sent the same
-        way. A source that falls silent has stopped, which says nothing of the link."""
+        """Learns that what does not come in time costs as long at the least: else the next is sent
+        the same way. A source that falls silent has stopped, which says nothing of the link."""
         for each in begun:
             if each.reservation.has_renewed and not each.reservation.has_lapsed:
                 seconds = time.monotonic() - each.asked
@@ -190,7 +190,7 @@ class Fetches:
 
 
 def _check_exact(me: WorkerAddress, source: WorkerAddress) -> None:
-    """What is cached is as exact as what is computed here: it has the same hashes."""
+    """Checks that what is cached is as exact as what is computed here: it has the same hashes."""
     mine, other = me.fingerprint.layout.dtype, source.fingerprint.layout.dtype
     if mine != other:
         raise FingerprintMismatch(

@@ -1,5 +1,5 @@
-"""Where a worker keeps KV, as whoever lends it, borrows it and fetches it sees it: whichever engine
-computes. Today it is the engine's block pool.
+"""Says where a worker keeps KV, as whoever lends it, borrows it and fetches it sees it: whichever
+engine computes. Today it is the engine's block pool.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class KvHome(Protocol):
         """One reference more for each; the scheduler's `release` takes it back."""
 
     def allocate(self, num: int, *, after: BlockId | None = None) -> list[BlockId] | None:
-        """So many with a reference each; None where there are fewer."""
+        """Gives so many blocks with a reference each; None where there are fewer."""
 
     def store(
         self,

@@ -1,5 +1,5 @@
-"""What KV from each peer costs, learned where it arrives: reported, so that routers can tell a
-fetch from near by from one from far away."""
+"""Learns what KV from each peer costs, where it arrives: reported, so that routers can tell a fetch
+from near by from one from far away."""
 
 from collections import OrderedDict
 

@@ -43,7 +43,7 @@ TakeFirstTokens = Callable[[pb.FirstTokens], bool]
 
 
 class Filled(NamedTuple):
-    """What was borrowed: the reserved blocks hold it, verified."""
+    """Holds what was borrowed: the reserved blocks hold it, verified."""
 
     reservation: Reservation
     written: Written
@@ -53,7 +53,7 @@ class Filled(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loans:
-    """What one worker borrows and lends with."""
+    """Holds what one worker borrows and lends with."""
 
     peers: Peers
     table: ReservationTable
@@ -208,7 +208,7 @@ class Lending:
         return self.end.phase in (Phase.GRANTED, Phase.WRITTEN)
 
     def found(self, transfer: OutgoingTransfer, num_tokens: int) -> None:
-        """So much is here, or is being computed, and `transfer` writes it once it is granted."""
+        """Says that so much is here or being computed; `transfer` writes it once granted."""
         self.transfer = transfer
         self._say(Word.FOUND, pb.LendResponse(found=pb.Found(num_tokens=num_tokens)))
         if not self.end.owes_tokens:

@@ -103,7 +103,7 @@ class PairKeeper:
         self._keeping[worker.incarnation] = self._tasks.create_task(keep)
 
     async def _keep(self, source: WorkerAddress) -> None:
-        """Until it is no member any more, or cancelled: up, and up again if it breaks."""
+        """Keeps it until it is no member any more, or cancelled: up, and up again if it breaks."""
         backoff_s = FIRST_BACKOFF_S
         while True:
             try:

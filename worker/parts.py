@@ -1,6 +1,6 @@
-"""What one life of a worker of either role is made of, before its event loop runs; and the same
-for the life that follows it in the same process, which reads no file: engine, memory and tokenizer
-stay.
+"""Makes what one life of a worker of either role is made of, before its event loop runs; and the
+same for the life that follows it in the same process, which reads no file: engine, memory and
+tokenizer stay.
 """
 
 from dataclasses import dataclass, replace
@@ -84,8 +84,8 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
 def next_parts(
     before: WorkerParts, role: Role, config: WorkerConfig, *, wire_dtype: str | None = None
 ) -> WorkerParts:
-    """Of the life that follows one that has ended: another incarnation and its own transports,
-    over the same engine and memory."""
+    """Makes the parts of the life that follows one that has ended: another incarnation and its own
+    transports, over the same engine and memory."""
     incarnation, pool = new_incarnation(), before.pairs.pool
     pool.renew(incarnation)
     pairs = _pairs(config, before.secrets, before.credentials, pool, before.measurements)
@@ -130,7 +130,7 @@ def _pairs(
 
 
 def kv_tls_ports(parts: WorkerParts) -> set[int]:
-    """Where KV comes in under TLS."""
+    """Lists the ports where KV comes in under TLS."""
     if (address := parts.pairs.addresses.get("tcp")) is None:
         return set()
     target = TcpAddress.parse(address)

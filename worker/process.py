@@ -49,7 +49,7 @@ _CHECK_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerProcess:
-    """What one worker consists of, as its process sees it."""
+    """Holds what one worker consists of, as its process sees it."""
 
     cluster: str | None  # its name
     member: Member  # its address may still say port 0
@@ -75,7 +75,7 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextLife:
-    """What follows a life in the same process."""
+    """Says what follows a life in the same process."""
 
     role: Role
     address: str  # where it listens, as before: who supervises the process knows it
@@ -232,7 +232,7 @@ def _drain_rpcs(worker: WorkerProcess) -> Mapping[str, Serve]:
 
 
 class WorkerSettings(Protocol):
-    """What both workers' configurations say about who they are."""
+    """Offers what both workers' configurations say about who they are."""
 
     @property
     def checkpoint(self) -> str: ...

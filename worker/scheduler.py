@@ -1,4 +1,4 @@
-"""What both roles' schedulers have in common: a batcher, and a cost that learns from its steps."""
+"""Holds what both roles' schedulers share: a batcher, and a cost that learns from its steps."""
 
 from collections.abc import Callable
 from dataclasses import replace

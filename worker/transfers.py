@@ -1,5 +1,5 @@
-"""How KV comes into this worker's pool and leaves it, put together. The same for both roles:
-any worker may write into any other's pool, and read what another has cached."""
+"""Moves KV into this worker's pool and out of it, put together. The same for both roles: any worker
+may write into any other's pool, and read what another has cached."""
 
 import asyncio
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ class Transfers:
 
     @property
     def rpcs(self) -> Mapping[str, Serve]:
-        """Of the service Worker."""
+        """Lists the RPCs of the service Worker."""
         return {
             "Lend": self.source.lend,
             "Fence": self.writes.fence,

@@ -1,4 +1,4 @@
-"""What workers of both roles have in common, for one life from start to drained: an engine on
+"""Holds what workers of both roles have in common, for one life from start to drained: an engine on
 its thread, a block pool whose changes the routers hear of, and a process around them.
 
 A role adds a scheduler and a service.
@@ -38,7 +38,7 @@ LAST_STEP_S = 10.0  # that was begun before all was drained: longer, and the eng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleService:
-    """What a role alone offers to the outside, and knows."""
+    """Offers what a role alone has for the outside, and knows."""
 
     name: str | None = None  # of its gRPC service, if it has one
     rpcs: Mapping[str, Serve] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Worker(ABC):
     def _make_role(self, transfers: Transfers) -> RoleService: ...
 
     async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> NextLife | None:
-        """Until `end` is set, or another role is asked for, and what is in progress has ended.
+        """Serves until `end` is set or another role asked for, and what is in progress has ended.
 
         Raises StartupError where no other life can have the engine and its memory.
         """
@@ -180,7 +180,7 @@ class Worker(ABC):
         return is_known and not self.open_calls.is_draining and not self.monitor.is_stale()
 
     def load(self) -> LoadReport:
-        """What routers are told."""
+        """Reports what routers are told."""
         assert self._role is not None, "nobody watches before it serves"
         assert self._transfers is not None
         report = replace(

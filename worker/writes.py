@@ -1,4 +1,4 @@
-"""What this worker writes into other workers' pools, and what it has promised not to write."""
+"""Writes into other workers' pools, and keeps what this worker has promised not to write."""
 
 import asyncio
 import time
@@ -89,9 +89,9 @@ class Writes:
         await self._none_open.wait()
 
     def stand_still(self, transfer: OutgoingTransfer, limit_s: float) -> bool:
-        """Whether it has writes in flight, and for this long nothing has landed at its receiver,
-        of this transfer or of another: those before it may be what it waits for. What our own
-        absence held up has as long again."""
+        """Tells whether it has writes in flight, and for this long nothing has landed at its
+        receiver, of this transfer or of another: those before it may be what it waits for. What our
+        own absence held up has as long again."""
         limit = time.monotonic() - limit_s
         if max(transfer.writing_since, self._attention.settled_at) > limit:
             return False

@@ -30,7 +30,7 @@ class Lives:
         self._parts = build_parts(config, _role(config), wire_dtype=_wire_dtype(config))
 
     async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> None:
-        """Until `end` is set and what is in progress has ended."""
+        """Serves until `end` is set and what is in progress has ended."""
         config, parts = self._config, self._parts
         while (following := await _life(config, parts).serve(end, ready)) is not None:
             logger.info("it goes on as a %s worker", following.role)
@@ -50,7 +50,7 @@ def _life(config: RoleConfig, parts: WorkerParts) -> Worker:
 
 
 def _in_role(role: Role, config: RoleConfig) -> RoleConfig:
-    """As its file says; of what the other role alone has, the defaults."""
+    """Reads it as its file says; of what the other role alone has, the defaults."""
     if role is _role(config):
         return config
     said = {each.name: getattr(config, each.name) for each in fields(WorkerConfig)}

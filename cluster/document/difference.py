@@ -1,4 +1,4 @@
-"""What changes in meaning from one document to another, field by field, defaults included."""
+"""Finds what changes in meaning from one document to another, field by field, defaults included."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,5 @@
-"""How Python's values and a document's mappings translate into each other: keys are camelCase
-without the unit that the field's name ends with, quantities are texts with their unit.
+"""Translates Python's values and a document's mappings into each other: keys are camelCase without
+the unit that the field's name ends with, quantities are texts with their unit.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def from_file(section: Any, value: Any, wrong: list[Wrong], where: Where = ()) -
 
 
 def without_none(type_: Any) -> Any:
-    """What an optional type means when it is given."""
+    """Says what an optional type means when it is given."""
     if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union:
         [type_] = _members(type_)
     return type_

@@ -73,7 +73,7 @@ class DocumentKind(Generic[D]):
         return self.document_of(mapping, source)
 
     def mapping_of(self, text: str | bytes, source: str) -> Any:
-        """What YAML says, whatever it is. Raises ConfigError."""
+        """Reads what YAML says, whatever it is. Raises ConfigError."""
         return parse_yaml(text, source=source, max_bytes=self.max_bytes)
 
     def document_of(self, mapping: Mapping[str, Any], source: str) -> D:

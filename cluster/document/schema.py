@@ -68,7 +68,7 @@ def _description(section: type[Any]) -> str:
 
 
 def _told(field: dataclasses.Field[Any], key: Key) -> Schema:
-    """What an editor shows of a key: what it means, and its default if it has a plain one."""
+    """Says what an editor shows of a key: what it means, and its default if it has a plain one."""
     meaning = field.metadata.get("meaning")
     told: Schema = {"description": meaning} if meaning else {}
     default: Any = field.default

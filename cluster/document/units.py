@@ -20,7 +20,7 @@ _NUMBER: Final = r"([0-9]{1,20}(?:\.[0-9]{1,40})?)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """How the values of one kind of quantity are written."""
+    """Says how the values of one kind of quantity are written."""
 
     suffix: str  # of a field's name
     noun: str

@@ -1,1 +1,1 @@
-"""What of a cluster may be given to others: chosen, then searched for secrets, then packed."""
+"""Packs what of a cluster may be given to others: chosen, then searched for secrets."""

@@ -1,5 +1,5 @@
-"""What of a log may be given away: our own records, without what an exception says; of what else
-stands there, the places in the code."""
+"""Picks what of a log may be given away: our own records, without what an exception says; of what
+else stands there, the places in the code."""
 
 import json
 import re

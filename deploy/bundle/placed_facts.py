@@ -1,4 +1,4 @@
-"""What a Ray knows of a cluster that is placed on it: plain values, without secrets."""
+"""Gathers what a Ray knows of a cluster that is placed on it: plain values, without secrets."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class PlacedFacts:
         return {machine: said.get("versions", said) for machine, said in self._looks.items()}
 
     def placement(self) -> Mapping[str, Any]:
-        """What is where, and how it is."""
+        """Says what is where, and how it is."""
         processes = {name: asdict(state) for name, state in self._states().items()}
         for each in processes.values():
             del each["order"]

@@ -247,7 +247,7 @@ class ClusterSpec:
 
     @property
     def grows(self) -> bool:
-        """Whether there is something for a planner to do."""
+        """Tells whether there is something for a planner to do."""
         return any(pool.most_workers > pool.min_workers for pool in self.pools)
 
 
@@ -272,5 +272,5 @@ class ClusterDocument:
 
 
 def default_cluster() -> ClusterDocument:
-    """What `penstock serve` starts where nothing is said."""
+    """Gives what `penstock serve` starts where nothing is said."""
     return ClusterDocument(metadata=ClusterMetadata(name="local"), spec=ClusterSpec())

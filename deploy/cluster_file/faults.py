@@ -1,4 +1,4 @@
-"""What of a cluster does not fit together. Each fault is a sentence with its place."""
+"""Finds what of a cluster does not fit together. Each fault is a sentence with its place."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise

@@ -1,5 +1,5 @@
-"""What of a cluster's document one machine starts: a plan of local processes; and what it leaves
-out, which nobody should learn by surprise.
+"""Picks what of a cluster's document one machine starts: a plan of local processes; and what it
+leaves out, which nobody should learn by surprise.
 """
 
 from collections.abc import Iterator

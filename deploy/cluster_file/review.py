@@ -1,4 +1,4 @@
-"""What is allowed in a cluster and probably not meant. Each risk is a sentence with its place."""
+"""Finds what is allowed in a cluster but hardly meant. Each risk is a sentence with its place."""
 
 from collections.abc import Callable, Iterator
 from typing import Final

@@ -1,4 +1,4 @@
-"""What is looked at in all processes together: pure functions to findings."""
+"""Checks what is to be seen in all processes together: pure functions to findings."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

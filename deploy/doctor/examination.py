@@ -189,7 +189,7 @@ class Examination:
     async def _refusal(
         self, source: Examined, receiver: Examined, transport: str, deadline: float
     ) -> str:
-        """Why a transport does not join two workers, in the receiver's words."""
+        """Finds out why a transport does not join two workers, in the receiver's words."""
         try:
             await self._move(source, receiver, _block_size(receiver), transport, deadline)
         except PenstockError as error:

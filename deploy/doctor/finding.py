@@ -1,4 +1,4 @@
-"""What the doctor says: one finding a check and a subject, with what to do about it."""
+"""Holds what the doctor says: one finding a check and a subject, with what to do about it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

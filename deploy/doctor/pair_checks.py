@@ -1,4 +1,4 @@
-"""What bytes moved between two workers tell: pure functions from a probe to findings."""
+"""Reads what bytes moved between two workers tell: pure functions from a probe to findings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ _OF_ONE_MACHINE = frozenset({"shared_memory"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairProbe:
-    """What came of asking `receiver` to fetch from `source`."""
+    """Holds what came of asking `receiver` to fetch from `source`."""
 
     source: Examined
     receiver: Examined
@@ -85,7 +85,7 @@ def expected_s(probed: Probed, memory_bytes_per_s: float) -> float:
 
 
 def impossible(source: Member, receiver: Member) -> list[str]:
-    """Why KV of one may never be read by the other, a line each."""
+    """Says why KV of one may never be read by the other, a line each."""
     ours, theirs = source.worker.fingerprint, receiver.worker.fingerprint
     return kv_mismatch(ours, theirs) or loss_refused(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""What is looked at in each process: pure functions from what was found to findings."""
+"""Checks each process: pure functions from what was found to findings."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -213,7 +213,7 @@ def digests(one: Examined) -> Iterator[Finding]:
 
 
 def checkpoint(one: Examined) -> Iterator[Finding]:
-    """What of the model's files changes nothing: a router reads them all."""
+    """Names what of the model's files changes nothing: a router reads them all."""
     if one.facts is None or one.facts.review is None:
         return
     review = one.facts.review
@@ -233,7 +233,7 @@ def checkpoint(one: Examined) -> Iterator[Finding]:
 
 
 def measured(one: Examined) -> Iterator[Finding]:
-    """What its speed depends on, and nothing is wrong with."""
+    """Names what its speed depends on, and nothing is wrong with."""
     if one.facts is None or one.member is None or not one.facts.choices:
         return
     subjects: dict[str, list[str]] = defaultdict(list)

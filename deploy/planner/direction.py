@@ -76,7 +76,7 @@ NO_DIRECTIONS: Final = Directions()
 
 
 def _balanced(prefill: int, decode: int) -> tuple[int, int]:
-    """What is left of a change where both together must stay as many."""
+    """Gives what is left of a change where both together must stay as many."""
     if prefill * decode >= 0:
         return 0, 0
     num = min(abs(prefill), abs(decode))

@@ -45,7 +45,7 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Whether nobody else can have it now."""
+        """Tells whether nobody else can have it now."""
         return self._clock() < self._held_until
 
     async def take(self) -> bool:

@@ -63,7 +63,7 @@ class RouterCalls(Protocol):
 
 
 class Look(NamedTuple):
-    """What one look found, and what it leads to."""
+    """Holds what one look found, and what it leads to."""
 
     routers: tuple[str, ...]
     roster: list[Post]
@@ -268,7 +268,7 @@ async def _tried(tell: Callable[..., Awaitable[None]], *arguments: Any) -> list[
 
 
 def _base(pools: Sequence[PlannedPool]) -> Setting:
-    """What workers do not report: what each of them costs."""
+    """Gives what workers do not report: what each of them costs."""
     gpus = {pool.role: round(pool.sample.resources.get("GPU", 0.0)) for pool in pools}
     makes = {role: WorkerMake(num_gpus=max(1, gpus.get(role, 1))) for role in Role}
     return Setting(

@@ -1,4 +1,4 @@
-"""What the planner knows: made of what routers keep, for a router in this process or elsewhere."""
+"""Holds what the planner knows: made of what routers keep, for one in this process or elsewhere."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ ASK_S: Final = 5.0
 
 
 class Placements(NamedTuple):
-    """What is set aside for a cluster."""
+    """Holds what is set aside for a cluster."""
 
     names: frozenset[str]  # of processes
     routers: tuple[str, ...]  # where those that run hear calls of the cluster

@@ -1,5 +1,5 @@
-"""How many workers a recorded trace needs, and whether prefill workers are worth having: rehearsed
-to know where to look, simulated to know. Pure.
+"""Says how many workers a recorded trace needs, and whether prefill workers are worth having:
+rehearsed to know where to look, simulated to know. Pure.
 """
 
 from collections.abc import Callable, Iterable

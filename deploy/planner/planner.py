@@ -31,7 +31,7 @@ _STRAIN_S = 3600.0  # in which what was learned of it fades to 1 / e
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one look found."""
+    """Holds what one look found."""
 
     at_s: float
     counts: Counts
@@ -195,7 +195,7 @@ def _target(
 
 
 def _room(settings: PlannerSettings, steady_s: float) -> float:
-    """What has stayed as fast for long is likelier to go on so: it takes less head-room."""
+    """Sizes head-room; what has stayed as fast for long is likelier to go on so: it takes less."""
     return 1.0 + (settings.head_room - 1.0) * min(1.0, settings.window_s / max(1.0, steady_s))
 
 
@@ -227,8 +227,8 @@ def _strained(
     *,
     has_bursts: bool,
 ) -> float:
-    """What is seen counts for more than what is rehearsed: where targets are missed by a size that
-    should do, everything weighs more from then on."""
+    """Has what is seen count for more than what is rehearsed: where targets are missed by a size
+    that should do, everything weighs more from then on."""
     fades = math.exp(-max(0.0, seen.now_s - state.looked_s) / _STRAIN_S)
     strain = 1.0 + (state.strain - 1.0) * fades
     is_settled = seen.now_s >= state.changed_s + settings.window_s

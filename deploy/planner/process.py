@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_config(config: PlannerConfig) -> None:
-    """What it plans for; what it tells each worker is long."""
+    """Tells what it plans for; what it tells each worker is long."""
     pools = [f"{pool.name} ({pool.role}) {pool.least} to {pool.most}" for pool in config.pools]
     said = f"{', '.join(pools)}; a look every {config.settings.interval_s:g} s"
     logger.info("plans for '%s': %s", config.cluster, said)

@@ -1,5 +1,5 @@
-"""What the planner of a cluster last saw, wanted and did: one entry of the store, for the next
-planner, which must know who drains by the planner's word, and for people."""
+"""Keeps what the planner of a cluster last saw, wanted and did: one entry of the store, for the
+next planner, which must know who drains by the planner's word, and for people."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Who is there of each pool, and what is to be done so that as many are there as are wanted. Pure.
+"""Lists who is there of each pool, and what is to be done so that as many are as are wanted. Pure.
 
 Nobody is killed: who is too much drains, and what was set aside for it is given back when it is at
 rest. Until then it can be told to serve again, which is quicker than any start.
@@ -155,7 +155,7 @@ def leaving_of(roster: Sequence[Post]) -> list[str]:
 def acts(
     pools: Sequence[PlannedPool], placed: Collection[str], roster: Sequence[Post], wanted: Counts
 ) -> Acts:
-    """What brings the roster nearer to what is wanted."""
+    """Says what brings the roster nearer to what is wanted."""
     done = [_acts_of(role, pools, placed, roster, wanted) for role in Role]
     parts = (sum(found, ()) for found in zip(*done, strict=True))
     return Acts(*parts)

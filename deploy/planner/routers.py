@@ -1,4 +1,4 @@
-"""What all routers of a cluster know together, and workers that are told through them."""
+"""Asks for what all routers of a cluster know together, and tells workers through them."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """How routers are asked."""
+    """Says how routers are asked."""
 
     window_s: float
     next_s: float  # it will be asked again by then

@@ -90,8 +90,8 @@ class Sizing:
         return Counts(min(max(prefill, least_p), most_p), max(1, min(max(decode, least_d), most_d)))
 
     def suffices(self, counts: Counts, faster: float = 1.0, leeway: float = 0.0) -> bool:
-        """Whether it would have been enough, had everything come `faster` times as fast; `leeway`:
-        this share of the requests may be late besides."""
+        """Tells whether it would have been enough, had everything come `faster` times as fast;
+        `leeway`: this share of the requests may be late besides."""
         most_bad = self.most_bad + leeway * len(self.requests)
         return counts.decode > 0 and self._num_good(counts, most_bad, faster) is not None
 
@@ -141,7 +141,7 @@ class Sizing:
         return rehearse(requests, self.setting, counts.prefill, counts.decode, most_bad)
 
     def _with_caches(self, counts: Counts) -> Sequence[Come]:
-        """What came, computed by so many workers, which cache more or less than those there are."""
+        """Gives what came, computed by so many workers, which cache more or less than there are."""
         num_tokens = self.efficiency * all_caches(self.setting, counts)
         step = round(_LEVELS * level(num_tokens))
         if step not in self._by_cache:

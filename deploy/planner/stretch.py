@@ -1,4 +1,4 @@
-"""Which stretch of the traffic is sized for, and at what pace it comes. Pure.
+"""Picks the stretch of the traffic that is sized for, and the pace at which it comes. Pure.
 
 Few requests say how many come, but not what they are like: of conversations ten minutes looked like
 work for three workers or for six. So one looks further back for as long as traffic came as fast;
@@ -28,7 +28,7 @@ _BIN_S = 5.0
 
 
 class Stretch(NamedTuple):
-    """What is sized for."""
+    """Holds what is sized for."""
 
     requests: Sequence[Come]
     begin_s: float
@@ -37,7 +37,7 @@ class Stretch(NamedTuple):
 
 
 class Calm(NamedTuple):
-    """What came, but for bursts."""
+    """Holds what came, but for bursts."""
 
     requests: Sequence[Come]
     num_left_out: int

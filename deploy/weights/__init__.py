@@ -1,1 +1,1 @@
-"""How the weights of a model come to a machine, once."""
+"""Brings the weights of a model to a machine, once."""

@@ -1,5 +1,5 @@
-"""What a checkpoint consists of, as `sha256sum` writes it down. The digest of that text is the
-digest of the whole: whoever has it knows every file."""
+"""Lists what a checkpoint consists of, as `sha256sum` writes it down. The digest of that text is
+the digest of the whole: whoever has it knows every file."""
 
 import hashlib
 import re
@@ -101,7 +101,7 @@ def every(name: str) -> bool:
 
 
 def describes(name: str) -> bool:
-    """Whether a file says what the weights are, and holds none."""
+    """Tells whether a file says what the weights are, and holds none."""
     return not name.endswith(_WEIGHTS)
 
 
@@ -126,6 +126,6 @@ def holds(directory: Path, weights: Weights, is_wanted: Which = every) -> bool:
 
 
 def read_list(directory: Path) -> bytes:
-    """What is more than a list can be is cut. Raises OSError."""
+    """Reads the list; what is more than one can be is cut. Raises OSError."""
     with (directory / NAME).open("rb") as file:
         return file.read(MAX_MANIFEST_BYTES + 1)

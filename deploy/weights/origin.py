@@ -1,4 +1,4 @@
-"""Which weights are wanted, and where they come from. Knows nothing of how they are moved."""
+"""Names the wanted weights, and where they come from. Knows nothing of how they are moved."""
 
 import re
 from dataclasses import dataclass, field

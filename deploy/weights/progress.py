@@ -1,4 +1,4 @@
-"""How far a pull is, in words. Told by several threads, asked by one."""
+"""Says how far a pull is, in words. Told by several threads, asked by one."""
 
 import threading
 import time

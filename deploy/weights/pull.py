@@ -121,7 +121,7 @@ def _manifest(source: WeightsSource, wanted: str) -> Manifest:
 
 
 def _begin(staging: Path, manifest: Manifest) -> None:
-    """What is left of other weights goes; what is nobody's pull does not."""
+    """Removes what is left of other weights, but not what is nobody's pull."""
     staging.mkdir(exist_ok=True)
     if any(staging.iterdir()):
         try:
@@ -145,7 +145,7 @@ def _clear(staging: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """What was written to it, or renamed in it, stays so."""
+    """Makes what was written to it, or renamed in it, stay so."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

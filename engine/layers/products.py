@@ -1,4 +1,4 @@
-"""Which products each matrix of a model is stored for: the fastest on this machine.
+"""Picks the products that each matrix of a model is stored for: the fastest on this machine.
 
 What is concluded is a pure function of seconds, which are measured or remembered.
 """

@@ -56,7 +56,7 @@ def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
 
 
 def attention_scale(rope: RopeSpec) -> float:
-    """What YaRN multiplies queries and keys with."""
+    """Gives what YaRN multiplies queries and keys with."""
     if rope.kind is not RopeKind.YARN:
         return 1.0
     if rope.attention_factor is not None:

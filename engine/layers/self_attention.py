@@ -16,7 +16,7 @@ from engine.models import tensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
-    """Of one layer, whose K and V lie in its part of the cache."""
+    """Attends in one layer, whose K and V lie in its part of the cache."""
 
     layer: int
     spec: ModelSpec

@@ -27,7 +27,7 @@ _SECOND_COPY_BYTES = 1 << 30
 
 
 def matrix_shapes(spec: ModelSpec) -> Counter[Shape]:
-    """How many matrices of each shape a model multiplies by."""
+    """Counts the matrices of each shape that a model multiplies by."""
     fused = (Shape(sum(m.num_outputs.values()), m.num_inputs) for m in layer_matrices(spec))
     return Counter([*fused] * spec.num_layers + [_head_shape(spec)])
 

@@ -1,4 +1,4 @@
-"""What all families of decoders have in common in a config.json, read strictly. Knows no torch.
+"""Reads, strictly, what all families of decoders have in common in a config.json. No torch.
 
 What would change the model's output and is not supported is refused by name, never ignored.
 """
@@ -51,8 +51,8 @@ def decoder_spec(
 def layer_windows(
     config: ConfigReader, has_windows: Callable[[], bool], is_windowed: Callable[[int], bool]
 ) -> Windows:
-    """How many tokens each layer sees: `is_windowed` says of a layer whether it has a window, where
-    'layer_types' does not; `has_windows`, whether the model can have one."""
+    """Says how many tokens each layer sees: `is_windowed` says of a layer whether it has a window,
+    where 'layer_types' does not; `has_windows`, whether the model can have one."""
     num_layers = config.integer("num_hidden_layers")
     windowed = _typed_layers(config, num_layers)
     if windowed is None:

@@ -84,7 +84,7 @@ class Line:
         return bytes(received)
 
     def close(self) -> None:
-        """From any thread: ends whatever waits here."""
+        """Ends whatever waits here, from any thread."""
         if not self.is_closed:
             self.is_closed = True
             with suppress(OSError):  # the other end was faster
@@ -161,7 +161,7 @@ class Line:
 
 
 def rank_proof(key: bytes, role: str, writer: Hello, receiver: Hello) -> bytes:
-    """What a rank says first over the group, so that the group is known to be the line's."""
+    """Makes what a rank says first over the group, so that the group is known to be the line's."""
     return mac(key, "rank", role.encode(), writer.encode(), receiver.encode())
 
 

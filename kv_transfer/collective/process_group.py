@@ -180,7 +180,7 @@ def _check(name: str, pool_device: torch.device) -> None:
 
 
 def _prove_ranks(group: ProcessGroup, rank: Rank, prove: Callable[[Rank], bytes]) -> None:
-    """Whether the other rank is the other end of the line: a group's own sockets ask nobody."""
+    """Proves that the other rank is the line's other end: a group's own sockets ask nobody."""
     said = torch.frombuffer(bytearray(prove(rank)), dtype=torch.uint8).to(group.device)
     heard = torch.zeros_like(said)
     # One after the other: NCCL does what it is told in order, and both would wait to receive.

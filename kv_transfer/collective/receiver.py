@@ -134,8 +134,8 @@ class _Lander:
         return LineAnswer.LANDED if self._land(header, admission) else LineAnswer.STOPPED
 
     def _land(self, header: WriteHeader, admission: LandingAdmission) -> bool:
-        """Whether all of it landed. Where it may not land any more there are no more credits, but
-        what was credited is received: the two ends stay in step."""
+        """Tells whether all of it landed. Where it may not land any more there are no more credits,
+        but what was credited is received: the two ends stay in step."""
         cut = Cut.of(self._group.stage_bytes, header.conversion)
         ahead = stagefuls(header.spans, cut.destination)
         awaited: deque[_Arrival] = deque()
@@ -173,7 +173,7 @@ class _Arrival(NamedTuple):
 
 
 def _fits(header: WriteHeader, pool_bytes: int) -> bool:
-    """Whether its spans lie in the pool, are no more than it, and are of whole rows."""
+    """Tells whether its spans lie in the pool, are no more than it, and are of whole rows."""
     spans, conversion = header.spans, header.conversion
     is_sane = (spans.sizes > 0) & (spans.sizes <= pool_bytes)
     if conversion is not None:

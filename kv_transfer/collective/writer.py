@@ -44,7 +44,7 @@ class LineWriter:
         return Landed(num_bytes=pairs.num_bytes, seconds=seconds, digest=value)
 
     def close(self) -> None:
-        """From any thread."""
+        """Closes it, from any thread."""
         self._line.close()
         self._group.abort()
 
@@ -80,5 +80,5 @@ def _converted(stage: Stage, run: Tensor, conversion: Conversion | None) -> Tens
 
 
 def _arriving(wire: Bytes, conversion: Conversion | None) -> memoryview:
-    """What will lie in the receiver's pool: that is what is digested."""
+    """Gives what will lie in the receiver's pool: that is what is digested."""
     return (wire if conversion is None else conversion.decode(wire)).data

@@ -1,4 +1,4 @@
-"""How a peer reaches a pool by NIXL, as text that only workers of our cluster can have written.
+"""Says how a peer reaches a pool by NIXL, as text that only our cluster's workers can write.
 
 NIXL's own metadata goes into its parser, in C++: nothing reaches that without the cluster's seal.
 """
@@ -29,7 +29,7 @@ class NixlAddress(NamedTuple):
     metadata: bytes  # of its agent
 
     def sealed(self, key: bytes) -> str:
-        """As text. `key` is shared by the cluster."""
+        """Writes it as text. `key` is shared by the cluster."""
         process = self.process
         numbers = (self.num_bytes, self.pool, self.greeting_at, process.pid, process.pid_namespace)
         copies = int(self.copies)
@@ -65,7 +65,7 @@ class NixlAddress(NamedTuple):
 
 
 def _parse(fields: list[str]) -> NixlAddress:
-    """Of our own writing; it may be another version's."""
+    """Reads fields of our own writing; they may be another version's."""
     incarnation, *numbers, boot_id, greeting, metadata, _ = fields
     try:
         num_bytes, pool, greeting_at, pid, pid_namespace, copies = map(int, numbers)

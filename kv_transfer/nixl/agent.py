@@ -31,13 +31,13 @@ Rows = npt.NDArray[np.uint64]  # [num_spans, 3]: address, bytes, device
 
 
 def may_copy() -> bool:
-    """Whether UCX writes into a process of this machine without its help."""
+    """Tells whether UCX writes into a process of this machine without its help."""
     lanes = os.environ.get("UCX_TLS", "all").split(",")
     return kernel_copies() and not {"all", "cma", "sm", "shm", "shared_memory"}.isdisjoint(lanes)
 
 
 class NixlAgent:
-    """What is used of NIXL, in our words. For one thread at a time."""
+    """Wraps what is used of NIXL, in our words. For one thread at a time."""
 
     def __init__(self, name: str, host: str, memory: Sequence[Bytes]) -> None:
         """Registers the memory until it is closed. Raises ConfigError."""
@@ -69,7 +69,7 @@ class NixlAgent:
         return bytes(self._nixl.get_agent_metadata())
 
     def progress(self) -> None:
-        """What peers need of us, and what was given up before it was over."""
+        """Does what peers need of us, and releases what was given up before it was over."""
         with contextlib.suppress(TransferFailed):  # a peer's trouble; its transfers tell
             _asked(self._nixl.get_new_notifs)
         unreleased, self._unreleased = self._unreleased, []
@@ -132,7 +132,7 @@ class NixlAgent:
         return _asked(nixl.initialize_xfer, operation, *descriptors, name)
 
     def _release(self, transfer: Any) -> None:
-        """What is still in flight cannot always be released yet."""
+        """Releases it, now or later: what is still in flight cannot always be released yet."""
         try:
             _asked(transfer.release)
         except TransferFailed:

@@ -1,4 +1,4 @@
-"""Whether the kernel copies between processes for us (process_vm_readv): some containers forbid it.
+"""Asks whether the kernel copies between processes (process_vm_readv): some containers forbid it.
 
 UCX asks the same of itself, and then writes into a peer of the same machine without its help.
 """

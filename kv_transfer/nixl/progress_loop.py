@@ -33,7 +33,7 @@ class _Job:
         self.has_begun = False
 
     def advance(self) -> bool:
-        """Whether it is over."""
+        """Advances it; tells whether it is over."""
         return not self._begin() or self._resume(lambda: next(self._steps))
 
     def fail(self, error: Exception) -> None:
@@ -42,7 +42,7 @@ class _Job:
             self.future.set_exception(error)
 
     def _begin(self) -> bool:
-        """Whether it may run; from here on it cannot be cancelled."""
+        """Tells whether it may run; from here on it cannot be cancelled."""
         if not self.has_begun:
             self.has_begun = self.future.set_running_or_notify_cancel()
         return self.has_begun
@@ -139,7 +139,7 @@ class ProgressLoop:
             pass
 
     def _step_each(self) -> bool:
-        """Whether anything ended."""
+        """Steps each; tells whether anything ended."""
         self._progress()
         over = [lane for lane, jobs in self._lanes.items() if jobs[0].advance()]
         for lane in over:

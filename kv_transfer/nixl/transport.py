@@ -219,7 +219,7 @@ class NixlTransport:
         return digested.result()
 
     def _digest(self, spans: Spans) -> "Future[int]":
-        """Of much on another thread, while it moves; of little at once, which is faster."""
+        """Digests much on another thread, while it moves; little at once, which is faster."""
         if spans.num_bytes >= APART_BYTES:
             return self._digests.submit(self._digester, spans)
         digested: Future[int] = Future()
@@ -286,8 +286,8 @@ class NixlPeer:
 
     @property
     def copies_at_once(self) -> bool:
-        """By the kernel, within one machine. Whatever a network has taken may arrive although
-        the sender was told of a failure."""
+        """Tells whether the kernel copies, within one machine. Whatever a network has taken may
+        arrive although the sender was told of a failure."""
         return self.is_one_sided and self.target.process.is_here
 
     def write(
@@ -304,8 +304,8 @@ class NixlPeer:
         """Whoever is connected can write all of our pool: nothing to enforce."""
 
     def revoke(self, epoch: int) -> bool:
-        """What a peer can do about our memory is everyone's: taking the memory away from NIXL
-        would end it for all, and an epoch is one writer's."""
+        """Revokes nothing. What a peer can do about our memory is everyone's: taking the memory
+        away from NIXL would end it for all, and an epoch is one writer's."""
         return False
 
     def close(self) -> None:

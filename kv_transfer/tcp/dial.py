@@ -1,4 +1,4 @@
-"""Where a worker listens, and how to get there: connections that are proven, or a sentence."""
+"""Dials where a worker listens: gives connections that are proven, or a sentence."""
 
 import re
 import socket

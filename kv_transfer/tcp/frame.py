@@ -1,4 +1,4 @@
-"""What travels on a TCP stream: a write is one frame or several, each complete in itself.
+"""Frames what travels on a TCP stream: a write is one frame or several, each complete in itself.
 
     header   epoch u64, number of spans u32, number of bytes u32, conversion
     spans    their offsets in the receiver's pool, i64, then their sizes there, u32
@@ -36,7 +36,7 @@ class FrameAnswer(IntEnum):
 
 
 class Framing(NamedTuple):
-    """How a sender cuts its writes up."""
+    """Says how a sender cuts its writes up."""
 
     frame_bytes: int = FRAME_BYTES
     splits: bool = True  # large writes over all streams
@@ -119,18 +119,18 @@ def decode_answer(byte: int) -> FrameAnswer:
 
 
 def views_of(memory: memoryview, offsets: Offsets, sizes: Offsets) -> list[memoryview]:
-    """What spans are in a pool: no copy."""
+    """Views the bytes of spans in a pool: no copy."""
     ends = (offsets + sizes).tolist()
     return [memory[start:stop] for start, stop in zip(offsets.tolist(), ends, strict=True)]
 
 
 def lie_in(spans: Spans, num_bytes: int) -> bool:
-    """Whether spans of sane sizes lie in a pool. Offsets may be anything: nothing overflows."""
+    """Tells whether spans of sane sizes lie in a pool. Offsets may be any: nothing overflows."""
     return bool(((spans.offsets >= 0) & (spans.offsets <= num_bytes - spans.sizes)).all())
 
 
 def _frame_bytes(conversion: Conversion | None, at_most: int) -> int:
-    """What a frame carries, in the source: whole rows, at both ends of their conversion."""
+    """Counts what a frame carries, in the source: whole rows, at both ends of their conversion."""
     if conversion is None:
         return at_most
     num_rows = at_most // max(conversion.source_row_bytes, conversion.wire_row_bytes)
@@ -138,7 +138,7 @@ def _frame_bytes(conversion: Conversion | None, at_most: int) -> int:
 
 
 def _wire_bytes(offsets: Offsets, sizes: Offsets, conversion: Conversion | None) -> int | None:
-    """What brings these spans of the receiver's pool; None where they are not whole rows."""
+    """Counts the bytes that bring these spans of the receiver's pool; None: no whole rows."""
     if conversion is None:
         return int(sizes.sum())
     row_bytes = conversion.destination_row_bytes

@@ -1,4 +1,4 @@
-"""Who is at the other end of a new connection, before a byte of KV moves.
+"""Proves who is at the other end of a new connection, before a byte of KV moves.
 
     writer                          receiver
     hello ─────────────────────────▶

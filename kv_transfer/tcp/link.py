@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class TcpWrite:
-    """Of the link's thread, but for its future."""
+    """Belongs to the link's thread, but for its future."""
 
     __slots__ = (
         "_began_at",
@@ -89,7 +89,7 @@ class TcpWrite:
 
     @property
     def splits(self) -> bool:
-        """Whether several streams may carry it."""
+        """Tells whether several streams may carry it."""
         return self._framing.splits
 
     @property
@@ -97,7 +97,7 @@ class TcpWrite:
         return not self._num_left and not self._num_unanswered
 
     def overlaps(self, other: "TcpWrite") -> bool:
-        """Whether both write into one stretch of the peer's pool."""
+        """Tells whether both write into one stretch of the peer's pool."""
         start, stop = self._stretch()
         other_start, other_stop = other._stretch()
         return start < other_stop and other_start < stop

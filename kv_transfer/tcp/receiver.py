@@ -180,7 +180,7 @@ class TcpReceiver:
                 self._selector.modify(connection.wire, event, key.data)
 
     def _drop(self, connection: _Connection) -> None:
-        """What it had begun never lands."""
+        """Drops it: what it had begun never lands."""
         writer = connection.writer
         if writer is None:
             del self._strangers[connection]
@@ -200,7 +200,7 @@ WAKE_BYTES = 512 * 1024  # of a frame, worth a turn: while we sleep the sender i
 
 @dataclass(slots=True, eq=False)
 class TcpCounters:
-    """Of what came in. A write is one frame or several."""
+    """Counts what came in. A write is one frame or several."""
 
     num_strangers: int = 0  # connections that never proved who they are
     num_lost_streams: int = 0  # of peers that went, or broke the protocol

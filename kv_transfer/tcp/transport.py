@@ -83,7 +83,7 @@ class TcpTransport:
 
     @property
     def counters(self) -> TcpCounters:
-        """Of what came in."""
+        """Counts what came in."""
         return self._receiver.counters
 
     async def connect(self, address: str) -> "TcpPeer":

@@ -1,4 +1,4 @@
-"""Which framing is fastest on the way to a peer, by trial: bytes that the receiver drops.
+"""Finds the fastest framing on the way to a peer, by trial: bytes that the receiver drops.
 
 It is asked when a pair is made, once for all peers that are reached alike. Where the network is
 what limits, framing is nothing, and nothing is asked.

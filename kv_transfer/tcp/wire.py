@@ -39,7 +39,7 @@ class Tls:
         return context.wrap_socket(stream, server_side=is_server, do_handshake_on_connect=False)
 
     def binding(self, stream: ssl.SSLSocket, *, is_server: bool) -> bytes:
-        """Of both certificates: whoever stands in between has another one at one end."""
+        """Digests both certificates: whoever stands in between has another one at one end."""
         theirs = stream.getpeercert(binary_form=True) or b""
         server, client = (self._own, theirs) if is_server else (theirs, self._own)
         digests = hashlib.sha256(server).digest() + hashlib.sha256(client).digest()
@@ -76,7 +76,7 @@ def _context(protocol: int, identity: TlsIdentity) -> ssl.SSLContext:
 
 
 class Views:
-    """What is left of some buffers, in order."""
+    """Keeps what is left of some buffers, in order."""
 
     __slots__ = ("_next", "_views", "num_bytes")
 
@@ -86,7 +86,7 @@ class Views:
         self.num_bytes = sum(map(len, self._views))
 
     def some(self) -> list[memoryview]:
-        """As many as one call takes."""
+        """Gives as many as one call takes."""
         return self._views[self._next : self._next + IOV_MAX]
 
     def advance(self, num_bytes: int) -> None:
@@ -116,7 +116,7 @@ class Wire(Protocol):
 
     @property
     def has_more(self) -> bool:
-        """Whether bytes are here that no selector sees."""
+        """Tells whether bytes are here that no selector sees."""
         ...
 
     def expect(self, num_bytes: int) -> None:
@@ -192,7 +192,7 @@ class TlsWire:
             return 0
 
     def expect(self, num_bytes: int) -> None:
-        """How long a record is, only TLS knows."""
+        """Does nothing: how long a record is, only TLS knows."""
 
     def secure(self) -> Steps[bytes]:
         while True:

@@ -1,4 +1,4 @@
-"""What goes into a bundle, part by part: each is had or is listed with why not."""
+"""Collects what goes into a bundle, part by part: each is had or is listed with why not."""
 
 import json
 import re
@@ -93,8 +93,8 @@ class AskedRouters:
     secrets_file: Path | None
 
     def first(self, ask: Callable[[str, Path], Any]) -> Any:
-        """What the first says that knows it. Raises what one said that does not, else the failure
-        of the last."""
+        """Gives what the first says that knows it. Raises what one said that does not, else the
+        failure of the last."""
         if self.secrets_file is None:
             raise PenstockError("Its secrets file is not known here: give --secrets-file.")
         refusal: PenstockError | None = None

@@ -1,5 +1,5 @@
-"""Whose bundle it is: a cluster of this machine, one on a Ray, one that was started by hand, or one
-that has ended; each as far as it is known here."""
+"""Finds whose bundle it is: a cluster of this machine, one on a Ray, one that was started by hand,
+or one that has ended; each as far as it is known here."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +24,7 @@ MAX_CONFIG_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is known by other ways than its routers."""
+    """Holds what is known by other ways than its routers."""
 
     name: str = ""
     routers: tuple[str, ...] = ()  # their addresses

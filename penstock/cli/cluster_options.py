@@ -1,4 +1,4 @@
-"""From the flags of `serve` and `demo`, and a cluster's file, to a plan; and what a start says."""
+"""Makes a plan of the flags of `serve` and `demo`, and a cluster's file; and what a start says."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ _OF_POOLS = ("prefill", "decode", "threads", "blocks", "block_size")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeFlags:
-    """What a person said about the cluster to start; None: nothing."""
+    """Holds what a person said about the cluster to start; None: nothing."""
 
     file: Path | None = None  # of the cluster
     model_dir: Path | None = None
@@ -163,7 +163,7 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
 
 
 def _advertised(cluster: LocalCluster) -> str:
-    """How others than this machine reach it, as far as that was told."""
+    """Says how others than this machine reach it, as far as that was told."""
     host = cluster.plan.advertise
     return str(Endpoint(host, Endpoint.parse(cluster.listens).port)) if host else cluster.address
 
@@ -197,7 +197,7 @@ def ready_text(cluster: LocalCluster) -> str:
 
 
 def command_name() -> str:
-    """How this command is called from a shell in any directory."""
+    """Says how this command is called from a shell in any directory."""
     return "penstock" if shutil.which("penstock") else str(Path(sys.argv[0]).resolve())
 
 

@@ -1,5 +1,5 @@
-"""What commands do with documents as files, whatever their kind: check, show, compare, and tell
-editors."""
+"""Does what commands do with documents as files, whatever their kind: check, show, compare, and
+tell editors."""
 
 import json as json_module
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ After = Annotated[Path, typer.Argument(metavar="AFTER")]
 
 
 class CheckVerdict(IntEnum):
-    """How `check` ends."""
+    """Says how `check` ends."""
 
     VALID = 0
     INVALID = 1

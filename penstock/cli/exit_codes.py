@@ -1,4 +1,4 @@
-"""What a script may rely on: one exit code a kind of end."""
+"""Names what a script may rely on: one exit code a kind of end."""
 
 from enum import IntEnum
 

@@ -1,4 +1,4 @@
-"""What a person wants to know about an answer: how fast it came, and from where."""
+"""Says what a person wants to know about an answer: how fast it came, and from where."""
 
 import time
 from dataclasses import asdict

@@ -34,7 +34,7 @@ class DocumentFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review(Generic[D]):
-    """What there is to say about a text: a document, or why it is none."""
+    """Holds what there is to say about a text: a document, or why it is none."""
 
     document: D | None
     findings: tuple[DocumentFinding, ...]
@@ -67,7 +67,7 @@ def _risks(sentences: Iterable[str], lines: Mapping[Where, int]) -> Iterator[Doc
 
 
 def _at(where: Where, sentence: str, lines: Mapping[Where, int]) -> DocumentFinding:
-    """What is missing has no line: that of what it is missing in."""
+    """Adds the line; what is missing has none: it gets that of what it is missing in."""
     ways = (where[:length] for length in range(len(where), 0, -1))
     return DocumentFinding(
         sentence=sentence, line=next((lines[way] for way in ways if way in lines), None)

@@ -26,7 +26,7 @@ from router.policy_file.kind import POLICY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """What some routers follow alike."""
+    """Holds what some routers follow alike."""
 
     routers: tuple[str, ...]
     active: pb.PolicyGeneration

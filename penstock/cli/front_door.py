@@ -1,4 +1,4 @@
-"""Who may come in at the router's address, in the words that every command has for it."""
+"""Says who may come in at the router's address, in the words that every command has for it."""
 
 from cluster.addresses import Endpoint, is_own, outward, resolve
 from deploy.exposure import front_door_text

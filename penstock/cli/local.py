@@ -1,4 +1,4 @@
-"""Which cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that runs on
+"""Finds the cluster a command talks to: the flag, else PENSTOCK_ADDRESS, else the one that runs on
 this machine, else the default address."""
 
 import contextlib
@@ -21,7 +21,7 @@ ROUTER_S = 0.5  # to connect to one of several
 
 
 def told_address(flag: str | None) -> str | None:
-    """What a person said, if anything. Ends the command where it is no address."""
+    """Reads what a person said, if anything. Ends the command where it is no address."""
     said = flag or os.environ.get(ADDRESS_VARIABLE)
     return usable_address(said) if said else None
 
@@ -59,8 +59,8 @@ def _found(flag: str | None, elsewhere: Mapping[str, Sequence[str]]) -> str:
 
 
 def known_cluster(flag: str | None) -> LocalNote | PlacedNote | None:
-    """What is known of the cluster that is meant; None: nothing. Ends the command where several
-    are known and none of them was named."""
+    """Gives what is known of the cluster that is meant; None: nothing. Ends the command where
+    several are known and none of them was named."""
     if not (told_address(flag) or running() or placed()):
         return None
     return known_at(find_address(flag))
@@ -73,7 +73,7 @@ def known_at(address: str) -> LocalNote | PlacedNote | None:
 
 
 def is_found(address: str) -> bool:
-    """Whether commands find the cluster at this address by themselves."""
+    """Tells whether commands find the cluster at this address by themselves."""
     try:
         return find_address(None) == address
     except CommandError:

@@ -1,5 +1,5 @@
-"""Where the logs of a cluster are read: in a directory of this machine, or on the machines of a
-Ray."""
+"""Reads the logs of a cluster where they are: in a directory of this machine, or on the machines of
+a Ray."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,5 +1,5 @@
-"""What a running cluster leaves for the other commands of its user: one note a cluster, locked as
-long as whoever left it lives. What is left without a lock is swept by whoever reads next."""
+"""Notes what a running cluster leaves for the other commands of its user: one note a cluster,
+locked while whoever left it lives. What is left without a lock is swept by whoever reads next."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ class LocalNote:
         return Path(self.run_dir) / SECRETS
 
     def is_at(self, address: str) -> bool:
-        """Whether who dials this address reaches it, however the address is written."""
+        """Tells whether who dials this address reaches it, however the address is written."""
         if address == self.address:
             return True
         try:

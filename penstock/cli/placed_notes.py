@@ -1,4 +1,4 @@
-"""What `penstock up` leaves for the other commands of its user, until `penstock down`: where the
+"""Notes what `penstock up` leaves for its user's other commands, until `penstock down`: where the
 routers of a cluster are that runs on other machines. Nobody's life holds it: it may be out of date.
 """
 

@@ -119,7 +119,7 @@ def valid_policy(path: Path) -> tuple[str, str]:
 
 
 def _foreign_text(arguments: list[str]) -> tuple[str, str]:
-    """What to import, and where it comes from."""
+    """Reads what to import, and where it comes from."""
     [first, *others] = arguments
     if others or first.startswith("--"):
         return shlex.join(arguments), "the flags"

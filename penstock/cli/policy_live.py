@@ -141,7 +141,7 @@ def explain(
 
 
 def policy_json(address: str, secrets_file: Path) -> dict[str, Any]:
-    """What is in force, and its last changes."""
+    """Gives what is in force, and its last changes."""
     status = ask_cluster("PolicyStatus", pb.PolicyStatusRequest(), address, secrets_file)
     past = ask_cluster("PolicyHistory", pb.PolicyHistoryRequest(), address, secrets_file)
     return {**plain(status), **plain(past)}

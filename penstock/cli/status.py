@@ -77,7 +77,7 @@ def reported(reply: pb.StatusResponse) -> list[Reported]:
 
 
 def _speeds(reply: pb.StatusResponse) -> dict[str, Any] | None:
-    """What `penstock plan` takes; None while a worker does not know its costs."""
+    """Gives what `penstock plan` takes; None while a worker does not know its costs."""
     try:
         return speeds_of(fitted(Setting(num_prefill=0, num_decode=1), reported(reply)))
     except ConfigError:
@@ -85,7 +85,7 @@ def _speeds(reply: pb.StatusResponse) -> dict[str, Any] | None:
 
 
 def status_json(address: str, secrets_file: Path) -> dict[str, Any]:
-    """What `--json` prints."""
+    """Gives what `--json` prints."""
     reply = fetch_status(address, secrets_file)
     exposed = list(_exposed(reply, secrets_file))
     return _as_json(address, reply, _add_missing(reply, secrets_file), exposed)
@@ -119,7 +119,7 @@ def _add_missing(reply: pb.StatusResponse, secrets_file: Path) -> set[str]:
 
 
 def _absence(missed: pb.AwayWorker) -> str:
-    """Whether requests wait for it."""
+    """Says whether requests wait for it."""
     if missed.crash_looping:
         return f"crash-loops: {missed.deaths} deaths within a minute, nobody waits for it"
     expectation = "expected back" if missed.expected else "no longer expected back"
@@ -132,7 +132,7 @@ def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
 
 
 def _exposed(reply: pb.StatusResponse, secrets_file: Path) -> Iterator[str]:
-    """What others can read, or where they can come in."""
+    """Says what others can read, or where they can come in."""
     if reply.insecure:
         yield front_door_text(reply.listens)
     workers = [each.member.worker for each in reply.workers]
@@ -160,7 +160,7 @@ def _state(worker: pb.WorkerStatus, restarting: Container[str]) -> str:
 
 
 def drain_text(load: pb.LoadReport) -> str:
-    """How far a drain is, and what comes then."""
+    """Says how far a drain is, and what comes then."""
     drain = load.drain
     if load.open_calls:
         how = f"DRAINING: {load.open_calls} in flight, {drain.left_seconds:.0f} s left,"

@@ -1,4 +1,4 @@
-"""What is replayed or simulated: recorded traffic by its file, invented traffic by its name."""
+"""Finds what is replayed or simulated: recorded traffic by file, invented traffic by name."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -58,7 +58,7 @@ class Measured:
 
     @property
     def added_s(self) -> float:
-        """What the cluster adds to the time to the first token: all but waiting and computing."""
+        """Gives what the cluster adds to the time to first token: all but waiting and computing."""
         return self.ttft_s - self.queue_s - self.forward_s
 
 
@@ -103,7 +103,7 @@ def summarize(requests: Sequence[Measured], seconds: float) -> dict[str, Any]:
 
 
 def summarize_added(requests: Sequence[Measured]) -> dict[str, Any]:
-    """What the cluster adds to TTFT, from requests that had it to themselves."""
+    """Summarizes what the cluster adds to TTFT, from requests that had it to themselves."""
     done = [request for request in requests if not request.error]
     if not done:
         return {"requests": len(requests), "completed": 0}

@@ -1,1 +1,1 @@
-"""What a caller may ask, and how its words become a prompt: the front doors and their rules."""
+"""Takes what a caller may ask and makes its words a prompt: the front doors and their rules."""

@@ -1,5 +1,5 @@
-"""What the contract says of a request's fields, read once from the options in its `.proto`: bounds,
-defaults, and which are not supported yet. Knows no field by name.
+"""Reads what the contract says of a request's fields, once, from the options in its `.proto`:
+bounds, defaults, and which are not supported yet. Knows no field by name.
 """
 
 import math
@@ -49,7 +49,7 @@ class FieldRule:
         )
 
     def value(self, message: Message, default: float | None) -> Any:
-        """What it says, else this default. Raises InvalidRequest."""
+        """Gives what it says, else this default. Raises InvalidRequest."""
         if message.HasField(self.name):
             value = getattr(message, self.name)
             self.check(value)

@@ -1,4 +1,4 @@
-"""What the front needs to know of the served model: names, sizes, defaults and digests. Read
+"""Holds what the front needs to know of the served model: names, sizes, defaults and digests. Read
 from the checkpoint's JSON files; no weights, no geometry (see `engine/model_spec.py`).
 """
 
@@ -17,7 +17,7 @@ from router.front.field_rules import RULES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """What a request that says nothing gets: the checkpoint's generation config."""
+    """Holds what a request gets that says nothing: the checkpoint's generation config."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -45,7 +45,7 @@ class SamplingDefaults:
         )
 
     def max_tokens(self, num_prompt: int) -> int | None:
-        """How long an answer may be; none is left where this is not positive."""
+        """Says how long an answer may be; none is left where this is not positive."""
         if self.max_new_tokens is not None:
             return self.max_new_tokens
         return None if self.max_length is None else self.max_length - num_prompt

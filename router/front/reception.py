@@ -1,4 +1,4 @@
-"""From a checked request to the end of its answer, whatever front door it came in by."""
+"""Takes a checked request to the end of its answer, whatever front door it came in by."""
 
 import asyncio
 from dataclasses import dataclass

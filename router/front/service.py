@@ -40,7 +40,7 @@ class InferenceService:
 
     @property
     def rpcs(self) -> dict[str, Serve]:
-        """By name; `Route` is not among them, and answers UNIMPLEMENTED."""
+        """Gives the RPCs by name; `Route` is not among them, and answers UNIMPLEMENTED."""
         return {
             "Generate": self.generate,
             "Tokenize": self.tokenize,

@@ -58,7 +58,7 @@ class Settings:
 
 
 class TextWork:
-    """What is done with one request."""
+    """Does what is to be done with one request."""
 
     def __init__(self, settings: Settings) -> None:
         checkpoint = Path(settings.checkpoint)
@@ -82,7 +82,7 @@ class TextWork:
 
 
 def serve(work: TextWork, requests: BinaryIO, answers: BinaryIO) -> None:
-    """Until there are no more requests."""
+    """Serves until there are no more requests."""
     while header := requests.read(HEADER.size):
         kind, num_bytes = HEADER.unpack(header)
         try:

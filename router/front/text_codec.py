@@ -1,5 +1,5 @@
-"""What crosses to the process for large texts, and what the client gets: messages of `Tokenize` and
-`Detokenize` as bytes. To build one of a million ids takes longer than the event loop may.
+"""Encodes what crosses to the process for large texts, and what the client gets: `Tokenize` and
+`Detokenize` messages as bytes. To build one of a million ids takes longer than the event loop may.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def prompt_to_bytes(prompt: TextPrompt | ChatPrompt) -> bytes:
 
 
 def prompt_from_bytes(data: bytes, max_text_bytes: int | None) -> Prompt:
-    """Of a prompt that is in bounds."""
+    """Reads a prompt that is in bounds."""
     request = pb.TokenizeRequest.FromString(data)
     if request.WhichOneof("prompt") == "chat":
         return chat_prompt(request.chat, max_text_bytes)

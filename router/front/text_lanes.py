@@ -1,6 +1,6 @@
-"""Where a request's text is worked on, by its size: at once what is tiny; beside the event loop, on
-threads, what is small and all token ids; what is large in a process that a call given up ends.
-Neither waits for the other, and in each lane small goes before large.
+"""Picks where a request's text is worked on, by its size: at once what is tiny; beside the event
+loop, on threads, what is small and all token ids; what is large in a process that a call given up
+ends. Neither waits for the other, and in each lane small goes before large.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _ID_WEIGHT: Final = 2  # decoding holds the interpreter's lock: 2 ms at the most
 
 
 class TextLanes:
-    """What is done with text, each where its size belongs."""
+    """Does what is to be done with text, each where its size belongs."""
 
     def __init__(self, text: Text, *, num_threads: int = 2, max_waiting: int = 2048) -> None:
         self._text = text
@@ -94,13 +94,13 @@ class TextLanes:
 
 
 def is_tiny(given: GenerationInput) -> bool:
-    """Whether it takes less than to have a thread do it, and be told."""
+    """Tells whether it takes less than to have a thread do it, and be told."""
     prompt = given.prompt
     return prompt.weight <= _MAX_TINY and not given.bad_words and not isinstance(prompt, ChatPrompt)
 
 
 def is_small(prompt: Prompt) -> bool:
-    """Whether it belongs on a thread. Ids always do: they are only checked and hashed."""
+    """Tells whether it belongs on a thread. Ids always do: they are only checked and hashed."""
     return isinstance(prompt, TokenPrompt) or prompt.weight <= MAX_SMALL
 
 

@@ -1,4 +1,4 @@
-"""From the bytes of a `GenerateRequest` to a request whose every value is in bounds.
+"""Turns the bytes of a `GenerateRequest` into a request whose every value is in bounds.
 
 Three steps, because the middle one is slow and belongs in a thread: `check_generate` (bounds
 that need no tokens), `prompt_ids` (tokenises), `resolve` (bounds that need the tokens).

@@ -1,1 +1,1 @@
-"""What a router learns from the requests that it placed."""
+"""Learns from the requests that a router placed."""

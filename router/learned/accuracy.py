@@ -1,5 +1,4 @@
-"""How wrong the router's own predictions were lately (of TTFT, ITL and cached tokens), and which
-targets were met.
+"""Measures how wrong the router's own predictions were lately, and how often targets were met.
 
 Ratios of short times and of long ones say different things (a message more is ten times a prompt
 of a millisecond, and nothing to a queue of seconds), so that they are kept by decades of what
@@ -22,7 +21,7 @@ _FIRST_DECADE, _LAST_DECADE = -2, 1  # up to 100 ms, 1 s, 10 s, and above
 
 
 class Errors:
-    """Of the last few hundred predictions."""
+    """Keeps the errors of the last few hundred predictions."""
 
     def __init__(self) -> None:
         self._residuals = Residuals(_NUM_KEPT)
@@ -40,7 +39,7 @@ class Errors:
 
     @property
     def ratios(self) -> ErrorQuantiles:
-        """Of actual / predicted; all 1 while nothing is known."""
+        """Gives quantiles of actual / predicted; all 1 while nothing is known."""
         return self._residuals.quantiles()
 
     @property
@@ -49,7 +48,7 @@ class Errors:
         return math.fsum(self._differences) / max(1, len(self._differences))
 
     def is_known(self, now_s: float) -> bool:
-        """Whether they say anything of what is predicted now."""
+        """Tells whether they say anything of what is predicted now."""
         return self.num_known >= _MIN_KNOWN and now_s < self._heard_at_s + _STALE_S
 
 
@@ -71,7 +70,7 @@ class Accuracy:
         self.itl.add(*itl, now_s)
 
     def ttft_errors(self, predicted_s: float, now_s: float) -> ErrorQuantiles | None:
-        """Of predictions like this one; None: too little is known of them."""
+        """Gives the errors of predictions like this one; None: too little is known of them."""
         errors = self._by_decade[_decade(predicted_s)]
         return errors.ratios if errors.is_known(now_s) else None
 
@@ -101,7 +100,7 @@ class ClassCounters:
 
 
 class Attainment:
-    """By class, the least recently used first."""
+    """Keeps counters by class, the least recently used first."""
 
     def __init__(self) -> None:
         self._classes: OrderedDict[str, ClassCounters] = OrderedDict()

@@ -1,4 +1,4 @@
-"""How long answers are: predicted for a class and a tenant from those that ended lately.
+"""Predicts how long answers are, for a class and a tenant, from those that ended lately.
 
 Bounded, and what is old is forgotten. An answer that was cut by its limit counts as long as it
 was: whoever sets a limit sets it again.
@@ -56,7 +56,7 @@ class _Recent:
         return (self._sum + _PRIOR_WEIGHT * PRIOR_TOKENS) / (len(self._lengths) + _PRIOR_WEIGHT)
 
     def _median(self) -> float:
-        """Of these and what is assumed."""
+        """Gives the median of these and what is assumed."""
         ordered = self._ordered
         position = (len(ordered) + _PRIOR_WEIGHT) // 2
         num_below = bisect_left(ordered, PRIOR_TOKENS)
@@ -79,7 +79,7 @@ class AnswerLengths:
 
     @property
     def mean(self) -> float:
-        """Of all that ended lately, whatever their kind."""
+        """Averages all that ended lately, whatever their kind."""
         return self._all.mean
 
     def predicted(self, kind: AnswerKind, max_tokens: int) -> float:

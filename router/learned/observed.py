@@ -1,4 +1,4 @@
-"""What the router learns from the requests that it placed: lengths of answers, errors of its own
+"""Learns from the requests that the router placed: lengths of answers, errors of its own
 predictions, targets met. Time comes in as an argument."""
 
 from dataclasses import dataclass, field

@@ -1,5 +1,5 @@
-"""How much of a prompt a cache of so many tokens would hold, were it the cluster's only one: what
-more, or fewer, workers would change. Nothing is cached here but marks of when a prefix came last.
+"""Says how much of a prompt a cache of so many tokens would hold, were it the cluster's only one:
+what more, or fewer, workers change. Nothing is cached here but marks of when a prefix came last.
 
 A cache that throws out what was used least recently holds a prefix as long as no more tokens than
 it has room for came anew since. Bounded; looks at every so manyth grain of a prompt.

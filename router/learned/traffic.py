@@ -1,5 +1,5 @@
-"""What came lately: when, how long it was, what of it was cached, how it went on. A planner sizes
-the cluster for this, not for an average of it.
+"""Remembers what came lately: when, how long it was, what of it was cached, how it went on. A
+planner sizes the cluster for this, not for an average of it.
 
 Bounded: the oldest is forgotten first. Nothing is kept for longer than somebody asks for it.
 """
@@ -32,8 +32,8 @@ class Arrival:
     is_lost: bool = False  # refused or failed
 
     def is_good(self, now_s: float) -> bool | None:
-        """Whether its targets were met; None while that is open, and for good where its caller gave
-        it up before anything was late."""
+        """Tells whether its targets were met; None while that is open, and for good where its
+        caller gave it up before anything was late."""
         waited_s = (now_s if self.ended_s is None else self.ended_s) - self.arrived_at
         ttft_s = waited_s if self.ttft_s is None else self.ttft_s
         if self.is_lost or ttft_s > self.target_ttft_s:
@@ -49,7 +49,7 @@ class Traffic:
         self.reuse = Reuse()
 
     def keep(self, now_s: float, until_s: float) -> None:
-        """What comes until then is remembered; what came before only if it was kept all along."""
+        """Remembers what comes until then; what came before only if it was kept all along."""
         if not self.is_kept(now_s):
             self._arrivals.clear()
             self._began_s = now_s
@@ -70,5 +70,5 @@ class Traffic:
 
     @property
     def arrivals(self) -> Iterable[Arrival]:
-        """Those that are remembered, as they came to be placed."""
+        """Gives the arrivals that are remembered, as they came to be placed."""
         return self._arrivals

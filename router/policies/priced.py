@@ -51,8 +51,8 @@ _NO_SCORES: Final[Mapping[int, float]] = MappingProxyType({})
 
 
 class Way(NamedTuple):
-    """How a worker comes by the prompt's KV, and what that costs. Float64 arrays, seconds; None: 0
-    for all."""
+    """Says how a worker comes by the prompt's KV, and what that costs. Float64 arrays, seconds;
+    None: 0 for all."""
 
     wait_s: Column  # [loads] until the prompt's turn, and the end of its fetch
     prefill_s: Column  # [loads]
@@ -63,7 +63,7 @@ class Way(NamedTuple):
 
 
 class Bids(NamedTuple):
-    """What it costs that a worker computes the prompt, and of what that is made.
+    """Says what it costs that a worker computes the prompt, and of what that is made.
 
     A worker has two ways: from what it holds, and from a prefix that it fetches (none where a
     fetch can be of no use).
@@ -184,7 +184,7 @@ class Priced:
 
 
 class _Ground(NamedTuple):
-    """What the ways of a prompt have in common."""
+    """Holds what the ways of a prompt have in common."""
 
     prompt: Prompt
     loads: Loads
@@ -209,7 +209,7 @@ def _way(ground: _Ground, wait_s: Column, prefill_s: Column) -> Way:
 
 
 def _may_pay(fetch_s: Column, own: Way, weight: float) -> bool:
-    """Whether a fetch can be of use anywhere: it is of none where it alone costs more than to
+    """Tells whether a fetch can be of use anywhere: it is of none where it alone costs more than to
     compute the prompt from what is held, and the first token comes no sooner."""
     most_s = np.maximum(own.price_s, times(weight, own.first_s))
     return bool(np.count_nonzero(most_s > times(weight, fetch_s)))
@@ -240,8 +240,8 @@ def _longest_wait_s(
     barred: NDArray[np.bool_] | None,
     decoder: int | None,
 ) -> float:
-    """As long as an idle worker takes until it has handed the prompt over: nobody waits longer for
-    his turn. Whose cache is held by others cannot begin, and is not idle."""
+    """Says how long an idle worker takes until it has handed the prompt over: nobody waits longer
+    for his turn. Whose cache is held by others cannot begin, and is not idle."""
     prompt, columns = ground.prompt, ground.loads.columns
     is_idle = (ground.turn_s <= 0.0) & (columns.num_delayed <= 1.0)
     is_idle &= float(prompt.num_tokens) - prompt.cached <= columns.num_free_tokens

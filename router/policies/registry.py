@@ -55,6 +55,6 @@ def name_of(rule: Rule[Any]) -> str:
 
 
 def parameters_of(name: str) -> dict[str, Any]:
-    """What may be set, with the defaults, as a policy file writes it."""
+    """Lists what may be set, with the defaults, as a policy file writes it."""
     shown: dict[str, Any] = to_file(RULES[name]())
     return shown

@@ -1,5 +1,5 @@
-"""What a placement rule is told and what it answers. A rule is a pure function of
-`(prompt, loads, its own state)`; it never sees a clock, a socket or a worker.
+"""Says what a placement rule is told and answers. A rule is a pure function of `(prompt, loads, its
+own state)`; it never sees a clock, a socket or a worker.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
         return load.prefill_s(self.num_tokens, float(self.cached[index]))
 
     def due_s(self, prefill_s: Seconds) -> Seconds:
-        """From now, when its first token is due on a worker that takes so long for it."""
+        """Says when, from now, its first token is due on a worker that takes so long for it."""
         return self.stretch * prefill_s + self.slack_s
 
     def wait_s(self, index: int, load: Load) -> float:
@@ -51,7 +51,7 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Computing:
-    """Who computes, and from whom it fetches a longer prefix first."""
+    """Names who computes, and from whom it fetches a longer prefix first."""
 
     index: int  # into the loads
     source: int | None = None

@@ -142,17 +142,17 @@ class PolicyDocument:
         return digest_of(effective(self)["spec"])
 
     def policy(self) -> Policy:
-        """What places requests."""
+        """Makes the policy that places requests."""
         return _policy(self.metadata.name, self.spec)
 
     def shadow_policy(self) -> Policy | None:
-        """What decides beside it, if anything does; `spec.shadow.settings()` says how often."""
+        """Makes the policy beside it, if one decides; `spec.shadow.settings()` says how often."""
         shadow = self.spec.shadow
         return _policy(f"{self.metadata.name}-shadow", shadow.spec) if shadow else None
 
 
 def default_document() -> PolicyDocument:
-    """What is in force where no policy was given."""
+    """Gives what is in force where no policy was given."""
     return PolicyDocument(metadata=Metadata(name="default"), spec=PolicySpec())
 
 

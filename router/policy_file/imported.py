@@ -1,4 +1,4 @@
-"""What becomes of another router's configuration."""
+"""Says what becomes of another router's configuration."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -103,7 +103,7 @@ def _profile_of_the_prompt(config: _PickerConfig, source: str) -> _Profile:
 
 
 def _splitter(plugins: Iterable[_Plugin]) -> _Plugin:
-    """What decides whether a prompt is computed elsewhere; an empty one where nothing does."""
+    """Finds what decides whether a prompt is computed elsewhere; an empty one where none does."""
     found = (each for each in plugins if each.type in (_SPLITTER, _OLD_SPLITTER))
     return next(found, _Plugin(type=""))
 
@@ -118,7 +118,7 @@ def _plugin(plugins: Mapping[str, _Plugin], use: _Use, source: str) -> _Plugin:
 
 
 def _parameters(used: Iterable[tuple[_Plugin, float]], notes: list[str]) -> dict[str, Any]:
-    """Of the rule; what it does not know goes to the notes."""
+    """Gives the parameters of the rule; what it does not know goes to the notes."""
     weights: dict[str, float] = {}
     parameters: dict[str, Any] = {}
     for plugin, weight in used:
@@ -141,14 +141,14 @@ def _parameters(used: Iterable[tuple[_Plugin, float]], notes: list[str]) -> dict
 
 
 def _longest_prefix(plugins: Iterable[_Plugin]) -> dict[str, Any]:
-    """Of a prompt, what is compared with what is cached."""
+    """Says what of a prompt is compared with what is cached."""
     limits = [(each.parameters or {}).get("maxPrefixTokensToMatch") for each in plugins]
     limit = next(filter(None, limits), None)
     return {} if limit is None else {"maxPrefixTokens": limit}
 
 
 def _most_waiting(plugin: _Plugin) -> int | None:
-    """What a utilization filter says about queues."""
+    """Reads what a utilization filter says about queues."""
     if plugin.type != "utilization-filter":
         return None
     conditions = (plugin.parameters or {}).get("conditions")

@@ -1,4 +1,4 @@
-"""What is allowed in a policy and probably not meant. Each risk is a sentence with its place."""
+"""Finds what is allowed in a policy but hardly meant. Each risk is a sentence with its place."""
 
 from collections.abc import Callable, Iterator
 from itertools import permutations

@@ -102,7 +102,7 @@ def _check_known(flags: Flags, source: str) -> None:
 
 
 def _flags(text: str, source: str) -> Flags:
-    """Of one that is given twice the last, as there."""
+    """Reads the flags; of one that is given twice the last, as there."""
     try:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
     except ValueError as error:

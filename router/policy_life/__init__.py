@@ -1,1 +1,1 @@
-"""How a policy comes into force in a running router: file, signal, RPC, guards, store."""
+"""Brings a policy into force in a running router: file, signal, RPC, guards, store."""

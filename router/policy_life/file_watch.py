@@ -27,7 +27,7 @@ class PolicyFile:
     _glimpsed: str = ""  # the same of the last look
 
     async def read(self) -> FileText:
-        """What it says, and no look will hand that out again. Raises ConfigError."""
+        """Reads what it says, and no look will hand that out again. Raises ConfigError."""
         try:
             found = await asyncio.to_thread(_read, self.path)
         except ConfigError as error:
@@ -47,7 +47,7 @@ class PolicyFile:
         return found if self._is_news(found.digest) else None
 
     def again(self) -> None:
-        """What was handed out last could not be dealt with: it is still news."""
+        """Makes what was handed out last news again: it could not be dealt with."""
         self._settled = ""
 
     def _is_news(self, seen: str) -> bool:

@@ -32,7 +32,7 @@ INTERVAL_S: Final = 1.0  # between two looks at the file, the store and the cana
 
 
 class Came(StrEnum):
-    """What became of an offer."""
+    """Says what became of an offer."""
 
     UNCHANGED = "unchanged"
     APPLIED = "applied"
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(slots=True, eq=False)
 class Reloads:
-    """Of documents that were new, wherever they came from."""
+    """Counts documents that were new, wherever they came from."""
 
     is_last_good: bool = True
     last_good_at_s: float = 0.0  # of the Unix epoch
@@ -87,7 +87,7 @@ class PolicyKeeper:
 
     @property
     def is_store_away(self) -> bool:
-        """What other routers do with the policy is not known."""
+        """Tells whether it is unknown what other routers do with the policy."""
         return self._live.is_store_away
 
     # -- what operators do -------------------------------------------------------------------
@@ -135,7 +135,7 @@ class PolicyKeeper:
         self._is_asked.set()
 
     def judgement(self) -> tuple[Trial, Judgement] | None:
-        """Of the canary, if there is one."""
+        """Judges the canary, if there is one."""
         placer, now = self._placer, self._clock()
         generations = placer.generations
         if generations.canary is None or self.rollout.canary is None:
@@ -273,7 +273,7 @@ def _told(before: PolicyDocument | None, after: PolicyDocument | None) -> tuple[
 
 
 def _lost_classes(document: PolicyDocument, placer: Placer) -> list[str]:
-    """Of the policy in force: requests that name them will be refused."""
+    """Lists the lost classes of the policy in force: requests that name them will be refused."""
     known = {each.name for each in document.spec.classes}
     lost = [e.name for e in placer.generations.active.policy.classes if e.name not in known]
     return [f"'spec.classes' has no '{name}' any more: its requests are refused." for name in lost]

@@ -123,7 +123,7 @@ class LiveRollout:
         await self._see(data)
 
     def _is_behind(self, data: bytes | None) -> bool:
-        """Whether the store has lost its memory, does not know yet what happened while it was
+        """Tells whether the store has lost its memory, does not know yet what happened while it was
         away, or says what is past."""
         if data is None or data == self._stored:
             return data is None or self._is_ahead
@@ -132,7 +132,7 @@ class LiveRollout:
         return False
 
     async def _put_own(self, expected: bytes | None) -> bytes | None:
-        """What is stored afterwards."""
+        """Stores our own; gives what is stored afterwards."""
         own = encode_rollout(self.rollout)
         if not await self._store.swap(expected, own):
             return await self._store.load()
@@ -145,7 +145,7 @@ class LiveRollout:
         self._is_ahead = True
 
     async def _see(self, data: bytes | None) -> bool:
-        """Whether there is something."""
+        """Takes in what is stored; tells whether there is something."""
         if data is None or data == self._stored:
             return data is not None
         self._stored = data

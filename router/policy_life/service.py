@@ -1,5 +1,5 @@
-"""What operators ask of the policy in force; part of the internal `Cluster` service, behind its
-token."""
+"""Answers what operators ask of the policy in force; part of the internal `Cluster` service, behind
+its token."""
 
 from collections.abc import Callable
 
@@ -65,7 +65,7 @@ class PolicyService:
 
 
 def _author(name: str, call: Call) -> Author:
-    """By his own word, from where his connection comes."""
+    """Names him by his own word, and from where his connection comes."""
     return Author(name=_bounded("by", name) or "unknown", address=call.peer_host)
 
 

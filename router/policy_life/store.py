@@ -1,5 +1,5 @@
-"""Where what is in force is kept: in the store that all routers share, or in a file of one's own.
-Bytes in, bytes out, and nothing is overwritten unseen.
+"""Keeps what is in force in the store that all routers share, or in a file of one's own. Bytes in,
+bytes out, and nothing is overwritten unseen.
 """
 
 import asyncio

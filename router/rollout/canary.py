@@ -1,5 +1,5 @@
-"""Whether a policy on trial goes on, takes over, or ends: its figures against those of the policy
-in force, over the same time. Pure.
+"""Decides whether a policy on trial goes on, takes over, or ends: its figures against those of the
+policy in force, over the same time. Pure.
 """
 
 import math
@@ -16,7 +16,7 @@ _SURE = 2.0  # standard errors: chance alone breaches a guard about once in fort
 
 @dataclass(slots=True, eq=False)
 class Figures:
-    """What became of requests; those that callers took back or wrote wrongly count for nobody."""
+    """Counts what became of requests; those taken back or written wrongly count for nobody."""
 
     ttft: DurationHistogram = field(default_factory=DurationHistogram)
     num_placed: int = 0
@@ -99,6 +99,6 @@ def _error_breach(trial: Trial) -> str | None:
 
 
 def _variance(figures: Figures) -> float:
-    """Of the error share, with one success and one failure more: few requests are no proof."""
+    """Gives the error share's variance, with one success and one failure more: few are no proof."""
     share = (figures.num_errors + 1) / (figures.num_ended + 2)
     return share * (1 - share) / (figures.num_ended + 2)

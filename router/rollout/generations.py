@@ -57,7 +57,7 @@ class Generations:
         return canary if canary is not None and is_trying else self.active
 
     def adopt(self, loaded: LoadedRollout) -> None:
-        """From now on requests are placed by these; those in flight go on as they are."""
+        """Has requests placed by these from now on; those in flight go on as they are."""
         rollout = loaded.rollout
         active, canary = self._live(rollout.active, loaded.active), None
         settings = CanarySettings()
@@ -98,6 +98,6 @@ class Generations:
 
 
 def share_of(key: str, salt: int) -> float:
-    """Where a key lies in [0, 1); independent for each salt."""
+    """Says where a key lies in [0, 1); independent for each salt."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, salt=salt.to_bytes(8, "big")).digest()
     return int.from_bytes(digest, "big") / 2.0**64

@@ -1,5 +1,5 @@
-"""Who changed the policy, when, from where and why: the last changes, kept with what is in force,
-so that all routers tell the same."""
+"""Tells who changed the policy, when, from where and why: the last changes, kept with what is in
+force, so that all routers tell the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ MAX_CHANGES: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Whose change it is. The name is his own word: who he is has not been proven, only that he
-    holds the cluster's secret."""
+    """Names whose change it is. The name is his own word: who he is has not been proven, only that
+    he holds the cluster's secret."""
 
     name: str
     address: str = ""  # that he called from; empty: the router did it by itself

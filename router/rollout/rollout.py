@@ -1,5 +1,5 @@
-"""Which policies are in force, on trial, and to be returned to: a value that all routers of one
-store share, and how it changes. Pure; time comes in as an argument.
+"""Says which policies are in force, on trial, and to be returned to: a value that all routers of
+one store share, and how it changes. Pure; time comes in as an argument.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ def encode_rollout(rollout: Rollout) -> bytes:
 
 
 def decode_rollout(data: bytes, source: str) -> Rollout:
-    """What another release says beyond this one is passed over. Raises ConfigError, which names
+    """Passes over what another release says beyond this one. Raises ConfigError, which names
     `source`."""
     if len(data) > MAX_ROLLOUT_BYTES:
         raise ConfigError(f"{source} has {len(data)} bytes, more than {MAX_ROLLOUT_BYTES}.")
