@@ -20,21 +20,20 @@ from router.speculation import Speculation
 
 
 @dataclass(slots=True, eq=False)
-class PlacerCounters:
-    """Since the start; the hits are prompt tokens of the requests that got an answer."""
-
-    num_placed: int = 0
-    num_moved: int = 0  # placed again elsewhere
-    num_predicted_hits: int = 0
-    num_actual_hits: int = 0
-
-
-@dataclass(slots=True, eq=False)
 class Hits:
-    """Prompt tokens of the requests that a worker computed, since this life of it is known."""
+    """Counts prompt tokens of the requests that got an answer."""
 
     num_predicted: int = 0
     num_actual: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class PlacerCounters:
+    """Counts since the start."""
+
+    num_placed: int = 0
+    num_moved: int = 0  # placed again elsewhere
+    hits: Hits = field(default_factory=Hits)
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +51,7 @@ class Books:
     observed: Observed = field(default_factory=Observed)
     tenants: TenantUse = field(default_factory=TenantUse)
     counters: PlacerCounters = field(default_factory=PlacerCounters)
-    _hits: dict[WorkerId, Hits] = field(default_factory=dict)
+    _hits: dict[WorkerId, Hits] = field(default_factory=dict)  # since this life is known
 
     def __post_init__(self) -> None:
         self.speculation = Speculation(self.index.numbering)
@@ -93,12 +92,7 @@ class Books:
         return request, last_matched
 
     def decided(
-        self,
-        flight: Flight,
-        attempt: Attempt,
-        last_matched: GrainHash | None,
-        *,
-        is_refused: bool,
+        self, flight: Flight, attempt: Attempt, last_matched: GrainHash | None, *, is_refused: bool
     ) -> Decision | None:
         """Books the workers, if there are any and it is not refused. Returns the decision with the
         source that it is told, too."""
@@ -136,12 +130,10 @@ class Books:
         self._waits_no_more(placed)
         if record.first_token_at is not None:
             return  # it goes on after what another worker sent
-        num_predicted = placed.decision.num_cached_tokens
-        hits = self._hits.setdefault(placed.decision.placement.computing, Hits())
-        hits.num_predicted += num_predicted
-        hits.num_actual += num_cached_tokens
-        self.counters.num_predicted_hits += num_predicted
-        self.counters.num_actual_hits += num_cached_tokens
+        of_worker = self._hits.setdefault(placed.decision.placement.computing, Hits())
+        for hits in (self.counters.hits, of_worker):
+            hits.num_predicted += placed.decision.num_cached_tokens
+            hits.num_actual += num_cached_tokens
         self.records.first_token(record, num_cached_tokens, now)
         self.observed.first_token(flight, placed, num_cached_tokens, now)
 

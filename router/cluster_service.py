@@ -188,8 +188,8 @@ def _relay_status(relayed: RelayCounters, placed: PlacerCounters) -> worker_pb2.
         tokens=relayed.num_tokens,
         placed=placed.num_placed,
         moved=placed.num_moved,
-        predicted_hit_tokens=placed.num_predicted_hits,
-        actual_hit_tokens=placed.num_actual_hits,
+        predicted_hit_tokens=placed.hits.num_predicted,
+        actual_hit_tokens=placed.hits.num_actual,
     )
 
 

@@ -59,12 +59,12 @@ async def test_a_prompt_goes_where_its_prefix_is(cluster: Cluster) -> None:
         for _ in range(4):
             await cluster.generate(request)
         assert (len(d0.requests), len(d1.requests)) == (0, 4)
-        hits = cluster.router.placer.books.counters
-        num_predicted = hits.num_predicted_hits
+        hits = cluster.router.placer.books.counters.hits
+        num_predicted = hits.num_predicted
         assert num_predicted > 0
         request.cache_scope = "another"  # the same tokens, other hashes
         await cluster.generate(request)
-        assert hits.num_predicted_hits == num_predicted
+        assert hits.num_predicted == num_predicted
 
 
 async def test_a_worker_with_a_past_is_followed_from_a_snapshot(cluster: Cluster) -> None:
