@@ -68,7 +68,7 @@ class Diagnosis:
 
 
 async def _store_answer(url: str, password: str | None) -> StoreAnswer:
-    """Over a connection of its own. The URL may hold a password: only its address is told."""
+    """Asks over a connection of its own. The URL may hold a password: only its address is told."""
     from cluster.redis_store import RedisStore  # here: its library takes 0.15 s to import
 
     parts = urlsplit(url)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How one token is drawn. Keyed by (seed, choice, position), so it can be drawn anywhere."""
+    """Says how one token is drawn, keyed by (seed, choice, position): it can be drawn anywhere."""
 
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 is all

@@ -118,7 +118,7 @@ class RemotePrompts:
         )
 
     def _take_first(self, prompt: _Prompt, message: pb.FirstTokens) -> bool:
-        """To the client at once. False when the request ends with them."""
+        """Takes them to the client at once. False when the request ends with them."""
         answer, timeline = prompt.answer, prompt.answer.timeline
         if len(message.tokens) != len(answer.choices):
             raise TransferFailed("The prefill worker drew a wrong number of first tokens.")

@@ -58,7 +58,7 @@ def _stop_together(ray: "Ray", groups: Sequence[Group], drain_s: float | None, s
 
 
 def _until_ended(ray: "Ray", groups: Sequence[Group]) -> None:
-    """Else who takes the name of one next would be taken for it. Raises StartupError."""
+    """Waits: else who takes the name of one next would be taken for it. Raises StartupError."""
     cluster, names = groups[0].cluster, {group.name for group in groups}
     ends_at = time.monotonic() + MARGIN_S
     while left := names & ray.actors(cluster):

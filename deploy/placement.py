@@ -325,7 +325,7 @@ def spread(
 
 
 def most_bound_first(wanted: Iterable[Wanted], machines: Sequence[Machine]) -> list[Wanted]:
-    """Else who may lie anywhere takes the one machine that another needs."""
+    """Sorts them: else who may lie anywhere takes the one machine that another needs."""
     return sorted(
         wanted,
         key=lambda each: (sum(map(each.fits, machines)), -sum(each.resources.values())),

@@ -118,7 +118,7 @@ def open_pool(config: "PoolConfig", device: str) -> "KvPool":
 
 
 def open_doors(names: Sequence[str], pool: "KvPool", settings: DoorSettings) -> list["Transport"]:
-    """In the order of preference, whatever the order of the names.
+    """Opens doors in the order of preference, whatever the order of the names.
 
     Raises ConfigError for a name that is none, or whose dependency is missing.
     """

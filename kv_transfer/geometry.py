@@ -63,7 +63,7 @@ class SpanPairs:
 
     @property
     def num_bytes(self) -> int:
-        """In the source."""
+        """Counts bytes in the source."""
         return int(self.sizes.sum())
 
     @property

@@ -315,7 +315,7 @@ class ReservationTable:
     def _first_wrong(
         self, reservation: Reservation, digests: Sequence[SpanDigest]
     ) -> SpanDigest | None:
-        """On the reader's thread."""
+        """Runs on the reader's thread."""
         table = BlockTable(self.layout, reservation.grant.blocks)
         for one in digests:
             here = table.spans(one.layer, one.start, one.stop, reservation.share.heads)

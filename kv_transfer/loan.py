@@ -61,7 +61,7 @@ class _End:
         self._heard_at = self._said_at = now
 
     def pause_s(self, now: float) -> float:
-        """For how long `tick` has nothing to do; never so short that who asks again and again
+        """Says for how long `tick` has nothing to do; never so short that who asks again and again
         holds up all else, for a clock that settles in stands still meanwhile."""
         third_s = self._lease_s / 3
         dues = (self._said_at + third_s - now, self._heard_at + self._lease_s - now)

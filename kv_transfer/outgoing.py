@@ -77,7 +77,7 @@ class OutgoingTransfer:
 
     @property
     def writing_since(self) -> float:
-        """Since when writes have been in flight of which none has ended; infinity without."""
+        """Says since when writes are in flight of which none has ended; infinity without."""
         with self._lock:
             is_writing = bool(self._pending)
             return max(self._writing_since, self.landed_at) if is_writing else float("inf")
@@ -188,7 +188,7 @@ class OutgoingTransfer:
         return [write for layer in range(len(self._computed)) for write in self._queue(layer)]
 
     def _queue(self, layer: int) -> list[Write]:
-        """Under the lock. Callbacks are added outside it: they may run at once, and take it."""
+        """Queues under the lock. Callbacks are added outside: they may run at once, and take it."""
         if self._grant is None or self._peer is None or self._tables is None:
             return []
         start, stop = self._queued[layer], min(self._computed[layer], self._grant.stop)
@@ -219,7 +219,7 @@ class OutgoingTransfer:
             return self._transfer.may_write and not self._transfer.is_lapsed(self._timers.now())
 
     def _write_ended(self, layer: int, start: int, stop: int, future: "Future[Landed]") -> None:
-        """On the writer thread, or where the future was cancelled."""
+        """Runs on the writer thread, or where the future was cancelled."""
         failure = "cancelled" if future.cancelled() else future.exception()
         with self._lock:
             self._pending.discard(future)
@@ -250,13 +250,13 @@ class OutgoingTransfer:
             future.cancel()  # those that have not begun
 
     def _stop(self, event: Event, reason: Reason, text: str) -> None:
-        """Under the lock. The first reason is the one that counts."""
+        """Runs under the lock. The first reason is the one that counts."""
         self._stop_reason = self._stop_reason or text
         self._failed = self._failed or (self._transfer.state, reason)
         self._transfer.apply(event)
 
     def _settle(self) -> None:
-        """Under the lock: closes the hand-over when its last write has ended."""
+        """Closes the hand-over when its last write has ended, under the lock."""
         transfer, grant = self._transfer, self._grant
         if transfer.state is State.ABANDONED:
             transfer.apply(Event.CLOSE)

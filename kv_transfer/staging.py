@@ -146,7 +146,7 @@ def scatter(run: Tensor, spans: Spans, pool: Tensor) -> None:
 
 
 def on_own_stream(device: torch.device) -> None:
-    """For a thread that copies: the engine's stream neither waits for it nor holds it up."""
+    """Serves a thread that copies: the engine's stream neither waits for it nor holds it up."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

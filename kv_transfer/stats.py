@@ -156,8 +156,8 @@ class PairStats:
         return total
 
     def reports(self, quarantined: Mapping[Peer, int]) -> tuple[PairReport, ...]:
-        """In order of their names; `quarantined` are blocks that nobody may use, by who may
-        still write into them."""
+        """Reports them in order of their names; `quarantined` are blocks that nobody may use, by
+        who may still write into them."""
         self._lapse()
         blocks: Counter[_Key] = Counter()
         for peer, num_blocks in quarantined.items():

@@ -32,7 +32,7 @@ class WriterThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     def prepare(self) -> None:
-        """Before the writes to a new peer: finds out how this machine copies fastest."""
+        """Finds out, before the writes to a new peer, how this machine copies fastest."""
         if self._measurements is not None:
             with suppress(RuntimeError):  # closed
                 self._thread.submit(self._prepare, self._measurements)

@@ -61,7 +61,7 @@ class PromptLoan:
         self._lending.found(self.transfer, self.sequence.num_tokens)
 
     def computed(self, layer: int, num_tokens: int) -> None:
-        """On the engine's thread."""
+        """Runs on the engine's thread."""
         assert self.transfer is not None
         if self._overlap:
             self.transfer.computed(layer, num_tokens)

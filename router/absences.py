@@ -63,7 +63,7 @@ class Absences:
         self._away.pop(worker, None)
 
     def num_deaths(self, worker: WorkerId, now: float) -> int:
-        """In the last minute."""
+        """Counts deaths in the last minute."""
         deaths = self._deaths.get(worker, ())
         return sum(now - death.since < CRASH_LOOP_S for death in deaths)
 

@@ -179,7 +179,7 @@ class Books:
     def _with_source(
         self, decision: Decision, ask: Ask, snapshot: PoolSnapshot
     ) -> tuple[Decision, Missing | None]:
-        """With a source, if it counts on a prefix that another request fetches: it might come
+        """Adds a source, if it counts on a prefix that another request fetches: it might come
         first. And what is fetched."""
         placement, num_ready = decision.placement, decision.num_ready
         if num_ready == len(ask.hashes):

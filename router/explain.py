@@ -139,7 +139,7 @@ def _as_found(attempt: Attempt, placement: Placement, num_cached: int, num_token
 
 
 def _priced(attempt: Attempt) -> Attempt:
-    """With a rule that prices: others know no price of whom they did not choose."""
+    """Gives it a rule that prices: others know no price of whom they did not choose."""
     if isinstance(attempt.policy.rule, Priced):
         return attempt
     policy = replace(attempt.policy, rule=Priced())

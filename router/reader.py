@@ -61,7 +61,7 @@ class Reader:
         self._looker = self._loop.call_later(seconds, self._look, attention, num_ended, since)
 
     def _look(self, attention: AttentiveClock, num_ended: int, since: float) -> None:
-        """At a write that stands still `since` then, when `num_ended` others had ended."""
+        """Looks at a write that stands still `since` then, when `num_ended` others had ended."""
         self._looker, now = None, attention.now()
         if self._num_begun == self._num_ended:
             return

@@ -70,7 +70,7 @@ class _Answer:
 
 @dataclass(slots=True, eq=False)
 class RelayCounters:
-    """Since the start."""
+    """Counts since the start."""
 
     num_messages: int = 0
     num_tokens: int = 0

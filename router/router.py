@@ -229,7 +229,7 @@ def _internal(
     cluster: Mapping[str, Serve],
     health: HealthState,
 ) -> Server | None:
-    """For calls of the cluster from other machines."""
+    """Serves calls of the cluster from other machines."""
     if config.internal is None:
         return None
     doorkeeper = Doorkeeper(secrets.cluster_token)

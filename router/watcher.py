@@ -102,7 +102,7 @@ class Watcher:
         )
 
     def _report(self, load: Any, number: int) -> bool:
-        """With all events before it the index is fresh. False: some never came."""
+        """Takes in a load: with all events before it the index is fresh. False: some never came."""
         worker, now = self._link.worker, self._clock()
         self._backoff_s = _MIN_BACKOFF_S
         self._pool.report(worker.worker_id, worker.incarnation, load_report_from_pb(load), now)

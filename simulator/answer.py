@@ -36,7 +36,7 @@ class ModelledAnswer:
         return self.traced.num_output_tokens - self.num_tokens
 
     def sequence(self, grain: int, owner: object, due_at: float) -> ModelledSequence:
-        """For a worker to go on after what has been sent."""
+        """Makes one for a worker to go on after what has been sent."""
         return ModelledSequence(
             self.request_id,
             self.traced,

@@ -99,7 +99,7 @@ class ModelledTry:
         self.decode.scheduler.claim(self.sequence, self.granted)
 
     def first_token(self, hand_over: ModelledHandOver, num_cached: int) -> None:
-        """To the client at once."""
+        """Takes it to the client at once."""
         if hand_over is not self.hand_over:
             return
         hand_over.loan.arrived(Word.TOKENS)

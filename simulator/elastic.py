@@ -45,7 +45,7 @@ class Staffing:
 class Scaler(Protocol):
     @property
     def interval_s(self) -> float:
-        """Between two questions."""
+        """Says how long lies between two questions."""
         ...
 
     def wanted(self, now_s: float, placer: Placer, staff: Mapping[Role, Staff]) -> Staffing: ...

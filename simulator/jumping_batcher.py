@@ -27,7 +27,7 @@ class JumpingBatcher(Batcher):
         return least
 
     def jump(self, rows: list[Sequence], num_ended: int, num_begun: int) -> None:
-        """For each of the rows so many steps have ended, and so many begun, whose slots are
+        """Jumps: for each of the rows so many steps have ended, and so many begun, whose slots are
         taken.
 
         Of the order in which rows take blocks only the block ids tell, and nobody reads these.

@@ -120,7 +120,7 @@ class ModelledFetches:
             source.post(message_s, partial(self._find, wish))
 
     def _find(self, wish: Wish) -> None:
-        """At the source: what is there is held until the fetch is over."""
+        """Looks at the source: what is there is held until the fetch is over."""
         if wish not in self._begun:
             return
         loan = ModelledLoan(wish.source, is_prompt=False)

@@ -231,7 +231,7 @@ class _Rehearsal:
         decode.expect(job)
 
     def _price_here(self, job: _Rehearsed) -> float:
-        """With what the answers lose that stand still meanwhile, as the default rule has it."""
+        """Prices with what answers lose that stand still meanwhile, as the default rule has it."""
         come, decode = job.come, job.decode
         num, own_s = decode.num_placed + 1, job.left_s
         num_context = round(decode.placed_context) + come.num_prompt

@@ -112,7 +112,7 @@ class Fetches:
                 self._locks.pop(hashes[have], None)
 
     async def _until_fetched(self, missing: GrainHash) -> None:
-        """At once, if nobody fetches it."""
+        """Waits; returns at once, if nobody fetches it."""
         if (lock := self._locks.get(missing)) is not None:
             with contextlib.suppress(TimeoutError):
                 async with Patience(self._limit_s), lock:

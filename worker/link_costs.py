@@ -24,7 +24,7 @@ class LinkCosts:
         self._of(peer).observe_bytes(num_bytes, seconds)
 
     def reports(self) -> tuple[LinkCost, ...]:
-        """In order of their names."""
+        """Reports them in order of their names."""
         return tuple(
             LinkCost(peer=peer, setup_s=model.setup_s, s_per_byte=model.s_per_byte)
             for peer, model in sorted(self._models.items())

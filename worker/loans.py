@@ -277,7 +277,7 @@ class Lending:
                 self._outbox.put_nowait(pb.LendResponse(renewed=pb.Renewed()))
 
     def _stands_still(self) -> bool:
-        """Then its borrower hears nothing, and computes."""
+        """Tells whether it stands still: then its borrower hears nothing, and computes."""
         transfer = self.transfer
         return transfer is not None and self.loans.writes.stand_still(transfer, self.loans.lease_s)
 

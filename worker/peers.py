@@ -59,7 +59,7 @@ class Peers:
         return await self.pairs.connect(worker, by=by)
 
     def channel(self, worker: WorkerAddress) -> Channel:
-        """To this life of the worker; dialled when first used."""
+        """Gives the channel to this life of the worker; dialled when first used."""
         channel = self._channels.get(worker.incarnation)
         if channel is None:
             channel = open_channel(

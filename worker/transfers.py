@@ -111,8 +111,8 @@ class Transfers:
         await self.writes.all_closed()
 
     async def settle(self) -> None:
-        """Before another life has our pool: returns when no KV moves any more, nor will. Raises
-        StartupError where some may for too long: only the end of this process ends that."""
+        """Settles before another life has our pool: returns when no KV moves any more, nor will.
+        Raises StartupError where some may for too long: only the end of this process ends that."""
         self.keeper.close()
         try:
             async with Patience(SETTLE_S):

@@ -139,5 +139,5 @@ def _pool_bytes(pool: WorkerPool, model: ModelSpec, num_blocks: int) -> int:
 
 
 def _absolute(folder: Path, path: Path | None) -> Path | None:
-    """Not resolved: a symlink may be swapped."""
+    """Leaves symlinks unresolved: one may be swapped."""
     return None if path is None else (folder / path).absolute()

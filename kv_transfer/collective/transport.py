@@ -118,7 +118,7 @@ class CollectiveTransport:
             peer.close()
 
     def _dial(self, address: _CollectiveAddress) -> LineWriter:
-        """On the peer's thread."""
+        """Runs on the peer's thread."""
         on_own_stream(self._pool.device)
         line = Line(_connected(address), self._stall_s)
         try:
@@ -135,7 +135,7 @@ class CollectiveTransport:
             raise
 
     def _welcome(self, line: Line) -> tuple[Incarnation, ProcessGroup]:
-        """On the line's thread."""
+        """Runs on the line's thread."""
         own = self._own()
         writer = line.welcome(own, self._key)
         return writer.incarnation, self._open_group(line, Rank.RECEIVER, writer, own)

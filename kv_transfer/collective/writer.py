@@ -21,7 +21,7 @@ class WriteStopped(TransferFailed):
 
 
 class LineWriter:
-    """For one thread at a time, but `close`. After an error other than WriteRefused and
+    """Serves one thread at a time, but `close`. After an error other than WriteRefused and
     WriteStopped the two ends are out of step: close it."""
 
     def __init__(self, line: Line, group: ProcessGroup, pool: Tensor) -> None:

@@ -261,7 +261,7 @@ class TcpLink:
             self._selector.register(wire, EVENT_READ, partial(self._hear, stream))
 
     def _wait(self) -> None:
-        """For answers, for room, for writes; raises TransferFailed when none come for too long."""
+        """Waits for answers, room, writes; raises TransferFailed when none come for too long."""
         for key, events in self._selector.select(self._pause_s()):
             if events & EVENT_READ:
                 key.data()
@@ -338,7 +338,7 @@ class TcpLink:
         return None
 
     def _may_begin(self, write: TcpWrite, stream: _Stream) -> bool:
-        """Not where one could overtake another on another stream."""
+        """Tells whether it may: not where one could overtake another on another stream."""
         return self._may_carry(stream, write) and not any(
             (self._is_split(write) or self._is_split(other)) and write.overlaps(other)
             for other in self._in_flight

@@ -209,7 +209,7 @@ class TcpCounters:
 
 
 class Landing:
-    """For one thread; any number of streams side by side."""
+    """Serves one thread; any number of streams side by side."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class Landing:
         self._drain = memoryview(bytearray(DRAIN_BYTES))
 
     def take_frames(self, wire: Wire, writer: Incarnation) -> Steps[None]:
-        """For ever: ends with OSError, or with RemoteProtocolError."""
+        """Takes frames for ever: ends with OSError, or with RemoteProtocolError."""
         while True:
             header = decode_header((yield from receive_exactly(wire, HEADER.size)))
             table = yield from receive_exactly(wire, header.num_table_bytes)

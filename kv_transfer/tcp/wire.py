@@ -47,14 +47,14 @@ class Tls:
 
 
 class TlsWhereDue:
-    """Beyond loopback, where the cluster has an authority."""
+    """Speaks TLS beyond loopback, where the cluster has an authority."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._tls: Tls | None = None
 
     def at(self, endpoint: str) -> Tls | None:
-        """For who listens there, and who dials it."""
+        """Gives it to who listens there, and who dials it."""
         identity = self._credentials.at(endpoint)
         if identity is not None and self._tls is None:
             self._tls = Tls(identity)
@@ -124,7 +124,7 @@ class Wire(Protocol):
         ...
 
     def secure(self) -> Steps[bytes]:
-        """Before anything else: returns what ties a proof to this connection (32 bytes)."""
+        """Secures it first of all: returns what ties a proof to this connection (32 bytes)."""
         ...
 
     def close(self) -> None: ...

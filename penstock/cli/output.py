@@ -102,7 +102,7 @@ def announce(text: str) -> None:
 
 
 def discard_output() -> None:
-    """Else what could not be written is tried again at the end, and fails it."""
+    """Drops output: else what could not be written is tried again at the end, and fails it."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

@@ -55,7 +55,7 @@ def check_count(num: int, maximum: int, field: str, noun: str) -> None:
 def check_texts(
     texts: Sequence[str], field: str, noun: str, max_texts: int, max_bytes: int
 ) -> None:
-    """Not too many, none of them empty or too long."""
+    """Refuses too many, and any that is empty or too long."""
     check_count(len(texts), max_texts, field, f"{noun}s")
     for position, text in enumerate(texts):
         if not text:

@@ -50,7 +50,7 @@ class InferenceService:
         }
 
     def check_wire(self, message_type: type[Message], data: bytes) -> None:
-        """Before a request is parsed: whether it may be, and whether there is room for it."""
+        """Checks before a request is parsed whether it may be, and whether there is room for it."""
         num_bytes = check_wire(data, message_type, self._text.info, self._text.limits)
         if num_bytes:
             self._lanes.process.check_room(num_bytes)

@@ -124,7 +124,7 @@ def _pick_random(totals: Sequence[float], state: int) -> tuple[int, int]:
 
 
 def _pick_weighted(totals: Sequence[float], state: int) -> tuple[int, int]:
-    """With a probability in proportion to the score."""
+    """Picks with a probability in proportion to the score."""
     number, state = draw(state)
     left = number * sum(totals)
     for index, total in enumerate(totals):

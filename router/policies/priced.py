@@ -274,8 +274,8 @@ def _handed_s(prompt: Prompt, columns: Columns, decoder: int, prefill_s: Column)
 def _bar_who_waits_longer(
     ways: tuple[Way, ...], longest_s: float, num_siblings: Column | None
 ) -> None:
-    """In their prices. Who waits behind siblings waits as long as they; of the wait that is what
-    they compute themselves, not the copy that all of them share."""
+    """Bars in their prices who waits longer. Who waits behind siblings waits as long as they; of
+    the wait that is what they compute themselves, not the copy that all of them share."""
     for way in ways:
         wait_s = way.wait_s
         if num_siblings is not None:

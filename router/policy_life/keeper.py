@@ -131,7 +131,7 @@ class PolicyKeeper:
         return Change(came=Came.ROLLED_BACK, generation=rollout.active, changes=changes)
 
     def ask_reload(self) -> None:
-        """On a signal: at the next turn."""
+        """Asks, on a signal, for a reload at the next turn."""
         self._is_asked.set()
 
     def judgement(self) -> tuple[Trial, Judgement] | None:

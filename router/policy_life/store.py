@@ -40,7 +40,7 @@ class SharedRollouts:
 
 
 class FileRollouts:
-    """For the only router of a cluster: what it was told survives its process."""
+    """Serves the only router of a cluster: what it was told survives its process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

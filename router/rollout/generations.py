@@ -51,7 +51,7 @@ class Generations:
         self.remembered: deque[LivePolicy] = deque(maxlen=_NUM_REMEMBERED)
 
     def choose(self, key: str) -> LivePolicy:
-        """For a new request: those with one key (a session's) get one policy, at every router."""
+        """Picks for a new request: those of a key (a session's) get one policy, at every router."""
         canary, share = self.canary, self.canary_settings.traffic_share
         is_trying = canary is not None and share_of(key, canary.number) < share
         return canary if canary is not None and is_trying else self.active

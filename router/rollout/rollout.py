@@ -82,7 +82,7 @@ class Rollout:
         )
 
     def offered(self, offer: Offer, at_s: float) -> "Rollout":
-        """With this document in force, or on trial. The same value, if it is so already."""
+        """Puts this document in force, or on trial. The same value, if it is so already."""
         offered = self._offered(offer, at_s)
         if not offer.file_digest or offer.file_digest == offered.file_digest:
             return offered
@@ -118,7 +118,7 @@ class Rollout:
         return self._settled(why)
 
     def rolled_back(self, at_s: float, reason: str = "") -> "Rollout":
-        """Without its canary; if there is none, the one before in force again, by a new number.
+        """Gives one without its canary; with none, the one before in force again, by a new number.
 
         Raises ConfigError where there is nothing to return to.
         """
@@ -135,7 +135,7 @@ class Rollout:
         return self._with_active(back, why)
 
     def recorded(self, before: "Rollout", author: Author, at_s: float) -> "Rollout":
-        """With what changed since `before` in its history, which nobody else writes."""
+        """Gives one with what changed since `before` in its history, which nobody else writes."""
         is_new_trial = self.canary is not None and self.canary != before.canary
         meant = self.canary if self.canary is not None and is_new_trial else self.active
         change = PastChange(
