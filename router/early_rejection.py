@@ -65,13 +65,6 @@ class EarlyRejection:
         self._last_s = min(max(first_s, next_s), now_s + MAX_RETRY_S)
         return self._last_s - now_s
 
-    def _refuse(self, service: ServiceClass, rejected: Rejection | None, now_s: float) -> None:
-        if rejected is None:
-            return
-        self._observed.attainment.of(service.name).num_rejected += 1
-        after_s = self.after_s(rejected, now_s)
-        raise Overloaded(f"{rejected.reason}: try again in {after_s:.1f} s.", retry_after_s=after_s)
-
 
 def rejection(
     request: PlacementRequest,

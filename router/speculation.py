@@ -10,6 +10,7 @@ all that lies before a grain that they share, and where they part is found by ha
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from cluster.types import GrainHash, WorkerId
 from router.numbering import Ends, Numbering
@@ -47,10 +48,19 @@ class _Stretch:
         rest = replace(self, grains=self.grains[num:], owners=dict(self.owners))
         self.grains, self.children = self.grains[:num], {rest.grains[0]: rest}
 
-    def take_in(self, child: "_Stretch") -> None:
-        """Undoes a split, if nothing speaks for it any more."""
-        if child.num_prompts == self.num_prompts and child.owners == self.owners:
-            self.grains, self.children = (*self.grains, *child.grains), child.children
+    def take_in(self) -> "list[_Stretch]":
+        """Undoes the splits that nothing speaks for any more. Returns what is no more."""
+        taken, children = [], self.children
+        while len(children) == 1:
+            (child,) = children.values()
+            if child.num_prompts != self.num_prompts or child.owners != self.owners:
+                break
+            taken.append(child)
+            children = child.children
+        if taken:
+            self.grains = (*self.grains, *chain.from_iterable(each.grains for each in taken))
+            self.children = children
+        return taken
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +114,9 @@ class Speculation:
     def forget(self, worker: WorkerId) -> None:
         """It is lost, and all that was placed there with it."""
         for expectations in (self._expected, self._computed):
-            for expectation in [each for each in expectations if each.worker == worker]:
+            lost = [each for each in expectations if each.worker == worker]
+            # The shortest first: where they branched off the longer ones are whole again.
+            for expectation in sorted(lost, key=lambda each: len(each.hashes)):
                 self._end(expectations, expectation)
 
     def match(self, hashes: Sequence[GrainHash], ends: Ends, now: float) -> dict[WorkerId, int]:
@@ -218,9 +230,10 @@ class Speculation:
                 del run.owners[expectation.worker]
                 run.mask &= ~self.numbering.bit_of(expectation.worker)
             kept.append(run)
-        for run in reversed(kept[1:]):
-            if len(run.children) == 1:
-                run.take_in(*run.children.values())
+        taken: set[_Stretch] = set()
+        for run in kept[1:]:
+            if run not in taken:
+                taken.update(run.take_in())
 
 
 def _num_shared(grains: Sequence[GrainHash], hashes: Sequence[GrainHash], begin: int) -> int:

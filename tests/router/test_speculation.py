@@ -1,12 +1,14 @@
 """What was placed counts as cached where it will be computed, until it is, or never will be."""
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+import router.speculation
 from cluster.types import GrainHash, WorkerId
 from router.speculation import Expectation, Speculation
 
@@ -127,6 +129,41 @@ def test_over_its_bound_it_forgets_the_oldest() -> None:
     assert match(speculation, chain(700, 8), {}, 0.0) == {}
     speculation.expect(A, chain(5000, 30), 0.0)
     assert speculation.num_grains == 0
+    speculation.check()
+
+
+@pytest.mark.parametrize("is_longest_first", [False, True])
+def test_a_lost_workers_prompts_are_forgotten_in_about_as_many_steps_as_they_are(
+    is_longest_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each branches off the same prefix elsewhere: the loop stands still meanwhile."""
+    speculation, num_prompts, steps = Speculation(), 200, []
+    for depth in sorted(range(1, num_prompts + 1), reverse=is_longest_first):
+        speculation.expect(A, chain(0, depth) + chain(1000 + depth, 1), 0.0)
+    shared = router.speculation._num_shared
+    monkeypatch.setattr(
+        router.speculation, "_num_shared", lambda *args: steps.append(0) or shared(*args)
+    )
+    speculation.forget(A)
+    assert len(steps) <= 4 * num_prompts
+    assert speculation.num_grains == 0
+
+
+def test_many_splits_are_undone_in_one_go() -> None:
+    """Of each of which one that ends was the last cause: here it computes every other grain."""
+    speculation, num = Speculation(), 2000
+    prompt = chain(0, num)
+    speculation.expect(A, prompt, 0.0, start=num - 1)
+    others = [speculation.expect(B, prompt[:n], 0.0, start=n - 1) for n in range(1, num, 2)]
+    last = speculation.expect(B, prompt, 0.0)
+    for other in others:
+        speculation.settle(other)
+    begun = time.thread_time()
+    assert match(speculation, prompt, {A: num - 1}, 0.0) == {A: num}
+    matched = time.thread_time()
+    speculation.settle(last)
+    assert time.thread_time() - matched < 8 * (matched - begun)
+    assert match(speculation, prompt, {A: num - 1}, 0.0) == {A: num}
     speculation.check()
 
 
