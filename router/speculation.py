@@ -74,7 +74,7 @@ class Speculation:
     lapse_s: float = LAPSE_S
     linger_s: float = LINGER_S
     max_grains: int = MAX_GRAINS
-    num_grains: int = 0  # of all paths together
+    num_grains: int = 0  # that are expected of anybody
     _root: _Stretch = field(default_factory=lambda: _Stretch(()))
     # The first to lapse first; in the second, of what is computed and lingers.
     _expected: dict[Expectation, None] = field(default_factory=dict)
@@ -92,6 +92,7 @@ class Speculation:
         for begin, run in self._laid(path, start):
             run.num_prompts += 1
             if begin >= start and worker not in run.owners:
+                self.num_grains += 0 if run.owners else len(run.grains)
                 run.owners[worker] = expectation
                 run.mask |= self.numbering.bit_of(worker)
         while self.num_grains > self.max_grains:
@@ -170,7 +171,8 @@ class Speculation:
             runs.append(run)
             ahead += run.children.values()
         assert {run: run.num_prompts for run in runs} == passing
-        assert self.num_grains == sum(len(run.grains) for run in runs) <= self.max_grains
+        num_owned = sum(len(run.grains) for run in runs if run.owners)
+        assert self.num_grains == num_owned <= self.max_grains
         for run in runs:
             for worker, owner in run.owners.items():
                 assert owner.worker == worker
@@ -197,7 +199,6 @@ class Speculation:
             run = children.get(hashes[begin])
             if run is None:
                 run = children[hashes[begin]] = _Stretch(hashes[begin:])
-                self.num_grains += len(run.grains)
             num = _num_shared(run.grains, hashes, begin)
             num = start - begin if begin < start < begin + num else num
             if num < len(run.grains):
@@ -222,14 +223,14 @@ class Speculation:
         kept = [self._root]
         for _, run, num in list(self._path(expectation.hashes)):
             run.num_prompts -= 1
-            if not run.num_prompts:  # nor has what follows it
-                kept[-1].children.pop(run.grains[0], None)
-                self.num_grains -= num
-                continue
             if run.owners.get(expectation.worker) is expectation:
                 del run.owners[expectation.worker]
                 run.mask &= ~self.numbering.bit_of(expectation.worker)
-            kept.append(run)
+                self.num_grains -= 0 if run.owners else num
+            if run.num_prompts:
+                kept.append(run)
+            else:  # nor has what follows it
+                kept[-1].children.pop(run.grains[0], None)
         taken: set[_Stretch] = set()
         for run in kept[1:]:
             if run not in taken:

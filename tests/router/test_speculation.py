@@ -132,6 +132,20 @@ def test_over_its_bound_it_forgets_the_oldest() -> None:
     speculation.check()
 
 
+def test_what_a_worker_holds_already_is_expected_of_nobody_and_counts_for_no_bound() -> None:
+    """Or a few long conversations that are cached push out what is expected of everybody."""
+    speculation = Speculation(max_grains=20)
+    placed = [speculation.expect(A, chain(100 * n, 50), 0.0, start=48) for n in range(10)]
+    assert speculation.num_grains == 20
+    assert match(speculation, chain(0, 50), {A: 48}, 0.0) == {A: 50}
+    whole = speculation.expect(B, chain(100, 50), 0.0, start=49)
+    assert speculation.num_grains == 20, "it is expected of another, too"
+    for each in (*placed, whole):
+        speculation.settle(each)
+    assert speculation.num_grains == 0
+    speculation.check()
+
+
 @pytest.mark.parametrize("is_longest_first", [False, True])
 def test_a_lost_workers_prompts_are_forgotten_in_about_as_many_steps_as_they_are(
     is_longest_first: bool, monkeypatch: pytest.MonkeyPatch
@@ -221,11 +235,14 @@ def test_any_sequence_equals_the_plain_model(seed: int) -> None:
             case 1 if random_numbers.random() < 0.3:
                 speculation.forget(worker)
                 model.forget(worker)
+            case 3 if random_numbers.random() < 0.3:  # its bit may be another's from now on
+                speculation.numbering.free(speculation.numbering.give_up(worker))
             case _:
                 hashes, start = random_numbers.choice(prompts), random_numbers.randrange(11)
                 placed.append(speculation.expect(worker, hashes, number, start=start))
                 model.expect(placed[-1], worker, hashes[start:])
         speculation.check()
+        assert speculation.num_grains == len({each for _, each in model.owned})
         prompt = random_numbers.choice(prompts)
         ready = {
             each: random_numbers.randrange(1, 9) for each in (A, B) if random_numbers.random() < 0.5
