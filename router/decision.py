@@ -19,13 +19,7 @@ from router.policies.chosen import chosen_bids
 from router.policies.priced import Bids, Priced
 from router.policies.rule import Prompt, draw_least_of
 from router.policy import Disaggregate, Policy, PolicyState
-from router.policy_settings import (
-    DEFAULT_CLASS,
-    Order,
-    QueueOrder,
-    ServiceClass,
-    SessionAffinity,
-)
+from router.policy_settings import DEFAULT_CLASS, Order, QueueOrder, ServiceClass, SessionAffinity
 from router.pool import PoolSnapshot
 from router.price import (
     DecodeTerms,

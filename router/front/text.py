@@ -101,9 +101,6 @@ class Text:
             hints=given.hints,
         )
         message = decode_request_to_bytes(
-            request,
-            model=self.info.name,
-            tenant=DEFAULT_TENANT,
-            cache_scope=given.cache_scope,
+            request, model=self.info.name, tenant=DEFAULT_TENANT, cache_scope=given.cache_scope
         )
         return RoutedRequest(ask, message)
