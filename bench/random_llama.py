@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.models.registry import parse_model_spec
-from engine.models.tensors import expected_shapes
+from engine.tensors import expected_shapes
 
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 

@@ -69,10 +69,6 @@ class DecodeScheduler(BatcherScheduler):
         self._freed()
         return unwritten
 
-    def release(self, blocks: list[BlockId]) -> None:
-        self.batcher.pool.release(blocks)
-        self._freed()
-
     def drop(self, sequence: Sequence) -> None:
         self.batcher.drop(sequence)
         self._freed()
@@ -147,7 +143,7 @@ class DecodeScheduler(BatcherScheduler):
 
     def _freed(self) -> None:
         self._grant()
-        self._changed()
+        super()._freed()
 
     def _grant(self) -> None:
         """Grants blocks; those put back come first, unless they wait for their own siblings."""

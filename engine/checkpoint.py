@@ -16,7 +16,7 @@ from cluster.errors import CheckpointError
 from engine.model_spec import ModelSpec
 from engine.models.config_reader import ConfigReader, parse_token_ids
 from engine.models.registry import parse_model_spec
-from engine.models.tensors import EMBEDDING, HEAD, expected_shapes
+from engine.tensors import EMBEDDING, HEAD, expected_shapes
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format

@@ -7,7 +7,7 @@ over. Above a watermark of held blocks no further prompt is scheduled.
 from collections.abc import Callable
 from typing import Protocol
 
-from cluster.types import BlockId, LoadReport
+from cluster.types import LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
@@ -45,10 +45,6 @@ class PrefillScheduler(BatcherScheduler):
         self._handing_over: dict[Sequence, None] = {}  # oldest first
 
     # -- sequences -----------------------------------------------------------------------
-
-    def release(self, blocks: list[BlockId]) -> None:
-        self.batcher.pool.release(blocks)
-        self._changed()
 
     def drop(self, sequence: Sequence) -> None:
         if sequence in self._handing_over:

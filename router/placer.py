@@ -5,7 +5,7 @@ The simulator runs this very class in virtual time. Knows no stream and no socke
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import assert_never
 
 from cluster.errors import InvalidRequest
@@ -27,15 +27,15 @@ from router.sessions import session_id
 class Placer:
     pool: Pool
     index: PrefixIndex
-    hash_grain: int
+    hash_grain: InitVar[int]
     generations: Generations = field(default_factory=lambda: Generations(Policy()))
     records: Records = field(default_factory=Records)
     books: Books = field(init=False)
     early_rejection: EarlyRejection = field(init=False)
     _flights: dict[str, Flight] = field(default_factory=dict)  # by request id
 
-    def __post_init__(self) -> None:
-        self.books = Books(self.pool, self.index, self.hash_grain, self.records)
+    def __post_init__(self, hash_grain: int) -> None:
+        self.books = Books(self.pool, self.index, hash_grain, self.records)
         self.early_rejection = EarlyRejection(self.books.observed, self.books.tenants)
 
     def place(

@@ -32,12 +32,10 @@ class ProbeResult:
 class Probes:
     def __init__(
         self,
-        me: WorkerAddress,
         compute: Compute,
         loans: Loans,
         link_costs: LinkCosts,
     ) -> None:
-        self._me = me
         self._compute = compute
         self._loans = loans
         self._link_costs = link_costs
@@ -89,11 +87,12 @@ class Probes:
                 borrowing.grant(taken, 0, min(num_found, num_free))
             return bool(taken)
 
-        introduced = address_to_pb(self._loans.peers.me)  # it may have joined just now
-        start = pb.LendStart(borrower=introduced, probe_tokens=num_tokens)
+        me = self._loans.peers.me
+        # We may have joined just now: a source knows us from then on.
+        start = pb.LendStart(borrower=address_to_pb(me), probe_tokens=num_tokens)
         filled = await self._loans.borrow(source, start, found, by=by)
         if filled is None:
-            raise Overloaded(f"'{source.worker_id}' or '{self._me.worker_id}' has no block free.")
+            raise Overloaded(f"'{source.worker_id}' or '{me.worker_id}' has no block free.")
         self._compute.release(taken)
         return ProbeResult(
             transport=filled.reservation.peer.transport,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from cluster.types import LoadReport
+from cluster.types import BlockId, LoadReport
 from engine.batch import Batch
 from engine.batcher import Batcher
 from engine.sequence import Sequence
@@ -42,6 +42,10 @@ class BatcherScheduler:
         self.batcher.add(sequence)
         self._changed()
 
+    def release(self, blocks: list[BlockId]) -> None:
+        self.batcher.pool.release(blocks)
+        self._freed()
+
     def predicted_s(self, batch: Batch) -> float:
         return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
 
@@ -50,6 +54,9 @@ class BatcherScheduler:
 
     def counters(self) -> dict[str, float]:
         return self.batcher.counters.as_dict()
+
+    def _freed(self) -> None:
+        self._changed()
 
     def _load(self, **of_the_role: Any) -> LoadReport:
         return replace(

@@ -74,7 +74,7 @@ class Transfers:
             limit_s=config.fetch_s,
         )
         self.source = Source(me, pairs.pool, compute, self.writes, self.loans, open_calls)
-        self.probes = Probes(me, compute, self.loans, self.link_costs)
+        self.probes = Probes(compute, self.loans, self.link_costs)
         self.keeper = PairKeeper(
             self.peers,
             self.probes,

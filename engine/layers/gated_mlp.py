@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from engine import tensors
 from engine.layers.linear import Linear
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
-from engine.models import tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine import tensors
 from engine.attention import Attention, StepPlan
 from engine.kv_cache import KvCache
 from engine.layers.linear import Linear
 from engine.layers.rope import interleaved_order, rotate_in_place
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
-from engine.models import tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

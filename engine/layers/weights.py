@@ -20,7 +20,7 @@ from engine.kv_cache import DTYPES
 from engine.layers.linear import Linear, make_linear, uniform
 from engine.layers.products import Shape, choose_products
 from engine.model_spec import ModelSpec
-from engine.models.tensors import EMBEDDING, HEAD, Fused, layer_matrices, layer_tensor
+from engine.tensors import EMBEDDING, HEAD, Fused, layer_matrices, layer_tensor
 
 # Second copies of matrices, where two products are worth one each, may take so much memory.
 _SECOND_COPY_BYTES = 1 << 30

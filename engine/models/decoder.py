@@ -19,7 +19,7 @@ from engine.layers.rope import Rope
 from engine.layers.self_attention import SelfAttention, read_self_attention
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
-from engine.models.tensors import FINAL_NORM
+from engine.tensors import FINAL_NORM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from cluster.checkpoint_review import review
 from cluster.errors import CheckpointError
 from cluster.types import SamplingParams
 from engine.checkpoint import load_spec
-from engine.models.tensors import EMBEDDING, HEAD
+from engine.tensors import EMBEDDING, HEAD
 from tests.engine.changed_checkpoints import ABSENT, PROMPT, Change, written
 from tests.engine.driver import Driver, make_engine, make_sequence
 
