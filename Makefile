@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes: what they
 run := .venv/bin/python
 pytest := $(run) -m pytest
 alone = $(if $(filter tests/%,$(ARGS)),,$(shell grep -rl --include="*.py" "mark[.]alone" tests))  # judge by the clock
-parallel := -n logical --dist loadfile
+parallel := -n logical --dist loadfile --max-worker-restart 0  # a crash would leave the rest waiting for ever
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import secrets
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -170,7 +171,7 @@ class NixlTransport:
         for _ in range(NUM_TIMED_GREETINGS):
             yield from self._agent.move("READ", target, ours, theirs)
             times.append(time.perf_counter())
-        return bool(np.median(np.diff(times)) < IDLE_TWO_SIDED_S / 4)
+        return statistics.median(np.diff(times)) < IDLE_TWO_SIDED_S / 4
 
     def _disconnect(self, name: str) -> Steps[None]:
         self._agent.disconnect(name)

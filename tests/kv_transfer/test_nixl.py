@@ -1,15 +1,11 @@
 """NIXL between real processes: by kernel copies, by TCP, to the frozen, the dead and the reborn."""
 
 import asyncio
-import os
 import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +17,12 @@ from kv_transfer.conversion import conversion_between
 from kv_transfer.doors import DoorSettings, open_doors
 from kv_transfer.geometry import SpanPairs
 from kv_transfer.nixl.address import NixlAddress
-from kv_transfer.nixl.transport import NixlPeer, NixlTransport
+from kv_transfer.nixl.agent import SETTLE_TURNS
+from kv_transfer.nixl.transport import NixlTransport
 from kv_transfer.pool import FilePool, PoolConfig
 from kv_transfer.span_copy import SpanCopier
 from kv_transfer.transport import Landed, WriteRefused
-
-KEY = b"of the cluster"
-NUM_BYTES = 64 * 2**20
-OWNER = """
-import os, sys
-os.environ["NIXL_LOG_LEVEL"] = "FATAL"  # as the transport would
-import nixl_cu13
-sys.modules["nixl"] = nixl_cu13  # which otherwise loads torch, to see which wheel fits: seconds
-from pathlib import Path
-from kv_transfer.nixl.transport import NixlTransport
-from kv_transfer.pool import FilePool, PoolConfig
-name, num_bytes, run_dir = sys.argv[1:]
-pool = FilePool(PoolConfig(incarnation=name, num_bytes=int(num_bytes), run_dir=Path(run_dir)))
-transport = NixlTransport(pool, host="127.0.0.1", key=b"of the cluster")
-print(transport.address, flush=True)
-sys.stdin.read()
-transport.close()
-pool.close()
-"""
+from tests.kv_transfer.nixl_rig import KEY, NUM_BYTES, landed, open_pool, started, write
 
 # What many containers do: process_vm_readv and process_vm_writev are not permitted.
 WITHOUT_KERNEL_COPIES = """
@@ -58,43 +37,6 @@ assert libc.prctl(38, 1, 0, 0, 0) == libc.prctl(22, 2, head, 0, 0) == 0
 """
 
 pytestmark = pytest.mark.slow
-
-
-class Owner:
-    """A process with a pool."""
-
-    def __init__(self, process: subprocess.Popen[str], pool_file: Path) -> None:
-        self._process = process
-        self._pool_file = pool_file
-
-    @cached_property
-    def address(self) -> str:
-        """Of its pool, once it has started."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self._process.pid, number)
-
-    def kill(self) -> bool:
-        """Returns when it is dead."""
-        self.signal(signal.SIGKILL)
-        return self._process.wait() != 0
-
-    def holds(self, offset: int, num_bytes: int) -> bytes:
-        with self._pool_file.open("rb") as file:
-            file.seek(offset)
-            return file.read(num_bytes)
-
-
-@contextmanager
-def started(run_dir: Path, name: str = "owner", before: str = "") -> Iterator[Owner]:
-    command = [sys.executable, "-c", before + OWNER, name, str(NUM_BYTES), str(run_dir)]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as process:
-        try:
-            yield Owner(process, run_dir / f"kv-{name}")
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -116,27 +58,6 @@ async def transport(pool: FilePool) -> AsyncIterator[NixlTransport]:
     transport = NixlTransport(pool, host="127.0.0.1", key=KEY)
     yield transport
     transport.close()
-
-
-def open_pool(run_dir: Path, name: str = "us") -> FilePool:
-    config = PoolConfig(incarnation=Incarnation(name), num_bytes=NUM_BYTES, run_dir=run_dir)
-    return FilePool(config)
-
-
-def write(
-    peer: NixlPeer,
-    num_bytes: int = 4,
-    offset: int = 0,
-    may_start: Callable[[], bool] = lambda: True,
-) -> Future[Landed]:
-    offsets, sizes = np.array([offset]), np.array([num_bytes])
-    pairs = SpanPairs(source=offsets, destination=offsets, sizes=sizes)
-    return peer.write(pairs, epoch=1, digest=True, may_start=may_start)
-
-
-async def landed(written: Future[Landed]) -> Landed:
-    async with asyncio.timeout(10):
-        return await asyncio.wrap_future(written)
 
 
 async def test_bytes_reach_a_process_that_stands_still(
@@ -207,7 +128,9 @@ async def test_a_killed_process_is_seen_and_its_successor_reached_at_once(
         async with asyncio.timeout(5):
             await peer.life.wait()
             ends = await asyncio.gather(*writes, return_exceptions=True)
-        assert {type(end) for end in ends} == {Landed, TransferFailed}
+        assert all(isinstance(end, Landed | TransferFailed) for end in ends)
+        assert isinstance(ends[0], Landed)
+        assert isinstance(ends[-1], TransferFailed)
         with pytest.raises(TransferFailed, match="dead"):
             await transport.connect(first.address)
         successor = await transport.connect(second.address)
@@ -325,6 +248,43 @@ async def test_every_transfer_is_released(
         with pytest.raises(TransferFailed):
             await landed(write(peer))
     assert held == []
+
+
+async def test_a_peer_that_was_left_is_met_again_only_when_that_is_done(
+    tmp_path: Path, transport: NixlTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Endpoints made while UCX still takes the last one down have ended whole processes."""
+    import nixl
+
+    calls: list[str] = []
+    for name in ("get_new_notifs", "add_remote_agent", "remove_remote_agent"):
+        original = getattr(nixl.nixl_agent, name)
+
+        def counted(agent: object, *given: object, name=name, original=original) -> object:
+            calls.append(name)
+            return original(agent, *given)
+
+        monkeypatch.setattr(nixl.nixl_agent, name, counted)
+    with started(tmp_path) as owner:
+        peer = await transport.connect(owner.address)
+        owner.kill()
+        ends = [asyncio.wrap_future(write(peer, NUM_BYTES)) for _ in range(4)]
+        await asyncio.gather(*ends, return_exceptions=True)
+    for met, left in zip(_places(calls, "add")[1:], _places(calls, "remove"), strict=False):
+        assert calls[left:met].count("get_new_notifs") >= SETTLE_TURNS
+
+
+def _places(calls: list[str], beginning: str) -> list[int]:
+    return [at for at, call in enumerate(calls) if call.startswith(beginning)]
+
+
+@pytest.mark.prove
+def test_peers_that_are_killed_do_not_take_us_along() -> None:
+    """A hundred and fifty, in the midst of writes: in a process of its own, which may crash."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.kv_transfer.nixl_kills", "150"], timeout=280
+    )
+    assert ended.returncode == 0
 
 
 async def test_an_address_that_was_not_sealed_here_is_refused(
