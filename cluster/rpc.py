@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from cluster.addresses import Endpoint, host_of_peer
 from cluster.authority import PLAIN, Credentials, TlsIdentity
+from cluster.blame import DEADLINE_MARGIN_S, blamed, cut_off
 from cluster.channel import (
     EOF,
     INTERNAL_MESSAGE_BYTES,
@@ -29,14 +30,10 @@ from cluster.channel import (
     methods,
 )
 from cluster.errors import (
-    DeadlineExceeded,
-    Draining,
-    InternalError,
     InvalidRequest,
     PeerError,
     PenstockError,
     StartupError,
-    StreamInterrupted,
     UnsupportedFeature,
 )
 from cluster.health import HEALTH, HealthState, health_rpcs
@@ -52,9 +49,6 @@ PUBLIC_MESSAGE_BYTES = 8 << 20
 _LARGE_BYTES = 64 << 10  # of a request: more are a turn of the loop to parse, and one to check
 _MAX_PENDING_CALLS = 1 << 15  # not taken yet; each holds a few kilobytes
 _MAX_PENDING_S = 3600  # deadlines are ours to keep
-# The server gives up this much before the client does, so that the status and its details
-# reach the client rather than its own timer.
-DEADLINE_MARGIN_S = 0.025
 # So long a server that stops has for telling its callers. Who does not read never hears it.
 LAST_WORDS_S = 2.0
 _FOR_EVER_S = 1e8  # until `stop` sets a bound
@@ -272,38 +266,15 @@ def _answering(
                 if door is not None:
                     door.check(call.peer, method.path, call.metadata("authorization"))
                 if open_calls.is_cut_off:
-                    raise _cut_off(call)
+                    raise cut_off(call)
                 async with asyncio.timeout(seconds):
                     response = await serve(call)
                 return None if method.is_server_streaming else _encoded(response)
-            except asyncio.CancelledError as error:
-                failure = _cancelled(error, call, open_calls)
-            except Exception as error:
-                failure = _cut_off(call) if open_calls.is_cut_off else _blamed(error, call)
+            except (asyncio.CancelledError, Exception) as error:
+                failure = blamed(error, call, open_calls)
             await _abort(context, failure)
 
     return answer
-
-
-def _cancelled(error: asyncio.CancelledError, call: Call, open_calls: OpenCalls) -> PenstockError:
-    """Tells why a call was cancelled: only where its caller did it there is nothing to say."""
-    task = asyncio.current_task()
-    if task is None or not task.cancelling():
-        # Nobody cancelled this call: something inside it was, which is our bug.
-        return _blamed(error, call)
-    if not open_calls.is_cut_off:
-        raise error
-    task.uncancel()
-    return _cut_off(call)
-
-
-def _cut_off(call: Call) -> PenstockError:
-    """Makes what a caller is told by a server that stops before the answer is whole."""
-    if num_tokens := call.tokens_emitted:
-        return StreamInterrupted(
-            f"The server stopped after {num_tokens} tokens were sent.", tokens_emitted=num_tokens
-        )
-    return Draining("This server stops: send the request to another one, or again.")
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockError) -> NoReturn:
@@ -316,31 +287,6 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockE
     except _CALLER_GONE as error:
         logger.debug("a status reached nobody: %s", code.name)
         raise asyncio.CancelledError from error
-
-
-def _blamed(error: BaseException, call: Call) -> PenstockError:
-    """The one error that a call ends with. A bug is logged here, and only here, with its id."""
-    has_ended = call.remaining_s is not None and call.remaining_s < DEADLINE_MARGIN_S
-    ours: list[PenstockError] = []
-    bugs: list[BaseException] = []
-    for leaf in _leaves(error):
-        if isinstance(leaf, PenstockError):
-            ours.append(leaf)
-        elif isinstance(leaf, TimeoutError) and has_ended:
-            ours.append(DeadlineExceeded(call.phase, tokens_emitted=call.tokens_emitted))
-        else:
-            bugs.append(leaf)
-    if not bugs:
-        return ours[0]
-    failure = InternalError()
-    logger.error("internal error %s", failure.error_id, exc_info=error)
-    return failure
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
 
 
 def _encoded(message: Message | bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from cluster.blame import DEADLINE_MARGIN_S
 from cluster.codec import placement_to_bytes
 from cluster.errors import (
     CallerError,
@@ -25,7 +26,6 @@ from cluster.errors import (
     StreamInterrupted,
     WorkerLost,
 )
-from cluster.rpc import DEADLINE_MARGIN_S
 from cluster.types import Role, WorkerAddress, WorkerId
 from router.caller import Caller
 from router.decision import Decision
