@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 DEADLINE_MARGIN_S = 0.025
 
 
-class Progress(Protocol):
+class CallProgress(Protocol):
     """How far a call has come."""
 
     phase: str
@@ -32,7 +32,7 @@ class Progress(Protocol):
     def remaining_s(self) -> float | None: ...
 
 
-def blamed(error: BaseException, call: Progress, open_calls: OpenCalls) -> PenstockError:
+def blamed(error: BaseException, call: CallProgress, open_calls: OpenCalls) -> PenstockError:
     """Returns the one error that a call ends with. A bug is logged here, and only here, with its
     id. Raises CancelledError where the caller has ended the call: there is nobody to tell."""
     if isinstance(error, asyncio.CancelledError):
@@ -40,7 +40,7 @@ def blamed(error: BaseException, call: Progress, open_calls: OpenCalls) -> Penst
     return cut_off(call) if open_calls.is_cut_off else _of_raised(error, call)
 
 
-def cut_off(call: Progress) -> PenstockError:
+def cut_off(call: CallProgress) -> PenstockError:
     """Makes what a caller is told by a server that stops before the answer is whole."""
     if num_tokens := call.tokens_emitted:
         return StreamInterrupted(
@@ -50,7 +50,7 @@ def cut_off(call: Progress) -> PenstockError:
 
 
 def _of_cancelled(
-    error: asyncio.CancelledError, call: Progress, open_calls: OpenCalls
+    error: asyncio.CancelledError, call: CallProgress, open_calls: OpenCalls
 ) -> PenstockError:
     task = asyncio.current_task()
     if task is None or not task.cancelling():
@@ -62,7 +62,7 @@ def _of_cancelled(
     return cut_off(call)
 
 
-def _of_raised(error: BaseException, call: Progress) -> PenstockError:
+def _of_raised(error: BaseException, call: CallProgress) -> PenstockError:
     has_ended = call.remaining_s is not None and call.remaining_s < DEADLINE_MARGIN_S
     ours: list[PenstockError] = []
     bugs: list[BaseException] = []

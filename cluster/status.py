@@ -119,7 +119,7 @@ def status_code(error: PenstockError) -> grpc.StatusCode:
 
 
 def to_status(error: PenstockError) -> RpcStatus:
-    code, message = status_code(error), _cut(error.message, MAX_MESSAGE_BYTES)
+    code, message = status_code(error), cut(error.message, MAX_MESSAGE_BYTES)
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in _details(error):
         status.details.add().Pack(detail)
@@ -155,7 +155,7 @@ class _Details(NamedTuple):
 
 
 def _details(error: PenstockError) -> list[Message]:
-    metadata = {key: _cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
+    metadata = {key: cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     details: list[Message] = [info]
     match error:
@@ -166,7 +166,7 @@ def _details(error: PenstockError) -> list[Message]:
                 error_details_pb2.ResourceInfo(
                     resource_type="model",
                     resource_name=metadata["model"],
-                    description=_cut(error.message, MAX_VALUE_BYTES),
+                    description=cut(error.message, MAX_VALUE_BYTES),
                 )
             )
         case ResourceError():
@@ -176,7 +176,7 @@ def _details(error: PenstockError) -> list[Message]:
 
 def _bad_request(field: str, message: str) -> error_details_pb2.BadRequest:
     violation = error_details_pb2.BadRequest.FieldViolation(
-        field=field, description=_cut(message, MAX_MESSAGE_BYTES)
+        field=field, description=cut(message, MAX_MESSAGE_BYTES)
     )
     return error_details_pb2.BadRequest(field_violations=[violation])
 
@@ -187,7 +187,8 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def _cut(text: str, num_bytes: int) -> str:
+def cut(text: str, num_bytes: int) -> str:
+    """Shortens a text to so many bytes, whole characters of valid Unicode."""
     encoded = text.encode(errors="replace")  # a lone surrogate would end the call unanswered
     if len(encoded) <= num_bytes:
         return encoded.decode()

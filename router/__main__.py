@@ -14,14 +14,15 @@ from router.router import Router
 async def serve(config: RouterConfig, drain: asyncio.Event) -> None:
     router = Router(config)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, router.policy.ask_reload)
-    await router.run(drain, lambda address: _ready(address, router.internal_address))
+    await router.run(drain, lambda address: _ready(address, router))
 
 
-def _ready(address: str, internal: str) -> None:
+def _ready(address: str, router: Router) -> None:
     # What has been loaded stays: a full collection walks what requests leave, and no more.
     gc.collect()
     gc.freeze()
-    print_ready(role="router", address=address, **({"internal": internal} if internal else {}))
+    others = {"internal": router.internal_address, "http": router.http_address}
+    print_ready(role="router", address=address, **{key: at for key, at in others.items() if at})
 
 
 if __name__ == "__main__":

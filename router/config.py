@@ -32,6 +32,8 @@ class RouterConfig(ServingConfig):
     # at 'address' alone
     internal: str | None = None
     """Where workers run on other machines."""
+    http: str | None = "127.0.0.1:0"  # HOST:PORT for OpenAI's clients; port 0: any; null: none
+    """Give a port that others know; null where all clients speak gRPC."""
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
     """With a second router, or a second machine."""
     context_length: int | None = None  # tokens; narrows the checkpoint's own
@@ -71,14 +73,12 @@ class RouterConfig(ServingConfig):
         check_range(self, *_COUNTS, at_least=1)
         check_range(self, *_NOT_NEGATIVE, at_least=0)
         check_range(self, "unread_s", above=0)
-        if Endpoint.parse(self.address).is_open_to_others and not self.insecure:
-            raise ConfigError(
-                f"'address' is '{self.address}', where others than this machine may come in, and"
-                " callers are not authenticated yet: give a loopback address, or say 'insecure:"
-                " true' to let in whoever reaches it."
-            )
+        self._check_open("address", self.address)
+        if self.http is not None:
+            self._check_door("http", self.http)
+            self._check_open("http", self.http)
         if self.internal is not None:
-            self._check_internal(self.internal)
+            self._check_door("internal", self.internal)
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."
@@ -89,14 +89,23 @@ class RouterConfig(ServingConfig):
                 " 'spec.placement.disaggregate'."
             )
 
-    def _check_internal(self, text: str) -> None:
-        try:
-            internal, front = Endpoint.parse(text), Endpoint.parse(self.address)
-        except ConfigError as error:
-            raise ConfigError(f"'internal': {error}") from error
-        if internal.port and internal == front:
+    def _check_open(self, key: str, text: str) -> None:
+        if Endpoint.parse(text).is_open_to_others and not self.insecure:
             raise ConfigError(
-                f"'internal' is '{text}', where clients come in ('address'): give another port."
+                f"'{key}' is '{text}', where others than this machine may come in, and callers are"
+                " not authenticated yet: give a loopback address, or say 'insecure: true' to let in"
+                " whoever reaches it."
+            )
+
+    def _check_door(self, key: str, text: str) -> None:
+        """A door beside that of gRPC clients."""
+        try:
+            door, front = Endpoint.parse(text), Endpoint.parse(self.address)
+        except ConfigError as error:
+            raise ConfigError(f"'{key}': {error}") from error
+        if door.port and door == front:
+            raise ConfigError(
+                f"'{key}' is '{text}', where clients come in ('address'): give another port."
             )
 
     def check_ways(self, credentials: Credentials) -> None:

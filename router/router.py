@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from cluster.addresses import Endpoint
 from cluster.authority import Credentials
@@ -46,6 +47,9 @@ from router.relay import Relay
 from router.rollout.generations import Generations
 from router.rollout.rollout import Offer
 from router.waiting import WaitingRoom
+
+if TYPE_CHECKING:  # it loads Starlette and uvicorn
+    from router.http.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +107,7 @@ class Router:
         )
         reception = Reception(self.admission, self.lanes, self.relay, self.fleet.is_warm)
         inference = InferenceService(text, reception)
+        self.http = _http_door(config, text, reception, clock, lambda: self.is_serving)
         diagnosis = Diagnosis(
             secrets_file=config.secrets_file,
             store=config.store,
@@ -157,6 +162,11 @@ class Router:
         """Says where calls of the cluster come in from other machines; empty: nowhere."""
         return self.internal.address if self.internal else ""
 
+    @property
+    def http_address(self) -> str:
+        """Says where OpenAI's clients come in; empty: nowhere."""
+        return self.http.address if self.http else ""
+
     async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:
         """Serves until `drain` is set, and then until the last answer, `drain_s` at most."""
         try:
@@ -167,7 +177,8 @@ class Router:
                     tasks.create_task(self.policy.run(), name="policy"),
                     tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
                 )
-                async with self.internal or contextlib.nullcontext(), self.server:
+                nowhere = contextlib.nullcontext()
+                async with self.internal or nowhere, self.http or nowhere, self.server:
                     if self.internal and self.internal.is_tls:
                         self._tls_ports.add(self.internal.port)
                     ready(self.server.address)
@@ -188,10 +199,26 @@ class Router:
         self.health.set_all(False)
         if closes:
             self.server.close_door()
+            if self.http:
+                self.http.close_door()
         logger.info("draining: %d requests in flight", self.admission.num_in_flight)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.config.drain_s):
                 await self.admission.idle()
+
+
+def _http_door(
+    config: RouterConfig,
+    text: Text,
+    reception: Reception,
+    clock: Callable[[], float],
+    is_serving: Callable[[], bool],
+) -> "HttpServer | None":
+    if config.http is None:
+        return None
+    from router.http.door import http_server  # here: its libraries take 0.1 s to import
+
+    return http_server(text, reception, address=config.http, clock=clock, is_serving=is_serving)
 
 
 def _front_door(

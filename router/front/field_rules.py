@@ -22,6 +22,7 @@ _MAX_WHOLE: Final = 2.0**53
 class FieldRule:
     part: str  # of the request; empty: the request itself
     name: str
+    keyword: str  # what callers that spell it as a keyword call it
     low: float
     high: float
     note: str
@@ -118,6 +119,7 @@ def _rule(field: Any, part: str) -> FieldRule:
     return FieldRule(
         part=part,
         name=field.name,
+        keyword=said.keyword or field.name,
         low=said.at_least if said.HasField("at_least") else -math.inf,
         high=said.at_most if said.HasField("at_most") else math.inf,
         note=said.note,

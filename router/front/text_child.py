@@ -1,10 +1,11 @@
-"""The process in which large texts are tokenised, so that this can be ended: reads requests from
-its stdin and answers them on its stdout, one after another.
+"""The process in which large texts are read and tokenised, so that this can be ended: reads
+requests from its stdin and answers them on its stdout, one after another.
 
     python -m router.front.text_child SETTINGS
 
-A frame is its kind, its length and its bytes. A request is that of the RPC, in bounds already,
-and so is the answer; a refusal is the field and the sentence, as JSON.
+A frame is its kind, its length and its bytes. A request is that of the RPC, in bounds already, and
+so is the answer; or it is a body as HTTP brought it. A refusal is the field and the sentence, as
+JSON.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import BinaryIO, Final, Self
 
 from cluster.chat_template import ChatTemplate
 from cluster.detokenizer import whole_text
-from cluster.errors import CheckpointError, InvalidRequest
+from cluster.errors import CheckpointError, InvalidRequest, UnsupportedFeature
 from cluster.process import configure_logging, follow_parent
 from cluster.tokenizer import Tokenizer
 from router.front.prompt import prompt_ids
@@ -29,6 +30,7 @@ from router.front.text_codec import (
     text_to_bytes,
     tokenized_to_bytes,
 )
+from router.http.reading import BodyKind, packed_asked
 
 HEADER: Final = struct.Struct("<BI")
 _NICENESS: Final = 5  # large work gives way where processors are short
@@ -39,6 +41,14 @@ class TextKind(IntEnum):
     DETOKENIZE = 1
     DONE = 2
     REFUSED = 3
+    UNSUPPORTED = 4
+    READ_CHAT = 5  # the body of a request over HTTP
+    READ_COMPLETION = 6
+    READ_TOKENIZE = 7
+    READ_DETOKENIZE = 8
+
+
+_BODIES: Final = {TextKind[f"READ_{kind.name}"]: kind for kind in BodyKind}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +83,9 @@ class TextWork:
             )
 
     def answer(self, kind: TextKind, data: bytes) -> bytes:
-        """Raises InvalidRequest."""
+        """Raises InvalidRequest, and UnsupportedFeature of a body."""
+        if kind in _BODIES:
+            return packed_asked(_BODIES[kind], data)
         if kind is TextKind.TOKENIZE:
             prompt = prompt_from_bytes(data, self._max_text_bytes)
             return tokenized_to_bytes(prompt_ids(prompt, self._tokenizer, self._template))
@@ -89,6 +101,9 @@ def serve(work: TextWork, requests: BinaryIO, answers: BinaryIO) -> None:
             answer, data = TextKind.DONE, work.answer(TextKind(kind), requests.read(num_bytes))
         except InvalidRequest as error:
             answer, data = TextKind.REFUSED, json.dumps([error.field, error.message]).encode()
+        except UnsupportedFeature as error:
+            said = json.dumps([error.feature, error.message])
+            answer, data = TextKind.UNSUPPORTED, said.encode()
         answers.write(HEADER.pack(answer, len(data)) + data)
         answers.flush()
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import IO
 
-from cluster.errors import InvalidRequest, Overloaded
+from cluster.errors import InvalidRequest, Overloaded, UnsupportedFeature
 from cluster.process import child_environment
 from router.front.text_child import HEADER, Settings, TextKind
 from router.front.text_threads import TextThreads
@@ -75,6 +75,8 @@ class TextProcess:
             ) from error
         if answer is TextKind.REFUSED:
             raise InvalidRequest(*json.loads(body))
+        if answer is TextKind.UNSUPPORTED:
+            raise UnsupportedFeature(*json.loads(body))
         return body
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -52,6 +52,10 @@ DOORS = {
     "uvloop": "cluster/process.py",
     "opentelemetry": "cluster/tracing.py",
     "matplotlib": "simulator/plot.py",
+    "starlette": "router/http/door.py",
+    "uvicorn": "router/http/server.py",
+    "httptools": "router/http/server.py",
+    "msgspec": "router/http/typed_json.py",
 }
 
 # Protobuf messages live in codecs, typed clients and service edges: inside, only dataclasses.
@@ -76,6 +80,11 @@ STUB_FILES = {
         "router/status_codec.py",
         "router/front/text_codec.py",
         "router/policy_life/codec.py",
+        "router/http/contract.py",
+        "router/http/reading.py",
+        "router/http/forms.py",
+        "router/http/answers.py",
+        "router/http/token_text.py",
     },
     "typed clients": {
         "cluster/channel.py",
@@ -109,6 +118,8 @@ STUB_FILES = {
         "router/drains.py",
         "router/policy_life/service.py",
         "router/front/service.py",
+        "router/http/about.py",
+        "router/http/generation.py",
         "worker/fences.py",
         "worker/fetch.py",
         "worker/loans.py",

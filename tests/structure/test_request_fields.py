@@ -27,6 +27,7 @@ PLAIN = {
 FIRST_FIELDS = 21  # that workers of every release know
 # They read the contract, and know no parameter by name.
 NAMELESS = ("cluster/params_codec.py", "router/front/field_rules.py", "penstock/request.py")
+NAMELESS += ("router/http/contract.py",)
 
 
 def spells(path: Path, name: str) -> bool:

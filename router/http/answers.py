@@ -1,0 +1,170 @@
+"""Answers on their way to the caller: messages of the pipeline in, one JSON body or SSE out.
+
+What ends an answer is sent with its last message, while the pipeline still knows the request: so
+whoever drains waits for it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from penstock.v1 import inference_pb2 as pb
+from router.http.call import HttpCall
+from router.http.forms import Form
+from router.http.reading import Asked
+from router.http.replies import PromptTokensDetails, UsageReply
+from router.http.typed_json import UNSET, encode
+
+PING_S: Final = 10.0  # so long a stream says nothing before it says that it lives
+_PING: Final = b": ping\n\n"
+_DONE: Final = b"data: [DONE]\n\n"
+
+
+class Sink(Protocol):
+    """Where the answers to all prompts of one request go."""
+
+    async def take(self, part: "PromptCaller", response: pb.GenerateResponse) -> None: ...
+
+
+class PromptCaller:
+    """Who asked, as the pipeline sees it (`router.caller.Caller`), for one prompt."""
+
+    __slots__ = ("_call", "_sink", "first_choice", "phase", "prompt", "tokens_emitted")
+
+    def __init__(self, call: HttpCall, sink: Sink, *, first_choice: int, prompt: str = "") -> None:
+        self._call = call
+        self._sink = sink
+        self.first_choice = first_choice
+        self.prompt = prompt  # where it is echoed
+        self.phase = "request"
+        self.tokens_emitted = 0
+
+    @property
+    def remaining_s(self) -> float | None:
+        return self._call.remaining_s
+
+    async def send_metadata(self, *metadata: tuple[str, str]) -> None:
+        """The head of the answer has the request id already."""
+
+    async def send(self, message: bytes) -> None:
+        await self._sink.take(self, pb.GenerateResponse.FromString(message))
+
+
+class _UsageSum:
+    """Adds up over prompts."""
+
+    def __init__(self, num_prompts: int) -> None:
+        self._sum = pb.Usage()
+        self._num_left = num_prompts
+
+    def add(self, usage: pb.Usage) -> bool:
+        """Tells whether these were the last."""
+        self._sum.prompt_tokens += usage.prompt_tokens
+        self._sum.cached_tokens += usage.cached_tokens
+        self._sum.completion_tokens += usage.completion_tokens
+        self._num_left -= 1
+        return not self._num_left
+
+    @property
+    def reply(self) -> UsageReply:
+        usage = self._sum
+        return UsageReply(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.prompt_tokens + usage.completion_tokens,
+            PromptTokensDetails(usage.cached_tokens),
+        )
+
+
+class StreamedAnswer:
+    """Each message is written when it comes, as one frame a choice."""
+
+    def __init__(self, call: HttpCall, form: Form, asked: Asked) -> None:
+        self._call = call
+        self._form = form
+        self._num_choices = asked.num_choices
+        self._usage = _UsageSum(len(asked.messages))
+        self._tells_usage = asked.includes_usage
+        self._written_at = 0.0
+        self._is_writing = False
+
+    async def take(self, part: PromptCaller, response: pb.GenerateResponse) -> None:
+        no_usage = None if self._tells_usage else UNSET
+        frames = [
+            _frame(self._form.chunk([choice], no_usage)) for choice in self._choices(part, response)
+        ]
+        is_last = response.HasField("finished") and self._usage.add(response.finished.usage)
+        if is_last:
+            if self._tells_usage:
+                frames.append(_frame(self._form.chunk([], self._usage.reply)))
+            frames.append(_DONE)
+        if frames:
+            await self._write(b"".join(frames), is_last=is_last)
+
+    async def ping(self) -> None:
+        """Says that it lives, unless it has just said something, or nobody reads."""
+        silent_s = asyncio.get_running_loop().time() - self._written_at
+        if not self._is_writing and silent_s > PING_S / 2:
+            await self._call.begin_stream()
+            await self._call.write(_PING)
+
+    def _choices(self, part: PromptCaller, response: pb.GenerateResponse) -> Iterator[Any]:
+        first, form = part.first_choice, self._form
+        if response.HasField("accepted"):
+            for choice in range(first, first + self._num_choices):
+                if (opening := form.opening(choice, part.prompt, response.accepted)) is not None:
+                    yield opening
+        for delta in response.deltas:
+            if (piece := form.piece(first + delta.choice, delta)) is not None:
+                yield piece
+        for finish in response.finished.choices:
+            yield form.ending(first + finish.choice, finish)
+
+    async def _write(self, data: bytes, *, is_last: bool) -> None:
+        self._is_writing = True
+        await self._call.begin_stream()
+        await (self._call.end(data) if is_last else self._call.write(data))
+        self._is_writing = False
+        self._written_at = asyncio.get_running_loop().time()
+
+
+class WholeAnswer:
+    """Kept until it is whole."""
+
+    def __init__(self, call: HttpCall, form: Form, asked: Asked) -> None:
+        self._call = call
+        self._form = form
+        self._num_choices = asked.num_choices
+        self._usage = _UsageSum(len(asked.messages))
+        self._pieces: defaultdict[int, list[Any]] = defaultdict(list)
+        self._finishes: dict[int, pb.ChoiceFinish] = {}
+
+    async def take(self, part: PromptCaller, response: pb.GenerateResponse) -> None:
+        first = part.first_choice
+        if response.HasField("accepted"):
+            for choice in range(first, first + self._num_choices):
+                self._keep(choice, self._form.opening(choice, part.prompt, response.accepted))
+        for delta in response.deltas:
+            choice = first + delta.choice
+            self._keep(choice, self._form.piece(choice, delta))
+        for finish in response.finished.choices:
+            self._finishes[first + finish.choice] = finish
+        if response.HasField("finished") and self._usage.add(response.finished.usage):
+            await self._call.answer(200, encode(self._reply()))
+
+    def _keep(self, choice: int, piece: Any) -> None:
+        if piece is not None:
+            self._pieces[choice].append(piece)
+
+    def _reply(self) -> Any:
+        whole = self._form.whole
+        choices = [
+            whole(choice, self._pieces[choice], finish)
+            for choice, finish in sorted(self._finishes.items())
+        ]
+        return self._form.reply(choices, self._usage.reply)
+
+
+def _frame(body: Any) -> bytes:
+    return b"data: %b\n\n" % encode(body)

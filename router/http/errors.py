@@ -1,0 +1,136 @@
+"""The error table of the HTTP door: which status, and what OpenAI's clients read in the body."""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Final, NamedTuple
+
+from cluster.errors import (
+    CallerError,
+    DeadlineExceeded,
+    DuplicateRequest,
+    InvalidRequest,
+    PeerError,
+    PenstockError,
+    ResourceError,
+    Unauthenticated,
+    UnknownModel,
+    UnknownService,
+    UnsupportedFeature,
+    WorkersDied,
+)
+from cluster.status import MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, cut
+from router.http.contract import parameter
+from router.http.typed_json import Struct, encode
+
+Header = tuple[bytes, bytes]
+_AGAIN_S: Final = 1.0  # after what failed for no fault of the request
+
+# A class that is not here has the status of its nearest base. Never 408: clients send it again at
+# once. 429 is kept for a caller's own quota.
+STATUS: Final[Mapping[type[PenstockError], int]] = {
+    PenstockError: 500,
+    CallerError: 400,
+    InvalidRequest: 400,
+    UnsupportedFeature: 400,
+    UnknownModel: 404,
+    UnknownService: 404,
+    Unauthenticated: 401,
+    DuplicateRequest: 409,
+    ResourceError: 503,
+    PeerError: 503,
+    WorkersDied: 500,  # never again: it may be what they die of
+    DeadlineExceeded: 504,
+}
+_TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}
+
+
+class HttpRefusal(CallerError):
+    """What only this protocol knows: a path, a method, a header or a length that is wrong."""
+
+    reason = "HTTP"
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ErrorBody(Struct):
+    """What OpenAI's clients make an exception of."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorReply(Struct):
+    error: ErrorBody
+
+
+class Failure(NamedTuple):
+    """An error as it is sent."""
+
+    status: int
+    body: bytes
+    headers: list[Header]
+
+
+def failure_of(error: PenstockError) -> Failure:
+    status = _status(error)
+    reply = ErrorReply(
+        ErrorBody(
+            message=cut(error.message, MAX_MESSAGE_BYTES),
+            type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+            param=_param(error),
+            code=_code(error),
+        )
+    )
+    return Failure(status, encode(reply), _headers(error, status))
+
+
+def _status(error: PenstockError) -> int:
+    if isinstance(error, HttpRefusal):
+        return error.status
+    return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
+
+
+def _code(error: PenstockError) -> str:
+    match error:
+        case HttpRefusal(code=code):
+            return code
+        case UnknownModel():
+            return "model_not_found"  # as OpenAI says it
+    return error.reason.lower()
+
+
+def _param(error: PenstockError) -> str | None:
+    match error:
+        case InvalidRequest(field=field):
+            return cut(parameter(field), MAX_VALUE_BYTES) or None
+        case UnsupportedFeature(feature=feature):
+            return cut(parameter(feature), MAX_VALUE_BYTES) or None
+        case UnknownModel():
+            return "model"
+    return None
+
+
+def _headers(error: PenstockError, status: int) -> list[Header]:
+    """When to come again; OpenAI's clients send 409 and all from 500 again unless they are told
+    not to."""
+    after_s = _after_s(error)
+    if after_s is None:
+        return [(b"x-should-retry", b"false")] if status == 409 or status >= 500 else []
+    return [
+        (b"retry-after", b"%d" % max(1, ceil(after_s))),
+        (b"retry-after-ms", b"%d" % max(1, round(after_s * 1000))),
+    ]
+
+
+def _after_s(error: PenstockError) -> float | None:
+    match error:
+        case ResourceError(retry_after_s=seconds):
+            return seconds
+        case PeerError() if not isinstance(error, WorkersDied):
+            return _AGAIN_S
+    return None

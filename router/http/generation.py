@@ -1,0 +1,111 @@
+"""`/v1/chat/completions` and `/v1/completions`: a body becomes requests of the contract, which take
+the way that gRPC's take, and what comes back becomes one answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cluster.rpc import parsed
+from penstock.v1 import inference_pb2 as pb
+from router.front.reception import Reception
+from router.front.text import Text
+from router.front.validation import check_generate, check_request_id
+from router.front.wire_bounds import check_wire
+from router.http.answers import PING_S, PromptCaller, Sink, StreamedAnswer, WholeAnswer
+from router.http.call import REQUEST_ID_KEY, HttpCall, Listening
+from router.http.forms import ChatForm, Form, TextForm, Told
+from router.http.intake import BodyIntake
+from router.http.reading import Asked, BodyKind
+from router.http.token_text import TokenTexts, token_texts
+from router.request_line import RequestLine
+
+_FORMS: Final[Mapping[BodyKind, tuple[str, Callable[..., Form]]]] = {
+    BodyKind.CHAT: ("chatcmpl-", ChatForm),
+    BodyKind.COMPLETION: ("cmpl-", TextForm),
+}
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class HttpGeneration:
+    text: Text
+    reception: Reception
+    intake: BodyIntake
+    clock: Callable[[], float]
+    ping_s: float = PING_S
+    texts: TokenTexts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = token_texts(self.text.tokenizer)
+
+    async def chat(self, call: HttpCall) -> None:
+        await self._serve(BodyKind.CHAT, call)
+
+    async def completion(self, call: HttpCall) -> None:
+        await self._serve(BodyKind.COMPLETION, call)
+
+    async def _serve(self, kind: BodyKind, call: HttpCall) -> None:
+        arrived_at, limits = self.clock(), self.text.limits
+        call.request_id = check_request_id(call.header(REQUEST_ID_KEY) or "", limits)
+        asked = await self.intake.asked(kind, call)
+        form = self._form(kind, call, asked)
+        if asked.is_stream:
+            streamed = StreamedAnswer(call, form, asked)
+            async with Listening(call, self.ping_s, streamed.ping):
+                await self._answer(call, asked, streamed, arrived_at)
+        else:
+            async with Listening(call, self.ping_s):
+                await self._answer(call, asked, WholeAnswer(call, form, asked), arrived_at)
+
+    def _form(self, kind: BodyKind, call: HttpCall, asked: Asked) -> Form:
+        prefix, form = _FORMS[kind]
+        info = self.text.info
+        told = Told(
+            id=prefix + call.request_id,
+            created=int(time.time()),
+            model=info.name,
+            system_fingerprint="fp_" + info.model_digest.rpartition(":")[2][:12],
+        )
+        return form(
+            told=told, asked=asked, texts=self.texts, end_token_ids=frozenset(info.end_token_ids)
+        )
+
+    async def _answer(self, call: HttpCall, asked: Asked, sink: Sink, arrived_at: float) -> None:
+        """Several prompts are as many requests."""
+        parts = [
+            PromptCaller(call, sink, first_choice=index * asked.num_choices)
+            for index in range(len(asked.messages))
+        ]
+        call.parts = [*parts]
+        if len(parts) == 1:
+            await self._serve_one(asked, asked.messages[0], parts[0], call.request_id, arrived_at)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for index, (message, part) in enumerate(zip(asked.messages, parts, strict=True)):
+                request_id = f"{call.request_id}-{index}" if index else call.request_id
+                serving = self._serve_one(asked, message, part, request_id, arrived_at)
+                tasks.create_task(serving)
+
+    async def _serve_one(
+        self, asked: Asked, message: bytes, part: PromptCaller, request_id: str, arrived_at: float
+    ) -> None:
+        info, limits = self.text.info, self.text.limits
+        with RequestLine(arrived_at, self.clock, request_id=request_id) as line:
+            num_bytes = check_wire(message, pb.GenerateRequest, info, limits)
+            if num_bytes:
+                self.reception.lanes.process.check_room(num_bytes)
+            request: pb.GenerateRequest = parsed(pb.GenerateRequest, message)  # type: ignore[assignment]
+            request.request_id = request_id
+            given = check_generate(request, info, limits)
+            if asked.is_echoed:
+                part.prompt = await self._echo(request)
+            await self.reception.serve(given, part, line)
+
+    async def _echo(self, request: pb.GenerateRequest) -> str:
+        if request.WhichOneof("prompt") == "text":
+            return request.text
+        ids = list(request.token_ids.ids)
+        response = await self.reception.lanes.detokenized(ids, skip_special_tokens=False)
+        return pb.DetokenizeResponse.FromString(response).text

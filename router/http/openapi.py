@@ -1,0 +1,111 @@
+"""What the door serves, as a table; and the OpenAPI page that is made of it and of the types of
+bodies."""
+
+from typing import Any, Final, NamedTuple
+
+from router.http.errors import ErrorReply
+from router.http.fields import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeFields,
+    TokenizeFields,
+)
+from router.http.replies import (
+    ChatReply,
+    DetokenizeReply,
+    ModelCard,
+    ModelList,
+    StateReply,
+    TextReply,
+    TokenizeReply,
+    VersionReply,
+)
+from router.http.typed_json import encode, schemas
+
+
+class Operation(NamedTuple):
+    path: str
+    method: str
+    name: str
+    summary: str
+    reply: type[Any]
+    body: type[Any] | None = None
+    is_streamed: bool = False  # where the body asks for it
+
+
+OPERATIONS: Final = (
+    Operation(
+        "/v1/chat/completions",
+        "POST",
+        "chat",
+        "Answers a chat, as a whole or as a stream",
+        ChatReply,
+        ChatRequest,
+        is_streamed=True,
+    ),
+    Operation(
+        "/v1/completions",
+        "POST",
+        "completion",
+        "Continues texts or token ids, as a whole or as a stream",
+        TextReply,
+        CompletionRequest,
+        is_streamed=True,
+    ),
+    Operation("/v1/models", "GET", "models", "Lists the one model that is served", ModelList),
+    Operation("/v1/models/{model:path}", "GET", "model", "Tells of the model", ModelCard),
+    Operation("/tokenize", "POST", "tokenize", "Makes token ids", TokenizeReply, TokenizeFields),
+    Operation("/detokenize", "POST", "detokenize", "Makes text", DetokenizeReply, DetokenizeFields),
+    Operation("/version", "GET", "version", "Tells the version of Penstock", VersionReply),
+    Operation("/livez", "GET", "livez", "Answers while this process lives", StateReply),
+    Operation("/readyz", "GET", "readyz", "Tells whether a request would be served", StateReply),
+    Operation("/health", "GET", "readyz", "The same", StateReply),
+    Operation("/openapi.json", "GET", "openapi", "This page", dict),
+)
+
+
+def openapi_page(version: str) -> bytes:
+    types = [each for op in OPERATIONS for each in (op.reply, op.body) if each not in (None, dict)]
+    _, components = schemas(ErrorReply, *types)
+    paths: dict[str, Any] = {}
+    for op in OPERATIONS:
+        paths.setdefault(op.path.replace(":path", ""), {})[op.method.lower()] = _described(op)
+    page = {
+        "openapi": "3.1.0",
+        "info": {"title": "Penstock", "version": version},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    return encode(page)
+
+
+def _described(op: Operation) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "operationId": op.name if op.path != "/health" else "health",
+        "summary": op.summary,
+        "responses": {
+            "200": {"description": "Done", "content": _content(op)},
+            "default": {"description": "Refused or failed", "content": _json(_named(ErrorReply))},
+        },
+    }
+    if op.body is not None:
+        said["requestBody"] = {"required": True, "content": _json(_named(op.body))}
+    if "{model" in op.path:
+        model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        said["parameters"] = [model]
+    if op.name == "readyz":
+        said["responses"]["503"] = {"description": "Not now", "content": _json(_named(op.reply))}
+    return said
+
+
+def _content(op: Operation) -> dict[str, Any]:
+    content = _json({} if op.reply is dict else _named(op.reply))
+    return content | ({"text/event-stream": {}} if op.is_streamed else {})
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _named(kind: type[Any]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}

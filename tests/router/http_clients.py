@@ -1,0 +1,1 @@
+"""Clients of the HTTP door: OpenAI's own, unmodified, and plain sockets."""
