@@ -118,6 +118,12 @@ class LocalCluster:
         """Gives the address where the router was told to listen: all of them, perhaps."""
         return self.children["router"].address
 
+    @property
+    def http(self) -> str:
+        """Gives the address that OpenAI's clients of this machine dial; empty: there is none."""
+        said = str(self.children["router"].ready.get("http", ""))
+        return str(Endpoint.parse(said).to_dial) if said else ""
+
     async def __aenter__(self) -> Self:
         try:
             self._created = RunDir.create(
@@ -228,9 +234,9 @@ class LocalCluster:
         if plan.part is Part.ROUTER:
             # Workers and clients know the old port.
             port = Endpoint.parse(child.address).port
-            internal = child.ready.get("internal")
-            internal_port = Endpoint.parse(internal).port if internal else None
-            plan = self.plan.router_plan(self.secrets_file, port, internal_port)
+            others = [child.ready.get(key) for key in ("internal", "http")]
+            ports = [Endpoint.parse(each).port if each else None for each in others]
+            plan = self.plan.router_plan(self.secrets_file, port, *ports)
         return Supervisor(
             child,
             name=plan.name,

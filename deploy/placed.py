@@ -36,7 +36,7 @@ from penstock import __version__
 
 T = TypeVar("T")
 MAX_SAID_CHARS = 1000
-LISTENS: Final = frozenset({"address", "internal"})
+LISTENS: Final = frozenset({"address", "internal", "http"})
 OF_PLANNERS: Final = ("RAY_AUTH_",)  # variables: what admits them to Ray, and nobody else
 
 
@@ -80,6 +80,7 @@ class PlacedState:
     pid: int = 0  # 0: it does not run
     address: str = ""  # empty: it does not serve yet
     internal: str = ""  # of a router: where calls of the cluster come in
+    http: str = ""  # of a router: where OpenAI's clients do
     restarts: int = 0
     said: str = ""  # last, of what went wrong
 
@@ -144,6 +145,7 @@ class PlacedSupervisor:
             pid=child.pid if child else 0,
             address=reached_at(ready["address"], self._machine) if ready else "",
             internal=ready.get("internal", ""),
+            http=reached_at(ready["http"], self._machine) if "http" in ready else "",
             restarts=self._supervisor.num_restarts,
             said=self._said,
         )
@@ -306,10 +308,12 @@ def reached_at(listens: str, machine: str) -> str:
 def _addresses(order: StartOrder, machine: str, ports: Mapping[str, int]) -> dict[str, str]:
     """Gives the addresses where it listens on this machine."""
     found = {}
-    for key in LISTENS & order.config.keys():
+    for key in sorted(LISTENS & order.config.keys()):
+        if order.config[key] is None:
+            continue
         host, port = Endpoint.parse(order.config[key])
         # A front door opens to no more than its file says; of a planner only its health is asked.
-        is_own = key == "address" and not order.part.is_worker
+        is_own = key != "internal" and not order.part.is_worker
         own = machine if is_loopback(host) and not is_own else host
         found[key] = str(Endpoint(own, port or ports.get(key, 0)))
     return found

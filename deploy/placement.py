@@ -201,6 +201,7 @@ def _routers(spec: ClusterSpec, plan: ClusterPlan, secrets_file: Path) -> Iterat
     routers = spec.routers
     ports, internal_ports = routers.ports * routers.count, routers.internal_ports * routers.count
     for index in range(routers.count):
+        plan = replace(plan, http_port=routers.http_port(index))
         process = plan.router_plan(secrets_file, ports[index])
         config = {key: each for key, each in process.config.items() if key != "policy_state"}
         # Operators are elsewhere, whoever may come in at the front door.

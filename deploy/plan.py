@@ -3,7 +3,7 @@ nothing and touches no file."""
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class ClusterPlan:
     insecure: bool = False  # others than this machine may reach the host
     internal_port: int = 0  # of calls of the cluster, beyond loopback; 0: any free one
     port: int = 0  # 0: any free one
+    http_port: int | None = 0  # of OpenAI's clients; 0: any free one; None: they have none
     store: str | None = None  # the URL of a Redis
     secrets_file: Path | None = None  # None: drawn at the start
     num_threads: int | None = None
@@ -114,11 +115,17 @@ class ClusterPlan:
         return sum(pool.num * pool.pool_bytes for pool in self.all_pools)
 
     def router_plan(
-        self, secrets_file: Path, port: int, internal_port: int | None = None
+        self,
+        secrets_file: Path,
+        port: int,
+        internal_port: int | None = None,
+        http_port: int | None = None,
     ) -> ProcessPlan:
+        """The ports: where a router that is started again was; None: as planned."""
         internal = Endpoint(
             self.host, self.internal_port if internal_port is None else internal_port
         )
+        http = self.http_port if http_port is None else http_port
         config = {
             "cluster": self.name or None,
             "checkpoint": str(self.checkpoint),
@@ -134,7 +141,10 @@ class ClusterPlan:
             "policy_state": str(secrets_file.with_name("policy-state.json")),
             **self.router,
         }
-        return self._process("router", Part.ROUTER, config)
+        plan = self._process("router", Part.ROUTER, config)
+        # Said even where it is nowhere: a router that is told nothing has a door.
+        address = None if http is None else str(Endpoint(self.host, http))
+        return replace(plan, config={"http": address, **plan.config})
 
     def worker_plans(self, secrets_file: Path, run_dir: Path, router: str) -> list[ProcessPlan]:
         shared = {

@@ -26,6 +26,8 @@ MAX_BLOCKS: Final = 1 << 30
 KIND: Final = "Cluster"
 IN_MEMORY: Final = "memory"
 DEFAULT_BLOCKS: Final = 1024
+DEFAULT_PORTS: Final = (50051,)
+DEFAULT_HTTP_PORT: Final = 8000
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _OF_WORKERS: Final = {each.name: each.default for each in dataclasses.fields(WorkerConfig)}
@@ -162,7 +164,14 @@ class Routers:
 
     count: int = field(default=1, metadata=meaning("several need a Redis as 'store'"))
     ports: tuple[int, ...] = field(
-        default=(50051,), metadata=meaning("one for all, or one for each; 0: any that is free")
+        default=DEFAULT_PORTS, metadata=meaning("one for all, or one for each; 0: any that is free")
+    )
+    http_ports: tuple[int, ...] | None = field(
+        default=None,
+        metadata=meaning(
+            f"of OpenAI's clients, likewise; []: none; null: {DEFAULT_HTTP_PORT}, or any that is"
+            " free where 'ports' says something"
+        ),
     )
     internal_ports: tuple[int, ...] = field(
         default=(50052,),
@@ -179,10 +188,16 @@ class Routers:
 
     def __post_init__(self) -> None:
         check_range(self, "count", at_least=1, at_most=MAX_ROUTERS)
-        for name in ("ports", "internal_ports"):
-            wrong = [port for port in getattr(self, name) if not 0 <= port <= MAX_PORT]
+        for name in ("ports", "http_ports", "internal_ports"):
+            wrong = [port for port in getattr(self, name) or () if not 0 <= port <= MAX_PORT]
             if wrong:
                 raise ValueError(f"'{name}' has {wrong[0]}: give numbers from 0 to {MAX_PORT}.")
+
+    def http_port(self, index: int) -> int | None:
+        """Says where one of them hears OpenAI's clients; None: nowhere."""
+        if self.http_ports is None:
+            return DEFAULT_HTTP_PORT if self.ports == DEFAULT_PORTS else 0
+        return (self.http_ports * self.count)[index] if self.http_ports else None
 
 
 DEFAULT_POOLS: Final = tuple(WorkerPool(name=str(role), role=role) for role in Role)

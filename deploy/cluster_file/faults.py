@@ -128,7 +128,10 @@ def _store_faults(spec: ClusterSpec) -> Iterator[Wrong]:
 
 def _port_faults(spec: ClusterSpec) -> Iterator[Wrong]:
     routers = spec.routers
-    for key, ports in (("ports", routers.ports), ("internalPorts", routers.internal_ports)):
+    asked = {"ports": routers.ports, "internalPorts": routers.internal_ports}
+    if routers.http_ports:
+        asked["httpPorts"] = routers.http_ports
+    for key, ports in asked.items():
         if len(ports) not in {1, routers.count}:
             few = "1" if routers.count == 1 else f"1 for all, or {routers.count}"
             yield _wrong(
@@ -137,10 +140,14 @@ def _port_faults(spec: ClusterSpec) -> Iterator[Wrong]:
         twice = [port for before, port in pairwise(sorted(ports)) if port and before == port]
         if twice:
             yield _wrong(f"has {twice[0]} twice: two routers cannot listen there.", "routers", key)
-    if both := {*routers.ports} & {*routers.internal_ports} - {0}:
-        yield _wrong(
-            f"has {min(both)}, where clients come in: give another.", "routers", "internalPorts"
-        )
+    clients = {"ports": {*routers.ports}, "httpPorts": {*asked.get("httpPorts", ())}}
+    for key, known in (
+        ("internalPorts", "ports"),
+        ("httpPorts", "ports"),
+        ("internalPorts", "httpPorts"),
+    ):
+        if both := clients[known] & {*asked.get(key, ())} - {0}:
+            yield _wrong(f"has {min(both)}, where clients come in: give another.", "routers", key)
 
 
 def _address_faults(spec: ClusterSpec) -> Iterator[Wrong]:

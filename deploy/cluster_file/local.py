@@ -67,6 +67,7 @@ def local_plan(
         advertise=spec.routers.advertise or "",
         insecure=spec.insecure,
         port=spec.routers.ports[0],
+        http_port=spec.routers.http_port(0),
         internal_port=spec.routers.internal_ports[0],
         store=None if spec.store == IN_MEMORY else spec.store,
         secrets_file=_absolute(folder, spec.secrets_file),

@@ -1,7 +1,9 @@
 """Makes a plan of the flags of `serve` and `demo`, and a cluster's file; and what a start says."""
 
 import asyncio
+import json
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -41,6 +43,8 @@ class ServeFlags:
     host: str | None = None
     insecure: bool = False
     port: int | None = None
+    http_port: int | None = None
+    no_http: bool = False
     threads: int | None = None
     blocks: int | None = None
     block_size: int | None = None
@@ -85,7 +89,10 @@ def _with_flags(spec: ClusterSpec, flags: ServeFlags) -> ClusterSpec:
     here = Path.cwd() if flags.file else Path()  # what a file says is relative to the file
     routers = _told(bind=flags.host, ports=None if flags.port is None else (flags.port,))
     if flags.port is not None:
-        routers |= {"count": 1, "internal_ports": (0,)}
+        routers |= {"count": 1, "internal_ports": (0,), "http_ports": (0,)}
+    if flags.http_port is not None or flags.no_http:
+        told = () if flags.no_http else (flags.http_port,)
+        routers |= {"count": 1, "http_ports": told}
     said = _told(
         checkpoint=flags.model_dir and here / flags.model_dir,
         model=flags.model or None,
@@ -125,6 +132,8 @@ def _check(spec: ClusterSpec, flags: ServeFlags) -> None:
             " 'minWorkers' of 1 or more, or bring it up with 'penstock up'.",
             ExitCode.USAGE,
         )
+    if flags.http_port is not None and flags.no_http:
+        fail("Give --http-port or --no-http.", ExitCode.USAGE)
     check_host(spec.routers.bind, insecure=spec.insecure)
     size, grain = flags.block_size, spec.hash_grain
     if size and size % grain and grain % size:
@@ -152,6 +161,7 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
         "ready": True,
         "address": cluster.address,
         "listens": cluster.listens,
+        "http": cluster.http or None,
         "advertise": _advertised(cluster),
         "insecure": Endpoint.parse(cluster.listens).is_open_to_others,
         "model": cluster.plan.model_name,
@@ -180,6 +190,7 @@ def ready_text(cluster: LocalCluster) -> str:
             "",
             f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
             *([f"           for others {where_else}"] if where_else != cluster.address else []),
+            *_http_lines(cluster),
             f"           {reach_text(cluster.listens)}",
             f"  workers  {workers}",
             f"  logs     {cluster.log_dir}",
@@ -190,10 +201,32 @@ def ready_text(cluster: LocalCluster) -> str:
             f"  {command} chat{where}",
             f"  {command} status{where}",
             "",
+            *_curl_lines(cluster),
             "Ctrl-C drains and stops.",
             "",
         ]
     )
+
+
+def _http_lines(cluster: LocalCluster) -> list[str]:
+    if not cluster.http:
+        return []
+    return [f"  HTTP     http://{cluster.http}/v1  as OpenAI's clients speak it"]
+
+
+def _curl_lines(cluster: LocalCluster) -> list[str]:
+    """A request to paste."""
+    if not cluster.http:
+        return []
+    chat = {
+        "model": cluster.plan.model_name,
+        "messages": [{"role": "user", "content": "What does len do?"}],
+    }
+    return [
+        f"  curl http://{cluster.http}/v1/chat/completions -H 'content-type: application/json' \\",
+        f"    -d {shlex.quote(json.dumps(chat))}",
+        "",
+    ]
 
 
 def command_name() -> str:

@@ -57,6 +57,16 @@ def serve(
         int | None,
         typer.Option("--port", min=0, max=65535, help="0: any free. Default: 50051."),
     ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            "--http-port",
+            min=0,
+            max=65535,
+            help="For OpenAI's clients; 0: any free. Default: 8000; with --port: any free.",
+        ),
+    ] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="gRPC alone.")] = False,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, max=1024, help="CPU threads a worker. Default: 1."),
@@ -119,6 +129,8 @@ def serve(
         host=None if host is None else host.strip("[]"),
         insecure=insecure,
         port=port,
+        http_port=http_port,
+        no_http=no_http,
         threads=threads,
         blocks=blocks,
         block_size=block_size,

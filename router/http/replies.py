@@ -90,22 +90,24 @@ class _Reply(Struct, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
-    usage: UsageReply | UnsetType | None = UNSET
 
 
 class ChatReply(_Reply, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
+    usage: UsageReply
 
 
 class ChatChunk(_Reply, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
+    usage: UsageReply | UnsetType | None = UNSET
 
 
 class TextReply(_Reply, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
+    usage: UsageReply | UnsetType | None = UNSET
 
 
 class ModelCard(Struct, kw_only=True):
