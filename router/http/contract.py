@@ -46,10 +46,8 @@ def write(request: pb.GenerateRequest, values: Mapping[str, Any]) -> None:
 def parameter(path: str) -> str:
     """Says what callers of this door call a field of a `GenerateRequest`, with what stands behind
     its name: `chat.messages[5].role` is `messages[5].role`."""
-    for ours, theirs in _PATHS:
-        if path == ours or path.startswith((f"{ours}[", f"{ours}.")):
-            return theirs + path[len(ours) :]
-    return path
+    ours, bracket, behind = path.partition("[")
+    return _PATHS.get(ours, ours) + bracket + behind
 
 
 def _write(message: Any, rule: FieldRule, value: Any) -> None:
@@ -111,14 +109,10 @@ def _plain(field: Any) -> type[Any]:
 
 
 TARGETS: Final = dict(_targets())
-# Longer ones first: what is found there is not looked for in what it begins with.
-_PATHS: Final = sorted(
-    [
-        *((rule.path, rule.keyword) for rule in RULES.values()),
-        ("text", "prompt"),
-        ("chat.messages", "messages"),
-        ("chat", "messages"),
-        ("token_ids.ids", "prompt"),
-    ],
-    key=lambda pair: -len(pair[0]),
-)
+_PATHS: Final = {rule.path: rule.keyword for rule in RULES.values()} | {
+    "text": "prompt",
+    "token_ids": "prompt",
+    "token_ids.ids": "prompt",
+    "chat": "messages",
+    "chat.messages": "messages",
+}

@@ -124,7 +124,9 @@ class _HttpConnection(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in headers]
         lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
         self.transport.write(b"\r\n".join(lines))
-        self.transport.close()
+        # Closed with bytes unread it would be reset, and the word lost on its way.
+        self.transport.write_eof()
+        self._late = self.loop.call_later(LAST_WORDS_S, self.transport.abort)
 
 
 class HttpServer:

@@ -64,6 +64,7 @@ def test_it_waits_as_long_as_it_is_told_and_then_may_be_urgent(
 def cluster_at(address: str, listens: str) -> Any:
     router = SimpleNamespace(address=listens)
     return SimpleNamespace(
+        http="127.0.0.1:8",
         address=address,
         listens=listens,
         log_dir=Path("/logs"),
