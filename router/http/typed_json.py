@@ -13,7 +13,7 @@ __all__ = ["UNSET", "Meta", "Struct", "UnsetType", "defstruct"]
 
 T = TypeVar("T")
 
-_PLACE: Final = re.compile(r" - at `(key in )?\$?\.?(?P<path>[^`]*)`$")
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`\$?\.?(?P<path>[^`]*)`$")
 _MISSING: Final = re.compile(r"required field `(?P<name>[^`]*)`")
 _MAX_SAID: Final = 300  # letters of what the library says, which may hold a caller's
 
@@ -57,6 +57,5 @@ def _refusal(error: Exception) -> InvalidRequest:
     sentence = said[: place.start()] if place else said
     if missing:
         path = f"{path}.{missing['name']}".lstrip(".")
-    return InvalidRequest(
-        path or "request", f"'{path or 'the body'}' is not as it must be: {sentence}."
-    )
+    what = f"'{path}'" if path else "The body"
+    return InvalidRequest(path or "request", f"{what} is not as it must be: {sentence}.")
