@@ -57,6 +57,7 @@ class RelayedLoad:
     short: int  # messages an answer
     long: int
     tokens_per_message: int
+    step_s: float = 0.0  # before each message; 0: as fast as it is read
 
 
 def router_config(checkpoint: Path, directory: Path) -> RouterConfig:
@@ -89,6 +90,8 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
     async def generate(request: worker_pb2.DecodeRequest, call: Call) -> None:
         feed.admitted(request.request_id)
         for message in short if request.params.max_tokens == 1 else long:
+            if load.step_s:
+                await asyncio.sleep(load.step_s)
             await call.send(message)
 
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:

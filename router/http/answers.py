@@ -86,6 +86,7 @@ class StreamedAnswer:
         self._num_choices = asked.num_choices
         self._usage = _UsageSum(len(asked.messages))
         self._tells_usage = asked.includes_usage
+        self._now = asyncio.get_running_loop().time
         self._written_at = 0.0
         self._is_writing = False
 
@@ -104,7 +105,7 @@ class StreamedAnswer:
 
     async def ping(self) -> None:
         """Says that it lives, unless it has just said something, or nobody reads."""
-        silent_s = asyncio.get_running_loop().time() - self._written_at
+        silent_s = self._now() - self._written_at
         if not self._is_writing and silent_s > PING_S / 2:
             await self._call.begin_stream()
             await self._call.write(_PING)
@@ -126,7 +127,7 @@ class StreamedAnswer:
         await self._call.begin_stream()
         await (self._call.end(data) if is_last else self._call.write(data))
         self._is_writing = False
-        self._written_at = asyncio.get_running_loop().time()
+        self._written_at = self._now()
 
 
 class WholeAnswer:

@@ -2,7 +2,7 @@
 and how its pieces are one. Knows no connection.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -36,20 +36,6 @@ _REASONS: Final[dict[int, FinishReasonText]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What every body of one answer says."""
-
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
 class Form(Protocol):
     """A choice is numbered among all of its answer."""
 
@@ -74,7 +60,7 @@ class Form(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ChatForm:
-    told: Told
+    told: Mapping[str, Any]  # what every body of one answer says
     asked: Asked
     texts: TokenTexts
     end_token_ids: Collection[int]
@@ -116,15 +102,15 @@ class ChatForm:
     def chunk(
         self, choices: Sequence[ChatChunkChoice], usage: UsageReply | UnsetType | None = UNSET
     ) -> ChatChunk:
-        return ChatChunk(choices=list(choices), usage=usage, **self.told.fields)
+        return ChatChunk(choices=list(choices), usage=usage, **self.told)
 
     def reply(self, choices: Sequence[ChatChoice], usage: UsageReply) -> ChatReply:
-        return ChatReply(choices=list(choices), usage=usage, **self.told.fields)
+        return ChatReply(choices=list(choices), usage=usage, **self.told)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class TextForm:
-    told: Told
+    told: Mapping[str, Any]  # what every body of one answer says
     asked: Asked
     texts: TokenTexts
     end_token_ids: Collection[int]
@@ -170,7 +156,7 @@ class TextForm:
     def chunk(
         self, choices: Sequence[TextChoice], usage: UsageReply | UnsetType | None = UNSET
     ) -> TextReply:
-        return TextReply(choices=list(choices), usage=usage, **self.told.fields)
+        return TextReply(choices=list(choices), usage=usage, **self.told)
 
     def reply(self, choices: Sequence[TextChoice], usage: UsageReply) -> TextReply:
         return self.chunk(choices, usage)

@@ -16,7 +16,7 @@ from router.front.validation import check_generate, check_request_id
 from router.front.wire_bounds import check_wire
 from router.http.answers import PING_S, PromptCaller, Sink, StreamedAnswer, WholeAnswer
 from router.http.call import REQUEST_ID_KEY, HttpCall, Listening
-from router.http.forms import ChatForm, Form, TextForm, Told
+from router.http.forms import ChatForm, Form, TextForm
 from router.http.intake import BodyIntake
 from router.http.reading import Asked, BodyKind
 from router.http.token_text import TokenTexts, token_texts
@@ -62,12 +62,12 @@ class HttpGeneration:
     def _form(self, kind: BodyKind, call: HttpCall, asked: Asked) -> Form:
         prefix, form = _FORMS[kind]
         info = self.text.info
-        told = Told(
-            id=prefix + call.request_id,
-            created=int(time.time()),
-            model=info.name,
-            system_fingerprint="fp_" + info.model_digest.rpartition(":")[2][:12],
-        )
+        told = {
+            "id": prefix + call.request_id,
+            "created": int(time.time()),
+            "model": info.name,
+            "system_fingerprint": "fp_" + info.model_digest.rpartition(":")[2][:12],
+        }
         return form(
             told=told, asked=asked, texts=self.texts, end_token_ids=frozenset(info.end_token_ids)
         )
@@ -98,6 +98,8 @@ class HttpGeneration:
                 self.reception.lanes.process.check_room(num_bytes)
             request: pb.GenerateRequest = parsed(pb.GenerateRequest, message)  # type: ignore[assignment]
             request.request_id = request_id
+            if num_bytes:
+                await asyncio.sleep(0)  # to check it takes a while, too: others come in between
             given = check_generate(request, info, limits)
             if asked.is_echoed:
                 part.prompt = await self._echo(request)

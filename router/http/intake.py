@@ -2,6 +2,7 @@
 the process for large texts, for a thread that parses holds the interpreter all the same.
 """
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,4 +27,6 @@ class BodyIntake:
         call.phase = "read"
         where = TextKind[f"READ_{kind.name}"]
         packed = await self.process.call(where, len(body), partial(bytes, body))
-        return unpacked_asked(packed)
+        asked = unpacked_asked(packed)
+        await asyncio.sleep(0)  # what is done with it takes a while: others come in between
+        return asked
