@@ -24,7 +24,7 @@ _MAY_BE_ZERO = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    max_message_bytes: int = 8 << 20  # of one gRPC message
+    max_message_bytes: int = 8 << 20  # of one message of gRPC, or body of HTTP
     """With `max_prompt_bytes`, which must fit in."""
     max_prompt_bytes: int = 4 << 20  # of text or of all chat messages
     """Raise it for contexts of a million tokens; lower it where memory is short."""

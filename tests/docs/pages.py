@@ -11,7 +11,7 @@ PAGES = {"README.md": (ROOT / "README.md").read_text()}
 PAGES |= {f"docs/{path.name}": path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 
 PROGRAMS = {"penstock", "make", "python", "pytest", "mkdir", "systemctl", "journalctl"}
-PROGRAMS |= {"grpcurl", "protoc", "ray"}
+PROGRAMS |= {"grpcurl", "protoc", "ray", "curl"}
 SHELL = ("", "sh")  # the languages of blocks that may hold commands
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)")

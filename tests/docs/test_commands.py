@@ -129,6 +129,7 @@ class Place:
         command = command.replace("REQUEST_ID", self.request_id)
         command = command.replace("--trace PATH", "--trace traffic.jsonl.gz")
         command = command.replace("127.0.0.1:7000", self.served.address)
+        command = command.replace("127.0.0.1:8000", str(self.served.ready["http"]))
         return command.replace("--secrets-file F", f"--secrets-file {secrets}")
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
