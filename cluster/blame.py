@@ -26,7 +26,9 @@ class CallProgress(Protocol):
     """How far a call has come."""
 
     phase: str
-    tokens_emitted: int
+
+    @property
+    def tokens_emitted(self) -> int: ...
 
     @property
     def remaining_s(self) -> float | None: ...

@@ -29,7 +29,6 @@ from router.http.typed_json import encode
 
 _SLICE: Final = 1 << 14  # ids that are written at once: a millisecond
 _AGAIN: Final[Header] = (b"retry-after", b"1")
-_LISTEN_S: Final = 60.0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -71,7 +70,7 @@ class About:
         check_wire(message, pb.TokenizeRequest, info, limits)
         request: pb.TokenizeRequest = parsed(pb.TokenizeRequest, message)  # type: ignore[assignment]
         prompt = check_tokenize(request, info, limits)
-        async with Listening(call, _LISTEN_S):
+        async with Listening(call):
             response = await self.lanes.tokenized(prompt)
             ids = pb.TokenizeResponse.FromString(response).token_ids
             await call.begin_json()
@@ -86,7 +85,7 @@ class About:
         request: pb.DetokenizeRequest = parsed(pb.DetokenizeRequest, message)  # type: ignore[assignment]
         ids = check_detokenize(request, self.text.info, self.text.limits)
         is_default = not request.HasField("skip_special_tokens")
-        async with Listening(call, _LISTEN_S):
+        async with Listening(call):
             response = await self.lanes.detokenized(
                 ids, skip_special_tokens=is_default or request.skip_special_tokens
             )

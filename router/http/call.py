@@ -33,12 +33,12 @@ _STREAM: Final[tuple[Header, ...]] = (
 class Counted(Protocol):
     """A part of a call that knows how far it is."""
 
-    phase: str
-    tokens_emitted: int
+    @property
+    def tokens_emitted(self) -> int: ...
 
 
 class HttpCall:
-    """`phase` and `tokens_emitted` are those of its parts, one a prompt."""
+    """Its parts, one a prompt, count what was sent."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
         self.scope = scope
@@ -64,10 +64,6 @@ class HttpCall:
     @property
     def tokens_emitted(self) -> int:
         return sum(part.tokens_emitted for part in self.parts)
-
-    @tokens_emitted.setter
-    def tokens_emitted(self, _: int) -> None:
-        raise AttributeError("Its parts count.")
 
     @property
     def remaining_s(self) -> float | None:
@@ -136,13 +132,16 @@ class HttpCall:
 
 class Listening:
     """Within its scope the caller is listened to, whose request has been read: when he goes the
-    scope's task is cancelled; and every `idle_s` something else is done."""
+    scope's task is cancelled. Every `idle_s` meanwhile `idle` is done, where it is given."""
 
     def __init__(
-        self, call: HttpCall, idle_s: float, idle: Callable[[], Awaitable[None]] | None = None
+        self,
+        call: HttpCall,
+        idle_s: float | None = None,
+        idle: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._call = call
-        self._idle_s = idle_s if idle else None
+        self._idle_s = idle_s
         self._idle = idle
 
     async def __aenter__(self) -> Self:

@@ -56,7 +56,7 @@ class HttpGeneration:
             async with Listening(call, self.ping_s, streamed.ping):
                 await self._answer(call, asked, streamed, arrived_at)
         else:
-            async with Listening(call, self.ping_s):
+            async with Listening(call):
                 await self._answer(call, asked, WholeAnswer(call, form, asked), arrived_at)
 
     def _form(self, kind: BodyKind, call: HttpCall, asked: Asked) -> Form:

@@ -310,6 +310,17 @@ SENSELESS = {
         routers("internalPorts: [-1]"),
         "'spec.routers': 'internalPorts' has -1: give numbers from 0 to 65535",
     ),
+    "more HTTP ports than routers": Broken(
+        routers("httpPorts: [1, 2]"), "'spec.routers.httpPorts' has 2 ports for 1 routers: give 1."
+    ),
+    "an HTTP port that gRPC has": Broken(
+        routers("httpPorts: [50051]"),
+        "'spec.routers.httpPorts' has 50051, where clients come in: give another.",
+    ),
+    "an HTTP port that calls of the cluster have": Broken(
+        routers("httpPorts: [50052]"),
+        "'spec.routers.internalPorts' has 50052, where clients come in: give another.",
+    ),
     "one port for clients and calls of the cluster": Broken(
         routers("ports: [50052]"),
         "'spec.routers.internalPorts' has 50052, where clients come in: give another.",

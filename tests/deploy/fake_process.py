@@ -63,7 +63,10 @@ async def main(config: dict[str, Any]) -> None:
     print("a line that is no JSON")
     if fault != "mute":
         address = f"{config['address'].rpartition(':')[0]}:{port}"
-        print(json.dumps({"ready": True, "role": "fake", "address": address}), flush=True)
+        ready = {"ready": True, "role": "fake", "address": address}
+        if http := config.get("http"):  # bound by nobody: the first port that is told stays
+            ready["http"] = http.replace(":0", ":8123")
+        print(json.dumps(ready), flush=True)
     if fault in ("wedged", "spins", "drains"):
         await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     if fault == "drains":

@@ -256,6 +256,19 @@ def test_a_plan_has_what_the_file_says_of_each_process(tmp_path: Path) -> None:
     assert (plan.is_open, plan.internal_port) == (False, 50052)
 
 
+@pytest.mark.parametrize(
+    ("said", "port"),
+    [
+        ("count: 1", 8000),
+        ("ports: [7]", 0),
+        ("ports: [7], httpPorts: [9]", 9),
+        ("httpPorts: []", None),
+    ],
+)
+def test_openais_clients_have_a_port_of_their_own(said: str, port: int | None) -> None:
+    assert plan_of(spec(f"{{routers: {{{said}}}}}"), Path()).http_port == port
+
+
 def test_a_pool_of_bytes_has_as_many_blocks_as_fit() -> None:
     plan = plan_of(pool("kvPool: 1MiB"), Path())
     [decode] = plan.all_pools

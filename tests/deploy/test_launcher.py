@@ -85,11 +85,12 @@ async def test_a_dead_worker_is_started_again(tmp_path: Path) -> None:
 async def test_a_router_comes_back_at_its_address(tmp_path: Path) -> None:
     told = Told()
     async with local_cluster(tmp_path, told) as cluster:
-        address = cluster.address
+        address, http = cluster.address, cluster.http
         os.kill(cluster.children["router"].pid, signal.SIGKILL)
         await told.until("starting it again")
         await told.until("router is ready")
-        assert cluster.address == address
+        assert (cluster.address, cluster.http) == (address, http)
+        assert cluster.children["router"].plan.config["http"] == http == "127.0.0.1:8123"
 
 
 @pytest.mark.slow
@@ -176,6 +177,10 @@ def test_the_plan_gives_each_process_its_own_configuration(tmp_path: Path) -> No
     assert "num_blocks" not in workers[0].config  # unset: the worker's own default
     assert "require_transport" not in workers[0].config
     assert "internal" not in router.config
+    assert router.config["http"] == "127.0.0.1:0"
+    assert plan.router_plan(tmp_path / "s", 5, http_port=8).config["http"] == "127.0.0.1:8"
+    none = ClusterPlan(checkpoint=tmp_path, http_port=None)
+    assert none.router_plan(tmp_path / "s", 5).config["http"] is None
     only = ClusterPlan(checkpoint=tmp_path, transports=("tcp",), require_transport="tcp")
     [prefill, decode] = only.worker_plans(tmp_path / "s", tmp_path, "127.0.0.1:5")
     assert prefill.config["transports"] == decode.config["transports"] == ["tcp"]

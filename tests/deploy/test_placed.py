@@ -93,6 +93,13 @@ def test_a_front_door_opens_to_no_more_than_was_ordered(tmp_path: Path) -> None:
     config = {**order.config, "address": "0.0.0.0:50051", "internal": "127.0.0.1:50052"}
     doors = ["0.0.0.0:50051", f"{MACHINE}:50052"]
     assert listens(replace(order, config=config), address=7, internal=8) == doors
+    for http, at in (("127.0.0.1:0", "127.0.0.1:9"), ("0.0.0.0:8000", "0.0.0.0:8000")):
+        ordered = replace(order, config={**order.config, "http": http})
+        plan = process_plan(ordered, Path("here"), Path("log"), MACHINE, ports={"http": 9})
+        assert plan.config["http"] == at
+    ordered = replace(order, config={**order.config, "http": None})
+    plan = process_plan(ordered, Path("here"), Path("log"), MACHINE, ports={})
+    assert plan.config["http"] is None
     assert reached_at("0.0.0.0:50051", MACHINE) == f"{MACHINE}:50051"
     assert reached_at(f"{MACHINE}:7", MACHINE) == f"{MACHINE}:7"
 

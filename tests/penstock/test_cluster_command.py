@@ -123,3 +123,7 @@ def test_what_is_said_goes_before_what_the_file_says(
     assert said.transports == ("shared_memory",)
     assert said.require_transport == "shared_memory"
     assert said.router["disaggregate"] == "never"
+    assert [plain.http_port, said.http_port] == [0, 0]
+    assert plan_of(ServeFlags()).http_port == 8000
+    assert plan_of(ServeFlags(port=0, http_port=9)).http_port == 9
+    assert plan_of(ServeFlags(no_http=True)).http_port is None

@@ -81,6 +81,7 @@ def note_at(address: str, run_dir: str) -> LocalNote:
 def test_what_can_be_pasted_finds_this_cluster_also_beside_another() -> None:
     cluster = cluster_at("127.0.0.1:7", "127.0.0.1:7")
     assert "status -a 127.0.0.1:7" in ready_text(cluster)  # no note could be left
+    assert "curl http://127.0.0.1:8/v1/chat/completions" in ready_text(cluster)
     with noted(note_at("127.0.0.1:7", "/r/one")):
         assert "-a" not in ready_text(cluster)
         with noted(note_at("127.0.0.1:8", "/r/two")):
