@@ -25,7 +25,8 @@ DEADLINE_MARGIN_S = 0.025
 class CallProgress(Protocol):
     """How far a call has come."""
 
-    phase: str
+    @property
+    def phase(self) -> str: ...
 
     @property
     def tokens_emitted(self) -> int: ...

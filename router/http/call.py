@@ -34,6 +34,9 @@ class Counted(Protocol):
     """A part of a call that knows how far it is."""
 
     @property
+    def phase(self) -> str: ...
+
+    @property
     def tokens_emitted(self) -> int: ...
 
 
@@ -47,7 +50,7 @@ class HttpCall:
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts
         self.request_id = ""  # once it is known; goes with the answer
         self.parts: list[Counted] = []
-        self.phase = "request"
+        self.step = "request"  # before there are parts
         self.is_begun = False
         self.is_stream = False
         self.is_ended = False
@@ -60,6 +63,10 @@ class HttpCall:
     @property
     def method(self) -> str:
         return str(self.scope["method"])
+
+    @property
+    def phase(self) -> str:
+        return self.parts[-1].phase if self.parts else self.step
 
     @property
     def tokens_emitted(self) -> int:

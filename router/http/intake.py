@@ -24,7 +24,7 @@ class BodyIntake:
         body = await self.bodies.read(call)
         if len(body) <= FREE_BYTES:
             return read_body(kind, body)
-        call.phase = "read"
+        call.step = "read"
         where = TextKind[f"READ_{kind.name}"]
         packed = await self.process.call(where, len(body), partial(bytes, body))
         asked = unpacked_asked(packed)

@@ -236,6 +236,7 @@ async def test_the_deadline_is_the_callers_and_the_phase_is_told(cluster: Cluste
         await cluster.serving(worker)
         reply = await asked(cluster, "POST", CHAT, {"messages": QUESTION}, x_request_timeout="0.2")
         assert (reply.status, reply.error["code"]) == (504, "deadline_exceeded")
+        assert "after 0 tokens" in reply.error["message"]
         assert worker.remaining_s is not None
         assert worker.remaining_s <= 0.2
 
