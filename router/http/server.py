@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -37,8 +38,18 @@ class _State(ServerState):
         self.none_left = asyncio.Event()
 
 
+class _RestOfRequest:
+    """What a parser tells of a request whose head another one has read."""
+
+    def __init__(self, connection: HttpToolsProtocol) -> None:
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+
 class _HttpConnection(HttpToolsProtocol):
-    """uvicorn's, with bounds for who says little, slowly or too much before a request is one."""
+    """uvicorn's, with bounds for who says little, slowly or too much before a request is one; and
+    one request at a time: what comes behind it before it is answered is not read, and ends the
+    connection with the answer."""
 
     server_state: _State
 
@@ -47,7 +58,7 @@ class _HttpConnection(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._num_head_bytes = 0
         self._is_in_head = False
-        self._is_refused = False
+        self._is_deaf = False  # takes no notice of what comes
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,17 +68,28 @@ class _HttpConnection(HttpToolsProtocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_deaf:
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._pass_over_upgrade(data[upgrade.args[0] :])
+        except HttpParserError:
+            if not self._is_deaf:
+                self._refuse(InvalidRequest("request", "This is no HTTP/1.1 request."))
         if self._is_in_head:
             self._num_head_bytes += len(data)
             if self._num_head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(HttpRefusal(431, "headers_too_large", "There are too many headers."))
-        if self._is_between and not self._is_refused:
+        if self._is_between and not self._is_deaf:
             self._expect_head()
 
     def on_message_begin(self) -> None:
+        if not self._is_between:
+            # Were it read and kept, nobody would hear that the caller of the first one leaves.
+            self._is_deaf, self.cycle.keep_alive = True, False
+            raise ValueError("One request at a time.")  # the parser ends with it
         super().on_message_begin()
         self._is_in_head, self._num_head_bytes = True, 0
 
@@ -83,6 +105,10 @@ class _HttpConnection(HttpToolsProtocol):
         extensions: Any = {ABORT: self.transport.abort}
         self.cycle.scope["extensions"] = extensions
 
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_late()
         super().connection_lost(exc)
@@ -90,8 +116,15 @@ class _HttpConnection(HttpToolsProtocol):
         if not self.connections:
             self.server_state.none_left.set()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(InvalidRequest("request", "This is no HTTP/1.1 request."))
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Goes on in HTTP/1.1, as who offers HTTP/2 expects (Java's client does so with each
+        request). The parser leaves out the body then, and would take it for another request."""
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b"%b: %b" % header for header in self.headers if header[0] in framing]
+        head = [b"POST / HTTP/1.1", b"connection: close", *lines, b"", b""]
+        self.cycle.keep_alive = False
+        self.parser = HttpRequestParser(_RestOfRequest(self))
+        self.data_received(b"\r\n".join(head) + rest)
 
     @property
     def _is_between(self) -> bool:
@@ -114,7 +147,7 @@ class _HttpConnection(HttpToolsProtocol):
 
     def _refuse(self, error: PenstockError) -> None:
         """Ends the connection; with a word, unless one is being said already."""
-        self._is_refused = True
+        self._is_deaf = True
         self._end_late()
         if not self._is_between:
             self.transport.abort()

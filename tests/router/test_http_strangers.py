@@ -124,14 +124,65 @@ async def left(cluster: Cluster, data: bytes) -> None:
         writer.close()
 
 
-async def test_garbage_behind_a_request_never_gets_into_its_answer(cluster: Cluster) -> None:
-    async with cluster.worker("d0", text="a", faults=Faults(stall_after=1)) as worker:
+BEHIND = [b"\x00\x01garbage", b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n"]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+async def test_what_comes_behind_a_request_never_gets_into_its_answer(
+    cluster: Cluster, behind: bytes
+) -> None:
+    async with cluster.worker("d0", text="a") as worker:
         await cluster.serving(worker)
         body = json.dumps({"messages": QUESTION, "stream": True}).encode()
         request = POST + b"content-length: %d\r\n\r\n" % len(body) + body
-        answer = await exchanged(cluster.router.http_address, request + b"\x00\x01garbage")
-        assert b"400" not in answer
-        await cluster.until(lambda: worker.num_open == 0)
+        answer = await exchanged(cluster.router.http_address, request + behind)
+        assert frames(parsed_reply(answer).body)[-1] == "[DONE]"
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_what_comes_behind_a_request_does_not_hide_that_its_caller_leaves(
+    cluster: Cluster, is_stream: bool
+) -> None:
+    async with cluster.worker("d0", faults=Faults(stall_after=1)) as worker:
+        await cluster.serving(worker)
+        host, _, port = cluster.router.http_address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        body = json.dumps({"messages": QUESTION, "stream": is_stream}).encode()
+        writer.write(POST + b"content-length: %d\r\n\r\n" % len(body) + body + BEHIND[1])
+        await cluster.until(lambda: worker.num_sent == 1)
+        writer.close()
+        async with asyncio.timeout(1):
+            await cluster.until(lambda: worker.num_open == 0)
+        await cluster.until(lambda: cluster.router.admission.num_in_flight == 0)
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+@pytest.mark.parametrize("num_first", [0, 1, 10, 1000], ids="{}_bytes_at_first".format)
+async def test_an_offered_upgrade_is_passed_over(
+    cluster: Cluster, num_first: int, is_chunked: bool
+) -> None:
+    """As Java's client offers HTTP/2 with each request."""
+    async with cluster.worker("d0", text="a") as worker:
+        await cluster.serving(worker)
+        body = json.dumps({"messages": QUESTION, "max_tokens": 2}).encode()
+        offer = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA\r\n"
+        framing = b"content-length: %d" % len(body)
+        if is_chunked:
+            framing, body = (
+                b"transfer-encoding: chunked",
+                b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+            )
+        host, _, port = cluster.router.http_address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(POST + offer + framing + b"\r\n\r\n" + body[:num_first])
+        await asyncio.sleep(0)
+        assert (await asked(cluster, "GET", "/livez")).status == 200  # so it has been read
+        writer.write(body[num_first:])
+        reply = parsed_reply(await reader.read())
+        writer.close()
+        assert reply.json["choices"][0]["message"]["content"] == "aa"
+        assert reply.headers["connection"] == "close"
 
 
 async def test_a_head_that_does_not_end_is_refused(cluster: Cluster) -> None:
