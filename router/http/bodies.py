@@ -7,7 +7,7 @@ from typing import Final
 
 from cluster.errors import InvalidRequest, Overloaded, PenstockError
 from router.http.call import HttpCall
-from router.http.errors import HttpRefusal
+from router.http.errors import CLOSE, HttpRefusal
 
 _STALL_S: Final = 20.0  # so long a caller may send nothing of a body that is not whole
 _MAX_TOGETHER: Final = 64 << 20  # bytes of bodies that are not whole yet
@@ -46,6 +46,7 @@ class Bodies:
                 413,
                 "request_too_large",
                 f"The body has more than {self._max_bytes} bytes, which is the most: send less.",
+                CLOSE,
             )
         if num_bytes > _FREE_BYTES and self._num_bytes + num_more > _MAX_TOGETHER:
             return Overloaded("Too many large requests come in at once: send it again later.")
@@ -67,8 +68,11 @@ async def _part(call: HttpCall) -> tuple[bytes, bool]:
         async with asyncio.timeout(_STALL_S):
             message = await call.receive()
     except TimeoutError as error:
-        raise InvalidRequest(
-            "request", f"Nothing more of the body came for {_STALL_S:g} s: send it whole."
+        raise HttpRefusal(
+            400,
+            "invalid_request",
+            f"Nothing more of the body came for {_STALL_S:g} s: send it whole.",
+            CLOSE,
         ) from error
     if message["type"] == "http.disconnect":
         call.is_gone = True

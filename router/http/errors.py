@@ -23,6 +23,7 @@ from router.http.contract import parameter
 from router.http.typed_json import Struct, encode
 
 Header = tuple[bytes, bytes]
+CLOSE: Final[Header] = (b"connection", b"close")  # for what is refused before it is all there
 _AGAIN_S: Final = 1.0  # after what failed for no fault of the request
 
 # A class that is not here has the status of its nearest base. Never 408: clients send it again at
@@ -49,10 +50,11 @@ class HttpRefusal(CallerError):
 
     reason = "HTTP"
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, *headers: Header) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.headers = headers
 
 
 class ErrorBody(Struct):
@@ -118,6 +120,8 @@ def _param(error: PenstockError) -> str | None:
 def _headers(error: PenstockError, status: int) -> list[Header]:
     """When to come again; OpenAI's clients send 409 and all from 500 again unless they are told
     not to."""
+    if isinstance(error, HttpRefusal):
+        return [*error.headers]
     after_s = _after_s(error)
     if after_s is None:
         return [(b"x-should-retry", b"false")] if status == 409 or status >= 500 else []

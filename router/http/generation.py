@@ -48,8 +48,9 @@ class HttpGeneration:
 
     async def _serve(self, kind: BodyKind, call: HttpCall) -> None:
         arrived_at, limits = self.clock(), self.text.limits
-        call.request_id = check_request_id(call.header(REQUEST_ID_KEY) or "", limits)
         asked = await self.intake.asked(kind, call)
+        if asked.request_id and not call.header(REQUEST_ID_KEY):
+            call.request_id = check_request_id(asked.request_id, limits)
         form = self._form(kind, call, asked)
         if asked.is_stream:
             streamed = StreamedAnswer(call, form, asked)

@@ -41,6 +41,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     """What one body asks for."""
 
     messages: list[bytes]  # of the contract: a `GenerateRequest` a prompt, or another RPC's one
+    request_id: str = ""  # unless a header says it
     is_stream: bool = False
     includes_usage: bool = False
     is_echoed: bool = False  # the prompt stands before the answer
@@ -173,6 +174,7 @@ def _asked(
     options = asked.stream_options
     return Asked(
         messages=messages,
+        request_id=request.request_id,
         is_stream=bool(asked.stream),
         includes_usage=bool(options and options.include_usage),
         returns_ids=bool(asked.return_token_ids),

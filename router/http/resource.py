@@ -10,7 +10,8 @@ from cluster.blame import blamed, cut_off
 from cluster.errors import PenstockError
 from cluster.limits import Limits
 from cluster.open_calls import OpenCalls
-from router.http.call import HttpCall, Receive, Scope, Send
+from router.front.validation import check_request_id
+from router.http.call import REQUEST_ID_KEY, HttpCall, Receive, Scope, Send
 from router.http.errors import HttpRefusal, failure_of
 
 ServeHttp = Callable[[HttpCall], Awaitable[None]]
@@ -32,6 +33,7 @@ class Resource:
         call = HttpCall(scope, receive, send, self._limits)
         with self._open_calls:
             try:
+                call.request_id = check_request_id(call.header(REQUEST_ID_KEY) or "", self._limits)
                 if self._open_calls.is_cut_off:
                     raise cut_off(call)
                 serve = self._find(call)
@@ -46,8 +48,12 @@ class Resource:
     def _find(self, call: HttpCall) -> ServeHttp:
         serve = self._methods.get(call.method)
         if serve is None:
+            methods = sorted(self._methods)
             raise HttpRefusal(
-                405, "method_not_allowed", f"Ask here by {' or '.join(sorted(self._methods))}."
+                405,
+                "method_not_allowed",
+                f"Ask here by {' or '.join(methods)}.",
+                (b"allow", ", ".join(methods).encode()),
             )
         if call.method == "POST":
             _check_origin(call.header("origin"))

@@ -198,6 +198,28 @@ async def test_what_only_http_can_get_wrong_has_its_status(
 ) -> None:
     reply = await asked(cluster, method, path, {"messages": QUESTION}, **headers)
     assert (reply.status, reply.error["code"]) == (status, code)
+    allowed = {"/v1/models": "get, head", CHAT: "post"}
+    assert reply.headers.get("allow") == (allowed[path] if status == 405 else None)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/models", "/nothing", CHAT])
+async def test_every_answer_has_the_id_of_its_request(cluster: Cluster, path: str) -> None:
+    reply = await asked(cluster, "GET", path, x_request_id="mine")
+    assert reply.headers["x-request-id"] == "mine"
+    drawn = {(await asked(cluster, "GET", path)).headers["x-request-id"] for _ in range(2)}
+    assert len(drawn) == 2
+
+
+async def test_a_body_may_name_the_request_where_no_header_does(cluster: Cluster) -> None:
+    async with cluster.worker("d0", text="a") as worker:
+        await cluster.serving(worker)
+        body = {"messages": QUESTION, "max_tokens": 1, "request_id": "body"}
+        reply = await asked(cluster, "POST", CHAT, body)
+        assert (reply.headers["x-request-id"], reply.json["id"]) == ("body", "chatcmpl-body")
+        reply = await asked(cluster, "POST", CHAT, body, x_request_id="header")
+        assert reply.headers["x-request-id"] == "header"
+        reply = await asked(cluster, "POST", CHAT, {**body, "request_id": "a b"})
+        assert (reply.status, reply.error["param"]) == (400, "request_id")
 
 
 async def test_who_is_shed_is_told_when_to_come_again(cluster: Cluster) -> None:

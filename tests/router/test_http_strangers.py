@@ -89,7 +89,7 @@ async def test_a_body_that_is_no_request_is_refused(cluster: Cluster, body: byte
 
 
 @pytest.mark.slow
-async def test_hostile_bytes_harm_nobody(cluster: Cluster) -> None:
+async def test_hostile_bytes_harm_nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A good stream beside them goes on, and is complete."""
     faults = Faults(stall_after=1)
     async with cluster.worker("d0", text="a", faults=faults) as worker:
@@ -98,8 +98,11 @@ async def test_hostile_bytes_harm_nobody(cluster: Cluster) -> None:
         good = asyncio.create_task(asked(cluster, "POST", CHAT, body))
         await cluster.until(lambda: worker.num_sent == 1)
         faults.stall_after = None  # of whoever comes now
-        for data in islice(hostile(7), NUM_STRINGS):
-            await left(cluster, data)
+        with monkeypatch.context() as patch:  # who says no more is let go at once
+            patch.setattr("router.http.server._HEAD_S", 0.1)
+            patch.setattr("router.http.bodies._STALL_S", 0.1)
+            for data in islice(hostile(7), NUM_STRINGS):
+                await left(cluster, data)
         worker.resume()
         *_, done = frames((await good).body)
         assert done == "[DONE]"
@@ -108,16 +111,18 @@ async def test_hostile_bytes_harm_nobody(cluster: Cluster) -> None:
 
 
 async def left(cluster: Cluster, data: bytes) -> None:
-    """Sends these bytes and nothing more; whatever is answered is HTTP and no fault of ours."""
+    """Sends these bytes, and leaves when an answer begins, which is HTTP and no fault of ours."""
     host, _, port = cluster.router.http_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(data)
-        writer.write_eof()
         async with asyncio.timeout(10):
-            answer = await reader.read()
+            answer = await reader.read(1 << 16)
+            writer.write_eof()
+            answer += await reader.read()
         if answer:
-            assert parsed_reply(answer).status not in (500, 501, 502)
+            status = answer.split(b" ")[1]
+            assert status not in (b"500", b"501", b"502")
     except ConnectionError:
         pass
     finally:
@@ -204,7 +209,7 @@ async def test_a_body_that_stops_coming_is_refused(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.http.bodies._STALL_S", 0.1)
-    data = POST + b"connection: close\r\ncontent-length: 100\r\n\r\n{"
+    data = POST + b"content-length: 100\r\n\r\n{"
     reply = parsed_reply(await exchanged(cluster.router.http_address, data))
     assert (reply.status, reply.error["code"]) == (400, "invalid_request")
 
