@@ -88,7 +88,7 @@ class CompletionFields(AskedFields, kw_only=True):
 
 
 class TokenizeFields(Struct, kw_only=True):
-    model: str = ""
+    model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
     add_special_tokens: bool | None = None
@@ -96,7 +96,7 @@ class TokenizeFields(Struct, kw_only=True):
 
 
 class DetokenizeFields(Struct, kw_only=True):
-    model: str = ""
+    model: str | None = None
     tokens: list[int]
     skip_special_tokens: bool | None = None
 

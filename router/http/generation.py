@@ -85,9 +85,14 @@ class HttpGeneration:
             return
         async with asyncio.TaskGroup() as tasks:
             for index, (message, part) in enumerate(zip(asked.messages, parts, strict=True)):
-                request_id = f"{call.request_id}-{index}" if index else call.request_id
+                request_id = self._numbered(call.request_id, index)
                 serving = self._serve_one(asked, message, part, request_id, arrived_at)
                 tasks.create_task(serving)
+
+    def _numbered(self, request_id: str, index: int) -> str:
+        """The first prompt has the caller's id; the others' are no longer than allowed."""
+        behind = f"-{index}" if index else ""
+        return request_id[: self.text.limits.max_request_id_chars - len(behind)] + behind
 
     async def _serve_one(
         self, asked: Asked, message: bytes, part: PromptCaller, request_id: str, arrived_at: float

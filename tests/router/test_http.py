@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from cluster.errors import InvalidRequest, Overloaded, WorkersDied
+from cluster.limits import Limits
 from penstock.v1 import inference_pb2 as pb
 from router.config import RouterConfig
 from router.front.reception import Reception
@@ -76,6 +77,15 @@ async def test_texts_and_ids_are_continued_together(cluster: Cluster) -> None:
     assert len(requests) == 3
 
 
+async def test_texts_under_the_longest_id_are_continued_together(cluster: Cluster) -> None:
+    async with cluster.worker("d0", text="ab") as worker:
+        await cluster.serving(worker)
+        request_id = "a" * Limits().max_request_id_chars
+        body = {"prompt": ["x", "y"] * 6, "max_tokens": 1}
+        reply = await asked(cluster, "POST", "/v1/completions", body, x_request_id=request_id)
+        assert (reply.status, len(reply.json["choices"])) == (200, 12)
+
+
 async def test_a_completion_has_sixteen_tokens_where_nobody_says_it(cluster: Cluster) -> None:
     async with cluster.worker("d0") as worker, openai_client(cluster) as client:
         await cluster.serving(worker)
@@ -95,7 +105,8 @@ async def test_the_model_and_texts_are_told(cluster: Cluster) -> None:
     assert (tokens["count"], tokens["max_model_len"]) == (6, CONTEXT_LENGTH)
     chat = await asked(cluster, "POST", "/tokenize", {"messages": QUESTION})
     assert chat.json["count"] == len("user:hello;")
-    back = await asked(cluster, "POST", "/detokenize", {"tokens": tokens["tokens"]})
+    given = {"tokens": tokens["tokens"], "model": None}
+    back = await asked(cluster, "POST", "/detokenize", given)
     assert back.json == {"prompt": "héllo"}
     assert (await asked(cluster, "GET", "/version")).json["version"]
 
