@@ -51,9 +51,14 @@ def num_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@functools.cache
 def processor() -> str:
-    """Names what the speed of code depends on: model and instructions, as the kernel names them."""
+    """Names what the speed of code depends on."""
+    return f"{num_cpus()} {instructions()}"
+
+
+@functools.cache
+def instructions() -> str:
+    """Names what code can be compiled for: model and instructions, as the kernel names them."""
     wanted = ("model name", "flags", "CPU implementer", "CPU part", "Features")
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -61,7 +66,7 @@ def processor() -> str:
             name, _, value = map(str.strip, line.partition(":"))
             if name in wanted:
                 found.setdefault(name, value)
-    return f"{platform.machine()} {num_cpus()} {found}"
+    return f"{platform.machine()} {found}"
 
 
 def waited_s() -> float:

@@ -10,6 +10,11 @@ from cluster.types import DTYPE_BYTES
 if TYPE_CHECKING:
     from engine.layers.linear import Product
 
+AttentionForm = Literal["auto", "native", "torch"]  # auto: native where there is a kernel
+# How who attends is reported: by this name, and so where the kernel is missed.
+ATTENTION = "attention"
+KERNEL_MISSING = "torch, for want of a kernel"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -21,6 +26,7 @@ class EngineConfig:
     device: str = "cpu"
     dtype: str = "float32"  # of weights and computation
     kv_dtype: str = "float32"  # of the cache
+    attention: AttentionForm = "auto"
     product: "Product | None" = None  # None: for each matrix those that are fastest here
 
     def __post_init__(self) -> None:

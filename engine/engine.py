@@ -13,13 +13,13 @@ from torch import Tensor
 from cluster.measurements import Measurements
 from cluster.types import TokenLogprob
 from engine.attention import Query
+from engine.attention_choice import choose_attention
 from engine.batch import Batch, BatchRow, RowResult
 from engine.config import EngineConfig
 from engine.kv_cache import KvCache, slots_of
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
 from engine.models.decoder import Decoder, StepInputs, WantedTokens
-from engine.paged_attention import PagedAttention
 from engine.sampling import Draw, sample, token_logprobs
 
 # Logits of so many prompt positions exist at once when prompt logprobs are asked for.
@@ -45,8 +45,11 @@ class Engine:
         )
         self._device = torch.device(config.device)
         self._cache = KvCache(self.layout, kv_buffer, self._device)
-        self._attention = PagedAttention(spec.num_heads, self.layout, self._device)
-        weights = WeightReader(config, spec, measurements or Measurements())
+        measurements = measurements or Measurements()
+        self._attention = choose_attention(
+            config.attention, spec.num_heads, self.layout, self._device, measurements
+        )
+        weights = WeightReader(config, spec, measurements)
         self._model = Decoder(spec, weights, self._cache, self._attention)
 
     @torch.inference_mode()

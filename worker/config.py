@@ -48,6 +48,8 @@ class WorkerConfig(ServingConfig):
     """Raise it for long prompts: longer copies; lower it where the ends of short ones are waste."""
     kv_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the KV pool
     """Half the memory where answers may differ in the last digits."""
+    attention: Literal["auto", "native", "torch"] = "auto"  # auto: native where it can be compiled
+    """native to refuse to start without a compiler; torch to compare."""
     max_sequences: int = 64  # sequences that run together in one step
     """Raise it for more answers at once; lower it where tokens come too slowly."""
     max_waiting: int = 1024  # requests that wait for a turn; more are refused

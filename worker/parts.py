@@ -144,6 +144,7 @@ def _engine_config(config: WorkerConfig) -> EngineConfig:
         num_blocks=config.num_blocks,
         block_size=config.block_size,
         kv_dtype=config.kv_dtype,
+        attention=config.attention,
         num_threads=config.num_threads,
         device=config.device,
     )

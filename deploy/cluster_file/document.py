@@ -102,6 +102,9 @@ class WorkerPool:
     )
     block_size: int = _as_worker("block_size", "tokens; this or 'hashGrain' divides the other")
     kv_dtype: Literal["float32", "bfloat16", "float16"] = _as_worker("kv_dtype", "of the KV pool")
+    attention: Literal["auto", "native", "torch"] = _as_worker(
+        "attention", "auto: native where it can be compiled"
+    )
     max_sequences: int = _as_worker("max_sequences", "run together in one step")
     max_waiting: int = _as_worker("max_waiting", "requests that wait for a turn; more are refused")
     max_batch_tokens: int = _as_worker("max_batch_tokens", "of prompts, in one step")

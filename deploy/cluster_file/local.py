@@ -28,6 +28,7 @@ _OF_WORKERS: Final = (
     "device",
     "block_size",
     "kv_dtype",
+    "attention",
     "max_sequences",
     "max_waiting",
     "max_batch_tokens",

@@ -7,6 +7,7 @@ from typing import Final
 
 from deploy.doctor.finding import Examined, Finding, failed, passed, warned
 from deploy.on_machine import Listener
+from engine.config import ATTENTION, KERNEL_MISSING
 
 Check = Callable[[Examined], Iterator[Finding]]
 
@@ -232,13 +233,31 @@ def checkpoint(one: Examined) -> Iterator[Finding]:
         yield passed("checkpoint", one.name, "all that the model's files say is followed")
 
 
+def attention(one: Examined) -> Iterator[Finding]:
+    """Without its kernel a worker on a CPU serves, several times slower."""
+    if one.facts is None or (choice := one.facts.choices.get(ATTENTION)) is None:
+        return
+    if choice.startswith(KERNEL_MISSING):
+        yield warned(
+            "attention",
+            one.name,
+            f"its attention is by {choice}",
+            "On a CPU: install a C++ compiler (g++ or clang++) there and start the worker again.",
+        )
+    else:
+        yield passed("attention", one.name, f"its attention is {choice}")
+
+
 def measured(one: Examined) -> Iterator[Finding]:
     """Names what its speed depends on, and nothing is wrong with."""
-    if one.facts is None or one.member is None or not one.facts.choices:
+    if one.facts is None or one.member is None:
         return
     subjects: dict[str, list[str]] = defaultdict(list)
     for subject, choice in one.facts.choices.items():
-        subjects[choice].append(subject)
+        if subject != ATTENTION:
+            subjects[choice].append(subject)
+    if not subjects:
+        return
     said = "; ".join(f"{', '.join(names)}: {choice}" for choice, names in subjects.items())
     yield passed("measured", one.name, f"fastest on its machine: {said}")
 
@@ -255,6 +274,7 @@ CHECKS: Sequence[Check] = (
     clock,
     digests,
     checkpoint,
+    attention,
     measured,
 )
 

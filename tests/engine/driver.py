@@ -15,7 +15,7 @@ from cluster.types import (
 )
 from engine.batch import Batch, BatchRow
 from engine.checkpoint import load_spec
-from engine.config import EngineConfig
+from engine.config import AttentionForm, EngineConfig
 from engine.engine import Engine
 from engine.layers.linear import Product
 from engine.sequence import Sequence
@@ -29,6 +29,7 @@ def make_engine(
     num_blocks: int = 512,
     block_size: int = 16,
     product: Product | None = None,
+    attention: AttentionForm = "auto",
 ) -> Engine:
     config = EngineConfig(
         checkpoint=checkpoint,
@@ -36,6 +37,7 @@ def make_engine(
         block_size=block_size,
         num_threads=1,
         product=product,
+        attention=attention,
     )
     return Engine(load_spec(checkpoint), config)
 

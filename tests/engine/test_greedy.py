@@ -9,7 +9,7 @@ import torch
 from cluster.types import BlockId
 from engine.batch import Batch, BatchRow
 from engine.checkpoint import load_spec
-from engine.config import EngineConfig
+from engine.config import AttentionForm, EngineConfig
 from engine.engine import Engine
 from engine.layers.linear import Product
 from engine.paged_attention import attend_plainly
@@ -45,9 +45,12 @@ def check(
     num: int = 8,
     max_tokens: int = 8,
     product: Product | None = None,
+    attention: AttentionForm = "auto",
 ) -> Driver:
     prompts = draw_prompts(seed or 0, num)
-    engine = make_engine(checkpoint(family), block_size=block_size, product=product)
+    engine = make_engine(
+        checkpoint(family), block_size=block_size, product=product, attention=attention
+    )
     driver = Driver(engine, budget=budget, max_batch=max_batch, seed=seed)
     outputs = driver.run([make_sequence(prompt, max_tokens=max_tokens) for prompt in prompts])
     num_mismatches = count_mismatches(family, prompts, outputs)
@@ -99,7 +102,13 @@ def test_the_forms_used_off_the_cpu_equal_the_reference(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.paged_attention._attend", attend_plainly)
-    check(family, budget=32, product=Product.TRANSPOSED)
+    check(family, budget=32, product=Product.TRANSPOSED, attention="torch")
+
+
+@pytest.mark.parametrize("form", ["native", "torch"])
+@pytest.mark.parametrize("family", ["llama-mqa", "qwen2", "qwen3-window"])
+def test_every_form_of_attention_gives_the_reference(family: str, form: AttentionForm) -> None:
+    check(family, budget=32, attention=form)
 
 
 @pytest.mark.parametrize("kind", [Product.STORED, Product.PACKED])

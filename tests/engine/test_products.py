@@ -121,7 +121,7 @@ def test_every_matrix_of_a_model_is_chosen_for(family: str) -> None:
     config = EngineConfig(checkpoint=checkpoint(family), num_blocks=1, block_size=8, num_threads=1)
     measurements = Measurements()
     Engine(spec, config, measurements=measurements)
-    assert set(measurements.choices) == {f"product {shape}" for shape in shapes}
+    assert set(measurements.choices) == {"attention", *(f"product {shape}" for shape in shapes)}
 
 
 def test_a_model_is_timed_once_for_all_processes(

@@ -37,6 +37,7 @@ from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
 from deploy.doctor.process_checks import check_process, ray_sockets, reach
 from deploy.exposure import Reached, readable
 from deploy.on_machine import Listener, ray_name
+from engine.config import ATTENTION, KERNEL_MISSING
 from kv_transfer.doors import DOORS
 from penstock.cli.app import run
 from penstock.cli.notes import LocalNote, noted, this_machine
@@ -153,6 +154,14 @@ assert FOLDER is not None
         ("sockets", {"listening": ("8.8.8.8:1",), "tls_ports": {1}}, Severity.PASS, "under TLS"),
         ("sockets", {"listening": ("8.8.8.8:1",), "tls_ports": {2}}, Severity.WARN, "without TLS"),
         ("digests", {"checks_content": False}, Severity.WARN, "does not check them"),
+        ("attention", {"choices": {ATTENTION: "native"}}, Severity.PASS, "is native"),
+        ("attention", {"choices": {ATTENTION: "torch, on cuda"}}, Severity.PASS, "on cuda"),
+        (
+            "attention",
+            {"choices": {ATTENTION: f"{KERNEL_MISSING}: no compiler"}},
+            Severity.WARN,
+            "no compiler",
+        ),
         (
             "measured",
             {"choices": {"product 8x8": "packed", "product 8x9": "packed", "copies": "pieces"}},

@@ -33,10 +33,10 @@ ALLOWED = {
     "deploy": WORKER | {"worker", "router", "penstock", "simulator"},
     "shipped_model": {"engine", "cluster"},
 }
-# `engine` may know types, the block hash, how checkpoints are read and what was timed here, not the
-# plumbing.
+# `engine` may know types, the block hash, how checkpoints are read, what was timed and what is
+# compiled here, not the plumbing.
 ENGINE_MAY_IMPORT = {"cluster.types", "cluster.block_hash", "cluster.errors"}
-ENGINE_MAY_IMPORT |= {"cluster.measurements"}
+ENGINE_MAY_IMPORT |= {"cluster.measurements", "cluster.compiled"}
 ENGINE_MAY_IMPORT |= {f"cluster.checkpoint_{part}" for part in ("config", "json", "keys", "review")}
 
 # A dependency -> the only file that imports it.
