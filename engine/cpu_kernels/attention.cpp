@@ -279,6 +279,16 @@ static void attend_chunk(
         const int64_t base = piece * PIECE;
         const Seen any = seen_of(step, oldest, newest, base);
         const Rows rows(step, row, base, any);
+        const Seen soon = seen_of(step, oldest, newest, base + PIECE);
+        const KV* order[2 * PIECE] = {rows.keys[any.begin]};
+        if (soon.begin < soon.end) {
+            const Rows next(step, row, base + PIECE, soon);
+            for (int key = 0; key < soon.end; key++) {
+                order[key] = next.keys[key] + kv_head * dim;
+                order[soon.end + key] = next.values[key] + kv_head * dim;
+            }
+        }
+        Ahead ahead((const char* const*)order, (int)most(2 * soon.end, 1), dim * sizeof(KV));
         for (int key = down_to(any.begin, PANEL); key < any.end; key += PANEL)
             pack_panel(rows.keys + key, kv_head * dim, dim, panels + key * dim, nullptr);
         pack_values(rows.values, kv_head * dim, any.begin, any.end, dim, stride, packed);
@@ -299,7 +309,7 @@ static void attend_chunk(
             }
             clear(output, count * stride);
             const Values<float> added = {
-                scores, packed_rows, 0, seen.begin, seen.end, output, (int)stride, nullptr
+                scores, packed_rows, 0, seen.begin, seen.end, output, (int)stride, q ? nullptr : &ahead
             };
             with_count<ROWS>(count, added);
             for (int r = 0; r < count; r++)

@@ -21,7 +21,7 @@ from engine.attention import Query
 SOURCE = Path(__file__).with_name("attention.cpp")
 _KV_TYPES = {"float32": "float", "bfloat16": "BFloat16", "float16": "Float16"}
 # Of a chunk so many queries share one reading of the context: enough that packing it costs little.
-_MOST_QUERIES = 72
+_MOST_QUERIES = 256
 _FEWEST_QUERIES = 12
 _UNITS_A_THREAD = 4  # at least, where there is enough to do: so that all end at about one time
 

@@ -60,11 +60,18 @@ struct Ahead {
         : rows(rows), last(rows + num_rows - 1), row_bytes(row_bytes), at(*rows),
           end(*rows + row_bytes) {}
 
+    // So much as is read meanwhile.
+    template <int BYTES>
     INLINE_MEMBER void call() {
-        __builtin_prefetch(at);
-        __builtin_prefetch(at + LINE_BYTES);
-        at += 2 * LINE_BYTES;
-        if (at >= end && rows < last) at = *++rows, end = at + row_bytes;
+        for (int byte = 0; byte < BYTES; byte += LINE_BYTES) {
+            __builtin_prefetch(at);
+            at += LINE_BYTES;
+            if (at < end) continue;
+            if (rows == last)
+                at -= LINE_BYTES;
+            else
+                at = *++rows, end = at + row_bytes;
+        }
     }
 };
 
@@ -81,9 +88,7 @@ INLINE void pack_panel(
             Floats block[LANES];
             UNROLLED for (int key = 0; key < LANES; key++) block[key] = load(own[key] + offset + d);
             transpose(block);
-            if (ahead)
-                for (int byte = 0; byte < LANES * LANES * (int)sizeof(T); byte += 2 * LINE_BYTES)
-                    ahead->call();
+            if (ahead) ahead->call<LANES * LANES * sizeof(T)>();
             UNROLLED for (int i = 0; i < LANES; i++) store(out + (d + i) * PANEL, block[i]);
         }
         for (; d < dim; d++)
@@ -111,8 +116,7 @@ struct ScoresInPlace {
             Floats block[LANES];
             UNROLLED for (int key = 0; key < LANES; key++) block[key] = load(rows[key] + offset + d);
             transpose(block);
-            for (int byte = 0; byte < LANES * LANES * (int)sizeof(T); byte += 2 * LINE_BYTES)
-                ahead->call();
+            ahead->call<LANES * LANES * sizeof(T)>();
             UNROLLED for (int i = 0; i < LANES; i++)
                 UNROLLED for (int r = 0; r < R; r++) sum[r] += query[i * R + r] * block[i];
         }
@@ -164,9 +168,7 @@ INLINE void add_values(
         UNROLLED for (int c = 0; c < C; c++) sum[r][c] = load(out + r * stride + c * LANES);
     for (int key = begin; key < end; key++) {
         const T* row = rows[key] + offset;
-        if (ahead)
-            for (int byte = 0; byte < C * LANES * (int)sizeof(T); byte += 2 * LINE_BYTES)
-                ahead->call();
+        if (ahead) ahead->call<C * LANES * sizeof(T)>();
         Floats value[C];
         UNROLLED for (int c = 0; c < C; c++) value[c] = load(row + c * LANES);
         UNROLLED for (int r = 0; r < R; r++) {
@@ -224,29 +226,35 @@ struct Weight {
 };
 
 // Makes weights of the scores [first, last), multiples of LANES: 0 of those that are not seen.
-static __attribute__((noinline)) Weight weigh(
-    float* scores, int first, int last, Seen seen
-) {
+template <bool SEES_ALL>
+INLINE Weight weigh_those(float* scores, int first, int last, Seen seen) {
     Ints lanes;
-    for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
+    UNROLLED for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
     Floats largest = Floats{} + LOWEST;
     for (int key = first; key < last; key += LANES) {
+        Floats score = load(scores + key);
         Ints at = lanes + key;
-        Ints is_seen = (at >= seen.begin) & (at < seen.end);
-        Floats score = select(is_seen, load(scores + key), Floats{} + LOWEST);
+        if (!SEES_ALL)
+            score = select((at >= seen.begin) & (at < seen.end), score, Floats{} + LOWEST);
         largest = select(score > largest, score, largest);
     }
     Weight weight = {largest_of(largest), 0};
     Floats sum = {};
     for (int key = first; key < last; key += LANES) {
-        Ints at = lanes + key;
         Floats power = exponential(load(scores + key) - weight.largest);
-        power = select((at >= seen.begin) & (at < seen.end), power, Floats{});
+        Ints at = lanes + key;
+        if (!SEES_ALL) power = select((at >= seen.begin) & (at < seen.end), power, Floats{});
         store(scores + key, power);
         sum += power;
     }
     weight.sum = sum_of(sum);
     return weight;
+}
+
+static Weight weigh(float* scores, int first, int last, Seen seen) {
+    if (seen.begin <= first && seen.end >= last)
+        return weigh_those<true>(scores, first, last, seen);
+    return weigh_those<false>(scores, first, last, seen);
 }
 
 // Joins a piece to all older ones: [stride] of each.

@@ -73,10 +73,11 @@ INLINE float number(Float16 value) {
     return scaled;
 }
 
-// exp(x) for x <= 0 within 2 units in the last place, exactly 1 of 0; 0 below -87.3, where floats
-// end. Cody and Waite's reduction, the polynomial of Cephes' expf.
+// exp(x) for x <= 0 within 2 units in the last place, exactly 1 of 0; about 1e-38, where floats end,
+// of all below -87.3. Cody and Waite's reduction, the polynomial of Cephes' expf. A NaN stays one.
 INLINE Floats exponential(Floats x) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    x = select(x < -87.3f, Floats{} - 87.3f, x);
     Floats shifted = x * 1.44269504088896341f + magic;
     Floats power = shifted - magic;
     Floats rest = x - power * 0.693359375f;
@@ -87,10 +88,8 @@ INLINE Floats exponential(Floats x) {
     series = series * rest + 1.6666665459e-1f;
     series = series * rest + 5.0000001201e-1f;
     series = series * (rest * rest) + rest + 1.0f;
-    Words exponent = (Words)shifted << 23;  // the magic number's own bits leave at the top
-    Floats result = (Floats)((Words)series + exponent);
-    result = select(x < -87.3f, Floats{}, result);
-    return select(x != x, x, result);
+    // The low bits are the integer, or nothing of a NaN; the magic number's own leave at the top.
+    return (Floats)((Words)series + ((Words)shifted << 23));
 }
 
 INLINE float exponential(float x) { return exponential(Floats{} + x)[0]; }

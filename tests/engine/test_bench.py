@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import engine, vllm_cpu
+from bench import attention, engine, vllm_cpu
 from bench.random_llama import LlamaShape
 
 SMALL = LlamaShape(
@@ -33,3 +33,19 @@ def test_a_peer_without_an_environment_is_left_out_with_a_word(
     assert "prefill 1x32" in said
     assert "decode batch 2 behind 32" in said
     assert all(figure.ratio("bare") > 0 for figure in findings.figures)
+
+
+@pytest.mark.slow
+def test_attention_is_measured_beside_what_the_machine_can_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(attention, "SHAPE_54M", SMALL)
+    monkeypatch.setattr(attention, "DECODE", [(2, 100)])
+    monkeypatch.setattr(attention, "PREFILL", [(50, 30)])
+    monkeypatch.setattr(attention, "STEPS", [(2, 32, 2), (1, 32, 0)])
+    monkeypatch.setattr("sys.argv", "attention --threads 1 --rounds 1 --shapes 1 --steps".split())
+    attention.main()
+    said = capsys.readouterr().out
+    for case in ("decode 2 behind 100", "prefill 30 behind 50", "step: prefill 1 x 32"):
+        assert case in said
+    assert "of read" in said
