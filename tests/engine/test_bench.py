@@ -43,7 +43,8 @@ def test_attention_is_measured_beside_what_the_machine_can_do(
     monkeypatch.setattr(attention, "DECODE", [(2, 100)])
     monkeypatch.setattr(attention, "PREFILL", [(50, 30)])
     monkeypatch.setattr(attention, "STEPS", [(2, 32, 2), (1, 32, 0)])
-    monkeypatch.setattr("sys.argv", "attention --threads 1 --rounds 1 --shapes 1 --steps".split())
+    told = ["attention", "--threads", "1", "--rounds", "1", "--shapes", "1", "--steps"]
+    monkeypatch.setattr("sys.argv", told)
     attention.main()
     said = capsys.readouterr().out
     for case in ("decode 2 behind 100", "prefill 30 behind 50", "step: prefill 1 x 32"):
