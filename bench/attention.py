@@ -60,8 +60,8 @@ SHAPES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """Speeds of each, in one unit."""
+class FormSpeeds:
+    """FormSpeeds of each, in one unit."""
 
     case: str
     unit: str
@@ -69,8 +69,8 @@ class Figure:
     ceiling: str  # which of them none can exceed
 
 
-class Contest:
-    """One shape's cache, its queries, and both forms over them."""
+class AttentionRuns:
+    """Runs both forms over one shape's cache and queries."""
 
     def __init__(
         self, heads: Heads, dtype: str, spans: Sequence[tuple[int, int]], num_layers: int
@@ -126,31 +126,31 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 
-def decode(heads: Heads, dtype: str, rounds: int) -> Iterator[Figure]:
+def decode(heads: Heads, dtype: str, rounds: int) -> Iterator[FormSpeeds]:
     for batch, context in DECODE:
-        contest = Contest(heads, dtype, [(context - 1, 1)] * batch, NUM_LAYERS)
-        seconds = in_turns({**contest.runs(), "read": contest.read}, rounds)
-        yield Figure(
+        both = AttentionRuns(heads, dtype, [(context - 1, 1)] * batch, NUM_LAYERS)
+        seconds = in_turns({**both.runs(), "read": both.read}, rounds)
+        yield FormSpeeds(
             case=f"decode {batch} behind {context:,}",
             unit="GB/s",
-            speeds={name: contest.num_bytes / each / 1e9 for name, each in seconds.items()},
+            speeds={name: both.num_bytes / each / 1e9 for name, each in seconds.items()},
             ceiling="read",
         )
 
 
-def prefill(heads: Heads, dtype: str, rounds: int) -> Iterator[Figure]:
+def prefill(heads: Heads, dtype: str, rounds: int) -> Iterator[FormSpeeds]:
     one, other = torch.randn(2, MATRIX, MATRIX).unbind(0)
     for before, num_new in PREFILL:
-        contest = Contest(heads, dtype, [(before, num_new)], 1)
+        both = AttentionRuns(heads, dtype, [(before, num_new)], 1)
         runs: dict[str, Callable[[], object]] = {
-            **contest.runs(),
+            **both.runs(),
             "mm": partial(torch.mm, one, other),
         }
         seconds = in_turns(runs, rounds)
         num_seen = num_new * before + num_new * (num_new + 1) // 2
         work = dict.fromkeys(runs, 4 * heads.num_heads * heads.head_dim * num_seen)
         work["mm"] = 2 * MATRIX**3
-        yield Figure(
+        yield FormSpeeds(
             case=f"prefill {num_new:,} behind {before:,}",
             unit="GFLOP/s",
             speeds={name: work[name] / each / 1e9 for name, each in seconds.items()},
@@ -158,7 +158,7 @@ def prefill(heads: Heads, dtype: str, rounds: int) -> Iterator[Figure]:
         )
 
 
-def steps(threads: int, rounds: int) -> Iterator[Figure]:
+def steps(threads: int, rounds: int) -> Iterator[FormSpeeds]:
     """Whole steps of the engine on the 54 M Llama, tokens a second."""
     with tempfile.TemporaryDirectory() as scratch:
         write_random_llama(Path(scratch), SHAPE_54M)
@@ -173,7 +173,7 @@ def steps(threads: int, rounds: int) -> Iterator[Figure]:
                     taken[form].append(time_engine(engine, ids, num_steps))
             num_tokens = batch * (num_steps or length)
             kind = "decode" if num_steps else "prefill"
-            yield Figure(
+            yield FormSpeeds(
                 case=f"step: {kind} {batch} x {length:,}",
                 unit="tokens/s",
                 speeds={f: num_tokens / statistics.median(t[1:]) for f, t in taken.items()},
@@ -192,7 +192,7 @@ def _engine(checkpoint: Path, form: str, threads: int) -> Engine:
     return Engine(load_spec(checkpoint), config, measurements=Measurements(cache_folder()))
 
 
-def show(figure: Figure) -> None:
+def show(figure: FormSpeeds) -> None:
     speeds = figure.speeds
     told = [f"{name} {speed:>8.1f}" for name, speed in speeds.items()]
     gain = speeds["native"] / speeds["torch"]
