@@ -1,20 +1,32 @@
-"""Draws tokens from logits: penalties, masks, filters, keyed draws and logprobs, as in vLLM.
+"""Samples tokens from logits: masks, biases, penalties and logprobs, as in vLLM, of a whole batch.
 
-A row's draw depends on its own logits and key only, never on its neighbours in the batch.
+A row's token depends on its own logits and key only, never on its neighbours in the batch.
 """
 
+import logging
 import math
-import struct
-from hashlib import blake2b
+from collections.abc import Iterable
+from collections.abc import Sequence as Rows
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cluster.compiled import CompileError
 from cluster.types import SampledToken, SamplingParams, TokenLogprob
+from engine.cpu_kernels.native_attention import NoKernelError
+from engine.cpu_kernels.native_sampling import NativeDrawing
+from engine.drawing import Drawing, Drawn, draw_plainly
 from engine.sequence import Sequence
 
+Integers = npt.NDArray[np.int64]
+
 _HIDDEN = -math.inf
+_TRIED_TOKENS = 1000
+logger = logging.getLogger(__name__)
 
 
 class Draw(NamedTuple):
@@ -24,16 +36,22 @@ class Draw(NamedTuple):
     position: int
     choices: tuple[int, ...]
 
+    @property
+    def params(self) -> SamplingParams:
+        return self.sequence.params.sampling
+
 
 def sample(logits: Tensor, draws: list[Draw]) -> list[tuple[SampledToken, ...]]:
     """Tokens for each draw, from the float32 logits [num_draws, vocab_size] of its row."""
-    if all(_is_plain(draw.sequence.params.sampling, draw.sequence) for draw in draws):
-        best = logits.max(-1).indices.tolist()  # three times as fast as argmax
-        return [
-            tuple(SampledToken(token_id=token_id) for _ in draw.choices)
-            for token_id, draw in zip(best, draws, strict=True)
-        ]
-    return [_sample_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
+    picked = _pick(_changed(logits, draws), draws)
+    logprobs = _logprobs(logits, draws, picked)
+    return [
+        tuple(
+            SampledToken(token_id=token_id, logprob=logprobs.get((row, place)))
+            for place, token_id in enumerate(token_ids)
+        )
+        for row, token_ids in enumerate(picked)
+    ]
 
 
 def token_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprob]:
@@ -53,15 +71,59 @@ def token_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[T
     ]
 
 
-def _is_plain(params: SamplingParams, sequence: Sequence) -> bool:
-    return (
-        params.temperature == 0
-        and params.num_logprobs is None
-        and not _changes_logits(params, len(sequence.output_ids))
-    )
+def _logprobs(
+    logits: Tensor, draws: list[Draw], picked: list[list[int]]
+) -> dict[tuple[int, int], TokenLogprob]:
+    """By row and place among its choices, where they are asked for; rows that ask for as many best
+    tokens together."""
+    asking: dict[int, list[tuple[int, int]]] = {}
+    for row, draw in enumerate(draws):
+        if draw.params.num_logprobs is not None:
+            places = [(row, place) for place in range(len(draw.choices))]
+            asking.setdefault(draw.params.num_logprobs, []).extend(places)
+    found: dict[tuple[int, int], TokenLogprob] = {}
+    for num_top, places in asking.items():
+        rows = logits[[row for row, _ in places]]
+        token_ids = [picked[row][place] for row, place in places]
+        found.update(zip(places, token_logprobs(rows, token_ids, num_top), strict=True))
+    return found
 
 
-def _changes_logits(params: SamplingParams, num_output: int) -> bool:
+def _pick(logits: Tensor, draws: list[Draw]) -> list[list[int]]:
+    drawn = [
+        Drawn(row, draw.position, choice, draw.params)
+        for row, draw in enumerate(draws)
+        for choice in draw.choices
+    ]
+    tokens = iter(_drawing(logits.device.type)(logits, drawn))
+    return [[next(tokens) for _ in draw.choices] for draw in draws]
+
+
+@cache
+def _drawing(device: str) -> Drawing:
+    """The kernel for this processor where it can be had and is right, else torch."""
+    if device != "cpu":
+        return draw_plainly
+    try:
+        drawing = NativeDrawing()
+    except (CompileError, NoKernelError) as error:
+        logger.warning("Tokens are drawn by torch, which is slower: %s", error)
+        return draw_plainly
+    logits = torch.randn(4, _TRIED_TOKENS, generator=torch.Generator().manual_seed(0))
+    kinds: list[dict[str, float]] = [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.05}]
+    drawn = [
+        Drawn(row, position, 0, SamplingParams(seed=row, temperature=1.5, **kind))  # type: ignore[arg-type]
+        for row, kind in enumerate(kinds)
+        for position in range(8)
+    ]
+    if drawing(logits, drawn) == draw_plainly(logits, drawn):
+        return drawing
+    logger.warning("Tokens are drawn by torch: what the kernel draws for this processor is wrong.")
+    return draw_plainly
+
+
+def _changes_logits(draw: Draw) -> bool:
+    params, num_output = draw.params, len(draw.sequence.output_ids)
     return bool(
         params.logit_bias
         or params.allowed_token_ids
@@ -74,52 +136,39 @@ def _changes_logits(params: SamplingParams, num_output: int) -> bool:
     )
 
 
-def _sample_row(raw: Tensor, draw: Draw) -> tuple[SampledToken, ...]:
-    sequence, params = draw.sequence, draw.sequence.params.sampling
-    logits = raw
-    if _changes_logits(params, len(sequence.output_ids)):
-        logits = raw.clone()
-        _mask(logits, params, sequence.output_ids)
-        _penalise(logits, params, sequence)
-    token_ids = _pick(logits, params, draw)
-    if params.num_logprobs is None:
-        return tuple(SampledToken(token_id=token_id) for token_id in token_ids)
-    logprobs = token_logprobs(raw.expand(len(token_ids), -1), token_ids, params.num_logprobs)
-    return tuple(
-        SampledToken(token_id=token_id, logprob=logprob)
-        for token_id, logprob in zip(token_ids, logprobs, strict=True)
-    )
+def _changed(logits: Tensor, draws: list[Draw]) -> Tensor:
+    """The logits with what their requests change: first who is allowed and who is not, then
+    biases, then penalties. The given ones stay as they are."""
+    changing = [(row, draw) for row, draw in enumerate(draws) if _changes_logits(draw)]
+    if not changing:
+        return logits
+    logits = logits.clone()
+    _keep_allowed(logits, changing)
+    _hide(logits, changing)
+    _add_biases(logits, changing)
+    _penalise_repetition(logits, changing)
+    _penalise_frequency(logits, changing)
+    return logits
 
 
-def _pick(logits: Tensor, params: SamplingParams, draw: Draw) -> list[int]:
-    if params.temperature == 0:
-        return [int(logits.argmax())] * len(draw.choices)
-    # From the best one down, so that no temperature is too low to divide by.
-    scores, token_ids = _candidates((logits - logits.max()) / params.temperature, params)
-    picks = []
-    for choice in draw.choices:
-        noise = gumbel_noise(params.seed, choice, draw.position, token_ids)
-        index = _best_in_nucleus(scores, noise.add_(scores), params.top_p)
-        picks.append(int(token_ids[index]))
-    return picks
+def _keep_allowed(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+    allowed = [(row, d.params.allowed_token_ids) for row, d in draws if d.params.allowed_token_ids]
+    if allowed:
+        places = _places(logits, allowed)
+        kept = logits.view(-1)[places]
+        logits[[row for row, _ in allowed]] = _HIDDEN
+        logits.view(-1)[places] = kept
 
 
-def _mask(logits: Tensor, params: SamplingParams, output_ids: list[int]) -> None:
-    if params.allowed_token_ids:
-        allowed = torch.tensor(params.allowed_token_ids, device=logits.device)
-        kept = logits[allowed]
-        logits.fill_(_HIDDEN)
-        logits[allowed] = kept
-    if params.bad_token_ids:
-        logits[torch.tensor(params.bad_token_ids, device=logits.device)] = _HIDDEN
-    if ends := _ends_of_bad_words(params.bad_word_ids, output_ids):
-        logits[torch.tensor(ends, device=logits.device)] = _HIDDEN
-    if len(output_ids) < params.min_tokens and params.stop_token_ids:
-        logits[torch.tensor(params.stop_token_ids, device=logits.device)] = _HIDDEN
-    if params.logit_bias:
-        ids, biases = zip(*params.logit_bias, strict=True)
-        index = torch.tensor(ids, device=logits.device)
-        logits.index_add_(0, index, torch.tensor(biases, device=logits.device, dtype=logits.dtype))
+def _hide(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+    hidden: list[tuple[int, Iterable[int]]] = []
+    for row, draw in draws:
+        params, output_ids = draw.params, draw.sequence.output_ids
+        hidden.append((row, params.bad_token_ids))
+        hidden.append((row, _ends_of_bad_words(params.bad_word_ids, output_ids)))
+        if len(output_ids) < params.min_tokens:
+            hidden.append((row, params.stop_token_ids))
+    logits.view(-1)[_places(logits, hidden)] = _HIDDEN
 
 
 def _ends_of_bad_words(words: tuple[tuple[int, ...], ...], output_ids: list[int]) -> list[int]:
@@ -129,78 +178,60 @@ def _ends_of_bad_words(words: tuple[tuple[int, ...], ...], output_ids: list[int]
     ]
 
 
-def _penalise(logits: Tensor, params: SamplingParams, sequence: Sequence) -> None:
-    """Repetition counts prompt and output; frequency and presence the output alone."""
-    if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sequence.prompt_ids + sequence.output_ids, device=logits.device)
-        values = logits[seen]
-        penalty = params.repetition_penalty
+def _add_biases(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+    biased = [(row, draw.params.logit_bias) for row, draw in draws if draw.params.logit_bias]
+    if biased:
+        places = _places(
+            logits, [(row, [token_id for token_id, _ in bias]) for row, bias in biased]
+        )
+        values = [value for _, bias in biased for _, value in bias]
+        biases = torch.tensor(values, device=logits.device, dtype=logits.dtype)
+        logits.view(-1).index_add_(0, places, biases)
+
+
+def _penalise_repetition(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+    """Counts prompt and output."""
+    seen = [
+        (row, draw.sequence.prompt_ids + draw.sequence.output_ids, draw.params.repetition_penalty)
+        for row, draw in draws
+        if draw.params.repetition_penalty != 1.0
+    ]
+    if seen:
+        places = _places(logits, [(row, token_ids) for row, token_ids, _ in seen])
+        by_row = np.array([penalty for *_, penalty in seen], dtype=np.float32)
+        repeated = by_row.repeat([len(token_ids) for _, token_ids, _ in seen])
+        penalties = torch.from_numpy(repeated).to(logits.device)
+        values = logits.view(-1)[places]
         # A token seen twice is written twice, with the same value.
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    if (params.frequency_penalty or params.presence_penalty) and sequence.output_ids:
-        output = torch.tensor(sequence.output_ids, device=logits.device)
-        counts = output.bincount(minlength=len(logits))
-        logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+        values = torch.where(values > 0, values / penalties, values * penalties)
+        logits.view(-1)[places] = values
 
 
-def _candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The scores and ids of the tokens that min-p and then top-k leave; the best score is 0."""
-    token_ids = torch.arange(len(scores), device=scores.device)
-    if params.min_p > 0:
-        token_ids = (scores >= math.log(params.min_p)).nonzero()[:, 0]
-        scores = scores[token_ids]
-    if 0 < params.top_k < len(scores):
-        best = scores.topk(params.top_k)
-        scores, token_ids = best.values, token_ids[best.indices]
-    return scores, token_ids
+def _penalise_frequency(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+    """Counts the output alone."""
+    counted = [
+        (row, draw)
+        for row, draw in draws
+        if (draw.params.frequency_penalty or draw.params.presence_penalty)
+        and draw.sequence.output_ids
+    ]
+    if counted:
+        said = _flat(logits, [(row, draw.sequence.output_ids) for row, draw in counted])
+        places, counts = np.unique(said, return_counts=True)
+        by_row = np.zeros((2, len(logits)), dtype=np.float32)
+        for row, draw in counted:
+            by_row[:, row] = draw.params.frequency_penalty, draw.params.presence_penalty
+        frequency, presence = by_row[:, places // logits.shape[1]]
+        penalties = torch.from_numpy(frequency * counts.astype(np.float32) + presence)
+        logits.view(-1)[torch.from_numpy(places).to(logits.device)] -= penalties.to(logits.device)
 
 
-def _best_in_nucleus(scores: Tensor, noisy_scores: Tensor, top_p: float) -> int:
-    """The best of the fewest tokens whose share reaches `top_p`, found without sorting.
-
-    A token belongs to them if those above it fall short of `top_p` (so equal ones stand or fall
-    together); if the best one does not, neither does any below it. Changes `noisy_scores`.
-    """
-    best = int(noisy_scores.argmax())
-    if top_p >= 1:
-        return best
-    shares = scores.softmax(0)
-    while float(shares.dot((scores > scores[best]).to(shares.dtype))) >= top_p:
-        noisy_scores.masked_fill_(scores <= scores[best], _HIDDEN)
-        best = int(noisy_scores.argmax())
-    return best
+def _places(logits: Tensor, token_ids: Rows[tuple[int, Iterable[int]]]) -> Tensor:
+    return torch.from_numpy(_flat(logits, token_ids)).to(logits.device)
 
 
-# The constants of splitmix64, as signed integers.
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_ROUNDS = ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64)), (31, 1))
-
-
-def gumbel_noise(seed: int, choice: int, position: int, token_ids: Tensor) -> Tensor:
-    """Standard Gumbel noise, float32, for int64 `token_ids`: the token with the largest sum of
-    log-probability and noise is a draw from the distribution.
-
-    Unlike one uniform number against the cumulative distribution, a rounding error in the
-    probabilities then changes the draw only where two sums are that close.
-    """
-    uniform = _uniform(_key(seed, choice, position), token_ids)
-    # -log(-log1p(-u)): the largest noise comes from u near 0, where floats are finest.
-    return uniform.neg_().log1p_().neg_().log_().neg_()
-
-
-def _key(seed: int, choice: int, position: int) -> int:
-    message = struct.pack("<QQQ", seed & (1 << 64) - 1, choice, position)
-    return int.from_bytes(blake2b(message, digest_size=8).digest(), "little", signed=True)
-
-
-def _uniform(key: int, token_ids: Tensor) -> Tensor:
-    """Element `token_id` of the splitmix64 stream that starts at `key`, as float32 in (0, 1]."""
-    state = (token_ids + 1).mul_(_GOLDEN).add_(key)
-    for bits, factor in _ROUNDS:
-        state.bitwise_xor_(_shifted(state, bits)).mul_(factor)
-    return _shifted(state, 11).to(torch.float32).add_(0.5).mul_(2.0**-53)
-
-
-def _shifted(state: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch has only the arithmetic one."""
-    return (state >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+def _flat(logits: Tensor, token_ids: Rows[tuple[int, Iterable[int]]]) -> Integers:
+    """Where the tokens of each row lie, all rows one behind another."""
+    vocab_size = logits.shape[1]
+    places = [np.fromiter(ids, dtype=np.int64) + row * vocab_size for row, ids in token_ids]
+    return np.concatenate(places) if places else np.empty(0, dtype=np.int64)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from cluster.types import SamplingParams
-from engine.sampling import Draw, gumbel_noise, sample
+from engine.cpu_kernels.native_sampling import NativeDrawing
+from engine.drawing import Drawn, draw_plainly, gumbel_noise
+from engine.sampling import Draw, sample
 from tests.checkpoints import VOCAB_SIZE, checkpoint
 from tests.engine.driver import Driver, make_engine, make_sequence
 
@@ -144,6 +146,60 @@ def test_noise_depends_on_every_part_of_its_key_and_on_nothing_else() -> None:
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.15)
     # Fixed for ever: an answer must be continued by another build of the project.
     assert gumbel_noise(1, 2, 3, torch.tensor([4])).item() == pytest.approx(-1.1583558320999146)
+
+
+def test_equal_tokens_stand_or_fall_together() -> None:
+    logits = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0])
+    assert set(drawn(replace(RANDOM, top_k=2), logits)) == {1, 2, 3}
+
+
+def mixed(num: int, vocab_size: int) -> tuple[torch.Tensor, list[Draw]]:
+    """Rows of which each asks for something else, some for several things and choices."""
+    rng = random.Random(4)
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(num, vocab_size, generator=generator) * 3
+    draws = []
+    for _ in range(num):
+        params = replace(
+            RANDOM,
+            seed=rng.getrandbits(62),
+            temperature=rng.choice([0.0, 0.4, 1.0, 2.5]),
+            top_k=rng.choice([0, 0, 1, 40, 500]),
+            top_p=rng.choice([1.0, 1.0, 0.95, 0.5]),
+            min_p=rng.choice([0.0, 0.0, 0.02]),
+            repetition_penalty=rng.choice([1.0, 1.3]),
+            presence_penalty=rng.choice([0.0, 0.5]),
+            frequency_penalty=rng.choice([0.0, -0.2]),
+            num_logprobs=rng.choice([None, None, 0, 3]),
+            bad_token_ids=rng.choice([(), (1, 2)]),
+            logit_bias=rng.choice([(), ((3, 2.5), (4, -1.0))]),
+        )
+        sequence = make_sequence(
+            [1, 2, 3], params, emitted=tuple(rng.choices(range(vocab_size), k=5))
+        )
+        draws.append(Draw(sequence, rng.randrange(100), rng.choice([(0,), (0, 1)])))
+    return logits, draws
+
+
+@pytest.mark.parametrize("vocab_size", [70, 5000])
+def test_a_row_is_drawn_as_if_it_were_alone(vocab_size: int) -> None:
+    logits, draws = mixed(24, vocab_size)
+    alone = [sample(logits[row : row + 1], [draw])[0] for row, draw in enumerate(draws)]
+    assert sample(logits, draws) == alone
+
+
+def test_the_kernel_draws_what_torch_draws() -> None:
+    for vocab_size in (1, 7, 64, 100, 4000, 33_000):
+        logits, draws = mixed(60, vocab_size)
+        many = [
+            Drawn(row, position, choice, draw.params)
+            for row, draw in enumerate(draws)
+            for position in range(3)
+            for choice in draw.choices
+        ]
+        if vocab_size < 1000:
+            logits = logits.round()  # with many equal ones
+        assert NativeDrawing()(logits, many) == draw_plainly(logits, many)
 
 
 @pytest.mark.slow

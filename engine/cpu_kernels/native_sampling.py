@@ -1,0 +1,83 @@
+"""Draws the tokens of a batch in one call, a row after another on torch's own threads.
+
+`sampling.cpp` here is the kernel; what it does is said in `engine/drawing.py`, in torch.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cluster.compiled import library
+from engine.cpu_kernels.native_attention import openmp_entry
+from engine.drawing import Drawn
+
+SOURCE = Path(__file__).with_name("sampling.cpp")
+
+_DRAW = np.dtype(  # `struct Draw` of the kernel
+    [
+        ("row", np.int64),
+        ("key", np.int64),
+        ("temperature", np.float32),
+        ("least", np.float32),
+        ("top_p", np.float64),
+        ("top_k", np.int64),
+    ]
+)
+
+
+class _Draws(ctypes.Structure):
+    """`struct Draws` of the kernel."""
+
+    _fields_ = (
+        ("num_draws", ctypes.c_int64),
+        ("vocab", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("logits", ctypes.c_void_p),
+        ("draws", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("parallel", ctypes.c_void_p),
+        ("num_threads", ctypes.c_int64),
+        ("next_draw", ctypes.c_int64),
+        ("num_begun", ctypes.c_int64),
+    )
+
+
+class NativeDrawing:
+    """Draws by the kernel. For one thread at a time."""
+
+    def __init__(self) -> None:
+        """*Raises* CompileError or NoKernelError where it cannot be had."""
+        kernel = library(SOURCE)
+        self._draw = kernel.sampling_draw
+        self._draw.restype = None
+        self._scratch_of = kernel.sampling_scratch
+        self._scratch_of.restype = ctypes.c_int64
+        self._parallel = openmp_entry()
+        self._scratch = torch.empty(0)
+
+    def __call__(self, logits: Tensor, drawn: Sequence[Drawn]) -> list[int]:
+        rows = np.array([each.numbers() for each in drawn], dtype=_DRAW)
+        tokens = np.empty(len(drawn), dtype=np.int64)
+        num_threads, vocab = torch.get_num_threads(), logits.shape[1]
+        num_floats = num_threads * self._scratch_of(ctypes.c_int64(vocab))
+        if len(self._scratch) < num_floats:
+            self._scratch = torch.empty(num_floats)
+        draws = _Draws(
+            num_draws=len(drawn),
+            vocab=vocab,
+            stride=logits.stride(0),
+            logits=logits.data_ptr(),
+            draws=rows.ctypes.data,
+            tokens=tokens.ctypes.data,
+            scratch=self._scratch.data_ptr(),
+            parallel=self._parallel,
+            num_threads=num_threads,
+        )
+        self._draw(ctypes.byref(draws))
+        found: list[int] = tokens.tolist()
+        return found
