@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -18,9 +17,9 @@ from rich.table import Table
 
 from bench.machine import describe
 from cluster.types import ComputeRequest, GenerationParams, SamplingParams
-from engine import sampling
-from engine.drawing import draw_plainly
-from engine.sampling import Draw, sample
+from engine.drawing import Draw, Drawing, draw_plainly
+from engine.drawing_choice import choose_drawing
+from engine.sampling import sample
 from engine.sequence import Sequence
 
 NUM_ROUNDS = 7
@@ -76,14 +75,14 @@ def draw(params: SamplingParams, row: int, given: argparse.Namespace) -> Draw:
     return Draw(Sequence(request), given.context + NUM_OUTPUT, (0,))
 
 
-def by_turns(run: Callable[[], object]) -> tuple[float, float]:
+def by_turns(run: Callable[[Drawing], object]) -> tuple[float, float]:
     """Milliseconds with the form that is chosen here, and with torch's."""
-    own, plain = [], []
-    for _ in range(NUM_ROUNDS):
-        own.append(timed(run))
-        with patch.object(sampling, "_drawing", lambda device: draw_plainly):
-            plain.append(timed(run))
-    return statistics.median(own), statistics.median(plain)
+    chosen = choose_drawing(torch.device("cpu"))
+    rounds = [
+        [timed(partial(run, form)) for form in (chosen, draw_plainly)] for _ in range(NUM_ROUNDS)
+    ]
+    own, plain = map(statistics.median, zip(*rounds, strict=True))
+    return own, plain
 
 
 def timed(run: Callable[[], object]) -> float:

@@ -7,7 +7,8 @@ device; `engine/cpu_kernels/sampling.cpp` says the same for processors.
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -15,62 +16,60 @@ import torch
 from torch import Tensor
 
 from cluster.types import SamplingParams
+from engine.sequence import Sequence
 
 _HIDDEN = -math.inf
 
 
-class Drawn(NamedTuple):
-    """One token to be drawn from row `row` of the logits."""
+class Draw(NamedTuple):
+    """Sample the token at `position` of `sequence`, once for each choice."""
 
-    row: int
+    sequence: Sequence
     position: int
-    choice: int
-    params: SamplingParams
-
-    @property
-    def least(self) -> float:
-        """The score of the least likely token that min-p leaves; the best one's is 0."""
-        return math.log(self.params.min_p) if self.params.min_p > 0 else _HIDDEN
-
-    def numbers(self) -> tuple[int, int, float, float, float, int]:
-        """Row, key of the noise, temperature, least score, nucleus, number of candidates."""
-        params = self.params
-        key = noise_key(params.seed, self.choice, self.position)
-        return self.row, key, params.temperature, self.least, params.top_p, params.top_k
+    choices: tuple[int, ...]
 
 
-Drawing = Callable[[Tensor, Sequence[Drawn]], list[int]]
+# Tokens for each draw's choices, from the float32 logits [num_draws, vocab_size] of its row.
+Drawing = Callable[[Tensor, Rows[Draw]], list[list[int]]]
 
 
-def draw_plainly(logits: Tensor, drawn: Sequence[Drawn]) -> list[int]:
-    """Draws a token for each, from the float32 logits [num_rows, vocab_size]."""
-    if all(each.params.temperature == 0 for each in drawn):
+def draw_plainly(logits: Tensor, draws: Rows[Draw]) -> list[list[int]]:
+    if all(draw.sequence.params.sampling.temperature == 0 for draw in draws):
         best = logits.max(-1).indices.tolist()  # three times as fast as argmax
-        return [best[each.row] for each in drawn]
-    return [_draw(logits[each.row], each) for each in drawn]
+        return [[token] * len(draw.choices) for token, draw in zip(best, draws, strict=True)]
+    return [_draw(row, draw) for row, draw in zip(logits, draws, strict=True)]
 
 
-def _draw(logits: Tensor, drawn: Drawn) -> int:
-    params = drawn.params
+def _draw(logits: Tensor, draw: Draw) -> list[int]:
+    params = draw.sequence.params.sampling
     if params.temperature == 0:
-        return int(logits.argmax())
+        return [int(logits.argmax())] * len(draw.choices)
     # From the best one down, so that no temperature is too low to divide by.
-    scores, token_ids = _candidates((logits - logits.max()) / params.temperature, drawn)
-    noise = gumbel_noise(params.seed, drawn.choice, drawn.position, token_ids)
-    return int(token_ids[_best_in_nucleus(scores, noise.add_(scores), params.top_p)])
+    scores, token_ids = _candidates((logits - logits.max()) / params.temperature, params)
+    tokens = []
+    for choice in draw.choices:
+        noise = gumbel_noise(params.seed, choice, draw.position, token_ids)
+        index = _best_in_nucleus(scores, noise.add_(scores), params.top_p)
+        tokens.append(int(token_ids[index]))
+    return tokens
 
 
-def _candidates(scores: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+def _candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """The scores and ids of the tokens that min-p and then top-k leave; equal ones stand or fall
     together."""
     token_ids = torch.arange(len(scores), device=scores.device)
-    if drawn.params.min_p > 0:
-        token_ids = (scores >= drawn.least).nonzero()[:, 0]
+    if (least := _least(params)) > _HIDDEN:
+        token_ids = (scores >= least).nonzero()[:, 0]
         scores = scores[token_ids]
-    if 0 < drawn.params.top_k < len(scores):
-        kept = (scores >= scores.topk(drawn.params.top_k).values[-1]).nonzero()[:, 0]
+    if 0 < params.top_k < len(scores):
+        kept = (scores >= scores.topk(params.top_k).values[-1]).nonzero()[:, 0]
         scores, token_ids = scores[kept], token_ids[kept]
     return scores, token_ids
+
+
+def _least(params: SamplingParams) -> float:
+    """The score of the least likely token that min-p leaves; the best one's is 0."""
+    return math.log(params.min_p) if params.min_p > 0 else _HIDDEN
 
 
 def _best_in_nucleus(scores: Tensor, noisy_scores: Tensor, top_p: float) -> int:
@@ -104,6 +103,12 @@ def gumbel_noise(seed: int, choice: int, position: int, token_ids: Tensor) -> Te
     uniform = _uniform(noise_key(seed, choice, position), token_ids)
     # -log(-log1p(-u)): the largest noise comes from u near 0, where floats are finest.
     return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def numbers(params: SamplingParams, choice: int, position: int) -> tuple[float, ...]:
+    """Temperature, least score, nucleus, number of candidates; before them the key of the noise."""
+    key = noise_key(params.seed, choice, position)
+    return key, params.temperature, _least(params), params.top_p, params.top_k
 
 
 def noise_key(seed: int, choice: int, position: int) -> int:

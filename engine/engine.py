@@ -16,11 +16,13 @@ from engine.attention import Query
 from engine.attention_choice import choose_attention
 from engine.batch import Batch, BatchRow, RowResult
 from engine.config import EngineConfig
+from engine.drawing import Draw
+from engine.drawing_choice import choose_drawing
 from engine.kv_cache import KvCache, slots_of
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
 from engine.models.decoder import Decoder, StepInputs, WantedTokens
-from engine.sampling import Draw, sample, token_logprobs
+from engine.sampling import sample, token_logprobs
 
 # Logits of so many prompt positions exist at once when prompt logprobs are asked for.
 _LOGPROB_ROWS = 64
@@ -50,6 +52,7 @@ class Engine:
             config.attention, spec.num_heads, self.layout, self._device, measurements
         )
         weights = WeightReader(config, spec, measurements)
+        self._drawing = choose_drawing(self._device)
         self._model = Decoder(spec, weights, self._cache, self._attention)
 
     @torch.inference_mode()
@@ -123,7 +126,8 @@ class Engine:
             if row.choices:
                 last_tokens.append(first - 1)
                 draws.append(Draw(row.sequence, row.stop, row.choices))
-        tokens = iter(sample(self._model.logits(hidden[last_tokens]), draws) if draws else ())
+        logits = self._model.logits(hidden[last_tokens]) if draws else None
+        tokens = iter(() if logits is None else sample(logits, draws, self._drawing))
         return [
             RowResult(tokens=next(tokens) if row.choices else (), prompt_logprobs=logprobs)
             for row, logprobs in zip(batch.rows, prompt_logprobs, strict=True)

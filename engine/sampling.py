@@ -3,48 +3,35 @@
 A row's token depends on its own logits and key only, never on its neighbours in the batch.
 """
 
-import logging
 import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
-from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cluster.compiled import CompileError
 from cluster.types import SampledToken, SamplingParams, TokenLogprob
-from engine.cpu_kernels.native_attention import NoKernelError
-from engine.cpu_kernels.native_sampling import NativeDrawing
-from engine.drawing import Drawing, Drawn, draw_plainly
+from engine.drawing import Draw, Drawing
 from engine.sequence import Sequence
 
 Integers = npt.NDArray[np.int64]
+Changing = tuple[int, SamplingParams, Sequence]  # the row of the logits that a request changes
 
 _HIDDEN = -math.inf
-_TRIED_TOKENS = 1000
-logger = logging.getLogger(__name__)
 
 
-class Draw(NamedTuple):
-    """Sample the token at `position` of `sequence`, once for each choice."""
-
-    sequence: Sequence
-    position: int
-    choices: tuple[int, ...]
-
-    @property
-    def params(self) -> SamplingParams:
-        return self.sequence.params.sampling
-
-
-def sample(logits: Tensor, draws: list[Draw]) -> list[tuple[SampledToken, ...]]:
+def sample(logits: Tensor, draws: list[Draw], drawing: Drawing) -> list[tuple[SampledToken, ...]]:
     """Tokens for each draw, from the float32 logits [num_draws, vocab_size] of its row."""
-    picked = _pick(_changed(logits, draws), draws)
-    logprobs = _logprobs(logits, draws, picked)
+    changing = [
+        (row, sequence.params.sampling, sequence)
+        for row, (sequence, _, _) in enumerate(draws)
+        if _changes_logits(sequence.params.sampling, len(sequence.output_ids))
+    ]
+    picked = drawing(_changed(logits, changing) if changing else logits, draws)
+    asks = any(draw.sequence.params.sampling.num_logprobs is not None for draw in draws)
+    logprobs = _logprobs(logits, draws, picked) if asks else {}
     return [
         tuple(
             SampledToken(token_id=token_id, logprob=logprobs.get((row, place)))
@@ -77,10 +64,9 @@ def _logprobs(
     """By row and place among its choices, where they are asked for; rows that ask for as many best
     tokens together."""
     asking: dict[int, list[tuple[int, int]]] = {}
-    for row, draw in enumerate(draws):
-        if draw.params.num_logprobs is not None:
-            places = [(row, place) for place in range(len(draw.choices))]
-            asking.setdefault(draw.params.num_logprobs, []).extend(places)
+    for row, (sequence, _, choices) in enumerate(draws):
+        if (num_top := sequence.params.sampling.num_logprobs) is not None:
+            asking.setdefault(num_top, []).extend((row, place) for place in range(len(choices)))
     found: dict[tuple[int, int], TokenLogprob] = {}
     for num_top, places in asking.items():
         rows = logits[[row for row, _ in places]]
@@ -89,41 +75,7 @@ def _logprobs(
     return found
 
 
-def _pick(logits: Tensor, draws: list[Draw]) -> list[list[int]]:
-    drawn = [
-        Drawn(row, draw.position, choice, draw.params)
-        for row, draw in enumerate(draws)
-        for choice in draw.choices
-    ]
-    tokens = iter(_drawing(logits.device.type)(logits, drawn))
-    return [[next(tokens) for _ in draw.choices] for draw in draws]
-
-
-@cache
-def _drawing(device: str) -> Drawing:
-    """The kernel for this processor where it can be had and is right, else torch."""
-    if device != "cpu":
-        return draw_plainly
-    try:
-        drawing = NativeDrawing()
-    except (CompileError, NoKernelError) as error:
-        logger.warning("Tokens are drawn by torch, which is slower: %s", error)
-        return draw_plainly
-    logits = torch.randn(4, _TRIED_TOKENS, generator=torch.Generator().manual_seed(0))
-    kinds: list[dict[str, float]] = [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.05}]
-    drawn = [
-        Drawn(row, position, 0, SamplingParams(seed=row, temperature=1.5, **kind))  # type: ignore[arg-type]
-        for row, kind in enumerate(kinds)
-        for position in range(8)
-    ]
-    if drawing(logits, drawn) == draw_plainly(logits, drawn):
-        return drawing
-    logger.warning("Tokens are drawn by torch: what the kernel draws for this processor is wrong.")
-    return draw_plainly
-
-
-def _changes_logits(draw: Draw) -> bool:
-    params, num_output = draw.params, len(draw.sequence.output_ids)
+def _changes_logits(params: SamplingParams, num_output: int) -> bool:
     return bool(
         params.logit_bias
         or params.allowed_token_ids
@@ -136,12 +88,9 @@ def _changes_logits(draw: Draw) -> bool:
     )
 
 
-def _changed(logits: Tensor, draws: list[Draw]) -> Tensor:
+def _changed(logits: Tensor, changing: list[Changing]) -> Tensor:
     """The logits with what their requests change: first who is allowed and who is not, then
     biases, then penalties. The given ones stay as they are."""
-    changing = [(row, draw) for row, draw in enumerate(draws) if _changes_logits(draw)]
-    if not changing:
-        return logits
     logits = logits.clone()
     _keep_allowed(logits, changing)
     _hide(logits, changing)
@@ -151,8 +100,10 @@ def _changed(logits: Tensor, draws: list[Draw]) -> Tensor:
     return logits
 
 
-def _keep_allowed(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
-    allowed = [(row, d.params.allowed_token_ids) for row, d in draws if d.params.allowed_token_ids]
+def _keep_allowed(logits: Tensor, changing: list[Changing]) -> None:
+    allowed = [
+        (row, params.allowed_token_ids) for row, params, _ in changing if params.allowed_token_ids
+    ]
     if allowed:
         places = _places(logits, allowed)
         kept = logits.view(-1)[places]
@@ -160,13 +111,12 @@ def _keep_allowed(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
         logits.view(-1)[places] = kept
 
 
-def _hide(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+def _hide(logits: Tensor, changing: list[Changing]) -> None:
     hidden: list[tuple[int, Iterable[int]]] = []
-    for row, draw in draws:
-        params, output_ids = draw.params, draw.sequence.output_ids
+    for row, params, sequence in changing:
         hidden.append((row, params.bad_token_ids))
-        hidden.append((row, _ends_of_bad_words(params.bad_word_ids, output_ids)))
-        if len(output_ids) < params.min_tokens:
+        hidden.append((row, _ends_of_bad_words(params.bad_word_ids, sequence.output_ids)))
+        if len(sequence.output_ids) < params.min_tokens:
             hidden.append((row, params.stop_token_ids))
     logits.view(-1)[_places(logits, hidden)] = _HIDDEN
 
@@ -178,49 +128,45 @@ def _ends_of_bad_words(words: tuple[tuple[int, ...], ...], output_ids: list[int]
     ]
 
 
-def _add_biases(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
-    biased = [(row, draw.params.logit_bias) for row, draw in draws if draw.params.logit_bias]
+def _add_biases(logits: Tensor, changing: list[Changing]) -> None:
+    biased = [(row, params.logit_bias) for row, params, _ in changing if params.logit_bias]
     if biased:
-        places = _places(
-            logits, [(row, [token_id for token_id, _ in bias]) for row, bias in biased]
-        )
+        places = _places(logits, [(row, (token for token, _ in bias)) for row, bias in biased])
         values = [value for _, bias in biased for _, value in bias]
         biases = torch.tensor(values, device=logits.device, dtype=logits.dtype)
         logits.view(-1).index_add_(0, places, biases)
 
 
-def _penalise_repetition(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+def _penalise_repetition(logits: Tensor, changing: list[Changing]) -> None:
     """Counts prompt and output."""
     seen = [
-        (row, draw.sequence.prompt_ids + draw.sequence.output_ids, draw.params.repetition_penalty)
-        for row, draw in draws
-        if draw.params.repetition_penalty != 1.0
+        (row, sequence.prompt_ids + sequence.output_ids, params.repetition_penalty)
+        for row, params, sequence in changing
+        if params.repetition_penalty != 1.0
     ]
     if seen:
         places = _places(logits, [(row, token_ids) for row, token_ids, _ in seen])
         by_row = np.array([penalty for *_, penalty in seen], dtype=np.float32)
-        repeated = by_row.repeat([len(token_ids) for _, token_ids, _ in seen])
-        penalties = torch.from_numpy(repeated).to(logits.device)
+        penalties = torch.from_numpy(by_row.repeat([len(token_ids) for _, token_ids, _ in seen]))
+        penalties = penalties.to(logits.device)
         values = logits.view(-1)[places]
         # A token seen twice is written twice, with the same value.
         values = torch.where(values > 0, values / penalties, values * penalties)
         logits.view(-1)[places] = values
 
 
-def _penalise_frequency(logits: Tensor, draws: Rows[tuple[int, Draw]]) -> None:
+def _penalise_frequency(logits: Tensor, changing: list[Changing]) -> None:
     """Counts the output alone."""
-    counted = [
-        (row, draw)
-        for row, draw in draws
-        if (draw.params.frequency_penalty or draw.params.presence_penalty)
-        and draw.sequence.output_ids
+    said = [
+        (row, sequence.output_ids)
+        for row, params, sequence in changing
+        if params.frequency_penalty or params.presence_penalty
     ]
-    if counted:
-        said = _flat(logits, [(row, draw.sequence.output_ids) for row, draw in counted])
-        places, counts = np.unique(said, return_counts=True)
+    if said:
+        places, counts = np.unique(_flat(logits, said), return_counts=True)
         by_row = np.zeros((2, len(logits)), dtype=np.float32)
-        for row, draw in counted:
-            by_row[:, row] = draw.params.frequency_penalty, draw.params.presence_penalty
+        for row, params, _ in changing:
+            by_row[:, row] = params.frequency_penalty, params.presence_penalty
         frequency, presence = by_row[:, places // logits.shape[1]]
         penalties = torch.from_numpy(frequency * counts.astype(np.float32) + presence)
         logits.view(-1)[torch.from_numpy(places).to(logits.device)] -= penalties.to(logits.device)

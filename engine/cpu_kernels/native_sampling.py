@@ -4,7 +4,7 @@
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Sequence as Rows
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cluster.compiled import library
 from engine.cpu_kernels.native_attention import openmp_entry
-from engine.drawing import Drawn
+from engine.drawing import Draw, numbers
 
 SOURCE = Path(__file__).with_name("sampling.cpp")
 
@@ -60,24 +60,29 @@ class NativeDrawing:
         self._parallel = openmp_entry()
         self._scratch = torch.empty(0)
 
-    def __call__(self, logits: Tensor, drawn: Sequence[Drawn]) -> list[int]:
-        rows = np.array([each.numbers() for each in drawn], dtype=_DRAW)
-        tokens = np.empty(len(drawn), dtype=np.int64)
+    def __call__(self, logits: Tensor, draws: Rows[Draw]) -> list[list[int]]:
+        wanted = [
+            (row, *numbers(sequence.params.sampling, choice, position))
+            for row, (sequence, position, choices) in enumerate(draws)
+            for choice in choices
+        ]
+        table = np.array(wanted, dtype=_DRAW)
+        tokens = np.empty(len(wanted), dtype=np.int64)
         num_threads, vocab = torch.get_num_threads(), logits.shape[1]
         num_floats = num_threads * self._scratch_of(ctypes.c_int64(vocab))
         if len(self._scratch) < num_floats:
             self._scratch = torch.empty(num_floats)
-        draws = _Draws(
-            num_draws=len(drawn),
+        call = _Draws(
+            num_draws=len(wanted),
             vocab=vocab,
             stride=logits.stride(0),
             logits=logits.data_ptr(),
-            draws=rows.ctypes.data,
+            draws=table.ctypes.data,
             tokens=tokens.ctypes.data,
             scratch=self._scratch.data_ptr(),
             parallel=self._parallel,
             num_threads=num_threads,
         )
-        self._draw(ctypes.byref(draws))
-        found: list[int] = tokens.tolist()
-        return found
+        self._draw(ctypes.byref(call))
+        drawn = iter(tokens.tolist())
+        return [[next(drawn) for _ in draw.choices] for draw in draws]

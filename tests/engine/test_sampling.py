@@ -10,13 +10,15 @@ import torch
 
 from cluster.types import SamplingParams
 from engine.cpu_kernels.native_sampling import NativeDrawing
-from engine.drawing import Drawn, draw_plainly, gumbel_noise
-from engine.sampling import Draw, sample
+from engine.drawing import Draw, draw_plainly, gumbel_noise
+from engine.drawing_choice import choose_drawing
+from engine.sampling import sample
 from tests.checkpoints import VOCAB_SIZE, checkpoint
 from tests.engine.driver import Driver, make_engine, make_sequence
 
 torch.set_num_threads(1)
 
+DRAWING = choose_drawing(torch.device("cpu"))
 RANDOM = SamplingParams(seed=11, temperature=1.0)
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -8.0])
 
@@ -32,7 +34,7 @@ def drawn(
     """Tokens drawn at as many positions."""
     sequence = make_sequence(prompt, params, emitted=output)
     draws = [Draw(sequence, position, (0,)) for position in range(num)]
-    return [tokens[0].token_id for tokens in sample(logits.expand(num, -1), draws)]
+    return [tokens[0].token_id for tokens in sample(logits.expand(num, -1), draws, DRAWING)]
 
 
 def greedy(params: SamplingParams, **context: tuple[int, ...]) -> int:
@@ -128,9 +130,11 @@ def test_a_repetition_penalty_lowers_negative_logits_too() -> None:
 def test_choices_of_one_row_are_drawn_with_their_own_keys() -> None:
     sequence = make_sequence([1], RANDOM)
     draws = [Draw(sequence, position, (0, 1, 2)) for position in range(200)]
-    together = sample(LOGITS.expand(200, -1), draws)
+    together = sample(LOGITS.expand(200, -1), draws, DRAWING)
     for choice in range(3):
-        alone = sample(LOGITS.expand(200, -1), [Draw(sequence, p, (choice,)) for p in range(200)])
+        alone = sample(
+            LOGITS.expand(200, -1), [Draw(sequence, p, (choice,)) for p in range(200)], DRAWING
+        )
         assert [row[0] for row in alone] == [row[choice] for row in together]
     assert len({tuple(t[c].token_id for t in together) for c in range(3)}) == 3
 
@@ -184,22 +188,16 @@ def mixed(num: int, vocab_size: int) -> tuple[torch.Tensor, list[Draw]]:
 @pytest.mark.parametrize("vocab_size", [70, 5000])
 def test_a_row_is_drawn_as_if_it_were_alone(vocab_size: int) -> None:
     logits, draws = mixed(24, vocab_size)
-    alone = [sample(logits[row : row + 1], [draw])[0] for row, draw in enumerate(draws)]
-    assert sample(logits, draws) == alone
+    alone = [sample(logits[row : row + 1], [draw], DRAWING)[0] for row, draw in enumerate(draws)]
+    assert sample(logits, draws, DRAWING) == alone
 
 
 def test_the_kernel_draws_what_torch_draws() -> None:
     for vocab_size in (1, 7, 64, 100, 4000, 33_000):
         logits, draws = mixed(60, vocab_size)
-        many = [
-            Drawn(row, position, choice, draw.params)
-            for row, draw in enumerate(draws)
-            for position in range(3)
-            for choice in draw.choices
-        ]
         if vocab_size < 1000:
             logits = logits.round()  # with many equal ones
-        assert NativeDrawing()(logits, many) == draw_plainly(logits, many)
+        assert NativeDrawing()(logits, draws) == draw_plainly(logits, draws)
 
 
 @pytest.mark.slow

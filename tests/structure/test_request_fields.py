@@ -21,7 +21,7 @@ PLAIN = {
     "include_stop_string": {"cluster/detokenizer.py"},
     "spaces_between_special_tokens": {"cluster/detokenizer.py"},
     # Their default is the checkpoint's generation config.
-    "min_p": {"engine/sampling.py", "router/front/model_info.py"},
+    "min_p": {"engine/drawing.py", "router/front/model_info.py"},
     "repetition_penalty": {"engine/sampling.py", "router/front/model_info.py"},
 }
 FIRST_FIELDS = 21  # that workers of every release know
