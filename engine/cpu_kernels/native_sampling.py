@@ -29,24 +29,6 @@ _DRAW = np.dtype(  # `struct Draw` of the kernel
 )
 
 
-class _Draws(ctypes.Structure):
-    """`struct Draws` of the kernel."""
-
-    _fields_ = (
-        ("num_draws", ctypes.c_int64),
-        ("vocab", ctypes.c_int64),
-        ("stride", ctypes.c_int64),
-        ("logits", ctypes.c_void_p),
-        ("draws", ctypes.c_void_p),
-        ("tokens", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-        ("parallel", ctypes.c_void_p),
-        ("num_threads", ctypes.c_int64),
-        ("next_draw", ctypes.c_int64),
-        ("num_begun", ctypes.c_int64),
-    )
-
-
 class NativeDrawing:
     """Draws by the kernel. For one thread at a time."""
 
@@ -55,6 +37,8 @@ class NativeDrawing:
         kernel = library(SOURCE)
         self._draw = kernel.sampling_draw
         self._draw.restype = None
+        number, pointer = ctypes.c_int64, ctypes.c_void_p
+        self._draw.argtypes = [number] * 3 + [pointer] * 5 + [number]
         self._scratch_of = kernel.sampling_scratch
         self._scratch_of.restype = ctypes.c_int64
         self._parallel = openmp_entry()
@@ -72,17 +56,7 @@ class NativeDrawing:
         num_floats = num_threads * self._scratch_of(ctypes.c_int64(vocab))
         if len(self._scratch) < num_floats:
             self._scratch = torch.empty(num_floats)
-        call = _Draws(
-            num_draws=len(wanted),
-            vocab=vocab,
-            stride=logits.stride(0),
-            logits=logits.data_ptr(),
-            draws=table.ctypes.data,
-            tokens=tokens.ctypes.data,
-            scratch=self._scratch.data_ptr(),
-            parallel=self._parallel,
-            num_threads=num_threads,
-        )
-        self._draw(ctypes.byref(call))
+        at = logits.data_ptr(), table.ctypes.data, tokens.ctypes.data, self._scratch.data_ptr()
+        self._draw(len(table), vocab, logits.stride(0), *at, self._parallel, num_threads)
         drawn = iter(tokens.tolist())
         return [[next(drawn) for _ in draw.choices] for draw in draws]

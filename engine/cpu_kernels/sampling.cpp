@@ -39,9 +39,10 @@ struct Draws {
     const Draw* draws;
     int64_t* tokens;
     float* scratch;  // for each thread `sampling_scratch(vocab)` floats
-    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
-    int64_t num_threads, next_draw, num_begun;
+    int64_t next_draw, num_begun;
 };
+
+typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of torch's
 
 int64_t num_chunks(int64_t vocab) { return (vocab + CHUNK - 1) / CHUNK; }
 
@@ -221,11 +222,12 @@ void run(void* argument) {
 // Floats of scratch memory that a thread needs.
 EXPORT int64_t sampling_scratch(int64_t vocab) { return 2 * vocab + num_chunks(vocab); }
 
-EXPORT void sampling_draw(Draws* draws) {
-    draws->next_draw = draws->num_begun = 0;
-    const int64_t num_threads = std::min(draws->num_threads, draws->num_draws);
-    if (num_threads > 1)
-        draws->parallel(run, draws, (unsigned)num_threads, 0);
+EXPORT void sampling_draw(int64_t num_draws, int64_t vocab, int64_t stride, const float* logits,
+                          const Draw* wanted, int64_t* tokens, float* scratch, Parallel parallel,
+                          int64_t num_threads) {
+    Draws draws{num_draws, vocab, stride, logits, wanted, tokens, scratch, 0, 0};
+    if (num_threads > 1 && num_draws > 1)
+        parallel(run, &draws, (unsigned)std::min(num_threads, num_draws), 0);
     else
-        run(draws);
+        run(&draws);
 }
