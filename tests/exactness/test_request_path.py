@@ -21,7 +21,7 @@ from tests.exactness.ways import Way, ask, cluster_of
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "docs/architecture.md"
 SPINE_FILES, SPINE_LINES = 18, 4_000
-RUN_LINES = 4_600  # in functions that run for one request; it may only fall (the goal: 3,300)
+RUN_LINES = 4_560  # in functions that run for one request; it may only fall (the goal: 3,300)
 # Of the spine, those that no call but a message reaches, or another thread.
 REACHED = {"decode_worker/service.py", "prefill_worker/service.py", "engine/engine.py"}
 
@@ -79,9 +79,13 @@ async def test_one_request_runs_through_the_files_that_the_page_names(tmp_path: 
             await ask(cluster, list(range(2, 60)), way, 0)  # connections are made
             recorder.functions = idle = set()
             await asyncio.sleep(1.5)  # a heartbeat: what runs anyway is not the request's
-            recorder.functions, recorder.calls = busy, calls = set(), set()
-            await ask(cluster, list(range(60, 130)), way, 1)
+            runs: list[set[CodeType]] = []
+            for number in range(3):  # what runs now and then is no request's: not in each
+                recorder.functions, recorder.calls = busy, calls = set(), set()
+                await ask(cluster, list(range(60 + number, 130 + number)), way, 1 + number)
+                runs.append(busy)
             recorder.functions, recorder.calls = set(), set()
+    busy = set.intersection(*runs)
     path = ours({code.co_filename for code in busy - idle})
     lines = {str(file): len((ROOT / file).read_text().splitlines()) for file in path}
     _, num_run = functions_in(path, busy - idle)
