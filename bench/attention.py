@@ -61,7 +61,7 @@ SHAPES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormSpeeds:
-    """FormSpeeds of each, in one unit."""
+    """Speeds of each form and of the ceiling, in one unit."""
 
     case: str
     unit: str

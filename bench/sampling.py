@@ -5,9 +5,6 @@ Each case is timed by turns with what it is compared with; the median of seven r
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,9 +12,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.attention import in_turns
 from bench.machine import describe
 from cluster.types import ComputeRequest, GenerationParams, SamplingParams
-from engine.drawing import Draw, Drawing, draw_plainly
+from engine.drawing import Draw, draw_plainly
 from engine.drawing_choice import choose_drawing
 from engine.sampling import sample
 from engine.sequence import Sequence
@@ -46,6 +44,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(given.rows, given.vocab, generator=generator) * 3
+    forms = {"chosen": choose_drawing(torch.device("cpu")), "torch": draw_plainly}
     table = Table(
         "requests", "ms", "torch, row by row, ms", "x", title=f"{given.rows} rows", box=None
     )
@@ -54,13 +53,14 @@ def main() -> None:
     batches["all of these, mixed"] = [kinds[row % len(kinds)] for row in range(given.rows)]
     for name, params in batches.items():
         draws = [draw(one, row, given) for row, one in enumerate(params)]
-        own, plain = by_turns(partial(sample, logits, draws))
-        table.add_row(name, f"{own:.2f}", f"{plain:.2f}", f"{plain / own:.1f}")
-    read = statistics.median(timed(lambda: logits.max()) for _ in range(NUM_ROUNDS))
+        runs = {form: partial(sample, logits, draws, drawing) for form, drawing in forms.items()}
+        own, plain = in_turns(runs, NUM_ROUNDS).values()
+        table.add_row(name, f"{1e3 * own:.2f}", f"{1e3 * plain:.2f}", f"{plain / own:.1f}")
+    [read] = in_turns({"read": logits.max}, NUM_ROUNDS).values()
     console = Console()
     console.print(describe())
     console.print(table)
-    console.print(f"Reading these logits once: {read:.2f} ms.")
+    console.print(f"Reading these logits once: {1e3 * read:.2f} ms.")
 
 
 def draw(params: SamplingParams, row: int, given: argparse.Namespace) -> Draw:
@@ -73,22 +73,6 @@ def draw(params: SamplingParams, row: int, given: argparse.Namespace) -> Draw:
         emitted=(tuple(prompt[:NUM_OUTPUT]),),
     )
     return Draw(Sequence(request), given.context + NUM_OUTPUT, (0,))
-
-
-def by_turns(run: Callable[[Drawing], object]) -> tuple[float, float]:
-    """Milliseconds with the form that is chosen here, and with torch's."""
-    chosen = choose_drawing(torch.device("cpu"))
-    rounds = [
-        [timed(partial(run, form)) for form in (chosen, draw_plainly)] for _ in range(NUM_ROUNDS)
-    ]
-    own, plain = map(statistics.median, zip(*rounds, strict=True))
-    return own, plain
-
-
-def timed(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    run()
-    return (time.perf_counter() - begun) * 1000
 
 
 if __name__ == "__main__":

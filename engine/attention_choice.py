@@ -15,7 +15,8 @@ from cluster.measurements import Measurements
 from cluster.types import KvLayout
 from engine.attention import Attention, Query
 from engine.config import ATTENTION, KERNEL_MISSING, AttentionForm
-from engine.cpu_kernels.native_attention import NativeAttention, NoKernelError
+from engine.cpu_kernels.native_attention import NativeAttention
+from engine.cpu_kernels.torch_threads import NoKernelError
 from engine.kv_cache import KvCache, slots_of
 from engine.paged_attention import PagedAttention
 

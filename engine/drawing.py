@@ -107,7 +107,7 @@ def gumbel_noise(seed: int, choice: int, position: int, token_ids: Tensor) -> Te
 
 def numbers(params: SamplingParams, choice: int, position: int) -> tuple[float, ...]:
     """Temperature, least score, nucleus, number of candidates; before them the key of the noise."""
-    key = noise_key(params.seed, choice, position)
+    key = noise_key(params.seed, choice, position) if params.temperature > 0 else 0
     return key, params.temperature, _least(params), params.top_p, params.top_k
 
 

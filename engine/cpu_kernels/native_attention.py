@@ -17,6 +17,7 @@ from torch import Tensor
 from cluster.compiled import library
 from cluster.types import KvLayout
 from engine.attention import Query
+from engine.cpu_kernels.torch_threads import NoKernelError, openmp_entry
 
 SOURCE = Path(__file__).with_name("attention.cpp")
 _KV_TYPES = {"float32": "float", "bfloat16": "BFloat16", "float16": "Float16"}
@@ -55,10 +56,6 @@ class _Step(ctypes.Structure):
         ("next_unit", ctypes.c_int64),
         ("num_begun", ctypes.c_int64),
     )
-
-
-class NoKernelError(Exception):
-    """There is none for this model here. Its sentence says why."""
 
 
 class NativePlan(NamedTuple):
@@ -189,18 +186,6 @@ class NativeAttention:
         step.output = output.data_ptr()
         self._attend(ctypes.byref(step))
         return output.to(qkv.dtype)
-
-
-def openmp_entry() -> int:
-    """Finds the way into torch's own pool of threads, so that the kernel has no second one.
-    *Raises* NoKernelError where torch was built without OpenMP."""
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    try:
-        entry = ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError) as error:
-        raise NoKernelError("torch has no OpenMP here") from error
-    assert entry is not None
-    return entry
 
 
 def _exclusive_sum(numbers: Integers) -> Integers:

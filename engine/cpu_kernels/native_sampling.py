@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cluster.compiled import library
-from engine.cpu_kernels.native_attention import openmp_entry
+from engine.cpu_kernels.torch_threads import openmp_entry
 from engine.drawing import Draw, numbers
 
 SOURCE = Path(__file__).with_name("sampling.cpp")

@@ -194,7 +194,7 @@ class NixlAgent:
         return _asked(self._nixl.initialize_xfer, operation, *descriptors, target.incarnation)
 
     def _release(self, transfer: Any) -> None:
-        """Releases it, now or later: what is still in flight cannot always be released yet."""
+        """Releases it, now or later: parts of one that failed may still be in flight."""
         try:
             _asked(transfer.release)
         except TransferFailed:

@@ -11,7 +11,8 @@ import torch
 
 from cluster.compiled import library
 from engine.attention import Query
-from engine.cpu_kernels.native_attention import SOURCE, NativeAttention, openmp_entry
+from engine.cpu_kernels.native_attention import SOURCE, NativeAttention
+from engine.cpu_kernels.torch_threads import openmp_entry
 from tests.engine.attention_cases import AttentionCase, draw_case, textbook
 
 torch.set_num_threads(1)
