@@ -29,7 +29,7 @@ test: install  ## all tests but the longest (under 10 minutes)
 quick: install  ## the fast tests (under a minute)
 	$(pytest) -q $(parallel) -m "not slow and not prove and not gpu" $(ARGS)
 
-prove: install  ## every test at full length; resumes where it stopped (ARGS=--restart: anew)
+prove: install  ## every test at full length, what judges by the clock last; resumes where it stopped (ARGS=--restart: anew)
 	$(run) scripts/prove $(ARGS)
 
 check: install  ## lint, format, types, stubs, structure

@@ -10,7 +10,7 @@ from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
 from tests.deploy.cpu_time import MOST, QUIET_S, shares
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 async def test_a_quiet_cluster_costs_next_to_nothing(tmp_path: Path) -> None:

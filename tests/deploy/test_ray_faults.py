@@ -31,7 +31,7 @@ from tests.deploy.weights_server import MODEL, copy_of_the_shipped_model, servin
 from tests.router.policy_texts import policy_text
 from tests.written_secrets import written
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from penstock.retry import RetryPolicy
 from tests.deploy.ray_operator import UP, Operator, an_operator, left_of
 from tests.workers.answers import prompt_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(900)]
 
 MACHINES: list[dict[str, Any]] = [{"num_cpus": 4}, {"num_cpus": 4}]
 # Whoever is not needed for half a minute goes.

@@ -15,7 +15,7 @@ from tests.deploy.builds import Builds
 from tests.deploy.ray_operator import MACHINES, UP, Operator, left_of, operating
 from tests.redis_server import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(2400)]
 
 ROLL_S = 1200
 POOLS = [

@@ -31,7 +31,7 @@ from tests.deploy.local_ray import LocalRay
 from tests.deploy.polling import until
 from tests.redis_server import free_port, redis_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 OTHER_BUILD = (sys.executable, "-P", str(ROOT / "tests/processes/process_of_version.py"))

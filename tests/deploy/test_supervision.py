@@ -141,6 +141,7 @@ async def test_a_starved_worker_is_never_killed_whatever_it_says(tmp_path: Path)
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 async def test_a_stopped_worker_is_replaced_beside_burnt_cores(tmp_path: Path) -> None:
     told = Told()
     with starving(60):

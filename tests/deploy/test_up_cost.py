@@ -14,7 +14,7 @@ from tests.deploy.ray_machines import ray_machines
 from tests.deploy.ray_operator import COMMAND, MACHINES, UP, Operator
 from tests.redis_server import redis_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(600)]
 
 NUM_ROUNDS = 3
 MOST_ADDED_S = 10.0  # to the time of serve and that of Ray's own start

@@ -26,7 +26,7 @@ from tests.machines.whole_cluster import (
 )
 from tests.manifests.kubernetes_files import by_kind
 
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(900)]
 
 ANSWER = "Return the number of items in a container."  # as 'penstock serve' gives it
 KUBERAY = ROOT / "deploy" / "kuberay" / "cluster.yaml"

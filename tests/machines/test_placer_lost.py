@@ -22,7 +22,7 @@ from tests.machines.whole_cluster import (
     what_became,
 )
 
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 # Nothing of the cluster lies with Ray's head, nor with the Redis.
 ZONES = {"head": "a", "two": "b", "three": "b"}

@@ -5,7 +5,7 @@ import pytest
 from tests.machines.network import Network
 from tests.machines.ray_up import RayMachines, left_on, ray_machines, start_redis
 
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(600)]
 
 OPEN = ("bash", "-c", "ss -Htln | awk '{print $4}'")
 

@@ -15,7 +15,7 @@ import yaml
 from tests.machines.ray_up import CERTIFICATE, LOCAL, TRIES, VENV
 from tests.redis_server import free_port
 
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = f"127.{os.getpid() % 250 + 1}.99"  # 127.0.0.1 Ray would replace by the outward address

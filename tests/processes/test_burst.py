@@ -35,6 +35,7 @@ LONG = 160  # none ends before all have come
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("num_tokens", "is_busy", "is_timed"),
     [

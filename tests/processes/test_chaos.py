@@ -102,6 +102,7 @@ async def test_seconds_of_blows(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 async def test_five_minutes_of_blows(tmp_path: Path) -> None:
     await chaos(tmp_path, seconds=300, concurrency=8)

@@ -13,7 +13,7 @@ import pytest
 from deploy.launcher import LocalCluster
 from tests.processes.echo_cluster import running
 
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(120)]
 
 
 async def doctor(cluster: LocalCluster, folder: Path) -> tuple[int | None, dict[str, Any]]:

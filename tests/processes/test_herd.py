@@ -51,6 +51,7 @@ async def test_so_it_does_otherwise(
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.parametrize("workload", ["herd", "herd_behind_one"])
 async def test_a_herd_spreads_whatever_else_the_machine_does(workload: str) -> None:
     case, chances = herd_case(), random.Random(5)

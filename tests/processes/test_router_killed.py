@@ -114,6 +114,7 @@ async def test_nobody_notices_that_the_router_was_drained(tmp_path: Path) -> Non
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_the_same_beside_burnt_cores(tmp_path: Path, kind: str) -> None:

@@ -129,6 +129,7 @@ async def test_a_store_that_is_stopped_costs_no_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("is_busy", [False, True], ids=["quiet", "busy"])
 @pytest.mark.parametrize("who", ["router", *WORKERS, "all"])
@@ -140,6 +141,7 @@ async def test_a_stop_of_any_length(tmp_path: Path, who: str, is_busy: bool) -> 
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("is_busy", [False, True], ids=["quiet", "busy"])
 @pytest.mark.parametrize("who", ["redis", "router", "all"])

@@ -67,7 +67,7 @@ class Load:
     [
         (150, False),
         pytest.param(600, False, marks=pytest.mark.prove),
-        pytest.param(600, True, marks=pytest.mark.prove),
+        pytest.param(600, True, marks=[pytest.mark.prove, pytest.mark.alone]),
     ],
 )
 async def test_no_request_is_lost_with_all_decode_workers(

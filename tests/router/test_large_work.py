@@ -125,6 +125,7 @@ async def beside_load(name: str, directory: Path) -> tuple[Waits, Waits]:
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.parametrize("name", LOADS)
 async def test_small_requests_are_as_quick_beside_large_work(name: str, tmp_path: Path) -> None:
     alone, beside = await beside_load(name, tmp_path)
@@ -133,6 +134,7 @@ async def test_small_requests_are_as_quick_beside_large_work(name: str, tmp_path
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.parametrize("name", LOADS)
 async def test_small_requests_are_answered_beside_large_work_on_a_busy_machine(
     name: str, tmp_path: Path

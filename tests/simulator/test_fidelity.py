@@ -39,6 +39,7 @@ def teach(cost: StepCost) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_bursts_take_as_long_in_the_simulator_as_in_a_cluster(tmp_path: Path) -> None:
     """From a worker's receipt of a request to its first token: waiting for others, computing,
@@ -69,6 +70,7 @@ async def test_bursts_take_as_long_in_the_simulator_as_in_a_cluster(tmp_path: Pa
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 async def test_five_workers_of_their_own_processes_take_as_long_as_in_the_simulator() -> None:
     """Three workloads, the median of three runs of each; mean TTFT and hit tokens."""

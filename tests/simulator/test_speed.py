@@ -8,6 +8,7 @@ SLACK = 3.0  # machines differ, and others may use this one
 
 
 @pytest.mark.prove
+@pytest.mark.alone
 def test_the_simulator_keeps_its_pace() -> None:
     figures = run(20_000)
     assert figures["finished"] == 20_000
