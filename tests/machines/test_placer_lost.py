@@ -1,6 +1,6 @@
 """What places fails, and what serves does not: under load the machine of Ray's head is lost and
-comes back, and a machine with a router and workers is cut off from all others and healed, sooner
-and later than Ray gives it up. One cluster takes it all, one after the other."""
+comes back, and a machine with a router, workers and clients is cut off from all others and healed,
+sooner and later than Ray gives it up. One cluster takes it all, one after the other."""
 
 import time
 from collections.abc import Iterator
@@ -102,8 +102,8 @@ def test_a_machine_that_was_cut_off_leaves_one_life_of_each(running: Running, fo
     before = running.up_again()["processes"]
     at = before["router-1"]["machine"]
     [cut] = [each for each in running.cluster.machines if each.address == at]
-    seconds = running.cluster.seconds
-    with load(running.cluster.laptop, running.said["routers"]) as clients:
+    seconds, routers = running.cluster.seconds, running.said["routers"]
+    with load(running.cluster.laptop, routers) as clients, load(cut, routers) as cut_clients:
         cut_at = time.monotonic()
         cut.cut_off()
         seconds[f"answers, cut for {for_s}"] = each_again(clients)
@@ -112,9 +112,11 @@ def test_a_machine_that_was_cut_off_leaves_one_life_of_each(running: Running, fo
         cut.heal()
         seconds[f"one life each, cut for {for_s}"] = until(running.has_one_life_each, SETTLE_S)
         each_again(clients)
-        became = what_became(clients)
-    tell(running, became)
-    assert set(became) <= {"right", "interrupted"}
+        each_again(cut_clients)
+        became, became_there = what_became(clients), what_became(cut_clients)
+    for each in (became, became_there):
+        tell(running, each)
+        assert set(each) <= {"right", "interrupted"}
     after = running.up_again()["processes"]
     assert after == before or for_s > 20
     assert blocks_held(running.status()) == {}
