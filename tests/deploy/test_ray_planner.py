@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.planned_cluster import HASTY, Load, Planned, pool
+from tests.deploy.planner_on_ray import HASTY, Load, Planned, pool
 from tests.deploy.ray_operator import UP, an_operator, left_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.alone, pytest.mark.timeout(900)]

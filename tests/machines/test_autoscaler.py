@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.deploy.planned_cluster import HASTY, Load, Planned, pool
+from tests.deploy.planner_on_ray import HASTY, Load, Planned, pool
 from tests.deploy.ray_machines import RayMachines
 from tests.deploy.ray_operator import Operator
 from tests.machines.loopback_up import loopback_ray
