@@ -11,7 +11,8 @@ PenstockError
 ├── ResourceError              nothing was executed: retried after `retry_after_s`
 │   ├── Overloaded
 │   ├── Draining
-│   └── NoWorker
+│   ├── NoWorker
+│   └── QuotaExceeded          the caller's own: not our overload
 ├── PeerError                  another process failed us
 │   ├── WorkerLost             retried elsewhere while nothing has been sent
 │   ├── StreamInterrupted      lost after tokens were sent
@@ -114,6 +115,10 @@ class Draining(ResourceError):
 
 class NoWorker(ResourceError):
     reason = "NO_WORKER"
+
+
+class QuotaExceeded(ResourceError):
+    reason = "RATE_LIMIT_EXCEEDED"
 
 
 class PeerError(PenstockError):

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.lateness import Patience
+from cluster.windows import Taken
 
 T = TypeVar("T")
 
@@ -27,6 +28,33 @@ if ARGV[3] == '0' then redis.call('DEL', KEYS[1])
 elseif ARGV[5] == '0' then redis.call('SET', KEYS[1], ARGV[4])
 else redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end
 return 1
+"""
+# KEYS: a hash of windows by number, of which two count. ARGV: how much; the most, or '' for
+# whatever there is; milliseconds of a window. Redis's own clock, for it is the one that all share;
+# the rule is `Taken.wait_s`. Gives what was there before, and whether it fits.
+_TAKE = """
+local at = redis.call('TIME')
+local window = tonumber(ARGV[3])
+local now_ms = at[1] * 1000 + math.floor(at[2] / 1000)
+local number = math.floor(now_ms / window)
+local elapsed = now_ms - number * window
+local kept = redis.call('HMGET', KEYS[1], number - 1, number)
+local before = tonumber(kept[1] or '0') or 0
+local now = tonumber(kept[2] or '0') or 0
+local fits = ARGV[2] == ''
+if not fits then
+    local room = tonumber(ARGV[2]) - ARGV[1] - now
+    fits = room >= 0 and before * (1 - elapsed / window) <= room
+end
+if fits then
+    if not kept[2] then
+        redis.call('DEL', KEYS[1])
+        redis.call('HSET', KEYS[1], number - 1, before)
+    end
+    redis.call('HINCRBY', KEYS[1], number, ARGV[1])
+    redis.call('PEXPIRE', KEYS[1], 2 * window)
+end
+return {fits and 1 or 0, before, now, elapsed}
 """
 _SCAN_COUNT = 500
 _MAX_CONNECTIONS = 8
@@ -60,6 +88,7 @@ class RedisStore:
             raise ConfigError(f"This is no Redis URL (redis://HOST:PORT/DB): {error}.") from error
         self._redis = redis.Redis.from_pool(pool)
         self._compare_and_set = self._redis.register_script(_COMPARE_AND_SET)
+        self._take = self._redis.register_script(_TAKE)
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
         await self._bounded(self._redis.set(self._prefix + key, value, px=_milliseconds(ttl_s)))
@@ -82,6 +111,17 @@ class RedisStore:
         ]
         script = self._compare_and_set(keys=[self._prefix + key], args=arguments)
         return bool(await self._bounded(script))
+
+    async def take(
+        self, key: str, amount: int, *, most: int | None = None, window_s: float = 60.0
+    ) -> float:
+        arguments = [amount, "" if most is None else most, _milliseconds(window_s) or 1]
+        script = self._take(keys=[f"{self._prefix}count/{key}"], args=arguments)
+        fits, before, now, elapsed_ms = await self._bounded(script)
+        if fits:
+            return 0.0
+        wait_s = Taken(before, now, elapsed_ms / 1000).wait_s(amount, most or 0, window_s)
+        return max(wait_s, 0.001)
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -58,6 +58,8 @@ _CALLER_GONE = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStat
 
 # (request, call) for a single request; (call,) where the client streams.
 Serve = Callable[..., Awaitable[Any]]
+# Says who calls, by the `authorization` headers that came; raises Unauthenticated.
+Identify = Callable[[Sequence[str]], Any]
 # What must hold of a request's bytes before they are parsed; raises what the call ends with.
 Check = Callable[[type[Message], bytes], None]
 
@@ -116,7 +118,7 @@ class Call:
     that is cut off, by its deadline or by the end of this server.
     """
 
-    __slots__ = ("_context", "_method", "deadline", "phase", "tokens_emitted")
+    __slots__ = ("_context", "_method", "deadline", "key", "phase", "tokens_emitted")
 
     def __init__(
         self, context: grpc.aio.ServicerContext[Any, Any], method: Method, deadline: float | None
@@ -124,6 +126,7 @@ class Call:
         self._context = context
         self._method = method
         self.deadline = deadline  # time.monotonic(); None is without end
+        self.key: Any = None  # who calls, as the service's `identify` says
         self.phase = "request"
         self.tokens_emitted = 0
 
@@ -146,6 +149,11 @@ class Call:
             if name == key:
                 return value if isinstance(value, str) else value.decode("latin-1")
         return None
+
+    def all_metadata(self, key: str) -> list[str]:
+        """Gives all values of a key, of which a client may send several."""
+        sent = self._context.invocation_metadata() or ()
+        return [str(value) for name, value in sent if name == key]
 
     async def send_metadata(self, *metadata: tuple[str, str]) -> None:
         """Sends initial metadata. With the first message, no earlier: a client's own retries
@@ -187,6 +195,7 @@ def service_handlers(
     handlers: Mapping[str, Serve],
     *,
     door: Doorkeeper | None = None,
+    identify: Identify | None = None,
     deadlines: Deadlines = Deadlines(),
     check: Check = lambda message_type, data: None,
 ) -> Service:
@@ -194,7 +203,8 @@ def service_handlers(
 
     A unary one returns the response (a message or its bytes), a streaming one writes with
     `call.send`. `check` judges single requests as they come. An RPC without a coroutine answers
-    UNIMPLEMENTED. With a `door` only those who have proven themselves there get in.
+    UNIMPLEMENTED. With a `door` only those who have proven themselves there get in, with `identify`
+    only whom it knows.
     """
     known = methods(service)
     if unknown := handlers.keys() - known.keys():
@@ -202,7 +212,7 @@ def service_handlers(
     open_calls, intake = OpenCalls(), Intake()
     by_name = {
         name: _method_handler(
-            method, handlers.get(name), door, deadlines, intake, check, open_calls
+            method, handlers.get(name), door, identify, deadlines, intake, check, open_calls
         )
         for name, method in known.items()
     }
@@ -214,6 +224,7 @@ def _method_handler(
     method: Method,
     serve: Serve | None,
     door: Doorkeeper | None,
+    identify: Identify | None,
     deadlines: Deadlines,
     intake: Intake,
     check: Check,
@@ -221,7 +232,7 @@ def _method_handler(
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     serve = serve or _unimplemented(method)
     serve_call = serve if method.is_client_streaming else _parsing(method, serve, intake, check)
-    answer = _answering(method, serve_call, door, deadlines, open_calls)
+    answer = _answering(method, serve_call, door, identify, deadlines, open_calls)
     # To gRPC every client streams, for then we say when a request's body comes in.
     if method.is_server_streaming:
         return grpc.stream_stream_rpc_method_handler(answer)
@@ -253,6 +264,7 @@ def _answering(
     method: Method,
     serve: Serve,
     door: Doorkeeper | None,
+    identify: Identify | None,
     deadlines: Deadlines,
     open_calls: OpenCalls,
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
@@ -265,6 +277,8 @@ def _answering(
             try:
                 if door is not None:
                     door.check(call.peer, method.path, call.metadata("authorization"))
+                if identify is not None:
+                    call.key = identify(call.all_metadata("authorization"))
                 if open_calls.is_cut_off:
                     raise cut_off(call)
                 async with asyncio.timeout(seconds):

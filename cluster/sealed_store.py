@@ -59,6 +59,12 @@ class SealedStore:
             return False
         return await self._store.compare_and_set(key + self._mark, there, fresh, ttl_s=ttl_s)
 
+    async def take(
+        self, key: str, amount: int, *, most: int | None = None, window_s: float = 60.0
+    ) -> float:
+        """Counts, unsealed: who writes there may change a count, which refuses or lets in."""
+        return await self._store.take(key + self._mark, amount, most=most, window_s=window_s)
+
     async def close(self) -> None:
         await self._store.close()
 

@@ -5,9 +5,7 @@ store password opens the Redis, where there is one that wants it; the authority 
 show to each other under TLS.
 """
 
-import os
 import secrets
-import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ import yaml
 
 from cluster.authority import Authority, create_authority
 from cluster.errors import ConfigError
+from cluster.private_file import read_private, write_private
 
 _KEYS = {"cluster_token", "hash_secret"}
 _OPTIONAL = {"store_password", "authority"}
+_WHAT = "secrets file"
 _MIN_CHARS = 16
 _MAX_BYTES = 1 << 16
 _MAX_PASSWORD_CHARS = 1024
@@ -45,52 +45,31 @@ def create_secrets(path: Path, *, with_authority: bool = True) -> Secrets:
     if with_authority:
         drawn["authority"] = asdict(create_authority())
     text = yaml.safe_dump(drawn).encode()
-    _write_private(path, text)
+    _write_new(path, text)
     return _parsed(path, text)
 
 
 def copy_secrets(source: Path, path: Path) -> Secrets:
     """Copies the secrets as they are now, for who goes on with them whatever happens to the
     file."""
-    text = _read_private(source)
+    text = read_private(source, _WHAT, _MAX_BYTES)
     found = _parsed(source, text)
-    _write_private(path, text)
+    _write_new(path, text)
     return found
 
 
 def load_secrets(path: Path) -> Secrets:
     """Raises ConfigError unless the file is whole and its owner's alone."""
-    return _parsed(path, _read_private(path))
+    return _parsed(path, read_private(path, _WHAT, _MAX_BYTES))
 
 
-def _write_private(path: Path, text: bytes) -> None:
+def _write_new(path: Path, text: bytes) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        write_private(path, text)
     except FileExistsError as error:
         raise ConfigError(f"{path} exists: load it, or delete it to draw new secrets.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(text)
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            _check_private(path, os.fstat(file.fileno()))
-            return file.read(_MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"The secrets file {path} cannot be read: {error.strerror}.") from error
-
-
-def _check_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"The secrets file {path} is not a regular file.")
-    if status.st_mode & 0o077:
-        raise ConfigError(
-            f"The secrets file {path} has mode {stat.S_IMODE(status.st_mode):04o}: others can read "
-            f"or change it. Run: chmod 600 {path}"
-        )
 
 
 def _parsed(path: Path, text: bytes) -> Secrets:

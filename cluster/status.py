@@ -29,6 +29,7 @@ from cluster.errors import (
     Overloaded,
     PeerError,
     PenstockError,
+    QuotaExceeded,
     ResourceError,
     StaleIncarnation,
     StartupError,
@@ -71,6 +72,7 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     Overloaded: _Code.UNAVAILABLE,
     Draining: _Code.UNAVAILABLE,
     NoWorker: _Code.UNAVAILABLE,
+    QuotaExceeded: _Code.RESOURCE_EXHAUSTED,
     PeerError: _Code.ABORTED,
     WorkerLost: _Code.UNAVAILABLE,  # nothing was sent
     StreamInterrupted: _Code.ABORTED,

@@ -7,7 +7,9 @@ knows what they mean. `cluster/redis_store.py` is the same across machines.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from cluster.windows import Taken
 
 
 class Store(Protocol):
@@ -29,6 +31,15 @@ class Store(Protocol):
         """Sets `value` if the current one is `expected`; None is absence on either side."""
         ...
 
+    async def take(
+        self, key: str, amount: int, *, most: int | None = None, window_s: float = 60.0
+    ) -> float:
+        """Counts `amount` under a key for as long as the window, which slides; returns 0.0. Where
+        more than `most` would be counted then, nothing is, and it returns the seconds until so much
+        will fit. Without `most` it is counted whatever there is. Keys of counts are a space of
+        their own."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -38,12 +49,19 @@ class _Entry:
     expires: float | None
 
 
+class _Window(NamedTuple):
+    number: int  # since the clock's zero
+    before: int
+    now: int
+
+
 class MemoryStore:
     """A `Store` in this process."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._counts: dict[str, _Window] = {}
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
         self._put(key, value, ttl_s)
@@ -66,8 +84,22 @@ class MemoryStore:
             self._put(key, value, ttl_s)
         return True
 
+    async def take(
+        self, key: str, amount: int, *, most: int | None = None, window_s: float = 60.0
+    ) -> float:
+        number, elapsed_s = divmod(self._clock(), window_s)
+        window = self._counts.get(key) or _Window(int(number), 0, 0)
+        if (age := int(number) - window.number) > 0:
+            window = _Window(int(number), window.now if age == 1 else 0, 0)
+        taken = Taken(window.before, window.now, elapsed_s)
+        wait_s = 0.0 if most is None else taken.wait_s(amount, most, window_s)
+        if not wait_s:
+            self._counts[key] = window._replace(now=window.now + amount)
+        return wait_s
+
     async def close(self) -> None:
         self._entries.clear()
+        self._counts.clear()
 
     def _put(self, key: str, value: bytes, ttl_s: float | None) -> None:
         expires = None if ttl_s is None else self._clock() + ttl_s

@@ -161,6 +161,7 @@ BY_REASON: Mapping[str, type[PenstockError]] = {
     "OVERLOADED": OverloadedError,
     DRAINING: OverloadedError,
     "NO_WORKER": NoWorkerError,
+    "RATE_LIMIT_EXCEEDED": QuotaError,
     "WORKER_LOST": WorkerLostError,
     "STREAM_INTERRUPTED": StreamInterruptedError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,

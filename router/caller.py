@@ -2,12 +2,19 @@
 
 from typing import Protocol
 
+from router.callers.key_file import ApiKey
+
 
 class Caller(Protocol):
     """A front door makes one for each request. gRPC's is `cluster.rpc.Call`, as it is."""
 
     phase: str  # what the request waits for: told to who is cut off
     tokens_emitted: int  # the same
+
+    @property
+    def key(self) -> ApiKey:
+        """Says by which key it was let in."""
+        ...
 
     @property
     def remaining_s(self) -> float | None:

@@ -34,6 +34,8 @@ class RouterConfig(ServingConfig):
     """Where workers run on other machines."""
     http: str | None = "127.0.0.1:0"  # HOST:PORT for OpenAI's clients; port 0: any; null: none
     """Give a port that others know; null where all clients speak gRPC."""
+    keys_file: Path | None = None  # of callers' API keys, mode 0600; null: nobody is asked
+    """Where callers are to be told apart: always where others than this machine may come in."""
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
     """With a second router, or a second machine."""
     context_length: int | None = None  # tokens; narrows the checkpoint's own
@@ -90,11 +92,13 @@ class RouterConfig(ServingConfig):
             )
 
     def _check_open(self, key: str, text: str) -> None:
-        if Endpoint.parse(text).is_open_to_others and not self.insecure:
+        if not Endpoint.parse(text).is_open_to_others:
+            return
+        if self.keys_file is None and not self.insecure:
             raise ConfigError(
-                f"'{key}' is '{text}', where others than this machine may come in, and callers are"
-                " not authenticated yet: give a loopback address, or say 'insecure: true' to let in"
-                " whoever reaches it."
+                f"'{key}' is '{text}', where others than this machine may come in, and nobody asks"
+                " who they are: give API keys as 'keys_file' ('penstock keys add'), a loopback"
+                " address, or say 'insecure: true' to let in whoever reaches it."
             )
 
     def _check_door(self, key: str, text: str) -> None:

@@ -13,14 +13,13 @@ from router.decision import Decision
 from router.fetches import Missing
 from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival
-from router.policy_settings import ServiceClass
+from router.policy_settings import DEFAULT_TENANT, ServiceClass
 from router.pool import Booking
 from router.records import Fate, Record
 from router.sessions import SessionId
 from router.siblings import Sibling
 from router.speculation import Expectation
 
-DEFAULT_TENANT = "default"  # until callers are authenticated
 NO_HINTS = RoutingHints()
 
 

@@ -12,6 +12,7 @@ from cluster.document.keys import meaning
 
 MAX_CLASSES: Final = 16  # each is a label of metrics and a row of every report
 MAX_TENANTS: Final = 1024
+DEFAULT_TENANT: Final = "default"  # of all callers, until there are keys
 
 
 class Quantile(StrEnum):

@@ -12,6 +12,7 @@ from cluster.errors import CallerError, PenstockError, ResourceError
 from cluster.log import REQUEST
 from cluster.types import Placement
 from penstock.v1.inference_pb2 import FinishReason, Timeline
+from router.callers.key_file import ANYBODY, ApiKey
 from router.records import Fate, Record
 from router.sent import Sent
 
@@ -27,6 +28,7 @@ class RequestLine:
     arrived_at: float
     clock: Callable[[], float]
     request_id: str = ""
+    key: ApiKey | None = None
     num_prompt_tokens: int | None = None
     placement: Placement | None = None  # the last one
     num_tries: int = 0
@@ -49,6 +51,9 @@ class RequestLine:
 
     def _fields(self, error: BaseException | None) -> Iterator[tuple[str, Any]]:
         yield "request_id", self.request_id or None
+        if self.key is not None and self.key is not ANYBODY:
+            yield "tenant", self.key.tenant
+            yield "key", self.key.id
         outcome = self._outcome(error)
         yield "outcome", outcome
         yield "reason", _reason(error, outcome)

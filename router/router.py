@@ -24,6 +24,9 @@ from cluster.store import MemoryStore, Store, prefix_of
 from router import cluster_service
 from router.absences import Absences
 from router.admission import Admission
+from router.callers.callers import Callers
+from router.callers.follow import KeyFileFollower
+from router.callers.quotas import Quotas
 from router.cluster_service import ClusterService
 from router.config import IN_MEMORY, RouterConfig
 from router.drains import Drains
@@ -63,6 +66,8 @@ class Router:
         secrets = load_secrets(config.secrets_file)
         credentials = Credentials(secrets.authority)
         config.check_ways(credentials)
+        self.callers = Callers()
+        self._keys = KeyFileFollower(config.keys_file, self.callers) if config.keys_file else None
         text = Text.load(config, secrets.hash_secret)
         self.config = config
         self.clock = clock
@@ -105,9 +110,14 @@ class Router:
             gather_s=config.gather_s,
             changed=self.waiting.changed,
         )
-        reception = Reception(self.admission, self.lanes, self.relay, self.fleet.is_warm)
+        self.quotas = Quotas(self.store, clock)
+        reception = Reception(
+            self.admission, self.quotas, self.lanes, self.relay, self.fleet.is_warm
+        )
         inference = InferenceService(text, reception)
-        self.http = _http_door(config, text, reception, clock, lambda: self.is_serving)
+        self.http = _http_door(
+            config, text, reception, self.callers, clock, lambda: self.is_serving
+        )
         diagnosis = Diagnosis(
             secrets_file=config.secrets_file,
             store=config.store,
@@ -146,6 +156,7 @@ class Router:
             secrets,
             credentials,
             inference,
+            self.callers,
             rpcs,
             self.health,
             lambda: self.internal_address,
@@ -175,6 +186,8 @@ class Router:
                 background = (
                     tasks.create_task(self.fleet.run(), name="fleet"),
                     tasks.create_task(self.policy.run(), name="policy"),
+                    tasks.create_task(self.quotas.run(), name="quotas"),
+                    *([tasks.create_task(self._keys.run(), name="keys")] if self._keys else []),
                     tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
                 )
                 nowhere = contextlib.nullcontext()
@@ -211,6 +224,7 @@ def _http_door(
     config: RouterConfig,
     text: Text,
     reception: Reception,
+    callers: Callers,
     clock: Callable[[], float],
     is_serving: Callable[[], bool],
 ) -> "HttpServer | None":
@@ -218,7 +232,9 @@ def _http_door(
         return None
     from router.http.door import http_server  # here: its libraries take 0.1 s to import
 
-    return http_server(text, reception, address=config.http, clock=clock, is_serving=is_serving)
+    return http_server(
+        text, reception, callers, address=config.http, clock=clock, is_serving=is_serving
+    )
 
 
 def _front_door(
@@ -226,6 +242,7 @@ def _front_door(
     secrets: Secrets,
     credentials: Credentials,
     inference: InferenceService,
+    callers: Callers,
     cluster: Mapping[str, Serve],
     health: HealthState,
     internal: Callable[[], str],
@@ -238,7 +255,11 @@ def _front_door(
     return Server(
         [
             service_handlers(
-                service.NAME, inference.rpcs, deadlines=deadlines, check=inference.check_wire
+                service.NAME,
+                inference.rpcs,
+                identify=callers.identify,
+                deadlines=deadlines,
+                check=inference.check_wire,
             ),
             service_handlers(cluster_service.NAME, cluster, door=doorkeeper),
             door_service(doorkeeper, internal),

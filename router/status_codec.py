@@ -6,12 +6,11 @@ from cluster.prediction_codec import errors_to_pb
 from cluster.worker_codec import ROLES
 from penstock.v1 import worker_pb2
 from router.absences import Absences
-from router.flight import DEFAULT_TENANT
 from router.learned.accuracy import Accuracy, ClassCounters, Errors
 from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival, Traffic
 from router.placer import Placer
-from router.policy_settings import ServiceClass
+from router.policy_settings import DEFAULT_TENANT, ServiceClass
 from router.waiting import WaitingRoom
 
 _NO_LIMIT = 1 << 30

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from router.admission import Admission
 from router.caller import Caller
+from router.callers.quotas import Quotas
 from router.front.text_lanes import TextLanes
 from router.front.validation import GenerationInput
 from router.relay import Metadata, Relay
@@ -14,6 +15,7 @@ from router.request_line import RequestLine
 @dataclass(slots=True, eq=False)
 class Reception:
     admission: Admission
+    quotas: Quotas
     lanes: TextLanes
     relay: Relay
     is_warm: asyncio.Event
@@ -23,10 +25,13 @@ class Reception:
     ) -> None:
         """Streams the answer into `caller`, and fills the log's line. `echo` is metadata that goes
         with the first message."""
-        with self.admission.admit(given.request_id):
+        key = line.key = caller.key
+        with self.admission.admit(given.request_id), self.quotas.in_flight(key, caller):
+            await self.quotas.take_request(key)
             caller.phase = "tokenise"
             routed = await self.lanes.routed(given, line.arrived_at)
             line.num_prompt_tokens = routed.ask.num_prompt_tokens
+            await self.quotas.take_prompt(key, routed.ask.num_prompt_tokens)
             # Placed before the index knows, it would be computed anew.
             await self.is_warm.wait()
             await self.relay.serve(routed, caller, line, echo)

@@ -14,17 +14,30 @@ MAX_BUDGET_S: Final = 86_400.0
 _NANOS: Final = 1_000_000_000
 
 
-def routing_hints(request: pb.GenerateRequest, limits: Limits) -> RoutingHints:
+def routing_hints(
+    request: pb.GenerateRequest, limits: Limits, only_class: str | None = None
+) -> RoutingHints:
+    """`only_class`: what whoever asks may be served as; None: as he says."""
     return RoutingHints(
-        service_class=_name(
-            request.service_class, limits.max_class_chars, "service_class", "A service class"
-        ),
+        service_class=_service_class(request.service_class, limits, only_class),
         session_key=_name(
             request.session_key, limits.max_session_key_chars, "session_key", "A session key"
         ),
         ttft_budget_s=_budget_s(request, "ttft_budget"),
         itl_budget_s=_budget_s(request, "itl_budget"),
     )
+
+
+def _service_class(asked: str, limits: Limits, only_class: str | None) -> str:
+    _name(asked, limits.max_class_chars, "service_class", "A service class")
+    if only_class is None:
+        return asked
+    if asked not in ("", only_class):
+        raise InvalidRequest(
+            "service_class",
+            f"Requests with this API key are of class '{only_class}': name that, or none.",
+        )
+    return only_class
 
 
 def _name(value: str, max_chars: int, field: str, what: str) -> str:

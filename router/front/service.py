@@ -61,7 +61,7 @@ class InferenceService:
             told_id = call.metadata(REQUEST_ID_KEY)
             request_id = check_request_id(request.request_id or told_id or "", limits)
             line.request_id = request.request_id = request_id
-            given = check_generate(request, self._text.info, limits)
+            given = check_generate(request, self._text.info, limits, call.key)
             # Who told its id as metadata reads it there; all others in `accepted`: a write less.
             echo = ((REQUEST_ID_KEY, request_id),) if told_id else ()
             await self._reception.serve(given, call, line, echo)

@@ -16,7 +16,7 @@ from cluster.limits import Limits
 from cluster.tokenizer import Tokenizer
 from router.config import RouterConfig
 from router.fleet import Identity
-from router.flight import DEFAULT_TENANT, Ask
+from router.flight import Ask
 from router.front.model_info import ModelInfo
 from router.front.prompt import Prompt, prompt_ids
 from router.front.validation import GenerationInput, resolve
@@ -81,7 +81,7 @@ class Text:
         """Checks what needs tokens, and hashes."""
         key = hash_key(
             self.hash_secret,
-            tenant=DEFAULT_TENANT,
+            tenant=given.tenant,
             cache_scope=given.cache_scope,
             model_digest=self.info.model_digest,
         )
@@ -98,9 +98,10 @@ class Text:
             max_tokens=request.params.max_tokens,
             arrived_at=arrived_at,
             num_choices=request.params.num_choices,
+            tenant=given.tenant,
             hints=given.hints,
         )
         message = decode_request_to_bytes(
-            request, model=self.info.name, tenant=DEFAULT_TENANT, cache_scope=given.cache_scope
+            request, model=self.info.name, tenant=given.tenant, cache_scope=given.cache_scope
         )
         return RoutedRequest(ask, message)

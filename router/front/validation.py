@@ -20,6 +20,7 @@ from cluster.limits import Limits
 from cluster.tokenizer import Tokenizer
 from cluster.types import ComputeRequest, GenerationParams, RoutingHints, SamplingParams
 from penstock.v1 import inference_pb2 as pb
+from router.callers.key_file import ANYBODY, ApiKey
 from router.front.bad_words import bad_word_ids, check_bad_words
 from router.front.field_rules import check_supported, plain_rules, plain_values
 from router.front.model_info import ModelInfo
@@ -51,6 +52,7 @@ class GenerationInput:
     """A request that is in bounds as far as can be said without its tokens."""
 
     request_id: str
+    tenant: str
     prompt: Prompt
     cache_scope: str
     params: GenerationParams  # max_tokens of 0: what there is room for
@@ -61,7 +63,10 @@ class GenerationInput:
 # Before tokenising
 
 
-def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits) -> GenerationInput:
+def check_generate(
+    request: pb.GenerateRequest, info: ModelInfo, limits: Limits, key: ApiKey = ANYBODY
+) -> GenerationInput:
+    """`key`: of who asks."""
     check_model(request.model, info)
     check_supported(request)
     _check_no_unknown_fields(request)
@@ -70,6 +75,7 @@ def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits)
     _check_length(stop, max_tokens, info, limits)
     return GenerationInput(
         request_id=check_request_id(request.request_id, limits),
+        tenant=key.tenant,
         prompt=check_prompt(request, info, limits),
         cache_scope=_cache_scope(request.cache_scope, limits.max_cache_scope_chars),
         params=GenerationParams(
@@ -80,7 +86,7 @@ def check_generate(request: pb.GenerateRequest, info: ModelInfo, limits: Limits)
             **plain_values(request, _PLAIN),
         ),
         bad_words=check_bad_words(request.sampling.bad_words, limits),
-        hints=routing_hints(request, limits),
+        hints=routing_hints(request, limits, key.service_class),
     )
 
 

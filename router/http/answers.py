@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from penstock.v1 import inference_pb2 as pb
+from router.callers.key_file import ApiKey
 from router.http.call import HttpCall
 from router.http.forms import Form
 from router.http.reading import Asked
@@ -39,6 +40,10 @@ class PromptCaller:
         self.prompt = prompt  # where it is echoed
         self.phase = "request"
         self.tokens_emitted = 0
+
+    @property
+    def key(self) -> ApiKey:
+        return self._call.key
 
     @property
     def remaining_s(self) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, Self
 
 from cluster.errors import PeerError
 from cluster.limits import Limits
+from router.callers.key_file import ANYBODY, ApiKey
 from router.http.errors import Header, HttpRefusal
 
 AsgiMessage = MutableMapping[str, Any]
@@ -48,6 +49,7 @@ class HttpCall:
         self.receive = receive
         self._send = send
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts
+        self.key: ApiKey = ANYBODY  # who asks, once he was let in
         self.request_id = ""  # once it is known; goes with the answer
         self.parts: list[Counted] = []
         self.step = "request"  # before there are parts
@@ -80,6 +82,11 @@ class HttpCall:
         """Reads the first of this name, given in lower case."""
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
+
+    def all_headers(self, name: str) -> list[str]:
+        """Reads all of this name, of which there may be several."""
+        named = name.encode()
+        return [value.decode("latin-1") for key, value in self.scope["headers"] if key == named]
 
     def set_deadline(self) -> None:
         """As the caller says in a header, in seconds. Raises HttpRefusal."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 
 from cluster.open_calls import OpenCalls
+from router.callers.callers import Callers
 from router.front.reception import Reception
 from router.front.text import Text
 from router.http.about import About
@@ -22,6 +23,7 @@ from router.http.server import HttpServer
 def http_server(
     text: Text,
     reception: Reception,
+    callers: Callers,
     *,
     address: str,
     clock: Callable[[], float],
@@ -51,12 +53,15 @@ def http_server(
     for operation in OPERATIONS:
         methods[operation.path][operation.method] = serving[operation.name]
 
-    def resource(by_method: dict[str, ServeHttp]) -> Resource:
-        return Resource(by_method, text.limits, open_calls)
+    open_paths = {operation.path for operation in OPERATIONS if operation.is_open}
+
+    def resource(path: str, by_method: dict[str, ServeHttp]) -> Resource:
+        is_open = path in open_paths
+        return Resource(by_method, text.limits, open_calls, callers, is_open=is_open)
 
     app = Router(
-        [Route(path, resource(by_method)) for path, by_method in methods.items()],
+        [Route(path, resource(path, by_method)) for path, by_method in methods.items()],
         redirect_slashes=False,
-        default=resource({"GET": refuse_path, "POST": refuse_path}),
+        default=resource("", {"GET": refuse_path, "POST": refuse_path}),
     )
     return HttpServer(app, open_calls, address=address)

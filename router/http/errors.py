@@ -11,6 +11,7 @@ from cluster.errors import (
     InvalidRequest,
     PeerError,
     PenstockError,
+    QuotaExceeded,
     ResourceError,
     Unauthenticated,
     UnknownModel,
@@ -27,7 +28,7 @@ CLOSE: Final[Header] = (b"connection", b"close")  # for what is refused before i
 _AGAIN_S: Final = 1.0  # after what failed for no fault of the request
 
 # A class that is not here has the status of its nearest base. Never 408: clients send it again at
-# once. 429 is kept for a caller's own quota.
+# once. 429 is a caller's own quota, and 503 our overload.
 STATUS: Final[Mapping[type[PenstockError], int]] = {
     PenstockError: 500,
     CallerError: 400,
@@ -38,6 +39,7 @@ STATUS: Final[Mapping[type[PenstockError], int]] = {
     Unauthenticated: 401,
     DuplicateRequest: 409,
     ResourceError: 503,
+    QuotaExceeded: 429,
     PeerError: 503,
     WorkersDied: 500,  # never again: it may be what they die of
     DeadlineExceeded: 504,
@@ -103,6 +105,8 @@ def _code(error: PenstockError) -> str:
             return code
         case UnknownModel():
             return "model_not_found"  # as OpenAI says it
+        case Unauthenticated():
+            return "invalid_api_key"
     return error.reason.lower()
 
 

@@ -106,7 +106,7 @@ class HttpGeneration:
             request.request_id = request_id
             if num_bytes:
                 await asyncio.sleep(0)  # to check it takes a while, too: others come in between
-            given = check_generate(request, info, limits)
+            given = check_generate(request, info, limits, part.key)
             if asked.is_echoed:
                 part.prompt = await self._echo(request)
             await self.reception.serve(given, part, line)

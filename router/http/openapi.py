@@ -31,6 +31,7 @@ class Operation(NamedTuple):
     reply: type[Any]
     body: type[Any] | None = None
     is_streamed: bool = False  # where the body asks for it
+    is_open: bool = False  # to whoever comes, without a key
 
 
 OPERATIONS: Final = (
@@ -56,11 +57,22 @@ OPERATIONS: Final = (
     Operation("/v1/models/{model:path}", "GET", "model", "Tells of the model", ModelCard),
     Operation("/tokenize", "POST", "tokenize", "Makes token ids", TokenizeReply, TokenizeFields),
     Operation("/detokenize", "POST", "detokenize", "Makes text", DetokenizeReply, DetokenizeFields),
-    Operation("/version", "GET", "version", "Tells the version of Penstock", VersionReply),
-    Operation("/livez", "GET", "livez", "Answers while this process lives", StateReply),
-    Operation("/readyz", "GET", "readyz", "Tells whether a request would be served", StateReply),
-    Operation("/health", "GET", "readyz", "The same", StateReply),
-    Operation("/openapi.json", "GET", "openapi", "This page", dict),
+    Operation(
+        "/version", "GET", "version", "Tells the version of Penstock", VersionReply, is_open=True
+    ),
+    Operation(
+        "/livez", "GET", "livez", "Answers while this process lives", StateReply, is_open=True
+    ),
+    Operation(
+        "/readyz",
+        "GET",
+        "readyz",
+        "Tells whether a request would be served",
+        StateReply,
+        is_open=True,
+    ),
+    Operation("/health", "GET", "readyz", "The same", StateReply, is_open=True),
+    Operation("/openapi.json", "GET", "openapi", "This page", dict, is_open=True),
 )
 
 

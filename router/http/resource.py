@@ -10,6 +10,7 @@ from cluster.blame import blamed, cut_off
 from cluster.errors import PenstockError
 from cluster.limits import Limits
 from cluster.open_calls import OpenCalls
+from router.callers.callers import HEADER, Callers
 from router.front.validation import check_request_id
 from router.http.call import REQUEST_ID_KEY, HttpCall, Receive, Scope, Send
 from router.http.errors import HttpRefusal, failure_of
@@ -23,11 +24,20 @@ class Resource:
     """One path, as an ASGI application: who serves it, by method."""
 
     def __init__(
-        self, methods: Mapping[str, ServeHttp], limits: Limits, open_calls: OpenCalls
+        self,
+        methods: Mapping[str, ServeHttp],
+        limits: Limits,
+        open_calls: OpenCalls,
+        callers: Callers,
+        *,
+        is_open: bool,
     ) -> None:
+        """`is_open`: whoever comes is served, and nobody asked who he is."""
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
         self._limits = limits
         self._open_calls = open_calls
+        self._callers = callers
+        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = HttpCall(scope, receive, send, self._limits)
@@ -37,6 +47,8 @@ class Resource:
                 if self._open_calls.is_cut_off:
                     raise cut_off(call)
                 serve = self._find(call)
+                if not self._is_open:
+                    call.key = self._callers.identify(call.all_headers(HEADER))
                 call.set_deadline()
                 async with asyncio.timeout(call.remaining_s):
                     await serve(call)
@@ -55,13 +67,13 @@ class Resource:
                 f"Ask here by {' or '.join(methods)}.",
                 (b"allow", ", ".join(methods).encode()),
             )
-        if call.method == "POST":
+        if call.method == "POST" and not self._callers.are_asked:
             _check_origin(call.header("origin"))
         return serve
 
 
 def _check_origin(origin: str | None) -> None:
-    """Nobody is asked who he is: so a page of another site, opened in a browser of this machine,
+    """Where nobody is asked who he is a page of another site, opened in a browser of this machine,
     may not ask at all. Browsers say where a page is from; other clients say nothing."""
     if origin is not None and not is_loopback(_host(origin)):
         raise HttpRefusal(

@@ -7,6 +7,7 @@ import pytest
 from cluster.errors import StreamInterrupted
 from penstock.v1 import inference_pb2 as pb
 from router.caller import Caller
+from router.callers.key_file import ANYBODY, ApiKey
 from router.front.reception import Reception
 from router.front.validation import check_generate
 from router.request_line import RequestLine
@@ -18,6 +19,7 @@ from tests.router.fake_worker import Faults
 class Heard:
     """A caller in this process."""
 
+    key: ApiKey = ANYBODY
     phase: str = "request"
     tokens_emitted: int = 0
     remaining_s: float | None = 10.0
@@ -34,7 +36,9 @@ class Heard:
 
 async def ask(cluster: Cluster, caller: Caller, request_id: str) -> None:
     router = cluster.router
-    reception = Reception(router.admission, router.lanes, router.relay, router.fleet.is_warm)
+    reception = Reception(
+        router.admission, router.quotas, router.lanes, router.relay, router.fleet.is_warm
+    )
     text = router.lanes._text
     request = pb.GenerateRequest(text="hello", request_id=request_id)
     given = check_generate(request, text.info, text.limits)

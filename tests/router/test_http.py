@@ -350,7 +350,10 @@ async def test_a_stream_says_that_it_lives_while_its_prompt_is_computed(cluster:
     router = cluster.router
     server = http_server(
         router.lanes._text,
-        Reception(router.admission, router.lanes, router.relay, router.fleet.is_warm),
+        Reception(
+            router.admission, router.quotas, router.lanes, router.relay, router.fleet.is_warm
+        ),
+        router.callers,
         address="127.0.0.1:0",
         clock=router.clock,
         is_serving=lambda: True,
