@@ -76,6 +76,7 @@ class ClusterPlan:
     http_port: int | None = 0  # of OpenAI's clients; 0: any free one; None: they have none
     store: str | None = None  # the URL of a Redis
     secrets_file: Path | None = None  # None: drawn at the start
+    keys_file: Path | None = None  # of callers' API keys; None: nobody is asked
     num_threads: int | None = None
     num_blocks: int | None = None
     block_size: int | None = None
@@ -134,6 +135,7 @@ class ClusterPlan:
             "internal": str(internal) if self.is_open else None,
             "store": self.store,
             "secrets_file": str(secrets_file),
+            "keys_file": str(self.keys_file) if self.keys_file else None,
             "hash_grain": self.hash_grain,
             "insecure": self.insecure or None,
             "drain_s": self.drain_s,

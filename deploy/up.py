@@ -110,7 +110,9 @@ def _check_machines(
 ) -> None:
     """Every machine that may come to run a part has what all need. Raises StartupError."""
     configs = [each.order.config for each in wanted]
-    paths = [each.get(key) for each in configs for key in ("checkpoint", "policy_file")]
+    paths = [
+        each.get(key) for each in configs for key in ("checkpoint", "policy_file", "keys_file")
+    ]
     needs = Needs(
         version=__version__,
         secrets_file=configs[0]["secrets_file"],

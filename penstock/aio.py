@@ -12,6 +12,7 @@ import grpc.aio
 from penstock import calls
 from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
+from penstock.api_key import Metadata, call_metadata
 from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import StreamState, channel_options
 from penstock.request import GenerateOptions, Message
@@ -26,8 +27,9 @@ class AsyncStream:
     """One answer as it comes: an async iterator of chunks. Leaving its `async with` block,
     `close()` or cancelling the reading task cancels the request in the whole cluster."""
 
-    def __init__(self, stub: Any, exchange: StreamState) -> None:
+    def __init__(self, stub: Any, exchange: StreamState, metadata: Metadata = ()) -> None:
         self._stub = stub
+        self._metadata = metadata
         self._exchange = exchange
         self._pending: list[Chunk] = []
         self._closing = asyncio.Event()
@@ -60,7 +62,7 @@ class AsyncStream:
 
     def _send(self) -> Any:
         timeout = self._exchange.next_timeout()
-        return _invoke(self._stub.Generate, self._exchange.request, timeout)
+        return _invoke(self._stub.Generate, self._exchange.request, timeout, self._metadata)
 
     def __aiter__(self) -> Self:
         return self
@@ -109,9 +111,9 @@ async def _unless(closing: asyncio.Event, seconds: float) -> None:
             await closing.wait()
 
 
-def _invoke(method: Any, request: Any, timeout: float | None) -> Any:
+def _invoke(method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
     try:
-        return method(request, timeout=timeout)
+        return method(request, timeout=timeout, metadata=metadata)
     except grpc.aio.UsageError as error:  # so gRPC speaks of a channel that was closed
         raise RequestCancelledError("The client is closed.") from error
 
@@ -123,18 +125,22 @@ class AsyncClient:
     A server that was reached before and is away, because it is started again for instance, is
     waited for: by a call with a deadline until then, by others for `reconnect_timeout` seconds.
     One that was never there is given `connect_timeout` seconds. 0 is not to wait.
+
+    `api_key` says who calls, to a cluster that asks; PENSTOCK_API_KEY does where it is None.
     """
 
     def __init__(
         self,
         address: str = "127.0.0.1:50051",
         *,
+        api_key: str | None = None,
         timeout: float | None = None,
         retries: RetryPolicy | None = None,
         connect_timeout: float = 5.0,
         reconnect_timeout: float = 30.0,
     ) -> None:
         address = self.address = with_port(address)
+        self._metadata = call_metadata(api_key)
         self._timeout = timeout
         self._budget = RetryBudget(retries or RetryPolicy())
         self._reach = Reach(
@@ -152,7 +158,7 @@ class AsyncClient:
         if self._timeout is not None:
             options.setdefault("timeout", self._timeout)
         attempts = Attempts(self._budget, options.get("timeout"), self._reach)
-        return AsyncStream(self._stub, StreamState(prompt, options, attempts))
+        return AsyncStream(self._stub, StreamState(prompt, options, attempts), self._metadata)
 
     async def tokenize(
         self,
@@ -181,7 +187,8 @@ class AsyncClient:
         while True:
             try:
                 method = getattr(self._stub, call.method)
-                reply = call.read(await _invoke(method, call.request, attempts.remaining()))
+                left = attempts.remaining()
+                reply = call.read(await _invoke(method, call.request, left, self._metadata))
             except grpc.RpcError as error:
                 await asyncio.sleep(attempts.delay_after(from_rpc_error(error)))
             else:

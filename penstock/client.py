@@ -10,6 +10,7 @@ import grpc
 from penstock import calls
 from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
+from penstock.api_key import Metadata, call_metadata
 from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import StreamState, channel_options
 from penstock.request import GenerateOptions, Message
@@ -24,8 +25,9 @@ class Stream:
     """One answer as it comes: an iterator of chunks. Leaving its `with` block, `close()` or
     Ctrl-C cancels the request in the whole cluster."""
 
-    def __init__(self, stub: Any, exchange: StreamState) -> None:
+    def __init__(self, stub: Any, exchange: StreamState, metadata: Metadata = ()) -> None:
         self._stub = stub
+        self._metadata = metadata
         self._exchange = exchange
         self._pending: list[Chunk] = []
         self._closing = threading.Event()
@@ -54,7 +56,7 @@ class Stream:
 
     def _send(self) -> Any:
         timeout = self._exchange.next_timeout()
-        call = _invoke(self._stub.Generate, self._exchange.request, timeout)
+        call = _invoke(self._stub.Generate, self._exchange.request, timeout, self._metadata)
         if self._closing.is_set():  # by another thread, while there was no call to cancel
             call.cancel()
         return call
@@ -90,9 +92,9 @@ class Stream:
         self.close()
 
 
-def _invoke(method: Any, request: Any, timeout: float | None) -> Any:
+def _invoke(method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
     try:
-        return method(request, timeout=timeout)
+        return method(request, timeout=timeout, metadata=metadata)
     except ValueError as error:  # so gRPC speaks of a channel that was closed
         raise RequestCancelledError("The client is closed.") from error
 
@@ -104,18 +106,22 @@ class Client:
     A server that was reached before and is away, because it is started again for instance, is
     waited for: by a call with a deadline until then, by others for `reconnect_timeout` seconds.
     One that was never there is given `connect_timeout` seconds. 0 is not to wait.
+
+    `api_key` says who calls, to a cluster that asks; PENSTOCK_API_KEY does where it is None.
     """
 
     def __init__(
         self,
         address: str = "127.0.0.1:50051",
         *,
+        api_key: str | None = None,
         timeout: float | None = None,
         retries: RetryPolicy | None = None,
         connect_timeout: float = 5.0,
         reconnect_timeout: float = 30.0,
     ) -> None:
         address = self.address = with_port(address)
+        self._metadata = call_metadata(api_key)
         self._timeout = timeout
         self._budget = RetryBudget(retries or RetryPolicy())
         self._reach = Reach(
@@ -131,7 +137,7 @@ class Client:
         if self._timeout is not None:
             options.setdefault("timeout", self._timeout)
         attempts = Attempts(self._budget, options.get("timeout"), self._reach)
-        return Stream(self._stub, StreamState(prompt, options, attempts))
+        return Stream(self._stub, StreamState(prompt, options, attempts), self._metadata)
 
     def tokenize(
         self,
@@ -160,7 +166,8 @@ class Client:
         while True:
             try:
                 method = getattr(self._stub, call.method)
-                reply = call.read(_invoke(method, call.request, attempts.remaining()))
+                left = attempts.remaining()
+                reply = call.read(_invoke(method, call.request, left, self._metadata))
             except grpc.RpcError as error:
                 threading.Event().wait(attempts.delay_after(from_rpc_error(error)))
             else:

@@ -17,6 +17,8 @@ from cluster.worker_codec import member_from_pb, member_to_pb
 from penstock.v1 import worker_pb2
 from router.admission import Admission
 from router.books import PlacerCounters
+from router.callers.callers import Callers
+from router.callers.quotas import Quotas
 from router.fleet import Fleet, Identity
 from router.placer import Placer
 from router.pool import MemberStatus
@@ -24,6 +26,7 @@ from router.relay import RelayCounters
 from router.status_codec import (
     accuracy_to_pb,
     away_to_pb,
+    callers_to_pb,
     classes_to_pb,
     seen_to_pb,
     tenants_to_pb,
@@ -47,15 +50,17 @@ class ClusterService:
         relayed: RelayCounters,
         admission: Admission,
         waiting: WaitingRoom,
+        callers: Callers,
+        quotas: Quotas,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
         listens: Callable[[], str],
         internal: Callable[[], str],
-        is_insecure: bool,
+        is_open: bool,
     ) -> None:
         """`listens`: the address of the front door, known once it is open, `internal`: where calls
-        of the cluster come in from other machines, if they do; `is_insecure`: others than this
-        machine's may come in at the front door."""
+        of the cluster come in from other machines, if they do; `is_open`: others than this
+        machine's may come in at a front door."""
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
@@ -63,11 +68,13 @@ class ClusterService:
         self._relayed = relayed
         self._admission = admission
         self._waiting = waiting
+        self._callers = callers
+        self._quotas = quotas
         self._diagnosis = diagnosis
         self._clock = clock
         self._listens = listens
         self._internal = internal
-        self._is_insecure = is_insecure
+        self._is_open = is_open
 
     @property
     def rpcs(self) -> dict[str, Serve]:
@@ -130,7 +137,9 @@ class ClusterService:
             away=away_to_pb(placer.pool.absences, now),
             listens=self._listens(),
             internal=self._internal(),
-            insecure=self._is_insecure,
+            insecure=self._is_open and not self._callers.are_asked,
+            callers=callers_to_pb(self._callers, self._quotas),
+            plain=self._is_open,
         )
 
     async def observe(

@@ -126,6 +126,11 @@ class RouterConfig(ServingConfig):
             )
 
     @property
+    def front_doors(self) -> list[str]:
+        """Where clients come in."""
+        return [self.address, *([self.http] if self.http else [])]
+
+    @property
     def document(self) -> PolicyDocument:
         """Gives what holds where no policy was given."""
         placement = PlacementSpec(disaggregate=self.disaggregate)

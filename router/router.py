@@ -134,11 +134,13 @@ class Router:
             relayed=self.relay.counters,
             admission=self.admission,
             waiting=self.waiting,
+            callers=self.callers,
+            quotas=self.quotas,
             diagnosis=diagnosis,
             clock=clock,
             listens=lambda: self.server.address,
             internal=lambda: self.internal_address,
-            is_insecure=Endpoint.parse(config.address).is_open_to_others,
+            is_open=any(Endpoint.parse(at).is_open_to_others for at in config.front_doors),
         )
         self.policy = PolicyKeeper(
             placer=self.placer,

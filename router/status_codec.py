@@ -6,6 +6,8 @@ from cluster.prediction_codec import errors_to_pb
 from cluster.worker_codec import ROLES
 from penstock.v1 import worker_pb2
 from router.absences import Absences
+from router.callers.callers import Callers
+from router.callers.quotas import Quotas
 from router.learned.accuracy import Accuracy, ClassCounters, Errors
 from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival, Traffic
@@ -43,6 +45,16 @@ def tenants_to_pb(placer: Placer, now_s: float) -> Iterator[worker_pb2.TenantSta
             used_seconds=used_s,
             excess=placer.books.tenants.excess(tenant, shares, now_s),
         )
+
+
+def callers_to_pb(callers: Callers, quotas: Quotas) -> worker_pb2.CallersStatus:
+    return worker_pb2.CallersStatus(
+        asked=callers.are_asked,
+        keys=len(callers.table.keys) if callers.table else 0,
+        error=callers.error,
+        refused=callers.num_refused,
+        unchecked=quotas.num_unchecked,
+    )
 
 
 def waiting_to_pb(room: WaitingRoom) -> worker_pb2.WaitingStatus:

@@ -187,6 +187,13 @@ class Routers:
         default=None,
         metadata=meaning("host or address by which others reach them; null: as they listen"),
     )
+    keys_file: Path | None = field(
+        default=None,
+        metadata=meaning(
+            "callers' API keys, mode 0600, followed ('penstock keys'); null: nobody is asked, and"
+            " all are the tenant 'default'"
+        ),
+    )
     labels: Labels = field(default_factory=Labels, metadata=meaning("where they may run"))
 
     def __post_init__(self) -> None:
@@ -232,8 +239,9 @@ class ClusterSpec:
     insecure: bool = field(
         default=False,
         metadata=meaning(
-            "true: others than this machine may come in, unasked and without TLS; and what passes"
-            " between machines may be read where 'secretsFile' has no authority"
+            "true: others than this machine may come in, also where 'routers.keysFile' asks nobody"
+            " who he is; and what passes between machines may be read where 'secretsFile' has no"
+            " authority"
         ),
     )
     transports: tuple[str, ...] = _as_worker("transports", "that KV may travel by")

@@ -159,11 +159,11 @@ def _address_faults(spec: ClusterSpec) -> Iterator[Wrong]:
                 key,
             )
     bind, advertise = spec.routers.bind, spec.routers.advertise
-    if not is_loopback(bind) and not spec.insecure:
+    if not is_loopback(bind) and not spec.insecure and spec.routers.keys_file is None:
         yield _wrong(
-            f"is '{bind[:80]}', where others than this machine may come in, and callers are not"
-            " authenticated yet, nor is there TLS: give a loopback address, or say 'insecure: true'"
-            " to let in whoever reaches it.",
+            f"is '{bind[:80]}', where others than this machine may come in, and nobody asks who"
+            " they are: give API keys as 'spec.routers.keysFile', give a loopback address, or say"
+            " 'insecure: true' to let in whoever reaches it.",
             "routers",
             "bind",
         )

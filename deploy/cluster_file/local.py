@@ -72,6 +72,7 @@ def local_plan(
         internal_port=spec.routers.internal_ports[0],
         store=None if spec.store == IN_MEMORY else spec.store,
         secrets_file=_absolute(folder, spec.secrets_file),
+        keys_file=_absolute(folder, spec.routers.keys_file),
         hash_grain=spec.hash_grain,
         transports=spec.transports,
         require_transport=spec.require_transport,

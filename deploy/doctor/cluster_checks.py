@@ -7,7 +7,7 @@ from functools import partial
 from cluster.facts import ProcessFacts
 from cluster.wire_version import are_neighbors
 from deploy.doctor.finding import Examined, Finding, failed, passed, warned
-from deploy.exposure import Reached, readable
+from deploy.exposure import Reached, front_door_text, readable
 
 Value = Callable[[ProcessFacts], str]
 _COMPARED = ("penstock", "grpcio", "protobuf", "torch", "nixl")
@@ -32,17 +32,46 @@ def missing(all_of_them: Sequence[Examined], expected: Sequence[str]) -> Iterato
         yield failed("serving", "cluster", "no worker has registered", fix)
 
 
-def front_door(listens: str, *, is_insecure: bool) -> Iterator[Finding]:
+def front_door(listens: str, *, is_insecure: bool, is_plain: bool = False) -> Iterator[Finding]:
     if is_insecure:
         yield warned(
             "front_door",
             "router",
             f"INSECURE: others than its machine may reach {listens}, and nobody asks who they are",
-            "Serve without --insecure, on a loopback address; else close that network to all whom"
-            " you would not let in.",
+            "Give callers API keys ('penstock keys add', serve --keys), or serve on a loopback"
+            " address; else close that network to all whom you would not let in.",
+        )
+    elif is_plain:
+        yield warned(
+            "front_door",
+            "router",
+            f"INSECURE: {front_door_text(listens, asks_keys=True)}",
+            "Put a proxy with TLS in front of it, and let it listen on a loopback address; else"
+            " close that network to all whom you would not trust with a key.",
         )
     elif listens:
         yield passed("front_door", "router", f"{listens} is for its machine alone")
+
+
+def callers(error: str, *, num_keys: int | None, num_unchecked: int) -> Iterator[Finding]:
+    """`error`: why the keys in force are not as their file says; `num_keys`: None: nobody is asked
+    for one."""
+    if error:
+        yield failed(
+            "callers",
+            "router",
+            f"the API keys in force are not as their file says: {error}",
+            "Mend the file; who was added since is not known, and who was revoked comes in.",
+        )
+    elif num_keys is not None:
+        yield passed("callers", "router", f"{num_keys} API keys are in force")
+    if num_unchecked:
+        yield warned(
+            "callers",
+            "router",
+            f"{num_unchecked} times since its start a quota was not checked",
+            "See that the store answers: while it is away all callers are let in.",
+        )
 
 
 def ways(internal: str, all_of_them: Sequence[Examined], *, can_encrypt: bool) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from cluster.proof import ANYONE, audience_of
 from cluster.secrets import load_secrets
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
-from deploy.doctor.cluster_checks import check_cluster, front_door, ways
+from deploy.doctor.cluster_checks import callers, check_cluster, front_door, ways
 from deploy.doctor.finding import Examined, Finding, Probed, Severity, worst
 from deploy.doctor.pair_checks import (
     PairProbe,
@@ -91,7 +91,12 @@ class Examination:
             pairs=tuple(pairs),
             findings=(
                 *findings,
-                *front_door(status.listens, is_insecure=status.insecure),
+                *front_door(status.listens, is_insecure=status.insecure, is_plain=status.plain),
+                *callers(
+                    status.callers.error,
+                    num_keys=status.callers.keys if status.callers.asked else None,
+                    num_unchecked=status.callers.unchecked,
+                ),
                 *ways(status.internal, everyone, can_encrypt=self._credentials.can_encrypt),
                 *check_cluster(everyone, expected),
             ),

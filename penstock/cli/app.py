@@ -43,6 +43,7 @@ COMMANDS = {
     "bench": "bench",
     "weights": "weights",
     "secrets": "secrets",
+    "keys": "keys",
     "version": "version",
 }
 HELP = "Serve large language models from prefill and decode workers, and talk to them."

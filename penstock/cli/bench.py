@@ -21,6 +21,7 @@ from penstock.load.session import measure_load
 
 def bench(
     address: options.Address = None,
+    api_key: options.ApiKey = None,
     start: Annotated[
         bool, typer.Option("--start", help="Start a cluster, measure that, and stop it.")
     ] = False,
@@ -118,7 +119,7 @@ def bench(
         service_class=service_class,
     )
     cluster = _started(given) if start else _running(find_address(address))
-    report = asyncio.run(_measured(cluster, load, unloaded))
+    report = asyncio.run(_measured(cluster, load, unloaded, api_key))
     if output:
         _write_file(output, json_module.dumps(report, indent=2) + "\n")
     if json:
@@ -160,7 +161,9 @@ async def _started(given: dict[str, Any]) -> AsyncIterator[tuple[str, str, int |
         yield cluster.address, setup, cluster.children["router"].pid
 
 
-async def _measured(cluster: Any, load: OfferedLoad, num_unloaded: int) -> dict[str, Any]:
+async def _measured(
+    cluster: Any, load: OfferedLoad, num_unloaded: int, api_key: str | None
+) -> dict[str, Any]:
     async with cluster as (address, setup, router_pid):
         with progress() as bar:
 
@@ -170,7 +173,9 @@ async def _measured(cluster: Any, load: OfferedLoad, num_unloaded: int) -> dict[
                 task = bar.add_task(what, total=num)
                 return lambda: bar.advance(task)
 
-            report = await measure_load(address, load, num_unloaded=num_unloaded, stage=stage)
+            report = await measure_load(
+                address, load, api_key=api_key, num_unloaded=num_unloaded, stage=stage
+            )
         if router_pid:
             report["router"] = {"resident_mb": _resident_mb(router_pid)}
     return {"setup": setup, **report}

@@ -65,6 +65,7 @@ class Conversation:
 
 def chat(
     address: options.Address = None,
+    api_key: options.ApiKey = None,
     model: options.Model = "",
     system: Annotated[str, typer.Option("--system", help="A system message. Default: none.")] = "",
     max_tokens: options.MaxTokens = None,
@@ -89,7 +90,7 @@ def chat(
         "service_class": service_class or None,
     }
     given = {key: value for key, value in sampling.items() if value is not None}
-    with open_client(address) as client:
+    with open_client(address, api_key) as client:
         served = client.model(model)  # a wrong address or model shows before the first question
         is_terminal = sys.stdin is not None and sys.stdin.isatty()
         if is_terminal:

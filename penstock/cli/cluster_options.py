@@ -22,7 +22,7 @@ from deploy.plan import ClusterPlan
 from deploy.weights.pulled import pulled
 from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.front_door import check_host, reach_text
+from penstock.cli.front_door import check_host, reach_text, tenants_text
 from penstock.cli.local import is_found
 from penstock.cli.output import fail, say, warn
 from router.policy import Disaggregate
@@ -52,6 +52,7 @@ class ServeFlags:
     transport: str | None = None  # this one or none
     disaggregate: Disaggregate | None = None
     policy: Path | None = None  # the router follows this file
+    keys: Path | None = None  # and this one, of callers' API keys
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
 
@@ -87,7 +88,11 @@ def _of_file(flags: ServeFlags, file: Path) -> ClusterDocument:
 
 def _with_flags(spec: ClusterSpec, flags: ServeFlags) -> ClusterSpec:
     here = Path.cwd() if flags.file else Path()  # what a file says is relative to the file
-    routers = _told(bind=flags.host, ports=None if flags.port is None else (flags.port,))
+    routers = _told(
+        bind=flags.host,
+        ports=None if flags.port is None else (flags.port,),
+        keys_file=flags.keys and here / flags.keys,
+    )
     if flags.port is not None:
         routers |= {"count": 1, "internal_ports": (0,), "http_ports": (0,)}
     if flags.http_port is not None or flags.no_http:
@@ -134,7 +139,8 @@ def _check(spec: ClusterSpec, flags: ServeFlags) -> None:
         )
     if flags.http_port is not None and flags.no_http:
         fail("Give --http-port or --no-http.", ExitCode.USAGE)
-    check_host(spec.routers.bind, insecure=spec.insecure)
+    has_keys = spec.routers.keys_file is not None
+    check_host(spec.routers.bind, insecure=spec.insecure, has_keys=has_keys)
     size, grain = flags.block_size, spec.hash_grain
     if size and size % grain and grain % size:
         fail(
@@ -163,13 +169,18 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
         "listens": cluster.listens,
         "http": cluster.http or None,
         "advertise": _advertised(cluster),
-        "insecure": Endpoint.parse(cluster.listens).is_open_to_others,
+        "insecure": Endpoint.parse(cluster.listens).is_open_to_others and not _asks_keys(cluster),
+        "asks_keys": _asks_keys(cluster),
         "model": cluster.plan.model_name,
         "workers": workers,
         "run_dir": str(cluster.run_dir),
         "log_dir": str(cluster.log_dir),
         "pid": os.getpid(),
     }
+
+
+def _asks_keys(cluster: LocalCluster) -> bool:
+    return cluster.plan.keys_file is not None
 
 
 def _advertised(cluster: LocalCluster) -> str:
@@ -191,7 +202,8 @@ def ready_text(cluster: LocalCluster) -> str:
             f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
             *([f"           for others {where_else}"] if where_else != cluster.address else []),
             *_http_lines(cluster),
-            f"           {reach_text(cluster.listens)}",
+            f"           {reach_text(cluster.listens, asks_keys=_asks_keys(cluster))}",
+            f"           {tenants_text(asks_keys=_asks_keys(cluster))}",
             f"  workers  {workers}",
             f"  logs     {cluster.log_dir}",
             "",
@@ -222,8 +234,10 @@ def _curl_lines(cluster: LocalCluster) -> list[str]:
         "model": cluster.plan.model_name,
         "messages": [{"role": "user", "content": "What does len do?"}],
     }
+    key = ['    -H "authorization: Bearer $PENSTOCK_API_KEY" \\'] if _asks_keys(cluster) else []
     return [
         f"  curl http://{cluster.http}/v1/chat/completions -H 'content-type: application/json' \\",
+        *key,
         f"    -d {shlex.quote(json.dumps(chat))}",
         "",
     ]

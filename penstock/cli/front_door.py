@@ -6,7 +6,7 @@ from penstock.cli.exit_codes import ExitCode
 from penstock.cli.output import fail
 
 
-def check_host(host: str, *, insecure: bool) -> None:
+def check_host(host: str, *, insecure: bool, has_keys: bool = False) -> None:
     """Ends the command where the router could not listen there, or should not without a word."""
     found, front_door = resolve(host), Endpoint(host, 0)
     if not host or not found:
@@ -20,22 +20,32 @@ def check_host(host: str, *, insecure: bool) -> None:
             f"{strange[0]} is no address of this machine: give one that is with --host.",
             ExitCode.USAGE,
         )
-    if front_door.is_open_to_others and not insecure:
+    if front_door.is_open_to_others and not (insecure or has_keys):
         fail(
-            f"Others than this machine may reach {host}, and callers are not authenticated yet:"
-            " leave --host out, or add --insecure to let in whoever reaches it.",
+            f"Others than this machine may reach {host}, and nobody asks who they are: give API"
+            " keys with --keys, leave --host out, or add --insecure to let in whoever reaches it.",
             ExitCode.USAGE,
         )
 
 
-def reach_text(listens: str) -> str:
+def reach_text(listens: str, *, asks_keys: bool = False) -> str:
     """Tells who may reach a front door of this machine, by the addresses that lead to it."""
     door = Endpoint.parse(listens)
     if not door.is_open_to_others:
-        return "no TLS and no authentication: for this machine only"
+        who = "callers show an API key" if asks_keys else "no authentication"
+        return f"no TLS and {who}: for this machine only"
     reached = [str(Endpoint(each, door.port)) for each in outward()] if door.is_any else []
-    return insecure_text(listens) + (f", at {' and '.join(reached)}" if reached else "")
+    return insecure_text(listens, asks_keys=asks_keys) + (
+        f", at {' and '.join(reached)}" if reached else ""
+    )
 
 
-def insecure_text(listens: str) -> str:
-    return f"INSECURE: {front_door_text(listens)}"
+def insecure_text(listens: str, *, asks_keys: bool = False) -> str:
+    return f"INSECURE: {front_door_text(listens, asks_keys=asks_keys)}"
+
+
+def tenants_text(*, asks_keys: bool) -> str:
+    """Says whose the callers are."""
+    if asks_keys:
+        return "callers are the tenants of their API keys"
+    return "nobody is asked for an API key: all callers are the tenant 'default' (--keys)"

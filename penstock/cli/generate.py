@@ -14,6 +14,7 @@ from penstock.cli.output import read_stdin, say, write, write_json
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from stdin.")],
     address: options.Address = None,
+    api_key: options.ApiKey = None,
     model: options.Model = "",
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="As a chat message, or as text to continue.")
@@ -53,7 +54,7 @@ def generate(
         "timeout": timeout,
     }
     given: dict[str, Any] = {key: value for key, value in sampling.items() if value is not None}
-    with open_client(address) as client:
+    with open_client(address, api_key) as client:
         if chat:
             messages = [("system", system)] if system else []
             stream = client.generate(messages=[*messages, ("user", text)], **given)

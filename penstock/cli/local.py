@@ -88,9 +88,10 @@ def usable_address(given: str) -> str:
         fail(error.message, ExitCode.USAGE)
 
 
-def open_client(address_flag: str | None) -> Client:
+def open_client(address_flag: str | None, api_key: str | None) -> Client:
     """A client that waits for no server: who typed a command wants to know at once."""
-    return Client(find_address(address_flag), connect_timeout=0, reconnect_timeout=0)
+    address = find_address(address_flag)
+    return Client(address, api_key=api_key, connect_timeout=0, reconnect_timeout=0)
 
 
 def started_workers(secrets_file: Path) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.api_key import VARIABLE
 from penstock.cli.local import ADDRESS_VARIABLE
 
 Address = Annotated[
@@ -14,6 +15,14 @@ Address = Annotated[
         "-a",
         metavar="HOST:PORT",
         help=f"The cluster. Default: ${ADDRESS_VARIABLE}, else the one that runs here.",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help=f"Who calls. Default: ${VARIABLE}, which others of this machine do not see.",
     ),
 ]
 SecretsFile = Annotated[

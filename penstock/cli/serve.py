@@ -53,6 +53,14 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Others than this machine may come in, unasked.")
     ] = False,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            metavar="FILE",
+            help="Callers' API keys ('penstock keys'), as they change. Default: nobody is asked.",
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option("--port", min=0, max=65535, help="0: any free. Default: 50051."),
@@ -128,6 +136,7 @@ def serve(
         decode=decode,
         host=None if host is None else host.strip("[]"),
         insecure=insecure,
+        keys=keys,
         port=port,
         http_port=http_port,
         no_http=no_http,

@@ -133,8 +133,8 @@ def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
 
 def _exposed(reply: pb.StatusResponse, secrets_file: Path) -> Iterator[str]:
     """Says what others can read, or where they can come in."""
-    if reply.insecure:
-        yield front_door_text(reply.listens)
+    if reply.insecure or reply.plain:
+        yield front_door_text(reply.listens, asks_keys=not reply.insecure)
     workers = [each.member.worker for each in reply.workers]
     yield from readable(
         reply.internal,
@@ -248,6 +248,7 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
         f"router {address} · {reply.requests_in_flight} requests in flight ·"
         f" {relay.placed} placed, {relay.moved} of them again · {relay.tokens} tokens relayed\n"
         f"{_waiting_line(reply.waiting)}"
+        f"{_callers_lines(reply.callers)}"
         f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB,"
         f" {reply.expected_grains} more expected ·"
         f"{' warming up ·' if reply.warming_up else ''}"
@@ -277,6 +278,14 @@ def _waiting_line(waiting: pb.WaitingStatus) -> str:
         f"{waiting.requests} requests wait for a decode worker that is expected back,"
         f" {waiting.bytes / 2**20:.1f} MiB, the longest for {waiting.longest_seconds:.1f} s\n"
     )
+
+
+def _callers_lines(callers: pb.CallersStatus) -> str:
+    if not callers.asked:
+        return "callers are asked for no API key: all are the tenant 'default'\n"
+    unchecked = f", {callers.unchecked} quotas unchecked" if callers.unchecked else ""
+    wrong = f"KEYS ARE NOT AS THEIR FILE SAYS: {callers.error}\n" if callers.error else ""
+    return f"callers have {callers.keys} API keys · {callers.refused} refused{unchecked}\n{wrong}"
 
 
 def _class_row(each: pb.ClassStatus) -> list[str]:

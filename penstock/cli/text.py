@@ -10,9 +10,11 @@ from penstock.cli.messages import plain
 from penstock.cli.output import read_stdin, write, write_json, write_table
 
 
-def models(address: options.Address = None, json: options.Json = False) -> None:
+def models(
+    address: options.Address = None, api_key: options.ApiKey = None, json: options.Json = False
+) -> None:
     """List the models that are served, with their limits."""
-    with open_client(address) as client:
+    with open_client(address, api_key) as client:
         served = client.models()
     if json:
         write_json(list(map(plain, served)))
@@ -33,6 +35,7 @@ def models(address: options.Address = None, json: options.Json = False) -> None:
 def tokenize(
     text: Annotated[str, typer.Argument(help="The text; - reads it from stdin.")],
     address: options.Address = None,
+    api_key: options.ApiKey = None,
     model: options.Model = "",
     chat: Annotated[
         bool, typer.Option("--chat", help="As a chat message, with the template around it.")
@@ -41,7 +44,7 @@ def tokenize(
 ) -> None:
     """Print a text's token ids, as the model sees them."""
     text = read_stdin() if text == "-" else text
-    with open_client(address) as client:
+    with open_client(address, api_key) as client:
         ids = (
             client.tokenize(messages=[("user", text)], model=model)
             if chat
@@ -56,11 +59,12 @@ def tokenize(
 def detokenize(
     token_ids: Annotated[list[int], typer.Argument(help="Token ids.")],
     address: options.Address = None,
+    api_key: options.ApiKey = None,
     model: options.Model = "",
     json: options.Json = False,
 ) -> None:
     """Print the text of token ids."""
-    with open_client(address) as client:
+    with open_client(address, api_key) as client:
         text = client.detokenize(token_ids, model=model)
     if json:
         write_json({"text": text})

@@ -121,7 +121,11 @@ def _ready(
     named = document.spec.routers.advertise
     others = [f"for others at {Endpoint(named, Endpoint.parse(doors[0]).port)}"] if named else []
     is_open = any(Endpoint.parse(each).is_open_to_others for each in doors)
-    insecure = [insecure_text(" and ".join(doors))] if is_open else []
+    insecure = (
+        [insecure_text(" and ".join(doors), asks_keys=document.spec.routers.keys_file is not None)]
+        if is_open
+        else []
+    )
     where = " and ".join(map(_door_text, routers))
     return "\n".join([f"{name} is ready at {where}", *others, *insecure, ""])
 

@@ -15,11 +15,18 @@ Stage = Callable[[str, int], Progress]  # (what, how many requests) -> to call a
 
 
 async def measure_load(
-    address: str, load: OfferedLoad, *, num_unloaded: int, stage: Stage
+    address: str,
+    load: OfferedLoad,
+    *,
+    num_unloaded: int,
+    stage: Stage,
+    api_key: str | None = None,
 ) -> dict[str, Any]:
     """The figures as a JSON value. Errors under load are counted in it; one before the load
     raises PenstockError: there is nothing to measure."""
-    async with AsyncClient(address, retries=NO_RETRIES, connect_timeout=0) as client:
+    async with AsyncClient(
+        address, api_key=api_key, retries=NO_RETRIES, connect_timeout=0
+    ) as client:
         model = await client.model(load.model)
         load = replace(load, vocab_size=model.vocab_size, model=model.name)
         one_by_one = replace(load, rate=None, concurrency=1, output_tokens=UNLOADED_TOKENS)

@@ -336,7 +336,7 @@ SENSELESS = {
     ),
     "all addresses without the word": Broken(
         routers("bind: 0.0.0.0"),
-        "'spec.routers.bind' is '0.0.0.0', where others than this machine may come in, and callers",
+        "'spec.routers.bind' is '0.0.0.0', where others than this machine may come in, and nobody",
     ),
     "a name without the word": Broken(
         routers("bind: chat.internal"), "give a loopback address, or say 'insecure: true'"

@@ -47,7 +47,7 @@ def test_kv_that_has_no_tls_needs_the_word(tmp_path: Path) -> None:
 
 
 def test_a_front_door_beyond_loopback_needs_the_word(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="callers are not authenticated yet"):
+    with pytest.raises(ConfigError, match="nobody asks who they are"):
         check(tmp_path, THERE, routers="{bind: 0.0.0.0}")
     check(tmp_path, THERE, routers="{bind: 0.0.0.0}", insecure="true")
 

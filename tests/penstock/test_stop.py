@@ -61,7 +61,7 @@ def test_it_waits_as_long_as_it_is_told_and_then_may_be_urgent(
     assert "No cluster is known to run" in ended.err
 
 
-def cluster_at(address: str, listens: str) -> Any:
+def cluster_at(address: str, listens: str, keys_file: Path | None = None) -> Any:
     router = SimpleNamespace(address=listens)
     return SimpleNamespace(
         http="127.0.0.1:8",
@@ -69,7 +69,7 @@ def cluster_at(address: str, listens: str) -> Any:
         listens=listens,
         log_dir=Path("/logs"),
         run_dir=Path("/r/one"),
-        plan=SimpleNamespace(model_name="m", advertise=""),
+        plan=SimpleNamespace(model_name="m", advertise="", keys_file=keys_file),
         children={"router": router, "decode-0": SimpleNamespace(address="127.0.0.1:9")},
     )
 
@@ -102,3 +102,13 @@ def test_the_banner_tells_who_is_let_in(listens: str, said: str) -> None:
     text = ready_text(cluster_at("127.0.0.1:7", listens))
     assert said in text
     assert ("INSECURE" in text) == (said == "INSECURE")
+    assert "nobody is asked for an API key: all callers are the tenant 'default'" in text
+
+
+def test_the_banner_tells_that_callers_are_asked_for_keys() -> None:
+    here = cluster_at("127.0.0.1:7", "127.0.0.1:7", keys_file=Path("/keys.json"))
+    text = ready_text(here)
+    assert "no TLS and callers show an API key: for this machine only" in text
+    assert 'authorization: Bearer $PENSTOCK_API_KEY"' in text
+    others = ready_text(cluster_at("127.0.0.1:7", "0.0.0.0:7", keys_file=Path("/keys.json")))
+    assert "INSECURE: no TLS: API keys and prompts can be read on their way to 0.0.0.0:7" in others
