@@ -124,7 +124,41 @@ VERBS: list[Callable[[Store], Awaitable[Any]]] = [
     lambda store: store.get("a"),
     lambda store: store.scan("a"),
     lambda store: store.compare_and_set("a", None, b"1"),
+    lambda store: store.take("a", 1),
 ]
+
+
+async def test_so_much_is_taken_within_a_window_and_no_more(store: Store, elapse: Elapse):
+    assert await store.take("a", 3, most=4) == 0.0
+    assert 0.0 < await store.take("a", 2, most=4) <= 120.0
+    assert await store.take("a", 1, most=4) == 0.0, "what was refused is not counted"
+    assert await store.take("b", 4, most=4) == 0.0
+    assert await store.take("a", 10) == 0.0, "whatever there is"
+    assert await store.take("a", 1, most=4) > 0.0
+    window_s = 0.3
+    assert await store.take("c", 9, window_s=window_s) == 0.0
+    await elapse(2.1 * window_s)
+    assert await store.take("c", 4, most=4, window_s=window_s) == 0.0
+    await elapse(await store.take("c", 2, most=4, window_s=window_s) + 0.01)
+    assert await store.take("c", 2, most=4, window_s=window_s) == 0.0
+
+
+async def test_of_many_who_take_at_once_as_many_get_it_as_there_is(store: Store):
+    async with asyncio.TaskGroup() as tasks:
+        takes = [tasks.create_task(store.take("a", 1, most=20)) for _ in range(50)]
+    assert sum(take.result() == 0.0 for take in takes) == 20
+
+
+async def test_what_is_no_count_in_redis_is_said_to_be_unavailable():
+    async with redis_server() as server:
+        store = RedisStore(server.url, prefix="p:", timeout_s=5)
+        admin = redis.asyncio.Redis.from_url(server.url)
+        await admin.set("p:count/a", b"no count")
+        with pytest.raises(StoreUnavailable):
+            await store.take("a", 1, most=2)
+        assert await store.scan("") == {"count/a": b"no count"}
+        await admin.aclose()
+        await store.close()
 
 
 async def test_a_redis_that_wants_a_password_is_opened_by_it():
