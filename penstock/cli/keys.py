@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -93,7 +92,7 @@ def add(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with _held(file):
-        changed_keys(file, lambda table: replace(table, keys=(*table.keys, key)))
+        changed_keys(file, lambda before: (*before, key))
     if json:
         write_json({"id": key.id, "tenant": tenant, "api_key": drawn})
     else:
@@ -128,7 +127,7 @@ def revoke(
     """
     with _held(file):
         read_keys(file)  # one that is not there has no keys to revoke
-        changed_keys(file, lambda table: without(table, key))
+        changed_keys(file, lambda before: without(before, key))
     if json:
         write_json({"revoked": key})
     say(f"Key '{key}' is revoked.")

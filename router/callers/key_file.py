@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,6 +60,8 @@ class ApiKey:
             raise ValueError("'created' has more than 64 characters: give a time.")
 
 
+Keys = tuple[ApiKey, ...]
+
 # Whoever comes while there are no keys.
 ANYBODY: Final = ApiKey(id="anybody", tenant=DEFAULT_TENANT, api_key_sha256="0" * 64)
 
@@ -68,7 +70,7 @@ ANYBODY: Final = ApiKey(id="anybody", tenant=DEFAULT_TENANT, api_key_sha256="0" 
 class KeyTable:
     """All keys of a file."""
 
-    keys: tuple[ApiKey, ...] = ()
+    keys: Keys = ()
 
     def __post_init__(self) -> None:
         if len(self.keys) > MAX_KEYS:
@@ -95,15 +97,15 @@ def read_keys(path: Path) -> KeyTable:
         raise ConfigError(f"The {_WHAT} {path} is not valid JSON: {_in_a_line(error)}") from None
 
 
-def changed_keys(path: Path, change: Callable[[KeyTable], KeyTable]) -> KeyTable:
+def changed_keys(path: Path, change: Callable[[Keys], Keys]) -> KeyTable:
     """Puts what `change` makes of the keys in the place of them; a missing file has none. Who calls
     it holds the file's lock. Raises ConfigError."""
     target = path.resolve()  # what a symlink leads to, not the symlink
-    table = change(read_keys(target) if target.exists() else KeyTable())
-    _check(table, path)
-    content = json.dumps({"keys": [_plain(key) for key in table.keys]}, indent=1).encode()
+    before = read_keys(target).keys if target.exists() else ()
+    plain = {"keys": [_plain(key) for key in change(before)]}
+    table = parse_config(KeyTable, plain, source=f"the {_WHAT} {path}")
     try:
-        replace_private(target, content + b"\n")
+        replace_private(target, json.dumps(plain, indent=1).encode() + b"\n")
     except OSError as error:
         raise ConfigError(f"The {_WHAT} {path} cannot be written: {error.strerror}.") from error
     return table
@@ -119,19 +121,13 @@ def hash_of(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def without(table: KeyTable, key_id: str) -> KeyTable:
+def without(keys: Keys, key_id: str) -> Keys:
     """Raises ConfigError where there is no such key."""
-    rest = tuple(key for key in table.keys if key.id != key_id)
-    if len(rest) == len(table.keys):
-        known = ", ".join(key.id for key in table.keys[:20]) or "none"
+    rest = tuple(key for key in keys if key.id != key_id)
+    if len(rest) == len(keys):
+        known = ", ".join(key.id for key in keys[:20]) or "none"
         raise ConfigError(f"There is no key '{key_id[:80]}': known are {known}.")
-    return replace(table, keys=rest)
-
-
-def _check(table: KeyTable, path: Path) -> None:
-    """As whoever reads it will."""
-    plain = {"keys": [_plain(key) for key in table.keys]}
-    parse_config(KeyTable, plain, source=f"the {_WHAT} {path}")
+    return rest
 
 
 def _plain(key: ApiKey) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,10 @@ def test_a_front_door_for_others_has_another_beside_it_for_calls_of_the_cluster(
     plan = ClusterPlan(checkpoint=tmp_path, host="::", insecure=True, internal_port=7)
     first = plan.router_plan(tmp_path / "s", 5).config
     assert (first["address"], first["internal"], first["insecure"]) == ("[::]:5", "[::]:7", True)
+    assert "keys_file" not in first
+    keyed = replace(plan, insecure=False, keys_file=tmp_path / "keys.json")
+    config = keyed.router_plan(tmp_path / "s", 5).config
+    assert (config["keys_file"], "insecure" in config) == (str(tmp_path / "keys.json"), False)
     again = plan.router_plan(tmp_path / "s", 5, 9).config
     assert again["internal"] == "[::]:9"
     for worker in plan.worker_plans(tmp_path / "s", tmp_path, "127.0.0.1:5"):

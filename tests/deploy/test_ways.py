@@ -50,6 +50,7 @@ def test_a_front_door_beyond_loopback_needs_the_word(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nobody asks who they are"):
         check(tmp_path, THERE, routers="{bind: 0.0.0.0}")
     check(tmp_path, THERE, routers="{bind: 0.0.0.0}", insecure="true")
+    check(tmp_path, THERE, routers="{bind: 0.0.0.0, keysFile: keys.json}")
 
 
 def test_each_machine_may_have_secrets_that_this_one_has_not(tmp_path: Path) -> None:

@@ -243,8 +243,26 @@ def test_status_repeats_that_others_can_come_in(
     assert kv.startswith("INSECURE: KV of decode-0 by nixl can be read")
     assert len(penstock("status", "--json").json["exposed"]) == 3
     worker.address, server.status.insecure = "127.0.0.1:7001", False
+    server.status.plain = True
+    assert "API keys and prompts can be read on their way to 0.0.0.0" in penstock("status").out
+    server.status.plain = False
     assert "INSECURE" not in penstock("status").out
     assert penstock("status", "--json").json["exposed"] == []
+
+
+def test_status_tells_who_may_call(penstock: Penstock, server: Any, running: LocalNote) -> None:
+    server.status.workers.append(worker_status("decode-0"))
+    assert (
+        "callers are asked for no API key: all are the tenant 'default'" in penstock("status").out
+    )
+    callers = server.status.callers
+    callers.asked, callers.keys, callers.refused = True, 3, 7
+    assert "callers have 3 API keys · 7 refused\n" in penstock("status").out
+    callers.unchecked, callers.error = 5, "The file of API keys /k is not valid JSON."
+    told = penstock("status").out
+    assert "3 API keys · 7 refused, 5 quotas unchecked" in told
+    assert "KEYS ARE NOT AS THEIR FILE SAYS: The file of API keys /k is not valid JSON." in told
+    assert penstock("status", "--json").json["callers"]["keys"] == 3
 
 
 def test_status_shows_how_classes_fare_and_how_wrong_the_router_is(

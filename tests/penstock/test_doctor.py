@@ -30,7 +30,7 @@ from cluster.types import (
 )
 from cluster.wire_version import WIRE_VERSION
 from cluster.worker_codec import member_to_pb
-from deploy.doctor.cluster_checks import check_cluster, front_door
+from deploy.doctor.cluster_checks import callers, check_cluster, front_door
 from deploy.doctor.examination import HERE, large_tokens
 from deploy.doctor.finding import Examined, Finding, Probed, Severity
 from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
@@ -401,9 +401,23 @@ def test_a_front_door_that_others_reach_is_warned_of() -> None:
     [open_to_all] = front_door("0.0.0.0:50051", is_insecure=True)
     assert open_to_all.severity is Severity.WARN
     assert "INSECURE" in open_to_all.what
+    [readable] = front_door("0.0.0.0:50051", is_insecure=False, is_plain=True)
+    assert readable.severity is Severity.WARN
+    assert "API keys and prompts can be read" in readable.what
     [closed] = front_door("127.0.0.1:50051", is_insecure=False)
     assert closed.severity is Severity.PASS
     assert list(front_door("", is_insecure=False)) == []  # a router that does not say it
+
+
+def test_keys_that_are_not_as_their_file_says_are_a_failure() -> None:
+    assert list(callers("", num_keys=None, num_unchecked=0)) == []
+    [fine] = callers("", num_keys=2, num_unchecked=0)
+    assert (fine.severity, fine.what) == (Severity.PASS, "2 API keys are in force")
+    stale, unchecked = callers("It is not valid JSON.", num_keys=2, num_unchecked=4)
+    assert stale.severity is Severity.FAIL
+    assert "It is not valid JSON." in stale.what
+    assert unchecked.severity is Severity.WARN
+    assert "4 times" in unchecked.what
 
 
 def test_every_socket_of_ray_is_listed_by_who_may_reach_it() -> None:

@@ -46,6 +46,9 @@ def test_a_router_that_others_can_reach_needs_the_word(address: str) -> None:
     with pytest.raises(ConfigError, match="insecure: true"):
         RouterConfig(**given)
     assert RouterConfig(**given, insecure=True).insecure
+    assert not RouterConfig(**given, keys_file="keys.json").insecure
+    with pytest.raises(ConfigError, match="'keys_file'"):
+        RouterConfig(**{**given, "address": "127.0.0.1:0", "http": address})
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:7", "[::1]:7", "localhost:7", "127.0.0.9:7"])
