@@ -90,6 +90,7 @@ INCOMPLETE |= {"penstock serve --model-dir DIR", "penstock serve -f FILE", "pens
 INCOMPLETE |= {"penstock serve -f cluster.yaml", "penstock drain"}
 INCOMPLETE |= {"penstock drain --wait", "penstock policy apply"}
 INCOMPLETE |= {"penstock undrain", "penstock weights digest"}
+INCOMPLETE |= {"penstock serve --keys keys.json", "penstock keys", "penstock keys list"}
 # What runs may follow what other commands have applied; tests/deploy/test_applied_policy.py does.
 INCOMPLETE |= {"penstock cluster diff -f FILE", "penstock cluster diff -f cluster.yaml"}
 # 'reload' of a router that follows no file is refused.
