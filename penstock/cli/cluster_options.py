@@ -25,6 +25,7 @@ from penstock.cli.exit_codes import ExitCode
 from penstock.cli.front_door import check_host, reach_text, tenants_text
 from penstock.cli.local import is_found
 from penstock.cli.output import fail, say, warn
+from router.callers.key_file import read_keys
 from router.policy import Disaggregate
 
 # Of each pool: where there is a file it says them.
@@ -65,6 +66,8 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
     folder = flags.file.parent if flags.file else Path()
     document = replace(document, spec=spec)
     plan = local_plan(document, folder, pulled=weights_of(spec, folder))
+    if plan.keys_file is not None:
+        read_keys(plan.keys_file)  # what no router could start from is told before any does
     said = {"disaggregate": str(flags.disaggregate)} if flags.disaggregate else {}
     return replace(
         plan,

@@ -77,7 +77,10 @@ class Quotas:
         """Counts what answers had until cancelled."""
         while True:
             await self._is_owed.wait()
-            await self.settle()
+            try:
+                await self.settle()
+            except Exception:  # requests go on, whoever counts
+                logger.exception("tokens of answers were not counted")
 
     async def settle(self) -> None:
         """Counts it now."""
@@ -90,8 +93,8 @@ class Quotas:
         wait_s = await self._counted(f"{key.id}/{what}", amount, most)
         if wait_s:
             raise QuotaExceeded(
-                f"This API key may have {most} {what} in a minute, and had them: come again in"
-                f" {max(wait_s, 1):.0f} s.",
+                f"This API key may have {most} {what} in a minute, and with this it would have more:"
+                f" come again in {max(wait_s, 1):.0f} s.",
                 retry_after_s=wait_s,
             )
 

@@ -33,6 +33,12 @@ def test_serve_refuses_a_host_that_is_not_this_machines_own_affair(
     assert ended.err.count("\n") == 1
 
 
+def test_serve_refuses_keys_that_no_router_could_read(penstock: Penstock) -> None:
+    ended = penstock("serve", "--keys", "/nowhere/keys.json", "--host", "0.0.0.0")
+    assert ended.code == 2
+    assert "The file of API keys /nowhere/keys.json cannot be read" in ended.err
+
+
 @pytest.mark.parametrize("host", ["192.0.2.77", "no-such-host.invalid"])
 def test_even_a_word_opens_no_door_that_is_not_there(penstock: Penstock, host: str) -> None:
     ended = penstock("serve", "--host", host, "--insecure")
