@@ -93,7 +93,7 @@ class Quotas:
         wait_s = await self._counted(f"{key.id}/{what}", amount, most)
         if wait_s:
             raise QuotaExceeded(
-                f"This API key may have {most} {what} in a minute, and with this it would have more:"
+                f"This API key may have {most} {what} in a minute, and would have more with this:"
                 f" come again in {max(wait_s, 1):.0f} s.",
                 retry_after_s=wait_s,
             )

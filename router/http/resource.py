@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 from cluster.addresses import is_loopback
 from cluster.blame import blamed, cut_off
-from cluster.errors import PenstockError
+from cluster.errors import PenstockError, Unauthenticated
 from cluster.limits import Limits
 from cluster.open_calls import OpenCalls
 from router.callers.callers import HEADER, Callers
 from router.front.validation import check_request_id
+from router.http.bodies import pass_over
 from router.http.call import REQUEST_ID_KEY, HttpCall, Receive, Scope, Send
 from router.http.errors import HttpRefusal, failure_of
 
@@ -47,15 +48,22 @@ class Resource:
                 if self._open_calls.is_cut_off:
                     raise cut_off(call)
                 serve = self._find(call)
-                if not self._is_open:
-                    call.key = self._callers.identify(call.all_headers(HEADER))
                 call.set_deadline()
                 async with asyncio.timeout(call.remaining_s):
+                    if not self._is_open:
+                        await self._identify(call)
                     await serve(call)
             except (asyncio.CancelledError, Exception) as error:
                 if call.is_gone and isinstance(error, asyncio.CancelledError):
                     return  # nobody is left to tell
                 await _tell(blamed(error, call, self._open_calls), call)
+
+    async def _identify(self, call: HttpCall) -> None:
+        try:
+            call.key = self._callers.identify(call.all_headers(HEADER))
+        except Unauthenticated:
+            await pass_over(call)  # else who is still sending would not hear it
+            raise
 
     def _find(self, call: HttpCall) -> ServeHttp:
         serve = self._methods.get(call.method)

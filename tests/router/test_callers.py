@@ -164,6 +164,19 @@ async def test_headers_of_any_size_and_letters_are_refused_and_the_door_stays_op
     assert model.model.name == MODEL
 
 
+async def test_who_is_refused_hears_it_whatever_he_sends(keyed: Cluster) -> None:
+    text: Any = [{"role": "user", "content": "x" * (8 << 20)}]
+    for num_bytes in (1 << 16, 1 << 20, 20 << 20):
+        reply = await asked(keyed, "POST", CHAT, b"x" * num_bytes)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+    async with openai_client(keyed, api_key="none") as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.chat.completions.create(model=MODEL, messages=text)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await keyed.generate(text="x" * (4 << 20))
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_a_tenant_that_a_caller_names_himself_counts_for_nothing(keyed: Cluster) -> None:
     async with keyed.worker("d0", text="a") as worker, openai_client(keyed, api_key=RIVAL) as one:
         await keyed.serving(worker)
