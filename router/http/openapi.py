@@ -22,6 +22,8 @@ from router.http.replies import (
 )
 from router.http.typed_json import encode, schemas
 
+_KEY: Final = "api_key"
+
 
 class Operation(NamedTuple):
     path: str
@@ -86,7 +88,10 @@ def openapi_page(version: str) -> bytes:
         "openapi": "3.1.0",
         "info": {"title": "Penstock", "version": version},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {_KEY: {"type": "http", "scheme": "bearer"}},
+        },
     }
     return encode(page)
 
@@ -100,6 +105,8 @@ def _described(op: Operation) -> dict[str, Any]:
             "default": {"description": "Refused or failed", "content": _json(_named(ErrorReply))},
         },
     }
+    if not op.is_open:
+        said["security"] = [{_KEY: []}, {}]  # where callers are asked for one
     if op.body is not None:
         said["requestBody"] = {"required": True, "content": _json(_named(op.body))}
     if "{model" in op.path:

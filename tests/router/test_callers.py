@@ -148,6 +148,14 @@ async def test_what_says_how_it_is_stays_open_and_nothing_else(keyed: Cluster) -
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_the_openapi_page_tells_what_wants_a_key(keyed: Cluster) -> None:
+    page = (await asked(keyed, "GET", "/openapi.json")).json
+    assert page["components"]["securitySchemes"]["api_key"]["scheme"] == "bearer"
+    wants = {path for path, by in page["paths"].items() for op in by.values() if "security" in op}
+    assert wants >= {"/v1/models", CHAT, "/tokenize"}
+    assert not wants & {"/livez", "/readyz", "/health", "/version", "/openapi.json"}
+
+
 async def test_headers_of_any_size_and_letters_are_refused_and_the_door_stays_open(
     keyed: Cluster,
 ) -> None:
