@@ -57,8 +57,10 @@ def test_steady_traffic_gets_what_it_needs_and_no_more() -> None:
 @pytest.mark.prove
 @pytest.mark.slow
 def test_a_day_grows_and_shrinks() -> None:
+    """Three workers are busy at the most. Two hours: it looks back half an hour, and would still
+    be sure of nothing at the end of one."""
     trace = day(
-        day_s=3600.0,
+        day_s=7200.0,
         most_rate=1.2,
         prompt_tokens=20_000,
         output_tokens=100,
@@ -68,10 +70,10 @@ def test_a_day_grows_and_shrinks() -> None:
     )
     report, planner, _ = planned(trace)
     sizes = [each.counts.num for _, each in planner.decisions]
-    assert max(sizes) >= 5
+    assert max(sizes) >= 4
     assert sizes[-1] < max(sizes)
     assert most_reversals(planner.decisions) <= 1
-    assert report.num_good >= 0.85 * report.num_requests
+    assert report.num_good >= 0.95 * report.num_requests
     # What it takes all the time to serve the most that comes.
     assert report.gpu_s / MAKE.num_gpus <= 0.9 * max(sizes) * report.duration_s
 
