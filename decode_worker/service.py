@@ -7,6 +7,7 @@ import asyncio
 from cluster.codec import compute_request_from_pb
 from cluster.detokenizer import new_detokenizer
 from cluster.errors import Draining, InvalidRequest, Overloaded
+from cluster.frames.server import FrameCall
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.secrets import Secrets
@@ -52,7 +53,7 @@ class DecodeService:
         self.open_calls = open_calls
         self._looker: asyncio.TimerHandle | None = None
 
-    async def generate(self, message: pb.DecodeRequest, call: Call) -> None:
+    async def generate(self, message: pb.DecodeRequest, call: Call | FrameCall) -> None:
         """`Decode.Generate`."""
         request = self._request(message)
         self._admit(request)
@@ -95,7 +96,7 @@ class DecodeService:
             self._compute.submit(sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 
-    async def _relay(self, answer: OwnedAnswer, call: Call) -> None:
+    async def _relay(self, answer: OwnedAnswer, call: Call | FrameCall) -> None:
         call.phase = "queue"
         while (message := await answer.next_message()) is not None:
             call.phase, call.tokens_emitted = "decode", answer.num_sent

@@ -1,0 +1,115 @@
+"""Both ends of connections of frames in one loop, as a decode worker and a router have them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cluster.authority import PLAIN, Credentials
+from cluster.channel import Channel, open_channel
+from cluster.door import door_service
+from cluster.frames.client import FrameChannel
+from cluster.frames.server import FrameCall, FrameServer
+from cluster.open_calls import OpenCalls
+from cluster.proof import Doorkeeper
+from cluster.rpc import Server, service_handlers
+from penstock.v1 import inference_pb2 as pb
+from penstock.v1 import worker_pb2
+
+DECODE = "penstock.v1.Decode"
+TOKEN = "the-token"
+
+Answer = Callable[[worker_pb2.DecodeRequest, FrameCall], Awaitable[None]]
+
+
+class Host:
+    """Whose answers come by frames."""
+
+    def __init__(self, frames: FrameServer, channel: Channel, address: str) -> None:
+        self.frames = frames
+        self.channel = channel
+        self.address = address
+        self.open_calls = OpenCalls()
+        self.num_begun = 0  # calls
+        self.ended: list[str] = []  # how each call has, on its side
+        self._changed = asyncio.Event()
+        self.guests: list[FrameChannel] = []
+
+    async def guest(self, credentials: Credentials = PLAIN) -> FrameChannel:
+        made = FrameChannel(self.address)
+        self.guests.append(made)
+        await made.connect(self.channel, credentials)
+        return made
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    async def until_begun(self, num: int) -> None:
+        await self._until(lambda: self.num_begun >= num)
+
+    async def until_ended(self, num: int) -> None:
+        await self._until(lambda: len(self.ended) >= num)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def hosting(
+    answer: Answer, *, address: str = "127.0.0.1:0", credentials: Credentials = PLAIN
+) -> AsyncIterator[Host]:
+    host: Host
+
+    async def serve(request: worker_pb2.DecodeRequest, call: FrameCall) -> None:
+        host.num_begun += 1
+        asyncio.get_running_loop().call_soon(host.changed)  # once it has said its first words
+        try:
+            await answer(request, call)
+        except BaseException as error:
+            host.ended.append(type(error).__name__)
+            raise
+        else:
+            host.ended.append("well")
+        finally:
+            host.changed()
+
+    door = Doorkeeper(TOKEN)
+    frames = FrameServer(worker_pb2.DecodeRequest, serve)
+    rpcs: dict[str, Any] = {"Frames": frames.invite}
+    services = [service_handlers(DECODE, rpcs, door=door), door_service(door)]
+    async with Server(services, address=address, credentials=credentials) as server:
+        where = server.address
+        async with open_channel(where, TOKEN, credentials=credentials) as channel:
+            host = Host(frames, channel, where)
+            await frames.start(where.rpartition(":")[0], credentials.at(where), host.open_calls)
+            try:
+                yield host
+            finally:
+                for guest in host.guests:
+                    guest.close()
+                await frames.stop()
+
+
+async def taken(
+    guest: FrameChannel, request: bytes = b"", timeout_s: float | None = 10
+) -> list[bytes]:
+    """All messages of one call."""
+    messages: list[bytes] = []
+
+    async def take(data: bytes) -> None:
+        messages.append(data)
+
+    async with guest.stream(request, timeout_s=timeout_s) as call:
+        await call.pass_to(take)
+    return messages
+
+
+def message(number: int, num_letters: int = 0) -> pb.GenerateResponse:
+    return pb.GenerateResponse(deltas=[pb.Delta(index=number, text="x" * num_letters)])
+
+
+def numbers(messages: list[bytes]) -> list[int]:
+    return [pb.GenerateResponse.FromString(data).deltas[0].index for data in messages]
