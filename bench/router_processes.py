@@ -19,7 +19,6 @@ import yaml
 from cluster.channel import open_channel
 from cluster.door import door_service
 from cluster.events import EventLog
-from cluster.frames.server import FrameCall, FrameServer
 from cluster.membership import new_incarnation
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper, audience_of
@@ -40,6 +39,7 @@ from penstock.v1 import worker_pb2
 from router.config import RouterConfig
 from router.front.text import Text
 from router.router import Router
+from worker.frame_server import FrameCall, FrameServer
 from worker.registrar import Heartbeat, RpcRegistrar
 
 TOKEN = "token-of-the-benchmark"
@@ -100,7 +100,7 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await feed.watch(request, call.send)
 
-    door, frames = Doorkeeper(TOKEN), FrameServer(worker_pb2.DecodeRequest, generate)
+    door, frames = Doorkeeper(TOKEN), FrameServer("penstock.v1.Decode", "Generate", generate)
     rpcs: dict[str, Serve] = {"Generate": generate}
     if load.by_frames:
         rpcs["Frames"] = frames.invite

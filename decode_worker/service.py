@@ -7,7 +7,6 @@ import asyncio
 from cluster.codec import compute_request_from_pb
 from cluster.detokenizer import new_detokenizer
 from cluster.errors import Draining, InvalidRequest, Overloaded
-from cluster.frames.server import FrameCall
 from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.secrets import Secrets
@@ -23,6 +22,7 @@ from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
 from worker.compute import DecodeCompute
 from worker.fetch import Fetches
+from worker.frame_server import FrameCall
 
 _LOOK_S = 0.5  # while somebody is paused
 

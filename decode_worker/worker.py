@@ -1,11 +1,10 @@
 """One life of a decode worker put together, from start to drained."""
 
-from cluster.frames.server import FrameServer
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
 from decode_worker.service import DecodeService
-from penstock.v1 import worker_pb2 as pb
+from worker.frame_server import FrameServer
 from worker.transfers import Transfers
 from worker.worker import RoleService, Worker
 
@@ -31,10 +30,10 @@ class DecodeWorker(Worker):
             self.feed,
             self.open_calls,
         )
-        frames = FrameServer(pb.DecodeRequest, self.service.generate)
+        name, generate = "penstock.v1.Decode", self.service.generate
         return RoleService(
-            name="penstock.v1.Decode",
-            rpcs={"Generate": self.service.generate},
-            frames=frames,
+            name=name,
+            rpcs={"Generate": generate},
+            frames=FrameServer(name, "Generate", generate),
             counters=self.remote_prompts.counters,
         )

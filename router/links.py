@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, Exchange
 from cluster.errors import PenstockError, StreamInterrupted, UnsupportedFeature, WorkerLost
-from cluster.frames.client import FrameChannel, FrameExchange
 from cluster.types import WorkerAddress, WorkerId
+from router.frame_channel import FrameChannel, FrameExchange
 
 logger = logging.getLogger(__name__)
 

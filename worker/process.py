@@ -19,7 +19,6 @@ from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
 from cluster.door import door_service
 from cluster.errors import InvalidRequest
-from cluster.frames.server import FrameServer
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.model_digest import model_digest, tokenizer_digest
@@ -42,6 +41,7 @@ from cluster.watch import WatchFeed
 from cluster.worker_codec import role_from_pb
 from penstock.v1 import worker_pb2
 from worker.drain import MAX_LIMIT_S, Drain
+from worker.frame_server import FrameServer
 from worker.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from pathlib import Path
 from cluster.diagnosis import Diagnosis
 from cluster.errors import StartupError
 from cluster.events import EventLog
-from cluster.frames.server import FrameServer
 from cluster.health import ProgressMonitor
 from cluster.lateness import AttentiveClock
 from cluster.open_calls import OpenCalls
@@ -29,6 +28,7 @@ from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig
 from worker.drain import Drain
+from worker.frame_server import FrameServer
 from worker.parts import WorkerParts, kv_tls_ports
 from worker.process import NextLife, WorkerProcess, serve
 from worker.scheduler import Scheduler

@@ -8,16 +8,16 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
-from cluster.frames.wire import Frame, FrameReader, Kind, frame_bytes
+from cluster.frames.wire import FrameReader, Kind, frame_bytes
 
 _UNSENT_BYTES: Final = 256 << 10  # beyond these whoever writes waits
 _IDLE_S, _PROBE_S, _NUM_PROBES = 20, 5, 4  # a peer whose machine is gone is lost after 40 s
 
 
 class FrameConnection(asyncio.Protocol):
-    """Calls `take` with each frame, and `lost` once, when the connection has ended."""
+    """Calls `take(kind, stream, payload)` with each frame, and `lost` once, at its end."""
 
-    def __init__(self, take: Callable[[Frame], None], lost: Callable[[], None]) -> None:
+    def __init__(self, take: Callable[[int, int, bytes], None], lost: Callable[[], None]) -> None:
         self._take = take
         self._tell_lost = lost
         self._reader = FrameReader()
@@ -71,8 +71,8 @@ class FrameConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for each in self._reader.feed(data):
-                self._take(each)
+            for kind, stream, payload in self._reader.feed(data):
+                self._take(kind, stream, payload)
         except ValueError:
             self.abort()
 

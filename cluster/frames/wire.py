@@ -11,7 +11,7 @@ HELLO ▶ and WELCOME ◀ come before them all. Whatever else comes ends the con
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 MAX_PAYLOAD_BYTES: Final = 64 << 10
 WINDOW_BYTES: Final = 64 << 10  # of one answer, that its reader may leave unread
@@ -32,17 +32,7 @@ class Kind(IntEnum):
     CREDIT = 9
 
 
-class Frame(NamedTuple):
-    kind: int
-    stream: int
-    payload: bytes
-
-    def unpacked(self, what: struct.Struct) -> tuple[Any, ...]:
-        """Reads the beginning of the payload. Raises ValueError where it is too short."""
-        try:
-            return what.unpack_from(self.payload)
-        except struct.error as error:
-            raise ValueError(str(error)) from error
+Frame = tuple[int, int, bytes]  # kind, stream, payload
 
 
 def frame_bytes(kind: Kind, stream: int, payload: bytes = b"") -> bytes:
@@ -58,6 +48,14 @@ def in_parts(data: bytes, last: Kind, others: Kind, stream: int) -> Iterator[byt
     yield frame_bytes(last, stream, data[at:])
 
 
+def unpacked(what: struct.Struct, payload: bytes) -> tuple[Any, ...]:
+    """Reads the beginning of a payload. Raises ValueError where it is too short."""
+    try:
+        return what.unpack_from(payload)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+
+
 class FrameReader:
     """Finds the frames in what comes."""
 
@@ -70,7 +68,8 @@ class FrameReader:
         """Returns those that are whole. Raises ValueError for what is no frame."""
         if self._rest:
             data = self._rest + data
-        found, at, end = [], 0, len(data)
+        at, end = 0, len(data)
+        found: list[Frame] = []
         while end - at >= _HEADER.size:
             num_bytes, kind, stream = _HEADER.unpack_from(data, at)
             if num_bytes > MAX_PAYLOAD_BYTES:
@@ -79,6 +78,6 @@ class FrameReader:
             if begin + num_bytes > end:
                 break
             at = begin + num_bytes
-            found.append(Frame(kind, stream, data[begin:at]))
+            found.append((kind, stream, data[begin:at]))
         self._rest = data[at:]
         return found

@@ -20,9 +20,7 @@ from cluster.frames.wire import (
     MAX_PAYLOAD_BYTES,
     START,
     WINDOW_BYTES,
-    Frame,
     Kind,
-    frame_bytes,
     in_parts,
 )
 from cluster.status import from_status_bytes
@@ -82,13 +80,13 @@ class FrameChannel:
         if self._connection is not None:
             self._connection.abort()
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, kind: int, stream: int, payload: bytes) -> None:
         if not self._welcome.done():
-            if frame.kind != Kind.WELCOME:
+            if kind != Kind.WELCOME:
                 raise ValueError("It said something before it said who it is.")
-            self._welcome.set_result(frame.payload)
-        elif (call := self._calls.get(frame.stream)) is not None:
-            call._take(frame)
+            self._welcome.set_result(payload)
+        elif (call := self._calls.get(stream)) is not None:
+            call._take(kind, payload)
 
     def _lost(self) -> None:
         self.is_open = False
@@ -162,13 +160,12 @@ class FrameExchange:
             late = DeadlineExceeded("call")
             self._timer = asyncio.get_running_loop().call_later(seconds, self._fail, late)
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
-        head = START.pack(inf if seconds is None else seconds, len(self._request))
-        first = MAX_PAYLOAD_BYTES - START.size
-        payload = head + self._request[:first]
-        connection.write_frames(frame_bytes(Kind.START, self._stream, payload))
-        if len(self._request) > first:
-            rest = self._request[first:]
-            for each in in_parts(rest, Kind.MORE, Kind.MORE, self._stream):
+        request, self._request = self._request, b""
+        head = START.pack(inf if seconds is None else seconds, len(request))
+        first = MAX_PAYLOAD_BYTES - len(head)
+        connection.write(Kind.START, self._stream, head + request[:first])
+        if len(request) > first:
+            for each in in_parts(request[first:], Kind.MORE, Kind.MORE, self._stream):
                 connection.write_frames(each)
                 if not connection.is_writable:
                     await connection.writable()
@@ -194,23 +191,22 @@ class FrameExchange:
             connection.write(Kind.CREDIT, self._stream, CREDIT.pack(self._unacknowledged))
             self._unacknowledged = 0
 
-    def _take(self, frame: Frame) -> None:
-        match frame.kind:
+    def _take(self, kind: int, payload: bytes) -> None:
+        match kind:
             case Kind.MESSAGE:
-                data = frame.payload
                 if self._parts:
-                    data = b"".join((*self._parts, data))
+                    payload = b"".join((*self._parts, payload))
                     self._parts.clear()
-                self._waiting.append(data)
+                self._waiting.append(payload)
             case Kind.PART:
-                self._parts.append(frame.payload)
+                self._parts.append(payload)
                 return
             case Kind.END:
                 self._is_over = True
-                if frame.payload:
-                    self._failure = from_status_bytes(frame.payload)
+                if payload:
+                    self._failure = from_status_bytes(payload)
             case _:
-                raise ValueError(f"A host sends no frame {frame.kind}.")
+                raise ValueError(f"A host sends no frame {kind}.")
         self._wake()
 
     def _fail(self, failure: PenstockError) -> None:

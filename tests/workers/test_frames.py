@@ -18,9 +18,7 @@ from cluster.errors import (
     StreamInterrupted,
     WorkerLost,
 )
-from cluster.frames.client import FrameChannel
 from cluster.frames.invitation import Invitation, Invitations, new_nonce
-from cluster.frames.server import FrameCall
 from cluster.frames.wire import (
     MAX_PAYLOAD_BYTES,
     START,
@@ -31,8 +29,10 @@ from cluster.frames.wire import (
     in_parts,
 )
 from penstock.v1 import worker_pb2
-from tests.cluster.frames_rig import Host, hosting, message, numbers, taken
+from router.frame_channel import FrameChannel
 from tests.identities import BEYOND_LOOPBACK, half_trusted, shown
+from tests.workers.frames_rig import Host, hosting, message, numbers, taken
+from worker.frame_server import FrameCall
 
 Request = worker_pb2.DecodeRequest
 
@@ -56,17 +56,17 @@ def test_frames_are_found_however_they_come(sizes: list[int]) -> None:
         for size in sizes:
             found += reader.feed(data[at : at + size])
             at += size
-    assert [each.payload for each in found] == payloads
-    assert [each.stream for each in found] == [0, 1, 2, 3]
+    assert [payload for _, _, payload in found] == payloads
+    assert [stream for _, stream, _ in found] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("size", [0, 1, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, 200_000])
 def test_what_is_cut_into_parts_is_the_same_when_they_are_joined(size: int) -> None:
     data = random.Random(size).randbytes(size)
     frames = FrameReader().feed(b"".join(in_parts(data, Kind.MESSAGE, Kind.PART, 1)))
-    assert b"".join(each.payload for each in frames) == data
-    assert [each.kind for each in frames][-1] == Kind.MESSAGE
-    assert {each.kind for each in frames[:-1]} <= {Kind.PART}
+    assert b"".join(payload for _, _, payload in frames) == data
+    assert frames[-1][0] == Kind.MESSAGE
+    assert {kind for kind, _, _ in frames[:-1]} <= {Kind.PART}
 
 
 async def test_messages_come_in_order_and_the_call_ends() -> None:
@@ -294,7 +294,7 @@ BREACHES = {
 async def test_a_guest_that_cannot_speak_is_left_and_no_other_notices(name: str) -> None:
     async with hosting(ten) as host:
         guest = await host.guest()
-        made = host.frames._invitations.invite()
+        made = host.frames.invitations.invite()
         assert await said_to(host, BREACHES[name], guest=made) == b""
         assert numbers(await taken(guest)) == list(range(10))
 

@@ -4,17 +4,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from google.protobuf.message import Message
 
 from cluster.authority import TlsIdentity
 from cluster.blame import blamed, cut_off
-from cluster.channel import INTERNAL_MESSAGE_BYTES
+from cluster.channel import INTERNAL_MESSAGE_BYTES, methods
 from cluster.errors import PeerError, PenstockError
 from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitations
-from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, Frame, Kind, in_parts
+from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, Kind, in_parts, unpacked
 from cluster.open_calls import OpenCalls
 from cluster.rpc import LARGE_BYTES, Call, encoded, parsed
 from cluster.status import status_bytes
@@ -92,12 +93,13 @@ class _Request:
 
 
 class FrameServer:
-    """Listens for routers that were invited. Knows no service."""
+    """Listens for routers that were invited."""
 
-    def __init__(self, request_type: type[Message], serve: Serve) -> None:
-        self._request_type = request_type
+    def __init__(self, service: str, method: str, serve: Serve) -> None:
+        """One method, that streams its answers."""
+        self._request_type = methods(service)[method].request_type
         self._serve = serve
-        self._invitations = Invitations(time.monotonic)
+        self.invitations = Invitations(time.monotonic)
         self._guests: dict[_Guest, None] = {}  # in the order in which they came
         self._server: asyncio.Server | None = None
         self.port = 0  # once started
@@ -113,7 +115,7 @@ class FrameServer:
 
     async def invite(self, request: pb.FramesRequest, call: Call) -> pb.FramesResponse:
         """`Decode.Frames`."""
-        made = self._invitations.invite()
+        made = self.invitations.invite()
         return pb.FramesResponse(port=self.port, name=made.name, secret=made.secret)
 
     async def stop(self) -> None:
@@ -169,47 +171,45 @@ class _Guest:
     def tasks(self) -> list[asyncio.Task[None]]:
         return [call.task for call in self._calls.values() if call.task is not None]
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, kind: int, stream: int, payload: bytes) -> None:
         """Raises ValueError for what nobody says who knows how to speak."""
         if not self.is_known:
-            self._be_known(frame)
+            self._be_known(kind, payload)
             return
-        match frame.kind:
+        call = self._calls.get(stream)
+        match kind:
             case Kind.CREDIT:
-                (num_bytes,) = frame.unpacked(CREDIT)
-                if (call := self._calls.get(frame.stream)) is not None:
+                (num_bytes,) = unpacked(CREDIT, payload)
+                if call is not None:
                     call.credit(num_bytes)
             case Kind.START:
-                self._begin(frame)
+                self._begin(stream, payload)
             case Kind.MORE:
-                self._go_on(frame.stream, frame.payload)
+                self._go_on(stream, payload)
             case Kind.CANCEL:
-                self._incoming.pop(frame.stream, None)
-                if (call := self._calls.get(frame.stream)) is not None and call.task is not None:
+                self._incoming.pop(stream, None)
+                if call is not None and call.task is not None:
                     call.task.cancel()
             case _:
-                raise ValueError(f"A guest sends no frame {frame.kind}.")
+                raise ValueError(f"A guest sends no frame {kind}.")
 
-    def _be_known(self, frame: Frame) -> None:
-        proof = None
-        if frame.kind == Kind.HELLO:
-            proof = self._server._invitations.welcome(frame.payload)
+    def _be_known(self, kind: int, payload: bytes) -> None:
+        proof = self._server.invitations.welcome(payload) if kind == Kind.HELLO else None
         if proof is None:
             raise ValueError("It was not invited.")
         self.is_known = True
         self._timer.cancel()
         self.connection.write(Kind.WELCOME, 0, proof)
 
-    def _begin(self, frame: Frame) -> None:
-        stream = frame.stream
-        seconds, num_bytes = frame.unpacked(START)
+    def _begin(self, stream: int, payload: bytes) -> None:
+        seconds, num_bytes = unpacked(START, payload)
         is_taken = stream in self._incoming or stream in self._calls
         is_full = len(self._incoming) + len(self._calls) >= _MAX_CALLS
         if is_taken or is_full or num_bytes > INTERNAL_MESSAGE_BYTES or not seconds >= 0.0:
             raise ValueError("A call that cannot begin.")
-        deadline = None if seconds == float("inf") else time.monotonic() + seconds
+        deadline = None if seconds == inf else time.monotonic() + seconds
         self._incoming[stream] = _Request(deadline, num_bytes)
-        self._go_on(stream, frame.payload[START.size :])
+        self._go_on(stream, payload[START.size :])
 
     def _go_on(self, stream: int, data: bytes) -> None:
         if (request := self._incoming.get(stream)) is None:

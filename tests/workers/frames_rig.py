@@ -8,13 +8,13 @@ from typing import Any
 from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, open_channel
 from cluster.door import door_service
-from cluster.frames.client import FrameChannel
-from cluster.frames.server import FrameCall, FrameServer
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper
 from cluster.rpc import Server, service_handlers
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
+from router.frame_channel import FrameChannel
+from worker.frame_server import FrameCall, FrameServer
 
 DECODE = "penstock.v1.Decode"
 TOKEN = "the-token"
@@ -77,7 +77,7 @@ async def hosting(
             host.changed()
 
     door = Doorkeeper(TOKEN)
-    frames = FrameServer(worker_pb2.DecodeRequest, serve)
+    frames = FrameServer(DECODE, "Generate", serve)
     rpcs: dict[str, Any] = {"Frames": frames.invite}
     services = [service_handlers(DECODE, rpcs, door=door), door_service(door)]
     async with Server(services, address=address, credentials=credentials) as server:
