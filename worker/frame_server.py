@@ -1,6 +1,8 @@
 """The worker's end of connections of frames: one streaming call, served over them as over gRPC."""
 
 import asyncio
+import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from cluster.addresses import Endpoint
 from cluster.authority import TlsIdentity
 from cluster.blame import blamed, cut_off
 from cluster.channel import INTERNAL_MESSAGE_BYTES, methods
@@ -22,7 +25,7 @@ from cluster.status import status_bytes
 from cluster.tls import server_context
 from penstock.v1 import worker_pb2 as pb
 
-_HELLO_S = 5.0  # for who has connected to show its invitation
+_HELLO_S = 5.0  # for who has connected to speak TLS, where it is due, and show its invitation
 _MAX_STRANGERS = 64  # who have not yet
 _MAX_CALLS = 1 << 16  # of a connection
 _LAST_WORDS_S = 2.0
@@ -100,7 +103,9 @@ class FrameServer:
         self._request_type = methods(service)[method].request_type
         self._serve = serve
         self.invitations = Invitations(time.monotonic)
-        self._guests: dict[_Guest, None] = {}  # in the order in which they came
+        self._strangers: dict[_Guest, None] = {}  # in the order in which they came
+        self._guests: set[_Guest] = set()  # who have shown their invitation
+        self._context: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
         self.port = 0  # once started
 
@@ -108,9 +113,10 @@ class FrameServer:
         """Beyond loopback under TLS, where there is an identity. `open_calls`: of the service,
         whichever way its calls come."""
         self._open_calls = open_calls
-        context = None if identity is None else server_context(identity)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connected, host, 0, ssl=context)
+        self._context = None if identity is None else server_context(identity)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Guest(self).connection, sock=_bind(host)
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def invite(self, request: pb.FramesRequest, call: Call) -> pb.FramesResponse:
@@ -127,17 +133,30 @@ class FrameServer:
         calls = [task for guest in self._guests for task in guest.tasks]
         if calls:
             await asyncio.wait(calls, timeout=_LAST_WORDS_S)
-        for guest in tuple(self._guests):
+        for guest in (*self._strangers, *self._guests):
             guest.connection.close()
         self._server = None
 
-    def _connected(self) -> FrameConnection:
-        guest = _Guest(self)
-        self._guests[guest] = None
-        strangers = [each for each in self._guests if not each.is_known]
-        if len(strangers) > _MAX_STRANGERS:
-            strangers[0].connection.abort()  # whoever is invited says so at once
-        return guest.connection
+    def _came(self, guest: "_Guest") -> ssl.SSLContext | None:
+        """Returns how TLS is spoken with it, where that is due."""
+        self._strangers[guest] = None
+        if len(self._strangers) > _MAX_STRANGERS:  # whoever is invited says so at once
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.connection.abort()
+        return self._context
+
+    def _welcome(self, guest: "_Guest", hello: bytes) -> bytes | None:
+        """Returns what it is welcomed with."""
+        proof = self.invitations.welcome(hello)
+        if proof is not None:
+            self._strangers.pop(guest, None)
+            self._guests.add(guest)
+        return proof
+
+    def _went(self, guest: "_Guest") -> None:
+        self._strangers.pop(guest, None)
+        self._guests.discard(guest)
 
     async def _answer(self, call: FrameCall, data: bytes) -> None:
         """The outermost line of a call: whatever happens inside, it ends with a true status."""
@@ -164,12 +183,17 @@ class _Guest:
         self._incoming: dict[int, _Request] = {}
         self._calls: dict[int, FrameCall] = {}
         self.is_known = False
-        self.connection = FrameConnection(self._take, self._lost)
+        self.connection = FrameConnection(self._take, self._lost, self._made)
         self._timer = asyncio.get_running_loop().call_later(_HELLO_S, self.connection.abort)
+        self._handshake: asyncio.Task[None] | None = None
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         return [call.task for call in self._calls.values() if call.task is not None]
+
+    def _made(self) -> None:
+        if (context := self._server._came(self)) is not None:
+            self._handshake = asyncio.create_task(self.connection.answer_tls(context))
 
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         """Raises ValueError for what nobody says who knows how to speak."""
@@ -194,7 +218,7 @@ class _Guest:
                 raise ValueError(f"A guest sends no frame {kind}.")
 
     def _be_known(self, kind: int, payload: bytes) -> None:
-        proof = self._server.invitations.welcome(payload) if kind == Kind.HELLO else None
+        proof = self._server._welcome(self, payload) if kind == Kind.HELLO else None
         if proof is None:
             raise ValueError("It was not invited.")
         self.is_known = True
@@ -227,9 +251,17 @@ class _Guest:
 
     def _lost(self) -> None:
         self._timer.cancel()
-        self._server._guests.pop(self, None)
+        self._server._went(self)
         self._incoming.clear()
         for call in self._calls.values():
             call.credit(0)
             if call.task is not None:
                 call.task.cancel()
+
+
+def _bind(host: str) -> socket.socket:
+    """As gRPC does: all of a machine's addresses are those of both families."""
+    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, where = found[0]
+    is_dual = family is socket.AF_INET6 and Endpoint(host, 0).is_any
+    return socket.create_server(where[:2], family=family, dualstack_ipv6=is_dual)

@@ -5,6 +5,7 @@ at once, and a peer whose machine is gone is noticed.
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -15,10 +16,17 @@ _IDLE_S, _PROBE_S, _NUM_PROBES = 20, 5, 4  # a peer whose machine is gone is los
 
 
 class FrameConnection(asyncio.Protocol):
-    """Calls `take(kind, stream, payload)` with each frame, and `lost` once, at its end."""
+    """Calls `made` once it is there, `take(kind, stream, payload)` with each frame, and `lost`
+    once, at its end."""
 
-    def __init__(self, take: Callable[[int, int, bytes], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        take: Callable[[int, int, bytes], None],
+        lost: Callable[[], None],
+        made: Callable[[], None] = lambda: None,
+    ) -> None:
         self._take = take
+        self._tell_made = made
         self._tell_lost = lost
         self._reader = FrameReader()
         self._loop = asyncio.get_running_loop()
@@ -56,6 +64,24 @@ class FrameConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    async def answer_tls(self, context: ssl.SSLContext) -> None:
+        """Has all that follows be said under TLS, as its server; where the peer does not, the
+        connection is lost."""
+        below = self._transport
+        assert below is not None
+        try:
+            above = await self._loop.start_tls(below, self, context, server_side=True)
+        except OSError:
+            above = None
+        if above is None or below.is_closing():
+            self.connection_lost(None)  # the loop tells it only after the handshake
+        else:
+            self._write_to(above)
+
+    def _write_to(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+
     def _flush(self) -> None:
         if self._unwritten and self._transport is not None and not self.is_lost:
             self._transport.write(b"".join(self._unwritten))
@@ -64,10 +90,10 @@ class FrameConnection(asyncio.Protocol):
     # -- called by the loop ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        self._write_to(cast("asyncio.Transport", transport))  # uvloop's is none by its class
         if (stream := transport.get_extra_info("socket")) is not None:
             _notice_who_is_gone(stream)
+        self._tell_made()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -83,6 +109,8 @@ class FrameConnection(asyncio.Protocol):
         self._writable.set()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self.is_lost:
+            return
         self.is_lost = True
         self._writable.set()
         self._tell_lost()

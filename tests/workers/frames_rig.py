@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from cluster.addresses import Endpoint
 from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, open_channel
 from cluster.door import door_service
@@ -84,7 +85,7 @@ async def hosting(
         where = server.address
         async with open_channel(where, TOKEN, credentials=credentials) as channel:
             host = Host(frames, channel, where)
-            await frames.start(where.rpartition(":")[0], credentials.at(where), host.open_calls)
+            await frames.start(Endpoint.parse(where).host, credentials.at(where), host.open_calls)
             try:
                 yield host
             finally:

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from cluster.authority import create_authority
+from cluster.authority import PLAIN, Credentials, create_authority
 from cluster.channel import INTERNAL_MESSAGE_BYTES
 from cluster.errors import (
     DeadlineExceeded,
@@ -32,6 +32,7 @@ from penstock.v1 import worker_pb2
 from router.frame_channel import FrameChannel
 from tests.identities import BEYOND_LOOPBACK, half_trusted, shown
 from tests.workers.frames_rig import Host, hosting, message, numbers, taken
+from worker import frame_server
 from worker.frame_server import FrameCall
 
 Request = worker_pb2.DecodeRequest
@@ -333,3 +334,51 @@ async def test_a_crowd_of_strangers_keeps_nobody_out() -> None:
         assert numbers(await taken(guest)) == list(range(10))
         for _, writer in crowd:
             writer.close()
+
+
+TLS = (f"{BEYOND_LOOPBACK}:0", shown(create_authority()))
+
+
+@pytest.mark.parametrize(("address", "credentials"), [("127.0.0.1:0", PLAIN), TLS])
+async def test_of_a_crowd_that_says_nothing_the_oldest_are_left(
+    address: str, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_server, "_HELLO_S", 3600.0)
+    async with hosting(ten, address=address, credentials=credentials) as host:
+        where = address.rpartition(":")[0], host.frames.port
+        crowd = [await asyncio.open_connection(*where) for _ in range(100)]
+        async with asyncio.timeout(10):
+            for reader, _ in crowd[: 100 - 64]:
+                assert await _until_its_end(reader) == b""
+        guest = await host.guest(credentials)
+        assert numbers(await taken(guest)) == list(range(10))
+        for _, writer in crowd:
+            writer.close()
+
+
+@pytest.mark.parametrize(("address", "credentials"), [("127.0.0.1:0", PLAIN), TLS])
+async def test_who_says_nothing_is_left_after_a_while(
+    address: str, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_server, "_HELLO_S", 0.05)
+    async with hosting(ten, address=address, credentials=credentials) as host:
+        where = address.rpartition(":")[0], host.frames.port
+        reader, writer = await asyncio.open_connection(*where)
+        async with asyncio.timeout(10):
+            assert await _until_its_end(reader) == b""
+        writer.close()
+
+
+async def _until_its_end(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+async def test_who_listens_on_all_addresses_is_reached_by_those_of_both_families() -> None:
+    async with hosting(ten, address="[::]:0") as host:
+        port = host.address.rpartition(":")[2]
+        for each in ("127.0.0.1", "[::1]"):
+            host.address = f"{each}:{port}"
+            assert numbers(await taken(await host.guest())) == list(range(10))
