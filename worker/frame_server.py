@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from cluster.status import status_bytes
 from cluster.tls import server_context
 from penstock.v1 import worker_pb2 as pb
 
-_HELLO_S = 5.0  # for who has connected to speak TLS, where it is due, and show its invitation
+_HELLO_S = 5.0  # for who has connected to show its invitation; as long for TLS, where it is due
 _MAX_STRANGERS = 64  # who have not yet
 _MAX_CALLS = 1 << 16  # of a connection
 _LAST_WORDS_S = 2.0
@@ -105,7 +104,6 @@ class FrameServer:
         self.invitations = Invitations(time.monotonic)
         self._strangers: dict[_Guest, None] = {}  # in the order in which they came
         self._guests: set[_Guest] = set()  # who have shown their invitation
-        self._context: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
         self.port = 0  # once started
 
@@ -113,9 +111,12 @@ class FrameServer:
         """Beyond loopback under TLS, where there is an identity. `open_calls`: of the service,
         whichever way its calls come."""
         self._open_calls = open_calls
-        self._context = None if identity is None else server_context(identity)
+        context = None if identity is None else server_context(identity)
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Guest(self).connection, sock=_bind(host)
+            lambda: _Guest(self).connection,
+            sock=_bind(host),
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else _HELLO_S,
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -137,14 +138,17 @@ class FrameServer:
             guest.connection.close()
         self._server = None
 
-    def _came(self, guest: "_Guest") -> ssl.SSLContext | None:
-        """Returns how TLS is spoken with it, where that is due."""
+    def _came(self, guest: "_Guest") -> None:
         self._strangers[guest] = None
         if len(self._strangers) > _MAX_STRANGERS:  # whoever is invited says so at once
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.connection.abort()
-        return self._context
+            self._leave(next(iter(self._strangers)))
+        if self._server is None:
+            self._leave(guest)
+
+    def _leave(self, guest: "_Guest") -> None:
+        """Hangs up on it."""
+        self._went(guest)
+        guest.connection.abort()
 
     def _welcome(self, guest: "_Guest", hello: bytes) -> bytes | None:
         """Returns what it is welcomed with."""
@@ -184,16 +188,15 @@ class _Guest:
         self._calls: dict[int, FrameCall] = {}
         self.is_known = False
         self.connection = FrameConnection(self._take, self._lost, self._made)
-        self._timer = asyncio.get_running_loop().call_later(_HELLO_S, self.connection.abort)
-        self._handshake: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # while it is a stranger
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         return [call.task for call in self._calls.values() if call.task is not None]
 
     def _made(self) -> None:
-        if (context := self._server._came(self)) is not None:
-            self._handshake = asyncio.create_task(self.connection.answer_tls(context))
+        self._timer = asyncio.get_running_loop().call_later(_HELLO_S, self.connection.abort)
+        self._server._came(self)
 
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         """Raises ValueError for what nobody says who knows how to speak."""
@@ -222,7 +225,7 @@ class _Guest:
         if proof is None:
             raise ValueError("It was not invited.")
         self.is_known = True
-        self._timer.cancel()
+        self._forget_timer()
         self.connection.write(Kind.WELCOME, 0, proof)
 
     def _begin(self, stream: int, payload: bytes) -> None:
@@ -249,8 +252,12 @@ class _Guest:
             call.task = asyncio.create_task(answer, name=f"frames {stream}")
             call.task.add_done_callback(lambda _: self._calls.pop(stream, None))
 
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _lost(self) -> None:
-        self._timer.cancel()
+        self._forget_timer()
         self._server._went(self)
         self._incoming.clear()
         for call in self._calls.values():

@@ -5,7 +5,6 @@ at once, and a peer whose machine is gone is noticed.
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -64,24 +63,6 @@ class FrameConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def answer_tls(self, context: ssl.SSLContext) -> None:
-        """Has all that follows be said under TLS, as its server; where the peer does not, the
-        connection is lost."""
-        below = self._transport
-        assert below is not None
-        try:
-            above = await self._loop.start_tls(below, self, context, server_side=True)
-        except OSError:
-            above = None
-        if above is None or below.is_closing():
-            self.connection_lost(None)  # the loop tells it only after the handshake
-        else:
-            self._write_to(above)
-
-    def _write_to(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
-
     def _flush(self) -> None:
         if self._unwritten and self._transport is not None and not self.is_lost:
             self._transport.write(b"".join(self._unwritten))
@@ -90,7 +71,8 @@ class FrameConnection(asyncio.Protocol):
     # -- called by the loop ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._write_to(cast("asyncio.Transport", transport))  # uvloop's is none by its class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         if (stream := transport.get_extra_info("socket")) is not None:
             _notice_who_is_gone(stream)
         self._tell_made()
@@ -109,8 +91,6 @@ class FrameConnection(asyncio.Protocol):
         self._writable.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.is_lost:
-            return
         self.is_lost = True
         self._writable.set()
         self._tell_lost()

@@ -1,6 +1,7 @@
 """Both ends of connections of frames in one loop, as a decode worker and a router have them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,9 +10,11 @@ from cluster.addresses import Endpoint
 from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, open_channel
 from cluster.door import door_service
+from cluster.frames.invitation import Invitations
+from cluster.frames.wire import Frame, FrameReader, Kind, frame_bytes
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper
-from cluster.rpc import Server, service_handlers
+from cluster.rpc import Call, Server, service_handlers
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from router.frame_channel import FrameChannel
@@ -92,6 +95,49 @@ async def hosting(
                 for guest in host.guests:
                     guest.close()
                 await frames.stop()
+
+
+class Deaf:
+    """A host that welcomes its guest, and reads no more until it is told to."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.listens = asyncio.Event()
+        self._invitations = Invitations(time.monotonic)
+        self._server: asyncio.Server | None = None
+
+    async def invite(self, request: worker_pb2.FramesRequest, call: Call) -> Any:
+        assert self._server is not None
+        made = self._invitations.invite()
+        port = self._server.sockets[0].getsockname()[1]
+        return worker_pb2.FramesResponse(port=port, name=made.name, secret=made.secret)
+
+    async def serve(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await stream.readexactly(len(frame_bytes(Kind.HELLO, 0)) + 80)
+        proof = self._invitations.welcome(hello[-80:])
+        assert proof is not None
+        writer.write(frame_bytes(Kind.WELCOME, 0, proof))
+        await self.listens.wait()
+        reader = FrameReader()
+        while data := await stream.read(1 << 20):
+            self.frames += reader.feed(data)
+        writer.close()
+
+
+@asynccontextmanager
+async def deaf() -> AsyncIterator[tuple[Deaf, FrameChannel]]:
+    """It, and its guest."""
+    host, door = Deaf(), Doorkeeper(TOKEN)
+    server = await asyncio.start_server(host.serve, "127.0.0.1", 0)
+    host._server = server
+    services = [service_handlers(DECODE, {"Frames": host.invite}, door=door), door_service(door)]
+    async with Server(services) as there, open_channel(there.address, TOKEN) as channel, server:
+        guest = FrameChannel(there.address)
+        await guest.connect(channel, PLAIN)
+        try:
+            yield host, guest
+        finally:
+            guest.close()
 
 
 async def taken(
