@@ -1,6 +1,7 @@
 """The router's end of a connection of frames to one life of a worker."""
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -91,11 +92,11 @@ class FrameChannel:
     def _lost(self) -> None:
         self.is_open = False
         self.ended.set()
-        lost = WorkerLost(f"The connection to {self.address} was lost.")
         if not self._welcome.done():
             self._welcome.set_exception(ConnectionError("it hung up"))
+            self._welcome.exception()  # who wanted to join may have left
         for call in tuple(self._calls.values()):
-            call._fail(lost)
+            call._fail(WorkerLost(f"The connection to {self.address} was lost."))
 
 
 class FrameExchange:
@@ -133,7 +134,10 @@ class FrameExchange:
         self.num_received = 0
 
     async def pass_to(self, take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Awaits `take` with every message, until the peer has ended the call well."""
+        """Awaits `take` with every message, until the peer has ended the call well. The rest of a
+        large request leaves first."""
+        if self._request:
+            await self._send_rest()
         waiting = self._waiting
         while True:
             while waiting:
@@ -156,19 +160,16 @@ class FrameExchange:
         if connection is None or connection.is_lost:
             raise WorkerLost(f"The connection to {channel.address} was lost.")
         channel._calls[self._stream] = self
-        if (seconds := self._timeout_s) is not None:
+        seconds = self._timeout_s
+        if seconds is not None:
+            seconds = max(0.0, seconds)
             late = DeadlineExceeded("call")
             self._timer = asyncio.get_running_loop().call_later(seconds, self._fail, late)
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
-        request, self._request = self._request, b""
-        head = START.pack(inf if seconds is None else seconds, len(request))
+        head = START.pack(inf if seconds is None else seconds, len(self._request))
         first = MAX_PAYLOAD_BYTES - len(head)
-        connection.write(Kind.START, self._stream, head + request[:first])
-        if len(request) > first:
-            for each in in_parts(request[first:], Kind.MORE, Kind.MORE, self._stream):
-                connection.write_frames(each)
-                if not connection.is_writable:
-                    await connection.writable()
+        connection.write(Kind.START, self._stream, head + self._request[:first])
+        self._request = self._request[first:]
         return self
 
     async def __aexit__(
@@ -183,6 +184,19 @@ class FrameExchange:
         connection = self._channel._connection
         if not self._is_over and connection is not None and not connection.is_lost:
             connection.write(Kind.CANCEL, self._stream)
+
+    async def _send_rest(self) -> None:
+        """Lets others say something after each of its frames; waits while the peer does not read,
+        until the deadline at most."""
+        connection, request, self._request = self._channel._connection, self._request, b""
+        assert connection is not None
+        until = None if self._timer is None else self._timer.when()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                for each in in_parts(request, Kind.MORE, Kind.MORE, self._stream):
+                    connection.write_frames(each)
+                    await asyncio.sleep(0)
+                    await connection.writable()
 
     def _taken(self, num_bytes: int) -> None:
         self._unacknowledged += num_bytes

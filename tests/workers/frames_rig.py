@@ -103,6 +103,7 @@ class Deaf:
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self.listens = asyncio.Event()
+        self._was_cancelled = asyncio.Event()
         self._invitations = Invitations(time.monotonic)
         self._server: asyncio.Server | None = None
 
@@ -121,7 +122,16 @@ class Deaf:
         reader = FrameReader()
         while data := await stream.read(1 << 20):
             self.frames += reader.feed(data)
+            if self.frames and self.frames[-1][0] == Kind.CANCEL:
+                self._was_cancelled.set()
         writer.close()
+
+    async def kinds_until_cancelled(self) -> list[int]:
+        """Reads what it was sent, until a call was cancelled with the last of it."""
+        self.listens.set()
+        async with asyncio.timeout(10):
+            await self._was_cancelled.wait()
+        return [kind for kind, _, _ in self.frames]
 
 
 @asynccontextmanager
