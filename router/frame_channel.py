@@ -22,6 +22,7 @@ from cluster.frames.wire import (
     START,
     WINDOW_BYTES,
     Kind,
+    cost,
     in_parts,
 )
 from cluster.status import from_status_bytes
@@ -144,7 +145,7 @@ class FrameExchange:
                 data = waiting.popleft()
                 self.num_received += 1
                 await take(data)
-                self._taken(len(data))
+                self._taken(cost(data))
             if self._is_over:
                 if self._failure is not None:
                     raise self._failure

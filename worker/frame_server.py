@@ -17,7 +17,7 @@ from cluster.channel import INTERNAL_MESSAGE_BYTES, methods
 from cluster.errors import PeerError, PenstockError
 from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitations
-from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, Kind, in_parts, unpacked
+from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, Kind, cost, in_parts, unpacked
 from cluster.open_calls import OpenCalls
 from cluster.rpc import LARGE_BYTES, Call, encoded, parsed
 from cluster.status import status_bytes
@@ -71,7 +71,7 @@ class FrameCall:
         if connection.is_lost:
             raise PeerError("The caller has ended the call.")
         data = encoded(message)
-        self._left -= len(data)
+        self._left -= cost(data)
         for each in in_parts(data, Kind.MESSAGE, Kind.PART, self._stream):
             connection.write_frames(each)
 

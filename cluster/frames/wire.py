@@ -1,7 +1,7 @@
 """The frames that a router and a decode worker exchange: a header, and at most 64 KiB. Pure.
 
     START   ▶ seconds left, bytes of the whole request, the first of them;  MORE ▶ the rest
-    CREDIT  ▶ bytes of messages that were taken;                            CANCEL ▶
+    CREDIT  ▶ cost of messages that were taken;                             CANCEL ▶
     PART    ◀ of a message;                     MESSAGE ◀ the last part of it, or all of it
     END     ◀ nothing, or why: a `google.rpc.Status`
 
@@ -14,7 +14,8 @@ from enum import IntEnum
 from typing import Any, Final
 
 MAX_PAYLOAD_BYTES: Final = 64 << 10
-WINDOW_BYTES: Final = 64 << 10  # of one answer, that its reader may leave unread
+WINDOW_BYTES: Final = 64 << 10  # of one answer, that its reader may leave unread, by `cost`
+_KEPT_BYTES: Final = 64  # about what it takes to keep a message, beside its own
 START: Final = struct.Struct("<dI")  # seconds left, bytes of the whole request
 CREDIT: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct("<IBI")  # bytes of payload, kind, stream
@@ -37,6 +38,11 @@ Frame = tuple[int, int, bytes]  # kind, stream, payload
 
 def frame_bytes(kind: Kind, stream: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(len(payload), kind, stream) + payload
+
+
+def cost(message: bytes) -> int:
+    """What a message takes of its answer's window: many small ones, or empty ones, fill it, too."""
+    return len(message) + _KEPT_BYTES
 
 
 def in_parts(data: bytes, last: Kind, others: Kind, stream: int) -> Iterator[bytes]:

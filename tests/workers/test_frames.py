@@ -241,6 +241,38 @@ async def test_who_does_not_read_pauses_his_own_answer_alone() -> None:
         assert numbers(messages) == list(range(200))
 
 
+@pytest.mark.parametrize("size", [0, 5])
+async def test_small_messages_that_nobody_reads_are_bounded_in_number(size: int) -> None:
+    num_sent, num_taken, go_on = 0, 0, asyncio.Event()
+
+    async def small(request: Request, call: FrameCall) -> None:
+        nonlocal num_sent
+        for _ in range(20_000):
+            await call.send(bytes(size))
+            num_sent += 1
+
+    async def look_away(data: bytes) -> None:
+        nonlocal num_taken
+        num_taken += 1
+        await go_on.wait()
+
+    async with hosting(small) as host:
+        guest = await host.guest()
+
+        async def read_late() -> None:
+            async with guest.stream(b"", timeout_s=20) as call:
+                await call.pass_to(look_away)
+
+        late = asyncio.create_task(read_late())
+        await host.until_begun(1)
+        for _ in range(5):
+            await taken(guest)  # another, to its end
+        assert num_sent - 5 * 20_000 <= 1_024
+        go_on.set()
+        await late
+        assert num_taken == 20_000
+
+
 # Strangers
 
 
