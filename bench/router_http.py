@@ -174,6 +174,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=64, help="of an answer")
     parser.add_argument("--step-ms", type=float, default=0.0, help="before each message")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-frames", action="store_true", help="the worker answers by gRPC")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     load = RelayedLoad(
@@ -183,6 +184,7 @@ def main() -> int:
         long=given.messages,
         tokens_per_message=1,
         step_s=given.step_ms / 1000,
+        by_frames=not given.no_frames,
     )
     cost = run(load, given.checkpoint, given.rounds)
     print(json.dumps(asdict(cost)) if given.json else table(cost))

@@ -20,8 +20,9 @@ from cluster.channel import open_channel
 from cluster.door import door_service
 from cluster.events import EventLog
 from cluster.membership import new_incarnation
+from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper, audience_of
-from cluster.rpc import UNBOUNDED, Call, Server, server_options, service_handlers
+from cluster.rpc import UNBOUNDED, Call, Serve, Server, server_options, service_handlers
 from cluster.types import (
     Fingerprint,
     KvLayout,
@@ -38,6 +39,7 @@ from penstock.v1 import worker_pb2
 from router.config import RouterConfig
 from router.front.text import Text
 from router.router import Router
+from worker.frame_server import FrameCall, FrameServer
 from worker.registrar import Heartbeat, RpcRegistrar
 
 TOKEN = "token-of-the-benchmark"
@@ -58,6 +60,7 @@ class RelayedLoad:
     long: int
     tokens_per_message: int
     step_s: float = 0.0  # before each message; 0: as fast as it is read
+    by_frames: bool = True  # from worker to router; else by gRPC
 
 
 def router_config(checkpoint: Path, directory: Path) -> RouterConfig:
@@ -87,7 +90,7 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
     report = LoadReport(num_free_blocks=9999, num_blocks=9999, prefill_cost=PrefillCost(c0=0, c1=1))
     feed = WatchFeed(EventLog(incarnation), lambda: report)
 
-    async def generate(request: worker_pb2.DecodeRequest, call: Call) -> None:
+    async def generate(request: worker_pb2.DecodeRequest, call: Call | FrameCall) -> None:
         feed.admitted(request.request_id)
         for message in short if request.params.max_tokens == 1 else long:
             if load.step_s:
@@ -97,12 +100,16 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await feed.watch(request, call.send)
 
-    door = Doorkeeper(TOKEN)
+    door, frames = Doorkeeper(TOKEN), FrameServer("penstock.v1.Decode", "Generate", generate)
+    rpcs: dict[str, Serve] = {"Generate": generate}
+    if load.by_frames:
+        rpcs["Frames"] = frames.invite
     services = [
         door_service(door),  # the bare relay gets in without
-        service_handlers("penstock.v1.Decode", {"Generate": generate}),
+        service_handlers("penstock.v1.Decode", rpcs),
         service_handlers("penstock.v1.Worker", {"Watch": watch}, deadlines=UNBOUNDED),
     ]
+    await frames.start("127.0.0.1", None, OpenCalls())
     async with Server(services) as server:
         pipe.send(server.address)
         router = await asyncio.to_thread(pipe.recv)

@@ -46,7 +46,7 @@ from cluster.tls import server_credentials
 logger = logging.getLogger(__name__)
 
 PUBLIC_MESSAGE_BYTES = 8 << 20
-_LARGE_BYTES = 64 << 10  # of a request: more are a turn of the loop to parse, and one to check
+LARGE_BYTES = 64 << 10  # of a request: more are a turn of the loop to parse, and one to check
 _MAX_PENDING_CALLS = 1 << 15  # not taken yet; each holds a few kilobytes
 _MAX_PENDING_S = 3600  # deadlines are ours to keep
 # So long a server that stops has for telling its callers. Who does not read never hears it.
@@ -163,7 +163,7 @@ class Call:
     async def send(self, message: Message | bytes) -> None:
         """Hands a message to gRPC; waits while the peer does not read."""
         try:
-            await self._context.write(_encoded(message))
+            await self._context.write(encoded(message))
         except _CALLER_GONE as error:
             raise PeerError("The caller has ended the call.") from error
 
@@ -253,7 +253,7 @@ def _parsing(method: Method, serve: Serve, intake: Intake, check: Check) -> Serv
             raise InvalidRequest("request", "The call ended before its request was sent.")
         check(method.request_type, data)
         request = parsed(method.request_type, data)
-        if len(data) > _LARGE_BYTES:
+        if len(data) > LARGE_BYTES:
             await asyncio.sleep(0)  # to check one takes a while, too: others come in between
         return await serve(request, call)
 
@@ -283,7 +283,7 @@ def _answering(
                     raise cut_off(call)
                 async with asyncio.timeout(seconds):
                     response = await serve(call)
-                return None if method.is_server_streaming else _encoded(response)
+                return None if method.is_server_streaming else encoded(response)
             except (asyncio.CancelledError, Exception) as error:
                 failure = blamed(error, call, open_calls)
             await _abort(context, failure)
@@ -303,7 +303,7 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: PenstockE
         raise asyncio.CancelledError from error
 
 
-def _encoded(message: Message | bytes) -> bytes:
+def encoded(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 

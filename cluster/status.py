@@ -107,6 +107,8 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[PenstockError]]] = {
     _Code.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
+_BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
+
 
 class RpcStatus(NamedTuple):
     """Holds what a handler ends its call with: `context.abort(*status)`."""
@@ -135,6 +137,21 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> PenstockError:
     """The error behind a failed call to one of our servers."""
     trailing: Any = error.trailing_metadata() or ()  # its stub types are not iterable
     return from_status(error.code(), error.details() or "", trailing)
+
+
+def status_bytes(error: PenstockError) -> bytes:
+    """The error as a `google.rpc.Status`, where there are no trailers."""
+    return next(value for key, value in to_status(error).trailing if isinstance(value, bytes))
+
+
+def from_status_bytes(data: bytes) -> PenstockError:
+    """The error that `status_bytes` was given; WorkerLost for bytes that are none."""
+    try:
+        status = status_pb2.Status.FromString(data)
+    except DecodeError:
+        return WorkerLost("A call ended with bytes that are no status.")
+    code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    return from_status(code, status.message, ((DETAILS_KEY, data),))
 
 
 def from_status(

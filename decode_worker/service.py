@@ -22,6 +22,7 @@ from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
 from worker.compute import DecodeCompute
 from worker.fetch import Fetches
+from worker.frame_server import FrameCall
 
 _LOOK_S = 0.5  # while somebody is paused
 
@@ -52,7 +53,7 @@ class DecodeService:
         self.open_calls = open_calls
         self._looker: asyncio.TimerHandle | None = None
 
-    async def generate(self, message: pb.DecodeRequest, call: Call) -> None:
+    async def generate(self, message: pb.DecodeRequest, call: Call | FrameCall) -> None:
         """`Decode.Generate`."""
         request = self._request(message)
         self._admit(request)
@@ -95,7 +96,7 @@ class DecodeService:
             self._compute.submit(sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 
-    async def _relay(self, answer: OwnedAnswer, call: Call) -> None:
+    async def _relay(self, answer: OwnedAnswer, call: Call | FrameCall) -> None:
         call.phase = "queue"
         while (message := await answer.next_message()) is not None:
             call.phase, call.tokens_emitted = "decode", answer.num_sent

@@ -4,6 +4,7 @@ from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
 from decode_worker.scheduler import DecodeScheduler
 from decode_worker.service import DecodeService
+from worker.frame_server import FrameServer
 from worker.transfers import Transfers
 from worker.worker import RoleService, Worker
 
@@ -29,8 +30,10 @@ class DecodeWorker(Worker):
             self.feed,
             self.open_calls,
         )
+        name, generate = "penstock.v1.Decode", self.service.generate
         return RoleService(
-            name="penstock.v1.Decode",
-            rpcs={"Generate": self.service.generate},
+            name=name,
+            rpcs={"Generate": generate},
+            frames=FrameServer(name, "Generate", generate),
             counters=self.remote_prompts.counters,
         )

@@ -1,18 +1,24 @@
-"""One channel to each life of a worker, and the calls that are open on it.
+"""One channel to each life of a worker, a connection of frames beside it for what is streamed, and
+the calls that are open on both.
 
 Knows no placement. When a worker is lost its calls end at once. When only its record is
 superseded they go on for as long as they move: a record says less than a living connection.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, Exchange
-from cluster.errors import StreamInterrupted, WorkerLost
+from cluster.errors import PenstockError, StreamInterrupted, UnsupportedFeature, WorkerLost
 from cluster.types import WorkerAddress, WorkerId
+from router.frame_channel import FrameChannel, FrameExchange
+
+logger = logging.getLogger(__name__)
 
 GENERATE = ("penstock.v1.Decode", "Generate")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before frames are tried again
 
 OpenChannel = Callable[[WorkerAddress], Channel]
 
@@ -20,12 +26,22 @@ OpenChannel = Callable[[WorkerAddress], Channel]
 class Link:
     """The connection to one life of a worker."""
 
-    def __init__(self, worker: WorkerAddress, channel: Channel) -> None:
+    def __init__(
+        self, worker: WorkerAddress, channel: Channel, credentials: Credentials = PLAIN
+    ) -> None:
         self.worker = worker
         self.channel = channel
-        self._calls: set[Exchange] = set()
+        self._credentials = credentials
+        self._frames: FrameChannel | None = None
+        self._joining: asyncio.Task[None] | None = None
+        self._calls: set[Exchange | FrameExchange] = set()
         self._num_ended = 0  # messages, of calls that have ended
         self._is_lost = False
+
+    def join(self) -> None:
+        """Has a connection of frames made beside the channel: streams go by it once it is there.
+        Where the worker knows none, or is not reached there, they go over the channel."""
+        self._joining = asyncio.create_task(self._join(), name=f"join {self.worker.worker_id}")
 
     @property
     def num_messages(self) -> int:
@@ -33,12 +49,12 @@ class Link:
         return self._num_ended + sum(call.num_received for call in self._calls)
 
     async def generate(
-        self, request: Any, timeout_s: float | None, take: Callable[[bytes], Awaitable[None]]
+        self, request: bytes, timeout_s: float | None, take: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """Has the worker serve a request, and awaits `take` with every message, unparsed."""
         if self._is_lost:
             raise self._lost()
-        exchange = self.channel.stream(*GENERATE, request, timeout_s=timeout_s, is_raw=True)
+        exchange = self._exchange(request, timeout_s)
         self._calls.add(exchange)
         try:
             async with exchange:
@@ -60,7 +76,31 @@ class Link:
         self._is_lost = True
         for call in self._calls:
             call.cancel()
+        if self._joining is not None:
+            self._joining.cancel()
+        if self._frames is not None:
+            self._frames.close()
         await self.channel.close()
+
+    def _exchange(self, request: bytes, timeout_s: float | None) -> Exchange | FrameExchange:
+        if self._frames is not None and self._frames.is_open:
+            return self._frames.stream(request, timeout_s=timeout_s)
+        return self.channel.stream(*GENERATE, request, timeout_s=timeout_s, is_raw=True)
+
+    async def _join(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._frames = FrameChannel(self.worker.address)
+            try:
+                await self._frames.connect(self.channel, self._credentials)
+                pause_s = _FIRST_PAUSE_S
+                await self._frames.ended.wait()
+            except UnsupportedFeature:
+                return  # a release before frames
+            except PenstockError as error:
+                logger.info("no frames from %s: %s", self.worker.worker_id, error.message)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     def _lost(self) -> WorkerLost:
         return WorkerLost(f"Worker '{self.worker.worker_id}' is gone.")
@@ -69,13 +109,15 @@ class Link:
 class Links:
     """The links by worker."""
 
-    def __init__(self, open_channel: OpenChannel) -> None:
+    def __init__(self, open_channel: OpenChannel, credentials: Credentials = PLAIN) -> None:
         self._open_channel = open_channel
+        self._credentials = credentials
         self._links: dict[WorkerId, Link] = {}
         self._dropped: set[Link] = set()
 
     def open(self, worker: WorkerAddress) -> Link:
-        link = Link(worker, self._open_channel(worker))
+        link = Link(worker, self._open_channel(worker), self._credentials)
+        link.join()
         self._links[worker.worker_id] = link
         return link
 

@@ -83,7 +83,8 @@ class Router:
         self.links = Links(
             lambda worker: open_channel(
                 worker.address, secrets.cluster_token, audience_of(worker), credentials=credentials
-            )
+            ),
+            credentials,
         )
         self.lanes = TextLanes(
             text, num_threads=config.num_text_threads, max_waiting=config.max_waiting_texts

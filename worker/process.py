@@ -41,6 +41,7 @@ from cluster.watch import WatchFeed
 from cluster.worker_codec import role_from_pb
 from penstock.v1 import worker_pb2
 from worker.drain import MAX_LIMIT_S, Drain
+from worker.frame_server import FrameServer
 from worker.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class WorkerProcess:
     doorkeeper: Doorkeeper  # of `services`, too
     router: str  # its host:port, or the URL of a Redis
     services: Sequence[Service]
+    frames: FrameServer | None  # by which the first of them is served, too
     rpcs: Mapping[str, Serve]  # of the service Worker, beside those that all processes answer
     heard: Callable[[Member, Sequence[Member]], None]  # who we are and who is there, each time
     settled: Callable[[], Awaitable[Any]]  # returns when it has tried to reach those found first
@@ -92,7 +94,7 @@ async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> Next
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
         credentials=worker.credentials,
     )
-    async with server, _registrar(worker) as registrar:
+    async with server, _frames(worker), _registrar(worker) as registrar:
         host, port = Endpoint.parse(worker.member.worker.address).host, server.port
         address = replace(worker.member.worker, address=str(Endpoint(host, port)))
         if server.is_tls:
@@ -122,10 +124,30 @@ async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> Next
                 )
             role = await _until_drained(worker, health)
             await server.stop()  # while what serves them still runs, and can give back
+            if worker.frames is not None:
+                await worker.frames.stop()
             for task in (beating, *tasks):
                 task.cancel()
         await heartbeat.leave()
     return NextLife(role=role, address=server.address) if role is not None else None
+
+
+@asynccontextmanager
+async def _frames(worker: WorkerProcess) -> AsyncIterator[None]:
+    """Listens where the server does, at a port of its own."""
+    frames = worker.frames
+    if frames is None:
+        yield
+        return
+    identity = worker.credentials.at(worker.listens)
+    host, [service, *_] = Endpoint.parse(worker.listens).host, worker.services
+    await frames.start(host, identity, service.open_calls)
+    if identity is not None:
+        worker.diagnosis.tls_ports.add(frames.port)
+    try:
+        yield
+    finally:
+        await frames.stop()
 
 
 async def _either(*events: asyncio.Event) -> None:

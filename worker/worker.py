@@ -28,6 +28,7 @@ from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig
 from worker.drain import Drain
+from worker.frame_server import FrameServer
 from worker.parts import WorkerParts, kv_tls_ports
 from worker.process import NextLife, WorkerProcess, serve
 from worker.scheduler import Scheduler
@@ -42,6 +43,7 @@ class RoleService:
 
     name: str | None = None  # of its gRPC service, if it has one
     rpcs: Mapping[str, Serve] = field(default_factory=dict)
+    frames: FrameServer | None = None  # by which one of these is served, too
     counters: Callable[[], Mapping[str, float]] = dict
 
 
@@ -135,7 +137,10 @@ class Worker(ABC):
         doorkeeper = Doorkeeper(self.parts.secrets.cluster_token)
         services = []
         if role.name is not None:
-            services.append(service_handlers(role.name, role.rpcs, door=doorkeeper))
+            rpcs = dict(role.rpcs)
+            if role.frames is not None:
+                rpcs["Frames"] = role.frames.invite
+            services.append(service_handlers(role.name, rpcs, door=doorkeeper))
         return WorkerProcess(
             cluster=self.config.cluster,
             member=self.parts.member,
@@ -145,6 +150,7 @@ class Worker(ABC):
             doorkeeper=doorkeeper,
             router=self.config.router,
             services=services,
+            frames=role.frames,
             rpcs=transfers.rpcs,
             heard=transfers.keeper.update,
             settled=transfers.keeper.settled.wait,

@@ -6,7 +6,6 @@ a certificate of the cluster's own authority.
 """
 
 import hashlib
-import os
 import selectors
 import socket
 import ssl
@@ -16,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from cluster.authority import Credentials, TlsIdentity
 from cluster.lateness import Limit
+from cluster.tls import client_context, server_context
 
 Result = TypeVar("Result")
 Steps = Generator[int, None, Result]
@@ -30,8 +30,8 @@ class Tls:
     is proven by the cluster's key, over what `binding` returns."""
 
     def __init__(self, identity: TlsIdentity) -> None:
-        self._server = _context(ssl.PROTOCOL_TLS_SERVER, identity)
-        self._client = _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+        self._server = server_context(identity)
+        self._client = client_context(identity)
         self._own = ssl.PEM_cert_to_DER_cert(identity.certificate.decode())
 
     def wrap(self, stream: socket.socket, *, is_server: bool) -> ssl.SSLSocket:
@@ -59,20 +59,6 @@ class TlsWhereDue:
         if identity is not None and self._tls is None:
             self._tls = Tls(identity)
         return None if identity is None else self._tls
-
-
-def _context(protocol: int, identity: TlsIdentity) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=identity.authority.decode())
-    # A file is all that this takes: one without a name, that no other process can open by one.
-    with os.fdopen(os.memfd_create("penstock identity"), "wb") as file:
-        file.write(identity.certificate + identity.key)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-    return context
 
 
 class Views:

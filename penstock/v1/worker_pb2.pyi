@@ -127,6 +127,20 @@ class ResolvedParams(_message.Message):
     spaces_between_special_tokens: bool
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., allowed_token_ids: _Optional[_Iterable[int]] = ..., bad_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_strings: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., include_stop_string: bool = ..., skip_special_tokens: bool = ..., num_logprobs: _Optional[int] = ..., num_prompt_logprobs: _Optional[int] = ..., num_choices: _Optional[int] = ..., priority: _Optional[int] = ..., bad_word_ids: _Optional[_Iterable[_Union[_inference_pb2.TokenIds, _Mapping]]] = ..., spaces_between_special_tokens: bool = ...) -> None: ...
 
+class FramesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FramesResponse(_message.Message):
+    __slots__ = ("port", "name", "secret")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    name: bytes
+    secret: bytes
+    def __init__(self, port: _Optional[int] = ..., name: _Optional[bytes] = ..., secret: _Optional[bytes] = ...) -> None: ...
+
 class EmittedTokens(_message.Message):
     __slots__ = ("token_ids",)
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]

@@ -163,6 +163,11 @@ class DecodeStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Frames = channel.unary_unary(
+                '/penstock.v1.Decode/Frames',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.FramesRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.FramesResponse.FromString,
+                _registered_method=True)
 
 
 class DecodeServicer(object):
@@ -175,6 +180,13 @@ class DecodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Frames(self, request, context):
+        """Lets the router make one connection of frames (cluster/frames), over which the same is served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +194,11 @@ def add_DecodeServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.DecodeRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Frames': grpc.unary_unary_rpc_method_handler(
+                    servicer.Frames,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.FramesRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.FramesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -211,6 +228,33 @@ class Decode(object):
             '/penstock.v1.Decode/Generate',
             penstock_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
             penstock_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Frames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Decode/Frames',
+            penstock_dot_v1_dot_worker__pb2.FramesRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.FramesResponse.FromString,
             options,
             channel_credentials,
             insecure,

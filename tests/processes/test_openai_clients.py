@@ -217,13 +217,13 @@ async def streamed(theirs: openai.AsyncOpenAI, asked: dict[str, Any]) -> tuple[A
 async def test_who_leaves_frees_every_block(served: Served) -> None:
     """On both workers, whether the answer is streamed or not."""
     async with openai.AsyncOpenAI(base_url=base_of(served), api_key="none") as client:
-        asked: dict[str, Any] = {"model": MODEL, "messages": chat_of(QUESTIONS[0]), "n": 4}
+        asked: dict[str, Any] = {"model": MODEL, "messages": chat_of(QUESTIONS[0]), "n": 16}
         asked["extra_body"] = {"ignore_eos": True}
         stream = await client.chat.completions.create(**asked, stream=True)
         await anext(aiter(stream))
         await stream.close()
         with pytest.raises(openai.APITimeoutError):
-            await client.with_options(timeout=0.2, max_retries=0).chat.completions.create(**asked)
+            await client.with_options(timeout=0.05, max_retries=0).chat.completions.create(**asked)
     async with asyncio.timeout(10):
         while not await asyncio.to_thread(is_idle, served):  # noqa: ASYNC110 - of processes
             await asyncio.sleep(0.05)

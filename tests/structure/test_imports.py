@@ -109,9 +109,11 @@ STUB_FILES = {
         "router/sent.py",
         "router/watcher.py",
         "router/links.py",
+        "router/frame_channel.py",
     },
     "service edges": {
         "worker/process.py",
+        "worker/frame_server.py",
         "cluster/diagnosis.py",
         "cluster/door.py",
         "router/cluster_service.py",

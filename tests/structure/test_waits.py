@@ -9,6 +9,7 @@ BY_THE_CLOCK = {
     "cluster/lateness.py": "it knows better",
     "worker/registrar.py": "a pause between two heartbeats",
     "cluster/rpc.py": "a client's deadline",
+    "worker/frame_server.py": "a client's deadline",
     "cluster/watch.py": "a pause between two reports",
     "deploy/planner/loop.py": "a pause between two looks",
     "worker/fences.py": "a pause between two questions",

@@ -1,0 +1,242 @@
+"""The router's end of a connection of frames to one life of a worker."""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable
+from math import inf
+from types import TracebackType
+from typing import Final, Self
+
+from cluster.addresses import Endpoint
+from cluster.authority import Credentials
+from cluster.blame import DEADLINE_MARGIN_S
+from cluster.channel import Channel
+from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
+from cluster.frames.connection import FrameConnection
+from cluster.frames.invitation import Invitation, new_nonce
+from cluster.frames.wire import (
+    CREDIT,
+    MAX_PAYLOAD_BYTES,
+    START,
+    WINDOW_BYTES,
+    Kind,
+    cost,
+    in_parts,
+)
+from cluster.status import from_status_bytes
+from cluster.tls import client_context
+from penstock.v1 import worker_pb2 as pb
+
+_CONNECT_S: Final = 5.0
+_FRAMES: Final = ("penstock.v1.Decode", "Frames")
+
+
+class FrameChannel:
+    """One connection, by whose end all its calls end. Never made again: the next is another."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._connection: FrameConnection | None = None
+        self._calls: dict[int, FrameExchange] = {}
+        self._streams = itertools.count(1)
+        self._welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.is_open = False
+        self.ended = asyncio.Event()
+
+    async def connect(self, channel: Channel, credentials: Credentials) -> None:
+        """Asks the worker for an invitation over `channel`, and accepts it.
+
+        Raises UnsupportedFeature where the worker knows no frames, and whatever else a call raises;
+        WorkerLost where nobody who knows the invitation listens.
+        """
+        said = await channel.unary(*_FRAMES, pb.FramesRequest(), timeout_s=_CONNECT_S)
+        invitation, nonce = Invitation(said.name, said.secret), new_nonce()
+        identity = credentials.at(self.address)
+        host = Endpoint.parse(self.address).host
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, self._connection = await asyncio.get_running_loop().create_connection(
+                    lambda: FrameConnection(self._take, self._lost),
+                    host,
+                    said.port,
+                    ssl=None if identity is None else client_context(identity),
+                )
+                self._connection.write(Kind.HELLO, 0, invitation.hello(nonce))
+                welcome = await self._welcome
+        except (OSError, TimeoutError) as error:
+            self.close()
+            raise WorkerLost(f"No connection for tokens to {host}:{said.port}: {error}") from error
+        if not invitation.is_welcome(welcome, nonce):
+            self.close()
+            raise WorkerLost(f"Whoever listens at {host}:{said.port} has not invited us.")
+        self.is_open = True
+
+    def stream(self, request: bytes, *, timeout_s: float | None) -> "FrameExchange":
+        """Many answers to one request, as bytes. Starts with `async with`."""
+        return FrameExchange(self, next(self._streams), request, timeout_s)
+
+    def close(self) -> None:
+        self.is_open = False
+        if self._connection is not None:
+            self._connection.abort()
+
+    def _take(self, kind: int, stream: int, payload: bytes) -> None:
+        if not self._welcome.done():
+            if kind != Kind.WELCOME:
+                raise ValueError("It said something before it said who it is.")
+            self._welcome.set_result(payload)
+        elif (call := self._calls.get(stream)) is not None:
+            call._take(kind, payload)
+
+    def _lost(self) -> None:
+        self.is_open = False
+        self.ended.set()
+        if not self._welcome.done():
+            self._welcome.set_exception(ConnectionError("it hung up"))
+            self._welcome.exception()  # who wanted to join may have left
+        for call in tuple(self._calls.values()):
+            call._fail(WorkerLost(f"The connection to {self.address} was lost."))
+
+
+class FrameExchange:
+    """One streaming call, as `cluster.channel.Exchange`. Leaving its scope cancels it."""
+
+    __slots__ = (
+        "_channel",
+        "_failure",
+        "_is_over",
+        "_parts",
+        "_request",
+        "_stream",
+        "_timeout_s",
+        "_timer",
+        "_unacknowledged",
+        "_waiter",
+        "_waiting",
+        "num_received",
+    )
+
+    def __init__(
+        self, channel: FrameChannel, stream: int, request: bytes, timeout_s: float | None
+    ) -> None:
+        self._channel = channel
+        self._stream = stream
+        self._request = request
+        self._timeout_s = timeout_s
+        self._waiting: deque[bytes] = deque()
+        self._parts: list[bytes] = []  # of a message that is not whole
+        self._unacknowledged = 0
+        self._failure: PenstockError | None = None
+        self._is_over = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.num_received = 0
+
+    async def pass_to(self, take: Callable[[bytes], Awaitable[None]]) -> None:
+        """Awaits `take` with every message, until the peer has ended the call well. The rest of a
+        large request leaves first."""
+        if self._request:
+            await self._send_rest()
+        waiting = self._waiting
+        while True:
+            while waiting:
+                data = waiting.popleft()
+                self.num_received += 1
+                await take(data)
+                self._taken(cost(data))
+            if self._is_over:
+                if self._failure is not None:
+                    raise self._failure
+                return
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def cancel(self) -> None:
+        self._fail(WorkerLost(f"The connection to {self._channel.address} is closed."))
+
+    async def __aenter__(self) -> Self:
+        channel, connection = self._channel, self._channel._connection
+        if connection is None or connection.is_lost:
+            raise WorkerLost(f"The connection to {channel.address} was lost.")
+        channel._calls[self._stream] = self
+        seconds = self._timeout_s
+        if seconds is not None:
+            seconds = max(0.0, seconds)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+            seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
+        head = START.pack(inf if seconds is None else seconds, len(self._request))
+        first = MAX_PAYLOAD_BYTES - len(head)
+        connection.write(Kind.START, self._stream, head + self._request[:first])
+        self._request = self._request[first:]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._channel._calls.pop(self._stream, None)
+        if self._timer is not None:
+            self._timer.cancel()
+        connection = self._channel._connection
+        if not self._is_over and connection is not None and not connection.is_lost:
+            connection.write(Kind.CANCEL, self._stream)
+
+    async def _send_rest(self) -> None:
+        """Lets others say something after each of its frames; waits while the peer does not read,
+        until the deadline at most."""
+        connection, request, self._request = self._channel._connection, self._request, b""
+        assert connection is not None
+        until = None if self._timer is None else self._timer.when()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                for each in in_parts(request, Kind.MORE, Kind.MORE, self._stream):
+                    connection.write_frames(each)
+                    await asyncio.sleep(0)
+                    await connection.writable()
+
+    def _taken(self, num_bytes: int) -> None:
+        self._unacknowledged += num_bytes
+        connection = self._channel._connection
+        if 2 * self._unacknowledged >= WINDOW_BYTES and connection is not None:
+            connection.write(Kind.CREDIT, self._stream, CREDIT.pack(self._unacknowledged))
+            self._unacknowledged = 0
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        match kind:
+            case Kind.MESSAGE:
+                if self._parts:
+                    payload = b"".join((*self._parts, payload))
+                    self._parts.clear()
+                self._waiting.append(payload)
+            case Kind.PART:
+                self._parts.append(payload)
+                return
+            case Kind.END:
+                self._is_over = True
+                if payload:
+                    self._failure = from_status_bytes(payload)
+            case _:
+                raise ValueError(f"A host sends no frame {kind}.")
+        self._wake()
+
+    def _expire(self) -> None:
+        self._fail(DeadlineExceeded("call"))
+
+    def _fail(self, failure: PenstockError) -> None:
+        """Whatever came before is passed on first."""
+        if not self._is_over:
+            self._failure = failure
+            # For the peer it goes on, if it still hears us.
+            connection = self._channel._connection
+            if connection is not None and not connection.is_lost:
+                connection.write(Kind.CANCEL, self._stream)
+            self._is_over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
