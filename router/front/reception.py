@@ -7,6 +7,7 @@ from router.admission import Admission
 from router.caller import Caller
 from router.front.text_lanes import TextLanes
 from router.front.validation import GenerationInput
+from router.metrics.requests import RequestCounts
 from router.relay import Metadata, Relay
 from router.request_line import RequestLine
 
@@ -17,6 +18,7 @@ class Reception:
     lanes: TextLanes
     relay: Relay
     is_warm: asyncio.Event
+    counts: RequestCounts
 
     async def serve(
         self, given: GenerationInput, caller: Caller, line: RequestLine, echo: Metadata = ()

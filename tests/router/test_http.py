@@ -350,10 +350,13 @@ async def test_a_stream_says_that_it_lives_while_its_prompt_is_computed(cluster:
     router = cluster.router
     server = http_server(
         router.lanes._text,
-        Reception(router.admission, router.lanes, router.relay, router.fleet.is_warm),
+        Reception(
+            router.admission, router.lanes, router.relay, router.fleet.is_warm, router.counts
+        ),
         address="127.0.0.1:0",
         clock=router.clock,
         is_serving=lambda: True,
+        pages=router.pages,
         ping_s=0.05,
     )
     async with server, cluster.worker("d0", text="a", delay_s=0.5) as worker:

@@ -20,5 +20,6 @@ async def test_a_request_goes_through_the_router_without_turning_back(cluster: C
     print(f"\n{walk}")
     # Both may only fall. Some 28 of the stays, and 22 of the returns, are the rules of a front
     # door, which were in another folder, and not counted, before they had a room here.
-    assert len(walk.stays) <= 142
-    assert walk.num_returns <= 94
+    # One more of each: what a request's end tells who scrapes.
+    assert len(walk.stays) <= 143
+    assert walk.num_returns <= 95
