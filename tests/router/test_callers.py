@@ -79,7 +79,7 @@ async def test_whoever_shows_a_key_is_its_tenant_at_either_door(keyed: Cluster) 
         }
 
 
-@pytest.mark.parametrize("header", WRONG)
+@pytest.mark.parametrize("header", WRONG, ids=range(len(WRONG)))
 async def test_whoever_shows_no_key_of_ours_is_refused_with_a_sentence(
     keyed: Cluster, header: str
 ) -> None:

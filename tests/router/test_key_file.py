@@ -97,6 +97,7 @@ def test_a_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: i
         json.dumps({"keys": [{**entry(NEW), "id": OLD}]}),
         json.dumps({"keys": [{**entry(NEW), "max_in_flight": OLD}]}),
     ],
+    ids=range(7),
 )
 def test_a_key_that_was_written_into_it_by_mistake_is_not_told(
     tmp_path: Path, content: str
