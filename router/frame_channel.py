@@ -164,8 +164,7 @@ class FrameExchange:
         seconds = self._timeout_s
         if seconds is not None:
             seconds = max(0.0, seconds)
-            late = DeadlineExceeded("call")
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._fail, late)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._be_late)
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
         head = START.pack(inf if seconds is None else seconds, len(self._request))
         first = MAX_PAYLOAD_BYTES - len(head)
@@ -223,6 +222,9 @@ class FrameExchange:
             case _:
                 raise ValueError(f"A host sends no frame {kind}.")
         self._wake()
+
+    def _be_late(self) -> None:
+        self._fail(DeadlineExceeded("call"))
 
     def _fail(self, failure: PenstockError) -> None:
         """Whatever came before is passed on first."""
