@@ -40,6 +40,7 @@ class FrameChannel:
         self.address = address
         self._connection: FrameConnection | None = None
         self._calls: dict[int, FrameExchange] = {}
+        self._is_sending = asyncio.Lock()  # a large request: they come in one after the other
         self._streams = itertools.count(1)
         self._welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.is_open = False
@@ -192,7 +193,7 @@ class FrameExchange:
         assert connection is not None
         until = None if self._timer is None else self._timer.when()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until), self._channel._is_sending:
                 for each in in_parts(request, Kind.MORE, Kind.MORE, self._stream):
                     connection.write_frames(each)
                     await asyncio.sleep(0)
