@@ -30,6 +30,7 @@ from cluster.tls import client_context
 from penstock.v1 import worker_pb2 as pb
 
 _CONNECT_S: Final = 5.0
+_LAST_STREAM: Final = (1 << 32) - 1  # then they are counted anew
 _FRAMES: Final = ("penstock.v1.Decode", "Frames")
 
 
@@ -76,7 +77,7 @@ class FrameChannel:
 
     def stream(self, request: bytes, *, timeout_s: float | None) -> "FrameExchange":
         """Many answers to one request, as bytes. Starts with `async with`."""
-        return FrameExchange(self, next(self._streams), request, timeout_s)
+        return FrameExchange(self, next(self._streams) & _LAST_STREAM, request, timeout_s)
 
     def close(self) -> None:
         self.is_open = False

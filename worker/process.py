@@ -94,7 +94,7 @@ async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> Next
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
         credentials=worker.credentials,
     )
-    async with server, _frames(worker), _registrar(worker) as registrar:
+    async with _frames(worker), server, _registrar(worker) as registrar:
         host, port = Endpoint.parse(worker.member.worker.address).host, server.port
         address = replace(worker.member.worker, address=str(Endpoint(host, port)))
         if server.is_tls:

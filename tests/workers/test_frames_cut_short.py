@@ -4,6 +4,7 @@ nothing of them is left.
 
 import asyncio
 import gc
+import itertools
 import random
 from typing import Any
 
@@ -70,6 +71,14 @@ async def test_a_call_whose_time_is_up_ends_alone() -> None:
             with pytest.raises(DeadlineExceeded):
                 await taken(guest, timeout_s=seconds)
         assert numbers(await taken(guest)) == list(range(10))
+
+
+async def test_a_connection_outlives_its_numbers() -> None:
+    async with hosting(some) as host:
+        guest = await host.guest()
+        guest._streams = itertools.count((1 << 32) - 2)
+        for _ in range(4):
+            assert numbers(await taken(guest)) == list(range(20))
 
 
 async def test_each_call_of_a_lost_connection_has_an_error_of_its_own() -> None:
