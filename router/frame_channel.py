@@ -30,6 +30,7 @@ from cluster.tls import client_context
 from penstock.v1 import worker_pb2 as pb
 
 _CONNECT_S: Final = 5.0
+_LAST_STREAM: Final = (1 << 32) - 1  # then they are counted anew
 _FRAMES: Final = ("penstock.v1.Decode", "Frames")
 
 
@@ -40,6 +41,7 @@ class FrameChannel:
         self.address = address
         self._connection: FrameConnection | None = None
         self._calls: dict[int, FrameExchange] = {}
+        self._is_sending = asyncio.Lock()  # a large request: they come in one after the other
         self._streams = itertools.count(1)
         self._welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.is_open = False
@@ -75,7 +77,7 @@ class FrameChannel:
 
     def stream(self, request: bytes, *, timeout_s: float | None) -> "FrameExchange":
         """Many answers to one request, as bytes. Starts with `async with`."""
-        return FrameExchange(self, next(self._streams), request, timeout_s)
+        return FrameExchange(self, next(self._streams) & _LAST_STREAM, request, timeout_s)
 
     def close(self) -> None:
         self.is_open = False
@@ -164,7 +166,7 @@ class FrameExchange:
         seconds = self._timeout_s
         if seconds is not None:
             seconds = max(0.0, seconds)
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._be_late)
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
         head = START.pack(inf if seconds is None else seconds, len(self._request))
         first = MAX_PAYLOAD_BYTES - len(head)
@@ -192,7 +194,7 @@ class FrameExchange:
         assert connection is not None
         until = None if self._timer is None else self._timer.when()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until), self._channel._is_sending:
                 for each in in_parts(request, Kind.MORE, Kind.MORE, self._stream):
                     connection.write_frames(each)
                     await asyncio.sleep(0)
@@ -223,7 +225,7 @@ class FrameExchange:
                 raise ValueError(f"A host sends no frame {kind}.")
         self._wake()
 
-    def _expire(self) -> None:
+    def _be_late(self) -> None:
         self._fail(DeadlineExceeded("call"))
 
     def _fail(self, failure: PenstockError) -> None:

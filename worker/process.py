@@ -98,7 +98,7 @@ async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> Next
         credentials=worker.credentials,
     )
     scraped_at = worker.metrics or nullcontext()
-    async with server, _frames(worker), scraped_at, _registrar(worker) as registrar:
+    async with _frames(worker), server, scraped_at, _registrar(worker) as registrar:
         host, port = Endpoint.parse(worker.member.worker.address).host, server.port
         address = replace(worker.member.worker, address=str(Endpoint(host, port)))
         if server.is_tls:

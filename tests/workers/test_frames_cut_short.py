@@ -4,6 +4,7 @@ nothing of them is left.
 
 import asyncio
 import gc
+import itertools
 import random
 from typing import Any
 
@@ -35,6 +36,21 @@ async def test_who_leaves_while_his_request_is_on_its_way_says_so_and_sends_no_m
         assert not guest._calls
 
 
+async def test_large_requests_leave_one_after_the_other() -> None:
+    """So their host takes them in one by one, not all in the turn in which all are whole."""
+    async with deaf() as (host, guest):
+        calls = [asyncio.create_task(taken(guest, bytes(1 << 20))) for _ in range(4)]
+        for _ in range(200):
+            await asyncio.sleep(0)
+        calls[-1].cancel()
+        await host.kinds_until_cancelled()
+        streams = [stream for kind, stream, _ in host.frames if kind == Kind.MORE]
+        assert streams == sorted(streams)
+        assert len(set(streams)) == 4
+        for call in calls:
+            call.cancel()
+
+
 async def test_a_deadline_ends_a_call_whose_request_does_not_leave() -> None:
     async with deaf() as (host, guest):
         async with asyncio.timeout(5):
@@ -55,6 +71,14 @@ async def test_a_call_whose_time_is_up_ends_alone() -> None:
             with pytest.raises(DeadlineExceeded):
                 await taken(guest, timeout_s=seconds)
         assert numbers(await taken(guest)) == list(range(10))
+
+
+async def test_a_connection_outlives_its_numbers() -> None:
+    async with hosting(some) as host:
+        guest = await host.guest()
+        guest._streams = itertools.count((1 << 32) - 2)
+        for _ in range(4):
+            assert numbers(await taken(guest)) == list(range(20))
 
 
 async def test_each_call_of_a_lost_connection_has_an_error_of_its_own() -> None:
