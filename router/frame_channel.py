@@ -21,7 +21,7 @@ from cluster.frames.wire import (
     MAX_PAYLOAD_BYTES,
     START,
     WINDOW_BYTES,
-    Kind,
+    FrameKind,
     cost,
     in_parts,
 )
@@ -65,7 +65,7 @@ class FrameChannel:
                     said.port,
                     ssl=None if identity is None else client_context(identity),
                 )
-                self._connection.write(Kind.HELLO, 0, invitation.hello(nonce))
+                self._connection.write(FrameKind.HELLO, 0, invitation.hello(nonce))
                 welcome = await self._welcome
         except (OSError, TimeoutError) as error:
             self.close()
@@ -86,7 +86,7 @@ class FrameChannel:
 
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         if not self._welcome.done():
-            if kind != Kind.WELCOME:
+            if kind != FrameKind.WELCOME:
                 raise ValueError("It said something before it said who it is.")
             self._welcome.set_result(payload)
         elif (call := self._calls.get(stream)) is not None:
@@ -170,7 +170,7 @@ class FrameExchange:
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
         head = START.pack(inf if seconds is None else seconds, len(self._request))
         first = MAX_PAYLOAD_BYTES - len(head)
-        connection.write(Kind.START, self._stream, head + self._request[:first])
+        connection.write(FrameKind.START, self._stream, head + self._request[:first])
         self._request = self._request[first:]
         return self
 
@@ -185,7 +185,7 @@ class FrameExchange:
             self._timer.cancel()
         connection = self._channel._connection
         if not self._is_over and connection is not None and not connection.is_lost:
-            connection.write(Kind.CANCEL, self._stream)
+            connection.write(FrameKind.CANCEL, self._stream)
 
     async def _send_rest(self) -> None:
         """Lets others say something after each of its frames; waits while the peer does not read,
@@ -195,7 +195,7 @@ class FrameExchange:
         until = None if self._timer is None else self._timer.when()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until), self._channel._is_sending:
-                for each in in_parts(request, Kind.MORE, Kind.MORE, self._stream):
+                for each in in_parts(request, FrameKind.MORE, FrameKind.MORE, self._stream):
                     connection.write_frames(each)
                     await asyncio.sleep(0)
                     await connection.writable()
@@ -204,20 +204,20 @@ class FrameExchange:
         self._unacknowledged += num_bytes
         connection = self._channel._connection
         if 2 * self._unacknowledged >= WINDOW_BYTES and connection is not None:
-            connection.write(Kind.CREDIT, self._stream, CREDIT.pack(self._unacknowledged))
+            connection.write(FrameKind.CREDIT, self._stream, CREDIT.pack(self._unacknowledged))
             self._unacknowledged = 0
 
     def _take(self, kind: int, payload: bytes) -> None:
         match kind:
-            case Kind.MESSAGE:
+            case FrameKind.MESSAGE:
                 if self._parts:
                     payload = b"".join((*self._parts, payload))
                     self._parts.clear()
                 self._waiting.append(payload)
-            case Kind.PART:
+            case FrameKind.PART:
                 self._parts.append(payload)
                 return
-            case Kind.END:
+            case FrameKind.END:
                 self._is_over = True
                 if payload:
                     self._failure = from_status_bytes(payload)
@@ -235,7 +235,7 @@ class FrameExchange:
             # For the peer it goes on, if it still hears us.
             connection = self._channel._connection
             if connection is not None and not connection.is_lost:
-                connection.write(Kind.CANCEL, self._stream)
+                connection.write(FrameKind.CANCEL, self._stream)
             self._is_over = True
         self._wake()
 

@@ -17,7 +17,7 @@ from cluster.channel import INTERNAL_MESSAGE_BYTES, methods
 from cluster.errors import PeerError, PenstockError
 from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitations
-from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, Kind, cost, in_parts, unpacked
+from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, FrameKind, cost, in_parts, unpacked
 from cluster.open_calls import OpenCalls
 from cluster.rpc import LARGE_BYTES, Call, encoded, parsed
 from cluster.status import status_bytes
@@ -72,7 +72,7 @@ class FrameCall:
             raise PeerError("The caller has ended the call.")
         data = encoded(message)
         self._left -= cost(data)
-        for each in in_parts(data, Kind.MESSAGE, Kind.PART, self._stream):
+        for each in in_parts(data, FrameKind.MESSAGE, FrameKind.PART, self._stream):
             connection.write_frames(each)
 
     def credit(self, num_bytes: int) -> None:
@@ -82,7 +82,7 @@ class FrameCall:
 
     def end(self, failure: PenstockError | None) -> None:
         payload = b"" if failure is None else status_bytes(failure)
-        self._connection.write(Kind.END, self._stream, payload)
+        self._connection.write(FrameKind.END, self._stream, payload)
 
 
 @dataclass(slots=True, eq=False)
@@ -205,15 +205,15 @@ class _Guest:
             return
         call = self._calls.get(stream)
         match kind:
-            case Kind.CREDIT:
+            case FrameKind.CREDIT:
                 (num_bytes,) = unpacked(CREDIT, payload)
                 if call is not None:
                     call.credit(num_bytes)
-            case Kind.START:
+            case FrameKind.START:
                 self._begin(stream, payload)
-            case Kind.MORE:
+            case FrameKind.MORE:
                 self._go_on(stream, payload)
-            case Kind.CANCEL:
+            case FrameKind.CANCEL:
                 self._incoming.pop(stream, None)
                 if call is not None and call.task is not None:
                     call.task.cancel()
@@ -221,12 +221,12 @@ class _Guest:
                 raise ValueError(f"A guest sends no frame {kind}.")
 
     def _be_known(self, kind: int, payload: bytes) -> None:
-        proof = self._server._welcome(self, payload) if kind == Kind.HELLO else None
+        proof = self._server._welcome(self, payload) if kind == FrameKind.HELLO else None
         if proof is None:
             raise ValueError("It was not invited.")
         self.is_known = True
         self._forget_timer()
-        self.connection.write(Kind.WELCOME, 0, proof)
+        self.connection.write(FrameKind.WELCOME, 0, proof)
 
     def _begin(self, stream: int, payload: bytes) -> None:
         seconds, num_bytes = unpacked(START, payload)

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
-from cluster.frames.wire import FrameReader, Kind, frame_bytes
+from cluster.frames.wire import FrameKind, FrameReader, frame_bytes
 
 _UNSENT_BYTES: Final = 256 << 10  # beyond these whoever writes waits
 _IDLE_S, _PROBE_S, _NUM_PROBES = 20, 5, 4  # a peer whose machine is gone is lost after 40 s
@@ -35,7 +35,7 @@ class FrameConnection(asyncio.Protocol):
         self._writable.set()
         self.is_lost = False
 
-    def write(self, kind: Kind, stream: int, payload: bytes = b"") -> None:
+    def write(self, kind: FrameKind, stream: int, payload: bytes = b"") -> None:
         """At most MAX_PAYLOAD_BYTES."""
         self.write_frames(frame_bytes(kind, stream, payload))
 

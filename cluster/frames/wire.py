@@ -21,7 +21,7 @@ CREDIT: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct("<IBI")  # bytes of payload, kind, stream
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     HELLO = 1
     WELCOME = 2
     START = 3
@@ -36,7 +36,7 @@ class Kind(IntEnum):
 Frame = tuple[int, int, bytes]  # kind, stream, payload
 
 
-def frame_bytes(kind: Kind, stream: int, payload: bytes = b"") -> bytes:
+def frame_bytes(kind: FrameKind, stream: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(len(payload), kind, stream) + payload
 
 
@@ -45,7 +45,7 @@ def cost(message: bytes) -> int:
     return len(message) + _KEPT_BYTES
 
 
-def in_parts(data: bytes, last: Kind, others: Kind, stream: int) -> Iterator[bytes]:
+def in_parts(data: bytes, last: FrameKind, others: FrameKind, stream: int) -> Iterator[bytes]:
     """Cuts what is too large for one frame; the last one says so."""
     at = 0
     while len(data) - at > MAX_PAYLOAD_BYTES:

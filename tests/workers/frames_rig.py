@@ -11,7 +11,7 @@ from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, open_channel
 from cluster.door import door_service
 from cluster.frames.invitation import Invitations
-from cluster.frames.wire import Frame, FrameReader, Kind, frame_bytes
+from cluster.frames.wire import Frame, FrameKind, FrameReader, frame_bytes
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper
 from cluster.rpc import Call, Server, service_handlers
@@ -114,15 +114,15 @@ class Deaf:
         return worker_pb2.FramesResponse(port=port, name=made.name, secret=made.secret)
 
     async def serve(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hello = await stream.readexactly(len(frame_bytes(Kind.HELLO, 0)) + 80)
+        hello = await stream.readexactly(len(frame_bytes(FrameKind.HELLO, 0)) + 80)
         proof = self._invitations.welcome(hello[-80:])
         assert proof is not None
-        writer.write(frame_bytes(Kind.WELCOME, 0, proof))
+        writer.write(frame_bytes(FrameKind.WELCOME, 0, proof))
         await self.listens.wait()
         reader = FrameReader()
         while data := await stream.read(1 << 20):
             self.frames += reader.feed(data)
-            if self.frames and self.frames[-1][0] == Kind.CANCEL:
+            if self.frames and self.frames[-1][0] == FrameKind.CANCEL:
                 self._was_cancelled.set()
         writer.close()
 

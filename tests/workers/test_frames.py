@@ -24,8 +24,8 @@ from cluster.frames.wire import (
     MAX_PAYLOAD_BYTES,
     START,
     WINDOW_BYTES,
+    FrameKind,
     FrameReader,
-    Kind,
     frame_bytes,
     in_parts,
 )
@@ -52,7 +52,7 @@ async def for_ever(request: Request, call: FrameCall) -> None:
 @pytest.mark.parametrize("sizes", [[1], [7], [9, 1, 60_000], [1 << 20]])
 def test_frames_are_found_however_they_come(sizes: list[int]) -> None:
     payloads = [b"", b"a", bytes(MAX_PAYLOAD_BYTES), random.Random(0).randbytes(3_000)]
-    data = b"".join(frame_bytes(Kind.MESSAGE, i, each) for i, each in enumerate(payloads))
+    data = b"".join(frame_bytes(FrameKind.MESSAGE, i, each) for i, each in enumerate(payloads))
     reader, found, at = FrameReader(), [], 0
     while at < len(data):
         for size in sizes:
@@ -65,10 +65,10 @@ def test_frames_are_found_however_they_come(sizes: list[int]) -> None:
 @pytest.mark.parametrize("size", [0, 1, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, 200_000])
 def test_what_is_cut_into_parts_is_the_same_when_they_are_joined(size: int) -> None:
     data = random.Random(size).randbytes(size)
-    frames = FrameReader().feed(b"".join(in_parts(data, Kind.MESSAGE, Kind.PART, 1)))
+    frames = FrameReader().feed(b"".join(in_parts(data, FrameKind.MESSAGE, FrameKind.PART, 1)))
     assert b"".join(payload for _, _, payload in frames) == data
-    assert frames[-1][0] == Kind.MESSAGE
-    assert {kind for kind, _, _ in frames[:-1]} <= {Kind.PART}
+    assert frames[-1][0] == FrameKind.MESSAGE
+    assert {kind for kind, _, _ in frames[:-1]} <= {FrameKind.PART}
 
 
 async def test_messages_come_in_order_and_the_call_ends() -> None:
@@ -86,7 +86,7 @@ async def test_beyond_loopback_all_of_it_is_under_tls() -> None:
         with pytest.raises(WorkerLost):
             await host.guest(half_trusted(create_authority()))
         reader, writer = await asyncio.open_connection(BEYOND_LOOPBACK, host.frames.port)
-        writer.write(frame_bytes(Kind.HELLO, 0, bytes(80)))
+        writer.write(frame_bytes(FrameKind.HELLO, 0, bytes(80)))
         assert b"invited" not in await reader.read()
         writer.close()
 
@@ -298,7 +298,7 @@ async def said_to(host: Host, data: bytes, *, guest: Invitation | None = None) -
     reader, writer = await asyncio.open_connection("127.0.0.1", host.frames.port)
     try:
         if guest is not None:
-            writer.write(frame_bytes(Kind.HELLO, 0, guest.hello(new_nonce())))
+            writer.write(frame_bytes(FrameKind.HELLO, 0, guest.hello(new_nonce())))
             await reader.readexactly(9 + 32)
         writer.write(data)
         if not guest:
@@ -312,15 +312,17 @@ async def said_to(host: Host, data: bytes, *, guest: Invitation | None = None) -
 
 
 BREACHES = {
-    "a kind that there is not": frame_bytes(Kind.HELLO, 1)[:4] + b"\x63" + bytes(4),
-    "a host's frame": frame_bytes(Kind.END, 1),
+    "a kind that there is not": frame_bytes(FrameKind.HELLO, 1)[:4] + b"\x63" + bytes(4),
+    "a host's frame": frame_bytes(FrameKind.END, 1),
     "too large": b"\xff\xff\xff\x7f" + bytes(5),
-    "too short a beginning": frame_bytes(Kind.START, 1, b"abc"),
-    "too much announced": frame_bytes(Kind.START, 1, START.pack(1.0, INTERNAL_MESSAGE_BYTES + 1)),
-    "more than announced": frame_bytes(Kind.START, 1, START.pack(1.0, 1) + b"ab"),
-    "no time": frame_bytes(Kind.START, 1, START.pack(float("nan"), 1)),
-    "twice": 2 * frame_bytes(Kind.START, 1, START.pack(1.0, 5)),
-    "no credit": frame_bytes(Kind.CREDIT, 1),
+    "too short a beginning": frame_bytes(FrameKind.START, 1, b"abc"),
+    "too much announced": frame_bytes(
+        FrameKind.START, 1, START.pack(1.0, INTERNAL_MESSAGE_BYTES + 1)
+    ),
+    "more than announced": frame_bytes(FrameKind.START, 1, START.pack(1.0, 1) + b"ab"),
+    "no time": frame_bytes(FrameKind.START, 1, START.pack(float("nan"), 1)),
+    "twice": 2 * frame_bytes(FrameKind.START, 1, START.pack(1.0, 5)),
+    "no credit": frame_bytes(FrameKind.CREDIT, 1),
 }
 
 
@@ -344,7 +346,7 @@ async def hostile(num: int) -> int:
                 begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             data = chances.randbytes(chances.randrange(2_000))
             if number % 2:
-                data = frame_bytes(chances.choice(list(Kind)), chances.randrange(3), data)
+                data = frame_bytes(chances.choice(list(FrameKind)), chances.randrange(3), data)
             assert await said_to(host, data) == b""
             if number % 50 == 0:
                 assert numbers(await taken(guest)) == list(range(10))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import DeadlineExceeded, WorkerLost
-from cluster.frames.wire import Kind
+from cluster.frames.wire import FrameKind
 from penstock.v1 import worker_pb2
 from router.frame_channel import FrameChannel
 from tests.workers.frames_rig import deaf, hosting, message, numbers, taken
@@ -30,8 +30,8 @@ async def test_who_leaves_while_his_request_is_on_its_way_says_so_and_sends_no_m
         call.cancel()
         await asyncio.wait({call})
         kinds = await host.kinds_until_cancelled()
-        assert kinds[0] == Kind.START
-        assert kinds[-1] == Kind.CANCEL
+        assert kinds[0] == FrameKind.START
+        assert kinds[-1] == FrameKind.CANCEL
         assert len(kinds) < 640  # frames of 64 KiB are the whole
         assert not guest._calls
 
@@ -44,7 +44,7 @@ async def test_large_requests_leave_one_after_the_other() -> None:
             await asyncio.sleep(0)
         calls[-1].cancel()
         await host.kinds_until_cancelled()
-        streams = [stream for kind, stream, _ in host.frames if kind == Kind.MORE]
+        streams = [stream for kind, stream, _ in host.frames if kind == FrameKind.MORE]
         assert streams == sorted(streams)
         assert len(set(streams)) == 4
         for call in calls:
