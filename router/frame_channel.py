@@ -115,6 +115,7 @@ class FrameExchange:
         "_timeout_s",
         "_timer",
         "_unacknowledged",
+        "_until",
         "_waiter",
         "_waiting",
         "num_received",
@@ -134,6 +135,7 @@ class FrameExchange:
         self._is_over = False
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._until: float | None = None  # the deadline, by the loop's clock
         self.num_received = 0
 
     async def pass_to(self, take: Callable[[bytes], Awaitable[None]]) -> None:
@@ -165,8 +167,9 @@ class FrameExchange:
         channel._calls[self._stream] = self
         seconds = self._timeout_s
         if seconds is not None:
-            seconds = max(0.0, seconds)
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._be_late)
+            seconds, loop = max(0.0, seconds), asyncio.get_running_loop()
+            self._until = loop.time() + seconds
+            self._timer = loop.call_at(self._until, self._be_late)
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
         head = START.pack(inf if seconds is None else seconds, len(self._request))
         first = MAX_PAYLOAD_BYTES - len(head)
@@ -192,9 +195,8 @@ class FrameExchange:
         until the deadline at most."""
         connection, request, self._request = self._channel._connection, self._request, b""
         assert connection is not None
-        until = None if self._timer is None else self._timer.when()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until), self._channel._is_sending:
+            async with asyncio.timeout_at(self._until), self._channel._is_sending:
                 for each in in_parts(request, FrameKind.MORE, FrameKind.MORE, self._stream):
                     connection.write_frames(each)
                     await asyncio.sleep(0)

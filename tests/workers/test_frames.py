@@ -158,6 +158,7 @@ async def test_who_leaves_is_noticed_and_the_others_are_not_disturbed() -> None:
         staying.cancel()
 
 
+@pytest.mark.alone  # 25 ms lie between both ends' timers
 async def test_a_deadline_ends_the_call_at_both_ends_with_the_phase() -> None:
     async with hosting(for_ever) as host:
         guest = await host.guest()

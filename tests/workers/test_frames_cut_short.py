@@ -6,9 +6,11 @@ import asyncio
 import gc
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from cluster.errors import DeadlineExceeded, WorkerLost
 from cluster.frames.wire import FrameKind
@@ -161,8 +163,12 @@ async def cut_at_random(num: int) -> None:
         assert [(each._calls, each._incoming) for each in host.frames._guests] == [({}, {})]
 
 
-async def test_calls_that_are_cut_at_random_leave_nothing() -> None:
-    await cut_at_random(200)
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_calls_that_are_cut_at_random_leave_nothing(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(cut_at_random(300))
 
 
 @pytest.mark.prove
