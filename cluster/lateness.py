@@ -13,6 +13,8 @@ from math import inf
 from types import TracebackType
 from typing import Never, Self
 
+from cluster.histogram import Histogram
+
 LOOK_S = 0.25  # between two looks at most; and once back, so long what has arrived is handled
 LATE_S = 0.5  # a longer gap is an absence
 
@@ -48,10 +50,13 @@ class AttentiveClock:
         settling_s = self.settled_at - self._looked_at
         return settling_s if settling_s > 0 else min(left_s, LOOK_S)
 
-    async def keep(self) -> Never:
-        """Looks until cancelled. A gap is noticed by looking; nothing tells of it."""
+    async def keep(self, lag: Histogram) -> Never:
+        """Looks until cancelled. A gap is noticed by looking; nothing tells of it. `lag` is told
+        by how many seconds each look was late."""
         while True:
+            due_at = self._clock() + LOOK_S
             await asyncio.sleep(LOOK_S)
+            lag.add(max(0.0, self._clock() - due_at))
             self.now()
 
     def _was_away(self, began: float, now: float) -> None:

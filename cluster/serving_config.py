@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.addresses import Endpoint
 from cluster.bounds import check_name
 from cluster.config import check_range
+from cluster.errors import ConfigError
 from cluster.log import LogSettings
 
 
@@ -24,11 +26,24 @@ class ServingConfig(LogSettings):
     """Raise it for long prompts that share much: fewer hashes, coarser reuse."""
     verify_weights: bool = False  # what compares models reads all weights, not only their sizes
     """Where copies of a checkpoint may differ unseen; the same at every process, a slower start."""
+    # HOST:PORT where Prometheus scrapes it; port 0: any; null: nowhere. Whoever reaches it reads
+    # names, counts and times, and nothing that was asked or answered
+    metrics: str | None = "127.0.0.1:0"
+    """Give a port that Prometheus knows, and a host where it runs on another machine."""
     drain_s: float = 60.0  # left to requests in flight when the process is told to end
     """Raise it to the length of the longest answer; lower it where a machine goes sooner."""
 
     def __post_init__(self) -> None:
         if self.cluster is not None:
             check_name(self.cluster, "cluster")
+        if self.metrics is not None:
+            _check_endpoint("metrics", self.metrics)
         check_range(self, "hash_grain", at_least=1)
         check_range(self, "drain_s", at_least=0)
+
+
+def _check_endpoint(key: str, text: str) -> None:
+    try:
+        Endpoint.parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"'{key}': {error}") from error

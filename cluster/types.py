@@ -167,6 +167,7 @@ class Member:
     max_sequences: int
     # Earlier incarnations of its process: they have ended, and write nothing any more.
     past_lives: tuple[Incarnation, ...] = ()
+    metrics: str = ""  # host:port where it is scraped; empty: nowhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,7 @@ def member_to_pb(member: Member, *, ttl_s: float = 0.0) -> worker_pb2.RegisterRe
         max_sequences=member.max_sequences,
         ttl_seconds=ttl_s,
         past_lives=member.past_lives[-MAX_PAST_LIVES:],
+        metrics=member.metrics,
     )
 
 
@@ -132,6 +133,7 @@ def member_from_pb(message: worker_pb2.RegisterRequest) -> Member:
         context_length=message.context_length,
         max_sequences=message.max_sequences,
         past_lives=tuple(map(Incarnation, message.past_lives[-MAX_PAST_LIVES:])),
+        metrics=message.metrics,
     )
 
 

@@ -101,7 +101,7 @@ class DecodeScheduler(BatcherScheduler):
         return None
 
     def complete(self, batch: Batch, result: StepResult) -> None:
-        for drawn in self.batcher.complete(result.rows):
+        for drawn in self._completed(batch, result):
             owner: SequenceOwner = drawn.sequence.owner
             if not owner.drawn(drawn, result.seconds):
                 self.batcher.drop(drawn.sequence)

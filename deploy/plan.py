@@ -74,6 +74,7 @@ class ClusterPlan:
     internal_port: int = 0  # of calls of the cluster, beyond loopback; 0: any free one
     port: int = 0  # 0: any free one
     http_port: int | None = 0  # of OpenAI's clients; 0: any free one; None: they have none
+    metrics_bind: str | None = "127.0.0.1"  # host where each process is scraped; None: nowhere
     store: str | None = None  # the URL of a Redis
     secrets_file: Path | None = None  # None: drawn at the start
     keys_file: Path | None = None  # of callers' API keys; None: nobody is asked
@@ -143,7 +144,7 @@ class ClusterPlan:
             "policy_state": str(secrets_file.with_name("policy-state.json")),
             **self.router,
         }
-        plan = self._process("router", Part.ROUTER, config)
+        plan = self._serving("router", Part.ROUTER, config)
         # Said even where it is nowhere: a router that is told nothing has a door.
         address = None if http is None else str(Endpoint(self.host, http))
         return replace(plan, config={"http": address, **plan.config})
@@ -168,7 +169,7 @@ class ClusterPlan:
             **self.worker,
         }
         return [
-            self._process(name, pool.part, {**shared, **pool.config, "worker_id": name})
+            self._serving(name, pool.part, {**shared, **pool.config, "worker_id": name})
             for pool in self.all_pools
             for name in pool.workers
         ]
@@ -188,6 +189,12 @@ class ClusterPlan:
             "settings": asdict(settings),
         }
         return self._process(str(Part.PLANNER), Part.PLANNER, config)
+
+    def _serving(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
+        plan = self._process(name, part, config)
+        bind = self.metrics_bind
+        address = None if bind is None else str(Endpoint(bind, 0))
+        return replace(plan, config={"metrics": address, **plan.config})
 
     def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
         default = (sys.executable, "-P", "-m", MODULES[part])

@@ -94,6 +94,11 @@ class Batcher:
         return self._queue.paused
 
     @property
+    def dropped(self) -> list[Sequence]:
+        """Ended while the batch in flight computes them."""
+        return self._dropped
+
+    @property
     def elsewhere(self) -> Elsewhere:
         return self._queue.elsewhere
 

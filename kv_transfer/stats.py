@@ -6,17 +6,15 @@ many, those that moved nothing for longest. What lapses stays in the totals.
 """
 
 import time
-from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import accumulate
 from typing import NamedTuple, Self
 
+from cluster.histogram import Histogram
 from cluster.types import (
     Direction,
-    HistogramReport,
     Incarnation,
     PairFailures,
     PairReport,
@@ -44,30 +42,11 @@ class Reason(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Histogram:
-    """Seconds by fixed bounds."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
-    sum: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
-        self.sum += seconds
-
-    def merge(self, other: Self) -> None:
-        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
-
-    def report(self) -> HistogramReport:
-        return HistogramReport(bounds=BOUNDS_S, counts=tuple(accumulate(self.counts)), sum=self.sum)
-
-
-@dataclass(slots=True, eq=False)
 class TransferCounters:
     num_transfers: int = 0  # that landed whole; at the receiver: that were verified
     num_bytes: int = 0
     num_spans: int = 0
-    write_seconds: Histogram = field(default_factory=Histogram)
+    write_seconds: Histogram = field(default_factory=lambda: Histogram(BOUNDS_S))
     verify_s: float = 0.0
     num_fenced: int = 0  # messages of epochs that were over, ignored
     num_refused_writes: int = 0  # stopped before their first byte

@@ -77,7 +77,7 @@ class PrefillScheduler(BatcherScheduler):
         return tell_owners
 
     def complete(self, batch: Batch, result: StepResult) -> None:
-        ended = self.batcher.complete(result.rows)
+        ended = self._completed(batch, result)
         by_owner: dict[PromptOwner, list[Drawn]] = {}
         for drawn in ended:
             by_owner.setdefault(drawn.sequence.owner, []).append(drawn)

@@ -21,7 +21,11 @@ def _ready(address: str, router: Router) -> None:
     # What has been loaded stays: a full collection walks what requests leave, and no more.
     gc.collect()
     gc.freeze()
-    others = {"internal": router.internal_address, "http": router.http_address}
+    others = {
+        "internal": router.internal_address,
+        "http": router.http_address,
+        "metrics": router.metrics_address,
+    }
     print_ready(role="router", address=address, **{key: at for key, at in others.items() if at})
 
 

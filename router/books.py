@@ -21,8 +21,9 @@ from router.speculation import Speculation
 
 @dataclass(slots=True, eq=False)
 class Hits:
-    """Counts prompt tokens of the requests that got an answer."""
+    """Counts prompt tokens of the requests that got an answer, and how many were cached."""
 
+    num_prompt: int = 0
     num_predicted: int = 0
     num_actual: int = 0
 
@@ -132,6 +133,7 @@ class Books:
             return  # it goes on after what another worker sent
         of_worker = self._hits.setdefault(placed.decision.placement.computing, Hits())
         for hits in (self.counters.hits, of_worker):
+            hits.num_prompt += flight.ask.num_prompt_tokens
             hits.num_predicted += placed.decision.num_cached_tokens
             hits.num_actual += num_cached_tokens
         self.records.first_token(record, num_cached_tokens, now)

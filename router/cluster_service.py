@@ -4,13 +4,13 @@ Only callers who have proven that they hold the cluster token get this far.
 """
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from cluster.codec import load_report_to_pb
 from cluster.diagnosis import Diagnosis
 from cluster.errors import FingerprintMismatch, InvalidRequest
 from cluster.membership import DEFAULT_TTL_S, Membership
+from cluster.release import version
 from cluster.rpc import Call, Serve
 from cluster.types import Incarnation, WorkerId
 from cluster.worker_codec import member_from_pb, member_to_pb
@@ -56,11 +56,12 @@ class ClusterService:
         clock: Callable[[], float],
         listens: Callable[[], str],
         internal: Callable[[], str],
+        metrics: Callable[[], str],
         is_open: bool,
     ) -> None:
         """`listens`: the address of the front door, known once it is open, `internal`: where calls
-        of the cluster come in from other machines, if they do; `is_open`: others than this
-        machine's may come in at a front door."""
+        of the cluster come in from other machines, `metrics`: who scrapes, if they do; `is_open`:
+        others than this machine's may come in at a front door."""
         self._membership = membership
         self._identity = identity
         self._fleet = fleet
@@ -74,6 +75,7 @@ class ClusterService:
         self._clock = clock
         self._listens = listens
         self._internal = internal
+        self._metrics = metrics
         self._is_open = is_open
 
     @property
@@ -123,7 +125,7 @@ class ClusterService:
             requests_in_flight=self._admission.num_in_flight,
             index_grains=index.num_grains,
             index_bytes=index.num_bytes,
-            router_version=_version(),
+            router_version=version(),
             relay=_relay_status(self._relayed, placer.books.counters),
             forgotten_grains=index.num_forgotten,
             expected_grains=placer.books.speculation.num_grains,
@@ -137,6 +139,7 @@ class ClusterService:
             away=away_to_pb(placer.pool.absences, now),
             listens=self._listens(),
             internal=self._internal(),
+            metrics=self._metrics(),
             insecure=self._is_open and not self._callers.are_asked,
             callers=callers_to_pb(self._callers, self._quotas),
             plain=self._is_open,
@@ -204,10 +207,3 @@ def _relay_status(relayed: RelayCounters, placed: PlacerCounters) -> worker_pb2.
 
 def _order(status: MemberStatus) -> tuple[str, str]:
     return status.member.role, status.member.worker.worker_id
-
-
-def _version() -> str:
-    try:
-        return version("penstock")
-    except PackageNotFoundError:
-        return "unknown"

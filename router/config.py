@@ -81,6 +81,8 @@ class RouterConfig(ServingConfig):
             self._check_open("http", self.http)
         if self.internal is not None:
             self._check_door("internal", self.internal)
+        if self.metrics is not None:
+            self._check_door("metrics", self.metrics)
         if self.store != IN_MEMORY and "://" not in self.store:
             raise ConfigError(
                 f"'store' is '{self.store}': give '{IN_MEMORY}' or a URL, redis://HOST:PORT/DB."

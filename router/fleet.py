@@ -15,6 +15,7 @@ from typing import Never
 
 from cluster.errors import PenstockError
 from cluster.fingerprint import IDENTITY, differences
+from cluster.histogram import Histogram
 from cluster.lateness import AttentiveClock
 from cluster.membership import Membership
 from cluster.types import Incarnation, Member, WorkerAddress, WorkerId
@@ -81,17 +82,19 @@ class Fleet:
         placer: Placer,
         clock: Callable[[], float],
         attention: AttentiveClock,
+        lag: Histogram,
         gather_s: float = 0.0,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`gather_s`: so long workers may take to come back to a router that starts anew. `changed`
-        is called when a worker has reported or has gone."""
+        """`lag` is told how late this loop is. `gather_s`: so long workers may take to come back to
+        a router that starts anew. `changed` is called when a worker has reported or has gone."""
         self._membership = membership
         self.identity = identity
         self._links = links
         self._placer = placer
         self._clock = clock
         self._attention = attention
+        self._lag = lag
         self._tell_changed = changed
         self._followed: dict[WorkerId, _Followed] = {}
         self._superseded: list[_Followed] = []  # whose streams still move
@@ -118,7 +121,7 @@ class Fleet:
     async def run(self) -> Never:
         """Follows the members until cancelled."""
         async with asyncio.TaskGroup() as watchers:
-            watchers.create_task(self._attention.keep(), name="attend")
+            watchers.create_task(self._attention.keep(self._lag), name="attend")
             await self._reconcile(watchers)
             watchers.create_task(self._warm_up(), name="warm up")
             while True:

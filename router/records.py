@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from cluster.histogram import Histogram
 from router.decision import Attempt
 from router.explain import Hindsight, look_back
 from router.histogram import DurationHistogram
+from router.metrics.bounds import TTFT_BOUNDS_S
 from router.pair_costs import PairCosts
 from router.rollout.canary import Figures
 from router.rollout.generations import LivePolicy, share_of
@@ -92,6 +94,7 @@ class Records:
 
     budget_bytes: int = 0
     regret: Regret = field(default_factory=Regret)
+    ttft: Histogram = field(default_factory=lambda: Histogram(TTFT_BOUNDS_S))  # of all
     num_bytes: int = 0
     _kept: OrderedDict[str, Record] = field(default_factory=OrderedDict)
     _costs: PairCosts | None = None  # of the last attempt: usually shared with the next one
@@ -125,6 +128,7 @@ class Records:
     def first_token(self, record: Record, num_cached_tokens: int, now: float) -> None:
         record.first_token_at, record.fate = now, Fate.ANSWERING
         record.num_cached_tokens = num_cached_tokens
+        self.ttft.add(now - record.arrived_at)
         for figures in record.figures:
             figures.ttft.add(now - record.arrived_at)
 

@@ -31,6 +31,7 @@ from router.caller import Caller
 from router.decision import Decision
 from router.flight import Ask, Begun, Ended, Left
 from router.links import Links
+from router.metrics.requests import RequestCounts
 from router.placer import Placer
 from router.pool import Refusal
 from router.reader import Reader
@@ -81,6 +82,7 @@ class Relay:
     placer: Placer
     links: Links
     waiting: WaitingRoom
+    counts: RequestCounts
     clock: Callable[[], float] = time.monotonic
     unread_s: float = 60.0  # so long a client may leave a message unread
     counters: RelayCounters = field(default_factory=RelayCounters)
@@ -146,19 +148,19 @@ class Relay:
         Raises NoWorker, or what the last worker tried said, when nobody is."""
         ask, tries, place = answer.routed.ask, answer.tries, self.placer.place
         answer.caller.phase = "decode" if answer.sent.num_messages else "prefill"
-        if self.waiting.is_empty:
-            decision = place(ask, self.clock(), tries.excluded)
-            if decision is not None:
-                return decision
-        waiting = self._waiting(answer)
+        waiting = None if self.waiting.is_empty else self._waiting(answer)
         while True:
-            try:
-                await self.waiting.turn(waiting)
-            except NoWorker as error:
-                raise tries.failure or error from None
+            if waiting is not None:
+                try:
+                    await self.waiting.turn(waiting)
+                except NoWorker as error:
+                    raise tries.failure or error from None
+            began = time.perf_counter()
             decision = place(ask, self.clock(), tries.excluded)
+            self.counts.decision.add(time.perf_counter() - began)
             if decision is not None:
                 return decision
+            waiting = waiting or self._waiting(answer)
 
     def _waiting(self, answer: _Answer) -> Waiting:
         """Raises why it cannot wait for a worker."""

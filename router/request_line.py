@@ -1,5 +1,5 @@
 """The log's line of each request: who served it, how fast, and how it ended. Never what it said nor
-what was said to it: an error is its reason, not its sentence."""
+what was said to it: an error is its reason, not its sentence. What it says is counted, too."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ from cluster.log import REQUEST
 from cluster.types import Placement
 from penstock.v1.inference_pb2 import FinishReason, Timeline
 from router.callers.key_file import ANYBODY, ApiKey
+from router.metrics.requests import RequestCounts
 from router.records import Fate, Record
 from router.sent import Sent
 
@@ -27,6 +28,7 @@ class RequestLine:
 
     arrived_at: float
     clock: Callable[[], float]
+    counts: RequestCounts
     request_id: str = ""
     key: ApiKey | None = None
     num_prompt_tokens: int | None = None
@@ -45,18 +47,24 @@ class RequestLine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        outcome, total_s = self._outcome(error), self.clock() - self.arrived_at
+        reason = _reason(error, outcome)
         if logger.isEnabledFor(REQUEST):
-            fields = {key: value for key, value in self._fields(error) if value is not None}
-            logger.log(REQUEST, "request", extra={"fields": fields})
+            fields = self._fields(outcome, reason, total_s)
+            told = {key: value for key, value in fields if value is not None}
+            logger.log(REQUEST, "request", extra={"fields": told})
+        finished = self.sent.finished if self.sent else None
+        self.counts.ended(outcome, reason or "", total_s, finished)
 
-    def _fields(self, error: BaseException | None) -> Iterator[tuple[str, Any]]:
+    def _fields(
+        self, outcome: str, reason: str | None, total_s: float
+    ) -> Iterator[tuple[str, Any]]:
         yield "request_id", self.request_id or None
         if self.key is not None and self.key is not ANYBODY:
             yield "tenant", self.key.tenant
             yield "key", self.key.id
-        outcome = self._outcome(error)
         yield "outcome", outcome
-        yield "reason", _reason(error, outcome)
+        yield "reason", reason
         yield from self._answer()
         if self.placement is not None:
             yield "prefill", self.placement.prefill
@@ -66,7 +74,7 @@ class RequestLine:
         if self.record is not None:
             yield "generation", self.record.live.number
             yield "ttft_ms", _ms(self.record.ttft_s)
-        yield "total_ms", _ms(self.clock() - self.arrived_at)
+        yield "total_ms", _ms(total_s)
 
     def _answer(self) -> Iterator[tuple[str, Any]]:
         yield "prompt_tokens", self.num_prompt_tokens

@@ -16,6 +16,9 @@ from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
 from cluster.lateness import AttentiveClock
 from cluster.membership import Membership
+from cluster.metrics.exposition import Registry
+from cluster.metrics.process import ServingProcess
+from cluster.metrics.server import Page, Pages, metrics_pages, scraped_at
 from cluster.proof import Doorkeeper, audience_of
 from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.sealed_store import SealedStore
@@ -38,6 +41,10 @@ from router.front.text import Text
 from router.front.text_lanes import TextLanes
 from router.index import PrefixIndex
 from router.links import Links
+from router.metrics import targets
+from router.metrics.reading import RouterReading
+from router.metrics.requests import RequestCounts
+from router.metrics.table import ROUTER
 from router.placer import Placer
 from router.policy_file.document import effective
 from router.policy_life.file_watch import PolicyFile
@@ -72,6 +79,7 @@ class Router:
         self.config = config
         self.clock = clock
         attention = AttentiveClock(clock)
+        facts = ServingProcess(part="router", model=config.model, attention=attention)
         self.pool = Pool(
             config.assumed,
             absences=Absences(config.return_s),
@@ -96,7 +104,10 @@ class Router:
             Records(config.records_budget_bytes),
         )
         self.waiting = WaitingRoom(self.pool, clock, config.max_waiting_bytes)
-        self.relay = Relay(self.placer, self.links, self.waiting, unread_s=config.unread_s)
+        self.counts = RequestCounts()
+        self.relay = Relay(
+            self.placer, self.links, self.waiting, self.counts, unread_s=config.unread_s
+        )
         self.store = _open_store(config, secrets)
         membership = Membership(self.store)
         identity = text.identity
@@ -107,16 +118,22 @@ class Router:
             placer=self.placer,
             clock=clock,
             attention=attention,
+            lag=facts.lag,
             gather_s=config.gather_s,
             changed=self.waiting.changed,
         )
         self.quotas = Quotas(self.store, clock)
         reception = Reception(
-            self.admission, self.quotas, self.lanes, self.relay, self.fleet.is_warm
+            self.admission, self.quotas, self.lanes, self.relay, self.fleet.is_warm, self.counts
         )
+        self.pages: Pages = {
+            **metrics_pages(Registry(ROUTER, self._reading, facts)),
+            "/metrics/targets": Page(targets.CONTENT_TYPE, self._targets),
+        }
+        self.metrics = scraped_at(config.metrics, self.pages)
         inference = InferenceService(text, reception)
         self.http = _http_door(
-            config, text, reception, self.callers, clock, lambda: self.is_serving
+            config, text, reception, self.callers, self.pages, clock, lambda: self.is_serving
         )
         diagnosis = Diagnosis(
             secrets_file=config.secrets_file,
@@ -140,6 +157,7 @@ class Router:
             clock=clock,
             listens=lambda: self.server.address,
             internal=lambda: self.internal_address,
+            metrics=lambda: self.metrics_address,
             is_open=any(Endpoint.parse(at).is_open_to_others for at in config.front_doors),
         )
         self.policy = PolicyKeeper(
@@ -180,6 +198,30 @@ class Router:
         """Says where OpenAI's clients come in; empty: nowhere."""
         return self.http.address if self.http else ""
 
+    @property
+    def metrics_address(self) -> str:
+        """Says where this router is scraped, beside its HTTP door; empty: nowhere."""
+        return self.metrics.address if self.metrics else ""
+
+    def _reading(self) -> RouterReading:
+        now = self.clock()
+        return RouterReading(
+            now=now,
+            counts=self.counts,
+            placer=self.placer,
+            relayed=self.relay.counters,
+            admission=self.admission,
+            waiting=self.waiting.figures(),
+            fleet=self.fleet,
+            policy=self.policy,
+            callers=self.callers,
+            quotas=self.quotas,
+            members=list(self.pool.statuses(now)),
+        )
+
+    async def _targets(self) -> bytes:
+        return targets.targets(each.member for each in self.pool.statuses(self.clock()))
+
     async def run(self, drain: asyncio.Event, ready: Callable[[str], None]) -> None:
         """Serves until `drain` is set, and then until the last answer, `drain_s` at most."""
         try:
@@ -193,7 +235,8 @@ class Router:
                     tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
                 )
                 nowhere = contextlib.nullcontext()
-                async with self.internal or nowhere, self.http or nowhere, self.server:
+                metrics, http = self.metrics or nowhere, self.http or nowhere
+                async with metrics, self.internal or nowhere, http, self.server:
                     if self.internal and self.internal.is_tls:
                         self._tls_ports.add(self.internal.port)
                     ready(self.server.address)
@@ -227,6 +270,7 @@ def _http_door(
     text: Text,
     reception: Reception,
     callers: Callers,
+    pages: Pages,
     clock: Callable[[], float],
     is_serving: Callable[[], bool],
 ) -> "HttpServer | None":
@@ -235,7 +279,13 @@ def _http_door(
     from router.http.door import http_server  # here: its libraries take 0.1 s to import
 
     return http_server(
-        text, reception, callers, address=config.http, clock=clock, is_serving=is_serving
+        text,
+        reception,
+        callers,
+        address=config.http,
+        clock=clock,
+        is_serving=is_serving,
+        pages=pages,
     )
 
 

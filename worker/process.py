@@ -7,7 +7,7 @@ Knows no engine and no transfer; they come as coroutines to run and functions to
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from cluster.door import door_service
 from cluster.errors import InvalidRequest
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
+from cluster.metrics.server import MetricsServer
 from cluster.model_digest import model_digest, tokenizer_digest
 from cluster.process import Ready
 from cluster.proof import Doorkeeper, audience_of
@@ -64,6 +65,7 @@ class WorkerProcess:
     settled: Callable[[], Awaitable[Any]]  # returns when it has tried to reach those found first
     at_rest: Callable[[], Awaitable[None]]  # returns when no KV moves into its pool, nor out of it
     feed: WatchFeed
+    metrics: MetricsServer | None  # None: nobody is to scrape it
     run: Sequence[Coroutine[Any, Any, Any]]  # until cancelled
     is_serving: Callable[[], bool]
     is_moving: Callable[[], bool]  # steps end, though it may be draining
@@ -79,6 +81,7 @@ class NextLife:
 
     role: Role
     address: str  # where it listens, as before: who supervises the process knows it
+    metrics: str | None  # where it is scraped, likewise; None: nowhere
 
 
 async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> NextLife | None:
@@ -92,13 +95,15 @@ async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> Next
         max_receive_bytes=INTERNAL_MESSAGE_BYTES,
         credentials=worker.credentials,
     )
-    async with server, _registrar(worker) as registrar:
+    async with server, worker.metrics or nullcontext(), _registrar(worker) as registrar:
         host, port = Endpoint.parse(worker.member.worker.address).host, server.port
         address = replace(worker.member.worker, address=str(Endpoint(host, port)))
         if server.is_tls:
             worker.diagnosis.tls_ports.add(port)
         worker.doorkeeper.audience = audience_of(address)
-        heartbeat = Heartbeat(registrar, replace(worker.member, worker=address), heard=worker.heard)
+        scraped = worker.metrics.address if worker.metrics else None
+        member = replace(worker.member, worker=address, metrics=_seen_at(scraped, host))
+        heartbeat = Heartbeat(registrar, member, heard=worker.heard)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(each)
@@ -119,13 +124,24 @@ async def serve(worker: WorkerProcess, end: asyncio.Event, ready: Ready) -> Next
                     address=server.address,
                     worker_id=address.worker_id,
                     incarnation=address.incarnation,
+                    **({"metrics": scraped} if scraped else {}),
                 )
             role = await _until_drained(worker, health)
             await server.stop()  # while what serves them still runs, and can give back
             for task in (beating, *tasks):
                 task.cancel()
         await heartbeat.leave()
-    return NextLife(role=role, address=server.address) if role is not None else None
+    if role is None:
+        return None
+    return NextLife(role=role, address=server.address, metrics=scraped)
+
+
+def _seen_at(scraped: str | None, host: str) -> str:
+    """Says where others scrape it: at the `host` that they dial, where it listens everywhere."""
+    if scraped is None:
+        return ""
+    endpoint = Endpoint.parse(scraped)
+    return str(Endpoint(host, endpoint.port)) if endpoint.is_any else scraped
 
 
 async def _either(*events: asyncio.Event) -> None:

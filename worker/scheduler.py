@@ -6,15 +6,20 @@ from typing import Any, Protocol
 
 from cluster.types import BlockId, LoadReport
 from engine.batch import Batch
-from engine.batcher import Batcher
+from engine.batcher import Batcher, Drawn
 from engine.sequence import Sequence
 from engine.step_loop import StepScheduler
+from engine.thread import StepResult
 from worker.compute import Compute
 from worker.cost import StepCost
+from worker.steps import StepCounts
 
 
 class Scheduler(Compute, StepScheduler, Protocol):
     """Computes by steps of our engine."""
+
+    @property
+    def steps(self) -> StepCounts: ...
 
 
 class BatcherScheduler:
@@ -23,6 +28,7 @@ class BatcherScheduler:
     def __init__(self, batcher: Batcher, cost: StepCost, changed: Callable[[], None]) -> None:
         self.batcher = batcher
         self.kv = batcher.pool
+        self.steps = StepCounts()
         self._cost = cost
         self._changed = changed
 
@@ -50,10 +56,17 @@ class BatcherScheduler:
         return self._cost.predicted_s(batch.prompts, batch.decode_contexts)
 
     def observe(self, batch: Batch, seconds: float) -> None:
+        self.steps.seconds.add(seconds)
         self._cost.observe(batch.prompts, batch.decode_contexts, seconds)
 
     def counters(self) -> dict[str, float]:
         return self.batcher.counters.as_dict()
+
+    def _completed(self, batch: Batch, result: StepResult) -> list[Drawn]:
+        dropped = self.batcher.dropped
+        drawn = self.batcher.complete(result.rows)
+        self.steps.ran(batch, result.seconds, drawn, dropped)
+        return drawn
 
     def _freed(self) -> None:
         self._changed()

@@ -15,6 +15,9 @@ from cluster.errors import StartupError
 from cluster.events import EventLog
 from cluster.health import ProgressMonitor
 from cluster.lateness import AttentiveClock
+from cluster.metrics.exposition import Registry
+from cluster.metrics.process import ServingProcess
+from cluster.metrics.server import metrics_pages, scraped_at
 from cluster.open_calls import OpenCalls
 from cluster.process import Ready, print_ready
 from cluster.proof import Doorkeeper
@@ -28,6 +31,7 @@ from engine.step_loop import StepLoop
 from engine.thread import EngineThread
 from worker.config import WorkerConfig
 from worker.drain import Drain
+from worker.metrics import WORKER, WorkerReading
 from worker.parts import WorkerParts, kv_tls_ports
 from worker.process import NextLife, WorkerProcess, serve
 from worker.scheduler import Scheduler
@@ -133,6 +137,9 @@ class Worker(ABC):
 
     def _process(self, role: RoleService, transfers: Transfers) -> WorkerProcess:
         doorkeeper = Doorkeeper(self.parts.secrets.cluster_token)
+        facts = ServingProcess(
+            part=self.member.role, model=self.config.model, attention=self.attention
+        )
         services = []
         if role.name is not None:
             services.append(service_handlers(role.name, role.rpcs, door=doorkeeper))
@@ -150,7 +157,8 @@ class Worker(ABC):
             settled=transfers.keeper.settled.wait,
             at_rest=transfers.at_rest,
             feed=self.feed,
-            run=[self._loop.run(), self.attention.keep()],
+            metrics=scraped_at(self.config.metrics, metrics_pages(self._registry(facts))),
+            run=[self._loop.run(), self.attention.keep(facts.lag)],
             is_serving=self._is_serving,
             is_moving=lambda: not self.monitor.is_stale(),
             drain=self.drain,
@@ -158,6 +166,17 @@ class Worker(ABC):
             check=self.check,
             drain_s=self.config.drain_s,
         )
+
+    def _registry(self, facts: ServingProcess) -> Registry[WorkerReading]:
+        layout = self.member.worker.fingerprint.layout
+        block_bytes = layout.pool_bytes // layout.num_blocks
+
+        def reading() -> WorkerReading:
+            return WorkerReading(
+                load=self.load(), steps=self.scheduler.steps, block_bytes=block_bytes
+            )
+
+        return Registry(WORKER, reading, facts)
 
     def _diagnosis(self) -> Diagnosis:
         config = self.config

@@ -34,7 +34,11 @@ class Lives:
         config, parts = self._config, self._parts
         while (following := await _life(config, parts).serve(end, ready)) is not None:
             logger.info("it goes on as a %s worker", following.role)
-            config = replace(_in_role(following.role, self._config), address=following.address)
+            config = replace(
+                _in_role(following.role, self._config),
+                address=following.address,
+                metrics=following.metrics,
+            )
             parts = next_parts(parts, following.role, config, wire_dtype=_wire_dtype(config))
 
 

@@ -244,6 +244,13 @@ class ClusterSpec:
             " authority"
         ),
     )
+    metrics_bind: str | None = field(
+        default="127.0.0.1",
+        metadata=meaning(
+            "host or address where each process is scraped, at a port that the router tells;"
+            " 0.0.0.0: from other machines, too; null: nowhere"
+        ),
+    )
     transports: tuple[str, ...] = _as_worker("transports", "that KV may travel by")
     require_transport: str | None = _as_worker("require_transport", "this one of them or none")
     hash_grain: int = _as_worker("hash_grain", "tokens of which prefixes are made")

@@ -151,12 +151,15 @@ def _port_faults(spec: ClusterSpec) -> Iterator[Wrong]:
 
 
 def _address_faults(spec: ClusterSpec) -> Iterator[Wrong]:
-    for key, host in (("bind", spec.routers.bind), ("advertise", spec.routers.advertise)):
+    hosts: dict[tuple[str, ...], str | None] = {
+        ("routers", "bind"): spec.routers.bind,
+        ("routers", "advertise"): spec.routers.advertise,
+        ("metrics_bind",): spec.metrics_bind,
+    }
+    for where, host in hosts.items():
         if host is not None and not is_host(host):
             yield _wrong(
-                f"is '{host[:80]}': give a host's name or its address, without a port.",
-                "routers",
-                key,
+                f"is '{host[:80]}': give a host's name or its address, without a port.", *where
             )
     bind, advertise = spec.routers.bind, spec.routers.advertise
     if not is_loopback(bind) and not spec.insecure and spec.routers.keys_file is None:

@@ -70,6 +70,7 @@ def local_plan(
         port=spec.routers.ports[0],
         http_port=spec.routers.http_port(0),
         internal_port=spec.routers.internal_ports[0],
+        metrics_bind=spec.metrics_bind,
         store=None if spec.store == IN_MEMORY else spec.store,
         secrets_file=_absolute(folder, spec.secrets_file),
         keys_file=_absolute(folder, spec.routers.keys_file),

@@ -40,6 +40,7 @@ CLASS_COLUMNS = ["class", "TTFT", "ITL", "placed", "rejected", "in time", "stead
 UNHEARD = "the router does not hear from it"
 LOST = {UNHEARD, "unreachable", "not ready yet: it has just started", "no report yet"}
 DRAINING = "draining"  # the router's reason
+_MOST_SCRAPED = 8  # workers whose addresses are told one by one
 GIVEN_UP = "cancelled"  # what nobody needed any more: no failure
 
 
@@ -183,6 +184,7 @@ def _show(address: str, reply: pb.StatusResponse, restarting: Container[str]) ->
     write("\n")
     write_table(CLASS_COLUMNS, list(map(_class_row, reply.classes)))
     write("\n" + _router_lines(address, reply))
+    write(_metrics_lines(reply))
     write(_upgrade_line(reply))
     write(_accuracy_lines(reply))
 
@@ -256,6 +258,17 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
         f" {relay.predicted_hit_tokens} cached tokens predicted,"
         f" {relay.actual_hit_tokens} found\n"
     )
+
+
+def _metrics_lines(reply: pb.StatusResponse) -> str:
+    """Says where Prometheus scrapes; of many workers, where it learns that."""
+    scraped = {each.member.worker.worker_id: each.member.metrics for each in reply.workers}
+    told = [f"{name} {address}" for name, address in scraped.items() if address]
+    if len(told) > _MOST_SCRAPED:
+        told = [f"{len(told)} workers"]
+    if reply.metrics:
+        told.insert(0, f"http://{reply.metrics}/metrics, workers as /metrics/targets there says")
+    return f"metrics {' · '.join(told)}\n" if told else ""
 
 
 def _upgrade_line(reply: pb.StatusResponse) -> str:

@@ -381,7 +381,7 @@ class Fingerprint(_message.Message):
     def __init__(self, model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., template_digest: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., hash_grain: _Optional[int] = ..., num_layers: _Optional[int] = ..., num_kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_planes: _Optional[int] = ..., first_head: _Optional[int] = ..., total_heads: _Optional[int] = ..., windows: _Optional[_Iterable[int]] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("worker", "role", "model", "context_length", "max_sequences", "ttl_seconds", "past_lives")
+    __slots__ = ("worker", "role", "model", "context_length", "max_sequences", "ttl_seconds", "past_lives", "metrics")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +389,7 @@ class RegisterRequest(_message.Message):
     MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAST_LIVES_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     worker: WorkerAddress
     role: Role
     model: str
@@ -396,7 +397,8 @@ class RegisterRequest(_message.Message):
     max_sequences: int
     ttl_seconds: float
     past_lives: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, worker: _Optional[_Union[WorkerAddress, _Mapping]] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., ttl_seconds: _Optional[float] = ..., past_lives: _Optional[_Iterable[str]] = ...) -> None: ...
+    metrics: str
+    def __init__(self, worker: _Optional[_Union[WorkerAddress, _Mapping]] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., ttl_seconds: _Optional[float] = ..., past_lives: _Optional[_Iterable[str]] = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class RegisterResponse(_message.Message):
     __slots__ = ("members",)
@@ -678,7 +680,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure", "internal", "callers", "plain")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure", "internal", "callers", "plain", "metrics")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -700,6 +702,7 @@ class StatusResponse(_message.Message):
     INTERNAL_FIELD_NUMBER: _ClassVar[int]
     CALLERS_FIELD_NUMBER: _ClassVar[int]
     PLAIN_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -721,7 +724,8 @@ class StatusResponse(_message.Message):
     internal: str
     callers: CallersStatus
     plain: bool
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ..., internal: _Optional[str] = ..., callers: _Optional[_Union[CallersStatus, _Mapping]] = ..., plain: bool = ...) -> None: ...
+    metrics: str
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ..., internal: _Optional[str] = ..., callers: _Optional[_Union[CallersStatus, _Mapping]] = ..., plain: bool = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class CallersStatus(_message.Message):
     __slots__ = ("asked", "keys", "error", "refused", "unchecked")

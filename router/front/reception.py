@@ -8,6 +8,7 @@ from router.caller import Caller
 from router.callers.quotas import Quotas
 from router.front.text_lanes import TextLanes
 from router.front.validation import GenerationInput
+from router.metrics.requests import RequestCounts
 from router.relay import Metadata, Relay
 from router.request_line import RequestLine
 
@@ -19,6 +20,7 @@ class Reception:
     lanes: TextLanes
     relay: Relay
     is_warm: asyncio.Event
+    counts: RequestCounts
 
     async def serve(
         self, given: GenerationInput, caller: Caller, line: RequestLine, echo: Metadata = ()

@@ -57,7 +57,7 @@ class InferenceService:
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
         limits = self._text.limits
-        with RequestLine(self._clock(), self._clock) as line:
+        with RequestLine(self._clock(), self._clock, self._reception.counts) as line:
             told_id = call.metadata(REQUEST_ID_KEY)
             request_id = check_request_id(request.request_id or told_id or "", limits)
             line.request_id = request.request_id = request_id

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from typing import Final
 
+from cluster.metrics.server import Pages
+from cluster.release import version
 from cluster.rpc import parsed
 from penstock.v1 import inference_pb2 as pb
 from router.front.text import Text
@@ -37,6 +38,7 @@ class About:
     lanes: TextLanes
     intake: BodyIntake
     is_serving: Callable[[], bool]
+    pages: Pages
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def models(self, call: HttpCall) -> None:
@@ -48,7 +50,7 @@ class About:
         await call.answer(200, encode(self._card))
 
     async def version(self, call: HttpCall) -> None:
-        await call.answer(200, encode(VersionReply(_version())))
+        await call.answer(200, encode(VersionReply(version())))
 
     async def openapi(self, call: HttpCall) -> None:
         await call.answer(200, self._page)
@@ -62,6 +64,16 @@ class About:
         else:
             reason = "No decode worker serves, or this router drains or has just started."
             await call.answer(503, encode(StateReply("not ready", reason)), _AGAIN)
+
+    async def metrics(self, call: HttpCall) -> None:
+        await self._show("/metrics", call)
+
+    async def targets(self, call: HttpCall) -> None:
+        await self._show("/metrics/targets", call)
+
+    async def _show(self, path: str, call: HttpCall) -> None:
+        page = self.pages[path]
+        await call.answer_as(page.content_type, await page.text())
 
     async def tokenize(self, call: HttpCall) -> None:
         asked = await self.intake.asked(BodyKind.TOKENIZE, call)
@@ -94,7 +106,7 @@ class About:
 
     @cached_property
     def _page(self) -> bytes:
-        return openapi_page(_version())
+        return openapi_page(version())
 
     @property
     def _card(self) -> ModelCard:
@@ -109,10 +121,3 @@ def _tokens(ids: Sequence[int], context_length: int) -> Iterator[bytes]:
         comma = b"," if start else b""
         yield comma + encode(list(ids[start : start + _SLICE]))[1:-1]
     yield b"]}"
-
-
-def _version() -> str:
-    try:
-        return metadata.version("penstock")
-    except metadata.PackageNotFoundError:
-        return "unknown"

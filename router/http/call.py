@@ -110,6 +110,12 @@ class HttpCall:
         await self._begin(status, (_JSON, length, *headers))
         await self._write(body, is_last=True)
 
+    async def answer_as(self, content_type: str, body: bytes) -> None:
+        """Sends all of what is asked for."""
+        length = (b"content-length", b"%d" % len(body))
+        await self._begin(200, ((b"content-type", content_type.encode()), length))
+        await self._write(body, is_last=True)
+
     async def begin_json(self) -> None:
         """Begins an answer of which the length is not known yet."""
         await self._begin(200, (_JSON,))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from starlette.routing import Route, Router
 
+from cluster.metrics.server import Pages
 from cluster.open_calls import OpenCalls
 from router.callers.callers import Callers
 from router.front.reception import Reception
@@ -28,6 +29,7 @@ def http_server(
     address: str,
     clock: Callable[[], float],
     is_serving: Callable[[], bool],
+    pages: Pages,
     ping_s: float = PING_S,
 ) -> HttpServer:
     """Makes what serves the pipeline behind gRPC to OpenAI's clients, too."""
@@ -36,7 +38,13 @@ def http_server(
     generation = HttpGeneration(
         text=text, reception=reception, intake=intake, clock=clock, ping_s=ping_s
     )
-    about = About(text=text, lanes=reception.lanes, intake=intake, is_serving=is_serving)
+    about = About(
+        text=text,
+        lanes=reception.lanes,
+        intake=intake,
+        is_serving=is_serving,
+        pages=pages,
+    )
     serving: dict[str, ServeHttp] = {
         "chat": generation.chat,
         "completion": generation.completion,
@@ -47,6 +55,8 @@ def http_server(
         "version": about.version,
         "livez": about.livez,
         "readyz": about.readyz,
+        "metrics": about.metrics,
+        "targets": about.targets,
         "openapi": about.openapi,
     }
     methods: defaultdict[str, dict[str, ServeHttp]] = defaultdict(dict)

@@ -98,7 +98,8 @@ class HttpGeneration:
         self, asked: Asked, message: bytes, part: PromptCaller, request_id: str, arrived_at: float
     ) -> None:
         info, limits = self.text.info, self.text.limits
-        with RequestLine(arrived_at, self.clock, request_id=request_id) as line:
+        counts = self.reception.counts
+        with RequestLine(arrived_at, self.clock, counts, request_id=request_id) as line:
             num_bytes = check_wire(message, pb.GenerateRequest, info, limits)
             if num_bytes:
                 self.reception.lanes.process.check_room(num_bytes)

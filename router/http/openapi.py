@@ -74,12 +74,17 @@ OPERATIONS: Final = (
         is_open=True,
     ),
     Operation("/health", "GET", "readyz", "The same", StateReply, is_open=True),
+    Operation("/metrics", "GET", "metrics", "Tells of this router, as Prometheus reads it", str),
+    Operation(
+        "/metrics/targets", "GET", "targets", "Tells Prometheus where workers are scraped", list
+    ),
     Operation("/openapi.json", "GET", "openapi", "This page", dict, is_open=True),
 )
 
 
 def openapi_page(version: str) -> bytes:
-    types = [each for op in OPERATIONS for each in (op.reply, op.body) if each not in (None, dict)]
+    bodies = [each for op in OPERATIONS for each in (op.reply, op.body)]
+    types = [each for each in bodies if each not in (None, dict, list, str)]
     _, components = schemas(ErrorReply, *types)
     paths: dict[str, Any] = {}
     for op in OPERATIONS:
@@ -118,7 +123,9 @@ def _described(op: Operation) -> dict[str, Any]:
 
 
 def _content(op: Operation) -> dict[str, Any]:
-    content = _json({} if op.reply is dict else _named(op.reply))
+    if op.reply is str:
+        return {"text/plain": {}}
+    content = _json({} if op.reply in (dict, list) else _named(op.reply))
     return content | ({"text/event-stream": {}} if op.is_streamed else {})
 
 

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from cluster.histogram import Histogram
 from cluster.lateness import LATE_S, LOOK_S, AttentiveClock, Limit, Patience
 from tests.virtual_loop import VirtualLoop, run
 
@@ -171,7 +172,7 @@ def test_what_is_cancelled_from_outside_is_not_called_late() -> None:
 def test_an_attention_that_is_kept_notices_by_itself() -> None:
     async def keep() -> float:
         attention = AttentiveClock(_loop().time)
-        keeping = asyncio.create_task(attention.keep())
+        keeping = asyncio.create_task(attention.keep(Histogram((1.0,))))
         await asyncio.sleep(1.0)
         _loop().stand_still(5.0)
         await asyncio.sleep(1.0)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from cluster.errors import DigestMismatch
+from cluster.histogram import Histogram
 from cluster.types import Direction, Incarnation, KvLayout, PairReport, WorkerId
 from kv_transfer.incoming import Reservation, ReservationTable
 from kv_transfer.life import Life
 from kv_transfer.memory_transport import MemoryNetwork, MemoryTransport
 from kv_transfer.outgoing import OutgoingTransfer
-from kv_transfer.stats import BOUNDS_S, LAPSE_S, MAX_PAIRS, Histogram, PairStats
+from kv_transfer.stats import BOUNDS_S, LAPSE_S, MAX_PAIRS, PairStats
 from kv_transfer.transport import Peer
 from tests.kv_transfer.manual_timers import ManualTimers
 
@@ -195,7 +196,7 @@ async def test_counting_a_transfer_costs_microseconds() -> None:
 
 
 def test_buckets_are_cumulative_and_a_bound_is_in_its_bucket() -> None:
-    histogram = Histogram()
+    histogram = Histogram(BOUNDS_S)
     for seconds in (BOUNDS_S[0], 0.0002, 0.5, 99.0):
         histogram.add(seconds)
     report = histogram.report()

@@ -227,6 +227,27 @@ def test_status_shows_what_serves(penstock: Penstock, server: Any, running: Loca
     assert penstock("status", "--json").json["workers"][0]["serving"] is True
 
 
+def test_status_says_where_prometheus_scrapes(
+    penstock: Penstock, server: Any, running: LocalNote
+) -> None:
+    worker = worker_status("decode-0")
+    worker.member.metrics = "127.0.0.1:4001"
+    server.status.workers.append(worker)
+    server.status.metrics = "127.0.0.1:4000"
+    [line] = [each for each in penstock("status").out.splitlines() if each.startswith("metrics ")]
+    assert "http://127.0.0.1:4000/metrics" in line
+    assert "decode-0 127.0.0.1:4001" in line
+    told = penstock("status", "--json").json
+    assert (told["metrics"], told["workers"][0]["member"]["metrics"]) == (
+        "127.0.0.1:4000",
+        "127.0.0.1:4001",
+    )
+    for number in range(1, 20):
+        server.status.workers.add().CopyFrom(worker_status(f"decode-{number}"))
+        server.status.workers[-1].member.metrics = f"127.0.0.1:{4001 + number}"
+    assert " · 20 workers\n" in penstock("status").out
+
+
 def test_status_repeats_that_others_can_come_in(
     penstock: Penstock, server: Any, running: LocalNote
 ) -> None:

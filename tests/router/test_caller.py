@@ -37,12 +37,17 @@ class Heard:
 async def ask(cluster: Cluster, caller: Caller, request_id: str) -> None:
     router = cluster.router
     reception = Reception(
-        router.admission, router.quotas, router.lanes, router.relay, router.fleet.is_warm
+        router.admission,
+        router.quotas,
+        router.lanes,
+        router.relay,
+        router.fleet.is_warm,
+        router.counts,
     )
     text = router.lanes._text
     request = pb.GenerateRequest(text="hello", request_id=request_id)
     given = check_generate(request, text.info, text.limits)
-    with RequestLine(router.clock(), router.clock, request_id=request_id) as line:
+    with RequestLine(router.clock(), router.clock, router.counts, request_id=request_id) as line:
         await reception.serve(given, caller, line, echo=(("id", request_id),))
 
 

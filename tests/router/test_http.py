@@ -351,12 +351,18 @@ async def test_a_stream_says_that_it_lives_while_its_prompt_is_computed(cluster:
     server = http_server(
         router.lanes._text,
         Reception(
-            router.admission, router.quotas, router.lanes, router.relay, router.fleet.is_warm
+            router.admission,
+            router.quotas,
+            router.lanes,
+            router.relay,
+            router.fleet.is_warm,
+            router.counts,
         ),
         router.callers,
         address="127.0.0.1:0",
         clock=router.clock,
         is_serving=lambda: True,
+        pages=router.pages,
         ping_s=0.05,
     )
     async with server, cluster.worker("d0", text="a", delay_s=0.5) as worker:

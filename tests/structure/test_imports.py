@@ -56,6 +56,7 @@ DOORS = {
     "uvicorn": "router/http/server.py",
     "httptools": "router/http/server.py",
     "msgspec": "router/http/typed_json.py",
+    "prometheus_client": "cluster/metrics/exposition.py",
 }
 
 # Protobuf messages live in codecs, typed clients and service edges: inside, only dataclasses.
@@ -106,6 +107,7 @@ STUB_FILES = {
         "deploy/planner/routers.py",
         "router/relay.py",
         "router/request_line.py",
+        "router/metrics/requests.py",
         "router/sent.py",
         "router/watcher.py",
         "router/links.py",

@@ -17,6 +17,7 @@ from decode_worker.config import DecodeWorkerConfig
 from penstock.v1 import worker_pb2 as pb
 from tests.router.cluster_of_fakes import Answer
 from tests.router.fake_worker import TOKEN
+from tests.scraped import scraped
 from tests.workers.answers import expected, greedy, prompt_of
 from tests.workers.local_cluster import LocalCluster, stuck
 from worker_roles.lives import Lives
@@ -118,7 +119,7 @@ async def test_a_worker_goes_on_in_the_other_role_and_nothing_is_left_of_the_one
         index, pairs = cluster.router.index, cluster.decode[0].pairs
         async with living(cluster):
             await cluster.until(lambda: life(cluster) is not None)
-            past = []
+            past, places = [], set()
             for number, role in enumerate((Role.PREFILL, Role.DECODE, Role.PREFILL)):
                 answers = [greedy(prompt_of(20 * number + each, 60), 4) for each in range(8)]
                 await asyncio.gather(*map(cluster.generate, answers))
@@ -135,8 +136,11 @@ async def test_a_worker_goes_on_in_the_other_role_and_nothing_is_left_of_the_one
                 [member] = [each for each in members if each.worker.worker_id == X]
                 assert (member.role, member.worker.incarnation) == (role, now)
                 assert member.past_lives == tuple(past)
+                assert role in (await scraped(member.metrics)).labels("penstock_build_info")
+                places.add(member.metrics)
                 assert [path.name for path in tmp_path.glob(f"kv-{now}")] == [f"kv-{now}"]
                 assert not [path for each in past for path in tmp_path.glob(f"kv-{each}")]
+            assert len(places) == 1  # who scrapes it need not look for it again
             answer = await cluster.generate(greedy(PROMPT, 20))
             assert answer.messages[0].accepted.prefill_worker == X
             assert answer.token_ids == expected(PROMPT, 20)

@@ -1,0 +1,1 @@
+"""What a router tells of itself to who watches many."""
