@@ -19,6 +19,7 @@ from penstock.v1 import worker_pb2
 ROLES: Final = {Role.PREFILL: worker_pb2.ROLE_PREFILL, Role.DECODE: worker_pb2.ROLE_DECODE}
 _ROLES_BACK: Final = {number: role for role, number in ROLES.items()}
 MAX_PAST_LIVES: Final = 8
+MAX_METRICS_CHARS: Final = 264  # the longest name of a host, brackets, a port
 
 
 def fingerprint_to_pb(fingerprint: Fingerprint) -> worker_pb2.Fingerprint:
@@ -126,6 +127,8 @@ def member_from_pb(message: worker_pb2.RegisterRequest) -> Member:
     role = role_from_pb(message.role)
     if role is None:
         raise InvalidRequest("role", "A member has a role: give prefill or decode.")
+    if len(message.metrics) > MAX_METRICS_CHARS:
+        raise InvalidRequest("metrics", "Where a member is scraped is HOST:PORT, and not so long.")
     return Member(
         worker=address_from_pb(message.worker),
         role=role,

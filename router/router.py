@@ -125,12 +125,7 @@ class Router:
         )
         self.quotas = Quotas(self.store, clock)
         reception = Reception(
-            self.admission,
-            self.quotas,
-            self.lanes,
-            self.relay,
-            self.fleet.is_warm,
-            self.counts,
+            self.admission, self.quotas, self.lanes, self.relay, self.fleet.is_warm, self.counts
         )
         self.pages: Pages = {
             **metrics_pages(Registry(ROUTER, self._reading, facts)),
@@ -220,6 +215,8 @@ class Router:
             waiting=self.waiting.figures(),
             fleet=self.fleet,
             policy=self.policy,
+            callers=self.callers,
+            quotas=self.quotas,
             members=list(self.pool.statuses(now)),
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from cluster.addresses import Endpoint
 from cluster.codec import load_report_from_pb
 from cluster.errors import ConfigError
 from cluster.secrets import load_secrets
@@ -267,7 +268,8 @@ def _metrics_lines(reply: pb.StatusResponse) -> str:
     if len(told) > _MOST_SCRAPED:
         told = [f"{len(told)} workers"]
     if reply.metrics:
-        told.insert(0, f"http://{reply.metrics}/metrics, workers as /metrics/targets there says")
+        at = Endpoint.parse(reply.metrics).to_dial
+        told.insert(0, f"http://{at}/metrics, workers as /metrics/targets there says")
     return f"metrics {' · '.join(told)}\n" if told else ""
 
 

@@ -9,6 +9,8 @@ from cluster.metrics.labels import by_percentile
 from cluster.metrics.metric import Series
 from cluster.types import Role
 from router.admission import Admission
+from router.callers.callers import Callers
+from router.callers.quotas import Quotas
 from router.fleet import Fleet
 from router.learned.accuracy import ClassCounters
 from router.metrics.requests import RequestCounts
@@ -33,6 +35,8 @@ class RouterReading:
     waiting: WaitingFigures
     fleet: Fleet
     policy: PolicyKeeper
+    callers: Callers
+    quotas: Quotas
     members: list[MemberStatus]
 
     def by_outcome(self) -> Iterator[Series]:

@@ -381,4 +381,31 @@ POLICY: Final[tuple[Metric[RouterReading], ...]] = (
     ),
 )
 
-ROUTER: Final = (*REQUESTS, *PLACING, *MEMBERS, *POLICY)
+CALLERS: Final[tuple[Metric[RouterReading], ...]] = (
+    Metric(
+        name="penstock_api_keys",
+        kind=Kind.GAUGE,
+        help="API keys in force; 0: nobody is asked for one.",
+        read=value(lambda r: len(r.callers.table.keys) if r.callers.table else 0),
+    ),
+    Metric(
+        name="penstock_api_keys_are_current",
+        kind=Kind.GAUGE,
+        help="Is 1 if the keys in force are those that their file says, else 0.",
+        read=value(lambda r: not r.callers.error),
+    ),
+    Metric(
+        name="penstock_unauthenticated_calls",
+        kind=Kind.COUNTER,
+        help="Calls that came without a key that is known.",
+        read=value(lambda r: r.callers.num_refused),
+    ),
+    Metric(
+        name="penstock_unchecked_quotas",
+        kind=Kind.COUNTER,
+        help="Times that a quota was not checked, as the store was away.",
+        read=value(lambda r: r.quotas.num_unchecked),
+    ),
+)
+
+ROUTER: Final = (*REQUESTS, *PLACING, *MEMBERS, *POLICY, *CALLERS)

@@ -400,6 +400,12 @@ def test_of_a_worker_that_says_nothing_of_its_errors_none_are_known() -> None:
         (lambda: worker_codec.member_from_pb(worker_pb2.RegisterRequest(role=9)), "role"),  # type: ignore[arg-type]
         (lambda: worker_codec.member_from_pb(worker_pb2.RegisterRequest()), "role"),
         (
+            lambda: worker_codec.member_from_pb(
+                worker_pb2.RegisterRequest(role=worker_pb2.ROLE_DECODE, metrics="h" * 300)
+            ),
+            "metrics",
+        ),
+        (
             lambda: codec.load_report_from_pb(
                 worker_pb2.LoadReport(pairs=[worker_pb2.PairReport()])
             ),

@@ -331,6 +331,9 @@ SENSELESS = {
     "a port beside the host": Broken(
         routers("bind: '127.0.0.1:50051'"), "'spec.routers.bind' is '127.0.0.1:50051': give a host"
     ),
+    "a port where each process has its own": Broken(
+        spec("{metricsBind: '0.0.0.0:9000'}"), "'spec.metricsBind' is '0.0.0.0:9000': give a host"
+    ),
     "a URL as host": Broken(
         routers("advertise: 'http://chat'"), "'spec.routers.advertise' is 'http://chat': give a ho"
     ),

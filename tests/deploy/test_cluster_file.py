@@ -233,7 +233,8 @@ def test_a_plan_has_what_the_file_says_of_each_process(tmp_path: Path) -> None:
     plan = plan_of(
         spec(
             "{model: m, checkpoint: model, policyFile: policy.yaml, store: 'redis://a:1/0',"
-            " secretsFile: s.yaml, hashGrain: 32, drain: 5s, limits: {maxN: 3, maxMessage: 1MiB},"
+            " secretsFile: s.yaml, metricsBind: 0.0.0.0, hashGrain: 32, drain: 5s,"
+            " limits: {maxN: 3, maxMessage: 1MiB},"
             " routers: {ports: [7000]}, pools: [{name: p, role: prefill, minWorkers: 2,"
             " numThreads: 3}, {name: d, role: decode, blockSize: 32, numBlocks: 8, chunk: 100ms}]}"
         ),
@@ -249,6 +250,7 @@ def test_a_plan_has_what_the_file_says_of_each_process(tmp_path: Path) -> None:
     assert [each.part for each in workers] == [Part.PREFILL, Part.PREFILL, Part.DECODE]
     assert {each.config["router"] for each in workers} == {"redis://a:1/0"} == {router["store"]}
     assert [each.config["num_threads"] for each in workers] == [3, 3, 1]
+    assert {each.config["metrics"] for each in workers} == {"0.0.0.0:0"} == {router["metrics"]}
     decode = workers[-1].config
     assert (decode["num_blocks"], decode["block_size"], decode["chunk_s"]) == (8, 32, 0.1)
     assert {each.config["cluster"] for each in workers} == {"broken"}

@@ -47,6 +47,7 @@ WELL = {
     "penstock_cached_tokens_total": "0+1000x60",
     "penstock_prompt_tokens_total": "0+2000x60",
     "penstock_config_last_reload_successful": "1x60",
+    "penstock_api_keys_are_current": "1x60",
     'penstock_policy_generation{side="active", instance="r"}': "3x60",
     'penstock_policy_generation{side="active", instance="other"}': "3x60",
     'penstock_class_started_total{class="default"}': "0+600x60",
@@ -94,6 +95,7 @@ WRONG = {
     "PenstockIndexForgets": {"penstock_index_forgotten_grains_total": "0x10 0+5x50"},
     "PenstockCacheMispredicted": {"penstock_cached_tokens_total": "0+1000x10 10000+500x50"},
     "PenstockPolicyReloadFailed": {"penstock_config_last_reload_successful": "1x10 0x50"},
+    "PenstockKeysNotCurrent": {"penstock_api_keys_are_current": "1x10 0x50"},
     "PenstockPoliciesDiffer": {
         'penstock_policy_generation{side="active", instance="other"}': "3x10 4x50"
     },

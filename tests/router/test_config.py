@@ -27,6 +27,11 @@ from tests.router.router_process import write_config
         ({"unread_s": 0}, "unread_s"),
         ({"store": "rediss"}, "redis://HOST:PORT/DB"),
         ({"store": "http://localhost"}, "redis://HOST:PORT/DB"),
+        ({"metrics": "here"}, "'metrics': 'here' is no HOST:PORT"),
+        (
+            {"address": "127.0.0.1:7", "metrics": "127.0.0.1:7"},
+            "'metrics' is '127.0.0.1:7', where clients come in",
+        ),
         ({"internal": "here"}, "'internal': 'here' is no HOST:PORT"),
         (
             {"address": "127.0.0.1:7", "internal": "127.0.0.1:7"},

@@ -29,6 +29,7 @@ def load(cls: type, directory: Path, settings: dict[str, Any]) -> Any:
     ("settings", "sentence"),
     [
         ({"num_blocks": -1}, "'num_blocks' is -1: it must be at least 1."),
+        ({"metrics": "9000"}, "'metrics': '9000' is no HOST:PORT"),
         ({"block_size": 0}, "'block_size' is 0"),
         ({"block_size": 24}, "'block_size' is 24 and 'hash_grain' 16: one must divide the other."),
         ({"hash_grain": 0}, "'hash_grain' is 0"),

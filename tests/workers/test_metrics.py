@@ -15,6 +15,7 @@ import pytest
 
 from cluster.errors import InvalidRequest
 from cluster.types import Incarnation
+from router.callers.key_file import ANYBODY, KeyTable
 from router.tries import Tries
 from router.waiting import Waiting
 from tests.docs.pages import PAGES
@@ -168,6 +169,9 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
     next(iter(router.fleet._followed.values())).watcher.num_gaps += 1
     assert router.placer.generations.canary is not None
     router.placer.generations.canary.on_trial.num_errors += 1
+    router.callers.num_refused += 1
+    router.callers.error = "The file of keys is gone."
+    router.quotas.num_unchecked += 1
     router.counts.by_outcome["finished", "for no reason that is declared"] += 1
 
     worker, transfers = decode.worker, decode.worker._transfers
@@ -185,10 +189,14 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
     pair.num_refused_writes += 1
     report = worker.load()
     pairs = tuple(replace(each, num_quarantined_blocks=2) for each in report.pairs)
-    with patch.object(
-        worker,
-        "load",
-        lambda: replace(report, num_quarantined_blocks=2, tail_reuse=0.5, pairs=pairs),
+    keys = patch.object(router.callers, "table", KeyTable(keys=(ANYBODY,)))
+    with (
+        keys,
+        patch.object(
+            worker,
+            "load",
+            lambda: replace(report, num_quarantined_blocks=2, tail_reuse=0.5, pairs=pairs),
+        ),
     ):
         await seen.look()
     transfers.keeper.num_up -= 1
