@@ -154,7 +154,7 @@ def _address_faults(spec: ClusterSpec) -> Iterator[Wrong]:
     hosts: dict[tuple[str, ...], str | None] = {
         ("routers", "bind"): spec.routers.bind,
         ("routers", "advertise"): spec.routers.advertise,
-        ("metrics_bind",): spec.metrics_bind,
+        ("metricsBind",): spec.metrics_bind,
     }
     for where, host in hosts.items():
         if host is not None and not is_host(host):
