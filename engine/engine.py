@@ -18,7 +18,8 @@ from engine.batch import Batch, BatchRow, RowResult
 from engine.config import EngineConfig
 from engine.drawing import Draw
 from engine.drawing_choice import choose_drawing
-from engine.kv_cache import KvCache, slots_of
+from engine.kv_cache import DTYPES, KvCache, slots_of
+from engine.layer_ops_choice import choose_layer_ops
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
 from engine.models.decoder import Decoder, StepInputs, WantedTokens
@@ -53,7 +54,8 @@ class Engine:
         )
         weights = WeightReader(config, spec, measurements)
         self._drawing = choose_drawing(self._device)
-        self._model = Decoder(spec, weights, self._cache, self._attention)
+        ops = choose_layer_ops(spec, self._cache, DTYPES[config.dtype])
+        self._model = Decoder(spec, weights, self._cache, self._attention, ops)
 
     @torch.inference_mode()
     def forward(

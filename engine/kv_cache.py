@@ -41,6 +41,7 @@ class KvCache:
             pool = _bytes_of(buffer, layout.pool_bytes, device).view(dtype).view(shape)
         self._blocks = pool.view(*shape[:2], layout.num_blocks, layout.block_size, *shape[3:])
         self.dtype = dtype
+        self.device = device
         self.layers: tuple[Tensor, ...] = pool.unbind(0)
 
     def write(self, layer: int, slots: Tensor, keys_values: Tensor) -> None:

@@ -54,11 +54,6 @@ class _Plain:
             return torch.mm(x, self._matrix)
         return torch.addmm(self._bias, x, self._matrix)
 
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        if self._bias is not None:
-            residual = residual + self._bias
-        return torch.addmm(residual, x, self._matrix)
-
 
 class _Packed:
     __slots__ = ("_bias", "_matrix")
@@ -72,9 +67,6 @@ class _Packed:
         product: Tensor = _PACKED_PRODUCT(x, self._matrix, self._bias, "none", [], "")
         return product
 
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        return self.of(x).add_(residual)
-
 
 Copy = _Plain | _Packed
 
@@ -87,9 +79,6 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.copies[class_of(x.shape[0])].of(x)
-
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        return self.copies[class_of(x.shape[0])].added_to(residual, x)
 
 
 def class_of(num_rows: int) -> int:
