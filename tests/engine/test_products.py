@@ -128,7 +128,7 @@ def test_a_model_is_timed_once_for_all_processes(
     def time_shape(*_: object, **__: object) -> dict[str, list[float]]:
         nonlocal num
         num += 1
-        return {S: [1.0] * NUM_CLASSES, T: [2.0] * NUM_CLASSES, P: [2.0] * NUM_CLASSES}
+        return {each: [1.0 if each is S else 2.0] * NUM_CLASSES for each in Product}
 
     monkeypatch.setattr("engine.layers.products.time_shape", time_shape)
     monkeypatch.setattr("cluster.host.waited_s", lambda: 0.0)
