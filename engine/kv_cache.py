@@ -57,6 +57,10 @@ class KvCache:
         self._blocks.index_copy_(2, targets, self._blocks.index_select(2, sources))
 
 
+def slot_of(block_table: Sequence[int], block_size: int, position: int) -> int:
+    return block_table[position // block_size] * block_size + position % block_size
+
+
 def slots_of(
     block_table: Sequence[int], block_size: int, start: int, stop: int
 ) -> npt.NDArray[np.int64]:

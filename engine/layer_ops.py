@@ -6,15 +6,21 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import embedding, silu
 
 from engine.kv_cache import KvCache
-from engine.layers.rope import rotate_in_place
+from engine.layers.rope import Rope, rotate_in_place
 from engine.model_spec import ModelSpec
 
 
 class LayerOps(Protocol):
     """Computes for one model over its cache, for all rows of a step at once."""
+
+    def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
+        """[num_tokens, hidden_size]. *Raises* IndexError where the table has no such token."""
+
+    def rotations(self, positions: Tensor) -> Tensor:
+        """What `rotate` wants of these int64 positions [num_tokens], in a form of its own."""
 
     def norm(self, hidden: Tensor, added: Tensor | None, weight: Tensor) -> Tensor:
         """Adds `added` to `hidden` [num_tokens, hidden_size], in place, and returns that normed."""
@@ -34,6 +40,13 @@ class TorchLayerOps:
     def __init__(self, spec: ModelSpec, cache: KvCache) -> None:
         self._spec = spec
         self._cache = cache
+        self._rope = Rope(spec, cache.device)
+
+    def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
+        return embedding(token_ids, table)
+
+    def rotations(self, positions: Tensor) -> Tensor:
+        return self._rope.rotations(positions)
 
     def norm(self, hidden: Tensor, added: Tensor | None, weight: Tensor) -> Tensor:
         if added is not None:

@@ -12,7 +12,6 @@ from engine.cpu_kernels.native_layer_ops import NativeLayerOps
 from engine.cpu_kernels.torch_threads import NoKernelError
 from engine.kv_cache import KvCache
 from engine.layer_ops import LayerOps, TorchLayerOps
-from engine.layers.rope import Rope
 from engine.model_spec import ModelSpec
 
 TRIED_ROWS = 3
@@ -52,17 +51,18 @@ def largest_difference(spec: ModelSpec, kv_dtype: torch.dtype) -> float:
     qkv = torch.randn(TRIED_ROWS, heads + 2 * kv_heads, dim, generator=generator)
     norms = torch.randn(heads + kv_heads, dim, generator=generator)
     gate_up = torch.randn(TRIED_ROWS, 2 * spec.intermediate_size, generator=generator)
-    rotations = Rope(spec, cpu).rotations(torch.arange(TRIED_ROWS))
-    slots = torch.arange(TRIED_ROWS).flip(0)
+    table, places = torch.randn(9, spec.hidden_size, generator=generator), torch.arange(TRIED_ROWS)
+    slots = places.flip(0)
 
     def results(form: type[NativeLayerOps] | type[TorchLayerOps]) -> list[Tensor]:
         cache = KvCache(layout, None, cpu)
         ops, own_hidden, own_qkv = form(tried, cache), hidden.clone(), qkv.clone()
+        embedded, rotations = ops.embed(slots, table), ops.rotations(places)
         normed = ops.norm(own_hidden, added, weight)
         ops.rotate(0, own_qkv, norms, rotations, slots)
         kept = own_qkv[:, heads:].view(TRIED_ROWS, 2, kv_heads, dim).transpose(0, 1)
         lost = cache.layers[0][:, slots].float() - kept.to(kv_dtype).float()
-        return [own_hidden, normed, own_qkv, lost, ops.gate(gate_up)]
+        return [embedded, own_hidden, normed, own_qkv, lost, ops.gate(gate_up)]
 
     pairs = zip(results(NativeLayerOps), results(TorchLayerOps), strict=True)
     # torch's maximum: a NaN is larger than all.

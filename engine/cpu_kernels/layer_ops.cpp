@@ -14,7 +14,6 @@
 namespace {
 
 constexpr int64_t UNIT_FLOATS = 1 << 14;  // of a unit at least: as much as a thread is woken for
-constexpr int MAX_DIM = 1024;             // of a head
 
 // Two numbers that lie side by side, the first in the low half.
 typedef uint64_t Pairs __attribute__((vector_size(LANES * 4)));
@@ -59,31 +58,21 @@ void add(float* x, const float* added, int64_t size) {
     for (; i < size; i++) x[i] += added[i];
 }
 
-// Of complex numbers that all heads of a token are rotated by.
-struct Rotation {
-    float real[MAX_DIM], imaginary[MAX_DIM];  // twice each, the second's sign changed
-
-    Rotation(const float* rotations, int64_t dim) {
-        for (int64_t i = 0; i < dim; i += 2) {
-            real[i] = real[i + 1] = rotations[i];
-            imaginary[i] = -rotations[i + 1], imaginary[i + 1] = rotations[i + 1];
-        }
+// Pairs of numbers, each times a complex one: its real part twice, and its imaginary part, which is
+// negative for the first.
+void turn(float* head, const float* real, const float* imaginary, int64_t dim) {
+    int64_t i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        const Floats own = load(head + i);
+        const Floats swapped = (Floats)((Pairs)own << 32 | (Pairs)own >> 32);
+        store(head + i, own * load(real + i) + swapped * load(imaginary + i));
     }
-
-    void turn(float* head, int64_t dim) const {
-        int64_t i = 0;
-        for (; i + LANES <= dim; i += LANES) {
-            const Floats own = load(head + i);
-            const Floats swapped = (Floats)((Pairs)own << 32 | (Pairs)own >> 32);
-            store(head + i, own * load(real + i) + swapped * load(imaginary + i));
-        }
-        for (; i < dim; i += 2) {
-            const float first = head[i], second = head[i + 1];
-            head[i] = first * real[i] + second * imaginary[i];
-            head[i + 1] = second * real[i + 1] + first * imaginary[i + 1];
-        }
+    for (; i < dim; i += 2) {
+        const float first = head[i], second = head[i + 1];
+        head[i] = first * real[i] + second * imaginary[i];
+        head[i + 1] = second * real[i + 1] + first * imaginary[i + 1];
     }
-};
+}
 
 float silu(float x) { return x / (1 + std::exp(-x)); }
 
@@ -97,7 +86,31 @@ Floats silu(Floats x) {
 
 #define SHARED extern "C" __attribute__((visibility("default")))
 
-SHARED int64_t layer_most_dim(void) { return MAX_DIM; }
+// out [rows, size] of a table's rows; false where it has none of that number.
+SHARED bool layer_embed(const int64_t* token_ids, const float* table, int64_t num_known, float* out,
+                        int64_t num_rows, int64_t size, Parallel parallel, int64_t num_threads) {
+    for (int64_t row = 0; row < num_rows; row++)
+        if (token_ids[row] < 0 || token_ids[row] >= num_known) return false;
+    share_rows(parallel, num_threads, num_rows, size, [=](int64_t row) {
+        __builtin_memcpy(out + row * size, table + token_ids[row] * size, size * sizeof(float));
+    });
+    return true;
+}
+
+// out [rows, 2, dim]: what `turn` wants, of complex numbers of the length `scale`.
+SHARED void layer_rotations(const int64_t* positions, const float* frequencies, float* out,
+                            int64_t num_rows, int64_t dim, float scale, Parallel parallel,
+                            int64_t num_threads) {
+    share_rows(parallel, num_threads, num_rows, 2 * dim, [=](int64_t row) {
+        float *real = out + row * 2 * dim, *imaginary = real + dim;
+        for (int64_t i = 0; i < dim; i += 2) {
+            const float angle = (float)positions[row] * frequencies[i / 2];
+            real[i] = real[i + 1] = scale * std::cos(angle);
+            imaginary[i + 1] = scale * std::sin(angle);
+            imaginary[i] = -imaginary[i + 1];
+        }
+    });
+}
 
 // hidden [rows, size] += added, if any; out: hidden, normed.
 SHARED void layer_norm(float* hidden, const float* added, const float* weight, float* out,
@@ -119,11 +132,11 @@ SHARED void layer_rotate(float* qkv, const float* norms, const float* rotations,
     const int64_t width = (heads + 2 * kv_heads) * dim, kept = kv_heads * dim;
     share_rows(parallel, num_threads, num_tokens, width, [=](int64_t token) {
         float* own = qkv + token * width;
-        const Rotation rotation(rotations + token * dim, dim);
+        const float *real = rotations + token * 2 * dim, *imaginary = real + dim;
         for (int64_t head = 0; head < heads + kv_heads; head++) {
             float* x = own + head * dim;
             if (norms) norm(x, dim, eps, norms + head * dim, x);
-            rotation.turn(x, dim);
+            turn(x, real, imaginary, dim);
         }
         KV *key = keys + slots[token] * kept, *value = values + slots[token] * kept;
         const float* from = own + heads * dim;

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cluster.compiled import library
-from engine.cpu_kernels.torch_threads import NoKernelError, openmp_entry
+from engine.cpu_kernels.torch_threads import openmp_entry
 from engine.kv_cache import KvCache
+from engine.layers.rope import attention_scale, inverse_frequencies
 from engine.model_spec import ModelSpec
 
 SOURCE = Path(__file__).with_name("layer_ops.cpp")
@@ -27,19 +28,53 @@ class NativeLayerOps:
     def __init__(self, spec: ModelSpec, cache: KvCache) -> None:
         """*Raises* CompileError or NoKernelError where the kernel cannot be had."""
         kernel = library(SOURCE, f"KV={_KV_TYPES[cache.dtype]}")
+        self._embed, self._rotations = kernel.layer_embed, kernel.layer_rotations
         self._norm, self._rotate = kernel.layer_norm, kernel.layer_rotate
         self._gate = kernel.layer_gate
+        self._embed.argtypes = [*_POINTER * 2, *_NUMBER, *_POINTER, *_NUMBER * 2, *_TEAM]
+        self._rotations.argtypes = [*_POINTER * 3, *_NUMBER * 2, ctypes.c_float, *_TEAM]
         self._norm.argtypes = [*_POINTER * 4, *_NUMBER * 2, ctypes.c_float, *_TEAM]
         self._rotate.argtypes = [*_POINTER * 6, *_NUMBER * 4, ctypes.c_float, *_TEAM]
         self._gate.argtypes = [*_POINTER * 2, *_NUMBER * 2, *_TEAM]
-        for function in (self._norm, self._rotate, self._gate):
+        self._embed.restype = ctypes.c_bool
+        for function in (self._rotations, self._norm, self._rotate, self._gate):
             function.restype = None
-        if spec.head_dim > int(kernel.layer_most_dim()):
-            raise NoKernelError(f"its heads have at most {kernel.layer_most_dim()} numbers")
         self._parallel = openmp_entry()
+        self._frequencies = inverse_frequencies(spec.rope, spec.head_dim)
+        self._scale = attention_scale(spec.rope)
         self._eps = spec.rms_norm_eps
         self._heads = spec.num_heads, spec.num_kv_heads, spec.head_dim
         self._planes = [[plane.data_ptr() for plane in layer] for layer in cache.layers]
+
+    def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
+        num_known, size = table.shape
+        out = torch.empty(len(token_ids), size)
+        if not self._embed(
+            token_ids.data_ptr(),
+            table.data_ptr(),
+            num_known,
+            out.data_ptr(),
+            *out.shape,
+            self._parallel,
+            torch.get_num_threads(),
+        ):
+            raise IndexError(f"the model knows {num_known} tokens: one of the batch is beyond")
+        return out
+
+    def rotations(self, positions: Tensor) -> Tensor:
+        dim = self._heads[-1]
+        out = torch.empty(len(positions), 2, dim)
+        self._rotations(
+            positions.data_ptr(),
+            self._frequencies.data_ptr(),
+            out.data_ptr(),
+            len(positions),
+            dim,
+            self._scale,
+            self._parallel,
+            torch.get_num_threads(),
+        )
+        return out
 
     def norm(self, hidden: Tensor, added: Tensor | None, weight: Tensor) -> Tensor:
         out = torch.empty_like(hidden)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from engine.attention import Attention, StepPlan
 from engine.kv_cache import KvCache
 from engine.layer_ops import LayerOps
 from engine.layers.gated_mlp import GatedMlp, read_gated_mlp
-from engine.layers.rope import Rope
 from engine.layers.self_attention import SelfAttention, read_self_attention
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
@@ -65,17 +63,16 @@ class Decoder:
         ]
         self._final_norm = weights.tensor(FINAL_NORM)
         self._ops = ops
-        self._rope = Rope(spec, self._embedding.device)
 
     def forward(self, inputs: StepInputs, layer_done: Callable[[int], None]) -> Tensor:
-        """[num_wanted, hidden_size]; K and V of every token are in the cache afterwards.
+        """Normed [num_wanted, hidden_size]; K and V of every token are in the cache afterwards.
 
         `layer_done(layer)` follows the cache write of that layer at once. The last layer
         computes K and V for all tokens, and everything else only for the wanted ones.
         """
-        hidden = embedding(inputs.token_ids, self._embedding)
+        hidden = self._ops.embed(inputs.token_ids, self._embedding)
         added: Tensor | None = None  # to `hidden`, with the next norm
-        rotations = self._rope.rotations(inputs.positions)
+        rotations = self._ops.rotations(inputs.positions)
         plan, last = inputs.plan, len(self._layers) - 1
         for index, layer in enumerate(self._layers):
             qkv = layer.attention.store(hidden, added, rotations, inputs.slots)
@@ -86,8 +83,8 @@ class Decoder:
             if not len(hidden):
                 return hidden
             added = layer.mlp(hidden, layer.attention(qkv, plan))
-        return hidden if added is None else hidden.add_(added)
+        return self._ops.norm(hidden, added, self._final_norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [num_tokens, vocab_size]"""
-        return self._head(self._ops.norm(hidden, None, self._final_norm)).float()
+        """float32 [num_tokens, vocab_size] of what `forward` gives."""
+        return self._head(hidden).float()

@@ -14,7 +14,6 @@ from engine.cpu_kernels.native_layer_ops import NativeLayerOps
 from engine.kv_cache import DTYPES, KvCache
 from engine.layer_ops import TorchLayerOps
 from engine.layer_ops_choice import choose_layer_ops
-from engine.layers.rope import Rope
 from engine.model_spec import ModelSpec
 from tests.checkpoints import checkpoint
 
@@ -68,13 +67,13 @@ def test_the_kernel_equals_torch(shape: tuple[int, ...], dtype: str, threads: No
             torch.testing.assert_close(normed[0], normed[1], atol=2e-5, rtol=1e-5)
         gate_up = drawn(rows, 2 * spec.intermediate_size) * 5
         torch.testing.assert_close(native.gate(gate_up), plain.gate(gate_up), atol=1e-5, rtol=1e-5)
-        rotations = Rope(spec, CPU).rotations(torch.arange(rows) * 7)
+        positions = torch.arange(rows) * 1007
         slots = torch.randperm(128, generator=torch.Generator().manual_seed(rows))[:rows]
         for own_norms in (None, norms):
             qkv = drawn(rows, heads + 2 * kv_heads, dim)
             other = qkv.clone()
-            native.rotate(1, qkv, own_norms, rotations, slots)
-            plain.rotate(1, other, own_norms, rotations, slots)
+            native.rotate(1, qkv, own_norms, native.rotations(positions), slots)
+            plain.rotate(1, other, own_norms, plain.rotations(positions), slots)
             torch.testing.assert_close(qkv, other, atol=2e-5, rtol=1e-5)
             kept = qkv[:, heads:].view(rows, 2, kv_heads, dim).transpose(0, 1)
             assert torch.equal(caches[0].layers[1][:, slots], kept.to(DTYPES[dtype]))
@@ -92,10 +91,19 @@ def test_numbers_are_kept_as_torch_rounds_them(dtype: str) -> None:
     numbers = numbers[: len(numbers) // 1024 * 1024]
     for some in torch.cat([numbers, -steps, torch.zeros(1024 - len(steps))]).split(1024):
         qkv = some.repeat(3).view(1, 3, 1024).clone()
-        unturned = torch.ones(1, 1, 512, dtype=torch.complex64)
-        NativeLayerOps(spec, cache).rotate(0, qkv, None, unturned, torch.tensor([5]))
+        ops = NativeLayerOps(spec, cache)
+        ops.rotate(0, qkv, None, ops.rotations(torch.tensor([0])), torch.tensor([5]))
         wanted = some.to(DTYPES[dtype]).view(torch.int16)
         assert torch.equal(cache.layers[0][1, 5, 0].view(torch.int16), wanted)
+
+
+def test_tokens_are_embedded_that_the_model_knows() -> None:
+    spec = spec_of(SHAPES[0])
+    ops, table = NativeLayerOps(spec, cache_of(spec, "float32")), drawn(9, 512)
+    assert torch.equal(ops.embed(torch.tensor([8, 0, 8]), table), table[[8, 0, 8]])
+    for unknown in (9, -1):
+        with pytest.raises(IndexError, match="knows 9 tokens"):
+            ops.embed(torch.tensor([0, unknown]), table)
 
 
 def test_a_gate_is_right_far_out() -> None:
