@@ -77,6 +77,11 @@ def test_rows_that_lie_apart_are_taken() -> None:
     assert_near(NativeMatrix(weight, None).of(x), wanted(x, weight, torch.zeros(1)), 32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_it_is_found_right(dtype: torch.dtype) -> None:
+    assert native_serves(dtype)
+
+
 def test_it_is_no_candidate_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise CompileError("no C++ compiler")
