@@ -18,7 +18,8 @@ from engine.batch import Batch, BatchRow, RowResult
 from engine.config import EngineConfig
 from engine.drawing import Draw
 from engine.drawing_choice import choose_drawing
-from engine.kv_cache import KvCache, slots_of
+from engine.kv_cache import DTYPES, KvCache, slot_of, slots_of
+from engine.layer_ops_choice import choose_layer_ops
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
 from engine.models.decoder import Decoder, StepInputs, WantedTokens
@@ -53,7 +54,8 @@ class Engine:
         )
         weights = WeightReader(config, spec, measurements)
         self._drawing = choose_drawing(self._device)
-        self._model = Decoder(spec, weights, self._cache, self._attention)
+        ops = choose_layer_ops(spec, self._cache, DTYPES[config.dtype])
+        self._model = Decoder(spec, weights, self._cache, self._attention, ops)
 
     @torch.inference_mode()
     def forward(
@@ -83,16 +85,22 @@ class Engine:
     def _inputs(self, batch: Batch) -> StepInputs:
         rows = batch.rows
         size = self.layout.block_size
-        token_ids = [i for row in rows for i in row.sequence.token_ids(row.start, row.stop)]
-        positions = np.concatenate([np.arange(row.start, row.stop) for row in rows])
-        slots = np.concatenate(
-            [slots_of(row.sequence.block_table, size, row.start, row.stop) for row in rows]
-        )
+        numbers: tuple[list[int], ...] = [], [], []
+        token_ids, positions, slots = numbers
+        for row in rows:
+            token_ids += row.sequence.token_ids(row.start, row.stop)
+            positions += range(row.start, row.stop)
+            table = row.sequence.block_table
+            if row.num_new == 1:  # of every answer in every step
+                slots.append(slot_of(table, size, row.start))
+            else:
+                slots += slots_of(table, size, row.start, row.stop).tolist()
+        on_device = torch.from_numpy(np.array(numbers, dtype=np.int64)).to(self._device)
         queries = [Query(row.sequence.block_table, row.start, row.num_new) for row in rows]
         return StepInputs(
-            token_ids=torch.tensor(token_ids, device=self._device),
-            positions=torch.from_numpy(positions).to(self._device),
-            slots=torch.from_numpy(slots).to(self._device),
+            token_ids=on_device[0],
+            positions=on_device[1],
+            slots=on_device[2],
             plan=self._attention.plan(queries),
             wanted=self._wanted(batch),
         )
@@ -126,8 +134,9 @@ class Engine:
             if row.choices:
                 last_tokens.append(first - 1)
                 draws.append(Draw(row.sequence, row.stop, row.choices))
-        logits = self._model.logits(hidden[last_tokens]) if draws else None
-        tokens = iter(() if logits is None else sample(logits, draws, self._drawing))
+        if len(draws) < len(hidden):
+            hidden = hidden[last_tokens]
+        tokens = iter(sample(self._model.logits(hidden), draws, self._drawing) if draws else ())
         return [
             RowResult(tokens=next(tokens) if row.choices else (), prompt_logprobs=logprobs)
             for row, logprobs in zip(batch.rows, prompt_logprobs, strict=True)

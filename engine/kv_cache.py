@@ -41,6 +41,7 @@ class KvCache:
             pool = _bytes_of(buffer, layout.pool_bytes, device).view(dtype).view(shape)
         self._blocks = pool.view(*shape[:2], layout.num_blocks, layout.block_size, *shape[3:])
         self.dtype = dtype
+        self.device = device
         self.layers: tuple[Tensor, ...] = pool.unbind(0)
 
     def write(self, layer: int, slots: Tensor, keys_values: Tensor) -> None:
@@ -54,6 +55,10 @@ class KvCache:
             return
         sources, targets = torch.tensor(copies, device=self._blocks.device).t()
         self._blocks.index_copy_(2, targets, self._blocks.index_select(2, sources))
+
+
+def slot_of(block_table: Sequence[int], block_size: int, position: int) -> int:
+    return block_table[position // block_size] * block_size + position % block_size
 
 
 def slots_of(

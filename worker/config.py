@@ -50,6 +50,8 @@ class WorkerConfig(ServingConfig):
     """Half the memory where answers may differ in the last digits."""
     attention: Literal["auto", "native", "torch"] = "auto"  # auto: native where it can be compiled
     """native to refuse to start without a compiler; torch to compare."""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"  # as matrices are kept, on a CPU
+    """Where tokens come too slowly and nearly the same answers will do; the same at all workers."""
     max_sequences: int = 64  # sequences that run together in one step
     """Raise it for more answers at once; lower it where tokens come too slowly."""
     max_waiting: int = 1024  # requests that wait for a turn; more are refused

@@ -145,6 +145,7 @@ def _engine_config(config: WorkerConfig) -> EngineConfig:
         block_size=config.block_size,
         kv_dtype=config.kv_dtype,
         attention=config.attention,
+        weights=config.weights,
         num_threads=config.num_threads,
         device=config.device,
     )

@@ -105,6 +105,9 @@ class WorkerPool:
     attention: Literal["auto", "native", "torch"] = _as_worker(
         "attention", "auto: native where it can be compiled"
     )
+    weights: Literal["float32", "bfloat16", "int8"] = _as_worker(
+        "weights", "as matrices are kept, on a CPU"
+    )
     max_sequences: int = _as_worker("max_sequences", "run together in one step")
     max_waiting: int = _as_worker("max_waiting", "requests that wait for a turn; more are refused")
     max_batch_tokens: int = _as_worker("max_batch_tokens", "of prompts, in one step")

@@ -29,6 +29,7 @@ _OF_WORKERS: Final = (
     "block_size",
     "kv_dtype",
     "attention",
+    "weights",
     "max_sequences",
     "max_waiting",
     "max_batch_tokens",

@@ -5,12 +5,12 @@ and V read where they lie. What a token attends to has the same bits in any batc
 """
 
 import ctypes
+import itertools
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +26,7 @@ _MOST_QUERIES = 256
 _FEWEST_QUERIES = 12
 _UNITS_A_THREAD = 4  # at least, where there is enough to do: so that all end at about one time
 
-Integers = npt.NDArray[np.int64]
+_EVERYTHING = 1 << 62  # tokens that a token sees where there is no window
 
 
 class _Step(ctypes.Structure):
@@ -62,7 +62,7 @@ class NativePlan(NamedTuple):
     """One step's rows for the layers of one window, and the memory that the step points to."""
 
     step: _Step
-    memory: tuple[npt.NDArray[np.generic] | Tensor, ...]
+    memory: tuple[object, ...]
 
 
 class NativeAttention:
@@ -96,16 +96,13 @@ class NativeAttention:
         """Plans by window."""
         if not queries:
             return {}
-        blocks = [
-            np.asarray(each.block_table[: -(-(each.start + each.num_new) // self._block_size)])
-            for each in queries
-        ]
-        tables = np.concatenate(blocks).astype(np.int32)
-        spans = np.array([(each.num_new, each.start) for each in queries], dtype=np.int64)
-        firsts = _exclusive_sum(np.array([len(each) for each in blocks]))
+        tables, tables_at = array("i"), []
+        for each in queries:
+            tables_at.append(len(tables))
+            num_blocks = -(-(each.start + each.num_new) // self._block_size)
+            tables.extend(each.block_table[:num_blocks])
         return {
-            window: self._plan(window, spans[:, 0], spans[:, 1], firsts, tables)
-            for window in set(self._windows)
+            window: self._plan(window, queries, tables_at, tables) for window in set(self._windows)
         }
 
     @property
@@ -115,54 +112,41 @@ class NativeAttention:
     def _plan(
         self,
         window: int | None,
-        num_new: Integers,
-        start: Integers,
-        tables_at: Integers,
-        tables: npt.NDArray[np.int32],
+        queries: Sequence[Query],
+        tables_at: Sequence[int],
+        tables: "array[int]",
     ) -> NativePlan:
+        """In plain Python: arrays of a few rows cost more than these."""
         num_threads = torch.get_num_threads()
-        kv_heads, piece = self._layout.num_kv_heads, self._piece
-        reach = np.iinfo(np.int64).max // 2 if window is None else window
-        oldest = np.maximum(start - reach + 1, 0) // piece
-        num_pieces = (start + num_new - 1) // piece + 1 - oldest
-        is_token = num_new == 1
-        # Tokens of a unit: fewer where threads would else have nothing to do.
-        tokens = -(-num_new * kv_heads // (_UNITS_A_THREAD * num_threads))
-        fewest = min(self._most_tokens, max(1, _FEWEST_QUERIES // self._group))
-        tokens = np.clip(tokens, fewest, self._most_tokens)
-        work = num_pieces * num_new
-        share = work.sum() / (_UNITS_A_THREAD * num_threads)
-        is_split = is_token & (num_pieces > max(1, share)) & (num_threads > 1)
-        num_partials = np.where(is_split, num_pieces, 0)
-        num_units = np.where(
-            is_token, np.maximum(num_partials, 1), -(-num_new // tokens) * kv_heads
-        )
-        order = np.argsort(-work, kind="stable")  # the longest first
-        rows = np.stack(
-            (
-                _exclusive_sum(num_new)[order],
-                num_new[order],
-                start[order],
-                tables_at[order],
-                tokens[order],
-                np.where(is_split[order], _exclusive_sum(num_partials[order]), -1),
-                _exclusive_sum(num_units[order]),
-            ),
-            axis=1,
-        )
-        missing = num_partials[order].astype(np.int32)
-        partials = torch.empty(int(num_partials.sum()) * self._partial_floats)
+        reach = _EVERYTHING if window is None else window
+        num_pieces = [self._num_pieces(each, reach) for each in queries]
+        work = [pieces * each.num_new for pieces, each in zip(num_pieces, queries, strict=True)]
+        share = max(1, sum(work) / (_UNITS_A_THREAD * num_threads))
+        rows, missing = array("q"), array("i")
+        first_tokens = list(itertools.accumulate((q.num_new for q in queries), initial=0))
+        num_partials = num_units = 0
+        for place in sorted(range(len(queries)), key=work.__getitem__, reverse=True):
+            each, pieces = queries[place], num_pieces[place]
+            is_split = each.num_new == 1 and pieces > share and num_threads > 1
+            tokens = self._unit_tokens(each.num_new, num_threads)
+            first_partial = num_partials if is_split else -1
+            rows.extend((first_tokens[place], each.num_new, each.start, tables_at[place]))
+            rows.extend((tokens, first_partial, num_units))
+            missing.append(pieces if is_split else 0)
+            num_partials += missing[-1]
+            num_units += self._num_units(each.num_new, tokens) if not is_split else pieces
+        partials = torch.empty(num_partials * self._partial_floats)
         if len(self._scratch) < num_threads * self._scratch_floats:
             self._scratch = torch.empty(num_threads * self._scratch_floats)
         step = _Step(
-            num_rows=len(rows),
-            num_units=int(num_units.sum()),
-            rows=rows.ctypes.data,
-            tables=tables.ctypes.data,
-            num_missing=missing.ctypes.data,
+            num_rows=len(queries),
+            num_units=num_units,
+            rows=rows.buffer_info()[0],
+            tables=tables.buffer_info()[0],
+            num_missing=missing.buffer_info()[0],
             partials=partials.data_ptr(),
             heads=self._num_heads,
-            kv_heads=kv_heads,
+            kv_heads=self._layout.num_kv_heads,
             dim=self._layout.head_dim,
             block_size=self._block_size,
             window=reach,
@@ -172,6 +156,21 @@ class NativeAttention:
             parallel=self._parallel,
         )
         return NativePlan(step, (rows, tables, missing, partials, self._scratch))
+
+    def _num_pieces(self, query: Query, reach: int) -> int:
+        """Of what any of its tokens sees."""
+        oldest = max(query.start - reach + 1, 0) // self._piece
+        return (query.start + query.num_new - 1) // self._piece + 1 - oldest
+
+    def _unit_tokens(self, num_new: int, num_threads: int) -> int:
+        """Fewer where threads would else have nothing to do."""
+        enough = -(-num_new * self._layout.num_kv_heads // (_UNITS_A_THREAD * num_threads))
+        fewest = min(self._most_tokens, max(1, _FEWEST_QUERIES // self._group))
+        return min(max(enough, fewest), self._most_tokens)
+
+    def _num_units(self, num_new: int, tokens: int) -> int:
+        """Of a row that is not split."""
+        return 1 if num_new == 1 else -(-num_new // tokens) * self._layout.num_kv_heads
 
     def attend(
         self, layer: int, plan: Mapping[int | None, NativePlan], qkv: Tensor, cache: Tensor
@@ -186,7 +185,3 @@ class NativeAttention:
         step.output = output.data_ptr()
         self._attend(ctypes.byref(step))
         return output.to(qkv.dtype)
-
-
-def _exclusive_sum(numbers: Integers) -> Integers:
-    return np.cumsum(numbers) - numbers

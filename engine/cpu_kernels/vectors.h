@@ -21,6 +21,7 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef float LooseFloats __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef int32_t LooseInts __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 typedef uint16_t LooseHalves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
@@ -36,6 +37,8 @@ INLINE Floats load(const float* place) { return *(const LooseFloats*)place; }
 INLINE void store(float* place, Floats values) { *(LooseFloats*)place = values; }
 
 INLINE Floats select(Ints where, Floats yes, Floats no) { return where ? yes : no; }
+
+INLINE Floats spread(float value) { return value - Floats{}; }  // adding 0 would change -0
 
 INLINE Floats load(const BFloat16* place) {
     Halves halves = *(const LooseHalves*)place;
@@ -71,6 +74,42 @@ INLINE float number(Float16 value) {
     bits |= ((value.bits & 0x7fff) >= 0x7c00 ? 0x7f800000u : 0) | sign;
     __builtin_memcpy(&scaled, &bits, sizeof scaled);
     return scaled;
+}
+
+// The nearest one of them; of two that are as near the even one. A NaN stays one.
+template <class Kept>
+INLINE_MEMBER Kept rounded(float value);
+
+template <>
+INLINE_MEMBER float rounded(float value) {
+    return value;
+}
+
+template <>
+INLINE_MEMBER BFloat16 rounded(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    if (value != value) return {0x7fc0};
+    return {(uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+template <>
+INLINE_MEMBER Float16 rounded(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    const uint16_t sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (value != value) return {(uint16_t)(sign | 0x7e00)};
+    if (bits >= 0x47800000) return {(uint16_t)(sign | 0x7c00)};
+    if (bits < 0x38800000) {  // subnormal: the sum's last bit is worth what theirs is
+        float magnitude;
+        __builtin_memcpy(&magnitude, &bits, sizeof bits);
+        magnitude += 0.5f;
+        __builtin_memcpy(&bits, &magnitude, sizeof bits);
+        return {(uint16_t)(sign | (bits - 0x3f000000))};
+    }
+    bits -= 112u << 23;  // the exponent's bias from 127 to 15
+    return {(uint16_t)(sign | (bits + 0xfff + (bits >> 13 & 1)) >> 13)};
 }
 
 // exp(x) for x <= 0 within 2 units in the last place, exactly 1 of 0; about 1e-38, where floats end,

@@ -3,13 +3,19 @@
 Knows neither what the matrix means nor how that was found out.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import assert_never
 
 import torch
 from torch import Tensor
+
+from cluster.compiled import CompileError
+from engine.cpu_kernels.native_products import NativeMatrix
+from engine.cpu_kernels.torch_threads import NoKernelError
 
 # Steps of one answer, of a few, of a usual batch, of a full one; prompts. The largest number of
 # rows of each class but the last, which has no end.
@@ -22,6 +28,11 @@ _CLASS_OF = [sum(rows > most for most in CLASS_ROWS) for rows in range(_MOST_ROW
 # 16 it is as large as the matrix and serves all numbers of rows; told 1 it serves few.
 _PACKED_FOR = 16
 
+_TRIED_ROWS = 20
+_TOLERANCE = 1e-2  # of sums of some hundreds
+
+logger = logging.getLogger(__name__)
+
 _HAS_PACKED = bool(torch._C._has_mkldnn)
 _PACKED_PRODUCT = torch.ops.mkldnn._linear_pointwise.default if _HAS_PACKED else None
 
@@ -32,6 +43,7 @@ class Product(StrEnum):
     STORED = "stored"  # torch.mm on the checkpoint's [num_outputs, num_inputs]
     TRANSPOSED = "transposed"  # torch.mm on [num_inputs, num_outputs]
     PACKED = "packed"  # oneDNN's, on its own order
+    NATIVE = "native"  # the kernel's, on its own
 
 
 Choice = tuple[Product, ...]  # by class of rows
@@ -54,11 +66,6 @@ class _Plain:
             return torch.mm(x, self._matrix)
         return torch.addmm(self._bias, x, self._matrix)
 
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        if self._bias is not None:
-            residual = residual + self._bias
-        return torch.addmm(residual, x, self._matrix)
-
 
 class _Packed:
     __slots__ = ("_bias", "_matrix")
@@ -72,11 +79,8 @@ class _Packed:
         product: Tensor = _PACKED_PRODUCT(x, self._matrix, self._bias, "none", [], "")
         return product
 
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        return self.of(x).add_(residual)
 
-
-Copy = _Plain | _Packed
+Copy = _Plain | _Packed | NativeMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +91,6 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.copies[class_of(x.shape[0])].of(x)
-
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        return self.copies[class_of(x.shape[0])].added_to(residual, x)
 
 
 def class_of(num_rows: int) -> int:
@@ -102,6 +103,10 @@ def make_linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
     return Linear(tuple(copies[product] for product in choice))
 
 
+def serving_all(copy: Copy) -> Linear:
+    return Linear((copy,) * NUM_CLASSES)
+
+
 def make_copy(product: Product, weight: Tensor, bias: Tensor | None = None) -> Copy:
     match product:
         case Product.STORED:
@@ -110,6 +115,8 @@ def make_copy(product: Product, weight: Tensor, bias: Tensor | None = None) -> C
             return _Plain(weight.t().contiguous(), bias)
         case Product.PACKED:
             return _Packed(weight, bias)
+        case Product.NATIVE:
+            return NativeMatrix(weight, bias)
     assert_never(product)
 
 
@@ -120,6 +127,27 @@ def products_for(dtype: torch.dtype, device: torch.device) -> Iterable[Product]:
         yield Product.STORED
         if _HAS_PACKED and _packs(dtype):
             yield Product.PACKED
+        if dtype is torch.float32 and native_serves(dtype):
+            yield Product.NATIVE
+
+
+@cache
+def native_serves(dtype: torch.dtype) -> bool:
+    """Tries the kernel on a small matrix of float32, bfloat16 or int8, once for this process."""
+    generator = torch.Generator().manual_seed(0)
+    x, drawn = (torch.randn(rows, 50, generator=generator) for rows in (_TRIED_ROWS, 70))
+    weight = (drawn * 25).to(dtype)
+    bias = torch.randn(70, generator=generator)
+    try:
+        found = NativeMatrix(weight, bias).of(x)
+    except (CompileError, NoKernelError) as error:
+        logger.warning("There is no kernel for products: %s", error)
+        return False
+    difference = float((found - torch.addmm(bias, x, weight.float().t())).abs().max())
+    if difference < _TOLERANCE:
+        return True
+    logger.warning("The kernel for products does not serve: it differs by %.1g", difference)
+    return False
 
 
 def _packs(dtype: torch.dtype) -> bool:

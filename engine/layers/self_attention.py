@@ -8,8 +8,9 @@ from torch import Tensor
 from engine import tensors
 from engine.attention import Attention, StepPlan
 from engine.kv_cache import KvCache
+from engine.layer_ops import LayerOps
 from engine.layers.linear import Linear
-from engine.layers.rope import interleaved_order, rotate_in_place
+from engine.layers.rope import interleaved_order
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
 
@@ -26,30 +27,31 @@ class SelfAttention:
     output: Linear
     cache: KvCache
     attention: Attention
+    ops: LayerOps
 
-    def store(self, hidden: Tensor, rotations: Tensor, slots: Tensor) -> Tensor:
+    def store(
+        self, hidden: Tensor, added: Tensor | None, rotations: Tensor, slots: Tensor
+    ) -> Tensor:
         """Rotated [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: q, then k, then v; of which
-        K and V are in the cache afterwards."""
-        spec = self.spec
-        x = torch.rms_norm(hidden, hidden.shape[-1:], self.norm, spec.rms_norm_eps)
-        qkv = self.qkv(x).view(hidden.shape[0], -1, spec.head_dim)
-        rotated = qkv[:, : spec.num_heads + spec.num_kv_heads]
-        if self.qk_norm is not None:
-            normed = torch.rms_norm(rotated, (spec.head_dim,), None, spec.rms_norm_eps)
-            torch.mul(normed, self.qk_norm, out=rotated)
-        rotate_in_place(rotated, rotations)
-        keys_values = qkv[:, spec.num_heads :].view(len(qkv), -1, spec.num_kv_heads, spec.head_dim)
-        self.cache.write(self.layer, slots, keys_values)
+        K and V are in the cache afterwards, and `added` a part of `hidden`."""
+        x = self.ops.norm(hidden, added, self.norm)
+        qkv = self.qkv(x).view(hidden.shape[0], -1, self.spec.head_dim)
+        self.ops.rotate(self.layer, qkv, self.qk_norm, rotations, slots)
         return qkv
 
-    def added_to(self, hidden: Tensor, qkv: Tensor, plan: StepPlan) -> Tensor:
-        """`hidden` and what these tokens attend to."""
+    def __call__(self, qkv: Tensor, plan: StepPlan) -> Tensor:
+        """What is to be added to the hidden states of these tokens."""
         attended = self.attention.attend(self.layer, plan, qkv, self.cache.layers[self.layer])
-        return self.output.added_to(hidden, attended)
+        return self.output(attended)
 
 
 def read_self_attention(
-    weights: WeightReader, spec: ModelSpec, layer: int, cache: KvCache, attention: Attention
+    weights: WeightReader,
+    spec: ModelSpec,
+    layer: int,
+    cache: KvCache,
+    attention: Attention,
+    ops: LayerOps,
 ) -> SelfAttention:
     return SelfAttention(
         layer=layer,
@@ -60,6 +62,7 @@ def read_self_attention(
         output=weights.linear(*weights.fused(layer, tensors.attention_output(spec))),
         cache=cache,
         attention=attention,
+        ops=ops,
     )
 
 

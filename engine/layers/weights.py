@@ -18,6 +18,7 @@ from engine.checkpoint import StoredTensor, stored_tensors
 from engine.config import EngineConfig
 from engine.kv_cache import DTYPES
 from engine.layers.linear import Linear, make_linear, uniform
+from engine.layers.narrow import make_narrow, told
 from engine.layers.products import Shape, choose_products
 from engine.model_spec import ModelSpec
 from engine.tensors import EMBEDDING, HEAD, Fused, layer_matrices, layer_tensor
@@ -47,6 +48,10 @@ class WeightReader:
         self._spec = spec
         self._dtype = DTYPES[config.dtype]
         self._device = torch.device(config.device)
+        self._kept = config.weights
+        if config.weights != "float32":
+            measurements.choices["weights"] = told(config.weights)
+            return
         shapes = matrix_shapes(spec)
         self._choices = (
             dict.fromkeys(shapes, uniform(config.product))
@@ -74,7 +79,7 @@ class WeightReader:
         return weight, self._joined(layer, matrix, "bias") if matrix.has_bias else None
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return make_linear(weight, bias, self._choices[Shape(*weight.shape)])
+        return self._stored_as(Shape(*weight.shape), weight, bias)
 
     def ends(self) -> tuple[Tensor, Linear]:
         """The embedding and the head: one tensor where the files hold one, or the same twice. The
@@ -83,7 +88,12 @@ class WeightReader:
         embedding = head = self.tensor(names[0])
         if len(names) == 2 and not torch.equal(other := self.tensor(HEAD), embedding):
             head = other
-        return embedding, make_linear(head, None, self._choices[_head_shape(self._spec)])
+        return embedding, self._stored_as(_head_shape(self._spec), head, None)
+
+    def _stored_as(self, shape: Shape, weight: Tensor, bias: Tensor | None) -> Linear:
+        if self._kept != "float32":
+            return make_narrow(weight, bias, self._kept)
+        return make_linear(weight, bias, self._choices[shape])
 
     def _joined(self, layer: int, matrix: Fused, kind: str) -> Tensor:
         return torch.cat(

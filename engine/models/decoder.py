@@ -8,14 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from engine.attention import Attention, StepPlan
 from engine.kv_cache import KvCache
+from engine.layer_ops import LayerOps
 from engine.layers.gated_mlp import GatedMlp, read_gated_mlp
-from engine.layers.rope import Rope
 from engine.layers.self_attention import SelfAttention, read_self_attention
 from engine.layers.weights import WeightReader
 from engine.model_spec import ModelSpec
@@ -48,41 +46,45 @@ class DecoderLayer(NamedTuple):
 
 class Decoder:
     def __init__(
-        self, spec: ModelSpec, weights: WeightReader, cache: KvCache, attention: Attention
+        self,
+        spec: ModelSpec,
+        weights: WeightReader,
+        cache: KvCache,
+        attention: Attention,
+        ops: LayerOps,
     ) -> None:
         self._embedding, self._head = weights.ends()
         self._layers = [
             DecoderLayer(
-                read_self_attention(weights, spec, layer, cache, attention),
-                read_gated_mlp(weights, spec, layer),
+                read_self_attention(weights, spec, layer, cache, attention, ops),
+                read_gated_mlp(weights, spec, layer, ops),
             )
             for layer in range(spec.num_layers)
         ]
         self._final_norm = weights.tensor(FINAL_NORM)
-        self._norm_eps = spec.rms_norm_eps
-        self._rope = Rope(spec, self._embedding.device)
+        self._ops = ops
 
     def forward(self, inputs: StepInputs, layer_done: Callable[[int], None]) -> Tensor:
-        """[num_wanted, hidden_size]; K and V of every token are in the cache afterwards.
+        """Normed [num_wanted, hidden_size]; K and V of every token are in the cache afterwards.
 
         `layer_done(layer)` follows the cache write of that layer at once. The last layer
         computes K and V for all tokens, and everything else only for the wanted ones.
         """
-        hidden = embedding(inputs.token_ids, self._embedding)
-        rotations = self._rope.rotations(inputs.positions)
+        hidden = self._ops.embed(inputs.token_ids, self._embedding)
+        added: Tensor | None = None  # to `hidden`, with the next norm
+        rotations = self._ops.rotations(inputs.positions)
         plan, last = inputs.plan, len(self._layers) - 1
         for index, layer in enumerate(self._layers):
-            qkv = layer.attention.store(hidden, rotations, inputs.slots)
+            qkv = layer.attention.store(hidden, added, rotations, inputs.slots)
             layer_done(index)
             if index == last and inputs.wanted is not None:
                 hidden, qkv = hidden[inputs.wanted.tokens], qkv[inputs.wanted.tokens]
                 plan = inputs.wanted.plan
-            if len(hidden):
-                hidden = layer.attention.added_to(hidden, qkv, plan)
-                hidden = layer.mlp.added_to(hidden)
-        return hidden
+            if not len(hidden):
+                return hidden
+            added = layer.mlp(hidden, layer.attention(qkv, plan))
+        return self._ops.norm(hidden, added, self._final_norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [num_tokens, vocab_size]"""
-        x = torch.rms_norm(hidden, hidden.shape[-1:], self._final_norm, self._norm_eps)
-        return self._head(x).float()
+        """float32 [num_tokens, vocab_size] of what `forward` gives."""
+        return self._head(hidden).float()

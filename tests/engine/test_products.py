@@ -81,17 +81,13 @@ def test_every_product_is_the_same_for_all_rows(dtype: torch.dtype, has_bias: bo
     bias = torch.randn(48, generator=generator) if has_bias else None
     tolerance = 1e-5 if dtype is torch.float32 else 0.1
     for rows in (1, *CLASS_ROWS, *(most + 1 for most in CLASS_ROWS), 300):
-        x, residual = (torch.randn(rows, each, generator=generator) for each in (32, 48))
+        x = torch.randn(rows, 32, generator=generator)
         expected = torch.nn.functional.linear(x, weight, bias)
         cast = None if bias is None else bias.to(dtype)
         for product in products_for(dtype, CPU):
             matrix = make_linear(weight.to(dtype), cast, uniform(product))
             torch.testing.assert_close(
                 matrix(x.to(dtype)).float(), expected, atol=tolerance, rtol=tolerance
-            )
-            added = matrix.added_to(residual.to(dtype), x.to(dtype)).float()
-            torch.testing.assert_close(
-                added, expected + residual, atol=2 * tolerance, rtol=tolerance
             )
 
 
@@ -132,7 +128,7 @@ def test_a_model_is_timed_once_for_all_processes(
     def time_shape(*_: object, **__: object) -> dict[str, list[float]]:
         nonlocal num
         num += 1
-        return {S: [1.0] * NUM_CLASSES, T: [2.0] * NUM_CLASSES, P: [2.0] * NUM_CLASSES}
+        return {each: [1.0 if each is S else 2.0] * NUM_CLASSES for each in Product}
 
     monkeypatch.setattr("engine.layers.products.time_shape", time_shape)
     monkeypatch.setattr("cluster.host.waited_s", lambda: 0.0)
