@@ -25,7 +25,7 @@ sys.stdin.read()
 """
 
 
-def reaches(machine: Machine, address: str, *, within_s: int = 5) -> bool:
+def reaches(machine: Machine, address: str, *, within_s: int = 20) -> bool:
     """Whether its sshd can be dialled."""
     dial = ("timeout", str(within_s), "bash", "-c", f"</dev/tcp/{address}/22")
     return not machine.run(*dial, check=False).returncode

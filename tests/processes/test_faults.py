@@ -103,10 +103,8 @@ async def test_an_answer_goes_on_elsewhere_when_its_decode_worker_falls(
         async with client.generate(token_ids=prompt_of(1, 40), **options) as stream:
             async for chunk in stream:
                 if not received:
-                    workers = await status(cluster)
-                    busy = next(
-                        n for n, w in workers.items() if w.requests_in_flight and n[0] == "d"
-                    )
+                    assert stream.accepted is not None
+                    busy = stream.accepted.decode_worker
                     os.kill(cluster.children[busy].pid, blow)
                 received.extend(chunk.token_ids)
             answer = await stream.result()
