@@ -12,9 +12,11 @@ import pytest
 from bench.router_hold import held, plain_loop_s
 from cluster.membership import new_incarnation
 from cluster.types import GrainHash, LoadReport, Member, Role, WorkerAddress, WorkerId
+from router.callers.key_file import new_key
 from tests.deploy.monitoring import need_promtool, promtool
 from tests.router.cluster_of_fakes import MODEL, Cluster
 from tests.router.http_clients import asked
+from tests.router.keyed import entry, write_keys
 from tests.scraped import scraped, targets, told
 
 NUM_WORKERS = 64
@@ -66,6 +68,21 @@ async def test_both_doors_tell_the_same(cluster: Cluster) -> None:
             assert found("penstock_requests_total", outcome="finished", reason="") == 1
             assert found("penstock_members", role="decode", state="serving") == 1
             assert found("penstock_prompt_tokens_total") == 40
+
+
+async def test_where_callers_are_asked_for_a_key_so_is_who_scrapes_by_their_door(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    key, tenant = new_key(), "acme-and-nobody-else"
+    keys = write_keys(tmp_path / "keys.json", entry(key, tenant))
+    async with Cluster(checkpoint, tmp_path, keys_file=keys) as cluster:
+        assert (await asked(cluster, "GET", "/metrics")).status == 401
+        reply = await asked(cluster, "GET", "/metrics", authorization=f"Bearer {key}")
+        found = told(reply.body.decode())
+        assert found("penstock_api_keys") == 1
+        assert found("penstock_unauthenticated_calls_total") == 1
+        assert tenant not in found.text
+        await scraped(cluster.router.metrics_address)  # a door for who watches, and for nobody else
 
 
 @pytest.mark.slow
