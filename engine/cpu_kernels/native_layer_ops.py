@@ -49,72 +49,37 @@ class NativeLayerOps:
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
         num_known, size = table.shape
         out = torch.empty(len(token_ids), size)
-        if not self._embed(
-            token_ids.data_ptr(),
-            table.data_ptr(),
-            num_known,
-            out.data_ptr(),
-            *out.shape,
-            self._parallel,
-            torch.get_num_threads(),
-        ):
+        if not self._embed(*_at(token_ids, table), num_known, *_at(out), *out.shape, *self._team()):
             raise IndexError(f"the model knows {num_known} tokens: one of the batch is beyond")
         return out
 
     def rotations(self, positions: Tensor) -> Tensor:
-        dim = self._heads[-1]
-        out = torch.empty(len(positions), 2, dim)
-        self._rotations(
-            positions.data_ptr(),
-            self._frequencies.data_ptr(),
-            out.data_ptr(),
-            len(positions),
-            dim,
-            self._scale,
-            self._parallel,
-            torch.get_num_threads(),
-        )
+        num_tokens, dim = len(positions), self._heads[-1]
+        out = torch.empty(num_tokens, 2, dim)
+        places = _at(positions, self._frequencies, out)
+        self._rotations(*places, num_tokens, dim, self._scale, *self._team())
         return out
 
     def norm(self, hidden: Tensor, added: Tensor | None, weight: Tensor) -> Tensor:
         out = torch.empty_like(hidden)
-        self._norm(
-            hidden.data_ptr(),
-            None if added is None else added.data_ptr(),
-            weight.data_ptr(),
-            out.data_ptr(),
-            *hidden.shape,
-            self._eps,
-            self._parallel,
-            torch.get_num_threads(),
-        )
+        self._norm(*_at(hidden, added, weight, out), *hidden.shape, self._eps, *self._team())
         return out
 
     def rotate(
         self, layer: int, qkv: Tensor, norms: Tensor | None, rotations: Tensor, slots: Tensor
     ) -> None:
-        self._rotate(
-            qkv.data_ptr(),
-            None if norms is None else norms.data_ptr(),
-            rotations.data_ptr(),
-            slots.data_ptr(),
-            *self._planes[layer],
-            qkv.shape[0],
-            *self._heads,
-            self._eps,
-            self._parallel,
-            torch.get_num_threads(),
-        )
+        places = *_at(qkv, norms, rotations, slots), *self._planes[layer]
+        self._rotate(*places, len(qkv), *self._heads, self._eps, *self._team())
 
     def gate(self, gate_up: Tensor) -> Tensor:
-        num_rows, width = gate_up.shape
-        out = torch.empty(num_rows, width // 2)
-        self._gate(
-            gate_up.data_ptr(),
-            out.data_ptr(),
-            num_rows,
-            width // 2,
-            self._parallel,
-            torch.get_num_threads(),
-        )
+        num_tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty(num_tokens, size)
+        self._gate(*_at(gate_up, out), num_tokens, size, *self._team())
         return out
+
+    def _team(self) -> tuple[int, int]:
+        return self._parallel, torch.get_num_threads()
+
+
+def _at(*tensors: Tensor | None) -> list[int | None]:
+    return [None if each is None else each.data_ptr() for each in tensors]

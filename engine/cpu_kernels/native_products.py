@@ -76,9 +76,8 @@ class NativeMatrix:
         x = x.contiguous()
         num_rows = x.shape[0]
         out = torch.empty(num_rows, self._num_outputs)
-        self._kernel.multiply(
-            self._at, num_rows, x.data_ptr(), out.data_ptr(), torch.get_num_threads()
-        )
+        places = x.data_ptr(), out.data_ptr()
+        self._kernel.multiply(self._at, num_rows, *places, torch.get_num_threads())
         return out
 
 

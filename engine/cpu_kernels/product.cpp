@@ -24,7 +24,7 @@ constexpr int ROWS = 6;  // at a time: with VECTORS and what they are multiplied
 constexpr int ROWS = 3;  // 16 registers
 #endif
 constexpr int64_t UNIT_ROWS = 96;  // of a unit at most, a multiple of ROWS
-constexpr int64_t DEPTH = 512;     // inputs whose part of a panel stays in the cache for all rows
+constexpr int64_t DEPTH = 128;     // inputs whose part of a panel stays near for all rows
 constexpr int64_t AHEAD = 2048;    // bytes of a panel that memory is called for before
 
 struct Matrix {  // as native_products.py fills it in
@@ -53,22 +53,22 @@ INLINE void read_columns(const int8_t* panel, Floats (&columns)[VECTORS]) {
         columns[v] = __builtin_convertvector(all << (24 - 8 * v) >> 24, Floats);
 }
 
-INLINE void call_ahead(const WEIGHT* panel) {
-    const char* place = (const char*)panel + AHEAD;
+INLINE void call(const WEIGHT* panel) {
     UNROLLED for (int at = 0; at < (int)sizeof(WEIGHT) * PANEL; at += 64)
-        __builtin_prefetch(place + at);
+        __builtin_prefetch((const char*)panel + at);
 }
 
-// Adds to sums [R, PANEL], or begins them; x: [R, depth], rows so far apart.
+// Adds to sums [R, PANEL], or begins them; x: [R, depth], rows so far apart. Calls what lies so many
+// numbers ahead from memory.
 template <int R>
-void add_rows(const float* x, int64_t x_stride, const WEIGHT* panel, int64_t depth, float* sums,
-              bool begins) {
+void add_rows(const float* x, int64_t x_stride, const WEIGHT* panel, int64_t ahead, int64_t depth,
+              float* sums, bool begins) {
     Floats own[R][VECTORS];
     UNROLLED for (int r = 0; r < R; r++)
         UNROLLED for (int v = 0; v < VECTORS; v++)
             own[r][v] = begins ? Floats{} : load(sums + r * PANEL + v * LANES);
     for (int64_t k = 0; k < depth; k++, panel += PANEL) {
-        call_ahead(panel);
+        call(panel + ahead);
         Floats columns[VECTORS];
         read_columns(panel, columns);
         UNROLLED for (int r = 0; r < R; r++) {
@@ -81,11 +81,11 @@ void add_rows(const float* x, int64_t x_stride, const WEIGHT* panel, int64_t dep
 }
 
 template <int R>
-void add_up_to(int64_t rows, const float* x, int64_t x_stride, const WEIGHT* panel, int64_t depth,
-               float* sums, bool begins) {
+void add_up_to(int64_t rows, const float* x, int64_t x_stride, const WEIGHT* panel, int64_t ahead,
+               int64_t depth, float* sums, bool begins) {
     if constexpr (R > 1)
-        if (rows < R) return add_up_to<R - 1>(rows, x, x_stride, panel, depth, sums, begins);
-    add_rows<R>(x, x_stride, panel, depth, sums, begins);
+        if (rows < R) return add_up_to<R - 1>(rows, x, x_stride, panel, ahead, depth, sums, begins);
+    add_rows<R>(x, x_stride, panel, ahead, depth, sums, begins);
 }
 
 // The outputs [rows, width] of a panel, of which the last of a matrix may be too wide.
@@ -109,7 +109,9 @@ void multiply(const Matrix& matrix, int64_t panel, int64_t rows, const float* x,
     for (int64_t k = 0; k < inputs; k += step)
         for (int64_t tile = 0, row = 0; tile < num_tiles; tile++) {
             const int64_t stop = rows * (tile + 1) / num_tiles;
-            add_up_to<ROWS>(stop - row, x + row * inputs + k, inputs, numbers + k * PANEL,
+            // The first rows find what they read; later ones call what is read next.
+            const int64_t ahead = tile ? step * PANEL : AHEAD / sizeof(WEIGHT);
+            add_up_to<ROWS>(stop - row, x + row * inputs + k, inputs, numbers + k * PANEL, ahead,
                             std::min(step, inputs - k), sums + row * PANEL, k == 0);
             row = stop;
         }

@@ -1,4 +1,4 @@
-"""Matrices kept in fewer bits than they are computed in: less to read, nearly the same answers."""
+"""Matrices kept in fewer bits than they are computed with: nearly the same answers, sooner."""
 
 from typing import NamedTuple, assert_never
 

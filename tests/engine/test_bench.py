@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import attention, engine, vllm_cpu
+from bench import attention, engine, llama_cpp, vllm_cpu
 from bench.random_llama import LlamaShape
 
 SMALL = LlamaShape(
@@ -22,14 +22,16 @@ SMALL = LlamaShape(
 def test_a_peer_without_an_environment_is_left_out_with_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(vllm_cpu, "ENVIRONMENT", tmp_path / "none")
+    for peer in (llama_cpp, vllm_cpu):
+        monkeypatch.setattr(peer, "ENVIRONMENT", tmp_path / "none")
     monkeypatch.setattr(engine, "SHAPE_54M", SMALL)
     monkeypatch.setattr(engine, "CASES", [(1, 32, False), (2, 32, True)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    findings = engine.run(1, 1, 4, makes_peers=False)
+    findings = engine.run(1, 1, 4, has_narrow=True, makes_peers=False)
     engine.show(findings)
     said = capsys.readouterr().out
-    assert "vllm-cpu is left out: it has no environment here: make one with --make-peers." in said
+    for peer in ("vllm-cpu", "llama-cpp"):
+        assert f"{peer} is left out: it has no environment here: make one with --make-peers" in said
     assert "prefill 1x32" in said
     assert "decode batch 2 behind 32" in said
     assert all(figure.ratio("bare") > 0 for figure in findings.figures)
