@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from bench import llama_cpp, machine, vllm_cpu
-from bench.peers import Peer, PeerUnavailable
+from bench.peers import EnginePeer, PeerUnavailable
 from bench.random_llama import SHAPE_54M, LlamaShape, write_random_llama
 from cluster.measurements import Measurements
 from cluster.process import cache_folder
@@ -211,7 +211,7 @@ def time_read(matrices: list[Tensor], prompts: list[list[int]], num_steps: int) 
     return _time(read)
 
 
-def num_equal(engine: Engine, peer: Peer) -> int:
+def num_equal(engine: Engine, peer: EnginePeer) -> int:
     """Of `COMPARED_TOKENS`, greedy, behind one prompt: how many a peer says, too."""
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randint(3, SHAPE_54M.vocab_size, (100,), generator=generator).tolist()

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from bench.peers import ROOT, Peer, make_environment
+from bench.peers import ROOT, EnginePeer, make_environment
 
 ENVIRONMENT = ROOT / ".venv-llama-cpp"
 BINDINGS = "llama-cpp-python==0.3.36"
@@ -23,6 +23,6 @@ def _install(pip: list[str]) -> None:
     subprocess.run([*pip, BINDINGS], check=True, env=settings)
 
 
-def start(checkpoint: Path, *, threads: int) -> Peer:
+def start(checkpoint: Path, *, threads: int) -> EnginePeer:
     """Raises PeerUnavailable."""
-    return Peer("llama-cpp", ENVIRONMENT, checkpoint, str(threads), settings={})
+    return EnginePeer("llama-cpp", ENVIRONMENT, checkpoint, str(threads), settings={})

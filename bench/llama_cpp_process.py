@@ -34,7 +34,7 @@ ENDS = {
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    engine = _Engine(_as_gguf(Path(sys.argv[1])), int(sys.argv[2]))
+    engine = _LlamaEngine(_as_gguf(Path(sys.argv[1])), int(sys.argv[2]))
     answer_questions(engine.answer, answers)
 
 
@@ -75,7 +75,7 @@ def _as_gguf(checkpoint: Path) -> Path:
     return target
 
 
-class _Engine:
+class _LlamaEngine:
     def __init__(self, model: Path, threads: int) -> None:
         import llama_cpp  # type: ignore[import-not-found,unused-ignore]
 

@@ -31,7 +31,7 @@ def make_environment(folder: Path, version: str, install: Callable[[list[str]], 
     stamp.write_text(version)
 
 
-class Peer:
+class EnginePeer:
     """One engine on one checkpoint, in float32."""
 
     def __init__(

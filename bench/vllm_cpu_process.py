@@ -13,11 +13,11 @@ from bench.peers import answer_questions
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    engine = _Engine(sys.argv[1])
+    engine = _VllmEngine(sys.argv[1])
     answer_questions(engine.answer, answers)
 
 
-class _Engine:
+class _VllmEngine:
     def __init__(self, checkpoint: str) -> None:
         from vllm import LLM  # type: ignore[import-not-found,unused-ignore]
 
