@@ -184,4 +184,4 @@ class NativeAttention:
         step.values = step.keys + cache.stride(0) * cache.element_size()
         step.output = output.data_ptr()
         self._attend(ctypes.byref(step))
-        return output.to(qkv.dtype)
+        return output if wide is qkv else output.to(qkv.dtype)

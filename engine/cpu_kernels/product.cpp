@@ -58,17 +58,22 @@ INLINE void call(const WEIGHT* panel) {
         __builtin_prefetch((const char*)panel + at);
 }
 
-// Adds to sums [R, PANEL], or begins them; x: [R, depth], rows so far apart. Calls what lies so many
-// numbers ahead from memory.
+// Memory that is called for while something else is computed: with each input so many numbers more.
+struct Ahead {
+    const WEIGHT* place;
+    int64_t step;
+};
+
+// Adds to sums [R, PANEL], or begins them; x: [R, depth], rows so far apart.
 template <int R>
-void add_rows(const float* x, int64_t x_stride, const WEIGHT* panel, int64_t ahead, int64_t depth,
+void add_rows(const float* x, int64_t x_stride, const WEIGHT* panel, Ahead ahead, int64_t depth,
               float* sums, bool begins) {
     Floats own[R][VECTORS];
     UNROLLED for (int r = 0; r < R; r++)
         UNROLLED for (int v = 0; v < VECTORS; v++)
             own[r][v] = begins ? Floats{} : load(sums + r * PANEL + v * LANES);
     for (int64_t k = 0; k < depth; k++, panel += PANEL) {
-        call(panel + ahead);
+        call(ahead.place + k * ahead.step);
         Floats columns[VECTORS];
         read_columns(panel, columns);
         UNROLLED for (int r = 0; r < R; r++) {
@@ -81,7 +86,7 @@ void add_rows(const float* x, int64_t x_stride, const WEIGHT* panel, int64_t ahe
 }
 
 template <int R>
-void add_up_to(int64_t rows, const float* x, int64_t x_stride, const WEIGHT* panel, int64_t ahead,
+void add_up_to(int64_t rows, const float* x, int64_t x_stride, const WEIGHT* panel, Ahead ahead,
                int64_t depth, float* sums, bool begins) {
     if constexpr (R > 1)
         if (rows < R) return add_up_to<R - 1>(rows, x, x_stride, panel, ahead, depth, sums, begins);
@@ -109,10 +114,15 @@ void multiply(const Matrix& matrix, int64_t panel, int64_t rows, const float* x,
     for (int64_t k = 0; k < inputs; k += step)
         for (int64_t tile = 0, row = 0; tile < num_tiles; tile++) {
             const int64_t stop = rows * (tile + 1) / num_tiles;
-            // The first rows find what they read; later ones call what is read next.
-            const int64_t ahead = tile ? step * PANEL : AHEAD / sizeof(WEIGHT);
-            add_up_to<ROWS>(stop - row, x + row * inputs + k, inputs, numbers + k * PANEL, ahead,
-                            std::min(step, inputs - k), sums + row * PANEL, k == 0);
+            const WEIGHT* part = numbers + k * PANEL;
+            const int64_t depth = std::min(step, inputs - k);
+            // One tile calls what it will read; of several each its share of the next part.
+            const int64_t share = PANEL / num_tiles;
+            const Ahead ahead = num_tiles > 1
+                                    ? Ahead{part + step * PANEL + tile * depth * share, share}
+                                    : Ahead{part + AHEAD / sizeof(WEIGHT), PANEL};
+            add_up_to<ROWS>(stop - row, x + row * inputs + k, inputs, part, ahead, depth,
+                            sums + row * PANEL, k == 0);
             row = stop;
         }
     finish(matrix, panel * PANEL, rows, sums, out + panel * PANEL);
