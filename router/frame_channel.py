@@ -84,6 +84,11 @@ class FrameChannel:
         if self._connection is not None:
             self._connection.abort()
 
+    def _write(self, kind: FrameKind, stream: int, payload: bytes = b"") -> None:
+        """Says it, if there is still somebody to hear it."""
+        if self._connection is not None and not self._connection.is_lost:
+            self._connection.write(kind, stream, payload)
+
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         if not self._welcome.done():
             if kind != FrameKind.WELCOME:
@@ -186,9 +191,8 @@ class FrameExchange:
         self._channel._calls.pop(self._stream, None)
         if self._timer is not None:
             self._timer.cancel()
-        connection = self._channel._connection
-        if not self._is_over and connection is not None and not connection.is_lost:
-            connection.write(FrameKind.CANCEL, self._stream)
+        if not self._is_over:
+            self._channel._write(FrameKind.CANCEL, self._stream)
 
     async def _send_rest(self) -> None:
         """Lets others say something after each of its frames; waits while the peer does not read,
@@ -204,9 +208,9 @@ class FrameExchange:
 
     def _taken(self, num_bytes: int) -> None:
         self._unacknowledged += num_bytes
-        connection = self._channel._connection
-        if 2 * self._unacknowledged >= WINDOW_BYTES and connection is not None:
-            connection.write(FrameKind.CREDIT, self._stream, CREDIT.pack(self._unacknowledged))
+        if 2 * self._unacknowledged >= WINDOW_BYTES:
+            credit = CREDIT.pack(self._unacknowledged)
+            self._channel._write(FrameKind.CREDIT, self._stream, credit)
             self._unacknowledged = 0
 
     def _take(self, kind: int, payload: bytes) -> None:
@@ -235,9 +239,7 @@ class FrameExchange:
         if not self._is_over:
             self._failure = failure
             # For the peer it goes on, if it still hears us.
-            connection = self._channel._connection
-            if connection is not None and not connection.is_lost:
-                connection.write(FrameKind.CANCEL, self._stream)
+            self._channel._write(FrameKind.CANCEL, self._stream)
             self._is_over = True
         self._wake()
 

@@ -19,7 +19,7 @@ from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitations
 from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, FrameKind, cost, in_parts, unpacked
 from cluster.open_calls import OpenCalls
-from cluster.rpc import LARGE_BYTES, Call, encoded, parsed
+from cluster.rpc import LARGE_BYTES, LAST_WORDS_S, Call, encoded, parsed
 from cluster.status import status_bytes
 from cluster.tls import server_context
 from penstock.v1 import worker_pb2 as pb
@@ -27,7 +27,6 @@ from penstock.v1 import worker_pb2 as pb
 _HELLO_S = 5.0  # for who has connected to show its invitation; as long for TLS, where it is due
 _MAX_STRANGERS = 64  # who have not yet
 _MAX_CALLS = 1 << 16  # of a connection
-_LAST_WORDS_S = 2.0
 
 Serve = Callable[[Any, "FrameCall"], Awaitable[None]]
 
@@ -133,7 +132,7 @@ class FrameServer:
         self._server.close()
         calls = [task for guest in self._guests for task in guest.tasks]
         if calls:
-            await asyncio.wait(calls, timeout=_LAST_WORDS_S)
+            await asyncio.wait(calls, timeout=LAST_WORDS_S)
         for guest in (*self._strangers, *self._guests):
             guest.connection.close()
         self._server = None

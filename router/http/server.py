@@ -18,10 +18,10 @@ from uvicorn.server import ServerState
 from cluster.addresses import Endpoint
 from cluster.errors import InvalidRequest, Overloaded, PenstockError, StartupError
 from cluster.open_calls import OpenCalls
+from cluster.rpc import LAST_WORDS_S
 from router.http.call import ABORT
 from router.http.errors import HttpRefusal, failure_of
 
-LAST_WORDS_S: Final = 2.0  # so long a server that stops has for telling its callers
 _HEAD_S: Final = 20.0  # from a connection, or a request's first byte, to the end of its headers
 _IDLE_S: Final = 75.0  # between two requests: longer than clients keep connections
 _MAX_HEAD_BYTES: Final = 64 << 10
