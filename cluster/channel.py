@@ -5,7 +5,6 @@ With the cluster's token, nothing is said before the other end has proven that i
 (`cluster/visitor.py`). Every failure is one of ours. Knows no service.
 """
 
-import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +18,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from cluster.authority import PLAIN, Credentials, TlsIdentity
-from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
+from cluster.errors import PenstockError, WorkerLost
 from cluster.proof import ANYONE
 from cluster.status import from_status
 from cluster.tls import from_call, secure_channel
@@ -287,22 +286,22 @@ class Exchange:
             raise WorkerLost(f"The connection to {self._channel.address} was lost.")
         self._has_spoken = True
         try:
-            await self._call.write(message)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            # A write that the deadline overtakes fails with an internal error of the library.
-            if self._asked.timeout_s == 0:
-                raise DeadlineExceeded("call") from error
+            await self._call.wait_for_connection()
+            # Not `write`: where that fails, INTERNAL takes the place of what the peer said.
+            await self._call._cython_call.send_serialized_message(_serialized(message))
+        except grpc.aio.AioRpcError as error:
             raise self._channel._translated(error) from error
-        except asyncio.InvalidStateError as error:
+        except grpc.aio.InternalError as error:
             raise await self._ending() from error
 
     async def _ending(self) -> PenstockError:
         """Finds out why a call has ended to which more was to be said."""
         if (code := await self._call.code()) is grpc.StatusCode.OK:
             return WorkerLost(f"{self._channel.address} ended the call before it was told all.")
-        return from_status(
-            code, await self._call.details(), tuple(await self._call.trailing_metadata() or ())
-        )
+        trailing = tuple(await self._call.trailing_metadata() or ())
+        failure = from_status(code, await self._call.details(), trailing)
+        visitor = self._channel._visitor
+        return failure if visitor is None else visitor.failed(failure)
 
     def cancel(self) -> None:
         self._is_cancelled = True

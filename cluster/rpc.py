@@ -8,7 +8,7 @@ and a `Call`. Handlers write; nothing here is a generator.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -118,13 +118,14 @@ class Call:
     that is cut off, by its deadline or by the end of this server.
     """
 
-    __slots__ = ("_context", "_method", "deadline", "key", "phase", "tokens_emitted")
+    __slots__ = ("_context", "_method", "_opening", "deadline", "key", "phase", "tokens_emitted")
 
     def __init__(
         self, context: grpc.aio.ServicerContext[Any, Any], method: Method, deadline: float | None
     ) -> None:
         self._context = context
         self._method = method
+        self._opening: asyncio.Task[None] | None = None  # sends what comes first
         self.deadline = deadline  # time.monotonic(); None is without end
         self.key: Any = None  # who calls, as the service's `identify` says
         self.phase = "request"
@@ -158,14 +159,26 @@ class Call:
     async def send_metadata(self, *metadata: tuple[str, str]) -> None:
         """Sends initial metadata. With the first message, no earlier: a client's own retries
         end when it arrives."""
-        await self._context.send_initial_metadata(metadata)
+        await self._hand_over(self._context.send_initial_metadata(metadata))
 
     async def send(self, message: Message | bytes) -> None:
         """Hands a message to gRPC; waits while the peer does not read."""
+        await self._hand_over(self._context.write(encoded(message)))
+
+    async def _hand_over(self, words: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._context.write(encoded(message))
+            if self._opening is None:
+                # Begun, it is ended: of a cancelled one gRPC forgets that it opened the call.
+                self._opening = asyncio.create_task(words)
+                words = asyncio.shield(self._opening)  # type: ignore[assignment]
+            await words
         except _CALLER_GONE as error:
             raise PeerError("The caller has ended the call.") from error
+
+    async def opened(self) -> None:
+        """Returns when nothing that opens the call is on its way any more, or is not read."""
+        if self._opening is not None and not self._opening.done():
+            await asyncio.wait({self._opening}, timeout=LAST_WORDS_S)
 
     async def receive(self) -> Any:
         """The client's next message; None when it has sent its last."""
@@ -286,6 +299,7 @@ def _answering(
                 return None if method.is_server_streaming else encoded(response)
             except (asyncio.CancelledError, Exception) as error:
                 failure = blamed(error, call, open_calls)
+            await call.opened()
             await _abort(context, failure)
 
     return answer

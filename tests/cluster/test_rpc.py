@@ -173,6 +173,42 @@ async def test_a_bug_beside_another_error_of_a_task_group_is_not_hidden_by_it(ca
     assert "a bug" in caplog.text
 
 
+@pytest.mark.parametrize("opens_with", ["a message", "metadata", "metadata and a message"])
+async def test_who_fails_while_its_first_words_are_on_their_way_still_says_why(opens_with):
+    """gRPC would send what opens the call twice, refuse to, and leave the client without a word."""
+
+    async def lend(call: Call) -> None:
+        async def speak() -> None:
+            if "metadata" in opens_with:
+                await call.send_metadata(("who", "me"))
+            if "message" in opens_with:
+                await call.send(worker_pb2.LendResponse())
+
+        async def refuse() -> None:
+            await call.receive()
+            raise InvalidRequest("start", "There is none.")
+
+        num_turns = (await call.receive()).start.probe_tokens
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(refuse())
+            for _ in range(num_turns):
+                await asyncio.sleep(0)  # so that it comes before, amid and after them
+            tasks.create_task(speak())
+
+    async def is_heard(message: Any) -> None: ...
+
+    services = [service_handlers(WORKER, {"Lend": lend})]
+    async with Server(services) as server, open_channel(server.address) as channel:
+        for num_turns in range(1, 40):
+            async with channel.exchange(WORKER, "Lend", timeout_s=5) as exchange:
+                await exchange.send(
+                    worker_pb2.LendRequest(start=worker_pb2.LendStart(probe_tokens=num_turns))
+                )
+                await exchange.send(worker_pb2.LendRequest())
+                with pytest.raises(InvalidRequest, match="There is none"):
+                    await exchange.pass_to(is_heard)
+
+
 async def test_who_goes_on_sending_to_an_ended_call_is_told_why_it_ended():
     async def lend(call: Call) -> None:
         raise InvalidRequest("start", "There is none.")
@@ -187,6 +223,26 @@ async def test_who_goes_on_sending_to_an_ended_call_is_told_why_it_ended():
             await exchange.receive()
         with pytest.raises(InvalidRequest, match="There is none"):
             await exchange.send(b"")
+
+
+async def test_who_is_still_sending_when_its_call_is_refused_is_told_why():
+    """gRPC's own `write` would leave INTERNAL in the place of the true status, for readers too."""
+
+    async def lend(call: Call) -> None:
+        raise InvalidRequest("start", "There is none.")
+
+    services = [service_handlers(WORKER, {"Lend": lend})]
+    async with Server(services) as server, open_channel(server.address) as channel:
+        for _ in range(40):
+            async with channel.exchange(WORKER, "Lend", timeout_s=5) as exchange:
+                reading = asyncio.create_task(exchange.receive())
+                for _ in range(3):
+                    try:
+                        await exchange.send(worker_pb2.LendRequest())
+                    except InvalidRequest:
+                        break
+                with pytest.raises(InvalidRequest, match="There is none"):
+                    await reading
 
 
 async def test_a_cancelled_part_of_a_call_that_nobody_cancelled_does_not_hang_the_client(caplog):
@@ -216,16 +272,23 @@ async def test_leaving_the_scope_of_a_call_cancels_its_handler():
         await asyncio.wait_for(cancelled.wait(), 5)
 
 
-async def test_a_passed_deadline_says_in_which_phase_and_after_how_many_tokens():
+@pytest.mark.parametrize(
+    ("asked_s", "default_s"),
+    [(None, 0.2), pytest.param(0.2, 60.0, marks=pytest.mark.alone)],  # not after the client's timer
+    ids=["the server's", "the client's"],
+)
+async def test_a_passed_deadline_says_in_which_phase_and_after_how_many_tokens(asked_s, default_s):
     async def generate(request: Any, call: Call) -> None:
         call.phase, call.tokens_emitted = "decode", 3
         await asyncio.Event().wait()
 
     request = inference_pb2.GenerateRequest()
+    deadlines = Deadlines(default_s=default_s)
+    services = [service_handlers(INFERENCE, {"Generate": generate}, deadlines=deadlines)]
     async with (
-        Server(inference(Generate=generate)) as server,
+        Server(services) as server,
         open_channel(server.address) as c,
-        c.stream(INFERENCE, "Generate", request, timeout_s=0.2) as stream,
+        c.stream(INFERENCE, "Generate", request, timeout_s=asked_s) as stream,
     ):
         with pytest.raises(DeadlineExceeded) as raised:
             await stream.receive()
