@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -27,6 +27,7 @@ LogLevel = Literal["debug", "info", "request", "warning", "error", "critical"]
 REQUEST: Final = 25  # one line a request: above what a process says of itself, below warnings
 NUM_OLD: Final = 3  # files beside the one that is written
 FILE_BYTES: Final = 8 << 20
+NO_LEVELS: Final[Mapping[str, str]] = {}
 logging.addLevelName(REQUEST, "REQUEST")
 
 
@@ -36,6 +37,9 @@ class LogSettings:
 
     log_level: LogLevel | None = None  # request: a line each; null: PENSTOCK_LOG's, else info
     """debug to follow a fault; request to see requests alone."""
+    # by logger, for it and those below: {router.relay: debug}; {}: all have log_level
+    log_levels: Mapping[str, LogLevel] = field(default_factory=dict)
+    """Where one part is to say more than the others, or less."""
     log_format: LogFormat = "text"  # json: an object a line
     """json where a program collects the lines."""
     log_file: Path | None = None  # rotated, with three older ones beside it; null: stderr
@@ -112,12 +116,13 @@ def configure(
     file: Path | None,
     num_bytes: int = FILE_BYTES,
     *,
+    levels: Mapping[str, str] = NO_LEVELS,
     takes_stderr: bool = True,
 ) -> None:
-    """Sends the log to a file, where one can be written, else to stderr. Raises ConfigError for a
-    level that there is not, and for a file without room."""
-    if level.lower() not in (levels := get_args(LogLevel)):
-        raise ConfigError(f"'{level}' is no log level: choose from {', '.join(levels)}.")
+    """Sends the log to a file, where one can be written, else to stderr. `levels`: by logger.
+    Raises ConfigError for a level that there is not, and for a file without room."""
+    if level.lower() not in (known := get_args(LogLevel)):
+        raise ConfigError(f"'{level}' is no log level: choose from {', '.join(known)}.")
     if num_bytes < 1:
         raise ConfigError(f"'log_file_bytes' is {num_bytes}: it must be at least 1.")
     sink: logging.Handler = logging.StreamHandler(sys.stderr)
@@ -127,11 +132,21 @@ def configure(
             sink = OwnFile(file, num_bytes, takes_stderr=takes_stderr)
         except OSError as error:
             problem = error
-    name = file.stem if file else Path(sys.argv[0]).stem
-    sink.setFormatter(JsonLines(name) if style == "json" else TextLines())
+    sink.setFormatter(JsonLines(_process(file)) if style == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[sink], force=True)
+    logging.captureWarnings(True)  # which would be lines of another shape
+    for name, own in levels.items():
+        logging.getLogger(name).setLevel(own.upper())
     if problem is not None:
         logger.warning("the log goes to stderr: %s", problem)
+
+
+def _process(file: Path | None) -> str:
+    """Names who writes: as its file, else as what was started, `python -m router` for example."""
+    if file is not None:
+        return file.stem
+    started = Path(sys.argv[0])
+    return started.parent.name if started.stem == "__main__" else started.stem
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

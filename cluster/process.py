@@ -63,6 +63,7 @@ def configure_logging(settings: LogSettings | None = None) -> None:
             settings.log_format,
             settings.log_file,
             settings.log_file_bytes,
+            levels=settings.log_levels,
         )
 
 

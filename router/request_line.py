@@ -31,6 +31,7 @@ class RequestLine:
     counts: RequestCounts
     request_id: str = ""
     key: ApiKey | None = None
+    model: str | None = None  # once it is known that this is asked for
     num_prompt_tokens: int | None = None
     placement: Placement | None = None  # the last one
     num_tries: int = 0
@@ -63,6 +64,7 @@ class RequestLine:
         if self.key is not None and self.key is not ANYBODY:
             yield "tenant", self.key.tenant
             yield "key", self.key.id
+        yield "model", self.model
         yield "outcome", outcome
         yield "reason", reason
         yield from self._answer()

@@ -125,7 +125,13 @@ class Router:
         )
         self.quotas = Quotas(self.store, clock)
         reception = Reception(
-            self.admission, self.quotas, self.lanes, self.relay, self.fleet.is_warm, self.counts
+            self.admission,
+            self.quotas,
+            self.lanes,
+            self.relay,
+            self.fleet.is_warm,
+            self.counts,
+            text.info.name,
         )
         self.pages: Pages = {
             **metrics_pages(Registry(ROUTER, self._reading, facts)),

@@ -59,7 +59,7 @@ class KeyFileFollower:
         before, self._callers.error = self._callers.table or KeyTable(), ""
         self._callers.put_in_force(table)
         for what, key in _changes(before, table):
-            fields = {"tenant": key.tenant, "key": key.id}
+            fields = {"tenant": key.tenant, "key": key.id, "audit": "callers"}
             logger.info("caller %s", what, extra={"fields": fields})
         logger.info("keys reloaded: %s", _number(table), extra={"fields": {"file": self._path}})
 

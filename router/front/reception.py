@@ -21,13 +21,15 @@ class Reception:
     relay: Relay
     is_warm: asyncio.Event
     counts: RequestCounts
+    model: str = ""  # as clients call it
 
     async def serve(
         self, given: GenerationInput, caller: Caller, line: RequestLine, echo: Metadata = ()
     ) -> None:
         """Streams the answer into `caller`, and fills the log's line. `echo` is metadata that goes
         with the first message."""
-        key = line.key = caller.key
+        key, line.model = caller.key, self.model
+        line.key = key
         with self.admission.admit(given.request_id), self.quotas.in_flight(key, caller):
             await self.quotas.take_request(key)
             caller.phase = "tokenise"

@@ -176,7 +176,14 @@ class LiveRollout:
             active = rollout.active
             said = (active.name, active.number, active.digest, rollout.why)
             author = rollout.history[-1].author if rollout.history else ROUTER
-            fields = {"by": author.name, "from": author.address or "here"}
+            fields = {
+                "audit": "policy",
+                "by": author.name,
+                "from": author.address or "here",
+                "policy": active.name,
+                "policy_generation": active.number,
+                "canary_generation": rollout.canary.number if rollout.canary else None,
+            }
             logger.info(
                 "policy '%s' (generation %d, %s) is in force. %s", *said, extra={"fields": fields}
             )

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def _log_as_before() -> Iterator[None]:
             each.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 def configured(path: Path, **more: Any) -> None:
@@ -69,6 +71,42 @@ def test_requests_have_a_level_between_what_a_process_says_and_its_warnings(tmp_
         "REQUEST",
         "WARNING",
     ]
+
+
+def test_a_part_may_say_more_than_the_others_and_another_less(tmp_path: Path) -> None:
+    configured(
+        tmp_path / "a.log", level="warning", levels={"one.part": "debug", "one.loud": "critical"}
+    )
+    for name in ("one", "one.part", "one.part.of_it", "one.loud"):
+        logging.getLogger(name).debug("quiet")
+        logging.getLogger(name).error("loud")
+    said = [line.split()[1:3] for line in (tmp_path / "a.log").read_text().splitlines()]
+    assert said == [
+        ["ERROR", "one"],
+        ["DEBUG", "one.part"],
+        ["ERROR", "one.part"],
+        ["DEBUG", "one.part.of_it"],
+        ["ERROR", "one.part.of_it"],
+    ]
+
+
+def test_a_warning_of_a_library_is_a_line_like_others(tmp_path: Path) -> None:
+    configured(tmp_path / "a.log", style="json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("it is old", DeprecationWarning, stacklevel=1)
+    [line] = map(json.loads, (tmp_path / "a.log").read_text().splitlines())
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "it is old" in line["message"]
+
+
+def test_a_process_without_a_file_of_its_own_says_what_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/router/__main__.py"])
+    log.configure("info", "json", None)
+    logging.getLogger("x").info("heard")
+    assert json.loads(capsys.readouterr().err)["process"] == "router"
 
 
 @pytest.mark.parametrize(("level", "num_bytes"), [("loud", 1), ("info", 0)])

@@ -197,9 +197,9 @@ async def test_who_came_and_went_stands_in_the_log_by_tenant_and_id(
     await looked(follower)
     told: list[Any] = [(r.getMessage(), getattr(r, "fields", {})) for r in caplog.records]
     assert [each for each in told if each[0].startswith("caller ")] == [
-        ("caller revoked", {"tenant": "rival", "key": "rival"}),
-        ("caller changed", {"tenant": "acme", "key": "acme"}),
-        ("caller added", {"tenant": "third", "key": "third"}),
+        ("caller revoked", {"tenant": "rival", "key": "rival", "audit": "callers"}),
+        ("caller changed", {"tenant": "acme", "key": "acme", "audit": "callers"}),
+        ("caller added", {"tenant": "third", "key": "third", "audit": "callers"}),
     ]
     assert told[0][0] == "keys loaded: 2 keys"
     assert told[-1][0] == "keys reloaded: 2 keys"

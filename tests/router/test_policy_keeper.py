@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,7 +21,9 @@ from router.policy_life.file_watch import PolicyFile
 from router.policy_life.keeper import Came, PolicyKeeper
 from router.policy_life.store import FileRollouts, RolloutStore, SharedRollouts
 from router.pool import Pool
+from router.rollout.canary import Judgement, Verdict
 from router.rollout.generations import Generations
+from router.rollout.history import Author
 from router.rollout.rollout import encode_rollout
 from tests.redis_server import redis_server
 from tests.router.broken_policies import BROKEN
@@ -198,6 +201,38 @@ async def test_operators_apply_and_roll_back() -> None:
     assert asked._placer.generations.canary is None
     with pytest.raises(InvalidRequest, match="give more than 0 and less than 100"):
         await asked.apply(policy_text(4.0), "ops", 1.5)
+
+
+async def test_every_change_is_one_line_of_the_log_with_who_and_what(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    ann = Author(name="ann", address="10.0.0.7")
+    asked = keeper()
+    await asked.start()
+    caplog.clear()
+    await asked.apply(policy_text(2.0), "ops", author=ann)
+    await asked.roll_back("it was a mistake", ann)
+    for stretch, verdict in ((3.0, Verdict.ROLL_BACK), (4.0, Verdict.PROMOTE)):
+        await asked.apply(policy_text(stretch), "ops", 0.1, ann)
+        judged = Judgement(verdict, "it was judged")
+        monkeypatch.setattr(PolicyKeeper, "judgement", lambda self, j=judged: (None, j))
+        await asked.look()
+        monkeypatch.undo()
+    lines = [(r.getMessage(), vars(r)["fields"]) for r in caplog.records]
+    told = [(f["by"], f["policy_generation"], f["canary_generation"]) for _, f in lines]
+    assert told == [
+        ("ann", 2, None),
+        ("ann", 3, None),
+        ("ann", 3, 4),
+        ("router", 3, None),
+        ("ann", 3, 5),
+        ("router", 5, None),
+    ]
+    assert {(f["audit"], f["policy"]) for _, f in lines} == {("policy", "p")}
+    assert "it was a mistake" in lines[1][0]
+    assert "The canary 4 was rolled back by itself: it was judged." in lines[3][0]
+    assert "The canary 5 took over: it was judged." in lines[5][0]
 
 
 async def test_what_is_risky_is_told_and_applied() -> None:

@@ -11,7 +11,7 @@ from cluster.errors import WorkerLost
 from cluster.log import REQUEST
 from cluster.types import Role
 from penstock.v1 import inference_pb2 as pb
-from tests.router.cluster_of_fakes import Cluster
+from tests.router.cluster_of_fakes import MODEL, Cluster
 from tests.router.fake_worker import Faults
 
 SECRET = "zebrafish"
@@ -37,6 +37,7 @@ async def test_an_answer_leaves_one_line_with_its_figures(
     assert (line["prompt_tokens"], line["completion_tokens"]) == (9, 9)
     assert line["finish"] in ("stop", "length")
     assert (line["decode"], line["tries"], line["cached_tokens"]) == ("d0", 1, 0)
+    assert line["model"] == MODEL
     assert {"prefill", "reason", "source"}.isdisjoint(line)
     assert 0 < line["ttft_ms"] <= line["total_ms"] < 10_000
     assert SECRET not in caplog.text
