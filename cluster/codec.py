@@ -82,6 +82,13 @@ def placement_to_bytes(
     ).SerializeToString()
 
 
+def trace_to_bytes(traceparent: str, tracestate: str) -> bytes:
+    """The part of a `DecodeRequest` that a traced one has besides."""
+    return worker_pb2.DecodeRequest(
+        traceparent=traceparent, tracestate=tracestate
+    ).SerializeToString()
+
+
 def compute_request_from_pb(
     message: worker_pb2.DecodeRequest, *, hash_secret: bytes, model_digest: str
 ) -> ComputeRequest:

@@ -42,6 +42,7 @@ _OF_MACHINES_TOO: Final = (
     "NCCL_",
     "FI_",
     "NVIDIA_",
+    "OTEL_",  # whoever collects traces may want a header, or has a certificate of its own
     "PENSTOCK_",
 )
 

@@ -1,6 +1,6 @@
 """Holds what the YAML of a router and of a worker says alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.addresses import Endpoint
@@ -8,6 +8,7 @@ from cluster.bounds import check_name
 from cluster.config import check_range
 from cluster.errors import ConfigError
 from cluster.log import LogSettings
+from cluster.tracing import TraceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class ServingConfig(LogSettings):
     # names, counts and times, and nothing that was asked or answered
     metrics: str | None = "127.0.0.1:0"
     """Give a port that Prometheus knows, and a host where it runs on another machine."""
+    tracing: TraceSettings = field(default_factory=TraceSettings)  # of single requests
+    """To see where the time of a request goes, process by process; the same at every process."""
     drain_s: float = 60.0  # left to requests in flight when the process is told to end
     """Raise it to the length of the longest answer; lower it where a machine goes sooner."""
 

@@ -3,6 +3,8 @@ whatever ends the call ends all of it.
 """
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 from cluster.codec import compute_request_from_pb
 from cluster.detokenizer import new_detokenizer
@@ -11,12 +13,14 @@ from cluster.open_calls import OpenCalls
 from cluster.rpc import Call
 from cluster.secrets import Secrets
 from cluster.tokenizer import Tokenizer
+from cluster.tracing import Tracing
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
 from decode_worker.answer import OwnedAnswer
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
 from decode_worker.timeline import RequestTimeline
+from decode_worker.trace import AnswerTrace
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
@@ -25,6 +29,7 @@ from worker.fetch import Fetches
 from worker.frame_server import FrameCall
 
 _LOOK_S = 0.5  # while somebody is paused
+_UNTRACED: Final = nullcontext()
 
 
 class DecodeService:
@@ -41,6 +46,7 @@ class DecodeService:
         fetches: Fetches,
         feed: WatchFeed,
         open_calls: OpenCalls,
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._worker = worker
@@ -51,6 +57,7 @@ class DecodeService:
         self._fetches = fetches
         self._feed = feed
         self.open_calls = open_calls
+        self._tracing = tracing
         self._looker: asyncio.TimerHandle | None = None
 
     async def generate(self, message: pb.DecodeRequest, call: Call | FrameCall) -> None:
@@ -59,7 +66,7 @@ class DecodeService:
         self._admit(request)
         answer = self._answer(message, request)
         try:
-            with self.open_calls:
+            with self.open_calls, self._traced(message, answer):
                 async with asyncio.TaskGroup() as group:
                     computing = group.create_task(self._computed(answer, message))
                     await self._relay(answer, call)
@@ -103,6 +110,18 @@ class DecodeService:
             await call.send(message)
             for sequence in answer.sequences:
                 self._compute.resume(sequence)
+
+    def _traced(
+        self, message: pb.DecodeRequest, answer: OwnedAnswer
+    ) -> AbstractContextManager[object]:
+        """What is told of a traced request at its end; what others do for it is told as a part."""
+        if self._tracing is None or not message.traceparent:
+            return _UNTRACED
+        trace = self._tracing.begin("decode_worker", message.traceparent, message.tracestate)
+        if trace is None:
+            return _UNTRACED
+        message.traceparent = trace.traceparent
+        return AnswerTrace(trace, answer, message.HasField("prefill"))
 
     def _pause(self, sequence: Sequence) -> None:
         self._compute.pause(sequence)

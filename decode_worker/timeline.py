@@ -61,6 +61,10 @@ class RequestTimeline:
     def has(self, moment: Moment) -> bool:
         return moment in self._stamps
 
+    def at(self, moment: Moment) -> float | None:
+        """Gives its time by the timeline's clock; None: it has not come."""
+        return self._stamps.get(moment)
+
     def between_s(self, first: Moment, second: Moment) -> float:
         """Seconds from one moment to the other; 0 where one is missing or they came in reverse."""
         if first not in self._stamps or second not in self._stamps:

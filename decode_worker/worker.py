@@ -29,6 +29,7 @@ class DecodeWorker(Worker):
             transfers.fetches,
             self.feed,
             self.open_calls,
+            self.parts.tracing,
         )
         name, generate = "penstock.v1.Decode", self.service.generate
         return RoleService(

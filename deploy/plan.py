@@ -86,6 +86,7 @@ class ClusterPlan:
     require_transport: str | None = None  # every pair uses this one or none
     drain_s: float = 30.0  # requests in flight may end
     log_level: LogLevel | None = None
+    log_levels: Mapping[str, LogLevel] = field(default_factory=dict)
     log_format: LogFormat | None = None
     # For what has no flag: merged into the configuration of the router, of all workers, of
     # prefill workers, of decode workers.
@@ -198,7 +199,12 @@ class ClusterPlan:
 
     def _process(self, name: str, part: Part, config: Mapping[str, Any]) -> ProcessPlan:
         default = (sys.executable, "-P", "-m", MODULES[part])
-        said = {"log_level": self.log_level, "log_format": self.log_format, **config}
+        said = {
+            "log_level": self.log_level,
+            "log_levels": dict(self.log_levels) or None,
+            "log_format": self.log_format,
+            **config,
+        }
         return ProcessPlan(
             name=name,
             part=part,

@@ -8,11 +8,14 @@ Blocks are given back when the transfer is closed, which the call does not wait 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 from cluster.codec import compute_request_from_pb, prompt_logprob_to_pb, sampled_to_pb
 from cluster.errors import InternalError, InvalidRequest, Overloaded
 from cluster.rpc import Call
 from cluster.secrets import Secrets
+from cluster.tracing import Tracing
 from cluster.types import ComputeRequest, WorkerAddress
 from cluster.watch import WatchFeed
 from engine.batcher import Drawn
@@ -20,9 +23,12 @@ from engine.sequence import Sequence
 from kv_transfer.outgoing import OutgoingTransfer
 from penstock.v1 import worker_pb2 as pb
 from prefill_worker.config import PrefillWorkerConfig
+from prefill_worker.trace import LoanTrace
 from worker.compute import Compute
 from worker.loans import Lending
 from worker.transfers import Transfers
+
+_UNTRACED: Final = nullcontext()
 
 
 class PromptLoan:
@@ -36,12 +42,14 @@ class PromptLoan:
         *,
         overlap: bool,
     ) -> None:
-        self._received = time.monotonic()
+        self.received_at = time.monotonic()
+        self.scheduled_at: float | None = None
+        self.first_token_at: float | None = None
         self.sequence = Sequence(
             request,
             num_choices=request.params.num_choices,
             owner=self,
-            arrived_at=self._received,
+            arrived_at=self.received_at,
         )
         self.transfer: OutgoingTransfer | None = None  # from when it is scheduled
         self.has_ended = False  # the call; its transfer may go on
@@ -49,12 +57,11 @@ class PromptLoan:
         self._open_transfer = open_transfer
         self._overlap = overlap
         self._has_given_up = False
-        self._scheduled = self._received
         self._forward_s = 0.0
 
     def scheduled(self) -> None:
         """Asks for destination blocks: now, not when it was queued."""
-        self._scheduled = time.monotonic()
+        self.scheduled_at = time.monotonic()
         self.transfer = self._open_transfer(self)
         if self._overlap:
             self.transfer.computed_all(self.sequence.num_cached)
@@ -71,12 +78,14 @@ class PromptLoan:
 
     def first_tokens(self, drawn: list[Drawn]) -> None:
         assert self.transfer is not None
+        assert self.scheduled_at is not None
         self.transfer.computed_all(self.sequence.num_computed)
+        self.first_token_at = time.monotonic()
         self._lending.first_tokens(
             pb.FirstTokens(
                 tokens=[sampled_to_pb(each.token) for each in drawn if each.token is not None],
-                queue_seconds=self._scheduled - self._received,
-                prefill_seconds=time.monotonic() - self._scheduled,
+                queue_seconds=self.scheduled_at - self.received_at,
+                prefill_seconds=self.first_token_at - self.scheduled_at,
                 forward_seconds=self._forward_s,
                 cached_tokens=self.sequence.num_cached,
                 prompt_logprobs=map(prompt_logprob_to_pb, drawn[0].prompt_logprobs),
@@ -108,6 +117,7 @@ class PrefillService:
         feed: WatchFeed,
         *,
         is_making_progress: Callable[[], bool],
+        tracing: Tracing | None = None,
     ) -> None:
         """While the engine makes no progress, no sign of life is sent."""
         self._config = config
@@ -119,6 +129,7 @@ class PrefillService:
         self._fetches = transfers.fetches
         self._feed = feed
         self._is_making_progress = is_making_progress
+        self._tracing = tracing
 
     async def lend(self, message: pb.DecodeRequest, borrower: WorkerAddress, call: Call) -> None:
         """Serves a loan of a prompt. Raises Overloaded, InvalidRequest before anything is done."""
@@ -129,10 +140,11 @@ class PrefillService:
             self._request(message), lending, self._open_transfer, overlap=self._config.overlap
         )
         try:
-            async with asyncio.TaskGroup() as group:
-                beginning = group.create_task(self._begin(loan, message))
-                await lending.serve(call, borrower, is_making_progress=self._is_making_progress)
-                beginning.cancel()
+            with self._traced(loan, message):
+                async with asyncio.TaskGroup() as group:
+                    beginning = group.create_task(self._begin(loan, message))
+                    await lending.serve(call, borrower, is_making_progress=self._is_making_progress)
+                    beginning.cancel()
         finally:
             self._end(loan)
 
@@ -141,6 +153,15 @@ class PrefillService:
         await self._fetches.fetch(loan.sequence, message)
         self._compute.submit(loan.sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
+
+    def _traced(
+        self, loan: PromptLoan, message: pb.DecodeRequest
+    ) -> AbstractContextManager[object]:
+        """What is told of a traced prompt at the end of its call."""
+        if self._tracing is None or not message.traceparent:
+            return _UNTRACED
+        trace = self._tracing.begin("prefill_worker", message.traceparent, message.tracestate)
+        return _UNTRACED if trace is None else LoanTrace(trace, loan, self._config.model)
 
     def _request(self, message: pb.DecodeRequest) -> ComputeRequest:
         request = compute_request_from_pb(

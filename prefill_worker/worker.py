@@ -26,6 +26,7 @@ class PrefillWorker(Worker):
             transfers,
             self.feed,
             is_making_progress=lambda: not monitor.is_stale(),
+            tracing=self.parts.tracing,
         )
         transfers.source.lend_prompt = self.service.lend
         return RoleService()

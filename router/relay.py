@@ -147,6 +147,7 @@ class Relay:
         """Waits for a worker that is expected back, where no other is left or others wait, too.
         Raises NoWorker, or what the last worker tried said, when nobody is."""
         ask, tries, place = answer.routed.ask, answer.tries, self.placer.place
+        trace, asked_at = answer.line.trace, self.clock()
         answer.caller.phase = "decode" if answer.sent.num_messages else "prefill"
         waiting = None if self.waiting.is_empty else self._waiting(answer)
         while True:
@@ -159,6 +160,8 @@ class Relay:
             decision = place(ask, self.clock(), tries.excluded)
             self.counts.decision.add(time.perf_counter() - began)
             if decision is not None:
+                if trace is not None:
+                    trace.placed(asked_at, self.clock(), decision.placement)
                 return decision
             waiting = waiting or self._waiting(answer)
 
@@ -201,6 +204,8 @@ class Relay:
 
         try:
             request = answer.routed.message + self._rest_of_request(decision, worker, answer)
+            if answer.line.trace is not None:
+                request += answer.line.trace.rest_of_request
             await self.links.get(decode).generate(request, caller.remaining_s, pass_on)
         except DeadlineExceeded as error:
             raise _deadline(error, caller, sent) from error

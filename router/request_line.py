@@ -15,6 +15,7 @@ from penstock.v1.inference_pb2 import FinishReason, Timeline
 from router.callers.key_file import ANYBODY, ApiKey
 from router.metrics.requests import RequestCounts
 from router.records import Fate, Record
+from router.request_trace import RequestTrace
 from router.sent import Sent
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class RequestLine:
     sent: Sent | None = None
     record: Record | None = None
     fate: Fate | None = None
+    trace: RequestTrace | None = None  # None: it is not traced
 
     def __enter__(self) -> Self:
         return self
@@ -48,12 +50,16 @@ class RequestLine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        outcome, total_s = self._outcome(error), self.clock() - self.arrived_at
+        ended_at = self.clock()
+        outcome, total_s = self._outcome(error), ended_at - self.arrived_at
         reason = _reason(error, outcome)
         if logger.isEnabledFor(REQUEST):
             fields = self._fields(outcome, reason, total_s)
             told = {key: value for key, value in fields if value is not None}
             logger.log(REQUEST, "request", extra={"fields": told})
+        if self.trace is not None:
+            fields = self._fields(outcome, reason, total_s)
+            self.trace.ended(self.arrived_at, ended_at, fields, outcome, reason)
         finished = self.sent.finished if self.sent else None
         self.counts.ended(outcome, reason or "", total_s, finished)
 
@@ -77,6 +83,8 @@ class RequestLine:
             yield "generation", self.record.live.number
             yield "ttft_ms", _ms(self.record.ttft_s)
         yield "total_ms", _ms(total_s)
+        if self.trace is not None:
+            yield "trace_id", self.trace.id
 
     def _answer(self) -> Iterator[tuple[str, Any]]:
         yield "prompt_tokens", self.num_prompt_tokens

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from cluster.rpc import Deadlines, Serve, Server, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store, prefix_of
+from cluster.tracing import SpanCounts, open_tracing
 from router import cluster_service
 from router.absences import Absences
 from router.admission import Admission
@@ -79,7 +82,18 @@ class Router:
         self.config = config
         self.clock = clock
         attention = AttentiveClock(clock)
-        facts = ServingProcess(part="router", model=config.model, attention=attention)
+        self.tracing = open_tracing(
+            config.tracing,
+            service="penstock-router",
+            instance=f"{platform.node()}-{os.getpid()}",
+            share=config.tracing.share,
+        )
+        facts = ServingProcess(
+            part="router",
+            model=config.model,
+            attention=attention,
+            spans=self.tracing.sink.counts if self.tracing else SpanCounts(),
+        )
         self.pool = Pool(
             config.assumed,
             absences=Absences(config.return_s),
@@ -132,6 +146,7 @@ class Router:
             self.fleet.is_warm,
             self.counts,
             text.info.name,
+            self.tracing,
         )
         self.pages: Pages = {
             **metrics_pages(Registry(ROUTER, self._reading, facts)),
@@ -255,6 +270,8 @@ class Router:
             await self.lanes.close()
             await self.links.close()
             await self.store.close()
+            if self.tracing is not None:
+                await asyncio.to_thread(self.tracing.close)
 
     async def _drain(self) -> None:
         # Workers and operators come in at a door of their own, or at this one, which then stays

@@ -14,6 +14,7 @@ from cluster.membership import new_incarnation
 from cluster.process import cache_folder
 from cluster.secrets import Secrets, load_secrets
 from cluster.tokenizer import Tokenizer
+from cluster.tracing import Tracing, open_tracing
 from cluster.types import Member, Role
 from engine.build import plan_engine
 from engine.config import EngineConfig
@@ -38,6 +39,7 @@ class WorkerParts:
     pairs: Pairs
     cost: StepCost
     measurements: Measurements
+    tracing: Tracing | None = None  # None: nobody collects
 
 
 def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = None) -> WorkerParts:
@@ -48,6 +50,7 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
     secrets = load_secrets(config.secrets_file)
     credentials = Credentials(secrets.authority)
     config.check_ways(credentials)
+    tracing = open_tracing(config.tracing, service="penstock-worker", instance=config.worker_id)
     plan = plan_engine(_engine_config(config))
     incarnation = new_incarnation()
     measurements = Measurements(cache_folder())
@@ -78,6 +81,7 @@ def build_parts(config: WorkerConfig, role: Role, *, wire_dtype: str | None = No
         pairs=pairs,
         cost=cost,
         measurements=measurements,
+        tracing=tracing,
     )
 
 

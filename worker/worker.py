@@ -22,6 +22,7 @@ from cluster.open_calls import OpenCalls
 from cluster.process import Ready, print_ready
 from cluster.proof import Doorkeeper
 from cluster.rpc import Serve, service_handlers
+from cluster.tracing import SpanCounts
 from cluster.types import LoadReport
 from cluster.watch import WatchFeed
 from engine.batcher import Batcher
@@ -139,8 +140,12 @@ class Worker(ABC):
 
     def _process(self, role: RoleService, transfers: Transfers) -> WorkerProcess:
         doorkeeper = Doorkeeper(self.parts.secrets.cluster_token)
+        tracing = self.parts.tracing
         facts = ServingProcess(
-            part=self.member.role, model=self.config.model, attention=self.attention
+            part=self.member.role,
+            model=self.config.model,
+            attention=self.attention,
+            spans=tracing.sink.counts if tracing else SpanCounts(),
         )
         services = []
         if role.name is not None:

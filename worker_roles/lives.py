@@ -32,14 +32,18 @@ class Lives:
     async def serve(self, end: asyncio.Event, ready: Ready = print_ready) -> None:
         """Serves until `end` is set and what is in progress has ended."""
         config, parts = self._config, self._parts
-        while (following := await _life(config, parts).serve(end, ready)) is not None:
-            logger.info("it goes on as a %s worker", following.role)
-            config = replace(
-                _in_role(following.role, self._config),
-                address=following.address,
-                metrics=following.metrics,
-            )
-            parts = next_parts(parts, following.role, config, wire_dtype=_wire_dtype(config))
+        try:
+            while (following := await _life(config, parts).serve(end, ready)) is not None:
+                logger.info("it goes on as a %s worker", following.role)
+                config = replace(
+                    _in_role(following.role, self._config),
+                    address=following.address,
+                    metrics=following.metrics,
+                )
+                parts = next_parts(parts, following.role, config, wire_dtype=_wire_dtype(config))
+        finally:
+            if parts.tracing is not None:
+                await asyncio.to_thread(parts.tracing.close)
 
 
 async def serve(config: RoleConfig, end: asyncio.Event) -> None:

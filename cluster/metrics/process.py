@@ -6,13 +6,15 @@ from typing import Final
 
 from cluster.histogram import Histogram
 from cluster.lateness import AttentiveClock
-from cluster.metrics.metric import Kind, Label, Metric, Series, value
+from cluster.metrics.metric import Kind, Label, Metric, Series, by_label, value
 from cluster.release import version
+from cluster.tracing import SpanCounts
 
 LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROLES: Final = ("prefill", "decode")
 _VERSION: Final = Label("version", at_most=1, meaning="of Penstock")
 _MODEL: Final = Label("model", at_most=1, meaning="as clients call it")
+_FATE: Final = Label("fate", ("exported", "lost"))
 _PART: Final = Label("part", ("router", *ROLES))
 
 
@@ -24,6 +26,7 @@ class ServingProcess:
     model: str
     attention: AttentiveClock
     lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_S))
+    spans: SpanCounts = field(default_factory=SpanCounts)  # of requests that are traced
     num_dropped: int = 0  # in the scrape that is being written
 
     @property
@@ -50,6 +53,15 @@ PROCESS: Final[tuple[Metric[ServingProcess], ...]] = (
         kind=Kind.COUNTER,
         help="For how long this process was stopped, starved or held for more than half a second.",
         read=value(lambda facts: facts.attention.absent_s),
+    ),
+    Metric(
+        name="penstock_trace_spans",
+        kind=Kind.COUNTER,
+        help="Spans of traced requests: taken in by their collector, or lost as it did not.",
+        labels=(_FATE,),
+        read=by_label(
+            lambda facts: {"exported": facts.spans.num_exported, "lost": facts.spans.num_lost}
+        ),
     ),
     Metric(
         name="penstock_dropped_series",

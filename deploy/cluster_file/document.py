@@ -4,6 +4,7 @@ are named as in the files of the processes that they reach.
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,6 +14,8 @@ from cluster.config import check_range
 from cluster.document.keys import meaning
 from cluster.document.kind import API_VERSION
 from cluster.limits import Limits
+from cluster.log import LogFormat, LogLevel
+from cluster.tracing import TraceSettings
 from cluster.types import Role
 from deploy.planner.settings import PlannerSettings
 from deploy.weights.origin import Weights
@@ -213,6 +216,19 @@ class Routers:
         return (self.http_ports * self.count)[index] if self.http_ports else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logging:
+    """What processes write into their logs, and how."""
+
+    level: LogLevel | None = field(
+        default=None, metadata=meaning("request: a line each; null: PENSTOCK_LOG's, else info")
+    )
+    levels: Mapping[str, LogLevel] = field(
+        default_factory=dict, metadata=meaning("by logger, for it and those below")
+    )
+    format: LogFormat = field(default="text", metadata=meaning("json: an object a line"))
+
+
 DEFAULT_POOLS: Final = tuple(WorkerPool(name=str(role), role=role) for role in Role)
 
 
@@ -271,6 +287,14 @@ class ClusterSpec:
     limits: Limits = field(default_factory=Limits, metadata=meaning("of one request"))
     drain_s: float = field(
         default=30.0, metadata=meaning("left to requests in flight when the cluster is told to end")
+    )
+    log: Logging = field(default_factory=Logging, metadata=meaning("of every process"))
+    tracing: TraceSettings = field(
+        default_factory=TraceSettings,
+        metadata=meaning(
+            "of single requests: 'endpoint', http://HOST:PORT of who takes in OTLP over gRPC, null:"
+            " none; 'share' of the requests, 0.01"
+        ),
     )
     planner: PlannerSettings = field(
         default_factory=PlannerSettings,

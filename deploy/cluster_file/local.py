@@ -79,10 +79,15 @@ def local_plan(
         transports=spec.transports,
         require_transport=spec.require_transport,
         drain_s=spec.drain_s,
+        log_level=spec.log.level,
+        log_levels=spec.log.levels,
+        log_format=spec.log.format,
         router={
+            "tracing": asdict(spec.tracing),
             "limits": asdict(spec.limits),
             "policy_file": spec.policy_file and str(_absolute(folder, spec.policy_file)),
         },
+        worker={"tracing": asdict(spec.tracing)},
     )
 
 

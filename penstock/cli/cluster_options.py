@@ -73,8 +73,8 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
         plan,
         described=yaml_text(CLUSTER.effective(document)),
         router={**plan.router, **said},
-        log_level=flags.log_level,
-        log_format=flags.log_format,
+        log_level=flags.log_level or plan.log_level,
+        log_format=flags.log_format or plan.log_format,
     )
 
 

@@ -168,7 +168,8 @@ def _logged(cluster: LocalCluster, root: Path | None) -> Iterator[None]:
             level = cluster.plan.log_level or os.environ.get(LOG_VARIABLE, "info")
             # Its stderr is the terminal's.
             own = folder / "serve.log"
-            log.configure(level, cluster.plan.log_format or "text", own, takes_stderr=False)
+            style, levels = cluster.plan.log_format or "text", cluster.plan.log_levels
+            log.configure(level, style, own, levels=levels, takes_stderr=False)
         yield
 
 

@@ -148,7 +148,7 @@ class EmittedTokens(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens", "due_seconds")
+    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens", "due_seconds", "traceparent", "tracestate")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,8 @@ class DecodeRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -173,7 +175,9 @@ class DecodeRequest(_message.Message):
     source: WorkerAddress
     source_tokens: int
     due_seconds: float
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
     __slots__ = ("worker_id", "incarnation", "address", "transports", "fingerprint")

@@ -1,16 +1,20 @@
 """Takes a checked request to the end of its answer, whatever front door it came in by."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster.tracing import TRACEPARENT, TRACESTATE, Tracing
 from router.admission import Admission
 from router.caller import Caller
 from router.callers.quotas import Quotas
+from router.front.prompt import ChatPrompt
 from router.front.text_lanes import TextLanes
 from router.front.validation import GenerationInput
 from router.metrics.requests import RequestCounts
 from router.relay import Metadata, Relay
 from router.request_line import RequestLine
+from router.request_trace import RequestTrace
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +26,15 @@ class Reception:
     is_warm: asyncio.Event
     counts: RequestCounts
     model: str = ""  # as clients call it
+    tracing: Tracing | None = None  # None: nobody collects
+
+    def traced(self, header: Callable[[str], str | None]) -> RequestTrace | None:
+        """Begins a request's trace, a part of its caller's where he has one. None: it is not
+        traced. `header`: reads one, of HTTP or of gRPC's metadata."""
+        if self.tracing is None:
+            return None
+        trace = self.tracing.begin("router", header(TRACEPARENT), header(TRACESTATE))
+        return None if trace is None else RequestTrace(trace)
 
     async def serve(
         self, given: GenerationInput, caller: Caller, line: RequestLine, echo: Metadata = ()
@@ -30,6 +43,8 @@ class Reception:
         with the first message."""
         key, line.model = caller.key, self.model
         line.key = key
+        if line.trace is not None:
+            line.trace.is_chat = isinstance(given.prompt, ChatPrompt)
         with self.admission.admit(given.request_id), self.quotas.in_flight(key, caller):
             await self.quotas.take_request(key)
             caller.phase = "tokenise"

@@ -58,12 +58,15 @@ class InferenceService:
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
         limits = self._text.limits
         with RequestLine(self._clock(), self._clock, self._reception.counts) as line:
+            line.trace = self._reception.traced(call.metadata)
             told_id = call.metadata(REQUEST_ID_KEY)
             request_id = check_request_id(request.request_id or told_id or "", limits)
             line.request_id = request.request_id = request_id
             given = check_generate(request, self._text.info, limits, call.key)
             # Who told its id as metadata reads it there; all others in `accepted`: a write less.
             echo = ((REQUEST_ID_KEY, request_id),) if told_id else ()
+            if line.trace is not None:
+                echo = (*echo, line.trace.header)
             await self._reception.serve(given, call, line, echo)
 
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> bytes:

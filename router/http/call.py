@@ -51,6 +51,7 @@ class HttpCall:
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts
         self.key: ApiKey = ANYBODY  # who asks, once he was let in
         self.request_id = ""  # once it is known; goes with the answer
+        self.told: dict[str, str] = {}  # headers that go with the answer besides
         self.parts: list[Counted] = []
         self.step = "request"  # before there are parts
         self.is_begun = False
@@ -141,6 +142,9 @@ class HttpCall:
         self.is_begun = True
         if self.request_id:
             headers = (*headers, (REQUEST_ID_KEY.encode(), self.request_id.encode()))
+        if self.told:
+            told = ((name.encode(), value.encode()) for name, value in self.told.items())
+            headers = (*headers, *told)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:

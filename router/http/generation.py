@@ -81,12 +81,13 @@ class HttpGeneration:
         ]
         call.parts = [*parts]
         if len(parts) == 1:
-            await self._serve_one(asked, asked.messages[0], parts[0], call.request_id, arrived_at)
+            [message], [part] = asked.messages, parts
+            await self._serve_one(call, asked, message, part, call.request_id, arrived_at)
             return
         async with asyncio.TaskGroup() as tasks:
             for index, (message, part) in enumerate(zip(asked.messages, parts, strict=True)):
                 request_id = self._numbered(call.request_id, index)
-                serving = self._serve_one(asked, message, part, request_id, arrived_at)
+                serving = self._serve_one(call, asked, message, part, request_id, arrived_at)
                 tasks.create_task(serving)
 
     def _numbered(self, request_id: str, index: int) -> str:
@@ -95,11 +96,20 @@ class HttpGeneration:
         return request_id[: self.text.limits.max_request_id_chars - len(behind)] + behind
 
     async def _serve_one(
-        self, asked: Asked, message: bytes, part: PromptCaller, request_id: str, arrived_at: float
+        self,
+        call: HttpCall,
+        asked: Asked,
+        message: bytes,
+        part: PromptCaller,
+        request_id: str,
+        arrived_at: float,
     ) -> None:
         info, limits = self.text.info, self.text.limits
         counts = self.reception.counts
         with RequestLine(arrived_at, self.clock, counts, request_id=request_id) as line:
+            line.trace = self.reception.traced(call.header)
+            if line.trace is not None:
+                call.told.setdefault(*line.trace.header)  # of several prompts the first one's
             num_bytes = check_wire(message, pb.GenerateRequest, info, limits)
             if num_bytes:
                 self.reception.lanes.process.check_room(num_bytes)

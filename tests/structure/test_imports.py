@@ -50,7 +50,7 @@ DOORS = {
     "triton": "engine/triton_kernels.py",
     "cryptography": "cluster/authority.py",
     "uvloop": "cluster/process.py",
-    "opentelemetry": "cluster/tracing.py",
+    "opentelemetry": "cluster/otlp.py",
     "matplotlib": "simulator/plot.py",
     "starlette": "router/http/door.py",
     "uvicorn": "router/http/server.py",

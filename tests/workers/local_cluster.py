@@ -16,6 +16,7 @@ from cluster.measurements import Measurements
 from cluster.membership import Membership, new_incarnation
 from cluster.secrets import load_secrets
 from cluster.tokenizer import Tokenizer
+from cluster.tracing import Tracing
 from cluster.types import Incarnation, KvLayout, Role
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.worker import DecodeWorker
@@ -106,6 +107,7 @@ class LocalCluster(Cluster):
         wrap_transport: Callable[[Transport], Any] = lambda transport: transport,
         door: str = "memory",
         disaggregate: str = "auto",
+        tracing: Tracing | None = None,
         **router: Any,
     ) -> None:
         """`door`: the transport between the workers, the in-memory twin or one of `DOORS`."""
@@ -118,6 +120,7 @@ class LocalCluster(Cluster):
         self.layout = layout
         self.wrap_transport = wrap_transport
         self.door = door
+        self.tracing = tracing  # of the workers
         self._plan = [(Role.DECODE, each) for each in decode]
         self._plan += [(Role.PREFILL, each) for each in prefill]
         self.decode: list[Running] = []
@@ -196,6 +199,7 @@ class LocalCluster(Cluster):
             pairs=pairs,
             cost=cost,
             measurements=Measurements(),
+            tracing=self.tracing,
         )
         worker: Worker
         if role is Role.PREFILL:

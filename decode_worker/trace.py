@@ -1,0 +1,83 @@
+"""What a traced request leaves at its decode worker: spans, made at its end of its timeline."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
+from typing import Final, Self
+
+from cluster.tracing import TracedRequest, kind_of
+from decode_worker.answer import OwnedAnswer
+from decode_worker.timeline import Moment, RequestTimeline
+
+# What a request does from a moment on, until the next of these.
+_HERE: Final = {
+    Moment.RECEIVED: "queue",
+    Moment.SCHEDULED: "prefill",
+    Moment.FIRST_SAMPLED: "decode",
+}
+
+
+@dataclass(slots=True, eq=False)
+class AnswerTrace:
+    """`with` tells of an answer at its end, however that comes."""
+
+    trace: TracedRequest
+    answer: OwnedAnswer
+    is_elsewhere: bool  # its prompt is computed by a prefill worker, which tells of that itself
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        timeline, ended, what = self.answer.timeline, time.monotonic(), kind_of(error)
+        for name, start, end in self._phases(timeline, ended):
+            self.trace.part(name, start, end, {}, what if end == ended else None)
+        self._hand_over(timeline, ended, what)
+        self.trace.end(timeline.arrived_at, ended, self._attributes(timeline), what)
+
+    def _phases(
+        self, timeline: RequestTimeline, ended: float
+    ) -> Iterator[tuple[str, float, float]]:
+        """Without a gap. What the prefill worker did it tells itself."""
+        is_elsewhere = self.is_elsewhere and not timeline.num_recomputes
+        is_told = is_elsewhere or timeline.queue_s is not None
+        moments = [Moment.FIRST_SAMPLED] if is_told else [*_HERE]
+        begun = [(_HERE[each], at) for each in moments if (at := timeline.at(each)) is not None]
+        for (name, start), (_, end) in pairwise([*begun, ("", ended)]):
+            yield name, start, end
+
+    def _hand_over(self, timeline: RequestTimeline, ended: float, what: str | None) -> None:
+        """From the moment that blocks were granted to the last layer, verified."""
+        if (granted := timeline.at(Moment.GRANTED)) is None:
+            return
+        verified = timeline.at(Moment.VERIFIED)
+        if verified is None and what is None:
+            what = "GIVEN_UP"  # the answer ended with its first token, or was computed here
+        self.trace.part(
+            "kv_transfer",
+            granted,
+            ended if verified is None else verified,
+            {"penstock.transferred_bytes": timeline.transferred_bytes},
+            what if verified is None else None,
+        )
+
+    def _attributes(self, timeline: RequestTimeline) -> dict[str, str | int | float | None]:
+        accepted = self.answer.accepted
+        return {
+            "gen_ai.request.model": accepted.model,
+            "gen_ai.usage.input_tokens": accepted.prompt_tokens,
+            "gen_ai.usage.cache_read.input_tokens": accepted.cached_tokens,
+            "gen_ai.usage.output_tokens": sum(each.num_output for each in self.answer.choices),
+            "penstock.request_id": accepted.request_id,
+            "penstock.prefill_worker": accepted.prefill_worker or None,
+            "penstock.forward_seconds": timeline.forward_s,
+            "penstock.preemptions": timeline.num_preemptions,
+            "penstock.recomputes": timeline.num_recomputes,
+        }
