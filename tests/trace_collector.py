@@ -1,8 +1,9 @@
 """A collector of traces on loopback: takes in OTLP over gRPC, as OpenTelemetry's, and keeps it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,51 +38,47 @@ class Collector:
     spans: list[Collected] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)  # all that came
     endpoint: str = ""
-    _came: asyncio.Event = field(default_factory=asyncio.Event)
+    _came: threading.Condition = field(default_factory=threading.Condition)
 
     def take(self, data: bytes) -> bytes:
-        self.raw += data
         request = service_pb.ExportTraceServiceRequest.FromString(data)
-        for each in request.resource_spans:
-            resource = _plain(each.resource.attributes)
-            for scope in each.scope_spans:
-                self.spans += [_collected(span, resource) for span in scope.spans]
-        self._came.set()
+        with self._came:
+            self.raw += data
+            for each in request.resource_spans:
+                resource = _plain(each.resource.attributes)
+                for scope in each.scope_spans:
+                    self.spans += [_collected(span, resource) for span in scope.spans]
+            self._came.notify_all()
         return b""
 
     def trace(self, trace_id: str) -> list[Collected]:
         return [span for span in self.spans if span.trace_id == trace_id]
 
-    async def names(self, *names: str, within_s: float = 15.0) -> list[Collected]:
-        """The spans of one trace, once it has those of these names and its root has come."""
-        async with asyncio.timeout(within_s):
-            while True:
-                for trace_id in {span.trace_id for span in self.spans}:
-                    spans = self.trace(trace_id)
-                    if {*names, "router"} <= {span.name for span in spans}:
-                        return sorted(spans, key=lambda span: span.start_ns)
-                self._came.clear()
-                await self._came.wait()
+    def whole(self, trace_id: str, *names: str, within_s: float = 20.0) -> list[Collected]:
+        """A trace's spans in their order, once those of these names have come."""
+        with self._came:
+            has_come = self._came.wait_for(
+                lambda: set(names) <= {span.name for span in self.trace(trace_id)}, within_s
+            )
+            assert has_come, f"of {trace_id} there is only {self.trace(trace_id)}"
+            return sorted(self.trace(trace_id), key=lambda span: span.start_ns)
 
 
-@asynccontextmanager
-async def collecting() -> AsyncIterator[Collector]:
-    collector, server = Collector(), grpc.aio.server()
-
-    async def export(data: bytes, context: Any) -> bytes:
-        return collector.take(data)
-
-    handler = grpc.unary_unary_rpc_method_handler(export)  # bytes in, bytes out
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """On a thread of its own."""
+    collector, server = Collector(), grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.unary_unary_rpc_method_handler(lambda data, _: collector.take(data))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(_EXPORT, {"Export": handler}),)
     )
     port = server.add_insecure_port("127.0.0.1:0")
     collector.endpoint = f"http://127.0.0.1:{port}"
-    await server.start()
+    server.start()
     try:
         yield collector
     finally:
-        await server.stop(None)
+        server.stop(None).wait()
 
 
 def children(spans: list[Collected], of: Collected) -> list[Collected]:

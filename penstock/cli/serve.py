@@ -117,8 +117,9 @@ def serve(
         LogLevel | None, typer.Option("--log-level", help="Default: $PENSTOCK_LOG, else info.")
     ] = None,
     log_format: Annotated[
-        LogFormat, typer.Option("--log-format", help="A line of text or of JSON a record.")
-    ] = "text",
+        LogFormat | None,
+        typer.Option("--log-format", help="A line of text (the default) or of JSON a record."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Serve a model: one router, prefill and decode workers, on this machine.

@@ -1,6 +1,5 @@
 """Which requests are traced, what a caller may say of it, and how spans reach a collector."""
 
-import asyncio
 import logging
 import sys
 from collections.abc import Callable
@@ -129,14 +128,14 @@ def test_without_its_package_a_process_says_what_to_install(
         open_tracing(TraceSettings(endpoint=NOWHERE), service="s", instance="i")
 
 
-async def test_a_collector_reads_what_was_told() -> None:
-    async with collecting() as collector:
+def test_a_collector_reads_what_was_told() -> None:
+    with collecting() as collector:
         sink = OtlpSink(collector.endpoint, service="penstock-router", instance="r-0")
         trace = Tracing(sink, clock=lambda: 5.0).begin("router", GOOD, "rojo=1")
         assert trace is not None
         trace.part("placement", 1.0, 2.0, {"penstock.try": 1, "penstock.source": None})
         trace.end(1.0, 3.5, {"gen_ai.response.finish_reasons": ("stop", "length")}, "NO_WORKER")
-        await asyncio.to_thread(sink.close)
+        sink.close()
     part, router = collector.spans
     assert (sink.counts.num_exported, sink.counts.num_lost) == (2, 0)
     assert {each.trace_id for each in collector.spans} == {TRACE_ID}
