@@ -117,7 +117,7 @@ async def measure(
         for number in range(num_rounds + 1):
             for name, ask in ways.items():
                 before = cpu_s(pid)
-                numbers = await _ask_all(ask, load)
+                numbers = await ask_all(ask, load)
                 if number:
                     ms = 1e3 * (cpu_s(pid) - before) / len(numbers)
                     spent.setdefault(name, []).append(ms)
@@ -134,7 +134,7 @@ async def measure(
     )
 
 
-async def _ask_all(ask: Ask, load: RelayedLoad) -> list[int]:
+async def ask_all(ask: Ask, load: RelayedLoad) -> list[int]:
     num_each = load.num_messages // load.long // load.concurrency
 
     async def one_after_another() -> list[int]:
@@ -146,7 +146,7 @@ async def _ask_all(ask: Ask, load: RelayedLoad) -> list[int]:
 
 def run(load: RelayedLoad, checkpoint: Path, num_rounds: int) -> HttpCost:
     with tempfile.TemporaryDirectory() as directory:
-        http = f"127.0.0.1:{_free_port()}"
+        http = f"127.0.0.1:{free_port()}"
         config = replace(router_config(checkpoint, Path(directory)), http=http)
         with (
             process(run_worker, load, config) as (_, worker),
@@ -161,7 +161,7 @@ def run(load: RelayedLoad, checkpoint: Path, num_rounds: int) -> HttpCost:
             return cost
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         return int(bound.getsockname()[1])
 

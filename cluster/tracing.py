@@ -39,7 +39,7 @@ class TraceSettings:
     # URL of who takes in OTLP over gRPC, of OpenTelemetry, Jaeger or Tempo; null: no tracing
     endpoint: str | None = None
     """To see where the time of single requests goes; needs the extra `tracing`."""
-    # of the requests whose callers trace nothing themselves; the router decides for all processes
+    # share of the requests whose callers trace nothing themselves; the router decides for all
     share: float = 0.01
     """1 to follow each request; 0 where callers alone are to decide."""
 

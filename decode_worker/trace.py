@@ -58,8 +58,8 @@ class AnswerTrace:
         if (granted := timeline.at(Moment.GRANTED)) is None:
             return
         verified = timeline.at(Moment.VERIFIED)
-        if verified is None and what is None:
-            what = "GIVEN_UP"  # the answer ended with its first token, or was computed here
+        if what is None and timeline.num_recomputes:
+            what = "RECOMPUTED"  # else the answer ended with its first token, and needs no KV
         self.trace.part(
             "kv_transfer",
             granted,

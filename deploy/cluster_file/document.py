@@ -291,10 +291,7 @@ class ClusterSpec:
     log: Logging = field(default_factory=Logging, metadata=meaning("of every process"))
     tracing: TraceSettings = field(
         default_factory=TraceSettings,
-        metadata=meaning(
-            "of single requests: 'endpoint', http://HOST:PORT of who takes in OTLP over gRPC, null:"
-            " none; 'share' of the requests, 0.01"
-        ),
+        metadata=meaning("which requests are traced, and where to"),
     )
     planner: PlannerSettings = field(
         default_factory=PlannerSettings,

@@ -33,7 +33,8 @@ class Reception:
         traced. `header`: reads one, of HTTP or of gRPC's metadata."""
         if self.tracing is None:
             return None
-        trace = self.tracing.begin("router", header(TRACEPARENT), header(TRACESTATE))
+        parent = header(TRACEPARENT)
+        trace = self.tracing.begin("router", parent, header(TRACESTATE) if parent else None)
         return None if trace is None else RequestTrace(trace)
 
     async def serve(

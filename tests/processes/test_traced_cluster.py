@@ -67,7 +67,7 @@ def traced(home: Path, *, log_format: str) -> Iterator[Traced]:
             "apiVersion: penstock/v1\nkind: Cluster\nmetadata: {name: traced}\nspec:\n"
             f"  secretsFile: {secrets}\n  routers: {{keysFile: {keys}, ports: [0]}}\n"
             f"  tracing: {{endpoint: '{collector.endpoint}', share: 1}}\n"
-            f"  log: {{level: info, levels: {{router: debug}}, format: {log_format}}}\n"
+            f"  log: {{level: debug, levels: {{asyncio: info}}, format: {log_format}}}\n"
         )
         with serving(home, "--file", str(path), "--disaggregate", "always") as served:
             told = [line.split(":", 1)[1].strip(" '\"") for line in _secret_lines(secrets)]

@@ -3,16 +3,22 @@ its end, whatever that is."""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import grpc.aio
 import pytest
 
+from cluster import tracing
 from cluster.tracing import TraceSpan
+from decode_worker import trace as decode_trace
 from penstock.v1 import inference_pb2 as pb
+from router import request_trace
 from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.workers.kept_spans import KeptSpans, router_traces
 from tests.workers.local_cluster import LocalCluster, stuck
@@ -103,6 +109,41 @@ async def test_a_prompt_that_is_computed_elsewhere_is_told_by_who_computes_it(
     assert not any(span.error for span in sink.spans)
 
 
+async def test_tracing_does_as_much_for_a_long_answer_as_for_a_short_one(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is done for a token."""
+    nums_calls = []
+    async with traced(checkpoint, tmp_path, monkeypatch, prefill=()) as (cluster, sink):
+        for number, num_tokens in enumerate((2, 64), 1):
+            request = asked()
+            request.stop.max_tokens = num_tokens
+            with calls_of_tracing() as calls:
+                await cluster.generate(request)
+                await cluster.until(lambda n=number: sink.names.count("router") == n)
+            nums_calls.append(Counter(calls))
+    [short, long] = nums_calls
+    assert short == long
+    assert short["begin"] == 2  # at the router and at the worker
+
+
+@contextmanager
+def calls_of_tracing() -> Iterator[list[str]]:
+    """Names of the functions of tracing that this thread calls."""
+    files = {module.__file__ for module in (tracing, request_trace, decode_trace)}
+    calls: list[str] = []
+
+    def called(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename in files:
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(called)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
 async def test_a_caller_decides_and_what_is_no_traceparent_decides_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,8 +228,20 @@ async def test_a_hand_over_that_fails_is_seen_in_its_transfer(
     sink.check()
     worker = sink.named("decode_worker")
     assert worker.attributes["penstock.recomputes"] == 1
-    assert sink.named("kv_transfer").error == "GIVEN_UP"
+    assert sink.named("kv_transfer").error == "RECOMPUTED"
     assert {part.name for part in sink.parts(worker)} == {"prefill_worker", "kv_transfer", "decode"}
+
+
+async def test_an_answer_of_one_token_needs_no_kv_and_that_is_no_error(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with traced(checkpoint, tmp_path, monkeypatch, disaggregate="always") as (cluster, sink):
+        request = asked()
+        request.stop.max_tokens = 1
+        await cluster.generate(request)
+        await cluster.until(lambda: {"router", "prefill_worker"} <= set(sink.names))
+    sink.check()
+    assert [span for span in sink.spans if span.error] == []
 
 
 async def test_a_prompt_that_nobody_else_computes_is_told_as_computed_here(
