@@ -1,11 +1,18 @@
 """What a traced request leaves at its router: spans, made at its end of what is known of it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cluster.codec import trace_to_bytes
-from cluster.tracing import CANCELLED, TRACERESPONSE, TracedRequest
+from cluster.tracing import (
+    CANCELLED,
+    TRACEPARENT,
+    TRACERESPONSE,
+    TRACESTATE,
+    TracedRequest,
+    Tracing,
+)
 from cluster.types import Placement
 
 # What the request's line calls them, as OpenTelemetry's GenAI conventions do; the rest is ours.
@@ -16,6 +23,14 @@ _NAMES: Final = {
     "completion_tokens": "gen_ai.usage.output_tokens",
 }
 _FINISH: Final = "finish"
+
+
+def traced(tracing: Tracing, header: Callable[[str], str | None]) -> "RequestTrace | None":
+    """Begins a request's trace, a part of its caller's where he has one; None: it is not traced.
+    `header`: reads one, of HTTP or of gRPC's metadata."""
+    parent = header(TRACEPARENT)
+    trace = tracing.begin("router", parent, header(TRACESTATE) if parent else None)
+    return None if trace is None else RequestTrace(trace)
 
 
 class _Placed(NamedTuple):

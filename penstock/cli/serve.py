@@ -118,7 +118,7 @@ def serve(
     ] = None,
     log_format: Annotated[
         LogFormat | None,
-        typer.Option("--log-format", help="A line of text (the default) or of JSON a record."),
+        typer.Option("--log-format", help="A line a record, text or json. Default: text."),
     ] = None,
     json: options.Json = False,
 ) -> None:

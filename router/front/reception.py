@@ -1,10 +1,9 @@
 """Takes a checked request to the end of its answer, whatever front door it came in by."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.tracing import TRACEPARENT, TRACESTATE, Tracing
+from cluster.tracing import Tracing
 from router.admission import Admission
 from router.caller import Caller
 from router.callers.quotas import Quotas
@@ -14,7 +13,6 @@ from router.front.validation import GenerationInput
 from router.metrics.requests import RequestCounts
 from router.relay import Metadata, Relay
 from router.request_line import RequestLine
-from router.request_trace import RequestTrace
 
 
 @dataclass(slots=True, eq=False)
@@ -27,15 +25,6 @@ class Reception:
     counts: RequestCounts
     model: str = ""  # as clients call it
     tracing: Tracing | None = None  # None: nobody collects
-
-    def traced(self, header: Callable[[str], str | None]) -> RequestTrace | None:
-        """Begins a request's trace, a part of its caller's where he has one. None: it is not
-        traced. `header`: reads one, of HTTP or of gRPC's metadata."""
-        if self.tracing is None:
-            return None
-        parent = header(TRACEPARENT)
-        trace = self.tracing.begin("router", parent, header(TRACESTATE) if parent else None)
-        return None if trace is None else RequestTrace(trace)
 
     async def serve(
         self, given: GenerationInput, caller: Caller, line: RequestLine, echo: Metadata = ()

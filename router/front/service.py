@@ -23,6 +23,7 @@ from router.front.validation import (
 )
 from router.front.wire_bounds import check_wire
 from router.request_line import RequestLine
+from router.request_trace import traced
 
 NAME = "penstock.v1.Inference"
 REQUEST_ID_KEY = "x-request-id"
@@ -58,7 +59,8 @@ class InferenceService:
     async def generate(self, request: pb.GenerateRequest, call: Call) -> None:
         limits = self._text.limits
         with RequestLine(self._clock(), self._clock, self._reception.counts) as line:
-            line.trace = self._reception.traced(call.metadata)
+            if self._reception.tracing is not None:
+                line.trace = traced(self._reception.tracing, call.metadata)
             told_id = call.metadata(REQUEST_ID_KEY)
             request_id = check_request_id(request.request_id or told_id or "", limits)
             line.request_id = request.request_id = request_id

@@ -21,6 +21,7 @@ from router.http.intake import BodyIntake
 from router.http.reading import Asked, BodyKind
 from router.http.token_text import TokenTexts, token_texts
 from router.request_line import RequestLine
+from router.request_trace import traced
 
 _FORMS: Final[Mapping[BodyKind, tuple[str, Callable[..., Form]]]] = {
     BodyKind.CHAT: ("chatcmpl-", ChatForm),
@@ -107,7 +108,8 @@ class HttpGeneration:
         info, limits = self.text.info, self.text.limits
         counts = self.reception.counts
         with RequestLine(arrived_at, self.clock, counts, request_id=request_id) as line:
-            line.trace = self.reception.traced(call.header)
+            if self.reception.tracing is not None:
+                line.trace = traced(self.reception.tracing, call.header)
             if line.trace is not None:
                 call.told.setdefault(*line.trace.header)  # of several prompts the first one's
             num_bytes = check_wire(message, pb.GenerateRequest, info, limits)
