@@ -19,7 +19,7 @@ from cluster.watch import WatchFeed
 from decode_worker.answer import OwnedAnswer
 from decode_worker.config import DecodeWorkerConfig
 from decode_worker.remote import RemotePrompts
-from decode_worker.timeline import RequestTimeline
+from decode_worker.timeline import Moment, RequestTimeline
 from decode_worker.trace import AnswerTrace
 from engine.sequence import Sequence
 from penstock.v1 import inference_pb2
@@ -64,9 +64,10 @@ class DecodeService:
         """`Decode.Generate`."""
         request = self._request(message)
         self._admit(request)
-        answer = self._answer(message, request)
+        answer, tracing = self._answer(message, request), self._tracing
+        traced = _UNTRACED if tracing is None else self._traced(tracing, message, answer)
         try:
-            with self.open_calls, self._traced(message, answer):
+            with self.open_calls, traced:
                 async with asyncio.TaskGroup() as group:
                     computing = group.create_task(self._computed(answer, message))
                     await self._relay(answer, call)
@@ -98,6 +99,7 @@ class DecodeService:
                 Sequence(request, num_choices=num_choices, owner=answer, arrived_at=arrived_at)
             ]
         await self._fetches.fetch(sequences[0], message)
+        answer.timeline.stamp(Moment.FETCHED)
         for sequence in sequences:
             answer.sequences.add(sequence)
             self._compute.submit(sequence)
@@ -112,16 +114,19 @@ class DecodeService:
                 self._compute.resume(sequence)
 
     def _traced(
-        self, message: pb.DecodeRequest, answer: OwnedAnswer
+        self, tracing: Tracing, message: pb.DecodeRequest, answer: OwnedAnswer
     ) -> AbstractContextManager[object]:
         """What is told of a traced request at its end; what others do for it is told as a part."""
-        if self._tracing is None or not message.traceparent:
-            return _UNTRACED
-        trace = self._tracing.begin("decode_worker", message.traceparent, message.tracestate)
+        trace = tracing.begin("decode_worker", message.traceparent, message.tracestate)
         if trace is None:
             return _UNTRACED
         message.traceparent = trace.traceparent
-        return AnswerTrace(trace, answer, message.HasField("prefill"))
+        return AnswerTrace(
+            trace=trace,
+            answer=answer,
+            is_elsewhere=message.HasField("prefill"),
+            is_fetched=message.HasField("source"),
+        )
 
     def _pause(self, sequence: Sequence) -> None:
         self._compute.pause(sequence)

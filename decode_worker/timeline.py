@@ -11,6 +11,7 @@ from enum import StrEnum
 
 class Moment(StrEnum):
     RECEIVED = "received"  # by this worker
+    FETCHED = "fetched"  # what a third worker has of its prompt, where one is named
     SCHEDULED = "scheduled"  # the first chunk of its prompt is in a batch
     FIRST_SAMPLED = "first_sampled"
     GRANTED = "granted"  # destination blocks of a hand-over

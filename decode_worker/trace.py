@@ -12,20 +12,28 @@ from decode_worker.answer import OwnedAnswer
 from decode_worker.timeline import Moment, RequestTimeline
 
 # What a request does from a moment on, until the next of these.
+_FETCHED: Final = {
+    Moment.RECEIVED: "kv_fetch",
+    Moment.FETCHED: "queue",
+    Moment.SCHEDULED: "prefill",
+    Moment.FIRST_SAMPLED: "decode",
+}
 _HERE: Final = {
     Moment.RECEIVED: "queue",
     Moment.SCHEDULED: "prefill",
     Moment.FIRST_SAMPLED: "decode",
 }
+_ELSEWHERE: Final = {Moment.FIRST_SAMPLED: "decode"}
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class AnswerTrace:
     """`with` tells of an answer at its end, however that comes."""
 
     trace: TracedRequest
     answer: OwnedAnswer
     is_elsewhere: bool  # its prompt is computed by a prefill worker, which tells of that itself
+    is_fetched: bool  # a part of its prompt a third worker has, which is asked for it first
 
     def __enter__(self) -> Self:
         return self
@@ -47,9 +55,12 @@ class AnswerTrace:
     ) -> Iterator[tuple[str, float, float]]:
         """Without a gap. What the prefill worker did it tells itself."""
         is_elsewhere = self.is_elsewhere and not timeline.num_recomputes
-        is_told = is_elsewhere or timeline.queue_s is not None
-        moments = [Moment.FIRST_SAMPLED] if is_told else [*_HERE]
-        begun = [(_HERE[each], at) for each in moments if (at := timeline.at(each)) is not None]
+        phases = _FETCHED if self.is_fetched else _HERE
+        if is_elsewhere or timeline.queue_s is not None:
+            phases = _ELSEWHERE
+        begun = [
+            (name, at) for each, name in phases.items() if (at := timeline.at(each)) is not None
+        ]
         for (name, start), (_, end) in pairwise([*begun, ("", ended)]):
             yield name, start, end
 

@@ -43,6 +43,7 @@ class PromptLoan:
         overlap: bool,
     ) -> None:
         self.received_at = time.monotonic()
+        self.fetched_at: float | None = None
         self.scheduled_at: float | None = None
         self.first_token_at: float | None = None
         self.sequence = Sequence(
@@ -139,8 +140,10 @@ class PrefillService:
         loan = PromptLoan(
             self._request(message), lending, self._open_transfer, overlap=self._config.overlap
         )
+        tracing = self._tracing
+        traced = _UNTRACED if tracing is None else self._traced(tracing, loan, message)
         try:
-            with self._traced(loan, message):
+            with traced:
                 async with asyncio.TaskGroup() as group:
                     beginning = group.create_task(self._begin(loan, message))
                     await lending.serve(call, borrower, is_making_progress=self._is_making_progress)
@@ -151,17 +154,19 @@ class PrefillService:
     async def _begin(self, loan: PromptLoan, message: pb.DecodeRequest) -> None:
         """Queues the prompt, once what another worker has of it is here."""
         await self._fetches.fetch(loan.sequence, message)
+        loan.fetched_at = time.monotonic()
         self._compute.submit(loan.sequence)
         self._feed.admitted(message.request_id)  # until then the router counts it itself
 
     def _traced(
-        self, loan: PromptLoan, message: pb.DecodeRequest
+        self, tracing: Tracing, loan: PromptLoan, message: pb.DecodeRequest
     ) -> AbstractContextManager[object]:
         """What is told of a traced prompt at the end of its call."""
-        if self._tracing is None or not message.traceparent:
+        trace = tracing.begin("prefill_worker", message.traceparent, message.tracestate)
+        if trace is None:
             return _UNTRACED
-        trace = self._tracing.begin("prefill_worker", message.traceparent, message.tracestate)
-        return _UNTRACED if trace is None else LoanTrace(trace, loan, self._config.model)
+        is_fetched = message.HasField("source")
+        return LoanTrace(trace=trace, loan=loan, model=self._config.model, is_fetched=is_fetched)
 
     def _request(self, message: pb.DecodeRequest) -> ComputeRequest:
         request = compute_request_from_pb(

@@ -2,10 +2,11 @@
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Protocol, Self
 
-from cluster.tracing import TracedRequest, kind_of
+from cluster.tracing import CANCELLED, TracedRequest, kind_of
 from engine.sequence import Sequence
 
 
@@ -14,17 +15,19 @@ class TimedLoan(Protocol):
 
     sequence: Sequence
     received_at: float
+    fetched_at: float | None  # what a third worker has of it, where one is named
     scheduled_at: float | None
     first_token_at: float | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class LoanTrace:
     """`with` tells of a loan when its call ends."""
 
     trace: TracedRequest
     loan: TimedLoan
     model: str  # as clients call it
+    is_fetched: bool  # a part of it a third worker has, which is asked for it first
 
     def __enter__(self) -> Self:
         return self
@@ -35,15 +38,18 @@ class LoanTrace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        loan, ended = self.loan, time.monotonic()
-        # Who has the first token, and wants no more, may leave: the answer ended with it.
-        what = kind_of(error) if loan.first_token_at is None else None
-        scheduled, drawn = loan.scheduled_at, loan.first_token_at
-        if scheduled is None:
-            self.trace.part("queue", loan.received_at, ended, {}, what)
-        else:
-            self.trace.part("queue", loan.received_at, scheduled, {})
-            self.trace.part("prefill", scheduled, drawn or ended, {}, what)
+        loan, ended, what = self.loan, time.monotonic(), kind_of(error)
+        if loan.first_token_at is not None and what == CANCELLED:
+            what = None  # who has the first token may want no more: the answer ended with it
+        begun = [
+            ("kv_fetch", loan.received_at if self.is_fetched else None),
+            ("queue", loan.fetched_at if self.is_fetched else loan.received_at),
+            ("prefill", loan.scheduled_at),
+        ]
+        until = loan.first_token_at or ended
+        phases = [(name, at) for name, at in begun if at is not None]
+        for (name, start), (_, end) in pairwise([*phases, ("", until)]):
+            self.trace.part(name, start, end, {}, what if end == ended else None)
         self.trace.end(loan.received_at, ended, self._attributes(), what)
 
     def _attributes(self) -> dict[str, str | int | float | None]:

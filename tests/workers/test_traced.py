@@ -14,12 +14,16 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from cluster import tracing
-from cluster.tracing import TraceSpan
+from cluster import tracing as cluster_tracing
+from cluster.tracing import TraceSpan, Tracing
 from decode_worker import trace as decode_trace
 from penstock.v1 import inference_pb2 as pb
 from router import request_trace
 from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
+from tests.workers.decoding import decode
+from tests.workers.fetching import named as fetching_name
+from tests.workers.fetching import request as fetching_request
+from tests.workers.fetching import warm
 from tests.workers.kept_spans import KeptSpans, router_traces
 from tests.workers.local_cluster import LocalCluster, stuck
 
@@ -130,7 +134,7 @@ async def test_tracing_does_as_much_for_a_long_answer_as_for_a_short_one(
 @contextmanager
 def calls_of_tracing() -> Iterator[list[str]]:
     """Names of the functions of tracing that this thread calls."""
-    files = {module.__file__ for module in (tracing, request_trace, decode_trace)}
+    files = {module.__file__ for module in (cluster_tracing, request_trace, decode_trace)}
     calls: list[str] = []
 
     def called(frame: FrameType, event: str, _: Any) -> None:
@@ -258,3 +262,25 @@ async def test_a_prompt_that_nobody_else_computes_is_told_as_computed_here(
     phases = sink.parts(worker)
     assert [phase.name for phase in phases] == ["queue", "prefill", "decode"]
     assert gaps_ns(phases) == [0, 0]
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+async def test_a_prefix_that_is_fetched_is_a_phase_of_its_own(
+    checkpoint: Path, tmp_path: Path, is_elsewhere: bool
+) -> None:
+    sink = KeptSpans()
+    tracing = Tracing(sink)
+    workers: dict[str, Any] = {"decode": [{}, {}], "prefill": [{}]}
+    async with LocalCluster(checkpoint, tmp_path, tracing=tracing, **workers) as cluster:
+        source, receiver = cluster.decode
+        await warm(source)
+        request = fetching_request(source=source)
+        request.traceparent = CALLERS[1]
+        if is_elsewhere:
+            request.prefill.CopyFrom(fetching_name(cluster.prefill[0]))
+        await decode(receiver, request)
+        await cluster.until(lambda: ("prefill_worker" in sink.names) >= is_elsewhere)
+    phases = sink.parts(sink.named("prefill_worker" if is_elsewhere else "decode_worker"))
+    told = ["kv_fetch", "queue", "prefill", *([] if is_elsewhere else ["decode"])]
+    assert [phase.name for phase in phases] == told
+    assert set(gaps_ns(phases)) == {0}
