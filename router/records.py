@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from cluster.histogram import Histogram
 from router.decision import Attempt
@@ -18,7 +19,7 @@ from router.pair_costs import PairCosts
 from router.rollout.canary import Figures
 from router.rollout.generations import LivePolicy, share_of
 
-_RECORD_BYTES = 700
+_RECORD_BYTES = 900
 _ATTEMPT_BYTES = 2600  # with the rows of its snapshot that changed since the one before
 _ROW_BYTES = 8
 _COLUMN_BYTES = 112  # an array, without its numbers
@@ -32,6 +33,16 @@ class Fate(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"  # by its caller, or wrong: no policy's fault
+
+
+class Phases(NamedTuple):
+    """Where the seconds of a finished request went, as its timeline tells."""
+
+    router_s: float
+    queue_s: float
+    prefill_s: float
+    transfer_s: float  # beside the prefill, but for its end
+    decode_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +61,7 @@ class Record:
     num_cached_tokens: int = 0  # as the worker found
     num_tokens: int = 0  # of all choices
     error: str = ""
+    phases: Phases | None = None  # None: it has not finished
     num_bytes: int = 0  # that are kept of it
 
     @property
@@ -105,6 +117,10 @@ class Records:
     def find(self, request_id: str) -> Record | None:
         """Finds the record of a request that is remembered."""
         return self._kept.get(request_id)
+
+    def since(self, arrived_at: float) -> list[Record]:
+        """Those that are remembered and arrived then or later."""
+        return [record for record in self._kept.values() if record.arrived_at >= arrived_at]
 
     def begin(self, request_id: str, live: LivePolicy, arrived_at: float) -> Record:
         figures = (live.since_start, live.on_trial)

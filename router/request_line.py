@@ -14,7 +14,7 @@ from cluster.types import Placement
 from penstock.v1.inference_pb2 import FinishReason, Timeline
 from router.callers.key_file import ANYBODY, ApiKey
 from router.metrics.requests import RequestCounts
-from router.records import Fate, Record
+from router.records import Fate, Phases, Record
 from router.request_trace import RequestTrace
 from router.sent import Sent
 
@@ -61,6 +61,8 @@ class RequestLine:
             fields = self._fields(outcome, reason, total_s)
             self.trace.ended(self.arrived_at, ended_at, fields, outcome, reason)
         finished = self.sent.finished if self.sent else None
+        if finished is not None and self.record is not None:
+            self.record.phases = _spent(finished.timeline)
         self.counts.ended(outcome, reason or "", total_s, finished)
 
     def _fields(
@@ -125,6 +127,16 @@ def _finish(reasons: list["FinishReason"]) -> str:
 def _phases(timeline: Timeline) -> Iterator[tuple[str, Any]]:
     for name in _PHASES:
         yield f"{name}_ms", _ms(getattr(timeline, f"{name}_seconds"))
+
+
+def _spent(timeline: Timeline) -> Phases:
+    return Phases(
+        router_s=timeline.router_seconds,
+        queue_s=timeline.queue_seconds,
+        prefill_s=timeline.prefill_seconds,
+        transfer_s=timeline.transfer_seconds,
+        decode_s=max(0.0, timeline.total_seconds - timeline.first_token_seconds),
+    )
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster.metrics.labels import PERCENTILE, by_percentile
-from cluster.metrics.metric import Alias, Kind, Label, Metric, Series, value
+from cluster.metrics.metric import Alias, Kind, Label, Metric, Series, by_label, value
 from cluster.types import Direction, HistogramReport, LoadReport, PairReport
 from kv_transfer.doors import DOORS
 from kv_transfer.stats import MAX_PAIRS, Reason
@@ -76,6 +76,12 @@ COMPUTING: Final[tuple[Metric[WorkerReading], ...]] = (
         kind=Kind.GAUGE,
         help="Tokens of prompts that are to be computed here.",
         read=value(lambda r: r.load.num_queued_tokens),
+    ),
+    Metric(
+        name="penstock_queued_prompt_seconds",
+        kind=Kind.GAUGE,
+        help="As predicted, until a prompt that arrived now and had no haste would be begun.",
+        read=value(lambda r: r.load.backlog[-1][1] if r.load.backlog else 0.0),
     ),
     Metric(
         name="penstock_context_tokens",
@@ -318,5 +324,21 @@ TRANSFERS: Final[tuple[Metric[WorkerReading], ...]] = (
         read=lambda r: r.by_pair(lambda p: p.num_refused_writes),
     ),
 )
+LINKS: Final[tuple[Metric[WorkerReading], ...]] = (
+    Metric(
+        name="penstock_link_setup_seconds",
+        kind=Kind.GAUGE,
+        help="What KV from a peer costs whatever its size, as measured: from asking to verified.",
+        labels=(_PEER,),
+        read=by_label(lambda r: {each.peer: each.setup_s for each in r.load.links or ()}),
+    ),
+    Metric(
+        name="penstock_link_seconds_per_byte",
+        kind=Kind.GAUGE,
+        help="And what each byte adds.",
+        labels=(_PEER,),
+        read=by_label(lambda r: {each.peer: each.s_per_byte for each in r.load.links or ()}),
+    ),
+)
 
-WORKER: Final = (*COMPUTING, *KV, *STEPS, *TRANSFERS)
+WORKER: Final = (*COMPUTING, *KV, *STEPS, *TRANSFERS, *LINKS)

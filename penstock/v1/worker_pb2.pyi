@@ -1338,3 +1338,67 @@ class RequestOutcome(_message.Message):
     moved: int
     total_seconds: float
     def __init__(self, state: _Optional[str] = ..., error: _Optional[str] = ..., ttft_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., moved: _Optional[int] = ..., total_seconds: _Optional[float] = ...) -> None: ...
+
+class SlowRequestsRequest(_message.Message):
+    __slots__ = ("window_seconds", "max_requests")
+    WINDOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    window_seconds: float
+    max_requests: int
+    def __init__(self, window_seconds: _Optional[float] = ..., max_requests: _Optional[int] = ...) -> None: ...
+
+class SlowRequestsResponse(_message.Message):
+    __slots__ = ("requests", "looked_at", "remembered")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_AT_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERED_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SlowRequest]
+    looked_at: int
+    remembered: bool
+    def __init__(self, requests: _Optional[_Iterable[_Union[SlowRequest, _Mapping]]] = ..., looked_at: _Optional[int] = ..., remembered: bool = ...) -> None: ...
+
+class SlowRequest(_message.Message):
+    __slots__ = ("request_id", "age_seconds", "outcome", "lateness", "service_class", "target_ttft_seconds", "target_itl_seconds", "itl_seconds", "prompt_tokens", "generation", "decode", "prefill", "source", "phases")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    LATENESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ITL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    age_seconds: float
+    outcome: RequestOutcome
+    lateness: float
+    service_class: str
+    target_ttft_seconds: float
+    target_itl_seconds: float
+    itl_seconds: float
+    prompt_tokens: int
+    generation: int
+    decode: str
+    prefill: str
+    source: str
+    phases: RequestPhases
+    def __init__(self, request_id: _Optional[str] = ..., age_seconds: _Optional[float] = ..., outcome: _Optional[_Union[RequestOutcome, _Mapping]] = ..., lateness: _Optional[float] = ..., service_class: _Optional[str] = ..., target_ttft_seconds: _Optional[float] = ..., target_itl_seconds: _Optional[float] = ..., itl_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., generation: _Optional[int] = ..., decode: _Optional[str] = ..., prefill: _Optional[str] = ..., source: _Optional[str] = ..., phases: _Optional[_Union[RequestPhases, _Mapping]] = ...) -> None: ...
+
+class RequestPhases(_message.Message):
+    __slots__ = ("router_seconds", "queue_seconds", "prefill_seconds", "transfer_seconds", "decode_seconds")
+    ROUTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    router_seconds: float
+    queue_seconds: float
+    prefill_seconds: float
+    transfer_seconds: float
+    decode_seconds: float
+    def __init__(self, router_seconds: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ...) -> None: ...

@@ -685,6 +685,11 @@ class ClusterStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.SlowRequests = channel.unary_unary(
+                '/penstock.v1.Cluster/SlowRequests',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.SlowRequestsRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.SlowRequestsResponse.FromString,
+                _registered_method=True)
         self.Observe = channel.unary_unary(
                 '/penstock.v1.Cluster/Observe',
                 request_serializer=penstock_dot_v1_dot_worker__pb2.ObserveRequest.SerializeToString,
@@ -776,6 +781,12 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SlowRequests(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Observe(self, request, context):
         """What a planner sizes the cluster for. A router keeps what comes for as long as it is asked.
         """
@@ -845,6 +856,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.ExplainRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.ExplainResponse.SerializeToString,
+            ),
+            'SlowRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.SlowRequests,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.SlowRequestsRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.SlowRequestsResponse.SerializeToString,
             ),
             'Observe': grpc.unary_unary_rpc_method_handler(
                     servicer.Observe,
@@ -1176,6 +1192,33 @@ class Cluster(object):
             '/penstock.v1.Cluster/Explain',
             penstock_dot_v1_dot_worker__pb2.ExplainRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SlowRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Cluster/SlowRequests',
+            penstock_dot_v1_dot_worker__pb2.SlowRequestsRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.SlowRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,12 +7,13 @@ from router.explain import Candidate, Explanation, described, explain
 from router.placer import Placer
 from router.policies.registry import name_of
 from router.policy_life.keeper import Came, Change, PolicyKeeper
-from router.records import Record, Records
+from router.records import Phases, Record, Records
 from router.rollout.canary import Figures, Judgement, Trial
 from router.rollout.generations import LivePolicy
 from router.rollout.history import PastChange
 from router.rollout.rollout import Generation
 from router.rollout.shadow import Shadow
+from router.slow import Slow
 
 _P95 = 0.95
 _OUTCOMES = {
@@ -98,6 +99,50 @@ def record_to_pb(record: Record, now: float, most: int) -> pb.ExplainResponse:
         age_seconds=now - record.arrived_at,
         tries=list(_tries(record, most)),
         outcome=_outcome_to_pb(record),
+    )
+
+
+def slow_to_pb(
+    found: Sequence[Slow], now: float, num_looked_at: int, *, are_kept: bool
+) -> pb.SlowRequestsResponse:
+    return pb.SlowRequestsResponse(
+        requests=[_slow_to_pb(each, now) for each in found],
+        looked_at=num_looked_at,
+        remembered=are_kept,
+    )
+
+
+def _slow_to_pb(slow: Slow, now: float) -> pb.SlowRequest:
+    record, targets = slow.record, slow.targets
+    last = record.attempts[-1] if record.attempts else None
+    placement = last.decision.placement if last and last.decision else None
+    outcome = _outcome_to_pb(record)
+    outcome.ClearField("error")  # its sentence may be of the request's own
+    return pb.SlowRequest(
+        request_id=record.request_id,
+        age_seconds=now - record.arrived_at,
+        outcome=outcome,
+        lateness=slow.lateness,
+        service_class=targets.name,
+        target_ttft_seconds=targets.ttft_s,
+        target_itl_seconds=targets.itl_s,
+        itl_seconds=slow.itl_s,
+        prompt_tokens=last.request.num_prompt_tokens if last else 0,
+        generation=record.live.number,
+        decode=placement.decode if placement else "",
+        prefill=(placement.prefill or "") if placement else "",
+        source=(placement.source or "") if placement else "",
+        phases=_phases_to_pb(record.phases) if record.phases else None,
+    )
+
+
+def _phases_to_pb(phases: Phases) -> pb.RequestPhases:
+    return pb.RequestPhases(
+        router_seconds=phases.router_s,
+        queue_seconds=phases.queue_s,
+        prefill_seconds=phases.prefill_s,
+        transfer_seconds=phases.transfer_s,
+        decode_seconds=phases.decode_s,
     )
 
 

@@ -1,19 +1,31 @@
 """Answers what operators ask of the policy in force; part of the internal `Cluster` service, behind
 its token."""
 
+import asyncio
 from collections.abc import Callable
 
 from cluster.errors import InvalidRequest
 from cluster.rpc import Call, Serve
 from penstock.v1 import worker_pb2 as pb
 from router.placer import Placer
-from router.policy_life.codec import change_to_pb, history_to_pb, record_to_pb, status_to_pb
+from router.policy_life.codec import (
+    change_to_pb,
+    history_to_pb,
+    record_to_pb,
+    slow_to_pb,
+    status_to_pb,
+)
 from router.policy_life.keeper import PolicyKeeper
 from router.rollout.history import Author
+from router.slow import Slow, slowest
 
 DEFAULT_CANDIDATES = 50
 MAX_CANDIDATES = 1000
 MAX_SOURCE = 200  # letters
+DEFAULT_SLOW = 20  # requests
+MAX_SLOW = 200
+MAX_WINDOW_S = 86_400.0
+_AT_ONCE = 256  # records are looked at between two turns of the event loop
 
 
 class PolicyService:
@@ -31,6 +43,7 @@ class PolicyService:
             "PolicyStatus": self.status,
             "PolicyHistory": self.history,
             "Explain": self.explain,
+            "SlowRequests": self.slow,
         }
 
     async def apply(self, request: pb.ApplyPolicyRequest, call: Call) -> pb.PolicyChange:
@@ -62,6 +75,24 @@ class PolicyService:
             )
         most = min(request.max_candidates or DEFAULT_CANDIDATES, MAX_CANDIDATES)
         return record_to_pb(record, self._clock(), most)
+
+    async def slow(self, request: pb.SlowRequestsRequest, call: Call) -> pb.SlowRequestsResponse:
+        window_s, now = request.window_seconds, self._clock()
+        if not 0.0 < window_s <= MAX_WINDOW_S:
+            raise InvalidRequest(
+                "window_seconds",
+                f"'window_seconds' is {window_s:g}: give seconds, {MAX_WINDOW_S:,.0f} at most.",
+            )
+        records = self._placer.records
+        kept = {
+            id(each): each for each in (*records.since(now - window_s), *self._placer.in_flight)
+        }
+        looked_at, found = list(kept.values()), list[Slow]()
+        for start in range(0, len(looked_at), _AT_ONCE):
+            most = min(request.max_requests or DEFAULT_SLOW, MAX_SLOW)
+            found = slowest(found, looked_at[start : start + _AT_ONCE], now, most)
+            await asyncio.sleep(0)
+        return slow_to_pb(found, now, len(looked_at), are_kept=records.budget_bytes > 0)
 
 
 def _author(name: str, call: Call) -> Author:
