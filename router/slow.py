@@ -8,7 +8,7 @@ from router.policy_settings import DEFAULT_CLASS, ServiceClass
 from router.records import Record
 
 
-class Slow(NamedTuple):
+class SlowRecord(NamedTuple):
     """How a request fares beside what its class is promised."""
 
     record: Record
@@ -17,7 +17,7 @@ class Slow(NamedTuple):
     lateness: float  # the larger of TTFT, so far where it waits, and ITL over its target
 
     @classmethod
-    def of(cls, record: Record, now: float) -> "Slow":
+    def of(cls, record: Record, now: float) -> "SlowRecord":
         targets = record.attempts[-1].request.service_class if record.attempts else DEFAULT_CLASS
         ttft_s, itl_s = record.ttft_s, _itl_s(record)
         if ttft_s is None:
@@ -26,10 +26,12 @@ class Slow(NamedTuple):
         return cls(record, targets, itl_s, lateness)
 
 
-def slowest(known: Iterable[Slow], more: Iterable[Record], now: float, most: int) -> list[Slow]:
+def slowest(
+    known: Iterable[SlowRecord], more: Iterable[Record], now: float, most: int
+) -> list[SlowRecord]:
     """The latest of both, the latest first; `known` come from here."""
     return nlargest(
-        most, [*known, *(Slow.of(each, now) for each in more)], key=lambda each: each.lateness
+        most, [*known, *(SlowRecord.of(each, now) for each in more)], key=lambda each: each.lateness
     )
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": "chat",
     "generate": "generate",
     "status": "status",
+    "top": "top.command",
     "doctor": "doctor",
     "logs": "logs",
     "bundle": "bundle",

@@ -13,7 +13,7 @@ from router.rollout.generations import LivePolicy
 from router.rollout.history import PastChange
 from router.rollout.rollout import Generation
 from router.rollout.shadow import Shadow
-from router.slow import Slow
+from router.slow import SlowRecord
 
 _P95 = 0.95
 _OUTCOMES = {
@@ -103,7 +103,7 @@ def record_to_pb(record: Record, now: float, most: int) -> pb.ExplainResponse:
 
 
 def slow_to_pb(
-    found: Sequence[Slow], now: float, num_looked_at: int, *, are_kept: bool
+    found: Sequence[SlowRecord], now: float, num_looked_at: int, *, are_kept: bool
 ) -> pb.SlowRequestsResponse:
     return pb.SlowRequestsResponse(
         requests=[_slow_to_pb(each, now) for each in found],
@@ -112,7 +112,7 @@ def slow_to_pb(
     )
 
 
-def _slow_to_pb(slow: Slow, now: float) -> pb.SlowRequest:
+def _slow_to_pb(slow: SlowRecord, now: float) -> pb.SlowRequest:
     record, targets = slow.record, slow.targets
     last = record.attempts[-1] if record.attempts else None
     placement = last.decision.placement if last and last.decision else None

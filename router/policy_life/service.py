@@ -17,7 +17,7 @@ from router.policy_life.codec import (
 )
 from router.policy_life.keeper import PolicyKeeper
 from router.rollout.history import Author
-from router.slow import Slow, slowest
+from router.slow import SlowRecord, slowest
 
 DEFAULT_CANDIDATES = 50
 MAX_CANDIDATES = 1000
@@ -87,7 +87,7 @@ class PolicyService:
         kept = {
             id(each): each for each in (*records.since(now - window_s), *self._placer.in_flight)
         }
-        looked_at, found = list(kept.values()), list[Slow]()
+        looked_at, found = list(kept.values()), list[SlowRecord]()
         for start in range(0, len(looked_at), _AT_ONCE):
             most = min(request.max_requests or DEFAULT_SLOW, MAX_SLOW)
             found = slowest(found, looked_at[start : start + _AT_ONCE], now, most)
