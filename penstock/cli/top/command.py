@@ -54,7 +54,7 @@ def top(
     once: Annotated[
         bool,
         typer.Option(
-            "--once", help="Scrape twice, print one table and end; so without a terminal."
+            "--once", help="Print one table and end; so without a terminal."
         ),
     ] = False,
     json: options.Json = False,

@@ -25,7 +25,7 @@ from penstock.cli.top.workers import link_figures, pair_figures
 _ASK_S: Final = 2.0  # between two questions to the router of one page
 _SOON_S: Final = 0.25  # until there is something to show
 KEYS: Final = (
-    ("↑ ↓ PgUp PgDn", "choose a row"),
+    ("↑ ↓ Home End", "choose a row; PgUp and PgDn turn pages"),
     ("Enter", "drill into it; Esc goes back"),
     ("< >", "sort by the column left or right; a click on its title does, too"),
     ("r", "reverse the order"),
@@ -60,6 +60,11 @@ class Beat:
 
 class RowTable(DataTable[Text]):
     """A table whose rows keep their keys: only cells that changed are drawn anew."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", show=False),
+        Binding("end", "scroll_bottom", show=False),
+    ]
 
     def __init__(self, columns: Sequence[tuple[str, str, int, bool]]) -> None:
         """`columns`: key, title, width, and whether its cells are numbers."""

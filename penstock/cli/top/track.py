@@ -82,11 +82,11 @@ class Track:
         self._keep_s = keep_s
         self._kept: deque[Scrape] = deque()
 
-    def add(self, look: Scrape) -> None:
-        if self._kept and _has_restarted(self._kept[-1].samples, look.samples):
+    def add(self, scrape: Scrape) -> None:
+        if self._kept and _has_restarted(self._kept[-1].samples, scrape.samples):
             self._kept.clear()
-        self._kept.append(look)
-        while len(self._kept) > 2 and self._kept[1].at <= look.at - self._keep_s:
+        self._kept.append(scrape)
+        while len(self._kept) > 2 and self._kept[1].at <= scrape.at - self._keep_s:
             self._kept.popleft()
 
     def forget(self) -> None:
