@@ -53,9 +53,7 @@ def top(
     ] = "",
     once: Annotated[
         bool,
-        typer.Option(
-            "--once", help="Print one table and end; so without a terminal."
-        ),
+        typer.Option("--once", help="Print one table and end; so without a terminal."),
     ] = False,
     json: options.Json = False,
 ) -> None:

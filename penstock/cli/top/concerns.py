@@ -29,8 +29,13 @@ class _Comparison(NamedTuple):
     at_least: float  # a difference that matters
 
 
+def _itl_p99_s(worker: WorkerFigures) -> float | None:
+    return worker.step_p99_s if worker.role == "decode" else None
+
+
 _COMPARED: Final = (
     _Comparison("itl", "ITL", lambda w: w.itl_s, duration, 1.5, 0.002),
+    _Comparison("itl", "ITL p99", _itl_p99_s, duration, 3.0, 0.01),
     _Comparison("queue", "a queue of", lambda w: w.queue_s, duration, 2.0, 0.25),
     _Comparison("gb_per_s", "GB/s of KV", lambda w: w.gb_per_s, gigabytes, 0.5, 0.0),
 )

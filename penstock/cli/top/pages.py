@@ -1,6 +1,6 @@
 """Draws what a screen shows, as text with styles. Pure: what terminal it is for is not known."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Final
 
@@ -135,11 +135,12 @@ def worker_page(
 def _sparks(worker: WorkerFigures, history: Sequence[WorkerFigures]) -> Table:
     table = _table("", "now", f"{'last five minutes':<{_SPARK}}", "most")
     for name, field, text in _SPARKED:
+        label = name.replace("step", "ITL") if worker.role == "decode" else name
         values = [getattr(each, field) for each in history]
         most = max((each for each in values if each is not None), default=None)
         bars = Text(sparkline(values, _SPARK), "cyan")
         now = text(getattr(worker, field))
-        table.add_row(Text(name, LABEL), Text(now, HEAD), bars, Text(text(most), LABEL))
+        table.add_row(Text(label, LABEL), Text(now, HEAD), bars, Text(text(most), LABEL))
     return table
 
 
@@ -209,29 +210,32 @@ def late_title(late: Sequence[LateRequest]) -> str:
 
 def late_cells(late: LateRequest) -> list[Text]:
     """A row of the table; what made it late, or nearly so, stands out."""
-    waited = [late.phases[name] for name in ("router", "queue") if name in late.phases]
-    times = {name: late.phases.get(name) for name in ("prefill", "transfer", "decode")}
-    told = {"wait": sum(waited) if waited else None, **times}
+    phases = late.phases
+    waited_s = phases["router"] + phases["queue"] if phases else None
     first = duration(late.ttft_s) if late.ttft_s is not None else late.state
-    cells = [
-        Text(late.request_id[:8]),
-        Text(share_text(late.lateness), BAD if late.lateness > 1 else "", justify="right"),
-        Text(first[:8], justify="right"),
-    ]
-    slowest = _slowest(late, told)
-    for name, seconds in told.items():
-        style = WARN if name == slowest else ""
-        cells.append(Text(duration(seconds), style, justify="right"))
-    return [*cells, Text(duration(late.age_s), justify="right"), Text(f" {_where(late)}")]
+    slowest = _slowest(late)
+    times = {
+        "TTFT": first[:8],
+        "wait": duration(waited_s),
+        **{name: duration(phases.get(name)) for name in ("prefill", "transfer", "decode")},
+    }
+    told = [Text(t, WARN if n == slowest else "", justify="right") for n, t in times.items()]
+    lateness = Text(share_text(late.lateness), BAD if late.lateness > 1 else "", justify="right")
+    age = Text(duration(late.age_s), justify="right")
+    return [Text(late.request_id[:8]), lateness, *told, age, Text(f" {_where(late)}")]
 
 
-def _slowest(late: LateRequest, told: Mapping[str, float | None]) -> str:
-    """Names the phase that counts: decode where tokens are slower than the first one was."""
-    by_ttft = (late.ttft_s or 0.0) / late.target_ttft_s
-    if (late.itl_s or 0.0) / late.target_itl_s > by_ttft:
-        return "decode"
-    before = {name: seconds for name, seconds in told.items() if name != "decode" and seconds}
-    return max(before, key=lambda name: before[name], default="")
+def _slowest(late: LateRequest) -> str:
+    """Names the column that counts. KV travels beside the prefill and delays only what comes after
+    the first token; what TTFT has beyond wait and prefill is between processes."""
+    phases, ttft_s = late.phases, late.ttft_s or 0.0
+    if not phases:
+        return ""
+    if (late.itl_s or 0.0) / late.target_itl_s > ttft_s / late.target_ttft_s:
+        return "transfer" if phases["transfer"] > phases["decode"] / 2 else "decode"
+    waited_s, prefill_s = phases["router"] + phases["queue"], phases["prefill"]
+    before = {"wait": waited_s, "prefill": prefill_s, "TTFT": ttft_s - waited_s - prefill_s}
+    return max(before, key=lambda name: before[name])
 
 
 def _where(late: LateRequest) -> str:
@@ -277,9 +281,10 @@ def _time_spent(late: LateRequest) -> RenderableType:
         bar.append("█" * round(_BAR * seconds / total_s), _STYLES[name])
         legend.append("■ ", _STYLES[name]).append(f"{name} ", LABEL)
         legend.append(f"{duration(seconds)}  ")
-    moved_s = late.phases["transfer"]
-    moved = f"its KV travelled for {duration(moved_s)} of that" if moved_s else ""
-    return Group(bar, legend, Text(moved, LABEL))
+    note = "between: calls between processes, and whoever was held"
+    if moved_s := late.phases["transfer"]:
+        note += f"; its KV travelled for {duration(moved_s)} beside all that"
+    return Group(bar, legend, Text(note, LABEL))
 
 
 def _choice_parts(at: int, choice: ExplainedChoice, late: LateRequest) -> list[RenderableType]:

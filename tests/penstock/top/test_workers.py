@@ -182,7 +182,9 @@ def test_a_row_fits_a_narrow_terminal() -> None:
         assert len(text) <= column.width, column.key
 
 
-ALIKE = [figures(f"d{at}", itl_s=0.020, queue_s=0.1, gb_per_s=10.0) for at in range(4)]
+ALIKE = [
+    figures(f"d{at}", itl_s=0.020, step_p99_s=0.03, queue_s=0.1, gb_per_s=10.0) for at in range(4)
+]
 
 
 def test_who_is_like_the_others_of_its_role_is_no_concern() -> None:
@@ -195,6 +197,7 @@ def test_who_is_like_the_others_of_its_role_is_no_concern() -> None:
     ("told", "column", "sentence"),
     [
         ({"itl_s": 0.060}, "itl", "ITL 60.0 ms; the others 20.0 ms"),
+        ({"step_p99_s": 0.3}, "itl", "ITL p99 300 ms; the others 30.0 ms"),
         ({"queue_s": 2.0}, "queue", "a queue of 2.00 s; the others 100 ms"),
         ({"gb_per_s": 1.0}, "gb_per_s", "GB/s of KV 1.00; the others 10.0"),
         ({"kv_usage": 0.97}, "kv", "its KV pool is 97 % full"),
