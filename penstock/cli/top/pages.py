@@ -91,8 +91,8 @@ def _look_at(view: View) -> Text:
         )
     if not view.concerns:
         return Text("no worker stands out", GOOD)
-    more = f" (+{len(view.concerns) - 1}: w)" if len(view.concerns) > 1 else ""
-    return Text(f"!{more} {concern_text(view, 0)}", BAD)
+    more = f"  (w: {len(view.concerns) - 1} more)" if len(view.concerns) > 1 else ""
+    return Text(f"! {concern_text(view, 0)}{more}", BAD)
 
 
 def worker_cells(worker: WorkerFigures, marks: Set[tuple[str, str]]) -> list[Text]:

@@ -12,7 +12,7 @@ def duration(seconds: float | None) -> str:
     """Three digits and a unit."""
     if seconds is None:
         return NOTHING
-    if seconds < 1e-3:
+    if seconds < 0.9995e-3:
         return f"{1e6 * seconds:.0f} µs" if seconds else "0 s"
     if seconds < 0.9995:
         return f"{_digits(1e3 * seconds)} ms"
