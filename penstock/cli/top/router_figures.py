@@ -9,6 +9,7 @@ from penstock.cli.top.track import Difference, Track, buckets, increase, rate, s
 
 ERRORS_S: Final = 60.0  # errors are rare: they are counted over this
 _CONFIG: Final = "penstock_config_info"
+TURNS: Final = (_CONFIG, "generation")  # of a router's track
 
 
 class TrafficWindow(NamedTuple):
@@ -99,11 +100,11 @@ def traffic(of: Sequence[Difference]) -> TrafficWindow:
 
 def turn(tracks: Sequence[Track]) -> Turn | None:
     """None: the policy has not changed while it was looked at."""
-    parted = [found for each in tracks if (found := each.parted(_CONFIG, "generation"))]
+    parted = [each.parted for each in tracks if each.parted]
     if not parted:
         return None
-    before = [found for found, _ in parted if found]
-    after = [found for _, found in parted if found]
+    before = [each.before for each in parted if each.before]
+    after = [each.since for each in parted if each.since]
     return Turn(
         generation=_policy(tracks).generation,
         before_s=max((each.seconds for each in before), default=0.0),

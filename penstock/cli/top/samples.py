@@ -46,9 +46,8 @@ def samples(text: str) -> Samples:
 
 @lru_cache(_MAX_LABELS)
 def labels_of(text: str) -> Mapping[str, str]:
-    """Reads labels as they are written. What cannot be printed is shown as a question mark: it
-    goes to a terminal."""
-    return {name: _printable(_unescaped(value)) for name, value in _LABEL.findall(text)}
+    """Reads labels as they are written, so that they can be printed."""
+    return {name: printable(_unescaped(value)) for name, value in _LABEL.findall(text)}
 
 
 def label(samples_: Samples, name: str, wanted: str) -> str:
@@ -66,9 +65,10 @@ def value(samples_: Samples, name: str, **wanted: str) -> float | None:
     return sum(told) if told else None
 
 
+def printable(text: str) -> str:
+    """Shows what cannot be printed as a question mark: a terminal would do as it says."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _unescaped(text: str) -> str:
     return re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[1]), text)
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)

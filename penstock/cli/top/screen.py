@@ -234,9 +234,10 @@ class Workers(Screen[None]):
         self._paint()
 
     def _paint(self) -> None:
-        note = "PAUSED" if self._beat.is_paused else ""
+        notes = ["PAUSED"] if self._beat.is_paused else []
+        notes += [f"only {self._role}"] if self._role else []
         window_s = self._watch.pace.window_s
-        head = pages.head(self._view, window_s=window_s, at=self._at, note=note)
+        head = pages.head(self._view, window_s=window_s, at=self._at, note=" ".join(notes))
         self.query_one("#head", Static).update(head)
         shown = arranged(
             self._view.workers, by=self._by, is_descending=self._is_descending, role=self._role

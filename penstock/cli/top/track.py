@@ -7,10 +7,9 @@ no difference is negative, nor taken over two lives.
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Final, NamedTuple
 
-from penstock.cli.top.samples import Samples, labels_of
+from penstock.cli.top.samples import Samples, label, labels_of
 
 # These fall when a process is started again, and never else: the first counts four times a second.
 _RISING: Final = (
@@ -77,24 +76,47 @@ class Difference(NamedTuple):
         return sum(number for labels, number in changes if wanted.items() <= labels.items())
 
 
+class Parted(NamedTuple):
+    """What was before something turned, and what came since. None: there was but one look."""
+
+    before: Difference | None
+    since: Difference | None
+
+
 class Track:
-    def __init__(self, keep_s: float) -> None:
+    def __init__(self, keep_s: float, turns: tuple[str, str] | None = None) -> None:
+        """`turns`: a series and the label whose change parts what is told."""
         self._keep_s = keep_s
+        self._turns = turns
         self._kept: deque[Scrape] = deque()
+        self._turned: tuple[Difference | None, Scrape] | None = None  # before, and the first since
 
     def add(self, scrape: Scrape) -> None:
         if self._kept and _has_restarted(self._kept[-1].samples, scrape.samples):
-            self._kept.clear()
+            self.forget()
+        if self._kept and self._turns:
+            name, said = self._turns
+            if label(self._kept[-1].samples, name, said) != label(scrape.samples, name, said):
+                self._turned = _between(self._kept), scrape
         self._kept.append(scrape)
         while len(self._kept) > 2 and self._kept[1].at <= scrape.at - self._keep_s:
             self._kept.popleft()
 
     def forget(self) -> None:
         self._kept.clear()
+        self._turned = None
 
     @property
     def latest(self) -> Scrape | None:
         return self._kept[-1] if self._kept else None
+
+    @property
+    def parted(self) -> Parted | None:
+        """By the last turn, however long ago; None: it has not turned."""
+        if self._turned is None:
+            return None
+        before, first = self._turned
+        return Parted(before, _between([first, self._kept[-1]]))
 
     def over(self, window_s: float) -> Difference | None:
         """Since the last look that was at least so long ago, or the first one that is known; None:
@@ -104,16 +126,6 @@ class Track:
         newer = self._kept[-1]
         older = [each for each in self._kept if each.at <= newer.at - window_s]
         return Difference(older[-1] if older else self._kept[0], newer)
-
-    def parted(self, name: str, wanted: str) -> tuple[Difference | None, Difference | None] | None:
-        """Parts what is kept where a label of a series changed last: what was before, and what came
-        since. None: it did not change."""
-        looks = list(self._kept)
-        said = [_said(each.samples, name, wanted) for each in looks]
-        turns = [at for at, (was, now) in enumerate(pairwise(said), start=1) if was != now]
-        if not turns:
-            return None
-        return _between(looks[: turns[-1]]), _between(looks[turns[-1] :])
 
 
 def increase(of: Iterable[Difference], name: str, **wanted: str) -> float:
@@ -153,11 +165,7 @@ def _bound(text: str) -> float:
 
 
 def _between(looks: Sequence[Scrape]) -> Difference | None:
-    return Difference(looks[0], looks[-1]) if len(looks) > 1 else None
-
-
-def _said(samples: Samples, name: str, wanted: str) -> str:
-    return next((labels_of(text).get(wanted, "") for text in samples.get(name, ())), "")
+    return Difference(looks[0], looks[-1]) if looks[0].at < looks[-1].at else None
 
 
 def _has_restarted(before: Samples, now: Samples) -> bool:

@@ -13,8 +13,8 @@ from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.metrics.labels import MAX_WORKERS
 from penstock.cli.top.concerns import Concern, concerns
-from penstock.cli.top.router_figures import RouterFigures, Turn, router_figures, turn
-from penstock.cli.top.samples import NotMetrics, samples
+from penstock.cli.top.router_figures import TURNS, RouterFigures, Turn, router_figures, turn
+from penstock.cli.top.samples import NotMetrics, printable, samples
 from penstock.cli.top.scrape import ScrapeFailed, Url, fetch
 from penstock.cli.top.track import Scrape, Track
 from penstock.cli.top.workers import WorkerFigures, WorkerHealth, worker_figures
@@ -79,7 +79,7 @@ class Watch:
         self.pace = pace
         self._authorization = authorization
         self._clock = clock
-        self.routers = [Watched(url, Track(HISTORY_S)) for url in routers]
+        self.routers = [Watched(url, Track(HISTORY_S, TURNS)) for url in routers]
         self.workers: dict[str, Watched] = {}
 
     async def look(self) -> None:
@@ -159,7 +159,7 @@ class Watch:
         return True
 
     def _failed(self, watched: Watched, why: str) -> None:
-        watched.error = why
+        watched.error = printable(why)
         if watched.failed_at is None:
             watched.failed_at = self._clock()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from penstock.cli.top.plain import policy_text
-from penstock.cli.top.router_figures import router_figures, turn
+from penstock.cli.top.router_figures import TURNS, router_figures, turn
 from tests.penstock.top.told import Numbers, histogram, page, series, track
 
 TTFT = "penstock_time_to_first_token_seconds"
@@ -98,17 +98,27 @@ def test_what_a_change_of_policy_did_is_seen_beside_what_was_before() -> None:
         (20, told(40, ttft_s=slow)),
         (22, told(40, ttft_s=slow, generation=2)),
         (32, told(100, ttft_s=[*slow, *fast], generation=2)),
+        turns=TURNS,
     )
     found = turn([kept])
     assert found is not None
     assert (found.generation, found.before_s, found.after_s) == (2, 20, 10)
     assert (found.before.requests_per_s, found.after.requests_per_s) == (2, 6)
     assert (found.after.ttft_p50_s or 0) < 0.1 < 0.2 < (found.before.ttft_p50_s or 0)
-    assert turn([track((0, told(0, ttft_s=[])), (20, told(40, ttft_s=slow)))]) is None
+    assert turn([track((0, told(0, ttft_s=[])), (20, told(40, ttft_s=slow)), turns=TURNS)]) is None
+
+
+def test_a_change_is_remembered_when_all_else_of_that_time_is_forgotten() -> None:
+    looks = [(10.0 * at, told(20 * at, ttft_s=[], generation=1 + (at > 2))) for at in range(50)]
+    kept = track(*looks, keep_s=30, turns=TURNS)
+    found = turn([kept])
+    assert found is not None
+    assert (found.before_s, found.after_s) == (20, 460)
+    assert found.after.requests_per_s == 2
 
 
 def test_a_change_just_now_has_no_figures_yet() -> None:
-    kept = track((0, told(0, ttft_s=[])), (2, told(9, ttft_s=[], generation=2)))
+    kept = track((0, told(0, ttft_s=[])), (2, told(9, ttft_s=[], generation=2)), turns=TURNS)
     found = turn([kept])
     assert found is not None
     assert (found.before.ttft_p50_s, found.after.requests_per_s) == (None, None)

@@ -16,9 +16,9 @@ from worker.metrics import WORKER
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "-"), (0, "0 s"), (4e-5, "40 µs"), (0.0009996, "1.00 ms"), (0.00123, "1.23 ms"), (0.0212, "21.2 ms"),
-        (0.9994, "999 ms"), (0.9996, "1.00 s"), (12.34, "12.3 s"), (119, "119 s"),
-        (600, "10 min"), (1e5, "28 h"),
+        (None, "-"), (0, "0 s"), (4e-5, "40 µs"), (0.0009996, "1.00 ms"), (0.00123, "1.23 ms"),
+        (0.0212, "21.2 ms"), (0.9994, "999 ms"), (0.9996, "1.00 s"), (12.34, "12.3 s"),
+        (119, "119 s"), (600, "10 min"), (1e5, "28 h"),
     ],
 )  # fmt: skip
 def test_seconds_have_three_digits_and_a_unit(seconds: float | None, text: str) -> None:

@@ -111,14 +111,14 @@ async def test_while_its_router_is_away_workers_are_still_looked_at() -> None:
     async with served("decode-0") as cluster:
         found = watching(cluster, clock)
         await found.look()
-        cluster.router.text = "<html>"
+        cluster.router.text = "penstock_\x1b[2J none\n"
         clock.now += 3
         await found.look()
         clock.now += 4
         view = found.view()
         [unheard] = view.unheard
         assert (unheard.since_s, str(cluster.url)) == (4, unheard.url)
-        assert "no process of Penstock" in unheard.error
+        assert "no sample: 'penstock_?[2J none'" in unheard.error
         assert by_name(found)["decode-0"].health is WorkerHealth.SERVING
         cluster.router.text = None
         await found.look()

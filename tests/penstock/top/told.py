@@ -43,9 +43,11 @@ def histogram(
     return told
 
 
-def track(*pages: tuple[float, str], keep_s: float = 300.0) -> Track:
+def track(
+    *pages: tuple[float, str], keep_s: float = 300.0, turns: tuple[str, str] | None = None
+) -> Track:
     """What remains of pages told at these moments."""
-    kept = Track(keep_s)
+    kept = Track(keep_s, turns)
     for at, text in pages:
         kept.add(Scrape(at, samples(text)))
     return kept
