@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -17,7 +18,7 @@ from penstock.cli.top import plain
 from penstock.cli.top.columns import BY_KEY, ROLES
 from penstock.cli.top.inside import Inside, Unasked
 from penstock.cli.top.pages import NO_TOKEN
-from penstock.cli.top.scrape import Url
+from penstock.cli.top.scrape import Access, Url
 from penstock.cli.top.watch import Pace, View, Watch
 from penstock.cli.top.workers import WorkerHealth
 
@@ -39,6 +40,14 @@ def top(
     address: options.Address = None,
     secrets_file: options.SecretsFile = None,
     api_key: options.ApiKey = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            metavar="FILE",
+            help="Who signed the routers' certificates. Default: the system's roots.",
+        ),
+    ] = None,
     interval: Annotated[
         float, typer.Option("--interval", min=0.2, max=60, help="Seconds between two looks.")
     ] = 2.0,
@@ -68,7 +77,7 @@ def top(
     _check("--role", role, ROLES)
     pages, inside = _found(metrics, address, secrets_file)
     authorization = dict(call_metadata(api_key)).get("authorization", "")
-    watch = Watch(pages, Pace(interval, window), authorization=authorization)
+    watch = Watch(pages, Pace(interval, window), access=Access.of(authorization, ca_file))
     if once or json or not (sys.stdout.isatty() and sys.stdin.isatty()):
         _print(asyncio.run(_looked(watch)), inside, json=json, sort=sort, role=role)
         return

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from pathlib import Path
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -46,15 +47,39 @@ class Url(NamedTuple):
         return f"{'https' if self.is_tls else 'http'}://{self.endpoint}{self.path}"
 
 
-async def fetch(url: Url, *, timeout_s: float, authorization: str = "") -> str:
+class Access(NamedTuple):
+    """What is shown to who answers, and whom to believe there."""
+
+    authorization: str = ""  # a header; empty: none
+    tls: ssl.SSLContext | None = None  # None: the system's roots
+
+    @classmethod
+    def of(cls, authorization: str, ca_file: Path | None) -> Self:
+        """Raises ConfigError."""
+        try:
+            return cls(authorization, ssl.create_default_context(cafile=ca_file))
+        except OSError as error:  # `SSLError` is one
+            raise ConfigError(
+                f"'{ca_file}' is no file of certificates ({error.strerror or error}): give one in"
+                " PEM with --ca-file."
+            ) from error
+
+
+OPENLY: Final = Access()
+
+
+async def fetch(url: Url, *, timeout_s: float, access: Access = OPENLY) -> str:
     """Raises ScrapeFailed."""
     try:
         async with asyncio.timeout(timeout_s):
-            answer = await _exchange(url, authorization)
+            answer = await _exchange(url, access)
     except TimeoutError:
         raise ScrapeFailed(f"nothing came within {timeout_s:g} s") from None
+    except ssl.SSLCertVerificationError as error:
+        why = f"its certificate is not believed, {error.verify_message}: see --ca-file"
+        raise ScrapeFailed(why) from error
     except ssl.SSLError as error:
-        raise ScrapeFailed(f"TLS failed: {error.reason or error}") from error
+        raise ScrapeFailed(f"it does not speak TLS as we do ({error.reason})") from error
     except (OSError, asyncio.LimitOverrunError) as error:
         raise ScrapeFailed(_why(error)) from error
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -62,11 +87,11 @@ async def fetch(url: Url, *, timeout_s: float, authorization: str = "") -> str:
     return body.decode("utf-8", "replace")
 
 
-async def _exchange(url: Url, authorization: str) -> bytes:
+async def _exchange(url: Url, access: Access) -> bytes:
     """By HTTP/1.0: the answer is what comes until the end, and in one piece."""
     lines = [f"GET {url.path} HTTP/1.0", f"host: {url.endpoint}"]
-    lines += [f"authorization: {authorization}"] if authorization else []
-    context = ssl.create_default_context() if url.is_tls else None
+    lines += [f"authorization: {access.authorization}"] if access.authorization else []
+    context = (access.tls or ssl.create_default_context()) if url.is_tls else None
     reader, writer = await asyncio.open_connection(*url.endpoint, ssl=context)
     try:
         writer.write("\r\n".join([*lines, "", ""]).encode())

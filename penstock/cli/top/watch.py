@@ -15,7 +15,7 @@ from cluster.metrics.labels import MAX_WORKERS
 from penstock.cli.top.concerns import Concern, concerns
 from penstock.cli.top.router_figures import TURNS, RouterFigures, Turn, router_figures, turn
 from penstock.cli.top.samples import NotMetrics, printable, samples
-from penstock.cli.top.scrape import ScrapeFailed, Url, fetch
+from penstock.cli.top.scrape import OPENLY, Access, ScrapeFailed, Url, fetch
 from penstock.cli.top.track import Scrape, Track
 from penstock.cli.top.workers import WorkerFigures, WorkerHealth, worker_figures
 
@@ -72,12 +72,12 @@ class Watch:
         routers: Sequence[Url],
         pace: Pace,
         *,
-        authorization: str = "",
+        access: Access = OPENLY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`authorization`, a header, is shown to the routers alone."""
+        """`access` is to the routers alone."""
         self.pace = pace
-        self._authorization = authorization
+        self._access = access
         self._clock = clock
         self.routers = [Watched(url, Track(HISTORY_S, TURNS)) for url in routers]
         self.workers: dict[str, Watched] = {}
@@ -126,9 +126,9 @@ class Watch:
 
     async def _look_at_router(self, router: Watched) -> None:
         where = router.url.beside(f"{router.url.path}/targets")
-        if await self._look_at(router, self._authorization):
+        if await self._look_at(router, self._access):
             try:
-                page = await fetch(where, timeout_s=_TIMEOUT_S, authorization=self._authorization)
+                page = await fetch(where, timeout_s=_TIMEOUT_S, access=self._access)
                 targets = list(_targets(page))
             except ScrapeFailed as error:
                 self._failed(router, f"{where}: {error}")
@@ -140,11 +140,11 @@ class Watch:
         if worker.left_at is None and await self._look_at(worker):
             worker.history.append(self._figures(worker, self._clock()))
 
-    async def _look_at(self, watched: Watched, authorization: str = "") -> bool:
+    async def _look_at(self, watched: Watched, access: Access = OPENLY) -> bool:
         """Tells whether it answered."""
         asked = watched.url
         try:
-            page = await fetch(asked, timeout_s=_TIMEOUT_S, authorization=authorization)
+            page = await fetch(asked, timeout_s=_TIMEOUT_S, access=access)
             found = samples(page)
         except ScrapeFailed as error:
             self._failed(watched, str(error))

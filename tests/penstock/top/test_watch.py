@@ -1,15 +1,18 @@
 """Who answers is told of at once, whatever the others do."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cluster.errors import ConfigError
 from penstock.cli.top import scrape, watch
-from penstock.cli.top.scrape import ScrapeFailed, Url, fetch
+from penstock.cli.top.scrape import Access, ScrapeFailed, Url, fetch
 from penstock.cli.top.watch import Pace, Watch
 from penstock.cli.top.workers import WorkerFigures, WorkerHealth
+from tests.penstock.top.certificates import self_signed
 from tests.penstock.top.served import ServedCluster, served
 
 
@@ -147,7 +150,9 @@ async def test_a_list_that_is_none_is_told_and_nobody_of_it_is_asked(told: str) 
         assert by_name(found) == {}
 
 
-async def answering(data: bytes) -> tuple[asyncio.Server, Url, list[bytes]]:
+async def answering(
+    data: bytes, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.Server, Url, list[bytes]]:
     heard = list[bytes]()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,9 +160,10 @@ async def answering(data: bytes) -> tuple[asyncio.Server, Url, list[bytes]]:
         writer.write(data)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
-    return server, Url.parse(f"http://127.0.0.1:{port}/a/metrics"), heard
+    scheme = "https" if tls else "http"
+    return server, Url.parse(f"{scheme}://127.0.0.1:{port}/a/metrics"), heard
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,20 @@ async def test_what_is_no_page_says_why(
             await fetch(url, timeout_s=5)
 
 
+async def test_by_tls_only_whom_the_reader_believes_is_asked(tmp_path: Path) -> None:
+    shown = self_signed(tmp_path)
+    server, url, heard = await answering(b"HTTP/1.0 200 OK\r\n\r\nhello", shown.context)
+    async with server:
+        with pytest.raises(ScrapeFailed, match=r"not believed, .*--ca-file"):
+            await fetch(url, timeout_s=5, access=Access("Bearer sesame"))
+        assert heard == []
+        believing = Access.of("Bearer sesame", shown.file)
+        assert await fetch(url, timeout_s=5, access=believing) == "hello"
+        assert b"sesame" in heard[0]
+    with pytest.raises(ConfigError, match="no file of certificates"):
+        Access.of("", tmp_path / "nowhere.pem")
+
+
 async def test_nobody_there_says_so() -> None:
     server, url, _ = await answering(b"")
     server.close()
@@ -194,7 +214,7 @@ async def test_a_key_is_shown_to_the_router_and_to_no_worker() -> None:
         b'HTTP/1.0 200 OK\r\n\r\npenstock_build_info{part="router"} 1\n'
     )
     async with worker, router:
-        found = Watch([url], Pace(), authorization="Bearer sesame")
+        found = Watch([url], Pace(), access=Access("Bearer sesame"))
         found.workers["w"] = watch.Watched(there, watch.Track(9), "w", "decode")
         await found.look()
     assert all(b"authorization: Bearer sesame\r\n" in each for each in heard)
