@@ -1,9 +1,10 @@
 """The table of workers: its columns, in which order its rows stand, and which are shown. Pure."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from penstock.cli.top.texts import count, duration, gigabytes, share_text
+from penstock.cli.top.texts import bytes_text, count, duration, gigabytes, number, share_text
 from penstock.cli.top.workers import WorkerFigures
 
 NAME_WIDTH: Final = 12
@@ -45,7 +46,19 @@ COLUMNS: Final = (
         "itl", "ITL", 7, lambda w: w.itl_s, duration,
         "median time between two tokens: a decode worker's steps",
     ),
+    # What a narrow terminal scrolls to.
+    WorkerColumn(
+        "step_p99", "p99", 8, lambda w: w.step_p99_s, duration,
+        "99 of 100 of its steps took less",
+    ),
+    WorkerColumn(
+        "tokens", "tokens/s", 8, lambda w: w.tokens_per_s, number, "through its model",
+    ),
+    WorkerColumn(
+        "moved", "moved/s", 8, lambda w: w.moved_bytes_per_s, bytes_text, "KV sent and received",
+    ),
 )  # fmt: skip
+NARROW: Final = 10  # of them fit 80 letters
 BY_KEY: Final = {each.key: each for each in COLUMNS}
 ROLES: Final = ("", "prefill", "decode")  # empty: all
 
@@ -55,10 +68,18 @@ def arranged(
 ) -> list[WorkerFigures]:
     """RowTable of this role, or all; those without a figure last, equals by name."""
     column = BY_KEY[by]
-    shown = sorted((w for w in workers if not role or w.role == role), key=lambda w: w.name)
+    shown = sorted((w for w in workers if not role or w.role == role), key=lambda w: _rank(w.name))
     known = [w for w in shown if column.read(w) is not None]
-    known.sort(key=column.read, reverse=is_descending)
+    known.sort(key=lambda w: _rank(column.read(w)), reverse=is_descending)
     return [*known, *(w for w in shown if column.read(w) is None)]
+
+
+def _rank(value: Any) -> Any:
+    """Where it stands: of names the numbers in them count, decode-9 is before decode-10."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"[0-9]+|[^0-9]+", value)
+    return [(each.isdecimal(), int(each) if each.isdecimal() else 0, each) for each in parts]
 
 
 def cells(worker: WorkerFigures) -> list[str]:

@@ -1,6 +1,6 @@
 """Draws what a screen shows, as text with styles. Pure: what terminal it is for is not known."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Final
 
@@ -43,6 +43,7 @@ _STYLES: Final = {
 }
 _BAR: Final = 70
 _SPARK: Final = 40
+_Spark = tuple[str, str, Callable[[float | None], str]]  # what it is called, its field, its text
 
 
 def head(view: View, *, window_s: float, at: str, note: str = "") -> Text:
@@ -111,6 +112,12 @@ def concerns_page(view: View) -> RenderableType:
     return Group(Text("What to look at, the worst first\n", HEAD), *(lines or [Text("nothing")]))
 
 
+def traffic_page(view: View, history: Sequence[TrafficWindow]) -> RenderableType:
+    errors = Text.assemble(("errors of the last minute ", LABEL), errors_text(view.router))
+    table = _spark_table(view.router.traffic, history, _TRAFFIC)
+    return Group(Text("all requests", HEAD), Text(), table, Text(), errors)
+
+
 # One worker
 
 
@@ -133,18 +140,23 @@ def worker_page(
 
 
 def _sparks(worker: WorkerFigures, history: Sequence[WorkerFigures]) -> Table:
+    steps = "ITL" if worker.role == "decode" else "step"  # what those of a decode worker are
+    shown = [(name.replace("step", steps), field, text) for name, field, text in _SPARKED]
+    return _spark_table(worker, history, shown)
+
+
+def _spark_table(now: object, history: Sequence[object], shown: Sequence[_Spark]) -> Table:
     table = _table("", "now", f"{'last five minutes':<{_SPARK}}", "most")
-    for name, field, text in _SPARKED:
-        label = name.replace("step", "ITL") if worker.role == "decode" else name
+    for name, field, text in shown:
         values = [getattr(each, field) for each in history]
         most = max((each for each in values if each is not None), default=None)
         bars = Text(sparkline(values, _SPARK), "cyan")
-        now = text(getattr(worker, field))
-        table.add_row(Text(label, LABEL), Text(now, HEAD), bars, Text(text(most), LABEL))
+        told = Text(text(getattr(now, field)), HEAD)
+        table.add_row(Text(name, LABEL), told, bars, Text(text(most), LABEL))
     return table
 
 
-_SPARKED: Final = (
+_SPARKED: Final[tuple[_Spark, ...]] = (
     ("queue", "queue_s", duration),
     ("running", "num_running", count),
     ("waiting", "num_waiting", count),
@@ -330,13 +342,13 @@ def _turn_table(turn: Turn | None) -> RenderableType:
         )
     before, after = f"{duration(turn.before_s)} before", f"{duration(turn.after_s)} after"
     table = _table(f"what generation {turn.generation} did", before, after, "change")
-    for name, field, text in _COMPARED:
+    for name, field, text in _TRAFFIC:
         was, now = _field(turn.before, field), _field(turn.after, field)
         table.add_row(Text(name, LABEL), text(was), Text(text(now), HEAD), _change(was, now))
     return table
 
 
-_COMPARED: Final = (
+_TRAFFIC: Final[tuple[_Spark, ...]] = (
     ("requests/s", "requests_per_s", number),
     ("tokens/s", "tokens_per_s", number),
     ("TTFT p50", "ttft_p50_s", duration),

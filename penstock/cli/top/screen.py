@@ -31,6 +31,7 @@ KEYS: Final = (
     ("r", "reverse the order"),
     ("f", "show prefill workers, decode workers, all"),
     ("w", "what to look at: all that is worse than its like"),
+    ("t", "the traffic of the last minutes"),
     ("l", "the late requests: where their time went, and why they went there"),
     ("c", "what the last change of policy did, its canary and its history"),
     ("p", "pause: figures stay as they are, and are read on"),
@@ -199,9 +200,10 @@ class Workers(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("less_than_sign", "sort(-1)", show=False),
         Binding("greater_than_sign", "sort(1)", "sort", key_display="< >"),
-        Binding("r", "reverse", "reverse"),
+        Binding("r", "reverse", show=False),
         Binding("f", "filter", "role"),
         Binding("w", "concerns", "worst"),
+        Binding("t", "traffic", "traffic"),
         Binding("l", "late", "late"),
         Binding("c", "changes", "policy"),
     ]
@@ -261,6 +263,9 @@ class Workers(Screen[None]):
 
     def action_concerns(self) -> None:
         self._open(lambda: pages.concerns_page(self._view))
+
+    def action_traffic(self) -> None:
+        self._open(lambda: pages.traffic_page(self._view, self._watch.traffic))
 
     def action_late(self) -> None:
         self.app.push_screen(LatePage(self._inside, self._beat))

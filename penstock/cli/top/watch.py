@@ -13,7 +13,14 @@ from cluster.addresses import Endpoint
 from cluster.errors import ConfigError
 from cluster.metrics.labels import MAX_WORKERS
 from penstock.cli.top.concerns import Concern, concerns
-from penstock.cli.top.router_figures import TURNS, RouterFigures, Turn, router_figures, turn
+from penstock.cli.top.router_figures import (
+    TURNS,
+    RouterFigures,
+    TrafficWindow,
+    Turn,
+    router_figures,
+    turn,
+)
 from penstock.cli.top.samples import NotMetrics, printable, samples
 from penstock.cli.top.scrape import OPENLY, Access, ScrapeFailed, Url, fetch
 from penstock.cli.top.track import Scrape, Track
@@ -81,6 +88,11 @@ class Watch:
         self._clock = clock
         self.routers = [Watched(url, Track(HISTORY_S, TURNS)) for url in routers]
         self.workers: dict[str, Watched] = {}
+        self.traffic: deque[TrafficWindow] = deque(maxlen=self._num_looks)  # of all routers
+
+    @property
+    def _num_looks(self) -> int:
+        return min(_MAX_LOOKS, max(2, int(HISTORY_S / self.pace.interval_s)))
 
     async def look(self) -> None:
         """Looks at everybody once."""
@@ -127,6 +139,9 @@ class Watch:
     async def _look_at_router(self, router: Watched) -> None:
         where = router.url.beside(f"{router.url.path}/targets")
         if await self._look_at(router, self._access):
+            if router is self.routers[0]:
+                tracks = [each.track for each in self.routers]
+                self.traffic.append(router_figures(tracks, self.pace.window_s).traffic)
             try:
                 page = await fetch(where, timeout_s=_TIMEOUT_S, access=self._access)
                 targets = list(_targets(page))
@@ -170,9 +185,11 @@ class Watch:
         for target in targets:
             worker = self.workers.get(target.name)
             if worker is None:
-                looks = min(_MAX_LOOKS, max(2, int(HISTORY_S / self.pace.interval_s)))
-                track = Track(self.pace.window_s)
-                worker = Watched(target.url, track, target.name, history=deque(maxlen=looks))
+                track, past = (
+                    Track(self.pace.window_s),
+                    deque[WorkerFigures](maxlen=self._num_looks),
+                )
+                worker = Watched(target.url, track, target.name, history=past)
                 self.workers[target.name] = worker
             elif worker.url != target.url:
                 worker.url = target.url

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.top.columns import BY_KEY, COLUMNS, arranged, cells
+from penstock.cli.top.columns import BY_KEY, COLUMNS, NARROW, arranged, cells
 from penstock.cli.top.concerns import concerns
 from penstock.cli.top.router_figures import RouterFigures, router_figures
 from penstock.cli.top.track import Track
@@ -144,7 +144,8 @@ def nothing() -> RouterFigures:
 def test_rows_can_be_sorted_by_any_column_either_way(key: str) -> None:
     """Those without a figure are the last, either way."""
     told = {"queue_s": 1.0, "num_running": 1, "num_waiting": 1, "kv_usage": 0.1, "hit_share": 0.1}
-    told |= {"gb_per_s": 1.0, "itl_s": 0.01}
+    told |= {"gb_per_s": 1.0, "itl_s": 0.01, "step_p99_s": 0.01}
+    told |= {"tokens_per_s": 1.0, "moved_bytes_per_s": 1.0}
     low = figures("a", "decode", health=WorkerHealth.DRAINING, **told)
     high = figures("b", "prefill", **{name: 2 * each for name, each in told.items()})
     empty = figures("zz", "zz", health=WorkerHealth.UNKNOWN)
@@ -160,6 +161,12 @@ def test_rows_can_be_sorted_by_any_column_either_way(key: str) -> None:
         assert falling == rising[::-1]
 
 
+def test_names_are_sorted_as_people_count() -> None:
+    rows = [figures(f"decode-{number}") for number in (10, 9, 100, 1)]
+    found = arranged(rows, by="worker", is_descending=False)
+    assert [each.name for each in found] == ["decode-1", "decode-9", "decode-10", "decode-100"]
+
+
 def test_rows_can_be_of_one_role() -> None:
     rows = [figures("d"), figures("p", "prefill")]
     found = arranged(rows, by="worker", is_descending=False, role="prefill")
@@ -167,7 +174,7 @@ def test_rows_can_be_of_one_role() -> None:
 
 
 def test_a_row_fits_a_narrow_terminal() -> None:
-    assert sum(each.width + 1 for each in COLUMNS) <= 80
+    assert sum(each.width + 1 for each in COLUMNS[:NARROW]) <= 80 - 2  # of a scrollbar
     full = figures(
         "decode-1023",
         queue_s=123.4,
@@ -177,6 +184,9 @@ def test_a_row_fits_a_narrow_terminal() -> None:
         hit_share=0.05,
         gb_per_s=123.4,
         itl_s=0.1234,
+        step_p99_s=0.1234,
+        tokens_per_s=123_456.0,
+        moved_bytes_per_s=12.34e9,
     )
     for column, text in zip(COLUMNS, cells(full), strict=True):
         assert len(text) <= column.width, column.key
