@@ -16,11 +16,6 @@ from tests.penstock.top.certificates import self_signed
 from tests.penstock.top.served import ServedCluster, served
 
 
-@pytest.fixture(autouse=True)
-def _nobody_is_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_TIMEOUT_S", 60.0)
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
