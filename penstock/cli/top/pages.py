@@ -275,8 +275,8 @@ def late_page(late: LateRequest, explained: Explained | None, missing: str) -> R
     parts: list[RenderableType] = [title, Text(), promised, Text(), _time_spent(late), Text()]
     if explained is None:
         return Group(*parts, Text(missing or "asking the router why it went there ...", LABEL))
-    for number_, each in enumerate(explained.tries, start=1):
-        parts += _choice_parts(number_, each, late)
+    for at, each in enumerate(explained.tries, start=1):
+        parts += _choice_parts(at, each, late)
     return Group(*parts)
 
 

@@ -137,7 +137,7 @@ class TextPage(Screen[None]):
         self.query_one("#page", Static).update(self._draw())
         self.set_interval(self._beat.every_s, self._paint)
         if self._asked is not None:
-            self.run_worker(self._asked.run(self._beat.every_s))
+            self.run_worker(self._asked.run())
 
     def _paint(self) -> None:
         if not self._beat.is_paused:
@@ -157,7 +157,7 @@ class LatePage(Screen[None]):
         super().__init__()
         self._inside = inside
         self._beat = beat
-        self._asked = Asking(inside.late if inside else None, pages.NO_TOKEN)
+        self._asked = Asking(inside.late if inside else None, pages.NO_TOKEN, every_s=_ASK_S)
         self._late: dict[str, LateRequest] = {}
 
     def compose(self) -> ComposeResult:
@@ -168,7 +168,7 @@ class LatePage(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self.run_worker(self._asked.run(_ASK_S))
+        self.run_worker(self._asked.run())
         self._paint()
         self.set_interval(self._beat.every_s, self._paint)
         self.set_timer(_SOON_S, self._paint)
@@ -178,7 +178,7 @@ class LatePage(Screen[None]):
         late, inside = self._late.get(event.row_key.value or ""), self._inside
         if late is None or inside is None:
             return
-        why = Asking(lambda: inside.explained(late.request_id), "")
+        why = Asking(lambda: inside.explained(late.request_id))
         self.app.push_screen(
             TextPage(lambda: pages.late_page(late, why.said, why.missing), self._beat, why)
         )
@@ -271,7 +271,8 @@ class Workers(Screen[None]):
         self.app.push_screen(LatePage(self._inside, self._beat))
 
     def action_changes(self) -> None:
-        asked = Asking(self._inside.changes if self._inside else None, pages.NO_TOKEN)
+        ask = self._inside.changes if self._inside else None
+        asked = Asking(ask, pages.NO_TOKEN, every_s=_ASK_S)
         self._open(lambda: pages.policy_page(self._view, asked.said, asked.missing), asked)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:

@@ -22,6 +22,8 @@ _RISING: Final = (
 
 
 class Scrape(NamedTuple):
+    """What a process told at one moment."""
+
     at: float
     samples: Samples
 
