@@ -10,7 +10,8 @@ from cluster.types import DTYPE_BYTES
 if TYPE_CHECKING:
     from engine.layers.linear import Product
 
-AttentionForm = Literal["auto", "native", "torch"]  # auto: native where there is a kernel
+# auto: native on a CPU, triton on CUDA, where there is a kernel
+AttentionForm = Literal["auto", "native", "triton", "torch"]
 Weights = Literal["float32", "bfloat16", "int8"]
 # How who attends is reported: by this name, and so where the kernel is missed.
 ATTENTION = "attention"

@@ -8,8 +8,8 @@ import torch
 from cluster.compiled import CompileError
 from cluster.types import ComputeRequest, GenerationParams, SamplingParams
 from engine.cpu_kernels.native_sampling import NativeDrawing
-from engine.cpu_kernels.torch_threads import NoKernelError
 from engine.drawing import Draw, Drawing, draw_plainly
+from engine.kernel_error import NoKernelError
 from engine.sequence import Sequence
 
 TRIED_TOKENS = 1000

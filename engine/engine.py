@@ -49,12 +49,13 @@ class Engine:
         self._device = torch.device(config.device)
         self._cache = KvCache(self.layout, kv_buffer, self._device)
         measurements = measurements or Measurements()
+        dtype = DTYPES[config.dtype]
         self._attention = choose_attention(
-            config.attention, spec.num_heads, self.layout, self._device, measurements
+            config.attention, spec.num_heads, self.layout, self._device, dtype, measurements
         )
         weights = WeightReader(config, spec, measurements)
         self._drawing = choose_drawing(self._device)
-        ops = choose_layer_ops(spec, self._cache, DTYPES[config.dtype])
+        ops = choose_layer_ops(spec, self._cache, dtype)
         self._model = Decoder(spec, weights, self._cache, self._attention, ops)
 
     @torch.inference_mode()

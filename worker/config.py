@@ -48,8 +48,9 @@ class WorkerConfig(ServingConfig):
     """Raise it for long prompts: longer copies; lower it where the ends of short ones are waste."""
     kv_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the KV pool
     """Half the memory where answers may differ in the last digits."""
-    attention: Literal["auto", "native", "torch"] = "auto"  # auto: native where it can be compiled
-    """native to refuse to start without a compiler; torch to compare."""
+    # auto: native on a CPU, triton on CUDA, where they can be compiled
+    attention: Literal["auto", "native", "triton", "torch"] = "auto"
+    """native or triton to refuse to start without that kernel; torch to compare."""
     weights: Literal["float32", "bfloat16", "int8"] = "float32"  # as matrices are kept, on a CPU
     """Where tokens come too slowly and nearly the same answers will do; the same at all workers."""
     max_sequences: int = 64  # sequences that run together in one step

@@ -105,8 +105,8 @@ class WorkerPool:
     )
     block_size: int = _as_worker("block_size", "tokens; this or 'hashGrain' divides the other")
     kv_dtype: Literal["float32", "bfloat16", "float16"] = _as_worker("kv_dtype", "of the KV pool")
-    attention: Literal["auto", "native", "torch"] = _as_worker(
-        "attention", "auto: native where it can be compiled"
+    attention: Literal["auto", "native", "triton", "torch"] = _as_worker(
+        "attention", "auto: native on a CPU, triton on CUDA, where they can be compiled"
     )
     weights: Literal["float32", "bfloat16", "int8"] = _as_worker(
         "weights", "as matrices are kept, on a CPU"

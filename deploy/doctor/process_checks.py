@@ -242,7 +242,8 @@ def attention(one: Examined) -> Iterator[Finding]:
             "attention",
             one.name,
             f"its attention is by {choice}",
-            "On a CPU: install a C++ compiler (g++ or clang++) there and start the worker again.",
+            "On a CPU: install a C++ compiler (g++ or clang++) there; on CUDA: Triton ('pip install"
+            " penstock[gpu]') and a C compiler. Then start the worker again.",
         )
     else:
         yield passed("attention", one.name, f"its attention is {choice}")

@@ -17,7 +17,8 @@ from torch import Tensor
 from cluster.compiled import library
 from cluster.types import KvLayout
 from engine.attention import Query
-from engine.cpu_kernels.torch_threads import NoKernelError, openmp_entry
+from engine.cpu_kernels.torch_threads import openmp_entry
+from engine.kernel_error import NoKernelError
 
 SOURCE = Path(__file__).with_name("attention.cpp")
 _KV_TYPES = {"float32": "float", "bfloat16": "BFloat16", "float16": "Float16"}

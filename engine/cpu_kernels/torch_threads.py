@@ -1,13 +1,11 @@
-"""The way of a kernel into torch's own pool of threads, and what is said where there is none."""
+"""The way of a kernel into torch's own pool of threads."""
 
 import ctypes
 from pathlib import Path
 
 import torch
 
-
-class NoKernelError(Exception):
-    """There is none for this model here. Its sentence says why."""
+from engine.kernel_error import NoKernelError
 
 
 def openmp_entry() -> int:

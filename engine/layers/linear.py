@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cluster.compiled import CompileError
 from engine.cpu_kernels.native_products import NativeMatrix
-from engine.cpu_kernels.torch_threads import NoKernelError
+from engine.kernel_error import NoKernelError
 
 # Steps of one answer, of a few, of a usual batch, of a full one; prompts. The largest number of
 # rows of each class but the last, which has no end.

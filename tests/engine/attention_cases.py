@@ -77,17 +77,20 @@ def draw_case(
     )
 
 
-def textbook(case: AttentionCase) -> Tensor:
+def textbook(case: AttentionCase, soft_cap: float | None = None) -> Tensor:
     """In double precision: softmax of all scores, position by position."""
-    return torch.cat([_of_row(case, *each) for each in zip(case.queries, case.rows, strict=True)])
+    placed = zip(case.queries, case.rows, strict=True)
+    return torch.cat([_of_row(case, query, row, soft_cap) for query, row in placed])
 
 
-def _of_row(case: AttentionCase, query: Query, row: Tensor) -> Tensor:
+def _of_row(case: AttentionCase, query: Query, row: Tensor, soft_cap: float | None) -> Tensor:
     stop = query.start + query.num_new
     slots = torch.from_numpy(slots_of(query.block_table, case.layout.block_size, 0, stop))
     group = case.num_heads // case.layout.num_kv_heads
     keys, values = case.cache[:, slots].double().repeat_interleave(group, dim=2)
     scores = torch.einsum("qhd,khd->hqk", row[:, : case.num_heads].double(), keys)
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
     own, position = torch.arange(query.start, stop)[:, None], torch.arange(stop)[None, :]
     hidden = position > own
     if case.window is not None:

@@ -1,5 +1,7 @@
 """The kernel serves where it can be had and is right; elsewhere torch does, and it is said why."""
 
+import sys
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ LAYOUT = KvLayout(num_layers=2, num_blocks=4, block_size=16, num_kv_heads=2, hea
 
 def choose(wanted: AttentionForm, device: str = "cpu") -> tuple[Attention, str]:
     measurements = Measurements()
-    chosen = choose_attention(wanted, 4, LAYOUT, torch.device(device), measurements)
+    chosen = choose_attention(wanted, 4, LAYOUT, torch.device(device), torch.float32, measurements)
     return chosen, measurements.choices[ATTENTION]
 
 
@@ -43,6 +45,19 @@ def test_torch_serves_as_it_is_told_or_off_the_cpu() -> None:
     assert isinstance(choose("auto", "meta")[0], PagedAttention)
     with pytest.raises(ConfigError, match="the device is 'meta'"):
         choose("native", "meta")
+
+
+def test_triton_serves_no_cpu() -> None:
+    with pytest.raises(ConfigError, match="Triton's is for CUDA, and the device is 'cpu'"):
+        choose("triton")
+
+
+def test_without_triton_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("door", "attention_kernels", "triton_attention"):
+        monkeypatch.delitem(sys.modules, f"engine.triton_kernels.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ConfigError, match=r"Triton is not installed \('pip install"):
+        choose("triton")
 
 
 def test_without_a_compiler_torch_serves(no_compiler: None) -> None:

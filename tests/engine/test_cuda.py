@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.checkpoint import load_spec
-from engine.config import EngineConfig
+from engine.config import AttentionForm, EngineConfig
 from engine.engine import Engine
 from tests.checkpoints import FAMILIES, checkpoint
 from tests.engine.driver import Driver, make_sequence
@@ -15,10 +15,18 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("budget", [32, 512])
-def test_greedy_answers_on_cuda_equal_the_reference(family: str, budget: int) -> None:
+@pytest.mark.parametrize("attention", ["triton", "torch"])
+def test_greedy_answers_on_cuda_equal_the_reference(
+    family: str, budget: int, attention: AttentionForm
+) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     config = EngineConfig(
-        checkpoint=checkpoint(family), num_blocks=512, block_size=16, num_threads=1, device="cuda"
+        checkpoint=checkpoint(family),
+        num_blocks=512,
+        block_size=16,
+        num_threads=1,
+        device="cuda",
+        attention=attention,
     )
     engine = Engine(load_spec(checkpoint(family)), config)
     prompts = draw_prompts(budget, 24)

@@ -47,7 +47,7 @@ DOORS = {
     "ray": "deploy/ray_door.py",
     "obstore": "deploy/weights/source.py",
     "flash_attn": "engine/flash_attention.py",
-    "triton": "engine/triton_kernels.py",
+    "triton": "engine/triton_kernels/door.py",
     "cryptography": "cluster/authority.py",
     "uvloop": "cluster/process.py",
     "opentelemetry": "cluster/otlp.py",
