@@ -5,6 +5,7 @@ is compiled and launched. Interpreted on a CPU where TRITON_INTERPRET=1 was set 
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ try:
 except ImportError as error:
     raise NoKernelError("Triton is not installed ('pip install penstock[gpu]')") from error
 
-__all__ = ["IS_INTERPRETED", "check_device", "first_launches", "jit", "power_of_2", "tl"]
+__all__ = ["IS_INTERPRETED", "check_device", "first_launches", "jit", "launch", "power_of_2", "tl"]
 
 jit = triton.jit
 IS_INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -41,6 +42,12 @@ def first_launches() -> Iterator[None]:
     except _FAILURES as error:
         first_line = str(error).strip().partition("\n")[0]
         raise NoKernelError(f"Triton failed: {type(error).__name__}: {first_line}") from error
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: object, **options: object) -> None:
+    """Queues a kernel on the current stream, compiled for these options at its first launch."""
+    # Said because what is meant without differs from version to version of Triton.
+    kernel[grid](*args, **options, enable_fp_fusion=True)
 
 
 def power_of_2(number: int) -> int:

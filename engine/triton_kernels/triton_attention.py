@@ -16,7 +16,7 @@ from engine.kernel_error import NoKernelError
 from engine.kv_cache import DTYPES
 from engine.triton_kernels.attention_kernels import attend_units, merge_partials
 from engine.triton_kernels.attention_plan import Rows, cut
-from engine.triton_kernels.door import check_device, power_of_2
+from engine.triton_kernels.door import check_device, launch, power_of_2
 
 LARGEST_HEAD = 256
 # Bytes of one tile in a multiprocessor's own memory: of queries, and of keys (values are as many,
@@ -127,7 +127,9 @@ class TritonAttention:
         heads, dim = self._num_heads, self._layout.head_dim
         output = qkv.new_empty(len(qkv), heads * dim)
         keys, values = cache.unbind(0)
-        attend_units[(len(step.units), self._layout.num_kv_heads)](
+        launch(
+            attend_units,
+            (len(step.units), self._layout.num_kv_heads),
             qkv,
             keys,
             values,
@@ -151,7 +153,9 @@ class TritonAttention:
             num_stages=2,
         )
         if len(step.merges):
-            merge_partials[(len(step.merges), heads)](
+            launch(
+                merge_partials,
+                (len(step.merges), heads),
                 step.partials,
                 step.log_sums,
                 output,

@@ -9,7 +9,7 @@ from torch.nn.functional import embedding
 from engine.kv_cache import KvCache
 from engine.layers.rope import Rope
 from engine.model_spec import ModelSpec
-from engine.triton_kernels.door import check_device, power_of_2
+from engine.triton_kernels.door import check_device, launch, power_of_2
 from engine.triton_kernels.layer_kernels import add_and_norm, gate_and_multiply, rotate_and_keep
 
 _GATED_PLACES = 1024  # a program
@@ -33,7 +33,9 @@ class TritonLayerOps:
     def norm(self, hidden: Tensor, added: Tensor | None, weight: Tensor) -> Tensor:
         num_tokens, size = hidden.shape
         output = torch.empty_like(hidden)
-        add_and_norm[(num_tokens,)](
+        launch(
+            add_and_norm,
+            (num_tokens,),
             hidden,
             hidden if added is None else added,
             weight,
@@ -50,7 +52,9 @@ class TritonLayerOps:
         self, layer: int, qkv: Tensor, norms: Tensor | None, rotations: Tensor, slots: Tensor
     ) -> None:
         spec, cache = self._spec, self._cache.layers[layer]
-        rotate_and_keep[qkv.shape[:2]](
+        launch(
+            rotate_and_keep,
+            (qkv.shape[0], qkv.shape[1]),
             qkv,
             qkv if norms is None else norms,
             rotations,
@@ -70,5 +74,7 @@ class TritonLayerOps:
         num_tokens, size = len(gate_up), gate_up.shape[1] // 2
         output = gate_up.new_empty(num_tokens, size)
         grid = num_tokens, -(-size // _GATED_PLACES)
-        gate_and_multiply[grid](gate_up, output, size, NUM_PLACES=_GATED_PLACES, num_warps=4)
+        launch(
+            gate_and_multiply, grid, gate_up, output, size, NUM_PLACES=_GATED_PLACES, num_warps=4
+        )
         return output

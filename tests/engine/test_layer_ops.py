@@ -1,6 +1,5 @@
 """What layers compute between their products is the same by the kernel and by torch."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -8,14 +7,13 @@ import torch
 from torch import Tensor
 
 from cluster.compiled import CompileError
-from engine.checkpoint import load_spec
 from engine.cpu_kernels import native_layer_ops
 from engine.cpu_kernels.native_layer_ops import NativeLayerOps
 from engine.kv_cache import DTYPES, KvCache
 from engine.layer_ops import TorchLayerOps
 from engine.layer_ops_choice import choose_layer_ops
 from engine.model_spec import ModelSpec
-from tests.checkpoints import checkpoint
+from tests.engine.model_sizes import spec_of
 
 CPU = torch.device("cpu")
 # Sizes: hidden, intermediate, heads, K/V heads, head: vectors divide the first ones only.
@@ -32,14 +30,6 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-def spec_of(shape: tuple[int, ...]) -> ModelSpec:
-    names = "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim"
-    spec = load_spec(checkpoint("llama"))
-    return dataclasses.replace(
-        spec, num_layers=2, windows=(None, None), **dict(zip(names, shape, strict=True))
-    )
-
-
 def cache_of(spec: ModelSpec, dtype: str) -> KvCache:
     return KvCache(spec.kv_layout(num_blocks=16, block_size=8, dtype=dtype), None, CPU)
 
@@ -51,7 +41,7 @@ def drawn(*shape: int) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_kernel_equals_torch(shape: tuple[int, ...], dtype: str, threads: None) -> None:
-    spec = spec_of(shape)
+    spec = spec_of(*shape)
     caches = [cache_of(spec, dtype) for _ in range(2)]
     native, plain = NativeLayerOps(spec, caches[0]), TorchLayerOps(spec, caches[1])
     heads, kv_heads, dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
@@ -82,7 +72,7 @@ def test_the_kernel_equals_torch(shape: tuple[int, ...], dtype: str, threads: No
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_numbers_are_kept_as_torch_rounds_them(dtype: str) -> None:
-    spec = spec_of((2, 2, 1, 1, 1024))
+    spec = spec_of(2, 2, 1, 1, 1024)
     cache = cache_of(spec, dtype)
     halves = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
     finite = halves[halves.isfinite()]
@@ -98,7 +88,7 @@ def test_numbers_are_kept_as_torch_rounds_them(dtype: str) -> None:
 
 
 def test_tokens_are_embedded_that_the_model_knows() -> None:
-    spec = spec_of(SHAPES[0])
+    spec = spec_of(*SHAPES[0])
     ops, table = NativeLayerOps(spec, cache_of(spec, "float32")), drawn(9, 512)
     assert torch.equal(ops.embed(torch.tensor([8, 0, 8]), table), table[[8, 0, 8]])
     for unknown in (9, -1):
@@ -107,7 +97,7 @@ def test_tokens_are_embedded_that_the_model_knows() -> None:
 
 
 def test_a_gate_is_right_far_out() -> None:
-    spec = spec_of(SHAPES[0])
+    spec = spec_of(*SHAPES[0])
     gate = torch.tensor([-1e4, -200.0, -88.0, -20.0, -0.0, 0.0, 20.0, 88.0, 200.0, 1e30] * 4)
     gate_up = torch.stack([gate, torch.ones(40)]).view(1, 80)
     found = NativeLayerOps(spec, cache_of(spec, "float32")).gate(gate_up)
@@ -115,7 +105,7 @@ def test_a_gate_is_right_far_out() -> None:
 
 
 def test_a_row_has_the_same_bits_in_any_batch(threads: None) -> None:
-    spec = spec_of(SHAPES[0])
+    spec = spec_of(*SHAPES[0])
     ops = NativeLayerOps(spec, cache_of(spec, "float32"))
     hidden, gate_up, weight = drawn(100, 512), drawn(100, 3072), drawn(512)
     normed, gated = ops.norm(hidden.clone(), hidden, weight), ops.gate(gate_up)
@@ -129,7 +119,7 @@ def test_torch_serves_where_the_kernel_does_not(monkeypatch: pytest.MonkeyPatch)
     def missing(*_: object) -> None:
         raise CompileError("no C++ compiler")
 
-    spec = spec_of(SHAPES[1])
+    spec = spec_of(*SHAPES[1])
     cache = cache_of(spec, "bfloat16")
     assert isinstance(choose_layer_ops(spec, cache, torch.float32), NativeLayerOps)
     assert isinstance(choose_layer_ops(spec, cache, torch.bfloat16), TorchLayerOps)

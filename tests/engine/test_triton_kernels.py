@@ -18,7 +18,6 @@ from engine.engine import Engine
 from engine.kv_cache import DTYPES, KvCache, slots_of
 from engine.layer_ops import TorchLayerOps
 from engine.layer_ops_choice import TOLERANCES, largest_difference
-from engine.model_spec import ModelSpec
 from engine.paged_attention import PagedAttention
 from engine.triton_kernels.triton_attention import TritonAttention
 from engine.triton_kernels.triton_layer_ops import TritonLayerOps
@@ -26,6 +25,7 @@ from tests.checkpoints import checkpoint
 from tests.engine.attention_cases import AttentionCase, draw_case, textbook
 from tests.engine.driver import Driver, make_sequence
 from tests.engine.greedy import count_mismatches, draw_prompts
+from tests.engine.model_sizes import spec_of
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
@@ -186,14 +186,6 @@ def test_an_engine_that_attends_by_it_gives_the_reference(family: str) -> None:
     outputs = driver.run([make_sequence(prompt, max_tokens=3) for prompt in prompts])
     assert driver.num_mixed
     assert count_mismatches(family, prompts, outputs) == 0
-
-
-def spec_of(*sizes: int) -> ModelSpec:
-    names = "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim"
-    spec = load_spec(checkpoint("llama"))
-    return dataclasses.replace(
-        spec, num_layers=2, windows=(None, None), **dict(zip(names, sizes, strict=True))
-    )
 
 
 SHAPES = [(512, 1536, 4, 2, 64), (96, 1100, 7, 1, 80), (33, 7, 3, 3, 6)]
