@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import attention, engine, llama_cpp, vllm_cpu
+from bench import attention, engine, gpu, llama_cpp, vllm_cpu
 from bench.random_llama import LlamaShape
 
 SMALL = LlamaShape(
@@ -52,3 +52,15 @@ def test_attention_is_measured_beside_what_the_machine_can_do(
     for case in ("decode 2 behind 100", "prefill 30 behind 50", "step: prefill 1 x 32"):
         assert case in said
     assert "of read" in said
+
+
+def test_without_a_gpu_each_line_says_that_it_was_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    gpu.main(["--output", str(tmp_path / "table.md")])
+    title, *lines = (tmp_path / "table.md").read_text().splitlines()
+    assert title == "**On one GPU: none here**"
+    rows = [line for line in lines if line.startswith("| ")][2:]
+    assert len(rows) == 1 + len(gpu.cases(gpu.Sizes()))
+    assert all("| not run |" in row for row in rows)

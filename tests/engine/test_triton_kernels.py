@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.gpu import Sizes, cases, figures
 from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 from engine.attention_choice import choose_attention
@@ -236,3 +237,23 @@ def test_a_gate_is_right_far_out() -> None:
     gate_up = torch.stack([gate, torch.ones(40)]).view(1, 80).to(DEVICE)
     found = TritonLayerOps(spec, cache).gate(gate_up)[0].cpu()
     torch.testing.assert_close(found, torch.nn.functional.silu(gate), atol=1e-30, rtol=1e-5)
+
+
+def test_what_waits_for_a_gpu_is_measured_line_by_line() -> None:
+    sizes = Sizes(
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        hidden_size=32,
+        intermediate_size=32,
+        batches=(1, 2),
+        context=40,
+        prompt=17,
+        cached_bytes=1,
+        copied_bytes=64,
+        matrix=8,
+        rounds=1,
+    )
+    measured = list(figures(sizes, DEVICE))
+    assert [each.case for each in measured] == [each.case for each in cases(sizes)]
+    assert all(each.speed for each in measured)
