@@ -26,6 +26,7 @@ def run_interpreted(chosen: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some 16 s of a core, which may have to be shared
 def test_the_kernels_are_right() -> None:
     run_interpreted("not prove")
 
