@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.kernel_error import NoKernelError
 
@@ -44,10 +45,15 @@ def first_launches() -> Iterator[None]:
         raise NoKernelError(f"Triton failed: {type(error).__name__}: {first_line}") from error
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: object, **options: object) -> None:
-    """Queues a kernel on the current stream, compiled for these options at its first launch."""
-    # Said because what is meant without differs from version to version of Triton.
-    kernel[grid](*args, **options, enable_fp_fusion=True)
+def launch(
+    kernel: Any, grid: tuple[int, ...], first: Tensor, *args: object, **options: object
+) -> None:
+    """Queues a kernel on the current stream of the device on which `first` lies, compiled for these
+    options at its first launch."""
+    # Whatever device is this thread's.
+    with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+        # Fusion is said because what is meant without differs from version to version of Triton.
+        kernel[grid](first, *args, **options, enable_fp_fusion=True)
 
 
 def power_of_2(number: int) -> int:

@@ -19,8 +19,8 @@ from engine.triton_kernels.attention_plan import RowTable, cut
 from engine.triton_kernels.door import check_device, launch, power_of_2
 
 LARGEST_HEAD = 256
-# Bytes of one tile in a multiprocessor's own memory: of queries, and of keys (values are as many,
-# and two tiles of each are on their way). 96 KiB in all, which any card since 2020 has.
+# Bytes of one tile in a multiprocessor's own memory: of queries, and of keys; values are as many,
+# and two tiles of each are on their way. 96 KiB in all, which any card since 2020 has.
 _QUERY_BYTES = 32 * 1024
 _KEY_BYTES = 16 * 1024
 _FEWEST_ROWS = 16  # what a matrix unit multiplies at once
@@ -67,7 +67,7 @@ class TritonAttention:
         self._chunk_rows = max(self._token_rows, min(128, _QUERY_BYTES // row_bytes))
         self._num_keys = max(_FEWEST_ROWS, min(64, _KEY_BYTES // row_bytes))
         self._soft_cap = soft_cap or 0.0
-        # Halves of float32 would be dropped by the default.
+        # float32 is not rounded to TF32 on its way into a product; narrower numbers have no choice.
         self._precision = "ieee" if dtype is torch.float32 else "tf32"
 
     def plan(self, queries: Sequence[Query]) -> Mapping[int | None, TritonPlan]:
