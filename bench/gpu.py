@@ -38,7 +38,7 @@ DECODES = (("triton", "graph"), ("triton", "launched"), ("torch", "launched"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class GpuSizes:
     """What is measured: by default the attention of an 8 B Llama, in bfloat16."""
 
     num_heads: int = 32
@@ -82,7 +82,7 @@ class GpuFigure:
         return self.case, f"{self.speed:,.1f}", self.unit, f"{self.ceiling:,.1f}", share
 
 
-def cases(sizes: Sizes) -> list[GpuFigure]:
+def cases(sizes: GpuSizes) -> list[GpuFigure]:
     """All lines, unmeasured, in the order of `figures`."""
     names = [
         ("copy", "GB/s"),
@@ -98,20 +98,20 @@ def cases(sizes: Sizes) -> list[GpuFigure]:
     return [GpuFigure(case=name, unit=unit) for name, unit in names]
 
 
-def decode_name(sizes: Sizes, batch: int, form: str, mode: str) -> str:
+def decode_name(sizes: GpuSizes, batch: int, form: str, mode: str) -> str:
     return f"decode {batch} behind {sizes.context:,}, {form}, {mode}"
 
 
-def prefill_name(sizes: Sizes, form: str) -> str:
+def prefill_name(sizes: GpuSizes, form: str) -> str:
     return f"prefill {sizes.prompt:,}, {form}"
 
 
-def layer_name(sizes: Sizes, name: str) -> str:
+def layer_name(sizes: GpuSizes, name: str) -> str:
     return f"{name} of {sizes.prompt:,}, triton"
 
 
 @torch.inference_mode()
-def figures(sizes: Sizes, device: torch.device) -> Iterator[GpuFigure]:
+def figures(sizes: GpuSizes, device: torch.device) -> Iterator[GpuFigure]:
     copy, matmul = copied(sizes, device), multiplied(sizes, device)
     yield GpuFigure(case="copy", unit="GB/s", speed=copy)
     yield GpuFigure(case="matmul", unit="TFLOP/s", speed=matmul)
@@ -121,19 +121,19 @@ def figures(sizes: Sizes, device: torch.device) -> Iterator[GpuFigure]:
     yield from layer_ops(sizes, device, copy)
 
 
-def copied(sizes: Sizes, device: torch.device) -> float:
+def copied(sizes: GpuSizes, device: torch.device) -> float:
     """GB/s, read and written."""
     target, source = torch.empty(2, sizes.copied_bytes // 2, dtype=torch.uint8, device=device)
     return sizes.copied_bytes / median_s(lambda: target.copy_(source), device, sizes.rounds) / 1e9
 
 
-def multiplied(sizes: Sizes, device: torch.device) -> float:
+def multiplied(sizes: GpuSizes, device: torch.device) -> float:
     """TFLOP/s"""
     one = torch.randn(sizes.matrix, sizes.matrix, device=device).bfloat16()
     return 2 * sizes.matrix**3 / median_s(lambda: one @ one, device, sizes.rounds) / 1e12
 
 
-def decode(sizes: Sizes, batch: int, device: torch.device, copy: float) -> Iterator[GpuFigure]:
+def decode(sizes: GpuSizes, batch: int, device: torch.device, copy: float) -> Iterator[GpuFigure]:
     num_blocks = -(-sizes.context // sizes.block_size)
     layer_bytes = sizes.layout(1, batch * num_blocks).pool_bytes
     layout = sizes.layout(-(-sizes.cached_bytes // layer_bytes), batch * num_blocks)
@@ -162,7 +162,7 @@ def attend_all(form: Attention, plan: object, qkv: Tensor, caches: list[Tensor])
         form.attend(layer, plan, qkv, cache)
 
 
-def prefill(sizes: Sizes, device: torch.device, matmul: float) -> Iterator[GpuFigure]:
+def prefill(sizes: GpuSizes, device: torch.device, matmul: float) -> Iterator[GpuFigure]:
     """Of a whole prompt; beside torch's own attention to the same keys in order, without a pool."""
     num_blocks = -(-sizes.prompt // sizes.block_size)
     layout = sizes.layout(1, num_blocks)
@@ -188,7 +188,7 @@ def prefill(sizes: Sizes, device: torch.device, matmul: float) -> Iterator[GpuFi
         )
 
 
-def layer_ops(sizes: Sizes, device: torch.device, copy: float) -> Iterator[GpuFigure]:
+def layer_ops(sizes: GpuSizes, device: torch.device, copy: float) -> Iterator[GpuFigure]:
     num_blocks = -(-sizes.prompt // sizes.block_size)
     ops = TritonLayerOps(spec_of(sizes), KvCache(sizes.layout(1, num_blocks), None, device))
     tokens = torch.arange(sizes.prompt, device=device)
@@ -211,7 +211,7 @@ def layer_ops(sizes: Sizes, device: torch.device, copy: float) -> Iterator[GpuFi
         )
 
 
-def spec_of(sizes: Sizes) -> ModelSpec:
+def spec_of(sizes: GpuSizes) -> ModelSpec:
     return ModelSpec(
         family="llama",
         num_layers=1,
@@ -239,7 +239,7 @@ def drawn_cache(layout: KvLayout, device: torch.device) -> Tensor:
     return torch.randn(shape, dtype=torch.bfloat16, device=device)
 
 
-def drawn_qkv(sizes: Sizes, num_tokens: int, device: torch.device) -> Tensor:
+def drawn_qkv(sizes: GpuSizes, num_tokens: int, device: torch.device) -> Tensor:
     shape = num_tokens, sizes.num_heads + 2 * sizes.num_kv_heads, sizes.head_dim
     return torch.randn(shape, device=device).mul_(0.1).bfloat16()
 
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="a file for the table, in Markdown")
     parser.add_argument("--skip-tests", action="store_true")
     asked = parser.parse_args(arguments)
-    sizes = Sizes()
+    sizes = GpuSizes()
     if torch.cuda.is_available():
         device = torch.device("cuda", 0)
         tested = NOT_RUN if asked.skip_tests else tests()

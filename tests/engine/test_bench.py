@@ -62,5 +62,5 @@ def test_without_a_gpu_each_line_says_that_it_was_not_run(
     title, *lines = (tmp_path / "table.md").read_text().splitlines()
     assert title == "**On one GPU: none here**"
     rows = [line for line in lines if line.startswith("| ")][2:]
-    assert len(rows) == 1 + len(gpu.cases(gpu.Sizes()))
+    assert len(rows) == 1 + len(gpu.cases(gpu.GpuSizes()))
     assert all("| not run |" in row for row in rows)

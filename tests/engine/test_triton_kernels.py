@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.gpu import Sizes, cases, figures
+from bench.gpu import GpuSizes, cases, figures
 from cluster.errors import ConfigError
 from cluster.measurements import Measurements
 from engine.attention_choice import choose_attention
@@ -22,7 +22,7 @@ from engine.layer_ops_choice import TOLERANCES, largest_difference
 from engine.paged_attention import PagedAttention
 from engine.triton_kernels.triton_attention import TritonAttention
 from engine.triton_kernels.triton_layer_ops import TritonLayerOps
-from tests.checkpoints import checkpoint
+from tests.checkpoints import FAMILIES, checkpoint
 from tests.engine.attention_cases import AttentionCase, draw_case, textbook
 from tests.engine.driver import Driver, make_sequence
 from tests.engine.greedy import count_mismatches, draw_prompts
@@ -172,7 +172,11 @@ def test_it_serves_where_it_is_right_and_torch_where_it_is_not(
         choose("triton")
 
 
-@pytest.mark.parametrize("family", ["qwen3-window"])
+@pytest.mark.parametrize(
+    "family",
+    ["qwen3-window"]
+    + [pytest.param(each, marks=pytest.mark.prove) for each in FAMILIES if each != "qwen3-window"],
+)
 def test_an_engine_that_attends_by_it_gives_the_reference(family: str) -> None:
     config = EngineConfig(
         checkpoint=checkpoint(family),
@@ -240,7 +244,7 @@ def test_a_gate_is_right_far_out() -> None:
 
 
 def test_what_waits_for_a_gpu_is_measured_line_by_line() -> None:
-    sizes = Sizes(
+    sizes = GpuSizes(
         num_heads=2,
         num_kv_heads=1,
         head_dim=16,
