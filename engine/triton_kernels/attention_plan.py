@@ -20,7 +20,7 @@ PROGRAMS_A_ROW = 256
 PIECE_KEYS = 256
 
 
-class RowTable(NamedTuple):
+class QueryColumns(NamedTuple):
     """One step's queries as columns."""
 
     first_token: Ints  # in the batch
@@ -29,7 +29,7 @@ class RowTable(NamedTuple):
     table: Ints  # where its block table begins among all tables
 
     @classmethod
-    def of(cls, queries: Sequence[Query], block_size: int) -> "RowTable":
+    def of(cls, queries: Sequence[Query], block_size: int) -> "QueryColumns":
         num_new = np.array([query.num_new for query in queries], dtype=np.int64)
         start = np.array([query.start for query in queries], dtype=np.int64)
         num_blocks = -(-(start + num_new) // block_size)
@@ -46,7 +46,7 @@ class UnitTable(NamedTuple):
     num_partials: int
 
 
-def cut(rows: RowTable, window: int | None, unit_tokens: int, num_kv_heads: int) -> UnitTable:
+def cut(rows: QueryColumns, window: int | None, unit_tokens: int, num_kv_heads: int) -> UnitTable:
     """Cuts rows into units of at most `unit_tokens` tokens, and their keys where there are few."""
     num_units = -(-rows.num_new // unit_tokens)  # of each row
     row, place = _expanded(num_units)

@@ -15,7 +15,7 @@ from engine.attention import Query
 from engine.kernel_error import NoKernelError
 from engine.kv_cache import DTYPES
 from engine.triton_kernels.attention_kernels import attend_units, merge_partials
-from engine.triton_kernels.attention_plan import RowTable, cut
+from engine.triton_kernels.attention_plan import QueryColumns, cut
 from engine.triton_kernels.door import check_device, launch, power_of_2
 
 LARGEST_HEAD = 256
@@ -75,7 +75,7 @@ class TritonAttention:
         if not queries:
             return {}
         size = self._layout.block_size
-        rows = RowTable.of(queries, size)
+        rows = QueryColumns.of(queries, size)
         blocks = array("i")
         for query in queries:
             blocks.extend(query.block_table[: -(-(query.start + query.num_new) // size)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.attention import Query
-from engine.triton_kernels.attention_plan import RowTable, UnitTable, cut
+from engine.triton_kernels.attention_plan import QueryColumns, UnitTable, cut
 
 BLOCK_SIZE = 16
 SPANS = [(0, 1), (0, 300), (4095, 1), (1000, 40), (70_000, 1), (255, 1), (256, 1), (254, 4), (9, 1)]
@@ -14,7 +14,7 @@ SPANS = [(0, 1), (0, 300), (4095, 1), (1000, 40), (70_000, 1), (255, 1), (256, 1
 
 def cut_of(spans: list[tuple[int, int]], window: int | None, tokens: int, heads: int) -> UnitTable:
     queries = [Query([0] * -(-(start + new) // BLOCK_SIZE), start, new) for start, new in spans]
-    return cut(RowTable.of(queries, BLOCK_SIZE), window, tokens, heads)
+    return cut(QueryColumns.of(queries, BLOCK_SIZE), window, tokens, heads)
 
 
 @pytest.mark.parametrize("window", [None, 1, 100, 5000])
