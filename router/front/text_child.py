@@ -46,6 +46,7 @@ class TextKind(IntEnum):
     READ_COMPLETION = 6
     READ_TOKENIZE = 7
     READ_DETOKENIZE = 8
+    READ_RESPONSE = 9
 
 
 _BODIES: Final = {TextKind[f"READ_{kind.name}"]: kind for kind in BodyKind}

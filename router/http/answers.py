@@ -11,15 +11,14 @@ from typing import Any, Final, Protocol
 
 from penstock.v1 import inference_pb2 as pb
 from router.callers.key_file import ApiKey
+from router.http.asked import Asked
 from router.http.call import HttpCall
 from router.http.forms import Form
-from router.http.reading import Asked
 from router.http.replies import PromptTokensDetails, UsageReply
-from router.http.typed_json import UNSET, encode
+from router.http.typed_json import encode
 
 PING_S: Final = 10.0  # so long a stream says nothing before it says that it lives
 _PING: Final = b": ping\n\n"
-_DONE: Final = b"data: [DONE]\n\n"
 
 
 class Sink(Protocol):
@@ -83,28 +82,23 @@ class _UsageSum:
 
 
 class StreamedAnswer:
-    """Each message is written when it comes, as one frame a choice."""
+    """Each message is written when it comes, each of its pieces in frames of its own."""
 
     def __init__(self, call: HttpCall, form: Form, asked: Asked) -> None:
+        call.failure_frame = form.failure
         self._call = call
         self._form = form
         self._num_choices = asked.num_choices
         self._usage = _UsageSum(len(asked.messages))
-        self._tells_usage = asked.includes_usage
         self._now = asyncio.get_running_loop().time
         self._written_at = 0.0
         self._is_writing = False
 
     async def take(self, part: PromptCaller, response: pb.GenerateResponse) -> None:
-        no_usage = None if self._tells_usage else UNSET
-        frames = [
-            _frame(self._form.chunk([choice], no_usage)) for choice in self._choices(part, response)
-        ]
+        frames = [self._form.frames(piece) for piece in self._pieces(part, response)]
         is_last = response.HasField("finished") and self._usage.add(response.finished.usage)
         if is_last:
-            if self._tells_usage:
-                frames.append(_frame(self._form.chunk([], self._usage.reply)))
-            frames.append(_DONE)
+            frames.append(self._form.closing(self._usage.reply))
         if frames:
             await self._write(b"".join(frames), is_last=is_last)
 
@@ -115,7 +109,7 @@ class StreamedAnswer:
             await self._call.begin_stream()
             await self._call.write(_PING)
 
-    def _choices(self, part: PromptCaller, response: pb.GenerateResponse) -> Iterator[Any]:
+    def _pieces(self, part: PromptCaller, response: pb.GenerateResponse) -> Iterator[Any]:
         first, form = part.first_choice, self._form
         if response.HasField("accepted"):
             for choice in range(first, first + self._num_choices):
@@ -170,7 +164,3 @@ class WholeAnswer:
             for choice, finish in sorted(self._finishes.items())
         ]
         return self._form.reply(choices, self._usage.reply)
-
-
-def _frame(body: Any) -> bytes:
-    return b"data: %b\n\n" % encode(body)

@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol, Self
 from cluster.errors import PeerError
 from cluster.limits import Limits
 from router.callers.key_file import ANYBODY, ApiKey
-from router.http.errors import Header, HttpRefusal
+from router.http.contract import NO_OTHER_NAMES
+from router.http.errors import Header, HttpRefusal, failure_frame
 
 AsgiMessage = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -54,6 +55,8 @@ class HttpCall:
         self.told: dict[str, str] = {}  # headers that go with the answer besides
         self.parts: list[Counted] = []
         self.step = "request"  # before there are parts
+        self.names = NO_OTHER_NAMES  # of its fields
+        self.failure_frame = failure_frame  # how a stream says that it failed
         self.is_begun = False
         self.is_stream = False
         self.is_ended = False

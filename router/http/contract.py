@@ -17,6 +17,7 @@ _KINDS: Final[Mapping[int, type[Any]]] = {
     FieldDescriptor.CPPTYPE_BOOL: bool,
     FieldDescriptor.CPPTYPE_FLOAT: float,
 }
+NO_OTHER_NAMES: Final[Mapping[str, str]] = {}
 
 
 class Target(NamedTuple):
@@ -43,11 +44,12 @@ def write(request: pb.GenerateRequest, values: Mapping[str, Any]) -> None:
                 raise UnsupportedFeature(rule.path)
 
 
-def parameter(path: str) -> str:
+def parameter(path: str, names: Mapping[str, str] = NO_OTHER_NAMES) -> str:
     """Says what callers of this door call a field of a `GenerateRequest`, with what stands behind
-    its name: `chat.messages[5].role` is `messages[5].role`."""
+    its name: `chat.messages[5].role` is `messages[5].role`; or by `names`, which go before."""
     ours, bracket, behind = path.partition("[")
-    return _PATHS.get(ours, ours) + bracket + behind
+    name = _PATHS.get(ours, ours)
+    return names.get(name, name) + bracket + behind
 
 
 def _write(message: Any, rule: FieldRule, value: Any) -> None:

@@ -48,6 +48,7 @@ def http_server(
     serving: dict[str, ServeHttp] = {
         "chat": generation.chat,
         "completion": generation.completion,
+        "response": generation.response,
         "models": about.models,
         "model": about.model,
         "tokenize": about.tokenize,

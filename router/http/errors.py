@@ -20,7 +20,7 @@ from cluster.errors import (
     WorkersDied,
 )
 from cluster.status import MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, cut
-from router.http.contract import parameter
+from router.http.contract import NO_OTHER_NAMES, parameter
 from router.http.typed_json import Struct, encode
 
 Header = tuple[bytes, bytes]
@@ -76,21 +76,29 @@ class Failure(NamedTuple):
     """An error as it is sent."""
 
     status: int
-    body: bytes
+    error: ErrorBody
     headers: list[Header]
 
+    @property
+    def body(self) -> bytes:
+        return encode(ErrorReply(self.error))
 
-def failure_of(error: PenstockError) -> Failure:
+
+def failure_of(error: PenstockError, names: Mapping[str, str] = NO_OTHER_NAMES) -> Failure:
+    """`names`: what a kind of request calls fields that others call otherwise."""
     status = _status(error)
-    reply = ErrorReply(
-        ErrorBody(
-            message=cut(error.message, MAX_MESSAGE_BYTES),
-            type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
-            param=_param(error),
-            code=_code(error),
-        )
+    told = ErrorBody(
+        message=cut(error.message, MAX_MESSAGE_BYTES),
+        type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        param=_param(error, names),
+        code=_code(error),
     )
-    return Failure(status, encode(reply), _headers(error, status))
+    return Failure(status, told, _headers(error, status))
+
+
+def failure_frame(error: ErrorBody) -> bytes:
+    """Ends a stream, as OpenAI's clients understand it."""
+    return b"data: %b\n\n" % encode(ErrorReply(error))
 
 
 def _status(error: PenstockError) -> int:
@@ -110,12 +118,12 @@ def _code(error: PenstockError) -> str:
     return error.reason.lower()
 
 
-def _param(error: PenstockError) -> str | None:
+def _param(error: PenstockError, names: Mapping[str, str]) -> str | None:
     match error:
         case InvalidRequest(field=field):
-            return cut(parameter(field), MAX_VALUE_BYTES) or None
+            return cut(parameter(field, names), MAX_VALUE_BYTES) or None
         case UnsupportedFeature(feature=feature):
-            return cut(parameter(feature), MAX_VALUE_BYTES) or None
+            return cut(parameter(feature, names), MAX_VALUE_BYTES) or None
         case UnknownModel():
             return "model"
     return None

@@ -10,7 +10,7 @@ from router.http.typed_json import Struct, defstruct
 
 # A field that is known and not supported -> what it may say all the same, for it changes nothing.
 Refused = Mapping[str, tuple[Any, ...]]
-_REFUSED: Final[Refused] = {
+REFUSED: Final[Refused] = {
     "service_tier": ("auto", "default"),
     "response_format": ({"type": "text"},),
     "structured_outputs": (),
@@ -22,7 +22,7 @@ _REFUSED: Final[Refused] = {
     "length_penalty": (1,),
 }
 REFUSED_IN_CHAT: Final[Refused] = {
-    **_REFUSED,
+    **REFUSED,
     "tools": (),
     "tool_choice": ("none", "auto"),
     "functions": (),
@@ -40,7 +40,7 @@ REFUSED_IN_CHAT: Final[Refused] = {
     "chat_template_kwargs": (),
     "continue_final_message": (),
 }
-REFUSED_IN_COMPLETIONS: Final[Refused] = {**_REFUSED, "suffix": ()}
+REFUSED_IN_COMPLETIONS: Final[Refused] = {**REFUSED, "suffix": ()}
 # A message's parts, likewise.
 REFUSED_IN_MESSAGES: Final = ("name", "tool_calls", "function_call", "tool_call_id", "audio")
 
@@ -101,15 +101,17 @@ class DetokenizeFields(Struct, kw_only=True):
     skip_special_tokens: bool | None = None
 
 
-def _with_contract(name: str, base: Any, refused: Refused) -> Any:
-    """Makes a type that has the contract's fields, too; its own go before them."""
-    own = {*base.__struct_fields__}
-    fields = [*contract_fields(), *((each, Any, None) for each in refused)]
-    return defstruct(name, [f for f in fields if f[0] not in own], bases=(base,), kw_only=True)
+def with_contract(name: str, base: Any, refused: Refused) -> Any:
+    """Makes a type that has the contract's fields, too; its own and what is refused go before
+    them."""
+    own = {*base.__struct_fields__, *refused}
+    fields = [field for field in contract_fields() if field[0] not in own]
+    fields += [(each, Any, None) for each in refused]
+    return defstruct(name, fields, bases=(base,), kw_only=True)
 
 
 # mypy sees the fields that are spelt here, and `getattr` reads the others.
-ChatRequest: type[ChatFields] = _with_contract("ChatRequest", ChatFields, REFUSED_IN_CHAT)
-CompletionRequest: type[CompletionFields] = _with_contract(
+ChatRequest: type[ChatFields] = with_contract("ChatRequest", ChatFields, REFUSED_IN_CHAT)
+CompletionRequest: type[CompletionFields] = with_contract(
     "CompletionRequest", CompletionFields, REFUSED_IN_COMPLETIONS
 )

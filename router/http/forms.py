@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from penstock.v1 import inference_pb2 as pb
-from router.http.reading import Asked
+from router.http.asked import Asked
+from router.http.errors import ErrorBody, failure_frame
 from router.http.replies import (
     AssistantMessage,
     ChatChoice,
@@ -28,12 +29,13 @@ from router.http.token_text import (
     chat_logprobs,
     no_text_logprobs,
 )
-from router.http.typed_json import UNSET, UnsetType
+from router.http.typed_json import UNSET, encode
 
 _REASONS: Final[dict[int, FinishReasonText]] = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
 }
+_DONE: Final = b"data: [DONE]\n\n"
 
 
 class Form(Protocol):
@@ -51,11 +53,19 @@ class Form(Protocol):
 
     def whole(self, choice: int, pieces: Sequence[Any], finish: pb.ChoiceFinish) -> Any: ...
 
-    def chunk(
-        self, choices: Sequence[Any], usage: UsageReply | UnsetType | None = UNSET
-    ) -> Any: ...
-
     def reply(self, choices: Sequence[Any], usage: UsageReply) -> Any: ...
+
+    def frames(self, piece: Any) -> bytes:
+        """Spells what stood before, has come or ends a choice as events of a stream."""
+        ...
+
+    def closing(self, usage: UsageReply) -> bytes:
+        """Spells what ends a stream that is whole."""
+        ...
+
+    def failure(self, error: ErrorBody) -> bytes:
+        """Spells what ends a stream that failed."""
+        ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -83,7 +93,7 @@ class ChatForm:
             choice,
             ChatDelta(),
             finish_reason=_REASONS[finish.reason],
-            stop_reason=_stop_reason(finish, self.end_token_ids),
+            stop_reason=stop_reason(finish, self.end_token_ids),
         )
 
     def whole(
@@ -95,17 +105,22 @@ class ChatForm:
             AssistantMessage("".join(piece.delta.content or "" for piece in pieces)),
             ChatLogprobs(logprobs) if self.asked.num_logprobs is not None else None,
             _REASONS[finish.reason],
-            _stop_reason(finish, self.end_token_ids),
+            stop_reason(finish, self.end_token_ids),
             _ids(pieces) if self.asked.returns_ids else UNSET,
         )
 
-    def chunk(
-        self, choices: Sequence[ChatChunkChoice], usage: UsageReply | UnsetType | None = UNSET
-    ) -> ChatChunk:
-        return ChatChunk(choices=list(choices), usage=usage, **self.told)
-
     def reply(self, choices: Sequence[ChatChoice], usage: UsageReply) -> ChatReply:
         return ChatReply(choices=list(choices), usage=usage, **self.told)
+
+    def frames(self, piece: ChatChunkChoice) -> bytes:
+        usage = None if self.asked.includes_usage else UNSET
+        return _frame(ChatChunk(choices=[piece], usage=usage, **self.told))
+
+    def closing(self, usage: UsageReply) -> bytes:
+        return _closing(self.asked, ChatChunk(choices=[], usage=usage, **self.told))
+
+    def failure(self, error: ErrorBody) -> bytes:
+        return failure_frame(error)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -139,7 +154,7 @@ class TextForm:
             choice,
             "",
             finish_reason=_REASONS[finish.reason],
-            stop_reason=_stop_reason(finish, self.end_token_ids),
+            stop_reason=stop_reason(finish, self.end_token_ids),
         )
 
     def whole(
@@ -153,13 +168,18 @@ class TextForm:
             whole.token_ids = _ids(pieces)
         return whole
 
-    def chunk(
-        self, choices: Sequence[TextChoice], usage: UsageReply | UnsetType | None = UNSET
-    ) -> TextReply:
+    def reply(self, choices: Sequence[TextChoice], usage: UsageReply) -> TextReply:
         return TextReply(choices=list(choices), usage=usage, **self.told)
 
-    def reply(self, choices: Sequence[TextChoice], usage: UsageReply) -> TextReply:
-        return self.chunk(choices, usage)
+    def frames(self, piece: TextChoice) -> bytes:
+        usage = None if self.asked.includes_usage else UNSET
+        return _frame(TextReply(choices=[piece], usage=usage, **self.told))
+
+    def closing(self, usage: UsageReply) -> bytes:
+        return _closing(self.asked, self.reply([], usage))
+
+    def failure(self, error: ErrorBody) -> bytes:
+        return failure_frame(error)
 
     def _logprobs(
         self, choice: int, tokens: Sequence[pb.TokenLogprob] | Sequence[pb.PromptLogprob]
@@ -167,6 +187,14 @@ class TextForm:
         shown, offset = no_text_logprobs(), self.offsets.get(choice, 0)
         self.offsets[choice] = add_text_logprobs(shown, tokens, self.texts, offset)
         return shown
+
+
+def _frame(body: Any) -> bytes:
+    return b"data: %b\n\n" % encode(body)
+
+
+def _closing(asked: Asked, usage: ChatChunk | TextReply) -> bytes:
+    return (_frame(usage) if asked.includes_usage else b"") + _DONE
 
 
 def _joined(parts: Sequence[TextLogprobs]) -> TextLogprobs:
@@ -183,7 +211,7 @@ def _ids(pieces: Sequence[ChatChunkChoice] | Sequence[TextChoice]) -> list[int]:
     return [token for piece in pieces for token in piece.token_ids or ()]
 
 
-def _stop_reason(finish: pb.ChoiceFinish, end_token_ids: Collection[int]) -> str | int | None:
+def stop_reason(finish: pb.ChoiceFinish, end_token_ids: Collection[int]) -> str | int | None:
     """The string or the token that was asked for; None for the model's own end, as in vLLM."""
     if finish.HasField("stop_string"):
         return finish.stop_string

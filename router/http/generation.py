@@ -1,5 +1,5 @@
-"""`/v1/chat/completions` and `/v1/completions`: a body becomes requests of the contract, which take
-the way that gRPC's take, and what comes back becomes one answer.
+"""`/v1/chat/completions`, `/v1/completions` and `/v1/responses`: a body becomes requests of the
+contract, which take the way that gRPC's take, and what comes back becomes one answer.
 """
 
 import asyncio
@@ -15,10 +15,13 @@ from router.front.text import Text
 from router.front.validation import check_generate, check_request_id
 from router.front.wire_bounds import check_wire
 from router.http.answers import PING_S, PromptCaller, Sink, StreamedAnswer, WholeAnswer
+from router.http.asked import Asked
 from router.http.call import REQUEST_ID_KEY, HttpCall, Listening
 from router.http.forms import ChatForm, Form, TextForm
 from router.http.intake import BodyIntake
-from router.http.reading import Asked, BodyKind
+from router.http.reading import BodyKind
+from router.http.response_fields import NAMES_IN_RESPONSES
+from router.http.response_form import ResponseForm
 from router.http.token_text import TokenTexts, token_texts
 from router.request_line import RequestLine
 from router.request_trace import traced
@@ -26,6 +29,7 @@ from router.request_trace import traced
 _FORMS: Final[Mapping[BodyKind, tuple[str, Callable[..., Form]]]] = {
     BodyKind.CHAT: ("chatcmpl-", ChatForm),
     BodyKind.COMPLETION: ("cmpl-", TextForm),
+    BodyKind.RESPONSE: ("resp_", ResponseForm),
 }
 
 
@@ -46,6 +50,10 @@ class HttpGeneration:
 
     async def completion(self, call: HttpCall) -> None:
         await self._serve(BodyKind.COMPLETION, call)
+
+    async def response(self, call: HttpCall) -> None:
+        call.names = NAMES_IN_RESPONSES
+        await self._serve(BodyKind.RESPONSE, call)
 
     async def _serve(self, kind: BodyKind, call: HttpCall) -> None:
         arrived_at, limits = self.clock(), self.text.limits

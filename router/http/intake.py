@@ -9,9 +9,10 @@ from functools import partial
 from router.front.text_child import TextKind
 from router.front.text_process import TextProcess
 from router.front.wire_bounds import FREE_BYTES
+from router.http.asked import Asked
 from router.http.bodies import Bodies
 from router.http.call import HttpCall
-from router.http.reading import Asked, BodyKind, read_body, unpacked_asked
+from router.http.reading import BodyKind, read_body, unpacked_asked
 
 
 @dataclass(frozen=True, slots=True)

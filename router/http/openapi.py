@@ -20,6 +20,8 @@ from router.http.replies import (
     TokenizeReply,
     VersionReply,
 )
+from router.http.response_fields import ResponseRequest
+from router.http.response_replies import ResponseReply
 from router.http.typed_json import encode, schemas
 
 _KEY: Final = "api_key"
@@ -53,6 +55,15 @@ OPERATIONS: Final = (
         "Continues texts or token ids, as a whole or as a stream",
         TextReply,
         CompletionRequest,
+        is_streamed=True,
+    ),
+    Operation(
+        "/v1/responses",
+        "POST",
+        "response",
+        "Answers a text or messages, as a whole or as a stream of typed events",
+        ResponseReply,
+        ResponseRequest,
         is_streamed=True,
     ),
     Operation("/v1/models", "GET", "models", "Lists the one model that is served", ModelList),

@@ -103,11 +103,11 @@ async def _tell(failure: PenstockError, call: HttpCall) -> None:
         return
     try:
         async with asyncio.timeout(_TELL_S):
-            status, body, headers = failure_of(failure)
+            told = failure_of(failure, call.names)
             if not call.is_begun:
-                await call.answer(status, body, *headers)
+                await call.answer(told.status, told.body, *told.headers)
             elif call.is_stream:
-                await call.end(b"data: %b\n\n" % body)
+                await call.end(call.failure_frame(told.error))
             else:
                 call.abort()
     except TimeoutError:

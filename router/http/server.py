@@ -152,9 +152,10 @@ class _HttpConnection(HttpToolsProtocol):
         if not self._is_between:
             self.transport.abort()
             return
-        status, body, headers = failure_of(error)
-        lines = [b"HTTP/1.1 %d Refused" % status, b"content-type: application/json"]
-        lines += [name + b": " + value for name, value in headers]
+        told = failure_of(error)
+        body = told.body
+        lines = [b"HTTP/1.1 %d Refused" % told.status, b"content-type: application/json"]
+        lines += [name + b": " + value for name, value in told.headers]
         lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
         self.transport.write(b"\r\n".join(lines))
         # Closed with bytes unread it would be reset, and the word lost on its way.

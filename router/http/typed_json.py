@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct, field
 
 from cluster.errors import InvalidRequest
 
-__all__ = ["UNSET", "Meta", "Struct", "UnsetType", "defstruct"]
+__all__ = ["UNSET", "Meta", "Struct", "UnsetType", "defstruct", "field"]
 
 T = TypeVar("T")
 

@@ -67,6 +67,7 @@ class FakeWorker:
     faults: Faults = field(default_factory=Faults)
     report_interval_s: float = 0.05
     text: str = ""  # what every message says
+    finish_reason: inference_pb2.FinishReason = inference_pb2.FINISH_REASON_LENGTH
     delay_s: float = 0.0  # what a prompt takes
     hash_key: bytes | None = None  # with it prompts are cached once they are served
     cache_grains: int = 1 << 20
@@ -266,7 +267,7 @@ class FakeWorker:
             message.accepted.prompt_tokens = len(request.prompt_token_ids)
         if is_last:
             finish = message.finished.choices.add()
-            finish.reason = inference_pb2.FINISH_REASON_LENGTH
+            finish.reason = self.finish_reason
             message.finished.usage.completion_tokens = number + 1
         return message
 

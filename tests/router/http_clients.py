@@ -87,3 +87,12 @@ def frames(body: bytes) -> list[str]:
     """The data of server-sent events; comments as they are."""
     events = [event for event in body.decode().split("\n\n") if event]
     return [event.removeprefix("data: ") for event in events]
+
+
+def typed_events(body: bytes) -> list[tuple[str, Any]]:
+    """Names and data of server-sent events that have names; comments have none of both."""
+    events = [event.partition("\n") for event in body.decode().split("\n\n") if event]
+    return [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")) if data else None)
+        for name, _, data in events
+    ]
