@@ -214,6 +214,93 @@ async def streamed(theirs: openai.AsyncOpenAI, asked: dict[str, Any]) -> tuple[A
     return (text, ids, reason), usage
 
 
+def test_a_response_whole_streamed_and_gathered(client: openai.OpenAI) -> None:
+    whole = client.responses.create(model=MODEL, input=QUESTIONS[0], temperature=0)
+    assert whole.output_text == "Return the number of items in a container."
+    assert (whole.status, whole.incomplete_details) == ("completed", None)
+    assert whole.usage
+    assert (whole.usage.input_tokens, whole.usage.output_tokens) == (71, 11)
+    again = client.responses.create(model=MODEL, input=QUESTIONS[0], temperature=0)
+    assert again.usage
+    assert again.usage.input_tokens_details.cached_tokens == 64
+    text, last = "", None
+    for event in client.responses.create(
+        model=MODEL, input=QUESTIONS[0], temperature=0, stream=True
+    ):
+        last = event
+        if event.type == "response.output_text.delta":
+            text += event.delta
+    assert text == whole.output_text
+    assert last
+    assert last.type == "response.completed"
+    assert last.response.output_text == text
+    with client.responses.stream(model=MODEL, input=QUESTIONS[0], temperature=0) as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().output_text == text
+
+
+def test_logprobs_of_a_response_are_a_chats(client: openai.OpenAI) -> None:
+    included: Any = ["message.output_text.logprobs"]
+    whole = client.responses.create(
+        model=MODEL, input=QUESTIONS[0], temperature=0, top_logprobs=2, include=included
+    )
+    same = client.chat.completions.create(
+        model=MODEL, messages=chat_of(QUESTIONS[0]), temperature=0, logprobs=True, top_logprobs=2
+    )
+    [part] = whole.output[0].content  # type: ignore[union-attr]
+    assert same.choices[0].logprobs
+    shown = [token.to_dict() for token in part.logprobs]  # type: ignore[union-attr]
+    assert shown == [token.to_dict() for token in same.choices[0].logprobs.content or []]
+    assert whole.top_logprobs == 2
+
+
+async def test_a_response_is_what_a_chat_is(served: Served) -> None:
+    """Tokens, text, usage and why it ended; whole and streamed; at once, in any order."""
+    async with openai.AsyncOpenAI(base_url=base_of(served), api_key="none") as client:
+        places = asyncio.Semaphore(8)
+
+        async def one(number: int) -> None:
+            async with places:
+                await compare_response(client, number)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(NUM_REQUESTS // 2):
+                tasks.create_task(one(number))
+
+
+async def compare_response(client: openai.AsyncOpenAI, number: int) -> None:
+    question = QUESTIONS[number % len(QUESTIONS)]
+    max_tokens = 4 + number % 30
+    sampling: dict[str, Any] = {"temperature": (0.0, 0.8, 1.5)[number % 3], "top_p": 0.9}
+    extra = {"return_token_ids": True, "seed": number}
+    chat = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "system", "content": "Be short."}, *chat_of(question)],
+        max_tokens=max_tokens,
+        extra_body=extra,
+        **sampling,
+    )
+    asked: dict[str, Any] = {"instructions": "Be short.", "input": chat_of(question), **sampling}
+    asked |= {"model": MODEL, "max_output_tokens": max_tokens, "extra_body": extra}
+    if number % 2:
+        response = await client.responses.create(**asked)
+    else:
+        *_, last = [event async for event in await client.responses.create(**asked, stream=True)]
+        response = last.response
+    [choice] = chat.choices
+    [message] = response.output
+    [part] = message.content
+    got = (part.text, part.model_extra["token_ids"], response.status)
+    status = {"stop": "completed", "length": "incomplete"}[choice.finish_reason]
+    expected = (choice.message.content, choice.model_extra["token_ids"], status)  # type: ignore[index]
+    assert got == expected, json.dumps(asked)
+    assert chat.usage
+    used = (chat.usage.prompt_tokens, chat.usage.completion_tokens, chat.usage.total_tokens)
+    usage = response.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == used
+
+
 async def test_who_leaves_frees_every_block(served: Served) -> None:
     """On both workers, whether the answer is streamed or not."""
     async with openai.AsyncOpenAI(base_url=base_of(served), api_key="none") as client:
@@ -224,6 +311,11 @@ async def test_who_leaves_frees_every_block(served: Served) -> None:
         await stream.close()
         with pytest.raises(openai.APITimeoutError):
             await client.with_options(timeout=0.05, max_retries=0).chat.completions.create(**asked)
+        given: dict[str, Any] = {"model": MODEL, "input": QUESTIONS[0]}
+        given["extra_body"] = {"ignore_eos": True}
+        events = await client.responses.create(**given, stream=True)
+        await anext(aiter(events))
+        await events.close()
     async with asyncio.timeout(10):
         while not await asyncio.to_thread(is_idle, served):  # noqa: ASYNC110 - of processes
             await asyncio.sleep(0.05)

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import openai
 
+from router.front.reception import Reception
+from router.http.door import http_server
+from router.http.server import HttpServer
 from tests.router.cluster_of_fakes import Cluster
 
 QUESTION: Any = [{"role": "user", "content": "hello"}]
@@ -34,6 +37,28 @@ async def openai_client(cluster: Cluster, **given: Any) -> AsyncIterator[openai.
     values: dict[str, Any] = {"api_key": "none", "max_retries": 0, "timeout": 20.0, **given}
     async with openai.AsyncOpenAI(base_url=base, **values) as client:
         yield client
+
+
+def pinging(cluster: Cluster, *, ping_s: float) -> HttpServer:
+    """Another door to the same router, of which streams say sooner that they live."""
+    router = cluster.router
+    return http_server(
+        router.lanes._text,
+        Reception(
+            router.admission,
+            router.quotas,
+            router.lanes,
+            router.relay,
+            router.fleet.is_warm,
+            router.counts,
+        ),
+        router.callers,
+        address="127.0.0.1:0",
+        clock=router.clock,
+        is_serving=lambda: True,
+        pages=router.pages,
+        ping_s=ping_s,
+    )
 
 
 async def asked(

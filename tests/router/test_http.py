@@ -12,12 +12,10 @@ from cluster.errors import InvalidRequest, Overloaded, WorkersDied
 from cluster.limits import Limits
 from penstock.v1 import inference_pb2 as pb
 from router.config import RouterConfig
-from router.front.reception import Reception
-from router.http.door import http_server
 from tests.router.checkpoint import CONTEXT_LENGTH
 from tests.router.cluster_of_fakes import MODEL, Cluster
 from tests.router.fake_worker import Faults
-from tests.router.http_clients import QUESTION, asked, frames, openai_client
+from tests.router.http_clients import QUESTION, asked, frames, openai_client, pinging
 
 CHAT = "/v1/chat/completions"
 
@@ -123,7 +121,9 @@ async def test_probes_tell_life_from_readiness(cluster: Cluster) -> None:
 
 async def test_the_page_describes_every_path_and_field(cluster: Cluster) -> None:
     page = (await asked(cluster, "GET", "/openapi.json")).json
-    assert {CHAT, "/v1/completions", "/v1/models", "/v1/models/{model}"} <= set(page["paths"])
+    assert {CHAT, "/v1/completions", "/v1/responses", "/v1/models", "/v1/models/{model}"} <= set(
+        page["paths"]
+    )
     chat = page["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"messages", "temperature", "top_k", "session_key", "stream_options"} <= set(chat)
     assert (chat["temperature"]["minimum"], chat["temperature"]["maximum"]) == (0, 10)
@@ -346,32 +346,26 @@ async def test_one_prompt_of_several_that_fails_ends_the_others(cluster: Cluster
 
 
 @pytest.mark.slow
-async def test_a_stream_says_that_it_lives_while_its_prompt_is_computed(cluster: Cluster) -> None:
-    router = cluster.router
-    server = http_server(
-        router.lanes._text,
-        Reception(
-            router.admission,
-            router.quotas,
-            router.lanes,
-            router.relay,
-            router.fleet.is_warm,
-            router.counts,
-        ),
-        router.callers,
-        address="127.0.0.1:0",
-        clock=router.clock,
-        is_serving=lambda: True,
-        pages=router.pages,
-        ping_s=0.05,
-    )
+@pytest.mark.parametrize(
+    ("path", "said", "begin", "end"),
+    [
+        (CHAT, {"messages": QUESTION}, '{"id"', "[DONE]"),
+        ("/v1/responses", {"input": "hello"}, "event: response.created", "event: response.incompl"),
+    ],
+)
+async def test_a_stream_says_that_it_lives_while_its_prompt_is_computed(
+    cluster: Cluster, path: str, said: dict[str, Any], begin: str, end: str
+) -> None:
+    server = pinging(cluster, ping_s=0.05)
     async with server, cluster.worker("d0", text="a", delay_s=0.5) as worker:
         await cluster.serving(worker)
-        body = {"messages": QUESTION, "stream": True}
-        said = frames((await asked(cluster, "POST", CHAT, body, at=server.address)).body)
-        assert 2 <= said.count(": ping") <= 12
-        assert said.index(": ping") == 0
-        assert said[-1] == "[DONE]"
+        body = {**said, "stream": True}
+        events = frames((await asked(cluster, "POST", path, body, at=server.address)).body)
+        num_pings = events.count(": ping")
+        assert 2 <= num_pings <= 12
+        assert set(events[:num_pings]) == {": ping"}
+        assert events[num_pings].startswith(begin)
+        assert events[-1].startswith(end)
 
 
 async def test_a_router_that_stops_ends_open_streams_in_bounded_time(

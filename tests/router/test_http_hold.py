@@ -38,6 +38,7 @@ BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
         filled('{"messages":[{"role":"user","content":"', "\\u00e9", '"}]}'),
     ),
     "8 MiB of messages": lambda: ("chat/completions", filled('{"messages":[', MESSAGE, END)),
+    "8 MiB of items": lambda: ("responses", filled('{"input":[', MESSAGE, END)),
     "8 MiB of ids": lambda: ("completions", filled('{"prompt":[1', ",1", "]}")),
     "8 MiB of what is unknown": lambda: (
         "chat/completions",

@@ -1,16 +1,31 @@
 """Bodies of HTTP become requests of the contract, field by field."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cluster.errors import InvalidRequest, PenstockError, QuotaExceeded, UnsupportedFeature
+from cluster.errors import (
+    CallerError,
+    InvalidRequest,
+    PenstockError,
+    QuotaExceeded,
+    UnsupportedFeature,
+)
 from penstock.v1 import inference_pb2 as pb
 from router.http.contract import TARGETS, parameter
 from router.http.errors import STATUS, failure_of
-from router.http.fields import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS
+from router.http.fields import (
+    REFUSED_IN_CHAT,
+    REFUSED_IN_COMPLETIONS,
+    ChatRequest,
+    CompletionRequest,
+)
 from router.http.reading import BodyKind, packed_asked, read_body, unpacked_asked
+from router.http.response_fields import ResponseRequest
 
 QUESTION = [{"role": "user", "content": "a"}]
 VALUES: dict[Any, Any] = {str: "x", int: 3, float: 0.5, bool: True}
@@ -113,6 +128,30 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "logit_bias": {"a": 1}}, "logit_bias"),
     ({"prompt": "a", "stream_options": {"include_usage": 3}}, "stream_options.include_usage"),
 ]
+
+
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+TYPES = {
+    BodyKind.CHAT: (ChatRequest, {"messages": QUESTION}),
+    BodyKind.COMPLETION: (CompletionRequest, {"prompt": "a"}),
+    BodyKind.RESPONSE: (ResponseRequest, {"input": "a"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_whatever_stands_in_a_field_is_read_or_refused(kind: BodyKind, data: Any) -> None:
+    fields, needed = TYPES[kind]
+    names = st.sampled_from(sorted(fields.__struct_fields__))
+    body = {**needed, **data.draw(st.dictionaries(names, JSON, min_size=1, max_size=2))}
+    with suppress(CallerError):
+        packed_asked(kind, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(("said", "field"), WRONG)

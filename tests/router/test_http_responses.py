@@ -14,7 +14,7 @@ from router.http.reading import BodyKind, packed_asked, read_body, unpacked_aske
 from router.http.response_fields import REFUSED_IN_RESPONSES
 from tests.router.cluster_of_fakes import MODEL, Cluster
 from tests.router.fake_worker import Faults
-from tests.router.http_clients import asked, openai_client, typed_events
+from tests.router.http_clients import asked, openai_client, pinging, typed_events
 
 PATH = "/v1/responses"
 BEGIN = [
@@ -99,6 +99,7 @@ async def test_events_come_in_openais_order_and_are_numbered(cluster: Cluster) -
         assert last["response"]["id"] == created["response"]["id"]
 
 
+@pytest.mark.slow
 async def test_openais_client_gathers_the_stream(cluster: Cluster) -> None:
     ends = {"text": "ab", "finish_reason": pb.FINISH_REASON_STOP}
     async with cluster.worker("d0", **ends) as worker, openai_client(cluster) as client:
@@ -216,7 +217,7 @@ def item(**said: Any) -> list[Any]:
     return [{"role": "user", "content": "a"}, said]
 
 
-NAMED: list[tuple[dict[str, Any], str]] = [
+NAMED: list[tuple[dict[str, Any], str | None]] = [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": "conv_1"}, "conversation"),
     ({"background": True}, "background"),
@@ -241,7 +242,7 @@ NAMED: list[tuple[dict[str, Any], str]] = [
         "input[1].content[0].input_audio",
     ),
 ]
-WRONG: list[tuple[dict[str, Any], str]] = [
+WRONG: list[tuple[dict[str, Any], str | None]] = [
     ({"input": []}, "input"),
     ({"input": None}, "input"),
     ({"input": "x" * 10**6}, "input"),
@@ -265,7 +266,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
     ({"user": "x" * 513}, "user"),
     ({"stream": "yes"}, "stream"),
-]  # type: ignore[list-item]
+]
 
 
 @pytest.mark.parametrize(("said", "param"), NAMED + WRONG)
@@ -313,6 +314,21 @@ async def test_a_stream_that_fails_ends_with_an_error_and_is_not_completed(
         assert failed["output"][0]["status"] == "incomplete"
         assert error["code"] == error["error"]["code"] == "stream_interrupted"
         assert "2 tokens were sent" in error["message"]
+
+
+@pytest.mark.slow
+async def test_one_that_fails_while_its_prompt_is_computed_was_created(cluster: Cluster) -> None:
+    """After a ping there is no status to say it with any more."""
+    server = pinging(cluster, ping_s=0.05)
+    async with server, cluster.worker("d0", faults=Faults(stall_after=0)) as worker:
+        await cluster.serving(worker)
+        body = {"input": "a", "stream": True}
+        late = {"at": server.address, "x_request_timeout": "0.4"}
+        events = typed_events((await asked(cluster, "POST", PATH, body, **late)).body)
+        names = [name for name, data in events if data]
+        assert names == [*BEGIN[:2], "response.failed", "error"]
+        assert events[-2][1]["response"]["output"] == []
+        assert events[-1][1]["code"] == "deadline_exceeded"
 
 
 async def listen(client: openai.AsyncOpenAI) -> None:

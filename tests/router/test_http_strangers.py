@@ -17,6 +17,7 @@ from tests.router.fake_worker import Faults
 from tests.router.http_clients import QUESTION, asked, exchanged, frames, parsed_reply
 
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 NUM_STRINGS = 300
 
@@ -38,6 +39,20 @@ BAD_BODIES = [
     b'{"messages":[{"role":"user","content":"a"}],"stop_token_ids":[-1]}',
     b'{"messages":[{"role":"user","content":"a"}],"stream_options":7}',
     b'{"messages":{"role":"user"}}',
+]
+BAD_RESPONSES = [
+    *BAD_BODIES,
+    b'{"input":"\\ud800"}',
+    b'{"input":' + b"[" * 60_000,
+    b'{"input":"a","metadata":{"a":"\\udfff"}}',
+    b'{"input":"a","user":"\\ud800"}',
+    b'{"input":[{"role":"user","content":[{"type":"\\ud800"}]}]}',
+    b'{"input":[[]]}',
+    b'{"input":[null]}',
+    b'{"input":"a","temperature":1e999}',
+    b'{"input":"a","max_output_tokens":' + b"9" * 400 + b"}",
+    b'{"input":"a","text":{"format":[1]}}',
+    b'{"input":"a","include":{"a":1}}',
 ]
 HEADS = [
     b"\x00" * 100,
@@ -73,8 +88,10 @@ def hostile(seed: int) -> Iterator[bytes]:
     yield from map(with_length, BAD_BODIES)
     draw = random.Random(seed)
     good = with_length(json.dumps({"messages": QUESTION, "stream": True}).encode())
+    response = with_length(json.dumps({"input": QUESTION, "stream": True}).encode())
+    response = response.replace(CHAT.encode(), RESPONSES.encode(), 1)
     while True:
-        changed = bytearray(good)
+        changed = bytearray(draw.choice([good, response]))
         for _ in range(draw.randint(1, 8)):
             changed[draw.randrange(len(changed))] = draw.randrange(256)
         cut = draw.randrange(len(changed))
@@ -84,6 +101,13 @@ def hostile(seed: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("body", BAD_BODIES, ids=range(len(BAD_BODIES)))
 async def test_a_body_that_is_no_request_is_refused(cluster: Cluster, body: bytes) -> None:
     reply = await asked(cluster, "POST", CHAT, body)
+    assert reply.status == 400
+    assert reply.error["message"].endswith(".")
+
+
+@pytest.mark.parametrize("body", BAD_RESPONSES, ids=range(len(BAD_RESPONSES)))
+async def test_a_body_that_is_no_response_to_make_is_refused(cluster: Cluster, body: bytes) -> None:
+    reply = await asked(cluster, "POST", RESPONSES, body)
     assert reply.status == 400
     assert reply.error["message"].endswith(".")
 
@@ -255,20 +279,22 @@ async def test_many_prompts_are_refused(cluster: Cluster) -> None:
     assert (reply.status, reply.error["param"]) == (400, "prompt")
 
 
-LARGE: list[tuple[str, Any, str]] = [
-    ("a text", {"messages": [{"role": "user", "content": "x" * 200_000}]}, "messages"),
-    ("messages", {"messages": QUESTION * 20_000}, "messages"),
-    ("ids", {"prompt": [1] * 200_000}, "prompt"),
-    ("an unknown field", {"messages": QUESTION, "tools": ["x" * 100_000]}, "tools"),
+LARGE: list[tuple[str, str, Any, str]] = [
+    ("a text", CHAT, {"messages": [{"role": "user", "content": "x" * 200_000}]}, "messages"),
+    ("messages", CHAT, {"messages": QUESTION * 20_000}, "messages"),
+    ("ids", "/v1/completions", {"prompt": [1] * 200_000}, "prompt"),
+    ("an unknown field", CHAT, {"messages": QUESTION, "tools": ["x" * 100_000]}, "tools"),
+    ("an input", RESPONSES, {"input": "x" * 200_000}, "input"),
+    ("items", RESPONSES, {"input": QUESTION * 20_000}, "input"),
+    ("instructions", RESPONSES, {"input": "a", "instructions": "x" * 200_000}, "input"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "body", "param"), LARGE, ids=[each[0] for each in LARGE])
+@pytest.mark.parametrize(("what", "path", "body", "param"), LARGE, ids=[each[0] for each in LARGE])
 async def test_a_large_body_is_read_beside_the_loop(
-    cluster: Cluster, what: str, body: dict[str, Any], param: str
+    cluster: Cluster, what: str, path: str, body: dict[str, Any], param: str
 ) -> None:
-    path = CHAT if "messages" in body else "/v1/completions"
     reply = await asked(cluster, "POST", path, body)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert cluster.router.lanes.process.pid is not None
