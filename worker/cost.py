@@ -48,7 +48,8 @@ class RecursiveLeastSquares:
         first guess is right about proportions at best, and the machine sets the speed."""
         self._scales: Vector = np.asarray(scales, dtype=np.float64)
         self._theta: Vector = np.asarray(initial, dtype=np.float64) / self._scales
-        self._information: NDArray[np.float64] = prior_weight * np.eye(len(initial))
+        self._prior: NDArray[np.float64] = prior_weight * np.eye(len(initial))
+        self._information = self._prior.copy()
         self._forgetting = forgetting
         self._clip = clip
         self._keeps_proportions = keeps_proportions
@@ -101,7 +102,9 @@ class RecursiveLeastSquares:
         if self._num_unusual > _MAX_UNUSUAL:
             self._num_unusual = 0
             self._usual_error = abs(error)
-            self._information *= _KEPT_AFTER_CHANGE
+            # Down to the prior, not to nothing: no later step may speak of what was known before.
+            kept = _KEPT_AFTER_CHANGE
+            self._information = kept * self._information + (1 - kept) * self._prior
             return error
         return clipped
 

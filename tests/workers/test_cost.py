@@ -82,6 +82,17 @@ def test_one_step_during_which_the_process_stood_still_changes_little():
     assert model.cost().seconds(256, 1024) == pytest.approx(before, rel=0.2)
 
 
+def test_a_machine_that_is_another_again_and_again_is_followed_for_ever():
+    """Steps of a lone caller are all alike: of what they say nothing about something stays known."""
+    draw, model = random.Random(1), DecodeCostModel()
+    for number in range(2_450):
+        usual = 0.004 if number // 50 % 2 else 0.4
+        model.observe(66 + number % 15, 1, usual * draw.lognormvariate(0.0, 0.1))
+    for number in range(300):
+        model.observe(66 + number % 15, 1, 0.004 * draw.lognormvariate(0.0, 0.1))
+    assert model.cost().seconds(70, 1) == pytest.approx(0.004, rel=0.2)
+
+
 def test_no_coefficient_is_ever_negative_whatever_was_observed():
     draw = random.Random(5)
     prefill, decode = PrefillCostModel(), DecodeCostModel()
