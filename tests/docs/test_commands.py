@@ -50,6 +50,7 @@ NOT_RUN = {
     "grpcurl": "is no part of a checkout; tests/penstock/test_readme.py reads its request",
     "protoc": "the generators of other languages are no part of a checkout",
     ".venv/bin/python -m pytest -m gpu": "needs a GPU",
+    ".venv/bin/python scripts/ecosystem": "installs other people's clients first",
 }
 # Only in `make prove`: minutes, and pages whose commands tests/simulator runs in other forms.
 LONG = ("penstock plan", "penstock bench", ".venv/bin/penstock bench", ".venv/bin/python -m bench")

@@ -83,7 +83,7 @@ def test_one_step_during_which_the_process_stood_still_changes_little():
 
 
 def test_a_machine_that_is_another_again_and_again_is_followed_for_ever():
-    """Steps of a lone caller are all alike: of what they say nothing about something stays known."""
+    """A lone caller's steps are all alike: of what they never speak something stays known."""
     draw, model = random.Random(1), DecodeCostModel()
     for number in range(2_450):
         usual = 0.004 if number // 50 % 2 else 0.4
