@@ -11,6 +11,7 @@ import pytest
 
 from penstock.aio import AsyncClient
 from tests.deploy.served import Served, serving
+from tests.docs.pages import blocks
 
 MODEL = "penstock-tiny"
 QUESTIONS = ["What does len do?", "What does zip do?", "What is a prefill worker?", "Hi", "héllo"]
@@ -238,6 +239,18 @@ def test_a_response_whole_streamed_and_gathered(client: openai.OpenAI) -> None:
         for _ in stream:
             pass
         assert stream.get_final_response().output_text == text
+
+
+def test_what_the_page_shows_runs_when_it_is_pasted(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat, response = [
+        block for block in blocks() if (block.page, block.language) == ("docs/http.md", "python")
+    ]
+    for block in (chat, response):
+        code = block.text.replace("http://127.0.0.1:8000/v1", base_of(served))
+        exec(compile(code, block.page, "exec"), {})
+    assert capsys.readouterr().out.startswith("Return the number of items in a container.")
 
 
 def test_logprobs_of_a_response_are_a_chats(client: openai.OpenAI) -> None:
