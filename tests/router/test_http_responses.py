@@ -323,7 +323,7 @@ async def test_one_that_fails_while_its_prompt_is_computed_was_created(cluster: 
     async with server, cluster.worker("d0", faults=Faults(stall_after=0)) as worker:
         await cluster.serving(worker)
         body = {"input": "a", "stream": True}
-        late = {"at": server.address, "x_request_timeout": "0.4"}
+        late = {"at": server.address, "x_request_timeout": "1.5"}
         events = typed_events((await asked(cluster, "POST", PATH, body, **late)).body)
         names = [name for name, data in events if data]
         assert names == [*BEGIN[:2], "response.failed", "error"]
