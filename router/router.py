@@ -190,7 +190,7 @@ class Router:
             clock=clock,
         )
         policy = PolicyService(keeper=self.policy, placer=self.placer, clock=clock)
-        drains = Drains(self.pool, self.links, self.store, clock)
+        drains = Drains(self.pool, self.links, clock)
         rpcs = {**cluster.rpcs, **policy.rpcs, **drains.rpcs}
         self.internal = _internal(config, secrets, credentials, rpcs, self.health)
         self.server = _front_door(

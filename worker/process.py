@@ -18,7 +18,6 @@ from cluster.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from cluster.chat_template import ChatTemplate
 from cluster.diagnosis import Diagnosis
 from cluster.door import door_service
-from cluster.errors import InvalidRequest
 from cluster.health import HealthState, follow_progress
 from cluster.membership import Membership
 from cluster.metrics.server import MetricsServer
@@ -39,10 +38,10 @@ from cluster.types import (
     WorkerId,
 )
 from cluster.watch import WatchFeed
-from cluster.worker_codec import role_from_pb
 from penstock.v1 import worker_pb2
-from worker.drain import MAX_LIMIT_S, Drain
+from worker.drain import Drain
 from worker.frame_server import FrameServer
+from worker.orders import Orders
 from worker.registrar import Heartbeat, Registrar, RpcRegistrar, StoreRegistrar
 
 logger = logging.getLogger(__name__)
@@ -229,45 +228,24 @@ def _watch_service(worker: WorkerProcess) -> Service:
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await worker.feed.watch(request, call.send)
 
+    orders = Orders(
+        worker.member.worker,
+        worker.member.role,
+        worker.drain,
+        drain_s=worker.drain_s,
+        is_serving=worker.is_serving,
+    )
     return service_handlers(
         "penstock.v1.Worker",
         {
             "Watch": watch,
             "Diagnose": worker.diagnosis.diagnose,
-            **_drain_rpcs(worker),
+            **orders.rpcs,
             **worker.rpcs,
         },
         door=worker.doorkeeper,
         deadlines=UNBOUNDED,
     )
-
-
-def _drain_rpcs(worker: WorkerProcess) -> Mapping[str, Serve]:
-    me, role = worker.member.worker, worker.member.role
-
-    async def drain(request: worker_pb2.DrainRequest, call: Call) -> worker_pb2.DrainResponse:
-        then = role_from_pb(request.then)
-        if then is role:
-            raise InvalidRequest("then", f"'{me.worker_id}' is a {role} worker already.")
-        limit_s = request.limit_seconds if request.HasField("limit_seconds") else worker.drain_s
-        if not 0 <= limit_s <= MAX_LIMIT_S:
-            raise InvalidRequest(
-                "limit_seconds", f"A drain takes 0 to {MAX_LIMIT_S:,.0f} seconds, not {limit_s:g}."
-            )
-        logger.info("told to drain within %g s%s", limit_s, f", for {then}" if then else "")
-        worker.drain.begin(limit_s, then=then)
-        return worker_pb2.DrainResponse(
-            incarnation=me.incarnation,
-            open_calls=worker.drain.num_open_calls,
-            limit_seconds=limit_s,
-        )
-
-    async def undrain(request: worker_pb2.UndrainRequest, call: Call) -> worker_pb2.UndrainResponse:
-        logger.info("told to serve again")
-        worker.drain.undo()
-        return worker_pb2.UndrainResponse(incarnation=me.incarnation)
-
-    return {"Drain": drain, "Undrain": undrain}
 
 
 class WorkerSettings(Protocol):

@@ -437,26 +437,30 @@ class DeregisterResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class DrainRequest(_message.Message):
-    __slots__ = ("worker_id", "limit_seconds", "then", "force")
+    __slots__ = ("worker_id", "limit_seconds", "then", "force", "stays")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     LIMIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    STAYS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     limit_seconds: float
     then: Role
     force: bool
-    def __init__(self, worker_id: _Optional[str] = ..., limit_seconds: _Optional[float] = ..., then: _Optional[_Union[Role, str]] = ..., force: bool = ...) -> None: ...
+    stays: str
+    def __init__(self, worker_id: _Optional[str] = ..., limit_seconds: _Optional[float] = ..., then: _Optional[_Union[Role, str]] = ..., force: bool = ..., stays: _Optional[str] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
-    __slots__ = ("incarnation", "open_calls", "limit_seconds")
+    __slots__ = ("incarnation", "open_calls", "limit_seconds", "promised")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     OPEN_CALLS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     open_calls: int
     limit_seconds: float
-    def __init__(self, incarnation: _Optional[str] = ..., open_calls: _Optional[int] = ..., limit_seconds: _Optional[float] = ...) -> None: ...
+    promised: bool
+    def __init__(self, incarnation: _Optional[str] = ..., open_calls: _Optional[int] = ..., limit_seconds: _Optional[float] = ..., promised: bool = ...) -> None: ...
 
 class UndrainRequest(_message.Message):
     __slots__ = ("worker_id",)
@@ -465,6 +469,20 @@ class UndrainRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ...) -> None: ...
 
 class UndrainResponse(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
+
+class StayRequest(_message.Message):
+    __slots__ = ("promise", "seconds")
+    PROMISE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    promise: str
+    seconds: float
+    def __init__(self, promise: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class StayResponse(_message.Message):
     __slots__ = ("incarnation",)
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     incarnation: str

@@ -311,6 +311,11 @@ class WorkerStub(object):
                 request_serializer=penstock_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
                 _registered_method=True)
+        self.Stay = channel.unary_unary(
+                '/penstock.v1.Worker/Stay',
+                request_serializer=penstock_dot_v1_dot_worker__pb2.StayRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_worker__pb2.StayResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer(object):
@@ -364,6 +369,7 @@ class WorkerServicer(object):
         """Nothing new begins here. What is in progress may end within the bound, and is ended then: it
         goes on elsewhere. Afterwards a new life begins in another role, or it stays as it is. Said
         again, it sets another bound and another end. UNAVAILABLE: it was told to end.
+        INVALID_ARGUMENT: a bound or a role that is none; or it has promised to serve on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -371,6 +377,14 @@ class WorkerServicer(object):
 
     def Undrain(self, request, context):
         """it serves again
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stay(self, request, context):
+        """Promises to serve on while another is told to drain: so long this worker drains by force alone,
+        or where one with a lower name stays. INVALID_ARGUMENT: it is no decode worker that serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -413,6 +427,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Undrain,
                     request_deserializer=penstock_dot_v1_dot_worker__pb2.UndrainRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_worker__pb2.UndrainResponse.SerializeToString,
+            ),
+            'Stay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stay,
+                    request_deserializer=penstock_dot_v1_dot_worker__pb2.StayRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_worker__pb2.StayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -605,6 +624,33 @@ class Worker(object):
             '/penstock.v1.Worker/Undrain',
             penstock_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
             penstock_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Worker/Stay',
+            penstock_dot_v1_dot_worker__pb2.StayRequest.SerializeToString,
+            penstock_dot_v1_dot_worker__pb2.StayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,6 +15,7 @@ from cluster.errors import InvalidRequest, Overloaded, PenstockError
 from cluster.events import EventLog
 from cluster.health import HealthState
 from cluster.membership import new_incarnation
+from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper, audience_of
 from cluster.rpc import UNBOUNDED, Call, Server, service_handlers
 from cluster.types import (
@@ -32,6 +33,8 @@ from cluster.types import (
 from cluster.watch import WatchFeed
 from penstock.v1 import inference_pb2, worker_pb2
 from tests.router.fake_cache import FakeCache
+from worker.drain import Drain
+from worker.orders import Orders
 from worker.registrar import Heartbeat, RpcRegistrar
 
 TOKEN = "token-of-the-tests-cluster"
@@ -86,6 +89,8 @@ class FakeWorker:
     heartbeat: Heartbeat = field(init=False)
     drop_events: int = 0  # messages with events that are lost
     refuses_drain: bool = False
+    is_old: bool = False  # of a release before promises
+    orders: Orders = field(init=False)
     refuses_watch: bool = False
     watches: list[worker_pb2.WatchRequest] = field(default_factory=list)
     cache: FakeCache = field(init=False)
@@ -102,6 +107,13 @@ class FakeWorker:
         self.speaks.set()
         self.feed = WatchFeed(self.log, self.reported, report_interval_s=self.report_interval_s)
         decode = {"Generate": self.generate}
+        self.orders = Orders(
+            self.member.worker,
+            self.role,
+            Drain(OpenCalls()),
+            drain_s=5.0,
+            is_serving=lambda: not self.load.is_draining,
+        )
         self.doorkeeper = Doorkeeper(TOKEN)
         self.server = Server(
             [
@@ -109,7 +121,12 @@ class FakeWorker:
                 service_handlers("penstock.v1.Decode", decode, door=self.doorkeeper),
                 service_handlers(
                     "penstock.v1.Worker",
-                    {"Watch": self.watch, "Drain": self.drain, "Undrain": self.undrain},
+                    {
+                        "Watch": self.watch,
+                        "Drain": self.drain,
+                        "Undrain": self.undrain,
+                        **({} if self.is_old else {"Stay": self.orders.stay}),
+                    },
                     door=self.doorkeeper,
                     deadlines=UNBOUNDED,
                 ),
@@ -190,15 +207,16 @@ class FakeWorker:
     async def drain(self, request: worker_pb2.DrainRequest, call: Call) -> worker_pb2.DrainResponse:
         if self.refuses_drain:
             raise InvalidRequest("then", "not now")
+        told = await self.orders.drain(request, call)
         drain = DrainReport(seconds=0.0, left_s=request.limit_seconds)
         self.report(is_serving=False, is_draining=True, drain=drain)
-        return worker_pb2.DrainResponse(incarnation=self.incarnation)
+        return told
 
     async def undrain(
         self, request: worker_pb2.UndrainRequest, call: Call
     ) -> worker_pb2.UndrainResponse:
         self.report(is_serving=True, is_draining=False, drain=None)
-        return worker_pb2.UndrainResponse(incarnation=self.incarnation)
+        return await self.orders.undrain(request, call)
 
     async def generate(self, request: worker_pb2.DecodeRequest, call: Call) -> None:
         self.requests.append(request)

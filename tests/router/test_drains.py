@@ -1,7 +1,9 @@
 """Who may be told to drain, when several are told at once: the last decode worker stays."""
 
 import asyncio
+import itertools
 import os
+import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,15 +13,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from cluster.errors import StoreUnavailable
-from cluster.store import MemoryStore
-from cluster.types import Incarnation
+from cluster.errors import InvalidRequest, Overloaded
 from penstock.v1 import worker_pb2
-from router.drain_notes import DrainNotes
+from router import drains
 from tests.doors import ask_cluster
 from tests.redis_server import RedisServer, redis_server
 from tests.router.cluster_of_fakes import Cluster, failure
 from tests.router.fake_worker import TOKEN, FakeWorker
+from tests.router.told_in_turn import ToldInTurn, all_orders
+from worker.orders import Promises
 
 NUM_ROUNDS = 5
 LAST = "is the last decode worker that serves"
@@ -67,16 +69,22 @@ async def undrain(router: Cluster, worker: FakeWorker) -> None:
     await ask_cluster(router.channel, "Undrain", request, TOKEN)
 
 
-@pytest.mark.parametrize("num_routers", [1, 2])
+@pytest.mark.parametrize(("num_routers", "is_store_away"), [(1, False), (2, False), (2, True)])
 async def test_of_the_last_two_that_are_told_at_once_one_stays(
-    stack: AsyncExitStack, checkpoint: Path, tmp_path: Path, num_routers: int
+    stack: AsyncExitStack,
+    checkpoint: Path,
+    tmp_path: Path,
+    num_routers: int,
+    is_store_away: bool,
 ) -> None:
-    """Through one router, or through two at the same moment."""
+    """Through one router, or through two at the same moment, also while these share no store."""
     if num_routers == 1:
         routers = [await stack.enter_async_context(Cluster(checkpoint, tmp_path))]
     else:
-        routers, _ = await two_routers(stack, checkpoint, tmp_path)
+        routers, redis = await two_routers(stack, checkpoint, tmp_path)
     both = await workers(stack, *routers, num=2)
+    if is_store_away:
+        os.kill(redis.pid, signal.SIGKILL)
     for _ in range(NUM_ROUNDS):
         told = [drain(routers[number % num_routers], worker) for number, worker in enumerate(both)]
         refusals = await asyncio.gather(*told)
@@ -107,48 +115,81 @@ async def test_who_refused_to_drain_is_not_counted_as_one_that_does(
     assert await drain(router, other) == ""
 
 
-async def test_without_their_store_routers_go_by_reports(
+async def test_a_worker_of_a_release_before_promises_counts_by_its_reports(
     stack: AsyncExitStack, checkpoint: Path, tmp_path: Path
 ) -> None:
-    routers, redis = await two_routers(stack, checkpoint, tmp_path)
-    one, other = await workers(stack, *routers, num=2)
-    os.kill(redis.pid, signal.SIGKILL)
-    assert sorted(await asyncio.gather(drain(routers[0], one), drain(routers[0], other)))[0] == ""
-    [stays] = [worker for worker in (one, other) if not worker.load.is_draining]
-    await routers[1].until(
-        lambda: len(routers[1].router.pool.snapshot(routers[1].router.clock()).decode) == 1
-    )
-    assert LAST in await drain(routers[1], stays)
+    router = await stack.enter_async_context(Cluster(checkpoint, tmp_path))
+    old = await stack.enter_async_context(router.worker("d0", is_old=True))
+    new = await stack.enter_async_context(router.worker("d1"))
+    await router.serving(old, new)
+    assert await drain(router, new) == ""
+    await router.until(lambda: len(router.router.pool.snapshot(router.router.clock()).decode) == 1)
+    assert LAST in await drain(router, old)
 
 
-class NoStore(MemoryStore):
-    async def get(self, key: str) -> bytes | None:
-        raise StoreUnavailable("It is away.")
+async def test_who_has_gone_holds_nobody_back(
+    stack: AsyncExitStack, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Of three, in whichever order, two go one after the other, without a pause."""
+    router = await stack.enter_async_context(Cluster(checkpoint, tmp_path))
+    three = await workers(stack, router, num=3)
+    for first, second, last in itertools.permutations(three):
+        assert await drain(router, first) == ""
+        assert await drain(router, second) == ""
+        assert LAST in await drain(router, last)
+        for gone in (first, second):
+            await undrain(router, gone)
+        await router.serving(*three)
 
 
-@pytest.mark.parametrize("kind", [MemoryStore, NoStore])
-async def test_notes_are_kept_until_reports_must_have_come(kind: type[MemoryStore]) -> None:
+async def test_one_of_two_goes_in_whichever_order_what_routers_say_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drains, "_PAUSES_S", ())
+    num_orders = 0
+    for choose in all_orders():
+        told = ToldInTurn(2)
+        refusals = await told.tell_all(choose, is_answer_lost=lambda: False)
+        assert len(told.serving) == 1, refusals
+        num_orders += 1
+    assert num_orders >= 10
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+@pytest.mark.parametrize("num_workers", [2, 3, 4])
+async def test_one_stays_though_all_are_told_and_answers_are_lost(
+    monkeypatch: pytest.MonkeyPatch, num_workers: int, loss: float
+) -> None:
+    monkeypatch.setattr(drains, "_PAUSES_S", (1e-6,))
+    chance = random.Random(num_workers)
+    for _ in range(150):
+        told = ToldInTurn(num_workers)
+        await told.tell_all(chance.randrange, is_answer_lost=lambda: chance.random() < loss)
+        assert told.serving
+        assert loss or len(told.serving) < num_workers
+
+
+def test_a_promise_ends_by_itself_and_there_are_not_too_many() -> None:
     now = 0.0
-    store = kind(clock=lambda: now)
-    one, other = (DrainNotes(store, clock=lambda: now) for _ in range(2))
-    seen: list[frozenset[Incarnation]] = []
-    first, second = Incarnation("1"), Incarnation("2")
-    await one.add(first, seen.append)
-    await one.add(second, seen.append)
-    await one.remove(first)
-    await one.add(first, seen.append)
-    assert seen == [frozenset(), {first}, {second}]
-    await other.add(second, seen.append)
-    assert seen[3] == (frozenset() if kind is NoStore else {first, second})
-    now = 60.0
-    await one.add(first, seen.append)
-    assert seen[4] == frozenset()
-
-
-async def test_what_is_stored_and_not_understood_is_no_note() -> None:
-    store = MemoryStore()
-    seen: list[frozenset[Incarnation]] = []
-    for value in (b"{", b"[1]", b'{"a": 1}', b"\xff"):
-        await store.put("drains", value)
-        await DrainNotes(store).add(Incarnation("1"), seen.append)
-    assert set(seen) == {frozenset()}
+    promises = Promises(lambda: now)
+    promises.give("one", 5.0)
+    promises.give("one", 0.0)
+    assert promises.left_s == 0.0
+    for number in range(64):
+        promises.give(str(number), 5.0)
+    with pytest.raises(Overloaded, match="64 drains wait"):
+        promises.give("x", 5.0)
+    promises.give("7", 9.0)
+    assert promises.left_s == 9.0
+    now = 10.0
+    assert promises.left_s == 0.0
+    promises.give("x", 5.0)
+    for name, seconds in (
+        ("", 1.0),
+        ("x" * 65, 1.0),
+        ("x", -1.0),
+        ("x", 11.0),
+        ("x", float("nan")),
+    ):
+        with pytest.raises(InvalidRequest, match="promise"):
+            promises.give(name, seconds)

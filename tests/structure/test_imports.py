@@ -120,6 +120,7 @@ STUB_FILES = {
     },
     "service edges": {
         "worker/process.py",
+        "worker/orders.py",
         "worker/frame_server.py",
         "cluster/diagnosis.py",
         "cluster/door.py",
