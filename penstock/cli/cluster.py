@@ -66,10 +66,11 @@ def diff(
     secrets_file: options.SecretsFile = None,
     json: options.Json = False,
 ) -> None:
-    """Compare what two descriptions mean, or the policy of one with what its routers follow now.
+    """Compare what two descriptions mean, or one with the cluster of its name that runs.
 
-    Field by field, defaults included. With --file all routers of its cluster are asked: what was
-    applied by 'penstock policy apply' is in no file.
+    Field by field, defaults included. With --file the other is what 'serve' or 'up' was given,
+    with its flags, and what all routers say of workers and policies: what 'penstock policy apply'
+    and 'penstock flip' did is in no file. What 'up' would do about it is told, and not done.
 
     Exit code 0: they mean the same; 1: they differ; 2: one cannot be read or is invalid; 4: a
     router does not answer.

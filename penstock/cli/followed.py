@@ -1,27 +1,50 @@
-"""The policies that the routers of a cluster follow, beside the one that its file means: what was
-applied stays, whatever the file says and however often the cluster is brought up again."""
+"""A cluster's file beside what runs: the policies that its routers follow, of which one that was
+applied stays, whatever the file says, and all else (`penstock/cli/in_force.py`)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from cluster.document.difference import Change, change_text, differences
+from cluster.errors import ConfigError
 from deploy.cluster_file.document import ClusterDocument
 from deploy.cluster_file.kind import CLUSTER
+from deploy.run_dir import DESCRIBED
 from penstock.cli.cluster_calls import ask_cluster
 from penstock.cli.documents import load_document
 from penstock.cli.exit_codes import ExitCode
-from penstock.cli.local import find_cluster, told_address
-from penstock.cli.notes import running
+from penstock.cli.in_force import in_force
+from penstock.cli.local import find_cluster, known_at, told_address
+from penstock.cli.notes import LocalNote, running
 from penstock.cli.output import fail, say, warn, write, write_json
-from penstock.cli.placed_notes import placed_as
+from penstock.cli.placed_notes import PlacedNote, described, placed_as
+from penstock.cli.status import fetch_status
 from penstock.errors import PenstockError
 from penstock.v1 import worker_pb2 as pb
 from router.policy_file.document import PolicyDocument, effective
 from router.policy_file.kind import POLICY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownCluster:
+    """Says how a cluster that runs is asked, and where it is written by what it was started."""
+
+    routers: tuple[str, ...]
+    secrets: Path
+    read: Callable[[], str] | None = None  # may raise OSError
+    is_placed: bool = False  # by 'penstock up'
+
+    def described(self) -> ClusterDocument | None:
+        """None: nobody here knows, or another release wrote it, in other words."""
+        try:
+            text = self.read() if self.read else ""
+            return CLUSTER.parse(text, "what runs") if text else None
+        except (OSError, ConfigError):
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +80,26 @@ class Followed:
 def compare_with_running(
     file: Path, address: str | None, secrets_file: Path | None, *, json: bool
 ) -> NoReturn:
-    """Ends the command: 0 where all routers follow what the file means, 1 where one does not."""
+    """Ends the command: 0 where all runs as the file means, 1 where something does not."""
     document = load_document(CLUSTER, file)
     meant = _meant(document, file.parent)
-    routers, secrets = _routers(document.metadata.name, address, secrets_file)
-    replies, silent = _replies(routers, secrets)
+    known = _known(document.metadata.name, address, secrets_file)
+    replies, silent = _replies(known.routers, known.secrets)
     found = _grouped(replies, meant)
+    statuses = {each: fetch_status(each, known.secrets) for each in replies}
+    cluster = in_force(
+        document, file.parent, known.described(), statuses, is_placed=known.is_placed
+    )
     if json:
-        write_json([each.as_json() for each in found])
+        write_json({"cluster": cluster.as_json(), "policies": [each.as_json() for each in found]})
     else:
+        write(cluster.as_text())
         _tell(found)
+    if cluster.described is None:
+        warn(
+            "by which file it was started is not known here: of pools and settings only what its"
+            " routers say was compared. The machine where it was typed knows."
+        )
     for router, error in silent.items():
         warn(
             f"{router} does not answer, and what it follows is not known: {error.message}"
@@ -74,7 +107,7 @@ def compare_with_running(
         )
     if silent:
         raise typer.Exit(ExitCode.UNREACHABLE)
-    raise typer.Exit(1 if any(each.differs for each in found) else 0)
+    raise typer.Exit(1 if cluster.differs or any(each.differs for each in found) else 0)
 
 
 def _meant(document: ClusterDocument, folder: Path) -> PolicyDocument:
@@ -82,18 +115,17 @@ def _meant(document: ClusterDocument, folder: Path) -> PolicyDocument:
     return POLICY.load(folder / path) if path else POLICY.default()
 
 
-def _routers(
-    cluster: str, address: str | None, secrets_file: Path | None
-) -> tuple[tuple[str, ...], Path]:
+def _known(cluster: str, address: str | None, secrets_file: Path | None) -> KnownCluster:
     """Finds where the routers of a cluster hear operators, and the secrets that let them in."""
     if told_address(address):
         where, secrets = find_cluster(address, secrets_file)
-        return (where,), secrets
-    known: list[tuple[tuple[str, ...], Path]] = [
-        ((note.address,), note.secrets_file) for note in running() if note.name == cluster
-    ]
+        noted = known_at(where)
+        if noted is not None and noted.name == cluster:
+            return replace(_of_note(noted), routers=(where,), secrets=secrets)
+        return KnownCluster(routers=(where,), secrets=secrets)
+    known = [_of_note(note) for note in running() if note.name == cluster]
     if (placed := placed_as(cluster)) is not None:
-        known.append((placed.internal, Path(placed.secrets_file)))
+        known.append(_of_note(placed))
     if not known:
         fail(
             f"No cluster '{cluster}' is known here: give the --address of a router of it, and its"
@@ -101,10 +133,21 @@ def _routers(
             ExitCode.UNREACHABLE,
         )
     if len(known) > 1:
-        doors = ", ".join(each for routers, _ in known for each in routers)
+        doors = ", ".join(door for each in known for door in each.routers)
         fail(f"'{cluster}' is known at {doors}: name one with --address (-a).", ExitCode.USAGE)
-    [(routers, secrets)] = known
-    return routers, secrets_file or secrets
+    return replace(known[0], secrets=secrets_file or known[0].secrets)
+
+
+def _of_note(note: LocalNote | PlacedNote) -> KnownCluster:
+    if isinstance(note, LocalNote):
+        read = (Path(note.run_dir) / DESCRIBED).read_text
+        return KnownCluster(routers=(note.address,), secrets=note.secrets_file, read=read)
+    return KnownCluster(
+        routers=note.internal,
+        secrets=Path(note.secrets_file),
+        read=partial(described, note.name),
+        is_placed=True,
+    )
 
 
 def _replies(

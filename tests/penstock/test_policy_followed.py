@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.types import Role
 from penstock.cli.placed_notes import PlacedNote, leave
 from penstock.v1 import worker_pb2
 from tests.doors import ask_cluster
@@ -36,6 +37,9 @@ async def routers(tmp_path: Path) -> AsyncIterator[list[Cluster]]:
     checkpoint = write_checkpoint(tmp_path)
     async with AsyncExitStack() as stack:
         both = [await stack.enter_async_context(Cluster(checkpoint, tmp_path)) for _ in range(2)]
+        for name, role in (("decode-0", Role.DECODE), ("prefill-0", Role.PREFILL)):
+            worker = await stack.enter_async_context(both[0].worker(name, role))
+            await both[0].serving(worker)
         note(tmp_path, *(router.address for router in both))
         yield both
 
@@ -100,7 +104,7 @@ async def test_routers_that_follow_different_policies_are_told_apart(
     assert ", and tries out generation 3 'tried' (" in head
     assert changes == ["  metadata.name: default -> p", "  spec.queue.stretch: 1.0 -> 7.0"]
     assert last.startswith(f"{other.address} follows generation 1 'default' (")
-    found = (await diff("{}", "--json")).json
+    found = (await diff("{}", "--json")).json["policies"]
     assert [each["routers"] for each in found] == [[one.address], [other.address]]
     assert [len(each["changes"]) for each in found] == [2, 0]
     assert [each["canary"] and each["canary"]["name"] for each in found] == ["tried", None]
