@@ -378,7 +378,9 @@ def seconds_to_replace(cluster: Served, name: str) -> float:
     return time.monotonic() - began
 
 
-def test_a_cluster_is_served_as_its_file_says(tmp_path: Path) -> None:
+def test_a_cluster_is_served_as_its_file_says_and_found_behind_an_open_door(
+    tmp_path: Path,
+) -> None:
     secrets = tmp_path / "secrets.yaml"
     create_secrets(secrets)
     file = tmp_path / "cluster.yaml"
@@ -392,7 +394,8 @@ def test_a_cluster_is_served_as_its_file_says(tmp_path: Path) -> None:
         "  limits: {maxOutputTokens: 5}\n"
         "  secretsFile: secrets.yaml\n"
     )
-    with serving(tmp_path, "--file", str(file)) as served, Client(served.address) as client:
+    flags = ("--file", str(file), "--host", "0.0.0.0", "--insecure")
+    with serving(tmp_path, *flags) as served, Client(served.address) as client:
         assert "pool 'answers' stays at 1 workers" in "".join(served.said)
         assert served.ready["model"] == "mine"
         assert Path(served.ready["run_dir"]).name.startswith("penstock-from-a-file-")
@@ -402,3 +405,16 @@ def test_a_cluster_is_served_as_its_file_says(tmp_path: Path) -> None:
         assert answer.text
         with pytest.raises(PenstockError, match="5"):
             client.generate(messages=QUESTION, max_tokens=6).result()
+        drained = served.penstock("drain", "prompts-0", "--wait")
+        assert drained.returncode == 0, drained.stderr
+        differs = served.penstock("cluster", "diff", "-f", str(file))
+        assert differs.returncode == 1, differs.stderr
+        assert set(differs.stdout.splitlines()) == {
+            "spec.routers.ports[0]: 50051 -> 0",
+            "spec.routers.httpPorts: null -> absent",
+            "spec.routers.httpPorts[0]: absent -> 0",
+            "spec.routers.internalPorts[0]: 50052 -> 0",
+            "spec.routers.bind: 127.0.0.1 -> 0.0.0.0",
+            "spec.insecure: false -> true",
+            "'penstock serve' reads its file at its start: 'penstock stop', then serve again.",
+        }
