@@ -29,6 +29,7 @@ from deploy.orphan import end_orphan, note_process
 from deploy.plan import MODULES, Part, ProcessPlan
 from deploy.run_dir import RunDir
 from deploy.supervisor import Backoff, Supervisor, start
+from deploy.weights.kept import hold
 from deploy.weights.origin import Weights
 from deploy.weights.pulled import pulled
 from kv_transfer.pool import sweep as sweep_pools
@@ -125,6 +126,7 @@ class PlacedSupervisor:
         self._parent = run_dir_parent
         self._run_dir: RunDir | None = None
         self._logs_held = contextlib.ExitStack()
+        self._weights_held: int | None = None
         self._logs = Path()  # as it is joined
         self._child: Child | None = None
         self._said = ""
@@ -226,6 +228,8 @@ class PlacedSupervisor:
         order = self._order
         if order.weights is None:
             return order
+        if self._weights_held is None:  # nobody takes them away, as long as this process lives
+            self._weights_held = hold(order.weights, order.weights_dir)
         here = await pulled(order.weights, order.weights_dir, say=self._say, log=log)
         return replace(order, config={**order.config, "checkpoint": str(here)})
 
@@ -265,6 +269,9 @@ class PlacedSupervisor:
             self._run_dir.process(self._order.name).unlink(missing_ok=True)
             run_dir, self._run_dir = self._run_dir, None
             self._logs_held.close()
+            if self._weights_held is not None:
+                os.close(self._weights_held)
+                self._weights_held = None
             await asyncio.to_thread(run_dir.leave)
         return was_enough
 

@@ -83,11 +83,17 @@ def kept_in(weights: Weights, directory: str = "", *, is_described: bool = False
     `is_described`: no weights, only what says what they are. Raises WeightsError."""
     if directory and not is_described:
         return Path(directory)
-    caches = cache_folder()
-    if caches is None:
+    folder = cached_weights()
+    if folder is None:
         raise WeightsError(
             "Neither XDG_CACHE_HOME nor HOME is set here, so there is no cache for the weights:"
             " give their directory as 'checkpoint'."
         )
     name = weights.digest.removeprefix("sha256:")
-    return caches / "weights" / (f"{name}.{DESCRIBED}" if is_described else name)
+    return folder / (f"{name}.{DESCRIBED}" if is_described else name)
+
+
+def cached_weights() -> Path | None:
+    """Names the folder of all that lie in this user's cache; None: it has none."""
+    caches = cache_folder()
+    return None if caches is None else caches / "weights"

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from cluster.errors import WeightsBrokenOff, WeightsError
 from cluster.lock import lock, lock_alone
+from deploy.weights.kept import LOCK, make_room
 from deploy.weights.manifest import (
     MAX_MANIFEST_BYTES,
     NAME,
@@ -63,7 +64,7 @@ def pull(
         if holds(directory, weights, is_wanted):
             return
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(_beside(directory, ".lock"), say):
+        with _alone(_beside(directory, LOCK), say):
             if not holds(directory, weights, is_wanted):
                 _pull(weights, directory, say, is_wanted)
                 say(f"The weights are in {directory}.")
@@ -173,6 +174,7 @@ class Fetching:
             ]
             here = sum(self._num_here(part) for part in parts)
             missing = sum(sizes) - here
+            make_room(self.staging.parent, missing, say)
             self._check_room(missing)
             here += sum((self.staging / name).stat().st_size for name in done)
             self.progress.begin(here, here + missing)

@@ -19,6 +19,7 @@ from deploy.cluster_file.kind import CLUSTER
 from deploy.cluster_file.local import left_out, local_plan
 from deploy.launcher import LocalCluster
 from deploy.plan import ClusterPlan
+from deploy.weights.kept import hold
 from deploy.weights.pulled import pulled
 from kv_transfer.doors import DOORS
 from penstock.cli.exit_codes import ExitCode
@@ -253,9 +254,11 @@ def command_name() -> str:
 
 def weights_of(spec: ClusterSpec, folder: Path = Path(), *, described: bool = False) -> Path | None:
     """Finds where the weights are on this machine now; None where the file has none pulled.
-    `folder`: where relative paths begin; `described`: only what says what they are. Raises
-    WeightsError."""
+    `folder`: where relative paths begin; `described`: only what says what they are; others are
+    kept as long as this process lives. Raises WeightsError."""
     if spec.weights is None:
         return None
     directory = str((folder / spec.checkpoint).absolute()) if spec.checkpoint else ""
+    if not described:
+        hold(spec.weights, directory)
     return asyncio.run(pulled(spec.weights, directory, say=say, is_described=described))

@@ -1,12 +1,15 @@
 """`penstock weights`: what a model's files are, and how they come to this machine."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster.errors import ConfigError, WeightsError
+from deploy.weights.kept import KeptWeights, kept
+from deploy.weights.kept import remove as remove_kept
 from deploy.weights.manifest import NAME, manifest_of
 from deploy.weights.origin import Weights
 from deploy.weights.pulled import pulled
@@ -15,7 +18,7 @@ from penstock.cli.app import told
 from penstock.cli.output import say, write, write_json
 
 weights = typer.Typer(
-    help="Weights of a model: say what they are, pull them.",
+    help="Weights of a model: say what they are, pull them, list and remove those in the cache.",
     add_completion=False,
     no_args_is_help=True,
 )
@@ -77,3 +80,63 @@ def pull(
         write_json({"checkpoint": str(here)})
     else:
         write(f"{here}\n")
+
+
+@weights.command(name="list")
+@told
+def list_kept(json: options.Json = False) -> None:
+    """List the weights in this user's cache, the longest unused first.
+
+    A pull that has no room takes away those that no process of this machine uses, in this order.
+
+    Example: penstock weights list
+    """
+    found = kept()
+    if json:
+        write_json(
+            [
+                {
+                    "digest": each.digest,
+                    "bytes": each.num_bytes,
+                    "used": each.is_used,
+                    "whole": each.is_whole,
+                    "used_at": each.used_at,
+                }
+                for each in found
+            ]
+        )
+    else:
+        write("".join(f"{_line(each)}\n" for each in found))
+
+
+@weights.command()
+@told
+def remove(
+    digest: Annotated[
+        str, typer.Argument(metavar="SHA256", help="As 'penstock weights list' has it.")
+    ],
+    json: options.Json = False,
+) -> None:
+    """Remove weights from this user's cache. Those that a process uses stay.
+
+    Example: penstock weights remove sha256:...
+    """
+    found = next((each for each in kept() if each.digest == digest), None)
+    if found is None:
+        raise WeightsError(
+            f"There is no '{digest[:80]}' in this user's cache: 'penstock weights list' says which"
+            " are."
+        )
+    if not remove_kept(found):
+        raise WeightsError(f"{digest} is used, or pulled, by a process of this machine: it stays.")
+    if json:
+        write_json({"removed": digest, "bytes": found.num_bytes})
+    else:
+        say(f"{digest} is gone: {found.num_bytes / 1e6:,.0f} MB.")
+
+
+def _line(each: KeptWeights) -> str:
+    days = (time.time() - each.used_at) / 86_400
+    when = "in use" if each.is_used else f"last used {days:.1f} days ago"
+    begun = "" if each.is_whole else ", not all of it has come"
+    return f"{each.digest}  {each.num_bytes / 1e6:,.0f} MB  {when}{begun}"

@@ -11,8 +11,9 @@ import yaml
 from deploy.log_dir import placed_log_root
 from deploy.placed import PlacedSupervisor, StartOrder
 from deploy.run_dir import shared_path
+from deploy.weights.kept import kept
 from deploy.weights.manifest import manifest_of
-from deploy.weights.origin import Weights
+from deploy.weights.origin import Weights, kept_in
 from penstock import Client
 from tests.deploy.placed_orders import MACHINE, QUICK, order_of
 from tests.deploy.polling import until
@@ -37,11 +38,12 @@ def test_two_placed_processes_have_their_weights_pulled_once_and_tell_how_far_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    there = tmp_path / "disk" / "model"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with serving_weights(make_weights(tmp_path / "source")) as server:
+        there = kept_in(server.weights)
         server.hold_at = 1 << 20
         orders = [
-            replace(order_of(tmp_path, name), weights=server.weights, weights_dir=str(there))
+            replace(order_of(tmp_path, name), weights=server.weights)
             for name in ("decode-0", "decode-1")
         ]
         placed = [place(tmp_path, order) for order in orders]
@@ -60,9 +62,11 @@ def test_two_placed_processes_have_their_weights_pulled_once_and_tell_how_far_th
             said = (shared_path("lab", tmp_path) / "decode-1.yaml").read_text()
             assert yaml.safe_load(said)["checkpoint"] == str(there)
             assert [each.state().said for each in placed] == ["", ""]
+            assert [each.is_used for each in kept()] == [True]
         finally:
             for each in placed:
                 each.stop(0.0)
+        assert [each.is_used for each in kept()] == [False]
         assert server.num_sent(MODEL) == MODEL_BYTES
     logs = [path.read_text() for path in (placed_log_root() / "lab").glob("decode-*.log")]
     assert sum("Pulling weights from" in text for text in logs) == 1
@@ -91,7 +95,9 @@ def test_a_placed_process_whose_weights_are_others_says_which(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_cluster_whose_file_names_a_url_is_served_and_answers(tmp_path: Path) -> None:
+def test_a_cluster_whose_file_names_a_url_is_served_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving_weights(copy_of_the_shipped_model(tmp_path / "source")) as server:
         weights = {"source": server.url, "digest": server.weights.digest}
         document = {
@@ -107,11 +113,14 @@ def test_a_cluster_whose_file_names_a_url_is_served_and_answers(tmp_path: Path) 
         file = tmp_path / "cluster.yaml"
         file.write_text(yaml.safe_dump(document))
         home = tmp_path / "home"
-        with serving(home, "-f", str(file), XDG_CACHE_HOME=str(home / "cache")) as served:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        with serving(home, "-f", str(file)) as served:
             assert served.ready["model"] == "tiny"
             with Client(served.address) as client:
                 answer = client.generate("What does len do?", max_tokens=4).result()
             assert answer.text
+            assert [each.is_used for each in kept()] == [True]
+        assert [each.is_used for each in kept()] == [False]
         assert any("Pulling weights from" in line for line in served.said)
-        [kept] = (home / "cache" / "penstock" / "weights").glob("*/SHA256SUMS")
-        assert kept.parent.name == server.weights.digest.removeprefix("sha256:")
+        [sums] = (home / "cache" / "penstock" / "weights").glob("*/SHA256SUMS")
+        assert sums.parent.name == server.weights.digest.removeprefix("sha256:")

@@ -90,7 +90,7 @@ INCOMPLETE |= {"penstock bench", "penstock demo", "penstock serve --insecure"}
 INCOMPLETE |= {"penstock serve --model-dir DIR", "penstock serve -f FILE", "penstock policy"}
 INCOMPLETE |= {"penstock serve -f cluster.yaml", "penstock drain"}
 INCOMPLETE |= {"penstock drain --wait", "penstock policy apply"}
-INCOMPLETE |= {"penstock undrain", "penstock weights digest"}
+INCOMPLETE |= {"penstock undrain", "penstock weights digest", "penstock weights remove"}
 INCOMPLETE |= {"penstock serve --keys keys.json", "penstock keys", "penstock keys list"}
 # What runs may follow what other commands have applied; tests/deploy/test_applied_policy.py does.
 INCOMPLETE |= {"penstock cluster diff -f FILE", "penstock cluster diff -f cluster.yaml"}
