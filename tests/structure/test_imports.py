@@ -104,6 +104,7 @@ STUB_FILES = {
         "penstock/cli/cluster_calls.py",
         "penstock/cli/drain.py",
         "penstock/cli/followed.py",
+        "penstock/cli/in_force.py",
         "penstock/cli/policy_live.py",
         "penstock/cli/status.py",
         "penstock/cli/top/inside.py",
