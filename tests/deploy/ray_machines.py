@@ -32,8 +32,11 @@ class RayMachines:
 
 
 @contextmanager
-def ray_machines(home: Path, machines: Sequence[Mapping[str, Any]]) -> Iterator[RayMachines]:
-    """`machines`: what each has, as Ray names it; the first is the head."""
+def ray_machines(
+    home: Path, machines: Sequence[Mapping[str, Any]], **settings: str
+) -> Iterator[RayMachines]:
+    """`machines`: what each has, as Ray names it; the first is the head. `settings`: variables of
+    Ray's own."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # its sockets' paths must be short
     token = secrets.token_hex(16)
     (home / "ray-token").write_text(token)
@@ -46,6 +49,7 @@ def ray_machines(home: Path, machines: Sequence[Mapping[str, Any]]) -> Iterator[
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
         "RAY_raylet_start_wait_time_s": str(START_S),
+        **settings,
     }
     try:
         with _started(folder, machines, environment) as said:

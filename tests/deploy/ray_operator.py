@@ -97,9 +97,11 @@ class Operator:
 
 
 @asynccontextmanager
-async def an_operator(home: Path, machines: list[dict[str, Any]]) -> AsyncIterator[Operator]:
+async def an_operator(
+    home: Path, machines: list[dict[str, Any]], **settings: str
+) -> AsyncIterator[Operator]:
     async with redis_server() as redis:
-        with ray_machines(home, machines) as found:
+        with ray_machines(home, machines, **settings) as found:
             yield Operator(machines=found, store=redis.url, home=home)
 
 
@@ -123,10 +125,10 @@ def files_with(folder: Path, secrets: list[bytes]) -> Iterator[Path]:
 
 
 @contextmanager
-def operating(home: Path, machines: list[dict[str, Any]]) -> Iterator[Operator]:
-    """The same, for several tests."""
+def operating(home: Path, machines: list[dict[str, Any]], **settings: str) -> Iterator[Operator]:
+    """The same, for several tests. `settings`: variables of Ray's own."""
     with asyncio.Runner() as runner:
-        context = an_operator(home, machines)
+        context = an_operator(home, machines, **settings)
         operator = runner.run(context.__aenter__())
         try:
             yield operator
