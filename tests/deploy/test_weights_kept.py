@@ -80,6 +80,7 @@ def test_the_longest_unused_makes_way_and_no_more_than_has_to(server: WeightsSer
     assert kept_in(server.weights).exists()
 
 
+@pytest.mark.slow
 def test_what_another_cluster_of_this_machine_uses_stays(server: WeightsServer) -> None:
     """As long as its process lives, however that ends."""
     used, unused = put(1, used_at=1e9), put(2, used_at=2e9)

@@ -155,6 +155,7 @@ async def test_one_of_two_goes_in_whichever_order_what_routers_say_arrives(
     assert num_orders >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [0.0, 0.2])
 @pytest.mark.parametrize("num_workers", [2, 3, 4])
 async def test_one_stays_though_all_are_told_and_answers_are_lost(
