@@ -20,6 +20,7 @@ from penstock.cli.output import fail, say, write_json
 from penstock.cli.status import drain_text, fetch_status
 from penstock.v1 import worker_pb2 as pb
 
+TELL_S = 10.0  # its router first asks others whether they stay: one that hangs takes its time
 LOOK_S = 0.2  # between two looks at the status
 SPARE_S = 15.0  # beyond the drain's own bound, which the worker keeps
 
@@ -111,7 +112,7 @@ def _drain_request(worker: str, timeout: float | None, *, force: bool) -> pb.Dra
 
 
 def _tell(request: pb.DrainRequest, where: str, secrets: Path) -> pb.DrainResponse:
-    told: pb.DrainResponse = ask_cluster("Drain", request, where, secrets)
+    told: pb.DrainResponse = ask_cluster("Drain", request, where, secrets, timeout_s=TELL_S)
     return told
 
 
