@@ -1,5 +1,6 @@
 """The authority of a cluster: what its secrets file holds so that each of its processes can make a
-certificate for itself and tell the others' from strangers'. The one door to `cryptography`.
+certificate for itself and tell the others' from strangers'; and what anybody's certificate says.
+The one door to `cryptography`.
 
 A process signs its own, in memory, at its start: nothing but the secrets file is distributed, and
 nothing is asked of anybody. All have one name, whatever address they listen at. What does not leave
@@ -109,6 +110,38 @@ def issue(authority: Authority, *, now: datetime | None = None) -> TlsIdentity:
         certificate=_signed(builder, signing).encode(),
         key=_pem(key),
         authority=authority.certificate.encode(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateFacts:
+    """Says what a certificate of somebody else's making is good for."""
+
+    names: tuple[str, ...]  # of hosts, and their addresses
+    begins: datetime
+    ends: datetime
+    has_usual_key: bool  # RSA, or one of the curves that all TLS libraries know
+
+
+def facts_of(certificate: bytes) -> CertificateFacts:
+    """Reads the first certificate of a PEM. Raises ValueError where there is none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    found = x509.load_pem_x509_certificates(certificate)[0]
+    names: list[str] = []
+    with contextlib.suppress(x509.ExtensionNotFound):
+        told = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names += told.get_values_for_type(x509.DNSName)
+        names += map(str, told.get_values_for_type(x509.IPAddress))
+    key = found.public_key()
+    curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+    is_usual_curve = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, curves)
+    return CertificateFacts(
+        names=tuple(names),
+        begins=found.not_valid_before_utc,
+        ends=found.not_valid_after_utc,
+        has_usual_key=isinstance(key, rsa.RSAPublicKey) or is_usual_curve,
     )
 
 

@@ -43,6 +43,12 @@ def limit(kind: int) -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+def max_connections() -> int:
+    """Counts half of the files that this process may have open: for those who come in."""
+    files = limit(resource.RLIMIT_NOFILE)
+    return 1 << 16 if files is None else max(64, files // 2)
+
+
 def num_open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_reflection.v1alpha import reflection
 
 from cluster.addresses import Endpoint, host_of_peer
-from cluster.authority import PLAIN, Credentials, TlsIdentity
+from cluster.authority import PLAIN, Credentials
 from cluster.blame import DEADLINE_MARGIN_S, blamed, cut_off
 from cluster.channel import (
     EOF,
@@ -93,6 +93,8 @@ def server_options(
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
         ("grpc.server_max_unrequested_time_in_server", _MAX_PENDING_S),
         ("grpc.http2.bdp_probe", 0),
+        # TLS, and the first words of HTTP/2: who takes longer over them is hung up on.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         # Two processes on one port would share its connections without a word.
         ("grpc.so_reuseport", 0),
     ]
@@ -348,8 +350,10 @@ class Server:
         max_receive_bytes: int = PUBLIC_MESSAGE_BYTES,
         options: Options | None = None,
         credentials: Credentials = PLAIN,
+        shown: grpc.ServerCredentials | None = None,
     ) -> None:
-        """Beyond loopback it listens under TLS, where the credentials can."""
+        """Beyond loopback it listens under TLS, where the credentials can. `shown`: what it shows
+        instead, wherever it listens."""
         self._services = list(services)
         if health is not None:
             self._services.append(
@@ -358,6 +362,7 @@ class Server:
         self._asked_address = address
         self._options = server_options(max_receive_bytes) if options is None else options
         self._credentials = credentials
+        self._shown = shown
         self._server: grpc.aio.Server | None = None
         self._closing: asyncio.Task[None] | None = None
         self.is_tls = False
@@ -374,9 +379,11 @@ class Server:
         server.add_generic_rpc_handlers(tuple(service.rpcs for service in self._services))
         names = [service.name for service in self._services]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
-        identity = self._credentials.at(self._asked_address)
-        self.is_tls = identity is not None
-        self.address = _bind(server, self._asked_address, identity)
+        shown = self._shown
+        if shown is None and (identity := self._credentials.at(self._asked_address)) is not None:
+            shown = server_credentials(identity)
+        self.is_tls = shown is not None
+        self.address = _bind(server, self._asked_address, shown)
         await server.start()
         self._server, self._closing = server, None
 
@@ -411,13 +418,13 @@ class Server:
         await self.stop()
 
 
-def _bind(server: grpc.aio.Server, address: str, identity: TlsIdentity | None) -> str:
+def _bind(server: grpc.aio.Server, address: str, shown: grpc.ServerCredentials | None) -> str:
     host = address.rpartition(":")[0]
     try:
-        if identity is None:
+        if shown is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, server_credentials(identity))
+            port = server.add_secure_port(address, shown)
     except RuntimeError as error:
         raise StartupError(
             f"Could not listen on '{address}': is the port taken, or the host not this one's? "

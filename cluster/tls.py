@@ -1,8 +1,10 @@
-"""TLS of calls between processes: both ends show a certificate of the cluster's own authority; and
-why a connection did not come about, in words that say what differs."""
+"""TLS of calls between processes: both ends show a certificate of the cluster's own authority; why
+a connection did not come about, in words that say what differs; and how files become what is shown.
+"""
 
 import os
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -15,11 +17,28 @@ from cluster.status import from_rpc_error
 TARGET: Final = ("grpc.ssl_target_name_override", NAME)
 
 _SAME_FILE = "give both the same secrets file"
+_INTERNAL = "internal calls go to the router's 'internal' address"
 
 
 def server_credentials(identity: TlsIdentity) -> grpc.ServerCredentials:
     pair = (identity.key, identity.certificate)
     return grpc.ssl_server_credentials([pair], identity.authority, require_client_auth=True)
+
+
+def followed_credentials(
+    current: Callable[[], grpc.ServerCertificateConfiguration], *, asks_clients: bool
+) -> grpc.ServerCredentials:
+    """Makes the credentials of a server that shows, in each handshake, what is current then.
+    `current` is called on gRPC's own threads."""
+    return grpc.dynamic_ssl_server_credentials(
+        current(), current, require_client_authentication=asks_clients
+    )
+
+
+def certificate_configuration(
+    certificate: bytes, key: bytes, client_ca: bytes | None
+) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
 
 def channel_credentials(identity: TlsIdentity) -> grpc.ChannelCredentials:
@@ -52,15 +71,16 @@ def why_unconnected(details: str, *, is_tls: bool) -> PenstockError | None:
         )
     return WorkerLost(
         "It hung up as soon as we spoke to it without TLS: it may want TLS, as processes beyond"
-        f" loopback do whose secrets file holds an authority ({_SAME_FILE}); or it has just ended."
+        f" loopback do whose secrets file holds an authority ({_SAME_FILE}), or be a front door"
+        f" under TLS ({_INTERNAL}); or it has just ended."
     )
 
 
 def _of_handshake(details: str) -> str:
     if "WRONG_VERSION_NUMBER" in details:
         return (
-            "It speaks no TLS there: it is a front door (internal calls go to the router's"
-            f" 'internal' address), or its secrets file holds no authority ({_SAME_FILE})."
+            f"It speaks no TLS there: it is a front door ({_INTERNAL}), or its secrets file holds"
+            f" no authority ({_SAME_FILE})."
         )
     for symptom in ("certificate has expired", "certificate is not yet valid"):
         if symptom in details:
@@ -68,7 +88,10 @@ def _of_handshake(details: str) -> str:
                 f"By our clock its {symptom}: set the clocks of both machines, else draw new"
                 " secrets for all processes."
             )
-    return f"Its certificate was signed by another authority: {_SAME_FILE}."
+    return (
+        f"Its certificate was signed by another authority: {_SAME_FILE}; or it is a front door"
+        f" under TLS ({_INTERNAL})."
+    )
 
 
 def secure_channel(address: str, identity: TlsIdentity | None, options: Any) -> grpc.aio.Channel:
@@ -93,9 +116,16 @@ def _context(protocol: int, identity: TlsIdentity) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=identity.authority.decode())
+    load_pair(context, identity.certificate, identity.key)
+    return context
+
+
+def load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Has a context show a certificate, from memory. Raises ssl.SSLError where they are no pair, or
+    the key has a password."""
     # A file is all that this takes: one without a name, that no other process can open by one.
     with os.fdopen(os.memfd_create("penstock identity"), "wb") as file:
-        file.write(identity.certificate + identity.key)
+        file.write(certificate + b"\n" + key)
         file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-    return context
+        # Without a password given it would ask for one on the terminal.
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password="")

@@ -27,11 +27,13 @@ from router.status_codec import (
     accuracy_to_pb,
     away_to_pb,
     callers_to_pb,
+    certificate_to_pb,
     classes_to_pb,
     seen_to_pb,
     tenants_to_pb,
     waiting_to_pb,
 )
+from router.tls.follow import DoorCertificate
 from router.waiting import WaitingRoom
 
 NAME = "penstock.v1.Cluster"
@@ -51,6 +53,7 @@ class ClusterService:
         admission: Admission,
         waiting: WaitingRoom,
         callers: Callers,
+        certificate: DoorCertificate | None,
         quotas: Quotas,
         diagnosis: Diagnosis,
         clock: Callable[[], float],
@@ -70,6 +73,7 @@ class ClusterService:
         self._admission = admission
         self._waiting = waiting
         self._callers = callers
+        self._certificate = certificate
         self._quotas = quotas
         self._diagnosis = diagnosis
         self._clock = clock
@@ -142,7 +146,8 @@ class ClusterService:
             metrics=self._metrics(),
             insecure=self._is_open and not self._callers.are_asked,
             callers=callers_to_pb(self._callers, self._quotas),
-            plain=self._is_open,
+            plain=self._is_open and self._certificate is None,
+            certificate=certificate_to_pb(self._certificate),
         )
 
     async def observe(

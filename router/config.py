@@ -12,6 +12,7 @@ from cluster.serving_config import ServingConfig
 from router.policy import Disaggregate
 from router.policy_file.document import PlacementSpec, PolicyDocument, PolicySpec, default_document
 from router.standing import Assumed
+from router.tls.certificate import TlsFiles
 
 IN_MEMORY = "memory"
 _COUNTS = ("max_in_flight", "num_text_threads", "index_budget_bytes")
@@ -31,11 +32,15 @@ class RouterConfig(ServingConfig):
     # HOST:PORT where workers, operators and `penstock` of other machines reach it, under TLS; null:
     # at 'address' alone
     internal: str | None = None
-    """Where workers run on other machines."""
+    """Where workers run on other machines, or with 'tls': then on this one, too."""
     http: str | None = "127.0.0.1:0"  # HOST:PORT for OpenAI's clients; port 0: any; null: none
     """Give a port that others know; null where all clients speak gRPC."""
     keys_file: Path | None = None  # of callers' API keys, mode 0600; null: nobody is asked
     """Where callers are to be told apart: always where others than this machine may come in."""
+    # of both front doors: 'certificate', 'key' and perhaps 'client_ca', files as PEM, followed;
+    # null: they speak no TLS
+    tls: TlsFiles | None = None
+    """Where clients come in from other machines, and no proxy ends TLS before it."""
     store: str = IN_MEMORY  # or the URL of a Redis, when there are several routers or machines
     """With a second router, or a second machine."""
     context_length: int | None = None  # tokens; narrows the checkpoint's own
@@ -81,6 +86,11 @@ class RouterConfig(ServingConfig):
             self._check_open("http", self.http)
         if self.internal is not None:
             self._check_door("internal", self.internal)
+        elif self.tls is not None:
+            raise ConfigError(
+                "'tls' is given and 'internal' is not: workers and commands do not come in where"
+                " clients speak TLS; give an address for them, on this machine as 127.0.0.1:0."
+            )
         if self.metrics is not None:
             self._check_door("metrics", self.metrics)
         if self.store != IN_MEMORY and "://" not in self.store:

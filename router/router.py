@@ -16,13 +16,14 @@ from cluster.diagnosis import Diagnosis
 from cluster.document.keys import yaml_text
 from cluster.door import door_service
 from cluster.health import HealthState, follow_progress
+from cluster.host import max_connections
 from cluster.lateness import AttentiveClock
 from cluster.membership import Membership
 from cluster.metrics.exposition import Registry
 from cluster.metrics.process import ServingProcess
 from cluster.metrics.server import Page, Pages, metrics_pages, scraped_at
 from cluster.proof import Doorkeeper, audience_of
-from cluster.rpc import Deadlines, Serve, Server, service_handlers
+from cluster.rpc import Deadlines, Serve, Server, server_options, service_handlers
 from cluster.sealed_store import SealedStore
 from cluster.secrets import Secrets, load_secrets
 from cluster.store import MemoryStore, Store, prefix_of
@@ -59,6 +60,7 @@ from router.records import Records
 from router.relay import Relay
 from router.rollout.generations import Generations
 from router.rollout.rollout import Offer
+from router.tls.follow import DoorCertificate
 from router.waiting import WaitingRoom
 
 if TYPE_CHECKING:  # it loads Starlette and uvicorn
@@ -78,6 +80,7 @@ class Router:
         config.check_ways(credentials)
         self.callers = Callers()
         self._keys = KeyFileFollower(config.keys_file, self.callers) if config.keys_file else None
+        self.certificate = DoorCertificate(config.tls) if config.tls else None
         text = Text.load(config, secrets.hash_secret)
         self.config = config
         self.clock = clock
@@ -155,7 +158,14 @@ class Router:
         self.metrics = scraped_at(config.metrics, self.pages)
         inference = InferenceService(text, reception)
         self.http = _http_door(
-            config, text, reception, self.callers, self.pages, clock, lambda: self.is_serving
+            config,
+            text,
+            reception,
+            self.callers,
+            self.pages,
+            clock,
+            lambda: self.is_serving,
+            self.certificate,
         )
         diagnosis = Diagnosis(
             secrets_file=config.secrets_file,
@@ -174,6 +184,7 @@ class Router:
             admission=self.admission,
             waiting=self.waiting,
             callers=self.callers,
+            certificate=self.certificate,
             quotas=self.quotas,
             diagnosis=diagnosis,
             clock=clock,
@@ -202,6 +213,7 @@ class Router:
             rpcs,
             self.health,
             lambda: self.internal_address,
+            self.certificate,
         )
 
     @property
@@ -212,7 +224,7 @@ class Router:
 
     @property
     def internal_address(self) -> str:
-        """Says where calls of the cluster come in from other machines; empty: nowhere."""
+        """Says where calls of the cluster come in apart from clients; empty: nowhere."""
         return self.internal.address if self.internal else ""
 
     @property
@@ -237,6 +249,7 @@ class Router:
             fleet=self.fleet,
             policy=self.policy,
             callers=self.callers,
+            certificate=self.certificate,
             quotas=self.quotas,
             members=list(self.pool.statuses(now)),
         )
@@ -253,7 +266,11 @@ class Router:
                     tasks.create_task(self.fleet.run(), name="fleet"),
                     tasks.create_task(self.policy.run(), name="policy"),
                     tasks.create_task(self.quotas.run(), name="quotas"),
-                    *([tasks.create_task(self._keys.run(), name="keys")] if self._keys else []),
+                    *(
+                        tasks.create_task(each.run(), name="files")
+                        for each in (self._keys, self.certificate)
+                        if each is not None
+                    ),
                     tasks.create_task(follow_progress(self.health, lambda: self.is_serving)),
                 )
                 nowhere = contextlib.nullcontext()
@@ -297,6 +314,7 @@ def _http_door(
     pages: Pages,
     clock: Callable[[], float],
     is_serving: Callable[[], bool],
+    certificate: DoorCertificate | None,
 ) -> "HttpServer | None":
     if config.http is None:
         return None
@@ -310,6 +328,7 @@ def _http_door(
         clock=clock,
         is_serving=is_serving,
         pages=pages,
+        tls=None if certificate is None else lambda: certificate.served.context,
     )
 
 
@@ -322,6 +341,7 @@ def _front_door(
     cluster: Mapping[str, Serve],
     health: HealthState,
     internal: Callable[[], str],
+    certificate: DoorCertificate | None,
 ) -> Server:
     limits = config.limits
     # Where TLS is spoken, calls of the cluster come in by another door.
@@ -342,7 +362,12 @@ def _front_door(
         ],
         address=config.address,
         health=health,
-        max_receive_bytes=limits.max_message_bytes,
+        options=[
+            *server_options(limits.max_message_bytes),
+            # Of those, too, that do not speak TLS yet.
+            ("grpc.max_allowed_incoming_connections", max_connections()),
+        ],
+        shown=None if certificate is None else certificate.grpc_credentials(),
     )
 
 

@@ -13,6 +13,7 @@ from router.learned.lengths import AnswerKind
 from router.learned.traffic import Arrival, Traffic
 from router.placer import Placer
 from router.policy_settings import DEFAULT_TENANT, ServiceClass
+from router.tls.follow import DoorCertificate
 from router.waiting import WaitingRoom
 
 _NO_LIMIT = 1 << 30
@@ -54,6 +55,18 @@ def callers_to_pb(callers: Callers, quotas: Quotas) -> worker_pb2.CallersStatus:
         error=callers.error,
         refused=callers.num_refused,
         unchecked=quotas.num_unchecked,
+    )
+
+
+def certificate_to_pb(shown: DoorCertificate | None) -> worker_pb2.CertificateStatus | None:
+    """None: the front doors speak no TLS."""
+    if shown is None:
+        return None
+    return worker_pb2.CertificateStatus(
+        left_seconds=shown.served.left_s(),
+        names=shown.served.facts.names,
+        asks_clients=shown.served.asks_clients,
+        error=shown.error,
     )
 
 

@@ -716,7 +716,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure", "internal", "callers", "plain", "metrics")
+    __slots__ = ("workers", "requests_in_flight", "index_grains", "index_bytes", "router_version", "relay", "forgotten_grains", "expected_grains", "accuracy", "classes", "tenants", "short_of_workers", "sessions", "warming_up", "waiting", "away", "listens", "insecure", "internal", "callers", "plain", "metrics", "certificate")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     INDEX_GRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -739,6 +739,7 @@ class StatusResponse(_message.Message):
     CALLERS_FIELD_NUMBER: _ClassVar[int]
     PLAIN_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     requests_in_flight: int
     index_grains: int
@@ -761,7 +762,20 @@ class StatusResponse(_message.Message):
     callers: CallersStatus
     plain: bool
     metrics: str
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ..., internal: _Optional[str] = ..., callers: _Optional[_Union[CallersStatus, _Mapping]] = ..., plain: bool = ..., metrics: _Optional[str] = ...) -> None: ...
+    certificate: CertificateStatus
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., requests_in_flight: _Optional[int] = ..., index_grains: _Optional[int] = ..., index_bytes: _Optional[int] = ..., router_version: _Optional[str] = ..., relay: _Optional[_Union[RelayStatus, _Mapping]] = ..., forgotten_grains: _Optional[int] = ..., expected_grains: _Optional[int] = ..., accuracy: _Optional[_Union[AccuracyStatus, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassStatus, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ..., short_of_workers: bool = ..., sessions: _Optional[int] = ..., warming_up: bool = ..., waiting: _Optional[_Union[WaitingStatus, _Mapping]] = ..., away: _Optional[_Iterable[_Union[AwayWorker, _Mapping]]] = ..., listens: _Optional[str] = ..., insecure: bool = ..., internal: _Optional[str] = ..., callers: _Optional[_Union[CallersStatus, _Mapping]] = ..., plain: bool = ..., metrics: _Optional[str] = ..., certificate: _Optional[_Union[CertificateStatus, _Mapping]] = ...) -> None: ...
+
+class CertificateStatus(_message.Message):
+    __slots__ = ("left_seconds", "names", "asks_clients", "error")
+    LEFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    ASKS_CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    left_seconds: float
+    names: _containers.RepeatedScalarFieldContainer[str]
+    asks_clients: bool
+    error: str
+    def __init__(self, left_seconds: _Optional[float] = ..., names: _Optional[_Iterable[str]] = ..., asks_clients: bool = ..., error: _Optional[str] = ...) -> None: ...
 
 class CallersStatus(_message.Message):
     __slots__ = ("asked", "keys", "error", "refused", "unchecked")

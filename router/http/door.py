@@ -1,6 +1,7 @@
 """The HTTP door put together: paths and who serves them. The one door to Starlette, whose router
 finds who it is."""
 
+import ssl
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ def http_server(
     clock: Callable[[], float],
     is_serving: Callable[[], bool],
     pages: Pages,
+    tls: Callable[[], ssl.SSLContext] | None = None,
     ping_s: float = PING_S,
 ) -> HttpServer:
     """Makes what serves the pipeline behind gRPC to OpenAI's clients, too."""
@@ -75,4 +77,4 @@ def http_server(
         redirect_slashes=False,
         default=resource("", {"GET": refuse_path, "POST": refuse_path}),
     )
-    return HttpServer(app, open_calls, address=address)
+    return HttpServer(app, open_calls, address=address, tls=tls)

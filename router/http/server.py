@@ -4,8 +4,8 @@ protocol: signals, the log and the end of this process are not its own.
 
 import asyncio
 import logging
-import resource
 import socket
+import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,10 +17,12 @@ from uvicorn.server import ServerState
 
 from cluster.addresses import Endpoint
 from cluster.errors import InvalidRequest, Overloaded, PenstockError, StartupError
+from cluster.host import max_connections
 from cluster.open_calls import OpenCalls
 from cluster.rpc import LAST_WORDS_S
 from router.http.call import ABORT
 from router.http.errors import HttpRefusal, failure_of
+from router.http.greeting import Greetings
 
 _HEAD_S: Final = 20.0  # from a connection, or a request's first byte, to the end of its headers
 _IDLE_S: Final = 75.0  # between two requests: longer than clients keep connections
@@ -158,16 +160,30 @@ class _HttpConnection(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in told.headers]
         lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
         self.transport.write(b"\r\n".join(lines))
-        # Closed with bytes unread it would be reset, and the word lost on its way.
-        self.transport.write_eof()
+        # Closed with bytes unread it would be reset, and the word lost on its way. TLS says goodbye
+        # by itself, and waits for the other's.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
         self._late = self.loop.call_later(LAST_WORDS_S, self.transport.abort)
 
 
 class HttpServer:
     """`async with` starts it, and ends every call at exit, in bounded time; each caller is told."""
 
-    def __init__(self, app: Callable[..., Any], open_calls: OpenCalls, *, address: str) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        open_calls: OpenCalls,
+        *,
+        address: str,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """`tls`: what is shown to a connection that comes now; None: all is in clear text."""
         self._app = app
+        self._tls = tls
+        self._greetings: Greetings | None = None
         self._open_calls = open_calls
         self._asked_address = address
         self.address = address  # with the port really bound, once started
@@ -188,11 +204,17 @@ class HttpServer:
         )
         config.load()
         self._open_calls.is_cut_off = False  # by an earlier server of theirs
-        self._state = _State(_max_connections())
+        self._state = _State(max_connections())
         bound = _bind(self._asked_address)
         self.address = f"{self._asked_address.rpartition(':')[0]}:{bound.getsockname()[1]}"
+
+        def connection() -> _HttpConnection:
+            return _HttpConnection(config=config, server_state=self._state, app_state={})
+
+        if self._tls is not None:
+            self._greetings = Greetings(connection, self._tls)
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _HttpConnection(config=config, server_state=self._state, app_state={}),
+            self._greetings.greeting if self._greetings else connection,
             sock=bound,
             backlog=_BACKLOG,
         )
@@ -202,6 +224,8 @@ class HttpServer:
         connection ends with it."""
         if self._server is not None:
             self._server.close()
+            if self._greetings is not None:
+                self._greetings.abort()
             for connection in tuple(self._state.connections):
                 connection.shutdown()
 
@@ -254,9 +278,3 @@ def _bind(address: str) -> socket.socket:
         if (number := getattr(socket, option, None)) is not None:
             bound.setsockopt(socket.IPPROTO_TCP, number, value)
     return bound
-
-
-def _max_connections() -> int:
-    """Half of the files that this process may have open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(64, soft // 2) if soft != resource.RLIM_INFINITY else 1 << 16

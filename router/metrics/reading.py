@@ -20,6 +20,7 @@ from router.pool import MemberStatus
 from router.relay import RelayCounters
 from router.rollout.canary import Figures
 from router.rollout.generations import LivePolicy
+from router.tls.follow import DoorCertificate
 from router.waiting import WaitingFigures
 
 STATES: Final = ("serving", "draining", "not_serving", "away", "crash_looping")
@@ -36,6 +37,7 @@ class RouterReading:
     fleet: Fleet
     policy: PolicyKeeper
     callers: Callers
+    certificate: DoorCertificate | None
     quotas: Quotas
     members: list[MemberStatus]
 
@@ -66,6 +68,13 @@ class RouterReading:
             worker = each.member.worker.worker_id
             if worker in ages:
                 yield Series((worker, each.member.role), ages[worker])
+
+    # The certificate of the front doors
+
+    def certificate_left_s(self) -> Iterator[Series]:
+        """Nothing, where they speak no TLS."""
+        if self.certificate is not None:
+            yield Series((), self.certificate.served.left_s())
 
     # Classes of service
 

@@ -406,6 +406,18 @@ CALLERS: Final[tuple[Metric[RouterReading], ...]] = (
         help="Times that a quota was not checked, as the store was away.",
         read=value(lambda r: r.quotas.num_unchecked),
     ),
+    Metric(
+        name="penstock_certificate_expires_in_seconds",
+        kind=Kind.GAUGE,
+        help="Until the certificate of the front doors ends; absent: they speak no TLS.",
+        read=lambda r: r.certificate_left_s(),
+    ),
+    Metric(
+        name="penstock_certificate_is_current",
+        kind=Kind.GAUGE,
+        help="Is 0 if the front doors show another certificate than their files say, else 1.",
+        read=value(lambda r: r.certificate is None or not r.certificate.error),
+    ),
 )
 
 ROUTER: Final = (*REQUESTS, *PLACING, *MEMBERS, *POLICY, *CALLERS)

@@ -73,7 +73,7 @@ class Cluster:
 
     def worker(self, name: str, role: Role = Role.DECODE, **changes: Any) -> FakeWorker:
         values = {"fingerprint": self.fingerprint, "model": MODEL, "role": role, **changes}
-        return FakeWorker(name, self.address, **values)
+        return FakeWorker(name, self.router.internal_address or self.address, **values)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits for what events of other tasks bring about."""
@@ -114,6 +114,15 @@ class Cluster:
         response = await health_pb2_grpc.HealthStub(self.channel).Check(request)
         return response.status
 
+    def open_channel(self) -> grpc.aio.Channel:
+        """A connection of its own to the front door."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        shown = self.router.certificate
+        if shown is None:
+            return grpc.aio.insecure_channel(self.address, options)
+        trusted = grpc.ssl_channel_credentials(shown.served.texts.certificate)
+        return grpc.aio.secure_channel(self.address, trusted, options)
+
     async def __aenter__(self) -> Self:
         ready = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self.router.run(self.drain, ready.set_result))
@@ -121,9 +130,7 @@ class Cluster:
         if self._task.done():
             await self._task
         self.address = ready.result()
-        self.channel = grpc.aio.insecure_channel(
-            self.address, options=[("grpc.use_local_subchannel_pool", 1)]
-        )
+        self.channel = self.open_channel()
         self.inference: Any = inference_pb2_grpc.InferenceStub(self.channel)
         return self
 

@@ -1,0 +1,1 @@
+"""TLS of both front doors: certificates in files, as they change."""
