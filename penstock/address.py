@@ -5,12 +5,18 @@ from ipaddress import AddressValueError, IPv6Address
 from penstock.errors import InvalidRequestError
 
 DEFAULT_PORT = 50051
+SECURED = "grpcs://"  # TLS is spoken there
+_PLAIN = "grpc://"
 _SCHEMES = ("dns:", "unix:", "unix-abstract:", "vsock:", "ipv4:", "ipv6:", "xds:")  # gRPC's own
 
 
 def with_port(address: str) -> str:
-    """The address with its port, by default ours and not gRPC's 443. What names a scheme of gRPC
-    is left to gRPC. Raises InvalidRequestError for what is no HOST:PORT."""
+    """The address with its port, by default ours and not gRPC's 443, and with `grpcs://` if that is
+    before it. What names a scheme of gRPC is left to gRPC. Raises InvalidRequestError for what is
+    no HOST:PORT."""
+    if address.startswith(SECURED):
+        return SECURED + with_port(address.removeprefix(SECURED))
+    address = address.removeprefix(_PLAIN)
     if address.startswith(_SCHEMES):
         return address
     if address.isdecimal():

@@ -8,13 +8,13 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from penstock import calls
-from penstock.address import with_port
 from penstock.answer import Accepted, Answer, Chunk
 from penstock.api_key import Metadata, call_metadata
 from penstock.errors import RequestCancelledError, from_rpc_error
 from penstock.exchange import StreamState, channel_options
 from penstock.request import GenerateOptions, Message
 from penstock.retry import Attempts, Reach, RetryBudget, RetryPolicy
+from penstock.tls import File, dialled
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1.inference_pb2_grpc import InferenceStub
 
@@ -108,6 +108,11 @@ class Client:
     One that was never there is given `connect_timeout` seconds. 0 is not to wait.
 
     `api_key` says who calls, to a cluster that asks; PENSTOCK_API_KEY does where it is None.
+
+    TLS is spoken with `grpcs://` before the address, or if one of these is given, PEM files:
+    `ca_file` has who signed the server's certificate, by default the system's roots; `cert_file`
+    and `key_file` are what this client shows, to a cluster that asks for it. `server_name` is the
+    name that the certificate has, where that is not the host that is dialled.
     """
 
     def __init__(
@@ -119,16 +124,30 @@ class Client:
         retries: RetryPolicy | None = None,
         connect_timeout: float = 5.0,
         reconnect_timeout: float = 30.0,
+        ca_file: File | None = None,
+        cert_file: File | None = None,
+        key_file: File | None = None,
+        server_name: str | None = None,
     ) -> None:
-        address = self.address = with_port(address)
+        there = dialled(
+            address,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            server_name=server_name,
+        )
+        address = self.address = there.address
         self._metadata = call_metadata(api_key)
         self._timeout = timeout
         self._budget = RetryBudget(retries or RetryPolicy())
         self._reach = Reach(
             address=address, connect_timeout=connect_timeout, reconnect_timeout=reconnect_timeout
         )
-        self._channel = grpc.insecure_channel(
-            address, options=channel_options(address, connect_timeout)
+        options = [*channel_options(there.target, connect_timeout), *there.options]
+        self._channel = (
+            grpc.insecure_channel(there.target, options)
+            if there.credentials is None
+            else grpc.secure_channel(there.target, there.credentials, options)
         )
         self._stub: Any = InferenceStub(self._channel)
 

@@ -226,8 +226,43 @@ def _read_status(serialized: bytes, details: _Trailers) -> None:
             details.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
 
 
+# What is wrong with a server's certificate, as gRPC says it, and what to do.
+_UNTRUSTED: Mapping[str, str] = {
+    "certificate has expired": "has ended, by this machine's clock: have it renewed",
+    "certificate is not yet valid": "is not valid yet, by this machine's clock: set that right",
+    "CERTIFICATE_VERIFY_FAILED": (
+        "is not trusted here: give as ca_file who signed it, as a PEM file"
+    ),
+    "Hostname Verification": (
+        "is for another host than the one that was dialled: dial it by a name that the certificate"
+        " has, or give that as server_name"
+    ),
+}
+
+
+def _untrusted(details: str) -> PenstockError | None:
+    """None: the server was not refused for what it showed."""
+    if "failed to connect" not in details:
+        return None
+    for symptom, what in _UNTRUSTED.items():
+        if symptom in details:
+            return UnauthenticatedError(
+                f"The server's certificate {what}. Nothing was said to it.",
+                code=grpc.StatusCode.UNAUTHENTICATED,
+            )
+    if "WRONG_VERSION_NUMBER" in details:
+        return UnauthenticatedError(
+            "The server speaks no TLS there: leave out grpcs:// and all files of certificates, if"
+            " what is said may be read on its way. Nothing was said to it.",
+            code=grpc.StatusCode.UNAUTHENTICATED,
+        )
+    return None
+
+
 def from_rpc_error(error: grpc.RpcError) -> PenstockError:
     """The typed error of a failed call, sync or async."""
+    if (untrusted := _untrusted(error.details() or "")) is not None:
+        return untrusted
     code: grpc.StatusCode = error.code()
     details = _read_details(error.trailing_metadata())
     kind = BY_REASON.get(details.reason) or BY_CODE.get(code, PenstockError)

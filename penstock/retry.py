@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from penstock.address import SECURED
 from penstock.errors import (
     DRAINING,
     DeadlineExceededError,
@@ -26,6 +27,12 @@ MIN_PAUSE, MAX_PAUSE = 0.1, 1.0  # seconds between two looks for a server that i
 TICK = 1e-3  # less is no time to wait: a rest that rounding leaves
 # How gRPC begins to say that a call never had a connection; whatever else breaks had one.
 NEVER_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+
+# What it may be, if it takes connections and ends them, by whether TLS was spoken.
+_HUNG_UP = {
+    False: ". It may speak TLS alone: dial it as grpcs://HOST:PORT.",
+    True: ". It may want a certificate of its clients: give cert_file and key_file.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +198,10 @@ class Attempts:
             said = f"{address} did not come back within {patience:g} s"
         else:
             said = f"{address} could not be reached within {patience:g} s"
-        return UnreachableError(f"{said}: {error.message}", code=grpc.StatusCode.UNAVAILABLE)
+        hung_up = "Socket closed" in error.message and not _broke(error)
+        hint = _HUNG_UP[address.startswith(SECURED)] if hung_up else ""
+        message = f"{said}: {error.message}{hint}"
+        return UnreachableError(message, code=grpc.StatusCode.UNAVAILABLE)
 
     def _too_late(self) -> DeadlineExceededError:
         error, timeout = self.last_error, self.timeout or 0.0
