@@ -4,6 +4,7 @@ a connection did not come about, in words that say what differs; and how files b
 
 import os
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from cluster.status import from_rpc_error
 
 TARGET: Final = ("grpc.ssl_target_name_override", NAME)
 
+_SETTLED_S: Final = 0.1
 _SAME_FILE = "give both the same secrets file"
 _INTERNAL = "internal calls go to the router's 'internal' address"
 
@@ -30,8 +32,21 @@ def followed_credentials(
 ) -> grpc.ServerCredentials:
     """Makes the credentials of a server that shows, in each handshake, what is current then.
     `current` is called on gRPC's own threads."""
+    shown = current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if (now := current()) is shown:
+            return None
+        # gRPC asks under a lock, and frees what it showed before: under a handshake that has asked
+        # before us and has yet to take it, which ends the process. So it is given the time to.
+        time.sleep(_SETTLED_S)
+        shown = now
+        return now
+
+    fetch: Any = changed  # its stubs do not know that None says: as before
     return grpc.dynamic_ssl_server_credentials(
-        current(), current, require_client_authentication=asks_clients
+        shown, fetch, require_client_authentication=asks_clients
     )
 
 

@@ -19,8 +19,11 @@ class Reached:
     transports: Sequence[str]
 
 
-def front_door_text(listens: str, *, asks_keys: bool = False) -> str:
-    """Says what everybody should know of a front door that others can reach."""
+def front_door_text(listens: str, *, asks_keys: bool = False, has_tls: bool = False) -> str:
+    """Says what everybody should know of a front door that others can reach, and that lacks one of
+    both."""
+    if has_tls:
+        return f"no authentication, and {listens} is open to other machines"
     if asks_keys:
         return f"no TLS: API keys and prompts can be read on their way to {listens}"
     return f"no TLS and no authentication, and {listens} is open to other machines"

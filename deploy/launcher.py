@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Never, Self
 
-from cluster.addresses import Endpoint, is_loopback_address
+from cluster.addresses import Endpoint, advertised, is_loopback_address
 from cluster.errors import StartupError, SupervisionError
 from cluster.lateness import Patience
 from cluster.secrets import copy_secrets, create_secrets
@@ -109,9 +109,12 @@ class LocalCluster:
     @property
     def internal(self) -> str:
         """Gives the address where processes of this machine reach the router: at its front door
-        only where nobody else can listen in."""
+        only where nobody else can listen in, and clients speak no TLS."""
         apart = str(self.children["router"].ready.get("internal", ""))
-        return self.address if not apart or is_loopback_address(self.address) else apart
+        is_plain = self.plan.tls is None and is_loopback_address(self.address)
+        if not apart or is_plain:
+            return self.address
+        return str(advertised(Endpoint.parse(apart), None))  # by which TLS is spoken there
 
     @property
     def listens(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.addresses import Endpoint, is_loopback
 from cluster.log import LogFormat, LogLevel
 from deploy.planner.settings import PlannerSettings
+from router.tls.certificate import TlsFiles
 
 MODULES = {
     "router": "router",
@@ -71,13 +72,14 @@ class ClusterPlan:
     host: str = "127.0.0.1"
     advertise: str = ""  # by which others reach the host; empty: by itself
     insecure: bool = False  # others than this machine may reach the host
-    internal_port: int = 0  # of calls of the cluster, beyond loopback; 0: any free one
+    internal_port: int = 0  # of calls of the cluster, where clients' are apart; 0: any free one
     port: int = 0  # 0: any free one
     http_port: int | None = 0  # of OpenAI's clients; 0: any free one; None: they have none
     metrics_bind: str | None = "127.0.0.1"  # host where each process is scraped; None: nowhere
     store: str | None = None  # the URL of a Redis
     secrets_file: Path | None = None  # None: drawn at the start
     keys_file: Path | None = None  # of callers' API keys; None: nobody is asked
+    tls: TlsFiles | None = None  # that clients are shown; None: they come in in clear text
     num_threads: int | None = None
     num_blocks: int | None = None
     block_size: int | None = None
@@ -134,10 +136,11 @@ class ClusterPlan:
             "checkpoint": str(self.checkpoint),
             "model": self.model_name,
             "address": str(Endpoint(self.host, port)),
-            "internal": str(internal) if self.is_open else None,
+            "internal": str(internal) if self.is_open or self.tls else None,
             "store": self.store,
             "secrets_file": str(secrets_file),
             "keys_file": str(self.keys_file) if self.keys_file else None,
+            "tls": _texts(self.tls),
             "hash_grain": self.hash_grain,
             "insecure": self.insecure or None,
             "drain_s": self.drain_s,
@@ -211,3 +214,10 @@ class ClusterPlan:
             command=self.commands.get(part, default),
             config={key: value for key, value in said.items() if value is not None},
         )
+
+
+def _texts(files: TlsFiles | None) -> dict[str, str] | None:
+    """As the router's own file names them."""
+    if files is None:
+        return None
+    return {key: str(path) for key, path in asdict(files).items() if path is not None}

@@ -113,6 +113,7 @@ def _check_machines(
     paths = [
         each.get(key) for each in configs for key in ("checkpoint", "policy_file", "keys_file")
     ]
+    paths += [path for each in configs for path in each.get("tls", {}).values()]
     needs = Needs(
         version=__version__,
         secrets_file=configs[0]["secrets_file"],

@@ -34,6 +34,11 @@ def with_port(address: str) -> str:
     return f"{host}:{port}"
 
 
+def bare(address: str) -> str:
+    """The address without what says how it is spoken to."""
+    return address.removeprefix(SECURED)
+
+
 def _split(address: str) -> tuple[str, str]:
     default = str(DEFAULT_PORT)
     if _is_ipv6(address):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from penstock.address import SECURED, with_port
+from penstock.address import SECURED, bare, with_port
 from penstock.errors import InvalidRequestError
 
 File = str | Path
@@ -40,7 +40,7 @@ def dialled(
     if (cert_file is None) != (key_file is None):
         raise _wrong("key_file" if key_file is None else "cert_file", "give both, or neither")
     read = {name: _read(name, path) for name, path in given.items() if path is not None}
-    target = address.removeprefix(SECURED)
+    target = bare(address)
     options = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return Dialled(SECURED + target, target, _credentials(read), options)
 

@@ -144,7 +144,7 @@ class ClusterService:
             listens=self._listens(),
             internal=self._internal(),
             metrics=self._metrics(),
-            insecure=self._is_open and not self._callers.are_asked,
+            insecure=self._is_open and not (self._callers.are_asked or self._asks_clients),
             callers=callers_to_pb(self._callers, self._quotas),
             plain=self._is_open and self._certificate is None,
             certificate=certificate_to_pb(self._certificate),
@@ -168,6 +168,10 @@ class ClusterService:
             workers=[self._worker(status, ages) for status in placer.pool.statuses(now)],
             waiting=self._waiting.figures().num_requests,
         )
+
+    @property
+    def _asks_clients(self) -> bool:
+        return self._certificate is not None and self._certificate.served.asks_clients
 
     def _worker(
         self, status: MemberStatus, index_ages: Mapping[WorkerId, float]

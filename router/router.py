@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cluster.addresses import Endpoint
@@ -237,6 +237,14 @@ class Router:
         """Says where this router is scraped, beside its HTTP door; empty: nowhere."""
         return self.metrics.address if self.metrics else ""
 
+    def _ports_under_tls(self) -> Iterator[int]:
+        if self.internal and self.internal.is_tls:
+            yield self.internal.port
+        if self.certificate:
+            yield from (
+                Endpoint.parse(at).port for at in (self.server.address, self.http_address) if at
+            )
+
     def _reading(self) -> RouterReading:
         now = self.clock()
         return RouterReading(
@@ -276,8 +284,7 @@ class Router:
                 nowhere = contextlib.nullcontext()
                 metrics, http = self.metrics or nowhere, self.http or nowhere
                 async with metrics, self.internal or nowhere, http, self.server:
-                    if self.internal and self.internal.is_tls:
-                        self._tls_ports.add(self.internal.port)
+                    self._tls_ports.update(self._ports_under_tls())
                     ready(self.server.address)
                     await drain.wait()
                     await self._drain()

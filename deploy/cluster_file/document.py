@@ -19,6 +19,7 @@ from cluster.tracing import TraceSettings
 from cluster.types import Role
 from deploy.planner.settings import PlannerSettings
 from deploy.weights.origin import Weights
+from router.tls.certificate import TlsFiles
 from worker.config import MAX_PORT, MAX_THREADS, WorkerConfig
 
 MAX_CLUSTER_BYTES: Final = 64 << 10  # read in under a second, whatever they are
@@ -185,7 +186,8 @@ class Routers:
     internal_ports: tuple[int, ...] = field(
         default=(50052,),
         metadata=meaning(
-            "of calls inside the cluster, beyond loopback; one for all, or one for each"
+            "of calls inside the cluster, beyond loopback or with 'tls'; one for all, or one for"
+            " each"
         ),
     )
     bind: str = field(default="127.0.0.1", metadata=meaning("host or address at which they listen"))
@@ -198,6 +200,13 @@ class Routers:
         metadata=meaning(
             "callers' API keys, mode 0600, followed ('penstock keys'); null: nobody is asked, and"
             " all are the tenant 'default'"
+        ),
+    )
+    tls: TlsFiles | None = field(
+        default=None,
+        metadata=meaning(
+            "what clients are shown at both doors: files as PEM, the same paths on every machine,"
+            " followed; null: they speak no TLS"
         ),
     )
     labels: Labels = field(default_factory=Labels, metadata=meaning("where they may run"))

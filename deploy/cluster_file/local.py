@@ -20,6 +20,7 @@ from deploy.plan import ClusterPlan, Part, PoolPlan
 from engine.checkpoint import described_spec, load_spec
 from engine.model_spec import ModelSpec
 from router.policy_file.kind import POLICY
+from router.tls.certificate import TlsFiles
 
 SHIPPED_MODEL: Final = Path(__file__).resolve().parents[2] / "shipped_model" / "penstock-tiny"
 # Named alike in a worker's own file.
@@ -75,6 +76,7 @@ def local_plan(
         store=None if spec.store == IN_MEMORY else spec.store,
         secrets_file=_absolute(folder, spec.secrets_file),
         keys_file=_absolute(folder, spec.routers.keys_file),
+        tls=_absolute_files(folder, spec.routers.tls),
         hash_grain=spec.hash_grain,
         transports=spec.transports,
         require_transport=spec.require_transport,
@@ -146,6 +148,14 @@ def _pool_plan(pool: WorkerPool, model: ModelSpec) -> PoolPlan:
 def _pool_bytes(pool: WorkerPool, model: ModelSpec, num_blocks: int) -> int:
     layout = model.kv_layout(num_blocks=num_blocks, block_size=pool.block_size, dtype=pool.kv_dtype)
     return layout.pool_bytes
+
+
+def _absolute_files(folder: Path, files: TlsFiles | None) -> TlsFiles | None:
+    return files and TlsFiles(
+        certificate=(folder / files.certificate).absolute(),
+        key=(folder / files.key).absolute(),
+        client_ca=_absolute(folder, files.client_ca),
+    )
 
 
 def _absolute(folder: Path, path: Path | None) -> Path | None:

@@ -10,6 +10,7 @@ from deploy.doctor.finding import Examined, Finding, failed, passed, warned
 from deploy.exposure import Reached, front_door_text, readable
 
 Value = Callable[[ProcessFacts], str]
+_FEW_DAYS = 14.0
 _COMPARED = ("penstock", "grpcio", "protobuf", "torch", "nixl")
 
 
@@ -32,7 +33,9 @@ def missing(all_of_them: Sequence[Examined], expected: Sequence[str]) -> Iterato
         yield failed("serving", "cluster", "no worker has registered", fix)
 
 
-def front_door(listens: str, *, is_insecure: bool, is_plain: bool = False) -> Iterator[Finding]:
+def front_door(
+    listens: str, *, is_insecure: bool, is_plain: bool = False, has_tls: bool = False
+) -> Iterator[Finding]:
     if is_insecure:
         yield warned(
             "front_door",
@@ -46,11 +49,41 @@ def front_door(listens: str, *, is_insecure: bool, is_plain: bool = False) -> It
             "front_door",
             "router",
             f"INSECURE: {front_door_text(listens, asks_keys=True)}",
-            "Put a proxy with TLS in front of it, and let it listen on a loopback address; else"
-            " close that network to all whom you would not trust with a key.",
+            "Give it a certificate ('tls', serve --tls-cert), or put a proxy with TLS in front of"
+            " it and let it listen on a loopback address; else close that network to all whom you"
+            " would not trust with a key.",
         )
+    elif has_tls:
+        yield passed("front_door", "router", f"what is said to {listens} is under TLS")
     elif listens:
         yield passed("front_door", "router", f"{listens} is for its machine alone")
+
+
+def certificate(
+    names: Sequence[str], *, left_s: float, asks_clients: bool, error: str
+) -> Iterator[Finding]:
+    """Judges what the front doors show. `names`: of hosts that it is for; `error`: why it is not
+    what its files say."""
+    left_days = left_s / 86_400
+    ends = f"the certificate for {', '.join(names) or 'nobody'}"
+    renew = "Have it renewed, and its files replaced: routers follow them."
+    if error:
+        yield failed(
+            "certificate",
+            "router",
+            f"what the front doors show is not what the files say: {error}",
+            "Mend the files; until then the certificate from before is shown.",
+        )
+    if left_days <= 0:
+        yield failed("certificate", "router", f"{ends} ended {-left_days:.1f} days ago", renew)
+    elif left_days < _FEW_DAYS:
+        yield warned("certificate", "router", f"{ends} ends in {left_days:.1f} days", renew)
+    else:
+        yield passed("certificate", "router", f"{ends} holds for {left_days:.0f} days")
+    if asks_clients:
+        yield passed(
+            "certificate", "router", "only clients with a certificate of their own come in"
+        )
 
 
 def callers(error: str, *, num_keys: int | None, num_unchecked: int) -> Iterator[Finding]:

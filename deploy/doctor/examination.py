@@ -5,7 +5,7 @@ Each question has one answer: facts or why there are none. What they mean is dec
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from cluster.proof import ANYONE, audience_of
 from cluster.secrets import load_secrets
 from cluster.types import Member, Role
 from cluster.worker_codec import address_to_pb, member_from_pb
-from deploy.doctor.cluster_checks import callers, check_cluster, front_door, ways
+from deploy.doctor.cluster_checks import callers, certificate, check_cluster, front_door, ways
 from deploy.doctor.finding import Examined, Finding, Probed, Severity, worst
 from deploy.doctor.pair_checks import (
     PairProbe,
@@ -85,13 +85,20 @@ class Examination:
             for receiver in everyone
             if _is_pair(source, receiver)
         ]
+        has_tls = status.HasField("certificate")
         findings = [finding for one in everyone for finding in check_process(one)]
         return DoctorReport(
             address=self._router,
             pairs=tuple(pairs),
             findings=(
                 *findings,
-                *front_door(status.listens, is_insecure=status.insecure, is_plain=status.plain),
+                *front_door(
+                    status.listens,
+                    is_insecure=status.insecure,
+                    is_plain=status.plain,
+                    has_tls=has_tls,
+                ),
+                *(_certificate(status.certificate) if has_tls else ()),
                 *callers(
                     status.callers.error,
                     num_keys=status.callers.keys if status.callers.asked else None,
@@ -232,6 +239,15 @@ class Examination:
             )
             self._channels[one.address] = await self._open.enter_async_context(channel)
         return self._channels[one.address]
+
+
+def _certificate(shown: worker_pb2.CertificateStatus) -> Iterator[Finding]:
+    return certificate(
+        shown.names,
+        left_s=shown.left_seconds,
+        asks_clients=shown.asks_clients,
+        error=shown.error,
+    )
 
 
 def large_tokens(source: Examined, receiver: Examined) -> int:

@@ -150,7 +150,10 @@ def sockets(one: Examined) -> Iterator[Finding]:
             " from elsewhere; else close that network to all but the cluster.",
         )
     if tls:
-        said = f"it listens on {', '.join(tls)} under TLS, for this cluster's processes alone"
+        said = (
+            f"it listens on {', '.join(tls)} under TLS: for this cluster's processes, or for whom a"
+            " front door lets in"
+        )
         yield passed("sockets", one.name, said)
     elif not exposed:
         where = ", ".join(open_to) or "nowhere"

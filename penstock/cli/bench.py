@@ -11,8 +11,8 @@ import typer
 
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode, exit_code
-from penstock.cli.local import find_address
 from penstock.cli.output import fail, progress, say, write, write_json
+from penstock.cli.way_in import ClientFiles, way_in
 from penstock.errors import BY_REASON, PenstockError, UnreachableError
 from penstock.load.generator import OfferedLoad
 from penstock.load.report import as_table
@@ -22,6 +22,9 @@ from penstock.load.session import measure_load
 def bench(
     address: options.Address = None,
     api_key: options.ApiKey = None,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
+    key_file: options.KeyFile = None,
     start: Annotated[
         bool, typer.Option("--start", help="Start a cluster, measure that, and stop it.")
     ] = False,
@@ -118,8 +121,10 @@ def bench(
         model=model,
         service_class=service_class,
     )
-    cluster = _started(given) if start else _running(find_address(address))
-    report = asyncio.run(_measured(cluster, load, unloaded, api_key))
+    files = ClientFiles(ca_file, cert_file, key_file)
+    where, secured = ("", {}) if start else way_in(address, files)
+    cluster = _started(given) if start else _running(where)
+    report = asyncio.run(_measured(cluster, load, unloaded, {"api_key": api_key, **secured}))
     if output:
         _write_file(output, json_module.dumps(report, indent=2) + "\n")
     if json:
@@ -162,7 +167,7 @@ async def _started(given: dict[str, Any]) -> AsyncIterator[tuple[str, str, int |
 
 
 async def _measured(
-    cluster: Any, load: OfferedLoad, num_unloaded: int, api_key: str | None
+    cluster: Any, load: OfferedLoad, num_unloaded: int, caller: dict[str, Any]
 ) -> dict[str, Any]:
     async with cluster as (address, setup, router_pid):
         with progress() as bar:
@@ -174,7 +179,7 @@ async def _measured(
                 return lambda: bar.advance(task)
 
             report = await measure_load(
-                address, load, api_key=api_key, num_unloaded=num_unloaded, stage=stage
+                address, load, caller=caller, num_unloaded=num_unloaded, stage=stage
             )
         if router_pid:
             report["router"] = {"resident_mb": _resident_mb(router_pid)}

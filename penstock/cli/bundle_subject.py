@@ -14,7 +14,7 @@ from cluster.config import masked
 from cluster.errors import StartupError
 from deploy import on_machine
 from deploy.run_dir import DESCRIBED, SECRETS
-from penstock.cli.local import find_address, known_cluster, told_address
+from penstock.cli.local import find_address, internal_door, known_cluster, told_address
 from penstock.cli.log_source import LogSource, in_folder, last_kept
 from penstock.cli.notes import LocalNote
 from penstock.cli.placed_notes import PlacedNote, described, placed_as
@@ -49,13 +49,14 @@ def found_subject(
     with ExitStack() as until_asked:
         if cluster or ray:
             found = until_asked.enter_context(_placed(cluster, ray, placed_as(cluster)))
-            found = replace(found, routers=(find_address(address),)) if address else found
+            if address:
+                found = replace(found, routers=(internal_door(find_address(address)),))
         elif isinstance(known, PlacedNote):
             found = until_asked.enter_context(_placed(known.name, known.ray, known))
         elif known is not None:
             found = _local(known)
         elif told_address(address) or secrets_file:
-            found = Subject(routers=(find_address(address),), versions=_versions)
+            found = Subject(routers=(internal_door(find_address(address)),), versions=_versions)
         else:
             found = Subject(logs=in_folder(last_kept(None)), versions=_versions)
         yield replace(found, secrets_file=secrets_file or found.secrets_file)
@@ -69,7 +70,7 @@ def _local(note: LocalNote) -> Subject:
     run_dir = Path(note.run_dir)
     return Subject(
         name=note.name,
-        routers=(note.address,),
+        routers=(note.internal or note.address,),
         secrets_file=note.secrets_file,
         logs=in_folder(Path(note.log_dir)),
         described=(run_dir / DESCRIBED).read_text,

@@ -12,8 +12,8 @@ from penstock import Client, PenstockError
 from penstock.cli import options
 from penstock.cli.exit_codes import ExitCode, exit_code
 from penstock.cli.figures import Stopwatch, as_json, summary
-from penstock.cli.local import open_client
 from penstock.cli.output import say, stdin_lines, tell_error, write, write_json
+from penstock.cli.way_in import ClientFiles, open_client
 
 HELP = "/new starts anew, /quit (or Ctrl-D) ends; Ctrl-C cancels an answer."
 PROMPT = "> "
@@ -66,6 +66,9 @@ class Conversation:
 def chat(
     address: options.Address = None,
     api_key: options.ApiKey = None,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
+    key_file: options.KeyFile = None,
     model: options.Model = "",
     system: Annotated[str, typer.Option("--system", help="A system message. Default: none.")] = "",
     max_tokens: options.MaxTokens = None,
@@ -90,7 +93,7 @@ def chat(
         "service_class": service_class or None,
     }
     given = {key: value for key, value in sampling.items() if value is not None}
-    with open_client(address, api_key) as client:
+    with open_client(address, api_key, ClientFiles(ca_file, cert_file, key_file)) as client:
         served = client.model(model)  # a wrong address or model shows before the first question
         is_terminal = sys.stdin is not None and sys.stdin.isatty()
         if is_terminal:

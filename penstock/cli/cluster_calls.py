@@ -1,5 +1,6 @@
 """One call to the router's internal service, once both ends have proven to be of one cluster."""
 
+import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import grpc
 
 from cluster.addresses import Endpoint
-from cluster.authority import Credentials, TlsIdentity
+from cluster.authority import Credentials, TlsIdentity, facts_of
 from cluster.errors import ConfigError, Unauthenticated
 from cluster.errors import PenstockError as ClusterError
 from cluster.proof import Challenge
@@ -60,12 +61,28 @@ def internal_address(address: str, secrets_file: Path, *, timeout_s: float = TIM
     Who points us somewhere else gains nothing: there TLS is spoken, or nothing is said."""
     if not Credentials(load_secrets(secrets_file).authority).covers(address):
         return address
-    with _channel(address, None) as channel, suppress(grpc.RpcError, ConfigError):
-        told = DoorStub(channel).Internal(InternalRequest(), timeout=timeout_s).address
-        internal = Endpoint.parse(told)
-        asked = address.rpartition(":")[0].strip("[]")
-        return str(Endpoint(asked, internal.port) if internal.is_any else internal)
+    with suppress(grpc.RpcError, ConfigError), _channel(address, None) as channel:
+        return _told(channel, address, timeout_s)
+    wrong = (grpc.RpcError, ConfigError, OSError, ValueError)
+    with suppress(*wrong), _on_sight(address, timeout_s) as channel:
+        return _told(channel, address, timeout_s)
     return address  # it is that itself, or says nothing
+
+
+def _told(channel: grpc.Channel, address: str, timeout_s: float) -> str:
+    said = DoorStub(channel).Internal(InternalRequest(), timeout=timeout_s).address
+    internal = Endpoint.parse(said)
+    asked = address.rpartition(":")[0].strip("[]")
+    return str(Endpoint(asked, internal.port) if internal.is_any else internal)
+
+
+def _on_sight(address: str, timeout_s: float) -> grpc.Channel:
+    """Speaks TLS with a front door, whoever has signed what it shows."""
+    shown = ssl.get_server_certificate(Endpoint.parse(address), timeout=timeout_s).encode()
+    names = facts_of(shown).names or (address,)
+    name = ("grpc.ssl_target_name_override", names[0].replace("*", "any", 1))
+    options = [*channel_options(address), name]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(shown), options)
 
 
 def _channel(address: str, identity: TlsIdentity | None) -> grpc.Channel:

@@ -26,8 +26,10 @@ from penstock.cli.exit_codes import ExitCode
 from penstock.cli.front_door import check_host, reach_text, tenants_text
 from penstock.cli.local import is_found
 from penstock.cli.output import fail, say, warn
+from penstock.cli.way_in import name_for
 from router.callers.key_file import read_keys
 from router.policy import Disaggregate
+from router.tls.certificate import TlsFiles, load_certificate
 
 # Of each pool: where there is a file it says them.
 _OF_POOLS = ("prefill", "decode", "threads", "blocks", "block_size")
@@ -55,6 +57,9 @@ class ServeFlags:
     disaggregate: Disaggregate | None = None
     policy: Path | None = None  # the router follows this file
     keys: Path | None = None  # and this one, of callers' API keys
+    tls_cert: Path | None = None  # clients are shown this one
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
 
@@ -69,6 +74,8 @@ def plan_of(flags: ServeFlags) -> ClusterPlan:
     plan = local_plan(document, folder, pulled=weights_of(spec, folder))
     if plan.keys_file is not None:
         read_keys(plan.keys_file)  # what no router could start from is told before any does
+    if plan.tls is not None:
+        load_certificate(plan.tls)
     said = {"disaggregate": str(flags.disaggregate)} if flags.disaggregate else {}
     return replace(
         plan,
@@ -96,6 +103,7 @@ def _with_flags(spec: ClusterSpec, flags: ServeFlags) -> ClusterSpec:
         bind=flags.host,
         ports=None if flags.port is None else (flags.port,),
         keys_file=flags.keys and here / flags.keys,
+        tls=_tls(flags, here),
     )
     if flags.port is not None:
         routers |= {"count": 1, "internal_ports": (0,), "http_ports": (0,)}
@@ -121,6 +129,19 @@ def _with_flags(spec: ClusterSpec, flags: ServeFlags) -> ClusterSpec:
             replace(pool, **workers, **_told(min_workers=numbers[pool.role])) for pool in spec.pools
         ),
         **said,
+    )
+
+
+def _tls(flags: ServeFlags, folder: Path) -> TlsFiles | None:
+    """Ends the command where one of them says too little."""
+    if flags.tls_cert is None and flags.tls_key is None and flags.tls_client_ca is None:
+        return None
+    if flags.tls_cert is None or flags.tls_key is None:
+        fail("Give --tls-cert and --tls-key, a certificate and its key.", ExitCode.USAGE)
+    return TlsFiles(
+        certificate=folder / flags.tls_cert,
+        key=folder / flags.tls_key,
+        client_ca=flags.tls_client_ca and folder / flags.tls_client_ca,
     )
 
 
@@ -173,14 +194,21 @@ def ready_value(cluster: LocalCluster) -> dict[str, Any]:
         "listens": cluster.listens,
         "http": cluster.http or None,
         "advertise": _advertised(cluster),
-        "insecure": Endpoint.parse(cluster.listens).is_open_to_others and not _asks_keys(cluster),
+        "insecure": Endpoint.parse(cluster.listens).is_open_to_others and not _asks(cluster),
         "asks_keys": _asks_keys(cluster),
+        "tls": cluster.plan.tls is not None,
+        "internal": cluster.internal,
         "model": cluster.plan.model_name,
         "workers": workers,
         "run_dir": str(cluster.run_dir),
         "log_dir": str(cluster.log_dir),
         "pid": os.getpid(),
     }
+
+
+def _asks(cluster: LocalCluster) -> bool:
+    """Tells whether callers show who they are: by a key, or a certificate."""
+    return _asks_keys(cluster) or bool(cluster.plan.tls and cluster.plan.tls.client_ca)
 
 
 def _asks_keys(cluster: LocalCluster) -> bool:
@@ -206,7 +234,7 @@ def ready_text(cluster: LocalCluster) -> str:
             f"  gRPC     {ready['address']}  penstock.v1.Inference, health, reflection",
             *([f"           for others {where_else}"] if where_else != cluster.address else []),
             *_http_lines(cluster),
-            f"           {reach_text(cluster.listens, asks_keys=_asks_keys(cluster))}",
+            f"           {_reach(cluster)}",
             f"           {tenants_text(asks_keys=_asks_keys(cluster))}",
             f"  workers  {workers}",
             f"  logs     {cluster.log_dir}",
@@ -224,10 +252,15 @@ def ready_text(cluster: LocalCluster) -> str:
     )
 
 
+def _reach(cluster: LocalCluster) -> str:
+    return reach_text(cluster.listens, asks_keys=_asks_keys(cluster), tls=cluster.plan.tls)
+
+
 def _http_lines(cluster: LocalCluster) -> list[str]:
     if not cluster.http:
         return []
-    return [f"  HTTP     http://{cluster.http}/v1  as OpenAI's clients speak it"]
+    scheme = "http" if cluster.plan.tls is None else "https"
+    return [f"  HTTP     {scheme}://{cluster.http}/v1  as OpenAI's clients speak it"]
 
 
 def _curl_lines(cluster: LocalCluster) -> list[str]:
@@ -239,12 +272,26 @@ def _curl_lines(cluster: LocalCluster) -> list[str]:
         "messages": [{"role": "user", "content": "What does len do?"}],
     }
     key = ['    -H "authorization: Bearer $PENSTOCK_API_KEY" \\'] if _asks_keys(cluster) else []
+    where = f"http://{cluster.http}" if cluster.plan.tls is None else _secured(cluster)
     return [
-        f"  curl http://{cluster.http}/v1/chat/completions -H 'content-type: application/json' \\",
+        f"  curl {where}/v1/chat/completions -H 'content-type: application/json' \\",
         *key,
         f"    -d {shlex.quote(json.dumps(chat))}",
         "",
     ]
+
+
+def _secured(cluster: LocalCluster) -> str:
+    """The way in under TLS, as curl takes it: by a name that the certificate has."""
+    assert cluster.plan.tls is not None
+    shown, (host, port) = cluster.plan.tls, Endpoint.parse(cluster.http)
+    flags = ["--cacert", str(shown.certificate)]
+    if shown.client_ca is not None:
+        flags += ["--cert", "CLIENT.pem", "--key", "CLIENT.key"]
+    name = name_for(shown.certificate, host)
+    if name is not None:
+        flags += ["--resolve", f"{name}:{port}:{host}"]
+    return f"{shlex.join(flags)} https://{Endpoint(name or host, port)}"
 
 
 def command_name() -> str:

@@ -141,7 +141,9 @@ def _known(cluster: str, address: str | None, secrets_file: Path | None) -> Know
 def _of_note(note: LocalNote | PlacedNote) -> KnownCluster:
     if isinstance(note, LocalNote):
         read = (Path(note.run_dir) / DESCRIBED).read_text
-        return KnownCluster(routers=(note.address,), secrets=note.secrets_file, read=read)
+        return KnownCluster(
+            routers=(note.internal or note.address,), secrets=note.secrets_file, read=read
+        )
     return KnownCluster(
         routers=note.internal,
         secrets=Path(note.secrets_file),

@@ -7,14 +7,17 @@ import typer
 from penstock import Stream
 from penstock.cli import options
 from penstock.cli.figures import Stopwatch, as_json, summary
-from penstock.cli.local import open_client
 from penstock.cli.output import read_stdin, say, write, write_json
+from penstock.cli.way_in import ClientFiles, open_client
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from stdin.")],
     address: options.Address = None,
     api_key: options.ApiKey = None,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
+    key_file: options.KeyFile = None,
     model: options.Model = "",
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="As a chat message, or as text to continue.")
@@ -54,7 +57,7 @@ def generate(
         "timeout": timeout,
     }
     given: dict[str, Any] = {key: value for key, value in sampling.items() if value is not None}
-    with open_client(address, api_key) as client:
+    with open_client(address, api_key, ClientFiles(ca_file, cert_file, key_file)) as client:
         if chat:
             messages = [("system", system)] if system else []
             stream = client.generate(messages=[*messages, ("user", text)], **given)

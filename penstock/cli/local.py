@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deploy.run_dir import LOCK
-from penstock import Client, InvalidRequestError
-from penstock.address import with_port
+from penstock import InvalidRequestError
+from penstock.address import bare, with_port
 from penstock.cli.exit_codes import CommandError, ExitCode
 from penstock.cli.notes import LocalNote, running
 from penstock.cli.output import fail
@@ -36,7 +36,14 @@ def find_cluster(flag: str | None, secrets_flag: Path | None) -> tuple[str, Path
     """Finds where operators come in, and the secrets that let them in. Ends the command
     likewise."""
     where = _found(flag, {note.name: note.internal for note in placed()})
-    return where, need_secrets(secrets_flag, where)
+    return internal_door(where), need_secrets(secrets_flag, where)
+
+
+def internal_door(address: str) -> str:
+    """Says where operators come in at the cluster that clients reach by an address: elsewhere if
+    clients speak TLS."""
+    note = find_note(address)
+    return (note.internal if note else "") or bare(address)
 
 
 def _found(flag: str | None, elsewhere: Mapping[str, Sequence[str]]) -> str:
@@ -69,7 +76,7 @@ def known_cluster(flag: str | None) -> LocalNote | PlacedNote | None:
 def known_at(address: str) -> LocalNote | PlacedNote | None:
     """The cluster that is reached there. One that runs here does so for certain: a note of what was
     placed may be out of date, and a front door on loopback may have the address of one here."""
-    return find_note(address) or placed_at(address)
+    return find_note(address) or placed_at(bare(address))
 
 
 def is_found(address: str) -> bool:
@@ -88,12 +95,6 @@ def usable_address(given: str) -> str:
         fail(error.message, ExitCode.USAGE)
 
 
-def open_client(address_flag: str | None, api_key: str | None) -> Client:
-    """A client that waits for no server: who typed a command wants to know at once."""
-    address = find_address(address_flag)
-    return Client(address, api_key=api_key, connect_timeout=0, reconnect_timeout=0)
-
-
 def started_workers(secrets_file: Path) -> list[str]:
     """Names the workers whose configurations lie beside the secrets, in the directory of a cluster
     that runs on this machine."""
@@ -105,14 +106,14 @@ def started_workers(secrets_file: Path) -> list[str]:
 def find_note(address: str) -> LocalNote | None:
     """Finds the note of the cluster that runs here and is reached by this address, however it is
     written."""
-    return next((note for note in running() if note.is_at(address)), None)
+    return next((note for note in running() if note.is_at(bare(address))), None)
 
 
 def need_note(address: str, otherwise: str) -> LocalNote:
     """The same. Ends the command where there is none; `otherwise`: what else may be done."""
     note = find_note(address)
     if note is None:
-        if (elsewhere := placed_at(address)) is not None:
+        if (elsewhere := placed_at(bare(address))) is not None:
             fail(
                 f"'{elsewhere.name}' runs on the machines of a Ray, not here: 'penstock down"
                 f" {elsewhere.name}' ends it.",

@@ -27,6 +27,8 @@ class LocalNote:
     address: str  # that commands here dial
     run_dir: str
     pid: int  # of `serve`
+    internal: str = ""  # that commands of operators dial; empty: the same
+    certificate: str = ""  # the file that clients are shown; empty: no TLS is spoken
     listens: str = ""  # where the router was told to; empty: at its address
     log_dir: str = ""
     model: str = ""
@@ -39,7 +41,7 @@ class LocalNote:
 
     def is_at(self, address: str) -> bool:
         """Tells whether who dials this address reaches it, however the address is written."""
-        if address == self.address:
+        if address in (self.address, self.internal):
             return True
         try:
             return Endpoint.parse(self.listens or self.address).is_reached_by(

@@ -25,6 +25,25 @@ ApiKey = Annotated[
         help=f"Who calls. Default: ${VARIABLE}, which others of this machine do not see.",
     ),
 ]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="Who signed the cluster's certificate. Default: of the one that runs here, else the"
+        " system's roots.",
+    ),
+]
+CertFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-file", metavar="FILE", help="To show, to a cluster that asks. Default: none."
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", help="Of the --cert-file. Default: none."),
+]
 SecretsFile = Annotated[
     Path | None,
     typer.Option(

@@ -22,6 +22,7 @@ class PlacedNote:
     routers: tuple[str, ...]  # where clients come in
     internal: tuple[str, ...]  # where calls of the cluster do, router by router
     secrets_file: str
+    certificate: str = ""  # the file that clients are shown; empty: no TLS is spoken
     ray: str = ""  # its head's address; empty: not told
 
 

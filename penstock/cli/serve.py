@@ -61,6 +61,25 @@ def serve(
             help="Callers' API keys ('penstock keys'), as they change. Default: nobody is asked.",
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert",
+            metavar="FILE",
+            help="Clients are shown this certificate, as it changes. Default: none, and no TLS.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key. Default: none.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-client-ca",
+            metavar="FILE",
+            help="Only clients with a certificate that it signed come in. Default: all do.",
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option("--port", min=0, max=65535, help="0: any free. Default: 50051."),
@@ -138,6 +157,9 @@ def serve(
         host=None if host is None else host.strip("[]"),
         insecure=insecure,
         keys=keys,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         port=port,
         http_port=http_port,
         no_http=no_http,
@@ -196,6 +218,8 @@ def _noted(cluster: LocalCluster) -> Iterator[None]:
     """Other commands find the cluster by a note, where one can be left."""
     note = LocalNote(
         address=cluster.address,
+        internal=cluster.internal,
+        certificate=str(cluster.plan.tls.certificate) if cluster.plan.tls else "",
         listens=cluster.listens,
         run_dir=str(cluster.run_dir),
         log_dir=str(cluster.log_dir),
@@ -210,7 +234,7 @@ def _noted(cluster: LocalCluster) -> Iterator[None]:
         except OSError as error:
             warn(
                 f"other commands do not find this cluster by themselves ({error}): give them"
-                f" --address {cluster.address} --secrets-file {cluster.secrets_file}."
+                f" --address {cluster.internal} --secrets-file {cluster.secrets_file}."
             )
         yield
 

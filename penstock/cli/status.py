@@ -136,7 +136,8 @@ def fetch_status(address: str, secrets_file: Path) -> pb.StatusResponse:
 def _exposed(reply: pb.StatusResponse, secrets_file: Path) -> Iterator[str]:
     """Says what others can read, or where they can come in."""
     if reply.insecure or reply.plain:
-        yield front_door_text(reply.listens, asks_keys=not reply.insecure)
+        has_tls = reply.HasField("certificate")
+        yield front_door_text(reply.listens, asks_keys=not reply.insecure, has_tls=has_tls)
     workers = [each.member.worker for each in reply.workers]
     yield from readable(
         reply.internal,

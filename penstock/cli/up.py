@@ -94,6 +94,7 @@ def _serve(
         routers=tuple(each.address for each in routers),
         internal=internal,
         secrets_file=str(secrets_file),
+        certificate=everything[0].order.config.get("tls", {}).get("certificate", ""),
         ray=ray,
     )
     try:
@@ -121,11 +122,9 @@ def _ready(
     named = document.spec.routers.advertise
     others = [f"for others at {Endpoint(named, Endpoint.parse(doors[0]).port)}"] if named else []
     is_open = any(Endpoint.parse(each).is_open_to_others for each in doors)
-    insecure = (
-        [insecure_text(" and ".join(doors), asks_keys=document.spec.routers.keys_file is not None)]
-        if is_open
-        else []
-    )
+    asks_keys, tls = document.spec.routers.keys_file is not None, document.spec.routers.tls
+    lacks = insecure_text(" and ".join(doors), asks_keys=asks_keys, tls=tls) if is_open else ""
+    insecure = [lacks] if lacks else []
     where = " and ".join(map(_door_text, routers))
     return "\n".join([f"{name} is ready at {where}", *others, *insecure, ""])
 

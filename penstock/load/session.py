@@ -1,6 +1,6 @@
 """One measurement of a cluster: it is warmed up, asked one request at a time, then loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,12 @@ async def measure_load(
     *,
     num_unloaded: int,
     stage: Stage,
-    api_key: str | None = None,
+    caller: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The figures as a JSON value. Errors under load are counted in it; one before the load
     raises PenstockError: there is nothing to measure."""
     async with AsyncClient(
-        address, api_key=api_key, retries=NO_RETRIES, connect_timeout=0
+        address, **(caller or {}), retries=NO_RETRIES, connect_timeout=0
     ) as client:
         model = await client.model(load.model)
         load = replace(load, vocab_size=model.vocab_size, model=model.name)

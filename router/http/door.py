@@ -1,7 +1,6 @@
 """The HTTP door put together: paths and who serves them. The one door to Starlette, whose router
 finds who it is."""
 
-import ssl
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from router.http.about import About
 from router.http.answers import PING_S
 from router.http.bodies import Bodies
 from router.http.generation import HttpGeneration
+from router.http.greeting import Context
 from router.http.intake import BodyIntake
 from router.http.openapi import OPERATIONS
 from router.http.resource import Resource, ServeHttp, refuse_path
@@ -31,7 +31,7 @@ def http_server(
     clock: Callable[[], float],
     is_serving: Callable[[], bool],
     pages: Pages,
-    tls: Callable[[], ssl.SSLContext] | None = None,
+    tls: Context | None = None,
     ping_s: float = PING_S,
 ) -> HttpServer:
     """Makes what serves the pipeline behind gRPC to OpenAI's clients, too."""

@@ -5,7 +5,6 @@ protocol: signals, the log and the end of this process are not its own.
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,7 +21,7 @@ from cluster.open_calls import OpenCalls
 from cluster.rpc import LAST_WORDS_S
 from router.http.call import ABORT
 from router.http.errors import HttpRefusal, failure_of
-from router.http.greeting import Greetings
+from router.http.greeting import Context, TlsListener
 
 _HEAD_S: Final = 20.0  # from a connection, or a request's first byte, to the end of its headers
 _IDLE_S: Final = 75.0  # between two requests: longer than clients keep connections
@@ -178,16 +177,15 @@ class HttpServer:
         open_calls: OpenCalls,
         *,
         address: str,
-        tls: Callable[[], ssl.SSLContext] | None = None,
+        tls: Context | None = None,
     ) -> None:
         """`tls`: what is shown to a connection that comes now; None: all is in clear text."""
         self._app = app
         self._tls = tls
-        self._greetings: Greetings | None = None
         self._open_calls = open_calls
         self._asked_address = address
         self.address = address  # with the port really bound, once started
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsListener | None = None
 
     async def start(self) -> None:
         # Its sentences are ours to say, and hostile bytes would fill the log.
@@ -212,11 +210,10 @@ class HttpServer:
             return _HttpConnection(config=config, server_state=self._state, app_state={})
 
         if self._tls is not None:
-            self._greetings = Greetings(connection, self._tls)
+            self._server = TlsListener(bound, connection, self._tls)
+            return
         self._server = await asyncio.get_running_loop().create_server(
-            self._greetings.greeting if self._greetings else connection,
-            sock=bound,
-            backlog=_BACKLOG,
+            connection, sock=bound, backlog=_BACKLOG
         )
 
     def close_door(self) -> None:
@@ -224,8 +221,6 @@ class HttpServer:
         connection ends with it."""
         if self._server is not None:
             self._server.close()
-            if self._greetings is not None:
-                self._greetings.abort()
             for connection in tuple(self._state.connections):
                 connection.shutdown()
 

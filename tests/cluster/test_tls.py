@@ -1,6 +1,7 @@
 """Calls between processes under TLS: as without, and what strangers hear."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster import tls
 from cluster.addresses import Endpoint
 from cluster.authority import PLAIN, Authority, Credentials, create_authority, issue
 from cluster.channel import open_channel
@@ -16,7 +18,9 @@ from cluster.door import door_service
 from cluster.errors import ConfigError, PenstockError, Unauthenticated, WorkerLost
 from cluster.proof import Doorkeeper
 from cluster.rpc import Call, Server, service_handlers
+from cluster.tls import certificate_configuration, followed_credentials
 from penstock.v1 import inference_pb2, worker_pb2
+from tests.certificates import SigningCa, der, shown_at
 from tests.identities import BEYOND_LOOPBACK, half_trusted, of_authority_from, shown
 
 TOKEN = "the-token-of-the-cluster"
@@ -202,3 +206,22 @@ async def test_a_server_that_takes_a_tls_port_over_hears_nothing() -> None:
         await channel.close()
     assert b"secret" not in heard
     assert TOKEN.encode() not in heard
+
+
+@pytest.mark.prove
+async def test_what_is_shown_may_change_with_every_handshake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the time to settle gRPC ends the process within some rounds of these."""
+    monkeypatch.setattr(tls, "_SETTLED_S", 0.004)
+    pair = SigningCa().pair()
+    for _ in range(5):
+        changing = followed_credentials(
+            lambda: certificate_configuration(*pair, None), asks_clients=False
+        )
+        async with Server([], shown=changing) as server:
+            host, _, port = server.address.rpartition(":")
+            opened = [socket.create_connection((host, int(port))) for _ in range(300)]
+            assert await asyncio.to_thread(shown_at, server.address) == der(pair)
+            for each in opened:
+                each.close()

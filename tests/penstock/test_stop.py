@@ -13,6 +13,8 @@ import pytest
 
 from penstock.cli.cluster_options import ready_text
 from penstock.cli.notes import LocalNote, noted, this_machine
+from router.tls.certificate import TlsFiles
+from tests.certificates import SigningCa, write_pair
 from tests.penstock.command_line import Penstock
 
 DRAINS_FOR_EVER = """
@@ -61,7 +63,9 @@ def test_it_waits_as_long_as_it_is_told_and_then_may_be_urgent(
     assert "No cluster is known to run" in ended.err
 
 
-def cluster_at(address: str, listens: str, keys_file: Path | None = None) -> Any:
+def cluster_at(
+    address: str, listens: str, keys_file: Path | None = None, tls: TlsFiles | None = None
+) -> Any:
     router = SimpleNamespace(address=listens)
     return SimpleNamespace(
         http="127.0.0.1:8",
@@ -69,7 +73,8 @@ def cluster_at(address: str, listens: str, keys_file: Path | None = None) -> Any
         listens=listens,
         log_dir=Path("/logs"),
         run_dir=Path("/r/one"),
-        plan=SimpleNamespace(model_name="m", advertise="", keys_file=keys_file),
+        internal=address,
+        plan=SimpleNamespace(model_name="m", advertise="", keys_file=keys_file, tls=tls),
         children={"router": router, "decode-0": SimpleNamespace(address="127.0.0.1:9")},
     )
 
@@ -112,3 +117,31 @@ def test_the_banner_tells_that_callers_are_asked_for_keys() -> None:
     assert 'authorization: Bearer $PENSTOCK_API_KEY"' in text
     others = ready_text(cluster_at("127.0.0.1:7", "0.0.0.0:7", keys_file=Path("/keys.json")))
     assert "INSECURE: no TLS: API keys and prompts can be read on their way to 0.0.0.0:7" in others
+
+
+@pytest.mark.parametrize(
+    ("hosts", "where"),
+    [
+        (("127.0.0.1",), " https://127.0.0.1:8/v1/chat"),
+        (("*.example.com",), "--resolve any.example.com:8:127.0.0.1 https://any.example.com:8/v1"),
+    ],
+)
+def test_the_banner_tells_how_to_come_in_under_tls(
+    hosts: tuple[str, ...], where: str, tmp_path: Path
+) -> None:
+    ca = SigningCa()
+    files = write_pair(tmp_path, ca.pair(*hosts))
+    text = ready_text(cluster_at("127.0.0.1:7", "127.0.0.1:7", tls=files))
+    assert "TLS and no authentication: for this machine only" in text
+    assert "https://127.0.0.1:8/v1  as OpenAI's clients" in text
+    assert f"curl --cacert {files.certificate}" in text
+    assert where in text
+    keyed = cluster_at("127.0.0.1:7", "0.0.0.0:7", keys_file=Path("/keys.json"), tls=files)
+    assert "TLS and callers show an API key: 0.0.0.0:7 is open to other m" in ready_text(keyed)
+    assert "INSECURE" not in ready_text(keyed)
+    unasked = ready_text(cluster_at("127.0.0.1:7", "0.0.0.0:7", tls=files))
+    assert "INSECURE: no authentication, and 0.0.0.0:7 is open to other machines" in unasked
+    asking = write_pair(tmp_path, ca.pair(*hosts), ca.certificate)
+    text = ready_text(cluster_at("127.0.0.1:7", "0.0.0.0:7", tls=asking))
+    assert "TLS and a certificate of their own: 0.0.0.0:7 is open to other machines" in text
+    assert "--cert CLIENT.pem --key CLIENT.key" in text
