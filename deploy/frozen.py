@@ -105,7 +105,7 @@ def _door(child: Child) -> tuple[str, Path | None]:
     secrets_file = Path(child.plan.config["secrets_file"])
     if child.plan.part.is_worker:
         return child.address, secrets_file
-    # A router that drains has closed its front door, which is in clear text whatever its secrets
+    # A router that drains has closed its front door, which speaks TLS or not whatever its secrets
     # are good for.
     internal = child.ready.get("internal")
     return (internal, secrets_file) if internal else (child.address, None)

@@ -143,6 +143,11 @@ class RouterConfig(ServingConfig):
         return [self.address, *([self.http] if self.http else [])]
 
     @property
+    def is_open(self) -> bool:
+        """Tells whether clients come in from other machines, too."""
+        return any(Endpoint.parse(each).is_open_to_others for each in self.front_doors)
+
+    @property
     def document(self) -> PolicyDocument:
         """Gives what holds where no policy was given."""
         placement = PlacementSpec(disaggregate=self.disaggregate)

@@ -191,7 +191,7 @@ class Router:
             listens=lambda: self.server.address,
             internal=lambda: self.internal_address,
             metrics=lambda: self.metrics_address,
-            is_open=any(Endpoint.parse(at).is_open_to_others for at in config.front_doors),
+            is_open=config.is_open,
         )
         self.policy = PolicyKeeper(
             placer=self.placer,
@@ -285,6 +285,8 @@ class Router:
                 metrics, http = self.metrics or nowhere, self.http or nowhere
                 async with metrics, self.internal or nowhere, http, self.server:
                     self._tls_ports.update(self._ports_under_tls())
+                    if self.config.is_open and self.callers.are_asked and not self.certificate:
+                        logger.warning("no TLS: API keys and prompts can be read on their way here")
                     ready(self.server.address)
                     await drain.wait()
                     await self._drain()

@@ -252,6 +252,7 @@ def _router_lines(address: str, reply: pb.StatusResponse) -> str:
         f"router {address} · {reply.requests_in_flight} requests in flight ·"
         f" {relay.placed} placed, {relay.moved} of them again · {relay.tokens} tokens relayed\n"
         f"{_waiting_line(reply.waiting)}"
+        f"{_certificate_lines(reply)}"
         f"{_callers_lines(reply.callers)}"
         f"index {reply.index_grains} grains, {reply.index_bytes / 2**20:.1f} MiB,"
         f" {reply.expected_grains} more expected ·"
@@ -294,6 +295,17 @@ def _waiting_line(waiting: pb.WaitingStatus) -> str:
         f"{waiting.requests} requests wait for a decode worker that is expected back,"
         f" {waiting.bytes / 2**20:.1f} MiB, the longest for {waiting.longest_seconds:.1f} s\n"
     )
+
+
+def _certificate_lines(reply: pb.StatusResponse) -> str:
+    if not reply.HasField("certificate"):
+        return ""
+    shown = reply.certificate
+    days = shown.left_seconds / 86_400
+    holds = f"holds for {days:.0f} days" if days > 0 else "HAS ENDED"
+    asked = ", who show one of their own" if shown.asks_clients else ""
+    wrong = f"THE CERTIFICATE IS NOT AS ITS FILES SAY: {shown.error}\n" if shown.error else ""
+    return f"TLS to clients{asked} · the certificate for {', '.join(shown.names)} {holds}\n{wrong}"
 
 
 def _callers_lines(callers: pb.CallersStatus) -> str:

@@ -48,6 +48,8 @@ WELL = {
     "penstock_prompt_tokens_total": "0+2000x60",
     "penstock_config_last_reload_successful": "1x60",
     "penstock_api_keys_are_current": "1x60",
+    "penstock_certificate_is_current": "1x60",
+    "penstock_certificate_expires_in_seconds": "7776000x60",
     'penstock_policy_generation{side="active", instance="r"}': "3x60",
     'penstock_policy_generation{side="active", instance="other"}': "3x60",
     'penstock_class_started_total{class="default"}': "0+600x60",
@@ -96,6 +98,8 @@ WRONG = {
     "PenstockCacheMispredicted": {"penstock_cached_tokens_total": "0+1000x10 10000+500x50"},
     "PenstockPolicyReloadFailed": {"penstock_config_last_reload_successful": "1x10 0x50"},
     "PenstockKeysNotCurrent": {"penstock_api_keys_are_current": "1x10 0x50"},
+    "PenstockCertificateNotCurrent": {"penstock_certificate_is_current": "1x10 0x50"},
+    "PenstockCertificateEnds": {"penstock_certificate_expires_in_seconds": "86400x60"},
     "PenstockPoliciesDiffer": {
         'penstock_policy_generation{side="active", instance="other"}': "3x10 4x50"
     },

@@ -27,6 +27,8 @@ NOT_RUN = {
     "make check": "is run by CI beside this test",
     "make prove": "would run this test",
     "penstock serve --model-dir": "tests/deploy/test_serve.py starts such clusters",
+    "penstock serve --tls-cert": "tests/processes/test_tls_cluster.py starts such a cluster",
+    "openssl ": "is no part of a checkout; tests/certificates.py makes what it would",
     "penstock serve -f": "tests/deploy/test_serve.py starts a cluster from a file",
     "penstock up": "needs a Ray; tests/deploy/test_ray.py brings a cluster up",
     "ray ": "needs machines; tests/machines types them on some that it makes",
@@ -91,6 +93,7 @@ INCOMPLETE |= {"penstock serve --model-dir DIR", "penstock serve -f FILE", "pens
 INCOMPLETE |= {"penstock serve -f cluster.yaml", "penstock drain"}
 INCOMPLETE |= {"penstock drain --wait", "penstock policy apply"}
 INCOMPLETE |= {"penstock undrain", "penstock weights digest", "penstock weights remove"}
+INCOMPLETE |= {"penstock serve --tls-cert FILE --tls-key FILE"}
 INCOMPLETE |= {"penstock serve --keys keys.json", "penstock keys", "penstock keys list"}
 # What runs may follow what other commands have applied; tests/deploy/test_applied_policy.py does.
 INCOMPLETE |= {"penstock cluster diff -f FILE", "penstock cluster diff -f cluster.yaml"}

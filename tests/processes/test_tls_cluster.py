@@ -111,6 +111,7 @@ def until(condition: Any, within_s: float = 30.0) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.prove
 def test_with_a_clients_ca_commands_still_come_in_beyond_loopback(tmp_path: Path) -> None:
     clients = SigningCa("clients")
     files = write_pair(tmp_path, CA.pair(BEYOND_LOOPBACK), clients.certificate)
