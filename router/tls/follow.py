@@ -5,12 +5,14 @@ goes on. What does not fit together changes nothing: the last good certificate s
 
 import asyncio
 import logging
+import stat
 from datetime import timedelta
 from typing import Final, Never
 
 import grpc
 
 from cluster.errors import ConfigError
+from cluster.host import mode_of
 from cluster.tls import certificate_configuration, followed_credentials
 from router.tls.certificate import (
     ServedCertificate,
@@ -78,6 +80,8 @@ class DoorCertificate:
         ends = f"{served.facts.ends:%d %B %Y}"
         fields = {"file": self._files.certificate, "names": ", ".join(served.facts.names)}
         logger.info("certificate loaded: it holds until %s", ends, extra={"fields": fields})
+        if (mode_of(self._files.key) or 0) & stat.S_IROTH:
+            logger.warning("all users of this machine may read %s: chmod 600", self._files.key)
         if served.left_s() < WARNED.total_seconds():
             logger.warning("the certificate of the front doors holds until %s: renew it", ends)
 

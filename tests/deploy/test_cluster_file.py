@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.config import parse_config
 from cluster.document.keys import keys_of, yaml_text
 from cluster.document.schema import schema_text
 from cluster.errors import ConfigError
@@ -28,6 +29,7 @@ from deploy.cluster_file.kind import CLUSTER, cluster_schema
 from deploy.cluster_file.local import SHIPPED_MODEL, left_out, local_plan
 from deploy.plan import ClusterPlan, Part
 from penstock.cli.findings import review
+from router.config import RouterConfig
 from tests.deploy.broken_clusters import (
     BROKEN,
     DECODE,
@@ -223,6 +225,23 @@ def test_a_cluster_with_anything_anywhere_is_valid_or_refused(data: st.DataObjec
 
 def plan_of(text: str, folder: Path) -> ClusterPlan:
     return local_plan(CLUSTER.parse(text), folder)
+
+
+def test_where_clients_speak_tls_the_cluster_has_an_address_of_its_own(tmp_path: Path) -> None:
+    tls = "{certificate: tls/chain.pem, key: tls/key.pem, clientCa: /etc/ca.pem}"
+    plan = plan_of(spec(f"{{routers: {{internalPorts: [0], tls: {tls}}}}}"), tmp_path)
+    config = dict(plan.router_plan(tmp_path / "secrets.yaml", 0).config)
+    assert config["internal"] == "127.0.0.1:0"
+    assert config["tls"] == {
+        "certificate": str(tmp_path / "tls/chain.pem"),
+        "key": str(tmp_path / "tls/key.pem"),
+        "client_ca": "/etc/ca.pem",
+    }
+    assert parse_config(RouterConfig, config).tls == plan.tls
+    plain = plan_of(spec("{}"), tmp_path).router_plan(tmp_path / "secrets.yaml", 0).config
+    assert not {"tls", "internal"} & plain.keys()
+    with pytest.raises(ConfigError, match=r"'spec.routers.tls.key' is missing"):
+        CLUSTER.parse(spec("{routers: {tls: {certificate: a}}}"))
 
 
 def test_a_plan_has_what_the_file_says_of_each_process(tmp_path: Path) -> None:

@@ -291,3 +291,11 @@ def test_other_weights_divide_a_cluster_and_the_same_from_elsewhere_do_not(tmp_p
     assert differences(before, elsewhere) == [
         'weights.source: "s3://models/tiny" -> "gs://copies/tiny"'
     ]
+
+
+def test_routers_on_many_machines_show_the_certificate_of_each(tmp_path: Path) -> None:
+    tls = "{certificate: /etc/tls/chain.pem, key: /etc/tls/key.pem}"
+    text = CLUSTER_FILE.replace("ports: [50051]}", f"ports: [50051], tls: {tls}}}")
+    config = by_name(tmp_path, text)["router-1"].order.config
+    assert config["tls"] == {"certificate": "/etc/tls/chain.pem", "key": "/etc/tls/key.pem"}
+    assert config["internal"]

@@ -30,7 +30,7 @@ from cluster.types import (
 )
 from cluster.wire_version import WIRE_VERSION
 from cluster.worker_codec import member_to_pb
-from deploy.doctor.cluster_checks import callers, check_cluster, front_door
+from deploy.doctor.cluster_checks import callers, certificate, check_cluster, front_door
 from deploy.doctor.examination import HERE, large_tokens
 from deploy.doctor.finding import Examined, Finding, Probed, Severity
 from deploy.doctor.pair_checks import PairProbe, faster_transports, judge
@@ -407,6 +407,26 @@ def test_a_front_door_that_others_reach_is_warned_of() -> None:
     [closed] = front_door("127.0.0.1:50051", is_insecure=False)
     assert closed.severity is Severity.PASS
     assert list(front_door("", is_insecure=False)) == []  # a router that does not say it
+
+
+def test_what_the_front_doors_show_is_judged_by_its_end_and_its_files() -> None:
+    [under_tls] = front_door("0.0.0.0:50051", is_insecure=False, has_tls=True)
+    assert (under_tls.severity, "under TLS" in under_tls.what) == (Severity.PASS, True)
+    names = ("llm.example.com", "10.0.0.5")
+
+    def judged(left_days: float, error: str = "") -> list[Finding]:
+        left_s = left_days * 86_400
+        return list(certificate(names, left_s=left_s, asks_clients=False, error=error))
+
+    [fine] = judged(60.0)
+    assert fine.severity is Severity.PASS
+    assert "llm.example.com, 10.0.0.5 holds for 60 days" in fine.what
+    [soon] = judged(3.0)
+    assert (soon.severity, "ends in 3.0 days" in soon.what) == (Severity.WARN, True)
+    [over] = judged(-2.0)
+    assert (over.severity, "ended 2.0 days ago" in over.what) == (Severity.FAIL, True)
+    stale, _ = judged(60.0, "They are no pair.")
+    assert (stale.severity, "They are no pair." in stale.what) == (Severity.FAIL, True)
 
 
 def test_keys_that_are_not_as_their_file_says_are_a_failure() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.local import find_address, find_note, is_found
+from penstock.cli.local import find_address, find_cluster, find_note, is_found
 from penstock.cli.notes import LocalNote, noted, running, this_machine
+from penstock.cli.way_in import ClientFiles, way_in
+from tests.certificates import SigningCa, write_pair
 from tests.penstock.command_line import Penstock
 
 DIES = """
@@ -173,3 +175,24 @@ def test_a_note_that_can_be_left_nowhere_is_an_oserror(
     with pytest.raises(OSError, match="file"), noted(FIRST):
         pass
     assert running() == []
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("127.0.0.1", None), ("llm.example.com", "llm.example.com")]
+)
+def test_of_a_cluster_under_tls_the_certificate_and_the_way_for_operators_are_known(
+    host: str, name: str | None, home: Path
+) -> None:
+    files = write_pair(home, SigningCa().pair(host))
+    shown = str(files.certificate)
+    with noted(replace(FIRST, internal="127.0.0.1:1009", certificate=shown)):
+        address, given = way_in(None, ClientFiles())
+        assert address == FIRST.address
+        assert (given["ca_file"], given["server_name"]) == (files.certificate, name)
+        # What a person says goes before.
+        assert way_in(None, ClientFiles(ca_file=Path("other.pem")))[1]["ca_file"] == Path(
+            "other.pem"
+        )
+        for flag in (None, FIRST.address, f"grpcs://{FIRST.address}", "127.0.0.1:1009"):
+            where, secrets = find_cluster(flag, None)
+            assert (where, secrets) == ("127.0.0.1:1009", FIRST.secrets_file)

@@ -136,6 +136,15 @@ def test_its_end_is_told_in_time(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert DoorCertificate(write_pair(tmp_path, CA.pair(days=-1))).served.left_s() < 0
 
 
+def test_a_key_that_all_may_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = write_pair(tmp_path, CA.pair())
+    DoorCertificate(files)
+    assert "may read" not in caplog.text
+    files.key.chmod(0o644)
+    DoorCertificate(files)
+    assert f"may read {files.key}: chmod 600" in caplog.text
+
+
 def test_internal_calls_have_an_address_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="as 127"):
         RouterConfig(
