@@ -2,6 +2,8 @@
 commands find their way, a new certificate is shown, and the old one stays for a broken one."""
 
 import json
+import os
+import signal
 import ssl
 import subprocess
 import time
@@ -83,6 +85,16 @@ def test_commands_find_their_way(secured: Secured) -> None:
     assert any("holds for 20 days" in what or "holds for 19 days" in what for what in said), said
     assert any("llm.example.com" in what for what in said)
     assert any(what.endswith("is under TLS") for what in said)
+
+
+def test_a_router_that_died_is_found_where_it_was(secured: Secured) -> None:
+    before = secured.served.pids()["router"]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: secured.served.pids()["router"] != before)
+    until(lambda: secured.served.penstock("status").returncode == 0)
+    assert ANSWER in out_of(
+        secured.served.penstock("generate", "What does len do?", "--temperature", "0")
+    )
 
 
 def test_a_new_certificate_is_shown_and_a_broken_one_is_told(secured: Secured) -> None:
