@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from cluster.errors import ConfigError
 from penstock.cli import options
-from penstock.cli.local import need_secrets, usable_address
+from penstock.cli.local import internal_door, need_secrets, usable_address
 from penstock.cli.output import progress, say, write_json, write_table
 from penstock.cli.status import fetch_status, reported
 from penstock.cli.traffic import Limit, TraceFile, Workload, load_traffic
@@ -121,7 +121,8 @@ def simulate(
     setting = setting_of(cluster, make)
     if like is not None:
         like = usable_address(like)
-        setting = fitted(setting, reported(fetch_status(like, need_secrets(secrets_file, like))))
+        secrets = need_secrets(secrets_file, like)
+        setting = fitted(setting, reported(fetch_status(internal_door(like), secrets)))
     base = with_targets(setting, ttft, itl)
     plans = _plans(base, workers, _policies(policy or [], rule or []))
     title = f"{requests.name}: {len(requests.requests)} requests in {requests.duration_s:.0f} s"

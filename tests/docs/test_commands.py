@@ -28,7 +28,6 @@ NOT_RUN = {
     "make prove": "would run this test",
     "penstock serve --model-dir": "tests/deploy/test_serve.py starts such clusters",
     "penstock serve --tls-cert": "tests/processes/test_tls_cluster.py starts such a cluster",
-    "openssl ": "is no part of a checkout; tests/certificates.py makes what it would",
     "penstock serve -f": "tests/deploy/test_serve.py starts a cluster from a file",
     "penstock up": "needs a Ray; tests/deploy/test_ray.py brings a cluster up",
     "ray ": "needs machines; tests/machines types them on some that it makes",
