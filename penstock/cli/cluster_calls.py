@@ -61,11 +61,13 @@ def internal_address(address: str, secrets_file: Path, *, timeout_s: float = TIM
     Who points us somewhere else gains nothing: there TLS is spoken, or nothing is said."""
     if not Credentials(load_secrets(secrets_file).authority).covers(address):
         return address
+    ends_at = time.monotonic() + timeout_s
     with suppress(grpc.RpcError, ConfigError), _channel(address, None) as channel:
         return _told(channel, address, timeout_s)
-    wrong = (grpc.RpcError, ConfigError, OSError, ValueError)
-    with suppress(*wrong), _on_sight(address, timeout_s) as channel:
-        return _told(channel, address, timeout_s)
+    if (left_s := ends_at - time.monotonic()) > 0:  # it hung up: it may speak TLS
+        wrong = (grpc.RpcError, ConfigError, OSError, ValueError)
+        with suppress(*wrong), _on_sight(address, left_s / 2) as channel:
+            return _told(channel, address, left_s / 2)
     return address  # it is that itself, or says nothing
 
 

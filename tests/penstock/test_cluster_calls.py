@@ -1,5 +1,6 @@
 """A call to the router's internal service keeps to its time, however many steps it takes."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,17 @@ from typing import Any
 import grpc
 import pytest
 
+from cluster.addresses import Endpoint
+from cluster.door import door_service
+from cluster.proof import Doorkeeper
+from cluster.rpc import Server
 from cluster.secrets import create_secrets
+from cluster.tls import certificate_configuration, followed_credentials
 from penstock.cli import cluster_calls
+from penstock.cli.cluster_calls import internal_address
 from penstock.errors import PenstockError
+from tests.certificates import SigningCa
+from tests.identities import BEYOND_LOOPBACK
 
 
 class Silence(grpc.RpcError):
@@ -60,3 +69,15 @@ def test_who_asks_a_mute_router_waits_no_longer_than_was_said(
     assert set(door.waited) == {"Internal", "Prove"}
     assert sum(door.waited.values()) <= limit_s
     assert door.waited["Prove"] > 0
+
+
+async def test_a_front_door_under_tls_tells_the_way_whoever_signed_it(tmp_path: Path) -> None:
+    secrets_file = tmp_path / "secrets.yaml"
+    create_secrets(secrets_file, with_authority=True)
+    configuration = certificate_configuration(*SigningCa().pair("*.example.com"), None)
+    shown = followed_credentials(lambda: configuration, asks_clients=False)
+    door = door_service(Doorkeeper("t" * 20), lambda: "0.0.0.0:4711")
+    address = str(Endpoint(BEYOND_LOOPBACK, 0))
+    async with Server([door], address=address, shown=shown) as server:
+        told = await asyncio.to_thread(internal_address, server.address, secrets_file)
+    assert told == str(Endpoint(BEYOND_LOOPBACK, 4711))
