@@ -19,6 +19,7 @@ import yaml
 from cluster.channel import open_channel
 from cluster.door import door_service
 from cluster.events import EventLog
+from cluster.lateness import AttentiveClock
 from cluster.membership import new_incarnation
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper, audience_of
@@ -39,7 +40,9 @@ from penstock.v1 import worker_pb2
 from router.config import RouterConfig
 from router.front.text import Text
 from router.router import Router
-from worker.frame_server import FrameCall, FrameServer
+from worker.frame_call import FrameCall
+from worker.frame_server import FrameServer
+from worker.outliving import AnswerKey, Grace
 from worker.registrar import Heartbeat, RpcRegistrar
 
 TOKEN = "token-of-the-benchmark"
@@ -80,6 +83,7 @@ def answer(load: RelayedLoad, num_messages: int) -> list[bytes]:
         delta = pb.Delta(index=first, token_ids=[i % 1000 for i in ids], text="word " * len(ids))
         messages.append(pb.GenerateResponse(deltas=[delta]))
     messages[0].accepted.request_id = "benchmark"
+    messages[0].accepted.resume_secret = bytes(16)  # as of one that outlives its router
     messages[-1].finished.usage.completion_tokens = num_messages * load.tokens_per_message
     return [message.SerializeToString() for message in messages]
 
@@ -92,6 +96,9 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
 
     async def generate(request: worker_pb2.DecodeRequest, call: Call | FrameCall) -> None:
         feed.admitted(request.request_id)
+        if isinstance(call, FrameCall):
+            key = AnswerKey(request.tenant, request.request_id, request.resume_secret)
+            call.outlive(key, is_known=False)
         for message in short if request.params.max_tokens == 1 else long:
             if load.step_s:
                 await asyncio.sleep(load.step_s)
@@ -100,7 +107,8 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
     async def watch(request: worker_pb2.WatchRequest, call: Call) -> None:
         await feed.watch(request, call.send)
 
-    door, frames = Doorkeeper(TOKEN), FrameServer("penstock.v1.Decode", "Generate", generate)
+    door = Doorkeeper(TOKEN)
+    frames = FrameServer("penstock.v1.Decode", "Generate", generate, AttentiveClock(), Grace())
     rpcs: dict[str, Serve] = {"Generate": generate}
     if load.by_frames:
         rpcs["Frames"] = frames.invite

@@ -47,7 +47,9 @@ def cut_off(call: CallProgress) -> PenstockError:
     """Makes what a caller is told by a server that stops before the answer is whole."""
     if num_tokens := call.tokens_emitted:
         return StreamInterrupted(
-            f"The server stopped after {num_tokens} tokens were sent.", tokens_emitted=num_tokens
+            f"The server stopped after {num_tokens} tokens were sent.",
+            tokens_emitted=num_tokens,
+            is_detached=True,
         )
     return Draining("This server stops: send the request to another one, or again.")
 

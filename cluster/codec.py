@@ -28,6 +28,7 @@ from cluster.types import (
     ComputeRequest,
     GrainHash,
     LoadReport,
+    LostAnswer,
     SampledToken,
     TokenLogprob,
     WorkerAddress,
@@ -44,7 +45,12 @@ from penstock.v1 import inference_pb2, worker_pb2
 
 
 def decode_request_to_bytes(
-    request: ComputeRequest, *, model: str, tenant: str, cache_scope: str
+    request: ComputeRequest,
+    *,
+    model: str,
+    tenant: str,
+    cache_scope: str,
+    resume_secret: bytes = b"",
 ) -> bytes:
     """A `DecodeRequest` as far as it is known before it is placed, to be followed by
     `placement_to_bytes`: serialised messages that follow each other are one. A long prompt takes so
@@ -57,6 +63,7 @@ def decode_request_to_bytes(
         params=params_to_pb(request.params),
         tenant=tenant,
         cache_scope=cache_scope,
+        resume_secret=resume_secret,
     ).SerializeToString()
 
 
@@ -87,6 +94,17 @@ def trace_to_bytes(traceparent: str, tracestate: str) -> bytes:
     return worker_pb2.DecodeRequest(
         traceparent=traceparent, tracestate=tracestate
     ).SerializeToString()
+
+
+def reattach_to_bytes(lost: LostAnswer, *, tenant: str) -> bytes:
+    """A `Reattach`."""
+    answer = inference_pb2.AttachRequest(
+        request_id=lost.request_id,
+        resume_secret=lost.resume_secret,
+        next_index=lost.next_index,
+        epoch=lost.epoch,
+    )
+    return worker_pb2.Reattach(tenant=tenant, answer=answer).SerializeToString()
 
 
 def compute_request_from_pb(

@@ -7,7 +7,9 @@ PenstockError
 │   ├── UnknownModel
 │   ├── UnknownService         health is asked for a name that nobody serves here
 │   ├── Unauthenticated
-│   └── DuplicateRequest       the same request id is in flight
+│   ├── DuplicateRequest       the same request id is in flight
+│   ├── AnswerGone             it is attached to and not kept (any more)
+│   └── AnswerMoved            its client goes on with it by another call
 ├── ResourceError              nothing was executed: retried after `retry_after_s`
 │   ├── Overloaded
 │   ├── Draining
@@ -97,6 +99,14 @@ class DuplicateRequest(CallerError):
     reason = "DUPLICATE_REQUEST"
 
 
+class AnswerGone(CallerError):
+    reason = "ANSWER_GONE"
+
+
+class AnswerMoved(CallerError):
+    reason = "ANSWER_MOVED"
+
+
 class ResourceError(PenstockError):
     reason = "RESOURCE"
 
@@ -132,8 +142,10 @@ class WorkerLost(PeerError):
 class StreamInterrupted(PeerError):
     reason = "STREAM_INTERRUPTED"
 
-    def __init__(self, message: str, *, tokens_emitted: int) -> None:
-        super().__init__(message, metadata={"tokens_emitted": str(tokens_emitted)})
+    def __init__(self, message: str, *, tokens_emitted: int, is_detached: bool = False) -> None:
+        """`is_detached`: here alone; the answer may go on, and be attached to."""
+        metadata = {"detached": "true"} if is_detached else {}
+        super().__init__(message, metadata={"tokens_emitted": str(tokens_emitted), **metadata})
         self.tokens_emitted = tokens_emitted
 
 

@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from cluster.errors import (
+    AnswerGone,
+    AnswerMoved,
     CallerError,
     CheckpointError,
     ConfigError,
@@ -68,6 +70,8 @@ STATUS: Final[Mapping[type[PenstockError], grpc.StatusCode]] = {
     UnknownService: _Code.NOT_FOUND,
     Unauthenticated: _Code.UNAUTHENTICATED,
     DuplicateRequest: _Code.ALREADY_EXISTS,
+    AnswerGone: _Code.NOT_FOUND,
+    AnswerMoved: _Code.ABORTED,
     ResourceError: _Code.UNAVAILABLE,
     Overloaded: _Code.UNAVAILABLE,
     Draining: _Code.UNAVAILABLE,

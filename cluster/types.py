@@ -337,6 +337,17 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostAnswer:
+    """Says which answer goes on after its stream was lost, and after what."""
+
+    request_id: str
+    resume_secret: bytes = field(repr=False)
+    next_index: Sequence[int]  # by choice: how many tokens its client has
+    worker: str = ""  # who had it, as the client knows; empty: it does not
+    epoch: int = 0  # by a client that counts: a call with a lower one is late
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeRequest:
     """A request as workers see it: ids only, every default resolved.
 

@@ -1,5 +1,5 @@
 """The decode worker's RPC. It owns a request's stream, blocks, deadline and cancellation:
-whatever ends the call ends all of it.
+whatever ends the call ends all of it. A call over frames may outlive its router.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
 from worker.compute import DecodeCompute
 from worker.fetch import Fetches
-from worker.frame_server import FrameCall
+from worker.frame_call import FrameCall
+from worker.outliving import AnswerKey
 
 _LOOK_S = 0.5  # while somebody is paused
 _UNTRACED: Final = nullcontext()
@@ -65,6 +66,10 @@ class DecodeService:
         request = self._request(message)
         self._admit(request)
         answer, tracing = self._answer(message, request), self._tracing
+        if message.resume_secret and isinstance(call, FrameCall):
+            key = AnswerKey(message.tenant, message.request_id, message.resume_secret)
+            if call.outlive(key, is_known=any(request.emitted)):
+                answer.accepted.resume_secret = message.resume_secret
         traced = _UNTRACED if tracing is None else self._traced(tracing, message, answer)
         try:
             with self.open_calls, traced:

@@ -32,9 +32,11 @@ class DecodeWorker(Worker):
             self.parts.tracing,
         )
         name, generate = "penstock.v1.Decode", self.service.generate
+        frames = FrameServer(name, "Generate", generate, self.attention, config.grace)
+        hand_overs, outliving = self.remote_prompts, frames.outliving
         return RoleService(
             name=name,
             rpcs={"Generate": generate},
-            frames=FrameServer(name, "Generate", generate),
-            counters=self.remote_prompts.counters,
+            frames=frames,
+            counters=lambda: hand_overs.counters() | outliving.counters(),
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from penstock.answer import Accepted, Answer, Choice, Chunk, Logprob, Usage
     from penstock.client import Client, Stream
     from penstock.errors import (
+        AnswerGoneError,
         CallerError,
         DeadlineExceededError,
         DuplicateRequestError,
@@ -55,6 +56,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "Accepted",
     "Answer",
+    "AnswerGoneError",
     "AsyncClient",
     "AsyncStream",
     "CallerError",

@@ -62,7 +62,8 @@ class AsyncStream:
 
     def _send(self) -> Any:
         timeout = self._exchange.next_timeout()
-        return _invoke(self._stub.Generate, self._exchange.request, timeout, self._metadata)
+        method = getattr(self._stub, self._exchange.method)
+        return _invoke(method, self._exchange.request, timeout, self._metadata)
 
     def __aiter__(self) -> Self:
         return self

@@ -27,6 +27,8 @@ class Accepted:
     prompt_tokens: int
     cached_tokens: int
     prompt_logprobs: tuple[Logprob, ...] = ()
+    # By which the answer goes on when its stream is lost; empty: it does not.
+    resume_secret: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ def _accepted(wire: pb.Accepted) -> Accepted:
         prompt_tokens=wire.prompt_tokens,
         cached_tokens=wire.cached_tokens,
         prompt_logprobs=tuple(map(_logprob, wire.prompt_logprobs)),
+        resume_secret=wire.resume_secret,
     )
 
 
@@ -129,6 +132,10 @@ class Fold:
     @property
     def tokens_emitted(self) -> int:
         return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+    def next_index(self, choice: int) -> int:
+        """How many tokens of it are here."""
+        return sum(len(chunk.token_ids) for chunk in self.chunks if chunk.choice == choice)
 
     def add(self, message: pb.GenerateResponse) -> list[Chunk]:
         self.num_messages += 1

@@ -56,7 +56,8 @@ class Stream:
 
     def _send(self) -> Any:
         timeout = self._exchange.next_timeout()
-        call = _invoke(self._stub.Generate, self._exchange.request, timeout, self._metadata)
+        method = getattr(self._stub, self._exchange.method)
+        call = _invoke(method, self._exchange.request, timeout, self._metadata)
         if self._closing.is_set():  # by another thread, while there was no call to cancel
             call.cancel()
         return call

@@ -7,7 +7,8 @@ PenstockError                   .reason .code .message .metadata
 │   ├── UnsupportedFeatureError .feature
 │   ├── UnknownModelError
 │   ├── UnauthenticatedError
-│   └── DuplicateRequestError   the same request id is in flight
+│   ├── DuplicateRequestError   the same request id is in flight
+│   └── AnswerGoneError         one that was to go on is not kept any more
 ├── ResourceError               nothing was executed: .retry_after
 │   ├── OverloadedError         also while draining
 │   ├── NoWorkerError
@@ -31,6 +32,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 DRAINING = "DRAINING"  # an OverloadedError's reason: this server goes away, another comes
+DETACHED = "detached"  # in the metadata of a StreamInterruptedError: its answer may go on elsewhere
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
@@ -93,6 +95,10 @@ class UnauthenticatedError(CallerError):
 
 class DuplicateRequestError(CallerError):
     reason = "DUPLICATE_REQUEST"
+
+
+class AnswerGoneError(CallerError):
+    reason = "ANSWER_GONE"
 
 
 class ResourceError(PenstockError):
@@ -164,6 +170,7 @@ BY_REASON: Mapping[str, type[PenstockError]] = {
     "RATE_LIMIT_EXCEEDED": QuotaError,
     "WORKER_LOST": WorkerLostError,
     "STREAM_INTERRUPTED": StreamInterruptedError,
+    "ANSWER_GONE": AnswerGoneError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
     "INTERNAL": InternalError,
 }

@@ -1,7 +1,8 @@
-"""Decides when a call is sent again: only where nothing was executed. Two cases are told apart. The
-server is away: no connection, or it says itself that it goes or has nobody yet. Then it is waited
-for, and that costs nothing but time. Or it is there and refuses: then it is asked a few times more,
-within a budget that all calls of a client share. Pure: it is given its clock and its dice."""
+"""Decides when a call is sent again: only where nothing was executed, or where what was goes on.
+Two cases are told apart. The server is away: no connection, or it says itself that it goes or has
+nobody yet. Then it is waited for, and that costs nothing but time. Or it is there and refuses: then
+it is asked a few times more, within a budget that all calls of a client share. Pure: it is given
+its clock and its dice."""
 
 import math
 import random
@@ -87,7 +88,7 @@ class Reach:
     def learn(self, error: PenstockError) -> None:
         """A status that the server gave, or a connection that broke, shows that it was there."""
         is_timer = isinstance(error, DeadlineExceededError)  # perhaps our own
-        self.was_reached |= _broke(error) or not (_is_disconnected(error) or is_timer)
+        self.was_reached |= _broke(error) or not (is_disconnected(error) or is_timer)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +122,7 @@ class Attempts:
     def succeeded(self) -> None:
         self.budget.succeeded()
         self.reach.was_reached = True
+        self.away_since = None
 
     def delay_after(self, error: PenstockError) -> float:
         """Seconds to wait before the next attempt; raises the typed error where there is none."""
@@ -145,7 +147,7 @@ class Attempts:
             raise self._too_late() if self._left() < 0.1 else error  # our timer has no details
         is_forbidden = error.retry_after is not None and error.retry_after < 0
         is_off = self.budget.policy.max_attempts <= 1
-        is_unavailable = error.code is grpc.StatusCode.UNAVAILABLE or _is_disconnected(error)
+        is_unavailable = error.code is grpc.StatusCode.UNAVAILABLE or is_disconnected(error)
         if is_forbidden or not (is_echo or is_unavailable):
             raise error
         if is_off:
@@ -153,7 +155,7 @@ class Attempts:
 
     def _spend(self, error: PenstockError) -> None:
         """One refusal more; raises where it was the last."""
-        if _is_disconnected(error):
+        if is_disconnected(error):
             raise self._given_up(error, 0.0)
         self.num_refused += 1
         self.budget.failed()
@@ -189,7 +191,7 @@ class Attempts:
         return delay
 
     def _given_up(self, error: PenstockError, patience: float) -> PenstockError:
-        if not _is_disconnected(error):
+        if not is_disconnected(error):
             return error
         address = self.reach.address
         if not patience:
@@ -208,7 +210,7 @@ class Attempts:
         said, phase = f"The deadline of {timeout:g} s passed", {}
         if error is None:
             said += " before an attempt could be made."
-        elif _is_disconnected(error):
+        elif is_disconnected(error):
             said += f" while {self.reach.address} was away: {error.message}"
             phase = {"phase": "connect"}
         else:
@@ -230,7 +232,7 @@ class Attempts:
         return self.dice(0.0, ceiling)
 
 
-def _is_disconnected(error: PenstockError) -> bool:
+def is_disconnected(error: PenstockError) -> bool:
     """Nobody said so: there was no connection, it broke, or the server ended between taking a
     call and looking at it. Then gRPC cancels the call, and we had not."""
     was_said = error.retry_after is not None or error.metadata
@@ -239,11 +241,11 @@ def _is_disconnected(error: PenstockError) -> bool:
 
 def _broke(error: PenstockError) -> bool:
     """A connection that there was."""
-    return _is_disconnected(error) and not error.message.startswith(NEVER_CONNECTED)
+    return is_disconnected(error) and not error.message.startswith(NEVER_CONNECTED)
 
 
 def _is_away(error: PenstockError) -> bool:
     """Tells whether a server is away: whoever goes, or has no worker yet, says
     it, too."""
     is_draining = isinstance(error, OverloadedError) and error.reason == DRAINING
-    return _is_disconnected(error) or is_draining or isinstance(error, NoWorkerError)
+    return is_disconnected(error) or is_draining or isinstance(error, NoWorkerError)

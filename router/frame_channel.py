@@ -1,4 +1,6 @@
-"""The router's end of a connection of frames to one life of a worker."""
+"""The router's end of a connection of frames to one life of a worker. Leaving a call cancels it by
+a frame; by the end of the connection answers are lost to us, and go on where they may.
+"""
 
 import asyncio
 import contextlib
@@ -17,6 +19,7 @@ from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
 from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitation, new_nonce
 from cluster.frames.wire import (
+    ALIVE_S,
     CREDIT,
     MAX_PAYLOAD_BYTES,
     START,
@@ -44,7 +47,10 @@ class FrameChannel:
         self._is_sending = asyncio.Lock()  # a large request: they come in one after the other
         self._streams = itertools.count(1)
         self._welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._beat: asyncio.TimerHandle | None = None
         self.is_open = False
+        self.outlives = False  # answers may go on without us
+        self.is_leaving = False  # and are to
         self.ended = asyncio.Event()
 
     async def connect(self, channel: Channel, credentials: Credentials) -> None:
@@ -73,21 +79,39 @@ class FrameChannel:
         if not invitation.is_welcome(welcome, nonce):
             self.close()
             raise WorkerLost(f"Whoever listens at {host}:{said.port} has not invited us.")
-        self.is_open = True
+        self.is_open, self.outlives = True, said.outlives
+        if self.outlives:
+            self._say_alive()
 
     def stream(self, request: bytes, *, timeout_s: float | None) -> "FrameExchange":
         """Many answers to one request, as bytes. Starts with `async with`."""
         return FrameExchange(self, next(self._streams) & _LAST_STREAM, request, timeout_s)
 
+    def attach(self, request: bytes, *, timeout_s: float | None) -> "FrameExchange":
+        """The rest of those to an earlier one: `request` is a `Reattach`."""
+        stream = next(self._streams) & _LAST_STREAM
+        return FrameExchange(self, stream, request, timeout_s, is_attached=True)
+
     def close(self) -> None:
+        """Ends it after what was said, cancels among it."""
         self.is_open = False
         if self._connection is not None:
-            self._connection.abort()
+            self._connection.close()
+
+    def _say_alive(self) -> None:
+        """The worker lets answers of who is silent go on without him, and gives them up later."""
+        self._write(FrameKind.ALIVE, 0)
+        self._beat = asyncio.get_running_loop().call_later(ALIVE_S, self._say_alive)
 
     def _write(self, kind: FrameKind, stream: int, payload: bytes = b"") -> None:
         """Says it, if there is still somebody to hear it."""
         if self._connection is not None and not self._connection.is_lost:
             self._connection.write(kind, stream, payload)
+
+    def _cancel(self, stream: int) -> None:
+        """Unless it is to go on without us."""
+        if not self.is_leaving:
+            self._write(FrameKind.CANCEL, stream)
 
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         if not self._welcome.done():
@@ -99,6 +123,8 @@ class FrameChannel:
 
     def _lost(self) -> None:
         self.is_open = False
+        if self._beat is not None:
+            self._beat.cancel()
         self.ended.set()
         if not self._welcome.done():
             self._welcome.set_exception(ConnectionError("it hung up"))
@@ -113,6 +139,7 @@ class FrameExchange:
     __slots__ = (
         "_channel",
         "_failure",
+        "_is_attached",
         "_is_over",
         "_parts",
         "_request",
@@ -127,11 +154,18 @@ class FrameExchange:
     )
 
     def __init__(
-        self, channel: FrameChannel, stream: int, request: bytes, timeout_s: float | None
+        self,
+        channel: FrameChannel,
+        stream: int,
+        request: bytes,
+        timeout_s: float | None,
+        *,
+        is_attached: bool = False,
     ) -> None:
         self._channel = channel
         self._stream = stream
         self._request = request
+        self._is_attached = is_attached
         self._timeout_s = timeout_s
         self._waiting: deque[bytes] = deque()
         self._parts: list[bytes] = []  # of a message that is not whole
@@ -176,6 +210,10 @@ class FrameExchange:
             self._until = loop.time() + seconds
             self._timer = loop.call_at(self._until, self._be_late)
             seconds -= min(DEADLINE_MARGIN_S, 0.1 * seconds)  # so that it can say what happened
+        if self._is_attached:
+            connection.write(FrameKind.ATTACH, self._stream, self._request)
+            self._request = b""
+            return self
         head = START.pack(inf if seconds is None else seconds, len(self._request))
         first = MAX_PAYLOAD_BYTES - len(head)
         connection.write(FrameKind.START, self._stream, head + self._request[:first])
@@ -192,7 +230,7 @@ class FrameExchange:
         if self._timer is not None:
             self._timer.cancel()
         if not self._is_over:
-            self._channel._write(FrameKind.CANCEL, self._stream)
+            self._channel._cancel(self._stream)
 
     async def _send_rest(self) -> None:
         """Lets others say something after each of its frames; waits while the peer does not read,
@@ -238,8 +276,7 @@ class FrameExchange:
         """Whatever came before is passed on first."""
         if not self._is_over:
             self._failure = failure
-            # For the peer it goes on, if it still hears us.
-            self._channel._write(FrameKind.CANCEL, self._stream)
+            self._channel._cancel(self._stream)  # for the peer it goes on, if it still hears us
             self._is_over = True
         self._wake()
 

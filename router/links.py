@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable
 
 from cluster.authority import PLAIN, Credentials
 from cluster.channel import Channel, Exchange
-from cluster.errors import PenstockError, StreamInterrupted, UnsupportedFeature, WorkerLost
+from cluster.errors import (
+    AnswerGone,
+    NoWorker,
+    PenstockError,
+    StreamInterrupted,
+    UnsupportedFeature,
+    WorkerLost,
+)
 from cluster.types import WorkerAddress, WorkerId
 from router.frame_channel import FrameChannel, FrameExchange
 
@@ -35,6 +42,8 @@ class Link:
         self._frames: FrameChannel | None = None
         self._joining: asyncio.Task[None] | None = None
         self._calls: set[Exchange | FrameExchange] = set()
+        self._has_joined = asyncio.Event()  # or tried to
+        self._knows_frames = True
         self._num_ended = 0  # messages, of calls that have ended
         self._is_lost = False
 
@@ -52,9 +61,28 @@ class Link:
         self, request: bytes, timeout_s: float | None, take: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """Has the worker serve a request, and awaits `take` with every message, unparsed."""
+        await self._passed(self._exchange(request, timeout_s), take)
+
+    async def attach(
+        self, request: bytes, timeout_s: float | None, take: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        """The same for the rest of an answer whose stream was lost, by a `Reattach`.
+
+        Raises AnswerGone where nothing is kept, NoWorker where that cannot be asked yet.
+        """
+        await self._has_joined.wait()
+        frames = self._frames
+        if self._is_lost or frames is None or not frames.is_open:
+            if self._knows_frames:
+                raise NoWorker(f"Worker '{self.worker.worker_id}' is not reached: ask again.")
+            raise AnswerGone("Its answers end with their streams.")
+        await self._passed(frames.attach(request, timeout_s=timeout_s), take)
+
+    async def _passed(
+        self, exchange: Exchange | FrameExchange, take: Callable[[bytes], Awaitable[None]]
+    ) -> None:
         if self._is_lost:
             raise self._lost()
-        exchange = self._exchange(request, timeout_s)
         self._calls.add(exchange)
         try:
             async with exchange:
@@ -70,6 +98,11 @@ class Link:
         finally:
             self._calls.discard(exchange)
             self._num_ended += exchange.num_received
+
+    def leave(self) -> None:
+        """We stop: answers that are left from now on are not cancelled, where they can go on."""
+        if self._frames is not None:
+            self._frames.is_leaving = self._frames.outlives
 
     async def lose(self) -> None:
         """The worker is gone: ends what is open, and the connection."""
@@ -94,11 +127,15 @@ class Link:
             try:
                 await self._frames.connect(self.channel, self._credentials)
                 pause_s = _FIRST_PAUSE_S
+                self._has_joined.set()
                 await self._frames.ended.wait()
             except UnsupportedFeature:
-                return  # a release before frames
+                self._knows_frames = False  # a release before frames
+                return
             except PenstockError as error:
                 logger.info("no frames from %s: %s", self.worker.worker_id, error.message)
+            finally:
+                self._has_joined.set()
             await asyncio.sleep(pause_s)
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
@@ -126,6 +163,11 @@ class Links:
             raise WorkerLost(f"Worker '{worker}' has left.")
         return link
 
+    def all(self, first: WorkerId | None = None) -> list[Link]:
+        """Of all lives that may still stream, those of `first` before the others."""
+        links = (*self._links.values(), *self._dropped)
+        return sorted(links, key=lambda link: link.worker.worker_id != first)
+
     def drop(self, worker: WorkerId) -> Link:
         """No new call goes there. What is open on the link goes on until it is lost."""
         link = self._links.pop(worker)
@@ -137,8 +179,13 @@ class Links:
         self._dropped.discard(link)
         await link.lose()
 
+    def leave(self) -> None:
+        """Has what is left from now on go on without us, where it can."""
+        for link in self.all():
+            link.leave()
+
     async def close(self) -> None:
-        for link in (*self._links.values(), *self._dropped):
+        for link in self.all():
             await link.lose()
         self._links.clear()
         self._dropped.clear()

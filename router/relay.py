@@ -113,7 +113,7 @@ class Relay:
             if not reader.has_gone:
                 raise
             fate = Fate.CANCELLED
-            raise _unread(self.unread_s, sent) from error
+            raise unread(self.unread_s, sent) from error
         finally:
             ended = Ended(fate, caller.tokens_emitted, said)
             line.fate = fate
@@ -268,7 +268,8 @@ def _interrupted(error: PenstockError, decode: WorkerId, sent: Sent) -> StreamIn
     )
 
 
-def _unread(limit_s: float, sent: Sent) -> StreamInterrupted:
+def unread(limit_s: float, sent: Sent) -> StreamInterrupted:
+    """Makes what is told to who does not read."""
     return StreamInterrupted(
         f"Nobody read this answer for {limit_s:g} s, and {sent.num_tokens} tokens were sent: read"
         " each message when it comes, or ask for fewer tokens.",

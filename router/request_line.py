@@ -40,6 +40,7 @@ class RequestLine:
     record: Record | None = None
     fate: Fate | None = None
     trace: RequestTrace | None = None  # None: it is not traced
+    is_attached: bool = False  # its answer was begun before, and goes on here
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +74,8 @@ class RequestLine:
             yield "tenant", self.key.tenant
             yield "key", self.key.id
         yield "model", self.model
+        if self.is_attached:
+            yield "attached", True
         yield "outcome", outcome
         yield "reason", reason
         yield from self._answer()

@@ -56,6 +56,7 @@ from router.policy_life.keeper import PolicyKeeper
 from router.policy_life.service import PolicyService
 from router.policy_life.store import FileRollouts, RolloutStore, SharedRollouts
 from router.pool import Pool
+from router.reattachment import Reattachment
 from router.records import Records
 from router.relay import Relay
 from router.rollout.generations import Generations
@@ -141,26 +142,27 @@ class Router:
             changed=self.waiting.changed,
         )
         self.quotas = Quotas(self.store, clock)
-        reception = Reception(
-            self.admission,
-            self.quotas,
-            self.lanes,
-            self.relay,
-            self.fleet.is_warm,
-            self.counts,
-            text.info.name,
-            self.tracing,
+        self.reception = Reception(
+            admission=self.admission,
+            quotas=self.quotas,
+            lanes=self.lanes,
+            relay=self.relay,
+            reattachment=Reattachment(self.links, config.unread_s),
+            is_warm=self.fleet.is_warm,
+            counts=self.counts,
+            model=text.info.name,
+            tracing=self.tracing,
         )
         self.pages: Pages = {
             **metrics_pages(Registry(ROUTER, self._reading, facts)),
             "/metrics/targets": Page(targets.CONTENT_TYPE, self._targets),
         }
         self.metrics = scraped_at(config.metrics, self.pages)
-        inference = InferenceService(text, reception)
+        inference = InferenceService(text, self.reception)
         self.http = _http_door(
             config,
             text,
-            reception,
+            self.reception,
             self.callers,
             self.pages,
             clock,
@@ -290,6 +292,7 @@ class Router:
                     ready(self.server.address)
                     await drain.wait()
                     await self._drain()
+                    self.links.leave()
                 for task in background:
                     task.cancel()
         finally:

@@ -8,80 +8,42 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError
 
 from cluster.addresses import Endpoint
 from cluster.authority import TlsIdentity
 from cluster.blame import blamed, cut_off
 from cluster.channel import INTERNAL_MESSAGE_BYTES, methods
-from cluster.errors import PeerError, PenstockError
+from cluster.errors import (
+    AnswerGone,
+    AnswerMoved,
+    CallerError,
+)
 from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitations
-from cluster.frames.wire import CREDIT, START, WINDOW_BYTES, FrameKind, cost, in_parts, unpacked
+from cluster.frames.wire import (
+    ALIVE_S,
+    CREDIT,
+    START,
+    FrameKind,
+    unpacked,
+)
+from cluster.lateness import AttentiveClock
 from cluster.open_calls import OpenCalls
-from cluster.rpc import LARGE_BYTES, LAST_WORDS_S, Call, encoded, parsed
+from cluster.rpc import LARGE_BYTES, LAST_WORDS_S, Call, parsed
 from cluster.status import status_bytes
 from cluster.tls import server_context
+from penstock.v1 import inference_pb2
 from penstock.v1 import worker_pb2 as pb
+from worker.frame_call import FrameCall
+from worker.outliving import AnswerKey, Grace, Outliving
 
 _HELLO_S = 5.0  # for who has connected to show its invitation; as long for TLS, where it is due
 _MAX_STRANGERS = 64  # who have not yet
 _MAX_CALLS = 1 << 16  # of a connection
+SILENT_S = 2.0  # so long a router may say nothing, which says so often that it lives
 
-Serve = Callable[[Any, "FrameCall"], Awaitable[None]]
-
-
-class FrameCall:
-    """One call as its handler sees it; as `cluster.rpc.Call`."""
-
-    __slots__ = (
-        "_connection",
-        "_has_credit",
-        "_left",
-        "_stream",
-        "deadline",
-        "phase",
-        "task",
-        "tokens_emitted",
-    )
-
-    def __init__(self, connection: FrameConnection, stream: int, deadline: float | None) -> None:
-        self._connection = connection
-        self._stream = stream
-        self._left = WINDOW_BYTES
-        self._has_credit: asyncio.Event | None = None  # while somebody waits for it
-        self.deadline = deadline  # time.monotonic(); None is without end
-        self.phase = "request"
-        self.tokens_emitted = 0
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def remaining_s(self) -> float | None:
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    async def send(self, message: Message | bytes) -> None:
-        """Waits while the peer does not read."""
-        connection = self._connection
-        while self._left <= 0 and not connection.is_lost:
-            self._has_credit = asyncio.Event()
-            await self._has_credit.wait()
-        while not connection.is_writable:
-            await connection.writable()
-        if connection.is_lost:
-            raise PeerError("The caller has ended the call.")
-        data = encoded(message)
-        self._left -= cost(data)
-        for each in in_parts(data, FrameKind.MESSAGE, FrameKind.PART, self._stream):
-            connection.write_frames(each)
-
-    def credit(self, num_bytes: int) -> None:
-        self._left = min(WINDOW_BYTES, self._left + num_bytes)
-        if self._has_credit is not None:
-            self._has_credit.set()
-
-    def end(self, failure: PenstockError | None) -> None:
-        payload = b"" if failure is None else status_bytes(failure)
-        self._connection.write(FrameKind.END, self._stream, payload)
+Serve = Callable[[Any, FrameCall], Awaitable[None]]
 
 
 @dataclass(slots=True, eq=False)
@@ -96,13 +58,19 @@ class _Request:
 class FrameServer:
     """Listens for routers that were invited."""
 
-    def __init__(self, service: str, method: str, serve: Serve) -> None:
+    def __init__(
+        self, service: str, method: str, serve: Serve, attention: AttentiveClock, grace: Grace
+    ) -> None:
         """One method, that streams its answers."""
         self._request_type = methods(service)[method].request_type
         self._serve = serve
+        self._attention = attention
+        self.outliving: Outliving[FrameCall] = Outliving(attention, grace)
         self.invitations = Invitations(time.monotonic)
         self._strangers: dict[_Guest, None] = {}  # in the order in which they came
         self._guests: set[_Guest] = set()  # who have shown their invitation
+        self._tasks: set[asyncio.Task[None]] = set()  # of all calls
+        self._looker: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
         self.port = 0  # once started
 
@@ -118,11 +86,17 @@ class FrameServer:
             ssl_handshake_timeout=None if context is None else _HELLO_S,
         )
         self.port = self._server.sockets[0].getsockname()[1]
+        self._look_later()
 
     async def invite(self, request: pb.FramesRequest, call: Call) -> pb.FramesResponse:
         """`Decode.Frames`."""
         made = self.invitations.invite()
-        return pb.FramesResponse(port=self.port, name=made.name, secret=made.secret)
+        return pb.FramesResponse(
+            port=self.port,
+            name=made.name,
+            secret=made.secret,
+            outlives=self.outliving.is_possible,
+        )
 
     async def stop(self) -> None:
         """Ends all connections, once callers have been told what `OpenCalls.cut_off` has them be
@@ -130,9 +104,11 @@ class FrameServer:
         if self._server is None:
             return
         self._server.close()
-        calls = [task for guest in self._guests for task in guest.tasks]
-        if calls:
-            await asyncio.wait(calls, timeout=LAST_WORDS_S)
+        if self._looker is not None:
+            self._looker.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LAST_WORDS_S)
+        self.outliving.close()
         for guest in (*self._strangers, *self._guests):
             guest.connection.close()
         self._server = None
@@ -161,6 +137,59 @@ class FrameServer:
         self._strangers.pop(guest, None)
         self._guests.discard(guest)
 
+    def _look_later(self) -> None:
+        self._looker = asyncio.get_running_loop().call_later(ALIVE_S, self._look)
+
+    def _look(self) -> None:
+        now = self._attention.now()
+        for guest in self._guests:
+            guest.look(now)
+        self._look_later()
+
+    def _begin(self, call: FrameCall, data: bytes) -> None:
+        call.task = asyncio.create_task(self._answer(call, data), name="frames")
+        self._tasks.add(call.task)
+        call.task.add_done_callback(lambda task: self._over(call, task))
+
+    def _over(self, call: FrameCall, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        call.leave()
+        if task.cancelled():
+            self.outliving.forget(call)  # whoever asked for it wants no more
+        else:
+            self.outliving.leave(call)  # what it said last may not have arrived
+
+    def _attach(self, guest: "_Guest", stream: int, payload: bytes) -> None:
+        """Raises ValueError for what is no request."""
+        try:
+            asked = pb.Reattach.FromString(payload)
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
+        try:
+            call, messages = self._outlived(asked.tenant, asked.answer)
+        except CallerError as error:
+            guest.connection.write(FrameKind.END, stream, status_bytes(error))
+            return
+        call.attach(guest, stream, messages)
+        call.epoch = max(call.epoch + 1, asked.answer.epoch)
+        self.outliving.attached(call)
+
+    def _outlived(
+        self, tenant: str, asked: inference_pb2.AttachRequest
+    ) -> tuple[FrameCall, list[bytes]]:
+        """Finds an answer, and what follows on what its client has. Raises AnswerGone, AnswerMoved
+        and InvalidRequest."""
+        key = AnswerKey(tenant, asked.request_id, asked.resume_secret)
+        call = self.outliving.find(key)
+        if call is None or call.kept is None:
+            raise AnswerGone(
+                f"Nobody keeps the answer to '{asked.request_id}' any more, or it is another's:"
+                " ask anew."
+            )
+        if asked.epoch and asked.epoch <= call.epoch:
+            raise AnswerMoved("The client goes on with this answer by a later call.")
+        return call, call.kept.after(asked.next_index)
+
     async def _answer(self, call: FrameCall, data: bytes) -> None:
         """The outermost line of a call: whatever happens inside, it ends with a true status."""
         open_calls, failure = self._open_calls, None
@@ -182,27 +211,60 @@ class _Guest:
     """A router that is connected, and its calls."""
 
     def __init__(self, server: FrameServer) -> None:
-        self._server = server
+        self.server = server
         self._incoming: dict[int, _Request] = {}
-        self._calls: dict[int, FrameCall] = {}
+        self.calls: dict[int, FrameCall] = {}
         self.is_known = False
-        self.connection = FrameConnection(self._take, self._lost, self._made)
+        self.is_outlived = False  # it knows that its answers do
+        self.is_silent = False  # it is connected, and nothing was heard of it for long
+        self._has_spoken = False  # since it was looked at
+        self._heard_at = 0.0
+        self.connection = FrameConnection(self._take, self._lost, self._made, self._wake)
         self._timer: asyncio.TimerHandle | None = None  # while it is a stranger
 
     @property
-    def tasks(self) -> list[asyncio.Task[None]]:
-        return [call.task for call in self._calls.values() if call.task is not None]
+    def hears(self) -> bool:
+        return not self.is_silent and self.connection.is_writable
+
+    def keep(self, key: AnswerKey, call: FrameCall) -> None:
+        self.server.outliving.keep(key, call)
+
+    def look(self, now: float) -> None:
+        """Judges whether it is silent, `now` in time that we were there."""
+        if self._has_spoken or not self.calls:
+            self._has_spoken, self._heard_at = False, now
+        elif self.is_outlived and not self.is_silent and now - self._heard_at > SILENT_S:
+            self.is_silent = True
+            for call in tuple(self.calls.values()):
+                self.server.outliving.leave(call)
+
+    def _sound(self) -> None:
+        """It is silent no more."""
+        self.is_silent = False
+        for call in self.calls.values():
+            self.server.outliving.take_back(call)
+        self._wake()
+
+    def _wake(self) -> None:
+        for call in self.calls.values():
+            call.wake()
 
     def _made(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_HELLO_S, self.connection.abort)
-        self._server._came(self)
+        self.server._came(self)
 
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         """Raises ValueError for what nobody says who knows how to speak."""
         if not self.is_known:
             self._be_known(kind, payload)
             return
-        call = self._calls.get(stream)
+        self._has_spoken = True
+        if self.is_silent:
+            self._sound()
+        self._hear(kind, stream, payload)
+
+    def _hear(self, kind: int, stream: int, payload: bytes) -> None:
+        call = self.calls.get(stream)
         match kind:
             case FrameKind.CREDIT:
                 (num_bytes,) = unpacked(CREDIT, payload)
@@ -212,6 +274,11 @@ class _Guest:
                 self._begin(stream, payload)
             case FrameKind.MORE:
                 self._go_on(stream, payload)
+            case FrameKind.ALIVE:
+                self.is_outlived = True
+            case FrameKind.ATTACH:
+                self._check_room(stream)
+                self.server._attach(self, stream, payload)
             case FrameKind.CANCEL:
                 self._incoming.pop(stream, None)
                 if call is not None and call.task is not None:
@@ -220,7 +287,7 @@ class _Guest:
                 raise ValueError(f"A guest sends no frame {kind}.")
 
     def _be_known(self, kind: int, payload: bytes) -> None:
-        proof = self._server._welcome(self, payload) if kind == FrameKind.HELLO else None
+        proof = self.server._welcome(self, payload) if kind == FrameKind.HELLO else None
         if proof is None:
             raise ValueError("It was not invited.")
         self.is_known = True
@@ -229,13 +296,17 @@ class _Guest:
 
     def _begin(self, stream: int, payload: bytes) -> None:
         seconds, num_bytes = unpacked(START, payload)
-        is_taken = stream in self._incoming or stream in self._calls
-        is_full = len(self._incoming) + len(self._calls) >= _MAX_CALLS
-        if is_taken or is_full or num_bytes > INTERNAL_MESSAGE_BYTES or not seconds >= 0.0:
+        self._check_room(stream)
+        if num_bytes > INTERNAL_MESSAGE_BYTES or not seconds >= 0.0:
             raise ValueError("A call that cannot begin.")
         deadline = None if seconds == inf else time.monotonic() + seconds
         self._incoming[stream] = _Request(deadline, num_bytes)
         self._go_on(stream, payload[START.size :])
+
+    def _check_room(self, stream: int) -> None:
+        is_taken = stream in self._incoming or stream in self.calls
+        if is_taken or len(self._incoming) + len(self.calls) >= _MAX_CALLS:
+            raise ValueError("A call that cannot begin.")
 
     def _go_on(self, stream: int, data: bytes) -> None:
         if (request := self._incoming.get(stream)) is None:
@@ -245,11 +316,8 @@ class _Guest:
             raise ValueError("A request longer than it said.")
         if len(request.data) == request.num_bytes:
             del self._incoming[stream]
-            call = FrameCall(self.connection, stream, request.deadline)
-            self._calls[stream] = call
-            answer = self._server._answer(call, bytes(request.data))
-            call.task = asyncio.create_task(answer, name=f"frames {stream}")
-            call.task.add_done_callback(lambda _: self._calls.pop(stream, None))
+            call = self.calls[stream] = FrameCall(self, stream, request.deadline)
+            self.server._begin(call, bytes(request.data))
 
     def _forget_timer(self) -> None:
         if self._timer is not None:
@@ -257,12 +325,16 @@ class _Guest:
 
     def _lost(self) -> None:
         self._forget_timer()
-        self._server._went(self)
+        self.server._went(self)
         self._incoming.clear()
-        for call in self._calls.values():
-            call.credit(0)
-            if call.task is not None:
+        for call in tuple(self.calls.values()):
+            if call.kept is not None and call.is_known:
+                call.detach()
+                self.server.outliving.leave(call)
+            elif call.task is not None:
                 call.task.cancel()
+            call.wake()
+        self.calls.clear()
 
 
 def _bind(host: str) -> socket.socket:

@@ -224,6 +224,27 @@ STEPS: Final[tuple[Metric[WorkerReading], ...]] = (
     ),
 )
 
+DETACHED: Final[tuple[Metric[WorkerReading], ...]] = (
+    Metric(
+        name="penstock_detached_answers",
+        kind=Kind.GAUGE,
+        help="Answers whose router is lost or silent, and that wait for their client.",
+        read=_counter("detached_answers"),
+    ),
+    Metric(
+        name="penstock_answers_attached",
+        kind=Kind.COUNTER,
+        help="Answers with which a client went on by another call.",
+        read=_counter("answers_attached"),
+    ),
+    Metric(
+        name="penstock_answers_given_up",
+        kind=Kind.COUNTER,
+        help="Answers that were not whole, and that no client came back for.",
+        read=_counter("answers_given_up"),
+    ),
+)
+
 TRANSFERS: Final[tuple[Metric[WorkerReading], ...]] = (
     Metric(
         name="penstock_hand_overs",
@@ -341,4 +362,4 @@ LINKS: Final[tuple[Metric[WorkerReading], ...]] = (
     ),
 )
 
-WORKER: Final = (*COMPUTING, *KV, *STEPS, *TRANSFERS, *LINKS)
+WORKER: Final = (*COMPUTING, *KV, *STEPS, *DETACHED, *TRANSFERS, *LINKS)

@@ -15,18 +15,20 @@ _IDLE_S, _PROBE_S, _NUM_PROBES = 20, 5, 4  # a peer whose machine is gone is los
 
 
 class FrameConnection(asyncio.Protocol):
-    """Calls `made` once it is there, `take(kind, stream, payload)` with each frame, and `lost`
-    once, at its end."""
+    """Calls `made` once it is there, `take(kind, stream, payload)` with each frame, `resumed` when
+    it is writable again, and `lost` once, at its end."""
 
     def __init__(
         self,
         take: Callable[[int, int, bytes], None],
         lost: Callable[[], None],
         made: Callable[[], None] = lambda: None,
+        resumed: Callable[[], None] = lambda: None,
     ) -> None:
         self._take = take
         self._tell_made = made
         self._tell_lost = lost
+        self._tell_resumed = resumed
         self._reader = FrameReader()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -89,6 +91,7 @@ class FrameConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+        self._tell_resumed()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True

@@ -1,11 +1,13 @@
 """The frames that a router and a decode worker exchange: a header, and at most 64 KiB. Pure.
 
     START   ▶ seconds left, bytes of the whole request, the first of them;  MORE ▶ the rest
+    ATTACH  ▶ a `Reattach`: the answer to a request of an earlier call goes on by this one
     CREDIT  ▶ cost of messages that were taken;                             CANCEL ▶
     PART    ◀ of a message;                     MESSAGE ◀ the last part of it, or all of it
     END     ◀ nothing, or why: a `google.rpc.Status`
 
-HELLO ▶ and WELCOME ◀ come before them all. Whatever else comes ends the connection.
+HELLO ▶ and WELCOME ◀ come before them all. Whatever else comes ends the connection. Of no stream is
+ALIVE ▶, every so often: who has said it once is owed his answers for a while after he went silent.
 """
 
 import struct
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 MAX_PAYLOAD_BYTES: Final = 64 << 10
 WINDOW_BYTES: Final = 64 << 10  # of one answer, that its reader may leave unread, by `cost`
+ALIVE_S: Final = 0.5  # between two signs of life
 _KEPT_BYTES: Final = 64  # about what it takes to keep a message, beside its own
 START: Final = struct.Struct("<dI")  # seconds left, bytes of the whole request
 CREDIT: Final = struct.Struct("<I")
@@ -31,6 +34,8 @@ class FrameKind(IntEnum):
     END = 7
     CANCEL = 8
     CREDIT = 9
+    ATTACH = 10
+    ALIVE = 11
 
 
 Frame = tuple[int, int, bytes]  # kind, stream, payload

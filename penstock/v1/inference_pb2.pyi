@@ -233,7 +233,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("request_id", "model", "decode_worker", "prefill_worker", "seed", "prompt_tokens", "cached_tokens", "prompt_logprobs")
+    __slots__ = ("request_id", "model", "decode_worker", "prefill_worker", "seed", "prompt_tokens", "cached_tokens", "prompt_logprobs", "resume_secret")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DECODE_WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +242,7 @@ class Accepted(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_SECRET_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     decode_worker: str
@@ -250,7 +251,22 @@ class Accepted(_message.Message):
     prompt_tokens: int
     cached_tokens: int
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[PromptLogprob]
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., decode_worker: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., seed: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprob, _Mapping]]] = ...) -> None: ...
+    resume_secret: bytes
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., decode_worker: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., seed: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprob, _Mapping]]] = ..., resume_secret: _Optional[bytes] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("request_id", "resume_secret", "next_index", "decode_worker", "epoch")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RESUME_SECRET_FIELD_NUMBER: _ClassVar[int]
+    NEXT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WORKER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    resume_secret: bytes
+    next_index: _containers.RepeatedScalarFieldContainer[int]
+    decode_worker: str
+    epoch: int
+    def __init__(self, request_id: _Optional[str] = ..., resume_secret: _Optional[bytes] = ..., next_index: _Optional[_Iterable[int]] = ..., decode_worker: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Delta(_message.Message):
     __slots__ = ("choice", "index", "token_ids", "text", "logprobs")

@@ -39,6 +39,11 @@ class InferenceStub(object):
                 request_serializer=penstock_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_stream(
+                '/penstock.v1.Inference/Attach',
+                request_serializer=penstock_dot_v1_dot_inference__pb2.AttachRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/penstock.v1.Inference/Tokenize',
                 request_serializer=penstock_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -72,6 +77,14 @@ class InferenceServicer(object):
     def Generate(self, request, context):
         """Streams one answer (or n). The first message carries `accepted`, the last one
         `finished`; a stream without `finished` is incomplete, whatever else it says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Attach(self, request, context):
+        """Goes on with an answer whose stream was lost, at any router: what follows on the tokens that
+        the client has, and nothing twice. NOT_FOUND (ANSWER_GONE): it is not kept any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +127,11 @@ def add_InferenceServicer_to_server(servicer, server):
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=penstock_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Attach': grpc.unary_stream_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=penstock_dot_v1_dot_inference__pb2.AttachRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
@@ -168,6 +186,33 @@ class Inference(object):
             target,
             '/penstock.v1.Inference/Generate',
             penstock_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+            penstock_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.v1.Inference/Attach',
+            penstock_dot_v1_dot_inference__pb2.AttachRequest.SerializeToString,
             penstock_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,

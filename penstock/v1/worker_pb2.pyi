@@ -132,14 +132,24 @@ class FramesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FramesResponse(_message.Message):
-    __slots__ = ("port", "name", "secret")
+    __slots__ = ("port", "name", "secret", "outlives")
     PORT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
+    OUTLIVES_FIELD_NUMBER: _ClassVar[int]
     port: int
     name: bytes
     secret: bytes
-    def __init__(self, port: _Optional[int] = ..., name: _Optional[bytes] = ..., secret: _Optional[bytes] = ...) -> None: ...
+    outlives: bool
+    def __init__(self, port: _Optional[int] = ..., name: _Optional[bytes] = ..., secret: _Optional[bytes] = ..., outlives: bool = ...) -> None: ...
+
+class Reattach(_message.Message):
+    __slots__ = ("tenant", "answer")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    answer: _inference_pb2.AttachRequest
+    def __init__(self, tenant: _Optional[str] = ..., answer: _Optional[_Union[_inference_pb2.AttachRequest, _Mapping]] = ...) -> None: ...
 
 class EmittedTokens(_message.Message):
     __slots__ = ("token_ids",)
@@ -148,7 +158,7 @@ class EmittedTokens(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens", "due_seconds", "traceparent", "tracestate")
+    __slots__ = ("request_id", "model", "prompt_token_ids", "emitted", "params", "tenant", "cache_scope", "prefill", "router_seconds", "source", "source_tokens", "due_seconds", "resume_secret", "traceparent", "tracestate")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +171,7 @@ class DecodeRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_SECRET_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
@@ -175,9 +186,10 @@ class DecodeRequest(_message.Message):
     source: WorkerAddress
     source_tokens: int
     due_seconds: float
+    resume_secret: bytes
     traceparent: str
     tracestate: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[_Union[EmittedTokens, _Mapping]]] = ..., params: _Optional[_Union[ResolvedParams, _Mapping]] = ..., tenant: _Optional[str] = ..., cache_scope: _Optional[str] = ..., prefill: _Optional[_Union[WorkerAddress, _Mapping]] = ..., router_seconds: _Optional[float] = ..., source: _Optional[_Union[WorkerAddress, _Mapping]] = ..., source_tokens: _Optional[int] = ..., due_seconds: _Optional[float] = ..., resume_secret: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
     __slots__ = ("worker_id", "incarnation", "address", "transports", "fingerprint")

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from cluster.tracing import Tracing
+from cluster.types import LostAnswer
 from router.admission import Admission
 from router.caller import Caller
 from router.callers.quotas import Quotas
@@ -11,6 +12,7 @@ from router.front.prompt import ChatPrompt
 from router.front.text_lanes import TextLanes
 from router.front.validation import GenerationInput
 from router.metrics.requests import RequestCounts
+from router.reattachment import Reattachment
 from router.relay import Metadata, Relay
 from router.request_line import RequestLine
 
@@ -21,6 +23,7 @@ class Reception:
     quotas: Quotas
     lanes: TextLanes
     relay: Relay
+    reattachment: Reattachment
     is_warm: asyncio.Event
     counts: RequestCounts
     model: str = ""  # as clients call it
@@ -44,3 +47,14 @@ class Reception:
             # Placed before the index knows, it would be computed anew.
             await self.is_warm.wait()
             await self.relay.serve(routed, caller, line, echo)
+
+    async def attach(self, lost: LostAnswer, caller: Caller, line: RequestLine) -> None:
+        """Streams the rest of an answer that was begun before, perhaps through another router."""
+        key, line.request_id = caller.key, lost.request_id
+        line.key, line.is_attached = key, True
+        with (
+            self.admission.admit(lost.request_id, again=True),
+            self.quotas.in_flight(key, caller),
+        ):
+            await self.is_warm.wait()  # before that its worker may not be known here
+            await self.reattachment.serve(lost, caller, line)

@@ -15,6 +15,7 @@ from router.front.model_info import ModelInfo
 from router.front.reception import Reception
 from router.front.text import Text
 from router.front.validation import (
+    check_attach,
     check_detokenize,
     check_generate,
     check_model,
@@ -44,6 +45,7 @@ class InferenceService:
         """Gives the RPCs by name; `Route` is not among them, and answers UNIMPLEMENTED."""
         return {
             "Generate": self.generate,
+            "Attach": self.attach,
             "Tokenize": self.tokenize,
             "Detokenize": self.detokenize,
             "ListModels": self.list_models,
@@ -70,6 +72,11 @@ class InferenceService:
             if line.trace is not None:
                 echo = (*echo, line.trace.header)
             await self._reception.serve(given, call, line, echo)
+
+    async def attach(self, request: pb.AttachRequest, call: Call) -> None:
+        with RequestLine(self._clock(), self._clock, self._reception.counts) as line:
+            lost = check_attach(request, self._text.limits)
+            await self._reception.attach(lost, call, line)
 
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> bytes:
         prompt = check_tokenize(request, self._text.info, self._text.limits)
@@ -108,7 +115,7 @@ def _model(text: Text) -> pb.Model:
 
 def _features(*, has_chat: bool) -> list[str]:
     """Every RPC that answers, and every field of a request that is not refused."""
-    rpcs = {"Generate", "Tokenize", "Detokenize", "ListModels", "GetModel"}
+    rpcs = {"Generate", "Attach", "Tokenize", "Detokenize", "ListModels", "GetModel"}
     fields = {path for path, rule in RULES.items() if rule.is_supported}
     fields -= set() if has_chat else {"chat"}
     return sorted(rpcs) + sorted(fields)

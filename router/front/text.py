@@ -102,6 +102,10 @@ class Text:
             hints=given.hints,
         )
         message = decode_request_to_bytes(
-            request, model=self.info.name, tenant=given.tenant, cache_scope=given.cache_scope
+            request,
+            model=self.info.name,
+            tenant=given.tenant,
+            cache_scope=given.cache_scope,
+            resume_secret=given.resume_secret,
         )
         return RoutedRequest(ask, message)

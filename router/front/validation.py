@@ -6,10 +6,11 @@ Knows no worker and no transport.
 """
 
 import re
+import secrets
 import uuid
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -18,7 +19,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from cluster.errors import InvalidRequest, UnknownModel, UnsupportedFeature
 from cluster.limits import Limits
 from cluster.tokenizer import Tokenizer
-from cluster.types import ComputeRequest, GenerationParams, RoutingHints, SamplingParams
+from cluster.types import ComputeRequest, GenerationParams, LostAnswer, RoutingHints, SamplingParams
 from penstock.v1 import inference_pb2 as pb
 from router.callers.key_file import ANYBODY, ApiKey
 from router.front.bad_words import bad_word_ids, check_bad_words
@@ -44,7 +45,14 @@ from router.front.sampling_fields import (
 _PLAIN: Final = plain_rules(GenerationParams)
 _MAX_NAMED_BYTES: Final = 64 << 10
 
+_SECRET_BYTES: Final = 16
+_MAX_WORKER_CHARS: Final = 256
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]+")
+
+
+def new_secret() -> bytes:
+    """Draws what lets its holder go on with an answer."""
+    return secrets.token_bytes(_SECRET_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +66,21 @@ class GenerationInput:
     params: GenerationParams  # max_tokens of 0: what there is room for
     bad_words: tuple[str, ...]  # not among the parameters yet
     hints: RoutingHints
+    # Who knows it may go on with the answer when its stream is lost.
+    resume_secret: bytes = field(repr=False)
 
 
 # Before tokenising
 
 
 def check_generate(
-    request: pb.GenerateRequest, info: ModelInfo, limits: Limits, key: ApiKey = ANYBODY
+    request: pb.GenerateRequest,
+    info: ModelInfo,
+    limits: Limits,
+    key: ApiKey = ANYBODY,
+    resume_secret: bytes = b"",
 ) -> GenerationInput:
-    """`key`: of who asks."""
+    """`key`: of who asks. A secret is drawn where he was told none yet."""
     check_model(request.model, info)
     check_supported(request)
     _check_no_unknown_fields(request)
@@ -87,6 +101,7 @@ def check_generate(
         ),
         bad_words=check_bad_words(request.sampling.bad_words, limits),
         hints=routing_hints(request, limits, key.service_class),
+        resume_secret=resume_secret or new_secret(),
     )
 
 
@@ -94,6 +109,30 @@ def check_model(model: str, info: ModelInfo) -> None:
     """Empty means the only one."""
     if model not in ("", info.name):
         raise UnknownModel(model, info.name)
+
+
+def check_attach(request: pb.AttachRequest, limits: Limits) -> LostAnswer:
+    """Checks that it may be asked for. Whether the secret is right is the worker's to say."""
+    if not request.request_id:
+        raise InvalidRequest("request_id", "Say which request's answer goes on: its id.")
+    check_request_id(request.request_id, limits)
+    if len(request.resume_secret) != _SECRET_BYTES:
+        raise InvalidRequest(
+            "resume_secret", f"It has {_SECRET_BYTES} bytes: send it as 'accepted' brought it."
+        )
+    if not 1 <= len(request.next_index) <= limits.max_n:
+        raise InvalidRequest(
+            "next_index", f"Say of each choice, 1 to {limits.max_n}, how many tokens are there."
+        )
+    if len(request.decode_worker) > _MAX_WORKER_CHARS:
+        raise InvalidRequest("decode_worker", "Send it as 'accepted' brought it.")
+    return LostAnswer(
+        request_id=request.request_id,
+        resume_secret=request.resume_secret,
+        next_index=tuple(request.next_index),
+        worker=request.decode_worker,
+        epoch=request.epoch,
+    )
 
 
 def check_tokenize(request: pb.TokenizeRequest, info: ModelInfo, limits: Limits) -> Prompt:
@@ -134,8 +173,8 @@ def _check_no_unknown_fields(request: Message) -> None:
 def _unknown_field(request: Message) -> str:
     """One of them; in time that grows with their number, of which a large message has millions."""
     unknown_fields: Any = UnknownFieldSet(request)
-    for field in unknown_fields:
-        return f"field {field.field_number} of {request.DESCRIPTOR.name}"
+    for unknown in unknown_fields:
+        return f"field {unknown.field_number} of {request.DESCRIPTOR.name}"
     return "a nested field"
 
 

@@ -6,7 +6,7 @@ whoever drains waits for it.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from penstock.v1 import inference_pb2 as pb
@@ -15,6 +15,7 @@ from router.http.asked import Asked
 from router.http.call import HttpCall
 from router.http.forms import Form
 from router.http.replies import PromptTokensDetails, UsageReply
+from router.http.resumable import event_ids
 from router.http.typed_json import encode
 
 PING_S: Final = 10.0  # so long a stream says nothing before it says that it lives
@@ -84,18 +85,24 @@ class _UsageSum:
 class StreamedAnswer:
     """Each message is written when it comes, each of its pieces in frames of its own."""
 
-    def __init__(self, call: HttpCall, form: Form, asked: Asked) -> None:
+    def __init__(
+        self, call: HttpCall, form: Form, asked: Asked, next_index: Sequence[int] = ()
+    ) -> None:
+        """`next_index`: by choice, how many tokens the client has already, where he goes on."""
         call.failure_frame = form.failure
         self._call = call
         self._form = form
         self._num_choices = asked.num_choices
+        self._next_index = [*next_index] or [0] * asked.num_choices
+        # Whose events are named, for their client to go on behind one; empty: nobody's.
+        self._named = event_ids(call.request_id) if next_index else b""
         self._usage = _UsageSum(len(asked.messages))
         self._now = asyncio.get_running_loop().time
         self._written_at = 0.0
         self._is_writing = False
 
     async def take(self, part: PromptCaller, response: pb.GenerateResponse) -> None:
-        frames = [self._form.frames(piece) for piece in self._pieces(part, response)]
+        frames = [self._name() + self._form.frames(piece) for piece in self._pieces(part, response)]
         is_last = response.HasField("finished") and self._usage.add(response.finished.usage)
         if is_last:
             frames.append(self._form.closing(self._usage.reply))
@@ -112,14 +119,26 @@ class StreamedAnswer:
     def _pieces(self, part: PromptCaller, response: pb.GenerateResponse) -> Iterator[Any]:
         first, form = part.first_choice, self._form
         if response.HasField("accepted"):
+            if response.accepted.resume_secret and self._call.resume_key:
+                self._named = event_ids(self._call.request_id)
             for choice in range(first, first + self._num_choices):
                 if (opening := form.opening(choice, part.prompt, response.accepted)) is not None:
                     yield opening
         for delta in response.deltas:
+            if self._named:
+                self._next_index[delta.choice] = delta.index + len(delta.token_ids)
             if (piece := form.piece(first + delta.choice, delta)) is not None:
                 yield piece
         for finish in response.finished.choices:
             yield form.ending(first + finish.choice, finish)
+
+    def _name(self) -> bytes:
+        """Names an event by how many tokens of each choice are there with it."""
+        if not self._named:
+            return b""
+        if self._num_choices == 1:
+            return b"%b%d\n" % (self._named, self._next_index[0])
+        return b"%b%b\n" % (self._named, b",".join(b"%d" % each for each in self._next_index))
 
     async def _write(self, data: bytes, *, is_last: bool) -> None:
         self._is_writing = True

@@ -22,6 +22,7 @@ Send = Callable[[AsgiMessage], Awaitable[None]]
 
 ABORT: Final = "penstock.abort"  # in a scope's extensions: drops the connection, unsent bytes too
 REQUEST_ID_KEY: Final = "x-request-id"
+RESUME_KEY: Final = "x-resume-key"
 _TIMEOUT_KEY: Final = "x-request-timeout"
 _JSON: Final[Header] = (b"content-type", b"application/json")
 # Proxies that gather what they pass on would hold a stream back.
@@ -53,6 +54,7 @@ class HttpCall:
         self.key: ApiKey = ANYBODY  # who asks, once he was let in
         self.request_id = ""  # once it is known; goes with the answer
         self.told: dict[str, str] = {}  # headers that go with the answer besides
+        self.resume_key = ""  # goes with a stream that can be gone on with
         self.parts: list[Counted] = []
         self.step = "request"  # before there are parts
         self.names = NO_OTHER_NAMES  # of its fields
@@ -127,7 +129,8 @@ class HttpCall:
     async def begin_stream(self) -> None:
         if not self.is_begun:
             self.is_stream = True
-            await self._begin(200, _STREAM)
+            key = (RESUME_KEY.encode(), self.resume_key.encode())
+            await self._begin(200, (*_STREAM, key) if self.resume_key else _STREAM)
 
     async def write(self, data: bytes) -> None:
         """Sends a part of the answer; waits while the caller does not read."""

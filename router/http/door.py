@@ -51,6 +51,7 @@ def http_server(
         "chat": generation.chat,
         "completion": generation.completion,
         "response": generation.response,
+        "resumed": generation.resumed,
         "models": about.models,
         "model": about.model,
         "tokenize": about.tokenize,

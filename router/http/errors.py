@@ -5,6 +5,8 @@ from math import ceil
 from typing import Final, NamedTuple
 
 from cluster.errors import (
+    AnswerGone,
+    AnswerMoved,
     CallerError,
     DeadlineExceeded,
     DuplicateRequest,
@@ -38,6 +40,8 @@ STATUS: Final[Mapping[type[PenstockError], int]] = {
     UnknownService: 404,
     Unauthenticated: 401,
     DuplicateRequest: 409,
+    AnswerGone: 404,
+    AnswerMoved: 409,
     ResourceError: 503,
     QuotaExceeded: 429,
     PeerError: 503,

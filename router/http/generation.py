@@ -12,16 +12,23 @@ from cluster.rpc import parsed
 from penstock.v1 import inference_pb2 as pb
 from router.front.reception import Reception
 from router.front.text import Text
-from router.front.validation import check_generate, check_request_id
+from router.front.validation import check_attach, check_generate, check_request_id, new_secret
 from router.front.wire_bounds import check_wire
 from router.http.answers import PING_S, PromptCaller, Sink, StreamedAnswer, WholeAnswer
 from router.http.asked import Asked
-from router.http.call import REQUEST_ID_KEY, HttpCall, Listening
+from router.http.call import REQUEST_ID_KEY, RESUME_KEY, HttpCall, Listening
 from router.http.forms import ChatForm, Form, TextForm
 from router.http.intake import BodyIntake
 from router.http.reading import BodyKind
 from router.http.response_fields import NAMES_IN_RESPONSES
 from router.http.response_form import ResponseForm
+from router.http.resumable import (
+    LAST_EVENT_KEY,
+    is_resumable,
+    next_index,
+    read_resume_key,
+    resume_key,
+)
 from router.http.token_text import TokenTexts, token_texts
 from router.request_line import RequestLine
 from router.request_trace import traced
@@ -55,26 +62,46 @@ class HttpGeneration:
         call.names = NAMES_IN_RESPONSES
         await self._serve(BodyKind.RESPONSE, call)
 
+    async def resumed(self, call: HttpCall) -> None:
+        """Goes on with a stream that was lost, by what its client has kept of it."""
+        limits, given = self.text.limits, str(call.scope["path_params"]["request_id"])
+        with RequestLine(self.clock(), self.clock, self.reception.counts) as line:
+            key = read_resume_key(call.header(RESUME_KEY))
+            call.request_id = check_request_id(given, limits)
+            have = next_index(call.header(LAST_EVENT_KEY), given, key.num_choices)
+            request = pb.AttachRequest(request_id=given, resume_secret=key.secret, next_index=have)
+            lost, call.resume_key = check_attach(request, limits), key.header()
+            form = self._form(key.kind, call, key.asked, key.created)
+            streamed = StreamedAnswer(call, form, key.asked, have)
+            part = PromptCaller(call, streamed, first_choice=0)
+            call.parts = [part]
+            async with Listening(call, self.ping_s, streamed.ping):
+                await self.reception.attach(lost, part, line)
+
     async def _serve(self, kind: BodyKind, call: HttpCall) -> None:
         arrived_at, limits = self.clock(), self.text.limits
         asked = await self.intake.asked(kind, call)
         if asked.request_id and not call.header(REQUEST_ID_KEY):
             call.request_id = check_request_id(asked.request_id, limits)
-        form = self._form(kind, call, asked)
+        created, secret = int(time.time()), b""
+        form = self._form(kind, call, asked, created)
+        if is_resumable(kind, asked):
+            secret = new_secret()
+            call.resume_key = resume_key(kind, asked, secret, created).header()
         if asked.is_stream:
             streamed = StreamedAnswer(call, form, asked)
             async with Listening(call, self.ping_s, streamed.ping):
-                await self._answer(call, asked, streamed, arrived_at)
+                await self._answer(call, asked, streamed, arrived_at, secret)
         else:
             async with Listening(call):
                 await self._answer(call, asked, WholeAnswer(call, form, asked), arrived_at)
 
-    def _form(self, kind: BodyKind, call: HttpCall, asked: Asked) -> Form:
+    def _form(self, kind: BodyKind, call: HttpCall, asked: Asked, created: int) -> Form:
         prefix, form = _FORMS[kind]
         info = self.text.info
         told = {
             "id": prefix + call.request_id,
-            "created": int(time.time()),
+            "created": created,
             "model": info.name,
             "system_fingerprint": "fp_" + info.model_digest.rpartition(":")[2][:12],
         }
@@ -82,7 +109,9 @@ class HttpGeneration:
             told=told, asked=asked, texts=self.texts, end_token_ids=frozenset(info.end_token_ids)
         )
 
-    async def _answer(self, call: HttpCall, asked: Asked, sink: Sink, arrived_at: float) -> None:
+    async def _answer(
+        self, call: HttpCall, asked: Asked, sink: Sink, arrived_at: float, secret: bytes = b""
+    ) -> None:
         """Several prompts are as many requests."""
         parts = [
             PromptCaller(call, sink, first_choice=index * asked.num_choices)
@@ -91,7 +120,7 @@ class HttpGeneration:
         call.parts = [*parts]
         if len(parts) == 1:
             [message], [part] = asked.messages, parts
-            await self._serve_one(call, asked, message, part, call.request_id, arrived_at)
+            await self._serve_one(call, asked, message, part, call.request_id, arrived_at, secret)
             return
         async with asyncio.TaskGroup() as tasks:
             for index, (message, part) in enumerate(zip(asked.messages, parts, strict=True)):
@@ -112,6 +141,7 @@ class HttpGeneration:
         part: PromptCaller,
         request_id: str,
         arrived_at: float,
+        secret: bytes = b"",
     ) -> None:
         info, limits = self.text.info, self.text.limits
         counts = self.reception.counts
@@ -127,7 +157,7 @@ class HttpGeneration:
             request.request_id = request_id
             if num_bytes:
                 await asyncio.sleep(0)  # to check it takes a while, too: others come in between
-            given = check_generate(request, info, limits, part.key)
+            given = check_generate(request, info, limits, part.key, secret)
             if asked.is_echoed:
                 part.prompt = await self._echo(request)
             await self.reception.serve(given, part, line)

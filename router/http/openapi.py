@@ -1,8 +1,10 @@
 """What the door serves, as a table; and the OpenAPI page that is made of it and of the types of
 bodies."""
 
+import re
 from typing import Any, Final, NamedTuple
 
+from router.http.call import RESUME_KEY
 from router.http.errors import ErrorReply
 from router.http.fields import (
     ChatRequest,
@@ -22,9 +24,11 @@ from router.http.replies import (
 )
 from router.http.response_fields import ResponseRequest
 from router.http.response_replies import ResponseReply
+from router.http.resumable import LAST_EVENT_KEY
 from router.http.typed_json import encode, schemas
 
 _KEY: Final = "api_key"
+_NAMED: Final = re.compile(r"{(\w+)")  # in a path
 
 
 class Operation(NamedTuple):
@@ -64,6 +68,14 @@ OPERATIONS: Final = (
         "Answers a text or messages, as a whole or as a stream of typed events",
         ResponseReply,
         ResponseRequest,
+        is_streamed=True,
+    ),
+    Operation(
+        "/v1/streams/{request_id:path}",
+        "GET",
+        "resumed",
+        "Goes on with a stream that was lost, after the event that came last",
+        dict,
         is_streamed=True,
     ),
     Operation("/v1/models", "GET", "models", "Lists the one model that is served", ModelList),
@@ -125,12 +137,18 @@ def _described(op: Operation) -> dict[str, Any]:
         said["security"] = [{_KEY: []}, {}]  # where callers are asked for one
     if op.body is not None:
         said["requestBody"] = {"required": True, "content": _json(_named(op.body))}
-    if "{model" in op.path:
-        model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-        said["parameters"] = [model]
+    for name in _NAMED.findall(op.path):
+        given = {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        said["parameters"] = [given]
+    if op.name == "resumed":
+        said["parameters"] += [_header(RESUME_KEY, is_required=True), _header(LAST_EVENT_KEY)]
     if op.name == "readyz":
         said["responses"]["503"] = {"description": "Not now", "content": _json(_named(op.reply))}
     return said
+
+
+def _header(name: str, *, is_required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": is_required, "schema": {"type": "string"}}
 
 
 def _content(op: Operation) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,18 @@ async def running(
     num_prefill: int = 1,
     disaggregate: str = "always",
     return_s: float = 30.0,
+    num_blocks: int = 128,
+    decode: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[LocalCluster, AsyncClient]]:
     plan = ClusterPlan(
         checkpoint=write_checkpoint(folder),
         num_decode=num_decode,
         num_prefill=num_prefill,
-        num_blocks=128,
+        num_blocks=num_blocks,
         drain_s=5.0,
         router={"disaggregate": disaggregate, "return_s": return_s},
         worker={"engine": "echo", "lease_s": 1.0},
+        decode=decode or {},
     )
     async with LocalCluster(plan, supervision=NO_KILLING) as cluster:
         client = AsyncClient(cluster.address)

@@ -1,4 +1,4 @@
-"""A router is killed under load and started again: who had no token yet notices but a pause."""
+"""A router is killed under load and started again: nobody notices but a pause."""
 
 import asyncio
 import os
@@ -101,10 +101,8 @@ async def interrupted(folder: Path, kind: str, blow: signal.Signals) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.prove)])
-async def test_only_streams_with_tokens_notice_that_the_router_was_killed(
-    tmp_path: Path, kind: str
-) -> None:
-    assert await interrupted(tmp_path, kind, signal.SIGKILL) <= AT_A_TIME
+async def test_nobody_notices_that_the_router_was_killed(tmp_path: Path, kind: str) -> None:
+    assert await interrupted(tmp_path, kind, signal.SIGKILL) == 0
 
 
 @pytest.mark.prove
@@ -119,4 +117,4 @@ async def test_nobody_notices_that_the_router_was_drained(tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_the_same_beside_burnt_cores(tmp_path: Path, kind: str) -> None:
     with burnt_cores():
-        assert await interrupted(tmp_path, kind, signal.SIGKILL) <= AT_A_TIME
+        assert await interrupted(tmp_path, kind, signal.SIGKILL) == 0

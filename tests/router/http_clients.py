@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import openai
 
-from router.front.reception import Reception
 from router.http.door import http_server
 from router.http.server import HttpServer
 from tests.router.cluster_of_fakes import Cluster
@@ -44,14 +43,7 @@ def pinging(cluster: Cluster, *, ping_s: float) -> HttpServer:
     router = cluster.router
     return http_server(
         router.lanes._text,
-        Reception(
-            router.admission,
-            router.quotas,
-            router.lanes,
-            router.relay,
-            router.fleet.is_warm,
-            router.counts,
-        ),
+        router.reception,
         router.callers,
         address="127.0.0.1:0",
         clock=router.clock,

@@ -8,7 +8,6 @@ from cluster.errors import StreamInterrupted
 from penstock.v1 import inference_pb2 as pb
 from router.caller import Caller
 from router.callers.key_file import ANYBODY, ApiKey
-from router.front.reception import Reception
 from router.front.validation import check_generate
 from router.request_line import RequestLine
 from tests.router.cluster_of_fakes import Cluster
@@ -36,19 +35,11 @@ class Heard:
 
 async def ask(cluster: Cluster, caller: Caller, request_id: str) -> None:
     router = cluster.router
-    reception = Reception(
-        router.admission,
-        router.quotas,
-        router.lanes,
-        router.relay,
-        router.fleet.is_warm,
-        router.counts,
-    )
     text = router.lanes._text
     request = pb.GenerateRequest(text="hello", request_id=request_id)
     given = check_generate(request, text.info, text.limits)
     with RequestLine(router.clock(), router.clock, router.counts, request_id=request_id) as line:
-        await reception.serve(given, caller, line, echo=(("id", request_id),))
+        await router.reception.serve(given, caller, line, echo=(("id", request_id),))
 
 
 async def test_another_front_door_gets_the_same_answer(cluster: Cluster) -> None:

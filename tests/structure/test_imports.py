@@ -65,6 +65,7 @@ STUB_FILES = {
     "codecs": {
         "cluster/codec.py",
         "worker/transfer_codec.py",
+        "worker/kept_messages.py",
         "cluster/worker_codec.py",
         "cluster/pair_codec.py",
         "cluster/params_codec.py",

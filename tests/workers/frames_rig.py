@@ -12,13 +12,16 @@ from cluster.channel import Channel, open_channel
 from cluster.door import door_service
 from cluster.frames.invitation import Invitations
 from cluster.frames.wire import Frame, FrameKind, FrameReader, frame_bytes
+from cluster.lateness import AttentiveClock
 from cluster.open_calls import OpenCalls
 from cluster.proof import Doorkeeper
 from cluster.rpc import Call, Server, service_handlers
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from router.frame_channel import FrameChannel
-from worker.frame_server import FrameCall, FrameServer
+from worker.frame_call import FrameCall
+from worker.frame_server import FrameServer
+from worker.outliving import DEFAULT_GRACE, Grace
 
 DECODE = "penstock.v1.Decode"
 TOKEN = "the-token"
@@ -63,7 +66,11 @@ class Host:
 
 @asynccontextmanager
 async def hosting(
-    answer: Answer, *, address: str = "127.0.0.1:0", credentials: Credentials = PLAIN
+    answer: Answer,
+    *,
+    address: str = "127.0.0.1:0",
+    credentials: Credentials = PLAIN,
+    grace: Grace = DEFAULT_GRACE,
 ) -> AsyncIterator[Host]:
     host: Host
 
@@ -81,7 +88,7 @@ async def hosting(
             host.changed()
 
     door = Doorkeeper(TOKEN)
-    frames = FrameServer(DECODE, "Generate", serve)
+    frames = FrameServer(DECODE, "Generate", serve, AttentiveClock(), grace)
     rpcs: dict[str, Any] = {"Frames": frames.invite}
     services = [service_handlers(DECODE, rpcs, door=door), door_service(door)]
     async with Server(services, address=address, credentials=credentials) as server:

@@ -34,7 +34,7 @@ from router.frame_channel import FrameChannel
 from tests.identities import BEYOND_LOOPBACK, half_trusted, shown
 from tests.workers.frames_rig import Host, hosting, message, numbers, taken
 from worker import frame_server
-from worker.frame_server import FrameCall
+from worker.frame_call import FrameCall
 
 Request = worker_pb2.DecodeRequest
 

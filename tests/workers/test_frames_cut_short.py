@@ -17,7 +17,7 @@ from cluster.frames.wire import FrameKind
 from penstock.v1 import worker_pb2
 from router.frame_channel import FrameChannel
 from tests.workers.frames_rig import deaf, hosting, message, numbers, taken
-from worker.frame_server import FrameCall
+from worker.frame_call import FrameCall
 
 Request = worker_pb2.DecodeRequest
 
@@ -160,7 +160,7 @@ async def cut_at_random(num: int) -> None:
         async with asyncio.timeout(10):
             await host.open_calls.none()
         assert not guest._calls
-        assert [(each._calls, each._incoming) for each in host.frames._guests] == [({}, {})]
+        assert [(each.calls, each._incoming) for each in host.frames._guests] == [({}, {})]
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -178,6 +178,9 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
 
     worker, transfers = decode.worker, decode.worker._transfers
     worker.attention.absent_s += 1.0
+    outliving = worker._role.frames.outliving
+    outliving._num_attached += 1
+    outliving._num_given_up += 1
     worker.scheduler.batcher.counters.num_preemptions += 1
     worker.scheduler.batcher.counters.num_copies += 1
     transfers.fetches.num_fetched += 1
@@ -190,6 +193,7 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
     pair.num_fenced += 1
     pair.num_refused_writes += 1
     report = worker.load()
+    counters = {**report.counters, "detached_answers": 1.0}
     pairs = tuple(replace(each, num_quarantined_blocks=2) for each in report.pairs)
     keys = patch.object(router.callers, "table", KeyTable(keys=(ANYBODY,)))
     with (
@@ -197,7 +201,9 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
         patch.object(
             worker,
             "load",
-            lambda: replace(report, num_quarantined_blocks=2, tail_reuse=0.5, pairs=pairs),
+            lambda: replace(
+                report, num_quarantined_blocks=2, tail_reuse=0.5, pairs=pairs, counters=counters
+            ),
         ),
     ):
         await seen.look()
