@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 from unittest.mock import patch
 
@@ -14,6 +15,7 @@ import grpc.aio
 import pytest
 
 from cluster.errors import InvalidRequest, StoreUnavailable
+from cluster.tracing import Tracing
 from cluster.types import Incarnation
 from router.callers.key_file import ANYBODY, KeyTable
 from router.tries import Tries
@@ -23,6 +25,7 @@ from tests.kv_transfer.faulty_transport import Fault, FaultPlan, FaultyTransport
 from tests.router.policy_texts import policy_text
 from tests.scraped import scraped, targets
 from tests.workers.answers import greedy, prompt_of
+from tests.workers.kept_spans import KeptSpans
 from tests.workers.local_cluster import LocalCluster, stuck
 
 NAMED: Final = set(
@@ -68,6 +71,7 @@ async def test_every_metric_is_there_and_moves(checkpoint: Path, tmp_path: Path)
         prefill=[{"max_batch_tokens": 32}],
         wrap_transport=FaultyTransport,
         disaggregate="always",
+        tracing=Tracing(KeptSpans()),
     ) as cluster:
         seen = Seen(cluster)
         await seen.look()
@@ -178,6 +182,8 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
 
     worker, transfers = decode.worker, decode.worker._transfers
     worker.attention.absent_s += 1.0
+    assert cluster.tracing is not None
+    cluster.tracing.sink.counts.num_exported += 1
     outliving = worker._role.frames.outliving
     outliving._num_attached += 1
     outliving._num_given_up += 1
@@ -196,8 +202,10 @@ async def rare_things_happen(cluster: LocalCluster, seen: Seen) -> None:
     counters = {**report.counters, "detached_answers": 1.0}
     pairs = tuple(replace(each, num_quarantined_blocks=2) for each in report.pairs)
     keys = patch.object(router.callers, "table", KeyTable(keys=(ANYBODY,)))
+    shown = SimpleNamespace(served=SimpleNamespace(left_s=lambda: 86_400.0), error="It is gone.")
     with (
         keys,
+        patch.object(router, "certificate", shown),
         patch.object(
             worker,
             "load",
