@@ -239,7 +239,7 @@ def ready_text(cluster: LocalCluster) -> str:
             f"  workers  {workers}",
             f"  logs     {cluster.log_dir}",
             "",
-            "In another terminal:",
+            f"In another terminal{', with PENSTOCK_API_KEY set' * _asks_keys(cluster)}:",
             "",
             f'  {command} generate "What does len do?"{where}',
             f"  {command} chat{where}",
@@ -296,7 +296,10 @@ def _secured(cluster: LocalCluster) -> str:
 
 def command_name() -> str:
     """Says how this command is called from a shell in any directory."""
-    return "penstock" if shutil.which("penstock") else str(Path(sys.argv[0]).resolve())
+    if shutil.which("penstock"):
+        return "penstock"
+    called = Path(sys.argv[0]).resolve()
+    return f"{sys.executable} -m penstock" if called.name == "__main__.py" else str(called)
 
 
 def weights_of(spec: ClusterSpec, folder: Path = Path(), *, described: bool = False) -> Path | None:

@@ -46,10 +46,13 @@ def workers(prefill: str, decode: str) -> str:
 
 
 def as_json(answer: Answer, watch: Stopwatch) -> dict[str, Any]:
+    """Plain values, but for the secret by which a stream goes on: that is of no use any more."""
+    accepted = asdict(answer.accepted)
+    del accepted["resume_secret"]
     return {
         "text": answer.text,
         "choices": [asdict(choice) for choice in answer.choices],
-        "accepted": asdict(answer.accepted),
+        "accepted": accepted,
         "usage": asdict(answer.usage),
         "timeline": plain(answer.timeline),
         "client": {"ttft_seconds": watch.ttft, "tokens_per_second": tokens_per_second(answer)},

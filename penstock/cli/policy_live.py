@@ -260,7 +260,7 @@ def _trial_lines(trial: pb.CanaryStatus) -> list[str]:
     sides = (("canary", trial.canary), ("in force", trial.baseline))
     figures = "; ".join(
         f"{name}: {side.requests} requests, {side.errors} failed,"
-        f" TTFT p95 {_ms(side.ttft_p95_seconds)} ms"
+        f" TTFT p95 {f'{_ms(side.ttft_p95_seconds)} ms' if side.ttft_p95_seconds else '-'}"
         for name, side in sides
     )
     return [
@@ -285,7 +285,7 @@ def _reload_text(reply: pb.PolicyStatusResponse) -> str:
     followed = f"'{reply.file}' is followed" if reply.file else "no file is followed"
     reload = reply.reload
     if reload.last_reload_successful:
-        return f"{followed}; {reload.attempts} changes came, {reload.failures} were refused"
+        return f"{followed}; changes: {reload.attempts} came, {reload.failures} refused"
     return f"{followed}; the LAST CHANGE WAS REFUSED: {reload.error}"
 
 

@@ -313,7 +313,7 @@ def _callers_lines(callers: pb.CallersStatus) -> str:
         return "callers are asked for no API key: all are the tenant 'default'\n"
     unchecked = f", {callers.unchecked} quotas unchecked" if callers.unchecked else ""
     wrong = f"KEYS ARE NOT AS THEIR FILE SAYS: {callers.error}\n" if callers.error else ""
-    return f"callers have {callers.keys} API keys · {callers.refused} refused{unchecked}\n{wrong}"
+    return f"callers have API keys: {callers.keys} · {callers.refused} refused{unchecked}\n{wrong}"
 
 
 def _class_row(each: pb.ClassStatus) -> list[str]:

@@ -105,8 +105,10 @@ def list_kept(json: options.Json = False) -> None:
                 for each in found
             ]
         )
-    else:
+    elif found:
         write("".join(f"{_line(each)}\n" for each in found))
+    else:
+        say("None are kept here: 'penstock weights pull' and clusters with 'weights' bring some.")
 
 
 @weights.command()

@@ -71,7 +71,9 @@ class PolicyService:
         record = self._placer.record(request.request_id)
         if record is None:
             raise InvalidRequest(
-                "request_id", "This router remembers no request of that id: it may be too long ago."
+                "request_id",
+                "This router remembers no request of that id: it may be too long ago, or have been"
+                " placed by another router, or before this one's start.",
             )
         most = min(request.max_candidates or DEFAULT_CANDIDATES, MAX_CANDIDATES)
         return record_to_pb(record, self._clock(), most)

@@ -54,9 +54,13 @@ def test_a_class_and_a_session_reach_the_server(penstock: Penstock, server: Any)
     assert (request.service_class, request.session_key) == ("batch", "talk")
 
 
-def test_json_is_one_value(penstock: Penstock, server: Any) -> None:
+def test_json_is_one_value(penstock: Penstock, server: Any, steps: Any) -> None:
+    """Also where the answer could go on elsewhere: by what secret is nobody's who reads output."""
+    told = steps.accepted(resume_secret=b"\xff" * 16)
+    server.steps = [lambda _: iter([told, steps.finished()])]
     answer = penstock("generate", "Hi", "--json", "-a", server.address).json
     assert answer["text"] == "Hello."
+    assert "resume_secret" not in answer["accepted"]
     assert answer["accepted"]["cached_tokens"] == 2
     assert answer["usage"]["completion_tokens"] == 2
     assert answer["client"]["ttft_seconds"] > 0
@@ -278,10 +282,10 @@ def test_status_tells_who_may_call(penstock: Penstock, server: Any, running: Loc
     )
     callers = server.status.callers
     callers.asked, callers.keys, callers.refused = True, 3, 7
-    assert "callers have 3 API keys · 7 refused\n" in penstock("status").out
+    assert "callers have API keys: 3 · 7 refused\n" in penstock("status").out
     callers.unchecked, callers.error = 5, "The file of API keys /k is not valid JSON."
     told = penstock("status").out
-    assert "3 API keys · 7 refused, 5 quotas unchecked" in told
+    assert "API keys: 3 · 7 refused, 5 quotas unchecked" in told
     assert "KEYS ARE NOT AS THEIR FILE SAYS: The file of API keys /k is not valid JSON." in told
     assert penstock("status", "--json").json["callers"]["keys"] == 3
 

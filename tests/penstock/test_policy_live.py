@@ -51,7 +51,7 @@ async def test_a_policy_is_applied_shown_and_rolled_back(
     assert "warning: 'spec.queue.stretch' is 90" in ended.err
     shown = (await operator("policy", "status")).out
     assert f"from {tmp_path}/long.yaml, since " in shown
-    assert f"'{tmp_path}/policy.yaml' is followed; 1 changes came, 0 were refused" in shown
+    assert f"'{tmp_path}/policy.yaml' is followed; changes: 1 came, 0 refused" in shown
     text = (await operator("policy", "status", "--text")).out
     assert text == policy_text(90.0, name="long")
     ended = await operator("policy", "rollback", "--reason", "too long")
@@ -76,7 +76,7 @@ async def test_a_canary_is_shown_with_its_figures(operator: Operator, tmp_path: 
     assert "canary     generation 2 'trial'" in shown
     needed = "it waits for requests: 0 of the 200 that a judgement needs, "
     assert f"gets 5 % for 600 s: {needed}" in shown
-    assert "canary: 0 requests, 0 failed" in shown
+    assert "canary: 0 requests, 0 failed, TTFT p95 -; in force" in shown
     again = await operator("policy", "apply", path, "--canary", "5%", "--json")
     assert again.json["outcome"] == "POLICY_OUTCOME_UNCHANGED"
     wrong = await operator("policy", "apply", path, "--canary", "5")

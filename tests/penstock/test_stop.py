@@ -94,6 +94,22 @@ def test_what_can_be_pasted_finds_this_cluster_also_beside_another() -> None:
 
 
 @pytest.mark.parametrize(
+    ("on_path", "called", "said"),
+    [
+        ("/bin/penstock", "/bin/penstock", "penstock"),
+        (None, "/venv/bin/penstock", "/venv/bin/penstock"),
+        (None, "/src/penstock/__main__.py", f"{sys.executable} -m penstock"),
+    ],
+)
+def test_what_can_be_pasted_is_a_command_of_that_shell(
+    on_path: str | None, called: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: on_path)
+    monkeypatch.setattr("sys.argv", [called])
+    assert f"\n  {said} status -a 127" in ready_text(cluster_at("127.0.0.1:7", "127.0.0.1:7"))
+
+
+@pytest.mark.parametrize(
     ("listens", "said"),
     [
         ("127.0.0.1:7", "for this machine only"),
@@ -115,6 +131,7 @@ def test_the_banner_tells_that_callers_are_asked_for_keys() -> None:
     text = ready_text(here)
     assert "no TLS and callers show an API key: for this machine only" in text
     assert 'authorization: Bearer $PENSTOCK_API_KEY"' in text
+    assert "In another terminal, with PENSTOCK_API_KEY set:" in text
     others = ready_text(cluster_at("127.0.0.1:7", "0.0.0.0:7", keys_file=Path("/keys.json")))
     assert "INSECURE: no TLS: API keys and prompts can be read on their way to 0.0.0.0:7" in others
 

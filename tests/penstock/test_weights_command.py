@@ -47,7 +47,8 @@ def test_they_are_listed_and_removed_by_hand(
     penstock: Penstock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert penstock("weights", "list").out == ""
+    listed = penstock("weights", "list")
+    assert (listed.out, listed.err[:19]) == ("", "None are kept here:")
     whole, begun = (Weights(source="/a", digest=f"sha256:{number:064x}") for number in (1, 2))
     for each, suffix in ((whole, ""), (begun, PARTIAL)):
         there = kept_in(each)

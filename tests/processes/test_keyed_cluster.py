@@ -89,7 +89,7 @@ def test_commands_take_a_key(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> N
     assert served.penstock(*ask).stdout == ANSWER + "\n"
     assert served.penstock("models").returncode == 0
     ended = served.penstock("status")  # an operator's: it needs none
-    assert "callers have 3 API keys" in ended.stdout
+    assert "callers have API keys: 3" in ended.stdout
     assert served.penstock("bench", "--requests", "3", "--unloaded", "0").returncode == 0
 
 
