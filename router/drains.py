@@ -94,7 +94,7 @@ class Drains:
         raise InvalidRequest(
             "force",
             f"'{worker.worker_id}' is the last decode worker that serves, and without one every"
-            " request is refused: start another one first, or insist on it.",
+            " request is refused: start another one first, or insist on it with --force.",
         )
 
     async def _give_back(self, stays: str, promise: str) -> None:

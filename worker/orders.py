@@ -92,7 +92,7 @@ class Orders:
             raise InvalidRequest(
                 "force",
                 f"'{name}' has promised to serve on while another worker is told to drain, for"
-                f" {left_s:.1f} s yet: say it again then, or insist on it.",
+                f" {left_s:.1f} s yet: say it again then, or insist on it with --force.",
             )
         logger.info("told to drain within %g s%s", limit_s, f", for {then}" if then else "")
         self._drain.begin(limit_s, then=then)
