@@ -46,9 +46,9 @@ COLUMNS: Final = (
         "itl", "ITL", 7, lambda w: w.itl_s, duration,
         "median time between two tokens: a decode worker's steps",
     ),
-    # What a narrow terminal scrolls to: its blanks are at the edge, and no half of a figure.
+    # What a narrow terminal scrolls to: no half of a figure is at an edge of 80 letters.
     WorkerColumn(
-        "step_p99", "p99", 11, lambda w: w.step_p99_s, duration,
+        "step_p99", "p99", 12, lambda w: w.step_p99_s, duration,
         "99 of 100 of its steps took less",
     ),
     WorkerColumn(

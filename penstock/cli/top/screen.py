@@ -26,6 +26,7 @@ _ASK_S: Final = 2.0  # between two questions to the router of one page
 _SOON_S: Final = 0.25  # until there is something to show
 KEYS: Final = (
     ("↑ ↓ Home End", "choose a row; PgUp and PgDn turn pages"),
+    ("← →", "the first or the last columns, where the terminal is too narrow for all"),
     ("Enter", "drill into it; Esc goes back"),
     ("< >", "sort by the column left or right; a click on its title does, too"),
     ("r", "reverse the order"),
@@ -65,11 +66,13 @@ class RowTable(DataTable[Text]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("home", "scroll_top", show=False),
         Binding("end", "scroll_bottom", show=False),
+        Binding("left", "show_columns(False)", show=False),
+        Binding("right", "show_columns(True)", show=False),
     ]
 
     def __init__(self, columns: Sequence[tuple[str, str, int, bool]]) -> None:
         """`columns`: key, title, width, and whether its cells are numbers."""
-        super().__init__(cursor_type="row", cell_padding=0, zebra_stripes=False)
+        super().__init__(cursor_type="row", cell_padding=0, zebra_stripes=False, fixed_columns=1)
         self._columns = columns
         self._shown: dict[str, list[Text]] = {}
 
@@ -89,7 +92,7 @@ class RowTable(DataTable[Text]):
                 self.add_row(*texts, key=key)
             if chosen is not None and any(key == chosen for key, _ in rows):
                 self.move_cursor(row=self.get_row_index(chosen), animate=False, scroll=False)
-            self.scroll_to(y=at.y, animate=False)
+            self.scroll_to(at.x, at.y, animate=False)
         self._shown = dict(rows)
 
     def show_order(self, by: str, *, is_descending: bool) -> None:
@@ -98,6 +101,10 @@ class RowTable(DataTable[Text]):
             mark = ("▼" if is_descending else "▲") if key == by else ""
             self.columns[ColumnKey(key)].label = _title(title + mark, is_number)
         self.refresh()
+
+    def action_show_columns(self, last: bool) -> None:
+        """What does not fit is one key away; whose row it is stands before all."""
+        self.scroll_to(x=self.max_scroll_x if last else 0, animate=False)
 
     @property
     def chosen(self) -> str | None:

@@ -113,6 +113,21 @@ async def reading(
             yield reader
 
 
+async def test_a_narrow_terminal_shows_the_last_columns_beside_the_names_at_one_key() -> None:
+    async with reading("decode-0", "decode-1") as reader:
+        table = reader.pilot.app.screen.query_one(RowTable)
+        assert table.render_line(0).text.split()[-1] == "ITL"
+        await reader.press("right")
+        titles = table.render_line(0).text.split()
+        assert (titles[0], titles[-1]) == ("worker▲", "moved/s")
+        assert table.render_line(1).text.startswith("decode-0 ")
+        await reader.press("r")  # rows stand in another order, and the same columns are seen
+        await reader.until(lambda: table.render_line(1).text.startswith("decode-1 "))
+        assert table.render_line(0).text.split()[-1] == "moved/s"
+        await reader.press("left")
+        assert table.render_line(0).text.split()[-1] == "ITL"
+
+
 async def test_figures_move_until_the_reader_pauses() -> None:
     async with reading("decode-0") as reader:
         assert "policy generation 1" in reader.seen
