@@ -227,6 +227,8 @@ def ready_text(cluster: LocalCluster) -> str:
     workers = "  ".join(f"{name} {address}" for name, address in ready["workers"].items())
     command, where_else = command_name(), ready["advertise"]
     where = "" if is_found(cluster.address) else f" -a {cluster.address}"
+    asked = cluster.plan.tls is not None and cluster.plan.tls.client_ca is not None
+    shown = " --cert-file CLIENT.pem --key-file CLIENT.key" if asked else ""
     return "\n".join(
         [
             f"{ready['model']} is ready at {ready['address']}",
@@ -241,8 +243,8 @@ def ready_text(cluster: LocalCluster) -> str:
             "",
             f"In another terminal{', with PENSTOCK_API_KEY set' * _asks_keys(cluster)}:",
             "",
-            f'  {command} generate "What does len do?"{where}',
-            f"  {command} chat{where}",
+            f'  {command} generate "What does len do?"{where}{shown}',
+            f"  {command} chat{where}{shown}",
             f"  {command} status{where}",
             "",
             *_curl_lines(cluster),

@@ -162,3 +162,4 @@ def test_the_banner_tells_how_to_come_in_under_tls(
     text = ready_text(cluster_at("127.0.0.1:7", "0.0.0.0:7", tls=asking))
     assert "TLS and a certificate of their own: 0.0.0.0:7 is open to other machines" in text
     assert "--cert CLIENT.pem --key CLIENT.key" in text
+    assert "chat -a 127.0.0.1:7 --cert-file CLIENT.pem --key-file CLIENT.key\n" in text

@@ -107,9 +107,14 @@ async def _exchange(url: Url, access: Access) -> bytes:
 
 
 def _check_status(head: bytes) -> None:
+    if not head:
+        raise ScrapeFailed(
+            "it hung up before it answered: where it speaks TLS say https; where it wants a"
+            " certificate of its clients, ask at its own port of metrics, which wants none"
+        )
     words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
     if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
-        raise ScrapeFailed("it does not speak HTTP, or HTTPS alone")
+        raise ScrapeFailed("it does not speak HTTP")
     if words[1] in ("401", "403"):
         raise ScrapeFailed(f"it answers {words[1]}: give a key that it knows with --api-key")
     if words[1] != "200":

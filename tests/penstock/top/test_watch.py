@@ -173,7 +173,7 @@ async def answering(
         (b"HTTP/1.1 401 Unauthorized\r\n\r\nno", "--api-key"),
         (b"HTTP/1.1 503 Busy\r\n\r\n", "it answers 503"),
         (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
-        (b"", "does not speak HTTP"),
+        (b"", "where it speaks TLS say https"),
         (b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 5000, "larger than"),
     ],
 )
