@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ HASTY = {"interval": "1s", "window": "20s", "hold": "5s", "calm": "10s", "leave"
 NUM_TOKENS = 40
 NUM_PROMPTS = 40
 LOOK_S = 0.5
+RISE_S = 40.0
 
 
 def pool(name: str, role: str, least: int, most: int) -> dict[str, Any]:
@@ -49,6 +50,23 @@ class Load:
                 yield
             finally:
                 over.set()
+
+    @asynccontextmanager
+    async def rising(self) -> AsyncIterator[None]:
+        """More and more clients: how many are too many for two workers is the machine's to say."""
+        async with asyncio.TaskGroup() as tasks:
+            rise = tasks.create_task(self._rise())
+            try:
+                yield
+            finally:
+                rise.cancel()
+
+    async def _rise(self) -> None:
+        async with AsyncExitStack() as stack:
+            for num_clients in (24, 24, 48, 96):
+                await stack.enter_async_context(self.of(num_clients))
+                await asyncio.sleep(RISE_S)
+            await asyncio.Event().wait()
 
     async def _ask_on(self, client: int, pause_s: float, over: asyncio.Event) -> None:
         turn = client

@@ -22,7 +22,7 @@ async def test_one_and_one_become_two_and_two_and_one_and_one_again(tmp_path: Pa
         said = operator.up(file)
         assert set(said["processes"]) == {"router-0", "prompts-0", "answers-0", "planner"}
         planned, load = Planned(operator, file), Load(said["routers"][0])
-        async with load.of(24):
+        async with load.rising():
             await planned.until(lambda: planned.sizes() == (2, 2), "2+2 serve", 240)
             grown = await asyncio.to_thread(operator.penstock, *UP, file)
             assert "Nothing is to be changed." in grown.stderr

@@ -39,7 +39,7 @@ async def test_a_machine_comes_for_workers_and_goes_after_them() -> None:
             planned, load = Planned(operator, file), Load(said["routers"][0])
             assert len(ray.raylets()) == 1
             began = time.monotonic()
-            async with load.of(24):
+            async with load.rising():
                 await planned.until(lambda: planned.sizes() == (2, 2), "2+2 serve", 300)
                 assert len(ray.raylets()) == 2
                 print(f"a machine and two workers more after {time.monotonic() - began:.0f} s")
