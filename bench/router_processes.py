@@ -98,7 +98,7 @@ async def run_worker(load: RelayedLoad, config: RouterConfig, pipe: Connection) 
         feed.admitted(request.request_id)
         if isinstance(call, FrameCall):
             key = AnswerKey(request.tenant, request.request_id, request.resume_secret)
-            call.outlive(key, is_known=False)
+            call.outlive(key, num_emitted=[0])
         for message in short if request.params.max_tokens == 1 else long:
             if load.step_s:
                 await asyncio.sleep(load.step_s)

@@ -68,7 +68,7 @@ class DecodeService:
         answer, tracing = self._answer(message, request), self._tracing
         if message.resume_secret and isinstance(call, FrameCall):
             key = AnswerKey(message.tenant, message.request_id, message.resume_secret)
-            if call.outlive(key, is_known=any(request.emitted)):
+            if call.outlive(key, num_emitted=_num_emitted(request)):
                 answer.accepted.resume_secret = message.resume_secret
         traced = _UNTRACED if tracing is None else self._traced(tracing, message, answer)
         try:
@@ -189,6 +189,11 @@ class DecodeService:
             timeline=RequestTimeline(router_s=message.router_seconds),
             stalled=self._pause,
         )
+
+
+def _num_emitted(request: ComputeRequest) -> list[int]:
+    """By choice: how many tokens an earlier attempt has sent."""
+    return [len(each) for each in request.emitted] or [0] * request.params.num_choices
 
 
 def _is_uneven(request: ComputeRequest) -> bool:

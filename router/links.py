@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 GENERATE = ("penstock.v1.Decode", "Generate")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before frames are tried again
 
+_ENDS = "Its answers end with their streams."
+
 OpenChannel = Callable[[WorkerAddress], Channel]
 
 
@@ -75,7 +77,9 @@ class Link:
         if self._is_lost or frames is None or not frames.is_open:
             if self._knows_frames:
                 raise NoWorker(f"Worker '{self.worker.worker_id}' is not reached: ask again.")
-            raise AnswerGone("Its answers end with their streams.")
+            raise AnswerGone(_ENDS)
+        if not frames.outlives:  # nor may it know what it is to attach: it would hang up
+            raise AnswerGone(_ENDS)
         await self._passed(frames.attach(request, timeout_s=timeout_s), take)
 
     async def _passed(

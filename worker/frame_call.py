@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -76,13 +77,14 @@ class FrameCall:
     def has_ended(self) -> bool:
         return self.ending is not None
 
-    def outlive(self, key: AnswerKey, *, is_known: bool) -> bool:
-        """Has it outlive its connection from its first message on, or at once where its key
-        `is_known`. Returns whether it does: who is connected must know that."""
+    def outlive(self, key: AnswerKey, *, num_emitted: Sequence[int]) -> bool:
+        """Has it outlive its connection from its first message on, or at once where some tokens of
+        its choices were emitted before: then its key is known. Returns whether it does: who is
+        connected must know that."""
         guest = self._guest
         if guest is None or not guest.is_outlived:
             return False
-        self.kept, self.is_known = KeptMessages(), is_known
+        self.kept, self.is_known = KeptMessages(num_emitted), any(num_emitted)
         guest.keep(key, self)
         return True
 
@@ -130,7 +132,8 @@ class FrameCall:
 
     def attach(self, guest: Guest, stream: int, messages: list[bytes]) -> None:
         """Goes on there, after these messages: bounded as they are, they need no credit."""
-        self.leave(AnswerMoved("The client goes on with this answer by another call."))
+        moved = AnswerMoved("The client goes on with this answer by another call.")
+        self.leave(None if self.has_ended else moved)
         self._guest, self._stream, self._left = guest, stream, WINDOW_BYTES
         for data in messages:
             self._write(data, cost(data))

@@ -282,6 +282,7 @@ class _Guest:
             case FrameKind.CANCEL:
                 self._incoming.pop(stream, None)
                 if call is not None and call.task is not None:
+                    self.server.outliving.forget(call)  # at once: nobody may attach to it any more
                     call.task.cancel()
             case _:
                 raise ValueError(f"A guest sends no frame {kind}.")

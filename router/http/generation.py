@@ -17,6 +17,7 @@ from router.front.wire_bounds import check_wire
 from router.http.answers import PING_S, PromptCaller, Sink, StreamedAnswer, WholeAnswer
 from router.http.asked import Asked
 from router.http.call import REQUEST_ID_KEY, RESUME_KEY, HttpCall, Listening
+from router.http.errors import HttpRefusal
 from router.http.forms import ChatForm, Form, TextForm
 from router.http.intake import BodyIntake
 from router.http.reading import BodyKind
@@ -64,6 +65,8 @@ class HttpGeneration:
 
     async def resumed(self, call: HttpCall) -> None:
         """Goes on with a stream that was lost, by what its client has kept of it."""
+        if call.method == "HEAD":  # it would take the answer from who reads it
+            raise HttpRefusal(405, "method_not_allowed", "Ask here by GET.", (b"allow", b"GET"))
         limits, given = self.text.limits, str(call.scope["path_params"]["request_id"])
         with RequestLine(self.clock(), self.clock, self.reception.counts) as line:
             key = read_resume_key(call.header(RESUME_KEY))

@@ -2,6 +2,7 @@
 and the id of the last event that came. Both are the client's to send back, and checked as such.
 """
 
+import re
 from typing import Annotated, Final
 
 from cluster.errors import InvalidRequest
@@ -13,6 +14,7 @@ from router.http.typed_json import Meta, Struct, encode, reader
 LAST_EVENT_KEY: Final = "last-event-id"
 _KINDS: Final = (BodyKind.CHAT, BodyKind.COMPLETION)  # a response numbers all its events
 _MAX_CHARS: Final = 1024
+_COUNTS: Final = re.compile(r"[0-9]{1,10}(,[0-9]{1,10})*")
 _Count = Annotated[int, Meta(ge=0, le=1 << 32)]
 
 
@@ -91,8 +93,9 @@ def next_index(last_event: str | None, request_id: str, num_choices: int) -> lis
     if last_event is None:
         return [0] * num_choices
     named, _, counts = last_event.rpartition(":")
-    found = [int(each) for each in counts.split(",") if each.isascii() and each.isdigit()]
-    if (named, len(found)) != (request_id, num_choices) or max(found) >= 1 << 32:
+    is_one = named == request_id and _COUNTS.fullmatch(counts) is not None
+    found = [int(each) for each in counts.split(",")] if is_one else []
+    if len(found) != num_choices or max(found) >= 1 << 32:
         raise InvalidRequest(
             LAST_EVENT_KEY, f"It is no id of an event of '{request_id}': send the last that came."
         )

@@ -4,16 +4,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
+from cluster.channel import open_channel
 from cluster.errors import AnswerGone, AnswerMoved, InvalidRequest, WorkerLost
-from cluster.frames.wire import cost
+from cluster.frames.wire import FrameKind, cost
 from cluster.lateness import AttentiveClock
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
 from router.frame_channel import FrameChannel
-from tests.workers.frames_rig import Host, hosting
+from router.links import Link
+from tests.cluster.cluster_samples import member
+from tests.workers.frames_rig import TOKEN, Host, deaf, hosting
 from worker import frame_server
 from worker.frame_call import FrameCall
 from worker.kept_messages import KeptMessages
@@ -47,7 +51,7 @@ class Writer:
         self.num_said = 0
 
     async def __call__(self, request: Request, call: FrameCall) -> None:
-        assert call.outlive(KEY, is_known=False) or not request.resume_secret
+        assert call.outlive(KEY, num_emitted=[0]) or not request.resume_secret
         for index in range(NUM_TOKENS):
             await self.may_say.acquire()
             message = said(index)
@@ -61,6 +65,36 @@ class Writer:
     def say(self, num: int) -> None:
         for _ in range(num):
             self.may_say.release()
+
+
+class Heard:
+    """A connection of which the ends of calls are looked at."""
+
+    is_lost = False
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, bytes]] = []
+
+    def write(self, kind: FrameKind, stream: int, payload: bytes = b"") -> None:
+        if kind is FrameKind.END:
+            self.ends.append((stream, payload))
+
+    def write_frames(self, data: bytes) -> None:
+        """Nobody looks at messages."""
+
+
+class Listener:
+    """A guest that hears all of it."""
+
+    is_outlived = hears = True
+
+    def __init__(self) -> None:
+        self.heard = Heard()
+        self.connection: Any = self.heard
+        self.calls: dict[int, FrameCall] = {}
+
+    def keep(self, key: AnswerKey, call: FrameCall) -> None:
+        """Whoever finds it is told of nothing here."""
 
 
 class Reading:
@@ -146,7 +180,7 @@ async def test_an_answer_that_has_ended_is_kept_for_a_while_and_so_is_how_it_end
         assert tokens(again.messages) == list(range(NUM_TOKENS))[-3:]
 
     async def fail(request: Request, call: FrameCall) -> None:
-        call.outlive(KEY, is_known=False)
+        call.outlive(KEY, num_emitted=[0])
         await call.send(said(0))
         raise InvalidRequest("stop", "No.")
 
@@ -213,6 +247,63 @@ async def test_who_leaves_has_cancelled_and_a_router_that_stops_has_not() -> Non
             await attached(await host.guest(), 2).task
 
 
+async def test_who_attaches_just_behind_a_cancel_is_told_that_it_is_gone() -> None:
+    may_end = asyncio.Event()
+
+    async def slow(request: Request, call: FrameCall) -> None:
+        call.outlive(KEY, num_emitted=[0])
+        await call.send(said(0))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()  # it has something to give back
+
+    async with hosting(slow) as host:
+        guest = await host.guest()
+        first = begun(guest)
+        await first.until(1)
+        first.task.cancel()
+        await asyncio.wait([first.task])
+        with pytest.raises(AnswerGone):
+            async with asyncio.timeout(2):
+                await attached(guest, 1).task
+        may_end.set()
+        await host.until_ended(1)
+        assert host.ended == ["CancelledError"]
+
+
+async def test_an_answer_that_ends_as_it_is_attached_to_has_ended_well_for_who_had_it() -> None:
+    old, new = Listener(), Listener()
+    call = FrameCall(old, 1, None)
+    old.calls[1] = call
+    assert call.outlive(KEY, num_emitted=[0])
+    await call.send(said(0))
+    call.end(None)
+    call.attach(new, 7, [])
+    assert old.heard.ends == [(1, b"")]
+    assert new.heard.ends == [(7, b"")]
+
+
+async def test_nobody_is_attached_to_where_answers_end_with_their_streams() -> None:
+    """A release before knows no such frame: it would hang up on all its answers."""
+    async with deaf() as (host, guest), open_channel(guest.address, TOKEN) as channel:
+        link = Link(member("w1").worker, channel)
+        link._frames = guest
+        link._has_joined.set()
+        messages: list[bytes] = []
+
+        async def take(data: bytes) -> None:
+            messages.append(data)
+
+        with pytest.raises(AnswerGone):
+            async with asyncio.timeout(5):
+                await link.attach(b"", 5, take)
+        other = begun(guest)
+        await asyncio.sleep(0)
+        other.task.cancel()
+        assert await host.kinds_until_cancelled() == [FrameKind.START, FrameKind.CANCEL]
+
+
 async def test_nobody_comes_and_all_is_freed_at_the_end_of_the_grace() -> None:
     async with writing(Grace(seconds=0.1)) as (host, writer):
         guest = await host.guest()
@@ -246,7 +337,7 @@ async def test_more_than_may_be_kept_is_given_up_the_oldest_first() -> None:
 
     async def large(request: Request, call: FrameCall) -> None:
         key = AnswerKey("tenant", request.request_id, request.resume_secret)
-        call.outlive(key, is_known=False)
+        call.outlive(key, num_emitted=[0])
         message = said(0)
         message.deltas[0].text = "x" * 1000
         await call.send(message)
@@ -357,7 +448,7 @@ async def test_answers_that_have_ended_push_out_none_that_goes_on() -> None:
 
 
 def test_of_several_choices_each_goes_on_where_its_client_is() -> None:
-    kept = KeptMessages()
+    kept = KeptMessages([0, 0])
     both = pb.GenerateResponse(deltas=[*said(0).deltas, *said(0, choice=1).deltas])
     both.accepted.model = "m"
     for message in (both, said(1, num=3), said(1, choice=1)):
@@ -379,6 +470,47 @@ def test_of_a_long_answer_the_end_is_kept_and_before_that_nothing_is_made_up() -
     assert 900 < first < 990
     assert tokens(kept.after([first])) == list(range(first, 1_000))
     assert not any(_is_kept(kept, index) for index in range(first))
+
+
+def test_of_an_answer_that_went_on_here_nothing_before_that_is_passed_over() -> None:
+    kept = KeptMessages([5, 3])
+    for next_index in ([4, 3], [5, 2]):
+        with pytest.raises(AnswerGone):  # though nothing was said here yet
+            kept.after(next_index)
+    assert kept.after([5, 3]) == []
+    add(kept, said(5))
+    with pytest.raises(AnswerGone):  # the other choice may have ended before
+        kept.after([5, 2])
+    assert tokens(kept.after([5, 3])) == [5]
+
+
+@pytest.mark.parametrize("next_index", [3, (1 << 32) - 1])
+def test_who_has_more_than_was_said_here_had_it_from_another_worker(next_index: int) -> None:
+    kept = KeptMessages()
+    add(kept, said(0, num=2))
+    assert kept.after([2]) == []
+    with pytest.raises(AnswerGone):
+        kept.after([next_index])
+
+
+@pytest.mark.parametrize("next_index", [[0], [0, 0, 0]])
+def test_a_place_is_one_of_each_choice(next_index: list[int]) -> None:
+    kept = KeptMessages([0, 0])
+    add(kept, said(0, choice=1))
+    with pytest.raises(InvalidRequest):
+        kept.after(next_index)
+
+
+def test_how_an_answer_ended_is_kept_however_large_its_last_message_is() -> None:
+    kept = KeptMessages(most_bytes=100)
+    last = said(1)
+    last.deltas[0].text = "x" * 1_000
+    last.finished.SetInParent()
+    for message in (said(0), last):
+        add(kept, message)
+    [rest] = kept.after([2])
+    assert pb.GenerateResponse.FromString(rest).HasField("finished")
+    assert tokens(kept.after([1])) == [1]
 
 
 def add(kept: KeptMessages, message: pb.GenerateResponse) -> None:

@@ -190,6 +190,13 @@ async def test_where_nothing_outlives_a_router_its_streams_end_with_their_count(
 # HTTP
 
 
+def of_choices(key: str, num: int) -> str:
+    """The same key, of so many choices."""
+    values = json.loads(bytes.fromhex(key))
+    values[3] = num
+    return json.dumps(values).encode().hex()
+
+
 @pytest.mark.parametrize("kind", ["completions", "chat/completions"])
 async def test_an_event_stream_goes_on_after_the_event_that_came_last(
     checkpoint: Path, tmp_path: Path, kind: str
@@ -230,10 +237,18 @@ async def test_an_event_stream_goes_on_after_the_event_that_came_last(
             ({**kept, "x_resume_key": "zz"}, 400),
             ({**kept, "last_event_id": "a:b/d:4"}, 400),
             ({**kept, "last_event_id": "a:b/c:4,5"}, 400),
+            ({**kept, "last_event_id": "a:b/c:4,x"}, 400),
+            ({**kept, "last_event_id": "a:b/c:-4"}, 400),
+            ({**kept, "last_event_id": "a:b/c:" + 5_000 * "9"}, 400),
+            ({**kept, "x_resume_key": of_choices(key, 2), "last_event_id": "a:b/c:4,0"}, 400),
+            ({**kept, "last_event_id": "a:b/c:4000000000"}, 404),  # nobody has said so much
         ):
             wrong = EventStream(second.router.http_address, "GET", path, **changed)
             await wrong.read()
             assert wrong.status == status
+        head = EventStream(second.router.http_address, "HEAD", path, **kept)
+        await head.read()
+        assert head.status == 405
         gone = EventStream(second.router.http_address, "GET", "/v1/streams/other", x_resume_key=key)
         await gone.read()
         assert gone.status == 404
