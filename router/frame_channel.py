@@ -15,7 +15,7 @@ from cluster.addresses import Endpoint
 from cluster.authority import Credentials
 from cluster.blame import DEADLINE_MARGIN_S
 from cluster.channel import Channel
-from cluster.errors import DeadlineExceeded, PenstockError, WorkerLost
+from cluster.errors import AnswerMoved, DeadlineExceeded, PenstockError, WorkerLost
 from cluster.frames.connection import FrameConnection
 from cluster.frames.invitation import Invitation, new_nonce
 from cluster.frames.wire import (
@@ -265,6 +265,8 @@ class FrameExchange:
                 self._is_over = True
                 if payload:
                     self._failure = from_status_bytes(payload)
+                if isinstance(self._failure, AnswerMoved):
+                    self._waiting.clear()  # it is said again, to another call
             case _:
                 raise ValueError(f"A host sends no frame {kind}.")
         self._wake()

@@ -43,6 +43,7 @@ class FrameCall:
     __slots__ = (
         "_guest",
         "_has_changed",
+        "_last",
         "_left",
         "_stream",
         "deadline",
@@ -58,6 +59,7 @@ class FrameCall:
     def __init__(self, guest: Guest, stream: int, deadline: float | None) -> None:
         self._guest: Guest | None = guest  # who hears it; None: nobody is there
         self._stream = stream
+        self._last = guest, stream  # who heard it last, though he be gone
         self._left = WINDOW_BYTES
         self._has_changed: asyncio.Event | None = None  # while it can say nothing
         self.deadline = deadline  # time.monotonic(); None is without end
@@ -132,9 +134,9 @@ class FrameCall:
 
     def attach(self, guest: Guest, stream: int, messages: list[bytes]) -> None:
         """Goes on there, after these messages: bounded as they are, they need no credit."""
-        moved = AnswerMoved("The client goes on with this answer by another call.")
-        self.leave(None if self.has_ended else moved)
+        self._tell_moved()
         self._guest, self._stream, self._left = guest, stream, WINDOW_BYTES
+        self._last = guest, stream
         for data in messages:
             self._write(data, cost(data))
         if self.ending is None:
@@ -143,6 +145,14 @@ class FrameCall:
             guest.connection.write(FrameKind.END, stream, self.ending)
             self._guest = None
         self.wake()
+
+    def _tell_moved(self) -> None:
+        """To whoever had it last: what he was sent and has not read he need not keep, though all
+        of it was said to him. So one answer fills the memory of routers once."""
+        guest, stream = self._last
+        guest.calls.pop(stream, None)
+        moved = AnswerMoved("The client goes on with this answer by another call.")
+        guest.connection.write(FrameKind.END, stream, status_bytes(moved))
 
     def leave(self, failure: PenstockError | None = None) -> None:
         """Has nothing to do with its stream any more, which ends with the failure."""

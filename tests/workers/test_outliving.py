@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from cluster.frames.wire import FrameKind, cost
 from cluster.lateness import AttentiveClock
 from penstock.v1 import inference_pb2 as pb
 from penstock.v1 import worker_pb2
-from router.frame_channel import FrameChannel
+from router.frame_channel import FrameChannel, FrameExchange
 from router.links import Link
 from tests.cluster.cluster_samples import member
 from tests.workers.frames_rig import TOKEN, Host, deaf, hosting
@@ -67,36 +66,6 @@ class Writer:
             self.may_say.release()
 
 
-class Heard:
-    """A connection of which the ends of calls are looked at."""
-
-    is_lost = False
-
-    def __init__(self) -> None:
-        self.ends: list[tuple[int, bytes]] = []
-
-    def write(self, kind: FrameKind, stream: int, payload: bytes = b"") -> None:
-        if kind is FrameKind.END:
-            self.ends.append((stream, payload))
-
-    def write_frames(self, data: bytes) -> None:
-        """Nobody looks at messages."""
-
-
-class Listener:
-    """A guest that hears all of it."""
-
-    is_outlived = hears = True
-
-    def __init__(self) -> None:
-        self.heard = Heard()
-        self.connection: Any = self.heard
-        self.calls: dict[int, FrameCall] = {}
-
-    def keep(self, key: AnswerKey, call: FrameCall) -> None:
-        """Whoever finds it is told of nothing here."""
-
-
 class Reading:
     """What one call brings, as it comes."""
 
@@ -124,6 +93,15 @@ class Reading:
 
 def begun(guest: FrameChannel) -> Reading:
     return Reading(guest, Request(resume_secret=KEY.secret).SerializeToString())
+
+
+def reattaching(guest: FrameChannel, next_index: int) -> FrameExchange:
+    """Not read by anybody yet."""
+    answer = pb.AttachRequest(
+        request_id=KEY.request_id, resume_secret=KEY.secret, next_index=[next_index]
+    )
+    request = worker_pb2.Reattach(tenant=KEY.tenant, answer=answer)
+    return guest.attach(request.SerializeToString(), timeout_s=20)
 
 
 def attached(guest: FrameChannel, next_index: int, *, epoch: int = 0, **other: str) -> Reading:
@@ -272,16 +250,30 @@ async def test_who_attaches_just_behind_a_cancel_is_told_that_it_is_gone() -> No
         assert host.ended == ["CancelledError"]
 
 
-async def test_an_answer_that_ends_as_it_is_attached_to_has_ended_well_for_who_had_it() -> None:
-    old, new = Listener(), Listener()
-    call = FrameCall(old, 1, None)
-    old.calls[1] = call
-    assert call.outlive(KEY, num_emitted=[0])
-    await call.send(said(0))
-    call.end(None)
-    call.attach(new, 7, [])
-    assert old.heard.ends == [(1, b"")]
-    assert new.heard.ends == [(7, b"")]
+async def test_who_attaches_again_and_again_and_reads_nothing_holds_one_answer_alone() -> None:
+    num_bytes, num_calls = 400, 20
+
+    async def long(request: Request, call: FrameCall) -> None:
+        call.outlive(KEY, num_emitted=[0])
+        for index in range(NUM_TOKENS):
+            message = said(index)
+            message.deltas[0].text = num_bytes * "x"
+            await call.send(message)
+
+    async with hosting(long) as host:
+        await begun(await host.guest()).task
+        guest = await host.guest()
+        calls = [reattaching(guest, 0) for _ in range(num_calls)]
+        async with contextlib.AsyncExitStack() as stack:
+            for call in calls:
+                await stack.enter_async_context(call)
+            last = attached(guest, 0)
+            await last.task
+            assert len(tokens(last.messages)) == NUM_TOKENS
+            assert sum(len(call._waiting) for call in calls) == 0
+            for call in calls:
+                with pytest.raises(AnswerMoved):
+                    await call.pass_to(last._take)
 
 
 async def test_nobody_is_attached_to_where_answers_end_with_their_streams() -> None:
