@@ -92,6 +92,7 @@ def check_generate(
         tenant=key.tenant,
         prompt=check_prompt(request, info, limits),
         cache_scope=_cache_scope(request.cache_scope, limits.max_cache_scope_chars),
+        resume_secret=resume_secret or new_secret(),
         params=GenerationParams(
             sampling=sampling_params(request, info, limits),
             max_tokens=max_tokens or 0,
@@ -101,7 +102,6 @@ def check_generate(
         ),
         bad_words=check_bad_words(request.sampling.bad_words, limits),
         hints=routing_hints(request, limits, key.service_class),
-        resume_secret=resume_secret or new_secret(),
     )
 
 

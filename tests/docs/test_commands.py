@@ -50,7 +50,6 @@ NOT_RUN = {
     "python examples/": "below, with what each prints",
     "grpcurl": "is no part of a checkout; tests/penstock/test_readme.py reads its request",
     "protoc": "the generators of other languages are no part of a checkout",
-    ".venv/bin/python -m pytest -m gpu": "needs a GPU",
     ".venv/bin/python scripts/ecosystem": "installs other people's clients first",
 }
 # Only in `make prove`: minutes, and pages whose commands tests/simulator runs in other forms.
