@@ -248,8 +248,8 @@ class Channel:
 class Exchange:
     """One streaming call. Leaving its scope cancels it, without waiting for the peer.
 
-    NOTE: cancelling a task that waits in `receive` or `send` cancels the whole call, so do not
-    put a timeout of its own around either.
+    NOTE: cancelling a task that waits in `receive` cancels the whole call, so do not put a timeout
+    of its own around it.
     """
 
     __slots__ = ("_asked", "_call", "_channel", "_has_spoken", "_is_cancelled", "num_received")

@@ -12,6 +12,7 @@ from typing import Final, Never
 from cluster.errors import ConfigError
 from router.callers.callers import Callers
 from router.callers.key_file import ApiKey, KeyTable, read_keys
+from router.settling import Settling
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class KeyFileFollower:
         """Raises ConfigError: a router does not start on keys that it cannot read."""
         self._path = path
         self._callers = callers
-        self._settled = self._glimpsed = _seen(path)
+        self._settling = Settling(_seen(path))
         callers.put_in_force(read_keys(path))
         logger.info("keys loaded: %s", _number(callers.table), extra={"fields": {"file": path}})
 
@@ -42,11 +43,8 @@ class KeyFileFollower:
 
     async def look(self) -> None:
         """One look."""
-        seen = await asyncio.to_thread(_seen, self._path)
-        is_stable, self._glimpsed = seen == self._glimpsed, seen
-        if not is_stable or seen == self._settled:
+        if not self._settling.is_news(await asyncio.to_thread(_seen, self._path)):
             return
-        self._settled = seen
         try:
             table = await asyncio.to_thread(read_keys, self._path)
         except ConfigError as error:

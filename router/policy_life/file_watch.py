@@ -7,11 +7,12 @@ written, and is not believed.
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import ConfigError
 from router.policy_file.document import MAX_POLICY_BYTES
+from router.settling import Settling
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,17 @@ class FileText:
 @dataclass(slots=True, eq=False)
 class PolicyFile:
     path: Path
-    _settled: str = ""  # digest, or the error, of what was handed out last
-    _glimpsed: str = ""  # the same of the last look
+    # By the digest, or the error.
+    _settling: Settling[str] = field(default_factory=lambda: Settling(""))
 
     async def read(self) -> FileText:
         """Reads what it says, and no look will hand that out again. Raises ConfigError."""
         try:
             found = await asyncio.to_thread(_read, self.path)
         except ConfigError as error:
-            self._settled = self._glimpsed = error.message
+            self._settling = Settling(error.message)
             raise
-        self._settled = self._glimpsed = found.digest
+        self._settling = Settling(found.digest)
         return found
 
     async def look(self) -> FileText | None:
@@ -41,21 +42,14 @@ class PolicyFile:
         try:
             found = await asyncio.to_thread(_read, self.path)
         except ConfigError as error:
-            if self._is_news(error.message):
+            if self._settling.is_news(error.message):
                 raise
             return None
-        return found if self._is_news(found.digest) else None
+        return found if self._settling.is_news(found.digest) else None
 
     def again(self) -> None:
         """Makes what was handed out last news again: it could not be dealt with."""
-        self._settled = ""
-
-    def _is_news(self, seen: str) -> bool:
-        is_stable, self._glimpsed = seen == self._glimpsed, seen
-        if not is_stable or seen == self._settled:
-            return False
-        self._settled = seen
-        return True
+        self._settling.again()
 
 
 def _read(path: Path) -> FileText:

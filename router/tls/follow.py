@@ -14,6 +14,7 @@ import grpc
 from cluster.errors import ConfigError
 from cluster.host import mode_of
 from cluster.tls import certificate_configuration, followed_credentials
+from router.settling import Settling
 from router.tls.certificate import (
     ServedCertificate,
     TlsFiles,
@@ -40,8 +41,7 @@ class DoorCertificate:
         self.error = ""  # why what is in force is not what the files say; empty: it is
         self._files = files
         texts = read_texts(files)
-        self._settled: _Seen = texts  # what was dealt with last
-        self._glimpsed: _Seen = texts  # what the last look found
+        self._settling: Settling[_Seen] = Settling(texts)
         self._put_in_force(served_certificate(texts, files))
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
@@ -60,10 +60,8 @@ class DoorCertificate:
     async def look(self) -> None:
         """One look."""
         seen = await asyncio.to_thread(_seen, self._files)
-        is_stable, self._glimpsed = seen == self._glimpsed, seen
-        if not is_stable or seen == self._settled:
+        if not self._settling.is_news(seen):
             return
-        self._settled = seen
         try:
             if isinstance(seen, str):
                 raise ConfigError(seen)
